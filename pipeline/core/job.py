@@ -1,0 +1,49 @@
+"""What travels through the program: one job per valid manifest row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a row stands: manifest path as the user gave it, and its 1-based number.
+
+    For CSV the number is the line in the file (the header is line 1); for JSON Lines the line; for JSON the
+    1-based position in the list of rows.
+    """
+
+    file: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.row}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One asset to build. Everything in it but ``source`` and the mesh's *path* changes the asset's bytes.
+
+    ``mesh`` is the absolute path of the input mesh. ``settings`` holds every setting of the recipe by name,
+    validated, with defaults filled in; JSON values only.
+    """
+
+    id: str
+    recipe: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    mesh: Path | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    source: Source = field(default=Source("", 0), compare=False)
+
+
+# Called by long stages as report(stage, done, total); cheap enough to call at every step.
+Reporter = Callable[[str, int, int], None]
+
+
+def no_report(stage: str, done: int, total: int) -> None:
+    """A reporter that says nothing."""
