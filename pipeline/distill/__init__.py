@@ -1,0 +1,1 @@
+"""Score distillation: the loop, its loss, prompts per view, and checkpoints."""

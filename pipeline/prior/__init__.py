@@ -1,0 +1,1 @@
+"""The latent diffusion prior: found and hashed without torch (``identity``), loaded and run (``load``)."""

@@ -1,0 +1,1 @@
+"""What is optimised, behind one small protocol."""

@@ -1,0 +1,37 @@
+"""View-dependent prompts (METHOD section 2): text embeddings once per job and kind of view, not per step."""
+
+from __future__ import annotations
+
+from pipeline.prior.load import Prior, TextEmbedding
+from pipeline.scene.protocol import View
+
+
+def view_prompt(prompt: str, view: View, *, view_words: bool, close_up: bool) -> str:
+    """``"{prompt}, close up"`` for close views, ``"{prompt}, {word} view"`` for whole ones."""
+    if view.close and close_up:
+        return f"{prompt}, close up"
+    if view_words and not view.close:
+        return f"{prompt}, {view.word} view"
+    return prompt
+
+
+class PromptTable:
+    """Embeddings of one job's prompts for every kind of view, and of its negative prompt."""
+
+    def __init__(self, prior: Prior, prompt: str, negative: str, *, view_words: bool, close_up: bool):
+        self._prior, self._prompt = prior, prompt
+        self._view_words, self._close_up = view_words, close_up
+        self._negative = prior.embed([negative])
+
+    def text(self, views: list[View]) -> TextEmbedding:
+        """(V, L, D) embeddings of the prompts for ``views``."""
+        return self._prior.embed(
+            [
+                view_prompt(self._prompt, view, view_words=self._view_words, close_up=self._close_up)
+                for view in views
+            ]
+        )
+
+    def negative(self, count: int) -> TextEmbedding:
+        """(V, L, D): the negative prompt, ``count`` times."""
+        return TextEmbedding(self._negative.states.expand(count, *self._negative.states.shape[1:]))

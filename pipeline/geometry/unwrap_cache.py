@@ -1,0 +1,92 @@
+"""Meshes with texture coordinates, made once: kept in memory for the next row, on disk for the next run.
+
+Unwrapping can take minutes, and its fallback depends on a time limit. What was found first is kept, so that rows,
+workers and resumed runs that share a mesh also share its layout.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from pipeline.core.atomic import replacing
+from pipeline.core.content import canonical_json, sha256_bytes
+from pipeline.core.job import Reporter, no_report
+from pipeline.geometry.load import load_mesh
+from pipeline.geometry.mesh import Mesh, UVMesh
+from pipeline.geometry.unwrap import unwrap
+
+# Changes whenever the unwrapper would lay out the same mesh differently.
+_LAYOUT_VERSION = "1"
+_IN_MEMORY = 2
+
+_memory: OrderedDict[str, UVMesh] = OrderedDict()
+_lock = threading.Lock()
+
+
+def load_unwrapped(
+    path: Path,
+    cache: Path,
+    *,
+    texture_size: int,
+    mode: str = "auto",
+    time_limit: float = 120.0,
+    max_faces: int = 2_000_000,
+    report: Reporter = no_report,
+) -> UVMesh:
+    """The mesh at ``path`` with texture coordinates, from memory, from ``cache``, or newly made.
+
+    Raises MeshError and UnwrapError as ``load_mesh`` and ``unwrap`` do. A damaged cache entry is made anew.
+    """
+    stat = path.stat()
+    key = sha256_bytes(
+        canonical_json([str(path), stat.st_size, stat.st_mtime_ns, texture_size, mode, time_limit, max_faces, str(cache)])
+    )
+    with _lock:
+        if key in _memory:
+            _memory.move_to_end(key)
+            return _memory[key]
+    mesh = load_mesh(path, max_faces=max_faces)
+    content = [_LAYOUT_VERSION, mesh.source_sha256, mesh.source_format, texture_size, mode, time_limit]
+    entry = cache / f"{sha256_bytes(canonical_json(content))}.safetensors"
+    found = _read(entry, mesh)
+    if found is None:
+        found = unwrap(mesh, texture_size=texture_size, mode=mode, time_limit=time_limit, report=report)
+        _write(entry, found)
+    with _lock:
+        _memory[key] = found
+        while len(_memory) > _IN_MEMORY:
+            _memory.popitem(last=False)
+    return found
+
+
+def _write(entry: Path, uvmesh: UVMesh) -> None:
+    arrays = {
+        "uv": np.ascontiguousarray(uvmesh.uv, dtype=np.float32),
+        "uv_faces": np.ascontiguousarray(uvmesh.uv_faces, dtype=np.int64),
+        "charts": np.ascontiguousarray(uvmesh.charts, dtype=np.int32),
+    }
+    notes = {"method": uvmesh.method, "reason": uvmesh.reason}
+    with replacing(entry) as temporary:
+        save_file(arrays, temporary, metadata={"unwrap": json.dumps(notes)})
+
+
+def _read(entry: Path, mesh: Mesh) -> UVMesh | None:
+    if not entry.is_file():
+        return None
+    try:
+        with safe_open(entry, framework="numpy") as stream:
+            notes = json.loads(stream.metadata()["unwrap"])
+            uv, uv_faces, charts = (stream.get_tensor(name).copy() for name in ("uv", "uv_faces", "charts"))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+    fits = uv_faces.shape == mesh.faces.shape and charts.shape == (len(mesh.faces),)
+    if not fits or uv_faces.min(initial=0) < 0 or uv_faces.max(initial=-1) >= len(uv):
+        return None
+    return UVMesh(mesh, uv, uv_faces, str(notes["method"]), str(notes["reason"]), charts)

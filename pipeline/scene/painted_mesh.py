@@ -1,0 +1,152 @@
+"""A mesh with a latent texture (Latent-Paint, METHOD section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from pipeline.bake.visibility import Visibility
+from pipeline.core.rng import numpy_generator, torch_generator
+from pipeline.geometry.camera import Cameras, PaintViews, sample_paint_cameras, view_words
+from pipeline.geometry.rasterise import Fragments, rasterise
+from pipeline.geometry.texture import sample_texture
+from pipeline.prior.latent_rgb import LatentRgb
+from pipeline.scene.background import COLUMNS, ROWS, LatentSphere
+from pipeline.scene.protocol import Rendering, View
+
+# Initial latents: base colour weakly, noise more strongly, as published.
+_COLOUR_WEIGHT, _NOISE_WEIGHT = 0.3, 0.4
+
+
+@dataclass(frozen=True)
+class PaintedMeshSettings:
+    """``view_size``: latent pixels a side of a view. ``texture_size``: latent texels a side.
+
+    Each latent pixel is the mean of ``supersample``^2 texture lookups. Without that a 16x16 view touches a
+    few texels in a hundred, and the rest keeps its random start.
+    """
+
+    views: int
+    view_size: int
+    texture_size: int
+    learning_rate: float
+    cameras: PaintViews
+    background: Literal["learned", "random"] = "random"
+    base_colour: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    supersample: int = 4
+
+
+class PaintedMesh:
+    """The scene of the ``paint`` recipe.
+
+    Args:
+        vertices: (V, 3) float64, working frame.
+        faces: (F, 3) int64 into vertices.
+        uv: (T, 2) float32 in [0, 1], top-left origin; uv_faces: (F, 3) int64 into uv.
+        latent_rgb: the prior's linear map, for the initial colour.
+        seed: of every draw.
+        device: where the latent texture lives.
+    """
+
+    def __init__(
+        self,
+        vertices: np.ndarray,
+        faces: np.ndarray,
+        uv: np.ndarray,
+        uv_faces: np.ndarray,
+        latent_rgb: LatentRgb,
+        settings: PaintedMeshSettings,
+        seed: int,
+        device: torch.device,
+    ):
+        self._vertices, self._faces, self._settings, self._seed = vertices, faces, settings, seed
+        self._corner_uv = np.ascontiguousarray(uv[uv_faces], dtype=np.float32)  # (F, 3, 2)
+        channels = latent_rgb.matrix.shape[0]
+        size = settings.texture_size
+        base = _initial(latent_rgb, settings.base_colour, (channels, size, size), seed, "texture")
+        self.texture = base.to(device).requires_grad_(True)
+        sphere = _initial(latent_rgb, (0.5, 0.5, 0.5), (channels, ROWS, COLUMNS), seed, "background")
+        self._sphere = LatentSphere(sphere.to(device))
+        self._latent_rgb = latent_rgb
+        self.visibility = Visibility(size)
+
+    def parameters(self) -> list[dict[str, object]]:
+        rate = self._settings.learning_rate
+        groups: list[dict[str, object]] = [{"params": [self.texture], "lr": rate}]
+        if self._settings.background == "learned":
+            groups.append({"params": [self._sphere.values], "lr": rate})
+        return groups
+
+    def render(self, step: int, steps: int) -> Rendering:
+        settings = self._settings
+        rng = numpy_generator(self._seed, "cameras", step)
+        cameras, close = sample_paint_cameras(
+            rng, settings.views, settings.cameras, vertices=self._vertices, faces=self._faces
+        )
+        latents = self.render_views(cameras, step)
+        words = view_words(cameras.theta, cameras.phi)
+        return Rendering(latents, [View(w, bool(c)) for w, c in zip(words, close, strict=True)])
+
+    def render_views(self, cameras: Cameras, step: int) -> torch.Tensor:
+        """Latent views (V, C, view_size, view_size) from ``cameras``; counts what they reach as visible."""
+        settings = self._settings
+        side = settings.view_size * settings.supersample
+        fragments = rasterise(self._vertices, self._faces, cameras, side, side)
+        covered = fragments.face >= 0
+        uv = self._lookup(fragments, covered)
+        self.visibility.add(uv)
+        count, channels = len(cameras.eye), self.texture.shape[0]
+        colours = self._background(cameras, covered, step)
+        mask = torch.from_numpy(covered.reshape(-1).nonzero()[0]).to(self.texture.device)
+        seen = sample_texture(self.texture, torch.from_numpy(uv).to(self.texture.device))
+        image = colours.index_copy(0, mask, seen).view(count, side, side, channels)
+        return torch.nn.functional.avg_pool2d(image.permute(0, 3, 1, 2), settings.supersample)
+
+    def _lookup(self, fragments: Fragments, covered: np.ndarray) -> np.ndarray:
+        """(M, 2) float32 texture coordinates of the covered pixels, in pixel order."""
+        corners = self._corner_uv[fragments.face[covered]]
+        return np.einsum("mk,mkc->mc", fragments.bary[covered], corners).astype(np.float32)
+
+    def _background(self, cameras: Cameras, covered: np.ndarray, step: int) -> torch.Tensor:
+        """(V side side, C) latents behind the mesh.
+
+        ``random``: one plain colour a view, another at each step, so that the texture cannot lean on what
+        surrounds it. ``learned``: the latent sphere of the paper.
+        """
+        count, height, width = covered.shape
+        if self._settings.background == "learned":
+            return self._sphere.sample(cameras.directions(height, width).reshape(-1, 3))
+        rng = numpy_generator(self._seed, "plain", step)
+        colours = rng.uniform(0.0, 1.0, (count, 3))
+        latents = np.stack([self._latent_rgb.invert(colour) for colour in colours]).astype(np.float32)
+        rows = torch.from_numpy(latents).to(self.texture.device)
+        return rows[:, None].expand(-1, height * width, -1).reshape(count * height * width, -1)
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        return {
+            "texture": self.texture,
+            "sphere": self._sphere.values,
+            "reached": torch.from_numpy(self.visibility.reached.astype(np.uint8)),
+        }
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        for name, mine in self.state().items():
+            if name not in state or state[name].shape != mine.shape:
+                raise ValueError(f"checkpoint: {name} is missing or has another shape")
+        with torch.no_grad():
+            self.texture.copy_(state["texture"])
+            self._sphere.values.copy_(state["sphere"])
+        self.visibility.reached[:] = state["reached"].numpy().astype(bool)
+
+
+def _initial(
+    latent_rgb: LatentRgb, colour: tuple[float, float, float], shape: tuple[int, ...], seed: int, purpose: str
+) -> torch.Tensor:
+    """0.3 x pseudo-inverse of the colour + 0.4 x noise, (C, H, W) float32 on the CPU."""
+    noise = torch.randn(shape, generator=torch_generator(seed, purpose))
+    base = torch.from_numpy(latent_rgb.invert(np.asarray(colour))).float()
+    return _COLOUR_WEIGHT * base[:, None, None] + _NOISE_WEIGHT * noise

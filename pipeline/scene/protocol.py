@@ -1,0 +1,52 @@
+"""What the distillation loop asks of anything it optimises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+
+@dataclass(frozen=True)
+class View:
+    """One rendered view, as the guidance sees it. ``word`` is front, side, back, overhead or bottom."""
+
+    word: str
+    close: bool
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """V views of a scene at one step.
+
+    Attributes:
+        latents: (V, C, h, w) float32 scaled latents on the scene's device, with a graph to its parameters.
+        views: V descriptions, from which prompts are chosen.
+        extra_loss: further differentiable terms, already weighted and summed; None for none.
+    """
+
+    latents: torch.Tensor
+    views: list[View]
+    extra_loss: torch.Tensor | None = None
+
+
+class Scene(Protocol):
+    """A differentiable scene. ``render`` depends on the parameters, the seed and ``step`` alone."""
+
+    def parameters(self) -> list[dict[str, object]]:
+        """Parameter groups for Adam: ``params`` (list of tensors) and ``lr``."""
+        ...
+
+    def render(self, step: int, steps: int) -> Rendering:
+        """Random views for step ``step`` of ``steps`` (0-based)."""
+        ...
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """Everything a checkpoint must hold, by name."""
+        ...
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Takes back what ``state`` gave. Raises ValueError when names or shapes differ."""
+        ...
