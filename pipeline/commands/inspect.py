@@ -1,0 +1,118 @@
+"""``latentkiln inspect``: where an asset came from and what is in it."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED
+from pipeline.export.inspect import InspectError, inspect_glb
+from pipeline.export.record import RECORD, load_record
+
+
+def inspect_asset(path: Path, json: bool = False) -> int:
+    """Prints the provenance and figures of the GLB at ``path``; times and such from the record beside it.
+
+    ``path`` may also be an asset's folder. ``json`` prints one JSON object instead. Returns the exit code:
+    1 with one line on standard error for a file that is not ours or cannot be read.
+    """
+    if path.is_dir():
+        path = path / "asset.glb"
+    try:
+        asset = inspect_glb(path)
+    except InspectError as error:
+        print(f"latentkiln: {error}", file=sys.stderr)
+        return EXIT_ROWS_FAILED
+    record, reason = load_record(path.parent)
+    if record is not None and record["fingerprint"] != asset["provenance"].get("fingerprint"):
+        record, reason = None, f"{path.parent / RECORD}: belongs to another asset (other fingerprint)"
+    if json:
+        whole = {"path": str(path), **asset, "record": record, "record_problem": reason or None}
+        print(json_module.dumps(whole))
+        return EXIT_OK
+    for label, value in _lines(path, asset, record):
+        print(f"{label:<15} {value}")
+    if reason:
+        print(f"{'note':<15} {_printable(reason)}")
+    return EXIT_OK
+
+
+def _lines(path: Path, asset: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Label and text of each line; a line whose value is unknown is left out."""
+    provenance = asset["provenance"]
+    job, prior, mesh = (_at(provenance, "inputs", key) for key in ("job", "prior", "mesh"))
+    texture, bounds = asset["texture"], asset["bounds"]
+    lines: list[tuple[str, Any]] = [
+        ("asset", path),
+        ("id", provenance.get("id")),
+        ("prompt", _at(job, "prompt")),
+        ("negative prompt", _at(job, "negative_prompt")),
+        ("seed", _at(job, "seed")),
+        ("recipe", _joined(provenance.get("recipe"), provenance.get("recipe_version"), "version ")),
+        ("prior", _joined(_at(prior, "name"), _short(_at(prior, "identity")))),
+        ("mesh", _joined(_at(mesh, "name"), _short(_at(mesh, "sha256")))),
+        ("backends", _pairs(provenance.get("backends"))),
+        ("unwrap", _joined(_at(provenance, "unwrap", "method"), _at(provenance, "unwrap", "reason"))),
+        ("fingerprint", provenance.get("fingerprint")),
+        ("generator", asset["generator"]),
+        ("file", f"{asset['bytes']:,} bytes"),
+        ("geometry", f"{asset['triangles']:,} triangles, {asset['vertices']:,} vertices"),
+    ]
+    if bounds:
+        size = " x ".join(f"{high - low:.6g}" for low, high in zip(*bounds, strict=True))
+        lines.append(("size", f"{size} (in the input's units)"))
+    if texture:
+        pixels = f"{texture['width']} x {texture['height']} {texture['format'].upper()}"
+        lines.append(("texture", f"{pixels}, {texture['bytes']:,} bytes"))
+    lines.append(("settings", _pairs(_at(job, "settings"))))
+    if record is not None:
+        lines.append(("lockstep", record.get("lockstep")))
+        lines.append(("times", _times(record.get("timings"))))
+        lines.append(("peak memory", _unit(record.get("peak_rss_mb"), "MB")))
+        lines.append(("built", _joined(record.get("started"), record.get("finished"), "to ")))
+        warnings = record.get("warnings")
+        lines += [("warning", warning) for warning in warnings] if isinstance(warnings, list) else []
+    return [(label, _printable(value)) for label, value in lines if value not in (None, "")]
+
+
+def _printable(value: object) -> str:
+    """One line of text that a terminal can show: a foreign file's control characters are escaped."""
+    text = value if isinstance(value, str) else str(value)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _at(value: object, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _short(digest: object) -> str | None:
+    return digest[:12] if isinstance(digest, str) else None
+
+
+def _joined(first: object, second: object, word: str = "") -> str | None:
+    """``first (word second)``, or what there is of it."""
+    if first in (None, ""):
+        return None
+    return str(first) if second in (None, "") else f"{first} ({word}{second})"
+
+
+def _unit(value: object, unit: str) -> str | None:
+    return f"{value:,.0f} {unit}" if isinstance(value, (int, float)) else None
+
+
+def _pairs(value: object) -> str | None:
+    return ", ".join(f"{k}={v}" for k, v in sorted(value.items())) if isinstance(value, dict) else None
+
+
+def _times(value: object) -> str | None:
+    if not isinstance(value, dict):
+        return None
+    numbers = {k: v for k, v in value.items() if isinstance(v, (int, float))}
+    # "total" may be among them; it is said last, whatever its place.
+    ordered = sorted(numbers.items(), key=lambda item: (item[0] == "total", -item[1]))
+    return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in ordered)

@@ -1,0 +1,251 @@
+"""The finished asset as one GLB file (glTF 2.0): geometry of the input, our texture, and where it came from.
+
+* Positions are in the input's coordinates and units. They are stored as float32; where that would lose more
+  than a millionth of the mesh's size (georeferenced scans, say), they are stored relative to the centre of
+  the bounding box, and the node carries the centre as its translation: node transform times position is then
+  the input's coordinate again.
+* A vertex is a distinct combination of position, texture coordinate and normal. Faces keep their order and
+  count, also those without an area, so that face i of the asset is face i of the (triangulated) input.
+* Nothing in the file depends on clock, machine or path: the same arguments give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pygltflib
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline import __version__
+from pipeline.core.atomic import write_bytes
+from pipeline.core.errors import ExportError
+from pipeline.export.normals import corner_normals, is_closed
+from pipeline.geometry.mesh import UVMesh, unique_rows
+
+BASE_COLOUR = "base_colour"
+"""The name of the sRGB base colour map in ``maps``; the only map this writer knows so far."""
+
+PROVENANCE_KEY = "latentkiln"
+"""The key of our provenance in ``asset.extras``."""
+
+# Largest loss of float32 positions, as a share of the mesh's size, that is taken without a node translation.
+_POSITION_LOSS = 1e-6
+# From 65,535 on an index would be the primitive restart value of 16-bit indices.
+_SHORT_INDICES = 65_535
+_JPEG_QUALITY = 95
+_MIME = {"png": "image/png", "jpeg": "image/jpeg"}
+
+
+@dataclass(frozen=True)
+class Corners:
+    """Vertices as a renderer wants them: one per distinct corner. U vertices, F faces."""
+
+    position: NDArray[np.int64]  # (U,) index into the mesh's positions
+    uv: NDArray[np.float32]  # (U, 2) top-left origin
+    normal: NDArray[np.float32]  # (U, 3) unit
+    faces: NDArray[np.int64]  # (F, 3) into the above; the three of a face always differ
+
+
+class _Document(pygltflib.GLTF2):  # type: ignore[misc]
+    """A GLTF2 that writes extras and a sampler name as they are.
+
+    pygltflib drops every empty value of the whole document, which is right for glTF's own properties but
+    would lose an empty negative prompt from the provenance; and its samplers have no names.
+    """
+
+    asset_extras: Mapping[str, Any]
+    sampler_name: str
+
+    def to_json(self, **options: Any) -> str:
+        data = json.loads(super().to_json(**options))
+        data["asset"]["extras"] = self.asset_extras
+        data["samplers"][0]["name"] = self.sampler_name
+        return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def write_glb(
+    path: Path,
+    uvmesh: UVMesh,
+    maps: Mapping[str, NDArray[np.uint8]],
+    *,
+    name: str,
+    provenance: Mapping[str, Any],
+    crease_angle: float = math.radians(60),
+    image_format: str = "png",
+) -> None:
+    """Writes ``uvmesh`` with its texture to ``path``, atomically.
+
+    ``maps`` holds ``BASE_COLOUR``: ``(H, W, 3)`` uint8 sRGB, row 0 at v = 0. ``provenance`` (JSON values
+    only) goes to ``asset.extras["latentkiln"]``. ``crease_angle`` is in radians and used where the input has
+    no normals. Raises ExportError for coordinates that float32 cannot hold and for an unknown image format.
+    """
+    if image_format not in _MIME:
+        known = ", ".join(sorted(_MIME))
+        raise ExportError(f"image_format {image_format!r} is not known; there are: {known}")
+    corners = split_corners(uvmesh, crease_angle)
+    positions, translation = _positions(uvmesh.mesh.vertices, corners.position, path)
+    title = name or "asset"
+
+    document, binary = _Document(), _Binary()
+    document.asset_extras = {PROVENANCE_KEY: dict(provenance)}
+    document.sampler_name = f"{title} sampler"
+    document.asset = pygltflib.Asset(generator=f"latentkiln {__version__}")
+    attributes = pygltflib.Attributes(
+        POSITION=binary.vertices(f"{title} positions", positions, bounds=True),
+        NORMAL=binary.vertices(f"{title} normals", corners.normal),
+        TEXCOORD_0=binary.vertices(f"{title} texture coordinates", corners.uv, bounds=True),
+    )
+    indices = binary.indices(f"{title} indices", corners.faces, len(positions))
+    encoded = encode_image(maps[BASE_COLOUR], image_format)
+    image = binary.view(f"{title} base colour", encoded)
+    document.images = [
+        pygltflib.Image(bufferView=image, mimeType=_MIME[image_format], name=f"{title} base colour")
+    ]
+    # Charts lie inside [0, 1], so nothing may come in from the opposite border.
+    document.samplers = [
+        pygltflib.Sampler(
+            magFilter=pygltflib.LINEAR,
+            minFilter=pygltflib.LINEAR_MIPMAP_LINEAR,
+            wrapS=pygltflib.CLAMP_TO_EDGE,
+            wrapT=pygltflib.CLAMP_TO_EDGE,
+        )
+    ]
+    document.textures = [pygltflib.Texture(sampler=0, source=0, name=f"{title} base colour")]
+    document.materials = [
+        pygltflib.Material(
+            name=f"{title} material",
+            pbrMetallicRoughness=pygltflib.PbrMetallicRoughness(
+                baseColorTexture=pygltflib.TextureInfo(index=0), metallicFactor=0.0, roughnessFactor=1.0
+            ),
+            doubleSided=not is_closed(uvmesh.mesh),
+        )
+    ]
+    primitive = pygltflib.Primitive(attributes=attributes, indices=indices, material=0)
+    document.meshes = [pygltflib.Mesh(primitives=[primitive], name=title)]
+    document.nodes = [pygltflib.Node(mesh=0, name=title, translation=translation)]
+    document.scenes = [pygltflib.Scene(nodes=[0], name=title)]
+    document.scene = 0
+    document.accessors, document.bufferViews = binary.accessors, binary.views
+    document.buffers = [pygltflib.Buffer(byteLength=len(binary.data))]
+    document.set_binary_blob(bytes(binary.data))
+    write_bytes(path, b"".join(document.save_to_bytes()))
+
+
+def split_corners(uvmesh: UVMesh, crease_angle: float) -> Corners:
+    """One vertex per distinct (position, texture coordinate, normal), in the order of the positions."""
+    faces = uvmesh.mesh.faces
+    normals, normal_faces = corner_normals(uvmesh.mesh, crease_angle)
+    uv = uvmesh.uv.astype(np.float32) + np.float32(0)
+    first_uv, uv_of = unique_rows(uv)
+    first_normal, normal_of = unique_rows(normals)
+    uv, normals = uv[first_uv], normals[first_normal]
+    surface = uv_of[uvmesh.uv_faces.reshape(-1)] * len(normals) + normal_of[normal_faces.reshape(-1)]
+    surface, surface_of = np.unique(surface, return_inverse=True)
+    key = faces.reshape(-1) * len(surface) + surface_of.reshape(-1)
+    key, vertex = np.unique(key, return_inverse=True)
+    key, vertex = _separate(key, vertex.reshape(-1, 3).astype(np.int64))
+    position, surface_index = np.divmod(key, len(surface))
+    uv_index, normal_index = np.divmod(surface[surface_index], len(normals))
+    return Corners(position, uv[uv_index], normals[normal_index], vertex)
+
+
+def _separate(
+    key: NDArray[np.int64], vertex: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Repeats vertices so that no face names one twice: one without area keeps three corners of its own."""
+    second = vertex[:, 1] == vertex[:, 0]
+    third = (vertex[:, 2] == vertex[:, 0]) | (vertex[:, 2] == vertex[:, 1])
+    if not (second.any() or third.any()):
+        return key, vertex
+    vertex = vertex.copy()
+    for column, repeated in ((1, second), (2, third)):
+        fresh = len(key) + np.arange(int(repeated.sum()))
+        key = np.concatenate([key, key[vertex[repeated, column]]])
+        vertex[repeated, column] = fresh
+    return key, vertex
+
+
+def _positions(
+    vertices: NDArray[np.float64], used: NDArray[np.int64], path: Path
+) -> tuple[NDArray[np.float32], list[float] | None]:
+    """Positions ``(U, 3)`` to store and the node's translation, or None where none is needed."""
+    limit = float(np.finfo(np.float32).max)
+    if not (np.abs(vertices) <= limit).all():
+        raise ExportError(f"{path}: a coordinate of the mesh is beyond {limit:.3g}; scale the mesh down")
+    stored = vertices.astype(np.float32)
+    size = float(np.ptp(vertices, axis=0).max())
+    if float(np.abs(stored - vertices).max()) <= _POSITION_LOSS * size:
+        return stored[used] + np.float32(0), None
+    # The centre is rounded to float32 so that programs that read it as such agree with those that do not.
+    centre = ((vertices.min(axis=0) + vertices.max(axis=0)) / 2).astype(np.float32).astype(np.float64)
+    return (vertices - centre).astype(np.float32)[used] + np.float32(0), centre.tolist()
+
+
+def encode_image(pixels: NDArray[np.uint8], image_format: str) -> bytes:
+    """``(H, W, 3)`` uint8 as PNG or JPEG bytes, without a time stamp or colour profile (glTF wants none)."""
+    image, stream = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
+    if image_format == "jpeg":
+        # Full-resolution chroma: charts of different colours lie side by side.
+        image.save(stream, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    else:
+        image.save(stream, "PNG", compress_level=6)
+    return stream.getvalue()
+
+
+class _Binary:
+    """The GLB's one buffer, with its views and accessors; each view starts at a multiple of four bytes."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.views: list[pygltflib.BufferView] = []
+        self.accessors: list[pygltflib.Accessor] = []
+
+    def view(self, name: str, data: bytes, target: int | None = None) -> int:
+        """Appends ``data``; returns the view's index."""
+        self.data.extend(bytes(-len(self.data) % 4))
+        self.views.append(
+            pygltflib.BufferView(
+                buffer=0, byteOffset=len(self.data), byteLength=len(data), target=target, name=name
+            )
+        )
+        self.data.extend(data)
+        return len(self.views) - 1
+
+    def vertices(self, name: str, values: NDArray[np.float32], *, bounds: bool = False) -> int:
+        """Appends a vertex attribute ``(U, 2 or 3)``; returns the accessor's index."""
+        view = self.view(name, np.ascontiguousarray(values, "<f4").tobytes(), pygltflib.ARRAY_BUFFER)
+        accessor = pygltflib.Accessor(
+            bufferView=view,
+            componentType=pygltflib.FLOAT,
+            count=len(values),
+            type=pygltflib.VEC3 if values.shape[1] == 3 else pygltflib.VEC2,
+            name=name,
+        )
+        if bounds:
+            accessor.min, accessor.max = values.min(axis=0).tolist(), values.max(axis=0).tolist()
+        self.accessors.append(accessor)
+        return len(self.accessors) - 1
+
+    def indices(self, name: str, faces: NDArray[np.int64], vertices: int) -> int:
+        """Appends triangle indices, 16-bit where they fit; returns the accessor's index."""
+        short = vertices <= _SHORT_INDICES
+        data = np.ascontiguousarray(faces.reshape(-1), "<u2" if short else "<u4").tobytes()
+        accessor = pygltflib.Accessor(
+            bufferView=self.view(name, data, pygltflib.ELEMENT_ARRAY_BUFFER),
+            componentType=pygltflib.UNSIGNED_SHORT if short else pygltflib.UNSIGNED_INT,
+            count=faces.size,
+            type=pygltflib.SCALAR,
+            min=[int(faces.min())],
+            max=[int(faces.max())],
+            name=name,
+        )
+        self.accessors.append(accessor)
+        return len(self.accessors) - 1

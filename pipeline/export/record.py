@@ -1,0 +1,126 @@
+"""The record beside each asset: ``record.json`` for one that was built, ``failure.json`` for one that failed.
+
+A record makes its asset exist: it is written last, and a folder without a readable one holds nothing but the
+remains of a crash. A failure never touches the record of an earlier success; a success removes the failure.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.atomic import sync_folder, write_json
+from pipeline.core.content import sha256_file
+
+RECORD = "record.json"
+FAILURE = "failure.json"
+SCHEMA = 1
+
+# Far above any record of ours; keeps a foreign file of that name from filling the memory.
+_MAX_BYTES = 16 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# The part of a record that goes into the asset itself: what decides its bytes, nothing of clock or path.
+_PROVENANCE = ("id", "fingerprint", "recipe", "recipe_version", "inputs", "backends", "unwrap")
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Writes ``record`` (JSON values) to ``folder/record.json`` atomically and removes an earlier failure."""
+    write_json(folder / RECORD, {**record, "schema": SCHEMA, "status": "done"})
+    (folder / FAILURE).unlink(missing_ok=True)
+    sync_folder(folder)
+
+
+def write_failure(folder: Path, failure: Mapping[str, Any]) -> None:
+    """Writes ``failure`` to ``folder/failure.json`` atomically; a record beside it stays as it is."""
+    write_json(folder / FAILURE, {**failure, "schema": SCHEMA, "status": "failed"})
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record in ``folder``; None where there is none or it cannot be used (``load_record`` says why)."""
+    return load_record(folder)[0]
+
+
+def load_record(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The record in ``folder`` and "", or None and one line why not ("" where there simply is none)."""
+    record, reason = _load(folder / RECORD, "done")
+    if record is None:
+        return None, reason
+    outputs = record.get("outputs")
+    if not isinstance(outputs, dict) or not all(_is_output(name, value) for name, value in outputs.items()):
+        return None, f"{folder / RECORD}: 'outputs' is not a list of files with sha256 and bytes"
+    return record, ""
+
+
+def read_failure(folder: Path) -> dict[str, Any] | None:
+    """The failure in ``folder``; None where there is none or it cannot be used."""
+    return _load(folder / FAILURE, "failed")[0]
+
+
+def _load(path: Path, status: str) -> tuple[dict[str, Any] | None, str]:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        return None, ""
+    except OSError as error:
+        return None, f"{path}: cannot be read: {error.strerror or error}"
+    if len(data) > _MAX_BYTES:
+        return None, f"{path}: larger than {_MAX_BYTES >> 20} MiB, not one of ours"
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None, f"{path}: is not valid JSON"
+    if not isinstance(value, dict):
+        return None, f"{path}: does not hold a JSON object"
+    if value.get("schema") != SCHEMA:
+        return None, f"{path}: schema {value.get('schema')!r} is not {SCHEMA}, which this version reads"
+    if value.get("status") != status:
+        return None, f"{path}: status {value.get('status')!r} is not {status!r}"
+    for key in ("id", "fingerprint"):
+        if not isinstance(value.get(key), str):
+            return None, f"{path}: {key!r} is missing or no text"
+    return value, ""
+
+
+def _is_output(name: str, value: object) -> bool:
+    # A name is a plain file name: a record must not make us read elsewhere.
+    plain = name not in ("", ".", "..") and not any(c in name for c in "/\\\0")
+    return (
+        plain
+        and isinstance(value, dict)
+        and isinstance(value.get("sha256"), str)
+        and _SHA256.fullmatch(value["sha256"]) is not None
+        and isinstance(value.get("bytes"), int)
+    )
+
+
+def describe_outputs(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The ``outputs`` of a record: sha256 and size of each of the files ``names`` in ``folder``."""
+    return {
+        name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size}
+        for name in sorted(names)
+    }
+
+
+def output_problem(folder: Path, record: Mapping[str, Any]) -> str:
+    """Empty when every output the record names is there byte for byte, else one line which is not."""
+    for name, expected in record["outputs"].items():
+        path = folder / name
+        try:
+            if path.stat().st_size != expected["bytes"]:
+                return f"{name} has another size than recorded"
+            if sha256_file(path) != expected["sha256"]:
+                return f"{name} has other bytes than recorded"
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror or error}"
+    return ""
+
+
+def provenance_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``record`` goes into the GLB's ``asset.extras``: its deterministic part, the same keys."""
+    return {"schema": SCHEMA} | {key: record[key] for key in _PROVENANCE if key in record}
