@@ -162,8 +162,9 @@ def _load_parts(folder: Path, index: dict[str, object]) -> dict[str, Any]:
     from transformers import CLIPTextModel, CLIPTokenizer
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    for library in (logging, diffusers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     entry = index.get("vae")
     vae_class = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
     if vae_class not in _VAES:

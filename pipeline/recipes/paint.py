@@ -28,6 +28,7 @@ from pipeline.distill.sds import SdsSettings
 from pipeline.export.gltf import write_glb
 from pipeline.export.preview import preview_png
 from pipeline.export.record import write_record
+from pipeline.geometry.camera import CameraSettings
 from pipeline.geometry.mesh import UVMesh
 from pipeline.geometry.normalise import Frame, normalise
 from pipeline.geometry.unwrap_cache import load_unwrapped
@@ -177,8 +178,6 @@ def prepare(work: Work, prior: Prior, out: Path, lockstep: int) -> None:
 
 def scene_settings(settings: PaintSettings, prior: Prior) -> PaintedMeshSettings:
     """The scene's part of a row's resolved settings."""
-    from pipeline.geometry.camera import PaintViews
-
     colour = settings.base_colour
     rgb = tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)) if colour else (0.5, 0.5, 0.5)
     return PaintedMeshSettings(
@@ -186,11 +185,12 @@ def scene_settings(settings: PaintSettings, prior: Prior) -> PaintedMeshSettings
         view_size=int(settings.view_size or prior.sample_size),
         texture_size=int(settings.texture_size or 0) // prior.reduction,
         learning_rate=float(settings.learning_rate or 0),
-        cameras=PaintViews(
+        cameras=CameraSettings(
             close_up=settings.close_up,
             elevation_min=float(np.radians(settings.elevation_min)),
             elevation_max=float(np.radians(settings.elevation_max)),
             fov=float(np.radians(settings.fov)),
+            object_radius=_MESH_RADIUS,
         ),
         background=settings.background,
         base_colour=rgb,  # type: ignore[arg-type]

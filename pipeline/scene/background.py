@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from pipeline.geometry.camera import Cameras
 from pipeline.geometry.texture import sample_texture
 
 ROWS, COLUMNS = 16, 32
@@ -28,3 +29,17 @@ class LatentSphere:
         u = (phi * COLUMNS + 1.0) / (COLUMNS + 2)
         uv = torch.from_numpy(np.stack([u, theta], axis=-1).astype(np.float32))
         return sample_texture(padded, uv.to(self.values.device))
+
+
+def ray_directions(cameras: Cameras, height: int, width: int) -> np.ndarray:
+    """(N, height, width, 3) unit vectors through the pixel centres, working frame; row 0 is the top."""
+    x = (np.arange(width) + 0.5) / width * 2 - 1
+    y = 1 - (np.arange(height) + 0.5) / height * 2
+    focal = cameras.projection[:, [0, 1], [0, 1]]  # (N, 2)
+    ray = np.empty((len(cameras), height, width, 3))
+    ray[..., 0] = x[None, None, :] / focal[:, 0, None, None]
+    ray[..., 1] = y[None, :, None] / focal[:, 1, None, None]
+    ray[..., 2] = -1
+    # Rows of the view's rotation are the camera's axes in the world: its transpose takes rays there.
+    ray = np.einsum("nji,nhwj->nhwi", cameras.view[:, :3, :3], ray)
+    return ray / np.linalg.norm(ray, axis=-1, keepdims=True)

@@ -11,15 +11,16 @@ import torch
 
 from pipeline.bake.visibility import Visibility
 from pipeline.core.rng import numpy_generator, torch_generator
-from pipeline.geometry.camera import Cameras, PaintViews, sample_paint_cameras, view_words
+from pipeline.geometry.camera import Cameras, CameraSettings, sample_paint_cameras, sample_surface
 from pipeline.geometry.rasterise import Fragments, rasterise
 from pipeline.geometry.texture import sample_texture
 from pipeline.prior.latent_rgb import LatentRgb
-from pipeline.scene.background import COLUMNS, ROWS, LatentSphere
+from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, ray_directions
 from pipeline.scene.protocol import Rendering, View
 
 # Initial latents: base colour weakly, noise more strongly, as published.
 _COLOUR_WEIGHT, _NOISE_WEIGHT = 0.3, 0.4
+_DETAILS = 4096
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class PaintedMeshSettings:
     view_size: int
     texture_size: int
     learning_rate: float
-    cameras: PaintViews
+    cameras: CameraSettings
     background: Literal["learned", "random"] = "random"
     base_colour: tuple[float, float, float] = (0.5, 0.5, 0.5)
     supersample: int = 4
@@ -73,6 +74,8 @@ class PaintedMesh:
         self._sphere = LatentSphere(sphere.to(device))
         self._latent_rgb = latent_rgb
         self.visibility = Visibility(size)
+        # Points that close-ups look at, and their normals.
+        self._details = sample_surface(numpy_generator(seed, "details"), vertices, faces, _DETAILS)
 
     def parameters(self) -> list[dict[str, object]]:
         rate = self._settings.learning_rate
@@ -84,12 +87,10 @@ class PaintedMesh:
     def render(self, step: int, steps: int) -> Rendering:
         settings = self._settings
         rng = numpy_generator(self._seed, "cameras", step)
-        cameras, close = sample_paint_cameras(
-            rng, settings.views, settings.cameras, vertices=self._vertices, faces=self._faces
-        )
+        cameras = sample_paint_cameras(rng, settings.views, settings.cameras, *self._details)
         latents = self.render_views(cameras, step)
-        words = view_words(cameras.theta, cameras.phi)
-        return Rendering(latents, [View(w, bool(c)) for w, c in zip(words, close, strict=True)])
+        views = [View(w, bool(c)) for w, c in zip(cameras.words(), cameras.close, strict=True)]
+        return Rendering(latents, views)
 
     def render_views(self, cameras: Cameras, step: int) -> torch.Tensor:
         """Latent views (V, C, view_size, view_size) from ``cameras``; counts what they reach as visible."""
@@ -119,7 +120,7 @@ class PaintedMesh:
         """
         count, height, width = covered.shape
         if self._settings.background == "learned":
-            return self._sphere.sample(cameras.directions(height, width).reshape(-1, 3))
+            return self._sphere.sample(ray_directions(cameras, height, width).reshape(-1, 3))
         rng = numpy_generator(self._seed, "plain", step)
         colours = rng.uniform(0.0, 1.0, (count, 3))
         latents = np.stack([self._latent_rgb.invert(colour) for colour in colours]).astype(np.float32)

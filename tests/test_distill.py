@@ -1,0 +1,193 @@
+"""The loop: the SDS gradient, lockstep, checkpoints, and prompts per view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from fake_prior import make_prior
+
+from pipeline.core.rng import torch_generator
+from pipeline.distill import checkpoint
+from pipeline.distill.loop import Subject, distill
+from pipeline.distill.prompts import PromptTable, view_prompt
+from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients, sds_loss
+from pipeline.prior.load import Prior, TextEmbedding, load_prior
+from pipeline.scene.protocol import Rendering, View
+
+VIEWS = [View("front", False), View("side", True)]
+
+
+class Canvas:
+    """The simplest scene: the latents of two views are its parameters."""
+
+    def __init__(self, seed: int, fail_at: int = -1):
+        self.pixels = torch.randn(2, 4, 8, 8, generator=torch_generator(seed, "canvas")).requires_grad_(True)
+        self.fail_at = fail_at
+
+    def parameters(self) -> list[dict[str, object]]:
+        return [{"params": [self.pixels], "lr": 0.05}]
+
+    def render(self, step: int, steps: int) -> Rendering:
+        if step == self.fail_at:
+            raise RuntimeError("this scene is broken")
+        shift = torch.randn(1, generator=torch_generator(0, "shift", step))
+        return Rendering(self.pixels + 0.1 * shift, VIEWS)
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        return {"pixels": self.pixels}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            self.pixels.copy_(state["pixels"])
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+    return load_prior(make_prior(tmp_path_factory.mktemp("priors") / "tiny"))
+
+
+def subject(prior: Prior, seed: int, *, steps: int = 6, path: Path | None = None, fail_at: int = -1) -> Subject:
+    prompts = PromptTable(prior, "a red brick cube", "", view_words=True, close_up=True)
+    return Subject(
+        Canvas(seed, fail_at), prompts, SdsSettings(5.0), seed, steps, checkpoint=path, key=f"job {seed}"
+    )
+
+
+def query(prior: Prior, seed: int, scale: float = 5.0, negative: str = "") -> Query:
+    latents = torch.randn(2, 4, 8, 8, generator=torch_generator(seed, "z"))
+    t, eps = draw(SdsSettings(scale), prior, seed, 0, 10, tuple(latents.shape))
+    return Query(latents, prior.embed(["a red cube", "a blue cube"]), prior.embed([negative] * 2), t, eps, scale)
+
+
+@pytest.mark.parametrize("negative", ["", "blue"])
+def test_gradient_is_the_papers(prior: Prior, negative: str) -> None:
+    q = query(prior, 3, 7.5, negative)
+    (mine,) = sds_gradients(prior, [q])
+    assert mine is not None
+    for i in range(2):
+        abar = prior.alphas_cumprod[q.t[i]]
+        x = abar.sqrt() * q.latents[i] + (1 - abar).sqrt() * q.eps[i]
+        with torch.no_grad():
+            states = torch.stack([q.negative.states[i], q.text.states[i]])
+            out = prior._unet(x.expand(2, -1, -1, -1), q.t[i].expand(2), encoder_hidden_states=states).sample
+        guided = out[0] + 7.5 * (out[1] - out[0])
+        assert torch.allclose(mine[i], abar.sqrt() * (1 - abar) * (guided - q.eps[i]), atol=1e-5)
+
+
+def test_loss_has_exactly_that_gradient() -> None:
+    z = torch.randn(3, 4, 8, 8, dtype=torch.float64, requires_grad=True)
+    g = torch.randn_like(z)
+    sds_loss(z, g).backward()
+    assert z.grad is not None and torch.allclose(z.grad, g / 3)
+
+
+def test_neighbours_and_slots_change_no_byte(prior: Prior) -> None:
+    mine, other, third = query(prior, 1), query(prior, 2, 50.0), query(prior, 3, 1.0)
+    alone = sds_gradients(prior, [mine, None, None])[0]
+    crowded = sds_gradients(prior, [mine, other, third])[0]
+    moved = sds_gradients(prior, [third, other, mine])[2]
+    assert alone is not None and crowded is not None and moved is not None
+    assert torch.equal(alone, crowded) and torch.equal(alone, moved)
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_lockstep_width_changes_no_number(prior: Prior, width: int) -> None:
+    q = query(prior, 1)
+    (reference,) = sds_gradients(prior, [q])
+    wide = sds_gradients(prior, [q] + [None] * (width - 1))[0]
+    assert reference is not None and wide is not None and torch.allclose(reference, wide, atol=1e-5)
+
+
+def test_draws_are_keyed_and_in_range(prior: Prior) -> None:
+    settings = SdsSettings(1.0, t_min=0.1, t_max=0.9)
+    shape = (512, 4, 2, 2)
+    early, noise = draw(settings, prior, 7, 0, 100, shape)
+    again, same = draw(settings, prior, 7, 0, 100, shape)
+    late, _ = draw(settings, prior, 7, 99, 100, shape)
+    assert torch.equal(early, again) and torch.equal(noise, same)
+    assert early.min() >= 100 and 850 < early.max() < 900
+    assert late.min() >= 100 and 470 < late.max() <= 500
+    assert not torch.equal(draw(settings, prior, 8, 0, 100, shape)[1], noise)
+    flat, _ = draw(SdsSettings(1.0, 0.1, 0.9, anneal=False), prior, 7, 99, 100, shape)
+    assert flat.max() > 850
+
+
+def test_scenes_in_lockstep_end_as_they_do_alone(prior: Prior) -> None:
+    together = [subject(prior, 1), subject(prior, 2, steps=3), subject(prior, 3)]
+    assert distill(together, prior, lockstep=4)
+    for made, steps in zip(together, (6, 3, 6), strict=True):
+        alone = subject(prior, made.seed, steps=steps)
+        distill([alone], prior, lockstep=4)
+        assert torch.equal(made.scene.state()["pixels"], alone.scene.state()["pixels"])
+
+
+def test_a_broken_scene_stops_no_other(prior: Prior) -> None:
+    good, broken = subject(prior, 1), subject(prior, 2, fail_at=3)
+    assert distill([broken, good], prior, lockstep=2)
+    assert isinstance(broken.error, RuntimeError) and broken.step == 3
+    assert good.error is None and good.step == 6
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+def test_resuming_gives_the_same_bytes(prior: Prior, tmp_path: Path, stop_at: int) -> None:
+    whole = subject(prior, 1)
+    distill([whole], prior, lockstep=1)
+    path = tmp_path / "checkpoint.safetensors"
+    first = subject(prior, 1, path=path)
+    assert not distill([first], prior, lockstep=1, stop=lambda: first.step >= stop_at)
+    second = subject(prior, 1, path=path)
+    assert distill([second], prior, lockstep=1)
+    assert second.resumed_from == stop_at
+    assert torch.equal(second.scene.state()["pixels"], whole.scene.state()["pixels"])
+
+
+def test_checkpoints_come_by_the_clock_and_leave_no_litter(prior: Prior, tmp_path: Path) -> None:
+    path = tmp_path / "work" / "checkpoint.safetensors"
+    one = subject(prior, 1, path=path)
+    distill([one], prior, lockstep=1, checkpoint_seconds=0)
+    found = checkpoint.load(path, key="job 1")
+    assert found is not None and found[1] == 6
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_checkpoint_of_another_job_or_damaged_is_not_used(prior: Prior, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    checkpoint.save(path, {"scene.pixels": torch.zeros(2)}, key="job 1", step=4)
+    assert checkpoint.load(path, key="job 2") is None
+    data = path.read_bytes()
+    for damaged in (data[: len(data) // 2], b"", b"\xff" * 64):
+        path.write_bytes(damaged)
+        assert checkpoint.load(path, key="job 1") is None
+    one = subject(prior, 1, path=path)
+    assert distill([one], prior, lockstep=1) and one.resumed_from == 0
+
+
+def test_too_many_scenes_are_refused(prior: Prior) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        distill([subject(prior, 1), subject(prior, 2)], prior, lockstep=1)
+
+
+@pytest.mark.parametrize(
+    ("view", "words", "close", "expected"),
+    [
+        (View("front", False), True, True, "a cube, front view"),
+        (View("overhead", False), True, True, "a cube, overhead view"),
+        (View("front", False), False, True, "a cube"),
+        (View("side", True), True, True, "a cube, close up"),
+        (View("side", True), True, False, "a cube"),
+    ],
+)
+def test_prompts_name_the_view(view: View, words: bool, close: bool, expected: str) -> None:
+    assert view_prompt("a cube", view, view_words=words, close_up=close) == expected
+
+
+def test_prompt_table_gives_one_row_per_view(prior: Prior) -> None:
+    table = PromptTable(prior, "a red cube", "blue", view_words=True, close_up=True)
+    text = table.text(VIEWS)
+    assert torch.equal(text.states[0], prior.embed(["a red cube, front view"]).states[0])
+    assert torch.equal(text.states[1], prior.embed(["a red cube, close up"]).states[0])
+    negative = table.negative(2)
+    assert isinstance(negative, TextEmbedding) and torch.equal(negative.states[1], prior.embed(["blue"]).states[0])
