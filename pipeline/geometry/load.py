@@ -1,0 +1,93 @@
+"""Reading meshes that strangers made: one function, one kind of error, one line each."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from pipeline.core.errors import MeshError
+from pipeline.geometry.mesh import Mesh, assemble
+from pipeline.geometry.readers.raw import RawMesh
+from pipeline.geometry.source import FORMATS, mesh_sha256
+
+__all__ = ["load_mesh"]
+
+
+def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 30) -> Mesh:
+    """Reads the mesh at ``path``: OBJ, PLY, STL, OFF, glTF or GLB (also Draco-compressed).
+
+    Positions stay in the file's coordinates and units; glTF node transforms are applied. Texture coordinates get
+    a top-left origin. Nothing but the file and the buffers of a .gltf in its folder is opened. Raises MeshError,
+    whatever is wrong with the file, with a message of one line that begins with its name.
+    """
+    path = Path(path)
+    name = path.name
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise MeshError(f"{name}: the ending {suffix or '(none)'} is unknown; there are: {' '.join(FORMATS)}")
+    try:
+        if not path.is_file():
+            what = "is a folder, not a file" if path.is_dir() else "does not exist"
+            raise MeshError(f"{name}: it {what}")
+        size = path.stat().st_size
+        if size == 0:
+            raise MeshError(f"{name}: it is empty")
+        if size > max_bytes:
+            raise MeshError(f"{name}: {size} bytes are more than is allowed ({max_bytes})")
+        data = path.read_bytes()
+    except OSError as error:
+        raise MeshError(f"{name}: it cannot be read ({error.strerror or error})") from None
+    try:
+        raw = _read(data, path, suffix, max_faces, max_bytes)
+        del data
+        return assemble(
+            raw.positions,
+            raw.faces,
+            uv=raw.uv,
+            uv_faces=raw.uv_faces,
+            normals=raw.normals,
+            normal_faces=raw.normal_faces,
+            name=name,
+            source_format=suffix[1:],
+            source_sha256=mesh_sha256(path),
+            warnings=raw.warnings,
+            max_faces=max_faces,
+        )
+    except MeshError:
+        raise
+    except MemoryError:
+        raise MeshError(f"{name}: there is not enough memory to read it") from None
+    except Exception as error:
+        # A reader met something it did not foresee. The user needs the file's name, not our traceback.
+        text = " ".join(str(error).split())[:120]
+        raise MeshError(f"{name}: it cannot be read: damaged? ({type(error).__name__}: {text})") from error
+
+
+def _read(data: bytes, path: Path, suffix: str, max_faces: int, max_bytes: int) -> RawMesh:
+    name = path.name
+    if suffix == ".obj":
+        from pipeline.geometry.readers.obj import read_obj
+
+        return read_obj(data, name, max_faces)
+    if suffix == ".ply":
+        from pipeline.geometry.readers.ply import read_ply
+
+        return read_ply(data, name, max_faces)
+    if suffix == ".stl":
+        from pipeline.geometry.readers.stl import read_stl
+
+        return read_stl(data, name, max_faces)
+    if suffix == ".off":
+        from pipeline.geometry.readers.off import read_off
+
+        return read_off(data, name, max_faces)
+    from pipeline.geometry.readers.gltf import glb_chunks, read_gltf
+
+    # The content decides between the two: files are renamed.
+    if data[:4] == b"glTF" or suffix == ".glb":
+        text, binary = glb_chunks(data, name)
+    else:
+        text, binary = data, None
+    with contextlib.suppress(RecursionError):
+        return read_gltf(text, binary, path.parent, name, max_faces, max_bytes)
+    raise MeshError(f"{name}: its JSON is nested too deeply")

@@ -1,0 +1,290 @@
+"""Triangle meshes as the rest of the program sees them: what came in, and what is painted.
+
+A ``Mesh`` keeps positions, texture coordinates and normals in separate tables with one index table each, as OBJ
+does: a UV seam is a place where two faces share positions and not texture coordinates. Formats that repeat a
+vertex for every combination (glTF, STL) are brought to this form, so that adjacency is real.
+
+``assemble`` is the one gate through which every reader passes: it checks what a stranger's file may have wrong,
+repairs what can be repaired without guessing, and says so in ``Mesh.warnings``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import MeshError
+
+# A face is degenerate when its height over its longest edge is below this part of that edge: thinner than what
+# float32 positions, which glTF stores, can tell from a line.
+DEGENERATE_HEIGHT = 1e-9
+# Beyond this, squares of coordinates leave the range of float32, in which the asset is written.
+LARGEST_COORDINATE = 1e15
+
+
+@dataclass
+class Mesh:
+    """The input mesh in the input's own coordinates and units, triangulated.
+
+    vertices      (V, 3) float64, unique and all used.
+    faces         (F, 3) int64 into ``vertices``, counter-clockwise seen from outside; none degenerate.
+    uv            (T, 2) float32 or None; origin at the top left.
+    uv_faces      (F, 3) int64 into ``uv``, all three -1 where a face has none; None together with ``uv``.
+    normals       (N, 3) float32 unit vectors or None; normal_faces (F, 3) int64 into them.
+    source_sha256 hex digest of the file's bytes (and of the buffers a .gltf names).
+    warnings      one line for each thing that was repaired or left out.
+    """
+
+    vertices: NDArray[np.float64]
+    faces: NDArray[np.int64]
+    uv: NDArray[np.float32] | None = None
+    uv_faces: NDArray[np.int64] | None = None
+    normals: NDArray[np.float32] | None = None
+    normal_faces: NDArray[np.int64] | None = None
+    source_format: str = ""
+    source_sha256: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class UVMesh:
+    """A mesh with one usable set of texture coordinates: what is painted and exported.
+
+    uv        (T, 2) float32 in [0, 1], origin at the top left.
+    uv_faces  (F, 3) int64 into ``uv``, all >= 0. Two faces share an entry only where they touch on the mesh.
+    method    "input", "xatlas", "clusters" or "box"; ``reason`` is one line why, for the record.
+    charts    (F,) int32 chart of each face, numbered from 0: faces connected through shared ``uv`` entries.
+    padding   texels between charts that were asked for at the texture size (0 for the input's own).
+    use       share of the unit square that the charts cover.
+    """
+
+    mesh: Mesh
+    uv: NDArray[np.float32]
+    uv_faces: NDArray[np.int64]
+    method: str
+    reason: str
+    charts: NDArray[np.int32]
+    padding: float = 0.0
+    use: float = 0.0
+
+
+def face_normals(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(F, 3) normals whose length is twice the face's area, from (V, 3) positions and (F, 3) indices."""
+    corner = np.asarray(vertices, np.float64)
+    origin = corner[faces[:, 0]]
+    return np.cross(corner[faces[:, 1]] - origin, corner[faces[:, 2]] - origin)
+
+
+def face_areas(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(F,) areas of the faces, in squared units of ``vertices``."""
+    return 0.5 * np.linalg.norm(face_normals(vertices, faces), axis=1)
+
+
+def uv_areas(uv: NDArray[np.floating], uv_faces: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(F,) signed areas in the unit square; positive where a face is counter-clockwise with v upwards."""
+    corner = np.asarray(uv, np.float64)[uv_faces]
+    first, second = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
+    # v points down here, hence the sign.
+    return -0.5 * (first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0])
+
+
+def unique_rows(rows: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows that are equal, value by value: (index of each first occurrence, row -> its new number).
+
+    New numbers follow the order of first occurrence, so that a mesh keeps its locality and a mesh without
+    duplicates is left as it is. Minus zero equals zero; rows must be finite.
+    """
+    count = len(rows)
+    if count == 0:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    columns = (rows + 0).T  # minus zero becomes zero
+    order = np.lexsort(columns[::-1])
+    ordered = columns[:, order]
+    starts = np.ones(count, bool)
+    starts[1:] = (ordered[:, 1:] != ordered[:, :-1]).any(axis=0)
+    group = np.cumsum(starts) - 1
+    first_in_group = np.minimum.reduceat(order, np.flatnonzero(starts))
+    rank = np.empty(len(first_in_group), np.int64)
+    rank[np.argsort(first_in_group)] = np.arange(len(first_in_group))
+    number = np.empty(count, np.int64)
+    number[order] = rank[group]
+    return np.sort(first_in_group).astype(np.int64), number
+
+
+def assemble(
+    positions: NDArray,
+    faces: NDArray,
+    *,
+    uv: NDArray | None = None,
+    uv_faces: NDArray | None = None,
+    normals: NDArray | None = None,
+    normal_faces: NDArray | None = None,
+    name: str = "mesh",
+    source_format: str = "",
+    source_sha256: str = "",
+    warnings: list[str] | None = None,
+    max_faces: int = 2_000_000,
+) -> Mesh:
+    """Checks and tidies what a reader found, and makes a ``Mesh`` of it.
+
+    positions (P, 3), faces (F, 3) into them; uv (T, 2) with a top-left origin and uv_faces (F, 3), -1 where a
+    corner has none; normals (N, 3) and normal_faces (F, 3) likewise. Equal positions are merged, degenerate and
+    repeated faces dropped, unused vertices dropped. ``name`` begins every message.
+
+    Raises MeshError: no faces, not finite, index out of range, every face degenerate, too many faces.
+    """
+    told = list(warnings or [])
+    positions = np.asarray(positions, np.float64).reshape(-1, 3)
+    faces = np.asarray(faces, np.int64).reshape(-1, 3)
+    if len(positions) == 0:
+        raise MeshError(f"{name}: there are no vertices in it")
+    if len(faces) == 0:
+        raise MeshError(
+            f"{name}: there are no faces in it ({len(positions)} points): a point cloud cannot be painted"
+        )
+    if len(faces) > max_faces:
+        raise MeshError(f"{name}: {len(faces)} faces are more than max_faces = {max_faces}")
+    _check_index(faces, len(positions), name, "vertex", lowest=0)
+    bad = ~np.isfinite(positions).all(axis=1)
+    if bad.any():
+        raise MeshError(
+            f"{name}: {int(bad.sum())} of {len(positions)} vertices are NaN or infinite "
+            f"(the first is number {int(np.argmax(bad)) + 1})"
+        )
+    if np.abs(positions).max() > LARGEST_COORDINATE:
+        raise MeshError(f"{name}: a coordinate is beyond {LARGEST_COORDINATE:g}; scale the mesh down")
+
+    first, number = unique_rows(positions)
+    if len(first) < len(positions):
+        # Formats that cannot share corners (STL, glTF) always have these: not worth a warning there.
+        if source_format not in ("stl", "gltf", "glb"):
+            told.append(f"{len(positions) - len(first)} duplicate vertices were merged")
+        positions, faces = positions[first], number[faces]
+
+    uv, uv_faces = _checked_uv(uv, uv_faces, faces, name, told)
+    normals, normal_faces = _checked_normals(normals, normal_faces, faces, name, told)
+
+    keep = ~degenerate_faces(positions, faces)
+    dropped = len(faces) - int(keep.sum())
+    if dropped == len(faces):
+        raise MeshError(f"{name}: all {len(faces)} faces are degenerate (they have no area)")
+    if dropped:
+        told.append(f"{dropped} of {len(faces)} faces were degenerate (no area) and were dropped")
+    kept = np.flatnonzero(keep)
+    # The same face twice, wound alike, would fight over its pixels. Rotated so that its lowest index leads.
+    turn = np.argmin(faces[kept], axis=1)
+    canonical = faces[kept][np.arange(len(kept))[:, None], (turn[:, None] + np.arange(3)) % 3]
+    once, _ = unique_rows(canonical)
+    if len(once) < len(kept):
+        told.append(f"{len(kept) - len(once)} repeated faces were dropped")
+        kept = kept[once]
+    if len(kept) < len(faces):
+        faces = faces[kept]
+        uv_faces = None if uv_faces is None else uv_faces[kept]
+        normal_faces = None if normal_faces is None else normal_faces[kept]
+
+    used = np.zeros(len(positions), bool)
+    used[faces] = True
+    if not used.all():
+        lost = int(np.count_nonzero(~used))
+        if dropped == 0:
+            told.append(f"{lost} vertices belong to no face and were dropped")
+        renumber = np.cumsum(used) - 1
+        positions, faces = positions[used], renumber[faces]
+    if uv is not None and uv_faces is not None:
+        uv, uv_faces = _compact(uv, uv_faces)
+    if normals is not None and normal_faces is not None:
+        normals, normal_faces = _compact(normals, normal_faces)
+    return Mesh(
+        vertices=np.ascontiguousarray(positions + 0.0),
+        faces=np.ascontiguousarray(faces),
+        uv=uv,
+        uv_faces=uv_faces,
+        normals=normals,
+        normal_faces=normal_faces,
+        source_format=source_format,
+        source_sha256=source_sha256,
+        warnings=told,
+    )
+
+
+def degenerate_faces(positions: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(F,) true where a face has no area to speak of: a repeated corner, or corners on a line."""
+    corner = positions[faces]
+    edges = corner[:, [1, 2, 0]] - corner
+    longest = np.einsum("fij,fij->fi", edges, edges).max(axis=1)
+    doubled = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
+    return ~(doubled > DEGENERATE_HEIGHT * longest)
+
+
+def _check_index(index: NDArray[np.int64], count: int, name: str, what: str, *, lowest: int) -> None:
+    """Raises MeshError when an index does not name one of ``count`` entries (or -1 where ``lowest`` is -1)."""
+    low, high = int(index.min()), int(index.max())
+    if low < lowest or high >= count:
+        wrong = high if high >= count else low
+        raise MeshError(
+            f"{name}: a face names {what} {wrong} (counting from 0), but there are only {count}: "
+            "the index is out of range"
+        )
+
+
+def _checked_uv(
+    uv: NDArray | None, uv_faces: NDArray | None, faces: NDArray, name: str, told: list[str]
+) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
+    """Texture coordinates in range of their index, with faces that lack a corner lacking all three."""
+    if uv is None or uv_faces is None or len(uv) == 0:
+        return None, None
+    uv = np.asarray(uv, np.float32).reshape(-1, 2)
+    uv_faces = np.asarray(uv_faces, np.int64).reshape(-1, 3).copy()
+    if uv_faces.shape != faces.shape:
+        raise MeshError(f"{name}: {len(uv_faces)} faces have texture coordinates, but there are {len(faces)}")
+    _check_index(uv_faces, len(uv), name, "texture coordinate", lowest=-1)
+    lacking = (uv_faces < 0).any(axis=1)
+    uv_faces[lacking] = -1
+    if lacking.all():
+        return None, None
+    if lacking.any():
+        told.append(f"{int(lacking.sum())} of {len(faces)} faces have no texture coordinates")
+    return uv, uv_faces
+
+
+def _checked_normals(
+    normals: NDArray | None, normal_faces: NDArray | None, faces: NDArray, name: str, told: list[str]
+) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
+    """Unit normals for every corner, or none at all: smooth ones are made at export then."""
+    if normals is None or normal_faces is None or len(normals) == 0:
+        return None, None
+    normals = np.asarray(normals, np.float64).reshape(-1, 3)
+    normal_faces = np.asarray(normal_faces, np.int64).reshape(-1, 3)
+    if normal_faces.shape != faces.shape:
+        raise MeshError(f"{name}: {len(normal_faces)} faces have normals, but there are {len(faces)}")
+    _check_index(normal_faces, len(normals), name, "normal", lowest=-1)
+    if (normal_faces < 0).any():
+        if (normal_faces >= 0).any():
+            told.append("some faces have no normals: the file's normals are not used")
+        return None, None
+    with np.errstate(all="ignore"):
+        length = np.linalg.norm(normals, axis=1, keepdims=True)
+        unit = normals / length
+    good = np.isfinite(unit).all(axis=1) & (length[:, 0] > 1e-12)
+    if not good[normal_faces].all():
+        told.append("some normals are zero or not finite: the file's normals are not used")
+        return None, None
+    unit[~good] = (0.0, 0.0, 1.0)
+    return unit.astype(np.float32), normal_faces
+
+
+def _compact(values: NDArray, index: NDArray[np.int64]) -> tuple[NDArray, NDArray[np.int64]]:
+    """Drops entries no face uses and merges equal ones that are finite."""
+    named = index >= 0
+    used = np.zeros(len(values), bool)
+    used[index[named]] = True
+    renumber = np.cumsum(used) - 1
+    values = values[used]
+    finite = np.isfinite(values).all(axis=1)
+    if finite.all():
+        first, number = unique_rows(values)
+        values, renumber = values[first], number[renumber]
+    return np.ascontiguousarray(values), np.where(named, renumber[index], -1)

@@ -1,0 +1,80 @@
+"""The working frame: where every mesh is centred, at one size, upright and facing the viewer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import SettingError
+
+_AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A similarity (rotation, one scale, translation; never a mirror) from the input to the working frame.
+
+    matrix  (4, 4) float64, acting on column vectors.
+    """
+
+    matrix: NDArray[np.float64]
+
+    def apply(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(..., 3) points of the input in the working frame."""
+        # Subtracting the centre first keeps precision where coordinates are large.
+        linear = self.matrix[:3, :3]
+        centre = np.linalg.solve(linear, -self.matrix[:3, 3])
+        return (np.asarray(points, np.float64) - centre) @ linear.T
+
+    def apply_direction(self, directions: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(..., 3) directions (normals) of the input in the working frame; lengths are kept."""
+        return np.asarray(directions, np.float64) @ (self.matrix[:3, :3] / self.scale).T
+
+    @property
+    def scale(self) -> float:
+        """Working units per input unit."""
+        return float(np.cbrt(np.linalg.det(self.matrix[:3, :3])))
+
+    @property
+    def inverse(self) -> Frame:
+        """The frame that leads back."""
+        linear = self.matrix[:3, :3].T / self.scale**2
+        matrix = np.eye(4)
+        matrix[:3, :3] = linear
+        matrix[:3, 3] = -linear @ self.matrix[:3, 3]
+        return Frame(matrix)
+
+
+def normalise(
+    vertices: NDArray[np.floating], *, radius: float = 0.6, up_axis: str = "y", front: str = "+z"
+) -> Frame:
+    """The frame that centres (V, 3) ``vertices`` on their bounding box and puts the farthest at ``radius``.
+
+    ``up_axis`` ("y" or "z") is the input's axis that points up, ``front`` ("+x", "-x", ...) the input's
+    direction that the object faces; they become +Y and +Z. For a z-up input, the default front "+z" cannot be
+    and stands for "-y", which is where such objects face by custom. Raises SettingError when front is the up
+    axis or the vertices have no extent.
+    """
+    if up_axis not in ("y", "z"):
+        raise SettingError(f"up_axis {up_axis!r} is unknown; it is y or z")
+    if len(front) != 2 or front[0] not in "+-" or front[1] not in _AXES:
+        raise SettingError(f"front {front!r} is unknown; it is one of +x -x +y -y +z -z")
+    if up_axis == "z" and front == "+z":
+        front = "-y"
+    if front[1] == up_axis:
+        raise SettingError(f"front {front} and up_axis {up_axis} are the same axis; choose another front")
+    points = np.asarray(vertices, np.float64)
+    low, high = points.min(axis=0), points.max(axis=0)
+    centre = low + (high - low) / 2
+    farthest = float(np.sqrt(((points - centre) ** 2).sum(axis=1).max()))
+    if not np.isfinite(farthest) or farthest <= 0 or not np.isfinite(radius / farthest):
+        raise SettingError("the mesh has no extent: all its vertices are at one point")
+    up = np.array(_AXES[up_axis])
+    forward = np.array(_AXES[front[1]]) * (1.0 if front[0] == "+" else -1.0)
+    rotation = np.stack([np.cross(up, forward), up, forward])  # rows: right-handed, determinant +1
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation * (radius / farthest)
+    matrix[:3, 3] = -matrix[:3, :3] @ centre
+    return Frame(matrix)

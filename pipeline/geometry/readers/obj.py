@@ -1,0 +1,140 @@
+"""Wavefront OBJ: polygons with separate indices for position, texture coordinate and normal.
+
+Materials, groups and smoothing are ignored, and ``mtllib`` is not opened: a painter replaces the material. The
+whole file is one mesh, whatever objects and groups it names. v starts at the bottom in this format.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import MeshError
+from pipeline.geometry.readers.raw import (
+    RawMesh,
+    first_columns,
+    number_lines,
+    parse_numbers,
+    tokens_per_line,
+    triangulate,
+)
+
+
+def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
+    """Reads an OBJ from its bytes. Raises MeshError."""
+    if b"\\" in data:
+        data = data.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ")
+    points: list[bytes] = []
+    coordinates: list[bytes] = []
+    normals: list[bytes] = []
+    faces: list[bytes] = []
+    relative: list[tuple[int, int, int, int]] = []
+    for line in data.splitlines():
+        head = line[:2]
+        if head in (b"v ", b"v\t"):
+            points.append(_bare(line[2:]))
+        elif head in (b"f ", b"f\t"):
+            line = _bare(line[2:])
+            if b"-" in line:
+                relative.append((len(faces), len(points), len(coordinates), len(normals)))
+            faces.append(line)
+        elif head == b"vt":
+            coordinates.append(_bare(line[2:]))
+        elif head == b"vn":
+            normals.append(_bare(line[2:]))
+        elif line[:1] in (b" ", b"\t"):
+            # Indented statements are rare; only then is the line looked at a second time.
+            words = line.split(None, 1)
+            if len(words) == 2 and words[0] in (b"v", b"vt", b"vn", b"f"):
+                rest = _bare(words[1])
+                if words[0] == b"f" and b"-" in rest:
+                    relative.append((len(faces), len(points), len(coordinates), len(normals)))
+                {b"v": points, b"vt": coordinates, b"vn": normals, b"f": faces}[words[0]].append(rest)
+    if not points:
+        raise MeshError(f"{name}: there are no vertices in it: it is empty or not an OBJ file")
+
+    positions = _table(points, 3, "vertex", name)
+    if not faces:
+        return RawMesh(positions, np.empty((0, 3), np.int64))
+    corners, counts = _corners(faces, name)
+    if relative:
+        _resolve_relative(corners, counts, relative)
+    warnings = []
+    triangles, lines = triangulate(positions, corners[:, 0], counts, name=name, max_faces=max_faces)
+    if lines:
+        warnings.append(f"{lines} faces with fewer than three corners were dropped")
+    mesh = RawMesh(positions, corners[:, 0][triangles], warnings=warnings)
+    if coordinates and (corners[:, 1] >= 0).any():
+        # A lone u is allowed; v is 0 then.
+        table = _table(coordinates, 1, "texture coordinate", name, keep=2)
+        mesh.uv = np.stack([table[:, 0], 1.0 - table[:, 1]], axis=1)
+        mesh.uv_faces = corners[:, 1][triangles]
+    if normals and (corners[:, 2] >= 0).any():
+        mesh.normals = _table(normals, 3, "normal", name)
+        mesh.normal_faces = corners[:, 2][triangles]
+    return mesh
+
+
+def _bare(line: bytes) -> bytes:
+    """The line without its comment."""
+    return line.split(b"#", 1)[0] if b"#" in line else line
+
+
+def _table(lines: list[bytes], columns: int, what: str, name: str, keep: int = 0) -> NDArray[np.float64]:
+    """(n, keep or columns) numbers; what a line lacks beyond ``columns`` is 0."""
+    values, counts = number_lines(lines, columns=columns, what=what, name=name)
+    keep = keep or columns
+    if counts.min() >= keep:
+        return first_columns(values, counts, keep)
+    table = np.zeros((len(counts), keep))
+    starts = np.cumsum(counts) - counts
+    for column in range(keep):
+        has = counts > column
+        table[has, column] = values[starts[has] + column]
+    return table
+
+
+def _corners(lines: list[bytes], name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """((C, 3) zero-based indices of position, texture coordinate and normal, -1 where absent; (N,) counts).
+
+    Indices that are negative in the file stay so, shifted by one: -1 in the file is -2 here.
+    """
+    text = b"\n".join(lines)
+    counts = tokens_per_line(text, len(lines))
+    # One blank between words, then every word gets its three numbers; 0 stands for absent.
+    text = b" ".join(text.split()) + b" "
+    text = text.replace(b"//", b"/0/").replace(b"/ ", b"/0 ")
+    byte = np.frombuffer(text, np.uint8)
+    word = np.cumsum(byte == 32)
+    slashes = np.bincount(word[byte == 47], minlength=int(counts.sum()))[: int(counts.sum())]
+    if len(slashes) and slashes.max() > 2:
+        raise MeshError(f"{name}: a corner of a face has more than three indices")
+    values = parse_numbers(text.replace(b"/", b" "), np.int64)
+    if len(values) != (slashes + 1).sum():
+        before = int(np.searchsorted(np.cumsum(slashes + 1), len(values), side="right"))
+        at = int(np.searchsorted(np.cumsum(counts), before, side="right"))
+        raise MeshError(f"{name}: face {at + 1} holds something that is not an index")
+    corners = np.zeros((len(slashes), 3), np.int64)
+    starts = np.cumsum(slashes + 1) - (slashes + 1)
+    for column in range(3):
+        has = slashes >= column
+        corners[has, column] = values[starts[has] + column]
+    if len(corners) and (corners[:, 0] == 0).any():
+        raise MeshError(f"{name}: a face names vertex 0, but OBJ counts from 1: the index is out of range")
+    return corners - 1, counts
+
+
+def _resolve_relative(
+    corners: NDArray[np.int64], counts: NDArray[np.int64], relative: list[tuple[int, int, int, int]]
+) -> None:
+    """Turns negative indices, which count back from where the face stands, into plain ones, in place."""
+    table = np.array(relative, np.int64)
+    ends = np.cumsum(counts)
+    spans = counts[table[:, 0]]
+    rows = np.repeat(ends[table[:, 0]] - spans - (np.cumsum(spans) - spans), spans) + np.arange(spans.sum())
+    known = np.repeat(table[:, 1:], spans, axis=0)
+    block = corners[rows]
+    negative = block < -1
+    # Below the first entry it stays negative, and is reported as out of range; -1 alone would mean "absent".
+    resolved = block + 1 + known
+    corners[rows] = np.where(negative, np.where(resolved < 0, -(10**12), resolved), block)

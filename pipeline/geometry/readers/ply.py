@@ -1,0 +1,325 @@
+"""PLY, text and binary of either byte order, with polygons of any size.
+
+Texture coordinates come per vertex (s t, u v, texture_u texture_v) or per face corner (the list ``texcoord``);
+v starts at the bottom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import MeshError
+from pipeline.geometry.readers.raw import RawMesh, parse_numbers, triangulate
+
+_TYPES = {
+    "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
+    "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4",
+    "int64": "i8", "uint64": "u8", "float": "f4", "double": "f8", "float32": "f4", "float64": "f8",
+}  # fmt: skip
+_COORDINATES = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"), ("texture_s", "texture_t"))
+_LONGEST_HEADER = 1 << 16
+
+
+@dataclass
+class _Property:
+    name: str
+    kind: str
+    length_kind: str = ""  # not empty: a list
+
+
+@dataclass
+class _Element:
+    name: str
+    count: int
+    properties: list[_Property] = field(default_factory=list)
+
+
+# Of each property: (count,) values, or for a list (all values, (count,) lengths).
+_Columns = dict[str, Any]
+
+
+def read_ply(data: bytes, name: str, max_faces: int) -> RawMesh:
+    """Reads a PLY from its bytes. Raises MeshError."""
+    encoding, elements, start = _header(data, name)
+    source: _Text | _Binary
+    if encoding == "ascii":
+        source = _Text(parse_numbers(data[start:]), name)
+    else:
+        source = _Binary(data, start, "<" if encoding == "binary_little_endian" else ">", name)
+    vertex: _Columns = {}
+    face: _Columns = {}
+    for element in elements:
+        if element.name == "face" and element.count > max_faces:
+            raise MeshError(f"{name}: {element.count} faces are more than max_faces = {max_faces}")
+        if element.name == "tristrips":
+            raise MeshError(f"{name}: triangle strips are not supported; save it with faces")
+        columns = source.element(element)
+        if element.name == "vertex":
+            vertex = columns
+        elif element.name == "face":
+            face = columns
+        if vertex and face:
+            break  # what follows (edges, materials) is not needed
+    if not all(axis in vertex and not isinstance(vertex[axis], tuple) for axis in "xyz"):
+        raise MeshError(f"{name}: its vertices have no x, y and z")
+    positions = np.stack([vertex[axis] for axis in "xyz"], axis=1).astype(np.float64)
+    lists = face.get("vertex_indices", face.get("vertex_index"))
+    if not isinstance(lists, tuple):
+        return RawMesh(positions, np.empty((0, 3), np.int64))
+    values, counts = lists
+    corners = _indices(values, name)
+    triangles, lacking = triangulate(positions, corners, counts, name=name, max_faces=max_faces)
+    mesh = RawMesh(positions, corners[triangles])
+    if lacking:
+        mesh.warnings.append(f"{lacking} faces with fewer than three corners were dropped")
+    if all(axis in vertex for axis in ("nx", "ny", "nz")):
+        mesh.normals = np.stack([vertex[axis] for axis in ("nx", "ny", "nz")], axis=1)
+        mesh.normal_faces = mesh.faces
+    mesh.uv, mesh.uv_faces = _texture_coordinates(vertex, face, counts, triangles, mesh)
+    return mesh
+
+
+def _texture_coordinates(
+    vertex: _Columns, face: _Columns, counts: NDArray, triangles: NDArray, mesh: RawMesh
+) -> tuple[NDArray | None, NDArray | None]:
+    """Per corner where faces carry them (none on faces whose list has another length), else per vertex."""
+    listed = face.get("texcoord")
+    if isinstance(listed, tuple) and len(listed[0]):
+        values, lengths = listed
+        whole = lengths == 2 * counts
+        if whole.any():
+            # Corner c of polygon p has its pair at starts[p] + 2 c.
+            polygon = np.repeat(np.arange(len(counts)), counts)
+            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            at = (np.cumsum(lengths) - lengths)[polygon] + 2 * within
+            has = whole[polygon]
+            uv = np.zeros((len(polygon), 2))
+            uv[has, 0], uv[has, 1] = values[at[has]], 1.0 - values[at[has] + 1]
+            return uv, np.where(has, np.arange(len(polygon)), -1)[triangles]
+    for u, v in _COORDINATES:
+        if u in vertex and v in vertex and not isinstance(vertex[u], tuple):
+            return np.stack([vertex[u], 1.0 - vertex[v].astype(np.float64)], axis=1), mesh.faces
+    return None, None
+
+
+def _header(data: bytes, name: str) -> tuple[str, list[_Element], int]:
+    """(encoding, elements, where the data begin). Raises MeshError."""
+    if data[:3] != b"ply" or data[3:4] not in (b"\n", b"\r"):
+        raise MeshError(f"{name}: it does not begin with ply: empty or not a PLY file")
+    end = data.find(b"end_header", 0, _LONGEST_HEADER)
+    newline = data.find(b"\n", end) if end >= 0 else -1
+    if newline < 0:
+        raise MeshError(f"{name}: its header has no end: truncated, or not a PLY file")
+    encoding, elements = "", []
+    for line in data[:end].decode("ascii", "replace").splitlines()[1:]:
+        words = line.split()
+        try:
+            if not words or words[0] in ("comment", "obj_info"):
+                continue
+            if words[0] == "format":
+                encoding = words[1]
+            elif words[0] == "element":
+                elements.append(_Element(words[1], int(words[2])))
+                if elements[-1].count < 0:
+                    raise ValueError
+            elif words[0] == "property" and words[1] == "list":
+                elements[-1].properties.append(_Property(words[4], _TYPES[words[3]], _TYPES[words[2]]))
+            elif words[0] == "property":
+                elements[-1].properties.append(_Property(words[2], _TYPES[words[1]]))
+            else:
+                raise ValueError
+        except (ValueError, IndexError, KeyError):
+            raise MeshError(f"{name}: the header line {line[:60]!r} cannot be understood") from None
+    if encoding not in ("ascii", "binary_little_endian", "binary_big_endian"):
+        raise MeshError(f"{name}: its format {encoding!r} is not a PLY format")
+    return encoding, elements, newline + 1
+
+
+def _indices(values: NDArray, name: str) -> NDArray[np.int64]:
+    """Vertex indices as integers, whatever type the file gave them."""
+    if values.dtype.kind == "f":
+        if not (np.isfinite(values).all() and (values == np.floor(values)).all()):
+            raise MeshError(f"{name}: a face holds something that is not an index")
+        values = np.clip(values, -1, 2**53)
+    return values.astype(np.int64)
+
+
+class _Text:
+    """Elements out of one long row of numbers."""
+
+    def __init__(self, values: NDArray[np.float64], name: str):
+        self.values, self.at, self.name = values, 0, name
+
+    def element(self, element: _Element) -> _Columns:
+        properties, count = element.properties, element.count
+        left = len(self.values) - self.at
+        if count * len(properties) > left:
+            raise self._short(element)
+        if not any(p.length_kind for p in properties):
+            block = self.values[self.at : self.at + count * len(properties)].reshape(count, -1)
+            self.at += block.size
+            return {p.name: block[:, i] for i, p in enumerate(properties)}
+        return self._uniform(element) or self._walk(element)
+
+    def _uniform(self, element: _Element) -> _Columns | None:
+        """The common case: every list is as long as in the first row."""
+        if element.count == 0:
+            return {p.name: (np.empty(0), np.empty(0, np.int64)) for p in element.properties}
+        at, spans = self.at, []
+        for prop in element.properties:
+            if prop.length_kind and at < len(self.values):
+                length = self.values[at]
+                if not 0 <= length <= len(self.values) - at:
+                    return None
+                spans.append((at - self.at, int(length)))
+                at += 1 + int(length)
+            else:
+                spans.append((at - self.at, -1))
+                at += 1
+        width = at - self.at
+        if width * element.count > len(self.values) - self.at:
+            return None
+        block = self.values[self.at : self.at + width * element.count].reshape(element.count, width)
+        columns: _Columns = {}
+        for prop, (offset, length) in zip(element.properties, spans, strict=True):
+            if length < 0:
+                columns[prop.name] = block[:, offset]
+            elif (block[:, offset] != length).any():
+                return None
+            else:
+                lengths = np.full(element.count, length, np.int64)
+                columns[prop.name] = (block[:, offset + 1 : offset + 1 + length].reshape(-1), lengths)
+        self.at += width * element.count
+        return columns
+
+    def _walk(self, element: _Element) -> _Columns:
+        values, at, end = self.values, self.at, len(self.values)
+        kept: dict[str, list] = {p.name: [] for p in element.properties}
+        for _ in range(element.count):
+            for prop in element.properties:
+                if at >= end:
+                    raise self._short(element)
+                if prop.length_kind:
+                    length = values[at]
+                    if not (0 <= length <= end - at - 1 and length == int(length)):
+                        raise self._short(element)
+                    kept[prop.name].append(values[at + 1 : at + 1 + int(length)])
+                    at += 1 + int(length)
+                else:
+                    kept[prop.name].append(values[at])
+                    at += 1
+        self.at = at
+        return _join(kept, element)
+
+    def _short(self, element: _Element) -> MeshError:
+        return MeshError(
+            f"{self.name}: the numbers of its {element.count} {element.name} entries end early or cannot be "
+            "read: truncated or damaged"
+        )
+
+
+class _Binary:
+    """Elements out of packed bytes."""
+
+    def __init__(self, data: bytes, start: int, order: str, name: str):
+        self.data, self.at, self.order, self.name = data, start, order, name
+
+    def element(self, element: _Element) -> _Columns:
+        properties = element.properties
+        smallest = sum(np.dtype(p.length_kind or p.kind).itemsize for p in properties)
+        if element.count * smallest > len(self.data) - self.at:
+            raise self._short(element)
+        return self._uniform(element) or self._walk(element)
+
+    def _uniform(self, element: _Element) -> _Columns | None:
+        """Every list as long as in the first row: one structured array."""
+        fields: list[tuple] = []
+        at = self.at
+        for i, prop in enumerate(element.properties):
+            kind = np.dtype(self.order + prop.kind)
+            if prop.length_kind:
+                length_kind = np.dtype(self.order + prop.length_kind)
+                length = 0
+                if element.count:
+                    if at + length_kind.itemsize > len(self.data):
+                        return None
+                    length = int(np.frombuffer(self.data, length_kind, 1, at)[0])
+                if not 0 <= length <= (len(self.data) - at) // kind.itemsize:
+                    return None
+                fields += [(f"n{i}", length_kind), (f"p{i}", kind, (length,))]
+                at += length_kind.itemsize + length * kind.itemsize
+            else:
+                fields.append((f"p{i}", kind))
+                at += kind.itemsize
+        row = np.dtype(fields)
+        if row.itemsize * element.count > len(self.data) - self.at:
+            return None
+        if row.itemsize == 0:
+            return {}
+        table = np.frombuffer(self.data, row, element.count, self.at)
+        columns: _Columns = {}
+        for i, prop in enumerate(element.properties):
+            if prop.length_kind:
+                lengths = table[f"n{i}"].astype(np.int64)
+                if len(lengths) and (lengths != lengths[0]).any():
+                    return None
+                columns[prop.name] = (_native(table[f"p{i}"].reshape(-1)), lengths)
+            else:
+                columns[prop.name] = _native(table[f"p{i}"])
+        self.at += row.itemsize * element.count
+        return columns
+
+    def _walk(self, element: _Element) -> _Columns:
+        data, at, end = self.data, self.at, len(self.data)
+        kinds = [
+            (
+                p.name,
+                np.dtype(self.order + p.kind),
+                np.dtype(self.order + p.length_kind) if p.length_kind else None,
+            )
+            for p in element.properties
+        ]
+        byte_order = "little" if self.order == "<" else "big"
+        kept: dict[str, list] = {p.name: [] for p in element.properties}
+        for _ in range(element.count):
+            for prop, kind, length_kind in kinds:
+                length = 1
+                if length_kind is not None:
+                    if at + length_kind.itemsize > end or length_kind.kind == "f":
+                        raise self._short(element)
+                    length = int.from_bytes(
+                        data[at : at + length_kind.itemsize], byte_order, signed=length_kind.kind == "i"
+                    )  # type: ignore[call-overload]
+                    at += length_kind.itemsize
+                if length < 0 or at + length * kind.itemsize > end:
+                    raise self._short(element)
+                row = np.frombuffer(data, kind, length, at)
+                kept[prop].append(row if length_kind is not None else row[0])
+                at += length * kind.itemsize
+        self.at = at
+        return _join(kept, element)
+
+    def _short(self, element: _Element) -> MeshError:
+        return MeshError(
+            f"{self.name}: the bytes of its {element.count} {element.name} entries end early: truncated"
+        )
+
+
+def _native(values: NDArray) -> NDArray:
+    return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("=")))
+
+
+def _join(kept: dict[str, list], element: _Element) -> _Columns:
+    columns: _Columns = {}
+    for prop in element.properties:
+        rows = kept[prop.name]
+        if prop.length_kind:
+            lengths = np.array([len(row) for row in rows], np.int64)
+            columns[prop.name] = (_native(np.concatenate(rows)) if rows else np.empty(0), lengths)
+        else:
+            columns[prop.name] = _native(np.array(rows))
+    return columns

@@ -1,0 +1,55 @@
+"""STL, binary and text. It has positions only; facet normals are left aside, they follow from the corners."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from pipeline.core.errors import MeshError
+from pipeline.geometry.readers.raw import RawMesh, parse_numbers
+
+_FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+_HEADER = 84
+
+
+def read_stl(data: bytes, name: str, max_faces: int) -> RawMesh:
+    """Reads an STL from its bytes. Raises MeshError."""
+    claimed = int.from_bytes(data[80:_HEADER], "little") if len(data) >= _HEADER else -1
+    # Binary files may begin with "solid" too: their length tells.
+    if claimed >= 0 and len(data) == _HEADER + claimed * _FACET.itemsize:
+        return _read_binary(data, claimed, name, max_faces)
+    if data.lstrip()[:5].lower() == b"solid" and b"\0" not in data[:_HEADER]:
+        return _read_text(data, name, max_faces)
+    if claimed < 0:
+        raise MeshError(f"{name}: {len(data)} bytes are too few for an STL file")
+    if len(data) > _HEADER + claimed * _FACET.itemsize and claimed > 0:
+        mesh = _read_binary(data, claimed, name, max_faces)
+        mesh.warnings.append("bytes behind the last facet were ignored")
+        return mesh
+    raise MeshError(
+        f"{name}: it promises {claimed} facets, but its bytes hold only "
+        f"{(len(data) - _HEADER) // _FACET.itemsize}: truncated, or not an STL file"
+    )
+
+
+def _read_binary(data: bytes, count: int, name: str, max_faces: int) -> RawMesh:
+    if count > max_faces:
+        raise MeshError(f"{name}: {count} faces are more than max_faces = {max_faces}")
+    facets = np.frombuffer(data, _FACET, count=count, offset=_HEADER)
+    positions = facets["corners"].reshape(-1, 3).astype(np.float64)
+    return RawMesh(positions, np.arange(3 * count).reshape(-1, 3))
+
+
+def _read_text(data: bytes, name: str, max_faces: int) -> RawMesh:
+    text = data.lower()
+    facets = len(re.findall(rb"\bendfacet\b", text))
+    if facets > max_faces:
+        raise MeshError(f"{name}: {facets} faces are more than max_faces = {max_faces}")
+    corners = re.findall(rb"\bvertex[ \t]+([^\r\n]*)", text)
+    if re.search(rb"\bendsolid\b", text) is None or len(corners) != 3 * facets:
+        raise MeshError(f"{name}: the text ends early or a facet has not three corners: truncated STL")
+    values = parse_numbers(b" ".join(corners))
+    if len(values) != 9 * facets:
+        raise MeshError(f"{name}: facet {len(values) // 9 + 1} holds something that is not a number")
+    return RawMesh(values.reshape(-1, 3), np.arange(3 * facets).reshape(-1, 3))
