@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json as json_module
 import sys
 from collections.abc import Mapping
@@ -43,19 +44,18 @@ def inspect_asset(path: Path, json: bool = False) -> int:
 def _lines(path: Path, asset: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Label and text of each line; a line whose value is unknown is left out."""
     provenance = asset["provenance"]
-    job, prior, mesh = (_at(provenance, "inputs", key) for key in ("job", "prior", "mesh"))
     texture, bounds = asset["texture"], asset["bounds"]
     lines: list[tuple[str, Any]] = [
         ("asset", path),
         ("id", provenance.get("id")),
-        ("prompt", _at(job, "prompt")),
-        ("negative prompt", _at(job, "negative_prompt")),
-        ("seed", _at(job, "seed")),
+        ("prompt", provenance.get("prompt")),
+        ("negative prompt", provenance.get("negative_prompt")),
+        ("seed", provenance.get("seed")),
         ("recipe", _joined(provenance.get("recipe"), provenance.get("recipe_version"), "version ")),
-        ("prior", _joined(_at(prior, "name"), _short(_at(prior, "identity")))),
-        ("mesh", _joined(_at(mesh, "name"), _short(_at(mesh, "sha256")))),
-        ("backends", _pairs(provenance.get("backends"))),
-        ("unwrap", _joined(_at(provenance, "unwrap", "method"), _at(provenance, "unwrap", "reason"))),
+        ("prior", _joined(_at(provenance, "prior", "name"), _short(_at(provenance, "prior", "identity")))),
+        ("mesh", _joined(_at(record, "inputs", "mesh", "name"), _short(provenance.get("mesh_sha256")))),
+        ("backends", _pairs(_at(record, "backends"))),
+        ("unwrap", _joined(_at(record, "unwrap", "method"), _at(record, "unwrap", "reason"))),
         ("fingerprint", provenance.get("fingerprint")),
         ("generator", asset["generator"]),
         ("file", f"{asset['bytes']:,} bytes"),
@@ -67,12 +67,12 @@ def _lines(path: Path, asset: Mapping[str, Any], record: Mapping[str, Any] | Non
     if texture:
         pixels = f"{texture['width']} x {texture['height']} {texture['format'].upper()}"
         lines.append(("texture", f"{pixels}, {texture['bytes']:,} bytes"))
-    lines.append(("settings", _pairs(_at(job, "settings"))))
     if record is not None:
+        lines.append(("settings", _pairs(_at(record, "inputs", "job", "settings"))))
         lines.append(("lockstep", record.get("lockstep")))
         lines.append(("times", _times(record.get("timings"))))
         lines.append(("peak memory", _unit(record.get("peak_rss_mb"), "MB")))
-        lines.append(("built", _joined(record.get("started"), record.get("finished"), "to ")))
+        lines.append(("built", _date(record.get("finished"))))
         warnings = record.get("warnings")
         lines += [("warning", warning) for warning in warnings] if isinstance(warnings, list) else []
     return [(label, _printable(value)) for label, value in lines if value not in (None, "")]
@@ -107,6 +107,13 @@ def _unit(value: object, unit: str) -> str | None:
 
 def _pairs(value: object) -> str | None:
     return ", ".join(f"{k}={v}" for k, v in sorted(value.items())) if isinstance(value, dict) else None
+
+
+def _date(value: object) -> str | None:
+    """Seconds since 1970 as a date in UTC."""
+    if not isinstance(value, (int, float)) or not 0 <= value < 1e11:
+        return None
+    return datetime.datetime.fromtimestamp(value, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _times(value: object) -> str | None:

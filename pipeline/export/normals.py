@@ -88,13 +88,13 @@ def smooth_normals(
     """
     corners = _scaled(vertices)[faces]
     direction = _face_directions(corners)
-    has_direction = direction.any(axis=1)
+    has_direction: NDArray[np.bool_] = np.asarray(direction.any(axis=1))
 
     pairs = paired_half_edges(faces)
     one, two = pairs[:, 0] // 3, pairs[:, 1] // 3
-    bend = (direction[one] * direction[two]).sum(axis=1)
-    smooth: NDArray[np.bool_] = np.greater_equal(bend, math.cos(crease_angle) - 1e-6)
-    pairs = pairs[smooth & has_direction[one] & has_direction[two]]
+    bend: NDArray[np.float64] = np.einsum("pi,pi->p", direction[one], direction[two])
+    smooth = (bend >= math.cos(crease_angle) - 1e-6) & has_direction[one] & has_direction[two]
+    pairs = pairs[smooth]
     # A half-edge starts at the corner of its own number, and starts where its twin ends.
     ends = 3 * (pairs // 3) + (pairs + 1) % 3
     rows = np.concatenate([pairs[:, 0], ends[:, 0]])

@@ -22,8 +22,6 @@ SCHEMA = 1
 # Far above any record of ours; keeps a foreign file of that name from filling the memory.
 _MAX_BYTES = 16 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# The part of a record that goes into the asset itself: what decides its bytes, nothing of clock or path.
-_PROVENANCE = ("id", "fingerprint", "recipe", "recipe_version", "inputs", "backends", "unwrap")
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -119,8 +117,3 @@ def output_problem(folder: Path, record: Mapping[str, Any]) -> str:
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
     return ""
-
-
-def provenance_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What of ``record`` goes into the GLB's ``asset.extras``: its deterministic part, the same keys."""
-    return {"schema": SCHEMA} | {key: record[key] for key in _PROVENANCE if key in record}
