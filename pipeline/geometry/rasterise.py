@@ -1,0 +1,124 @@
+"""Which face each pixel or texel sees, and where on it.
+
+N cameras, H x W pixels, V vertices, F faces, T texture coordinates. Row 0 is the top; pixel (x, y) has its
+centre at (x + 0.5, y + 0.5). Rules, the same for every backend:
+
+* Corners are snapped to 1/4096 pixel, so edge tests are exact and a shared edge is covered exactly once
+  (top-left rule): no gaps, no double coverage.
+* Faces are clipped at the near plane; nothing is clipped at the far plane.
+* The nearest face wins a pixel; at equal float32 depth the lowest face id does.
+* Barycentrics are perspective-correct, in the order of the face's corners.
+
+``rasterise_numba`` is the fast backend, ``rasterise_torch`` its plain twin. Geometry needs no gradient here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.core import backends
+from pipeline.geometry.camera import Cameras
+
+SUBPIXELS = 4096.0
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """What N cameras see."""
+
+    face: NDArray[np.int32]  # (N, H, W), -1 where nothing
+    bary: NDArray[np.float32]  # (N, H, W, 3) weights of the face's corners, 0 where nothing
+    depth: NDArray[np.float32]  # (N, H, W) distance along the view axis, inf where nothing
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(N, H, W) where a face is seen."""
+        return self.face >= 0
+
+
+def rasterise(
+    vertices: ArrayLike,
+    faces: ArrayLike,
+    cameras: Cameras,
+    height: int,
+    width: int,
+    *,
+    cull_backfaces: bool = False,
+    backend: str = "auto",
+) -> Fragments:
+    """Draws faces (F, 3) over world vertices (V, 3) from every camera.
+
+    ``cull_backfaces`` drops faces whose corners turn clockwise in the image. Raises BackendError for a
+    backend that is unknown or does not work here.
+    """
+    arrays = _backend(backend).rasterise(
+        np.ascontiguousarray(vertices, np.float64),
+        _indices(faces),
+        np.ascontiguousarray(cameras.clip_from_world, np.float64),
+        int(height),
+        int(width),
+        bool(cull_backfaces),
+    )
+    return Fragments(*arrays)
+
+
+def rasterise_uv(
+    uv: ArrayLike,
+    uv_faces: ArrayLike,
+    height: int,
+    width: int,
+    *,
+    conservative: float = 0.0,
+    backend: str = "auto",
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Which face each texel of an (H, W) texture belongs to: face (H, W) int32, bary (H, W, 3) float32.
+
+    ``uv`` (T, 2) has its origin top left, ``uv_faces`` (F, 3) index it. A texel belongs to the face that
+    covers its centre (the lowest id where faces overlap). With ``conservative`` above 0, a texel that no face
+    covers but whose centre lies within that many texels of one gets the nearest face and the barycentrics of
+    the nearest point on it, so that charts thinner than a texel keep texels.
+    """
+    face, bary = _backend(backend).rasterise_uv(
+        np.ascontiguousarray(uv, np.float64), _indices(uv_faces), int(height), int(width), float(conservative)
+    )
+    return face, bary
+
+
+def interpolate(
+    face: NDArray[np.int32], bary: NDArray[np.float32], values: NDArray[Any], value_faces: NDArray[Any]
+) -> NDArray[Any]:
+    """Values (T, D) given at the corners ``value_faces`` (F, 3), at every covered pixel: (M, D).
+
+    ``face`` (...) and ``bary`` (..., 3) as in Fragments; M counts ``face >= 0`` in row-major order. The
+    result has the dtype of ``values``.
+    """
+    covered = face >= 0
+    corners = value_faces[face[covered]]
+    weights = bary[covered].astype(values.dtype, copy=False)
+    result: NDArray[Any] = values[corners[:, 0]] * weights[:, 0:1]
+    result += values[corners[:, 1]] * weights[:, 1:2]
+    result += values[corners[:, 2]] * weights[:, 2:3]
+    return result
+
+
+def _indices(faces: ArrayLike) -> NDArray[Any]:
+    """Faces as a contiguous int32 or int64 array, whichever needs no copy."""
+    array = np.asarray(faces)
+    if array.dtype not in (np.int32, np.int64):
+        array = array.astype(np.int64)
+    return np.ascontiguousarray(array).reshape(-1, 3)
+
+
+def _backend(name: str) -> Any:
+    """The module of the chosen backend; imported late, so that geometry stays light."""
+    if backends.choose("rasterise", name).name == "numba":
+        from pipeline.geometry import rasterise_numba
+
+        return rasterise_numba
+    from pipeline.geometry import rasterise_torch
+
+    return rasterise_torch
