@@ -65,8 +65,7 @@ def query(prior: Prior, seed: int, scale: float = 5.0, negative: str = "") -> Qu
 @pytest.mark.parametrize("negative", ["", "blue"])
 def test_gradient_is_the_papers(prior: Prior, negative: str) -> None:
     q = query(prior, 3, 7.5, negative)
-    (mine,) = sds_gradients(prior, [q])
-    assert mine is not None
+    (mine,) = sds_gradients(prior, [q], 1)
     for i in range(2):
         abar = prior.alphas_cumprod[q.t[i]]
         x = abar.sqrt() * q.latents[i] + (1 - abar).sqrt() * q.eps[i]
@@ -86,19 +85,35 @@ def test_loss_has_exactly_that_gradient() -> None:
 
 def test_neighbours_and_slots_change_no_byte(prior: Prior) -> None:
     mine, other, third = query(prior, 1), query(prior, 2, 50.0), query(prior, 3, 1.0)
-    alone = sds_gradients(prior, [mine, None, None])[0]
-    crowded = sds_gradients(prior, [mine, other, third])[0]
-    moved = sds_gradients(prior, [third, other, mine])[2]
-    assert alone is not None and crowded is not None and moved is not None
+    alone = sds_gradients(prior, [mine], 3)[0]
+    crowded = sds_gradients(prior, [mine, other, third], 3)[0]
+    moved = sds_gradients(prior, [third, other, mine], 3)[2]
     assert torch.equal(alone, crowded) and torch.equal(alone, moved)
 
 
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_lockstep_width_changes_no_number(prior: Prior, width: int) -> None:
     q = query(prior, 1)
-    (reference,) = sds_gradients(prior, [q])
-    wide = sds_gradients(prior, [q] + [None] * (width - 1))[0]
-    assert reference is not None and wide is not None and torch.allclose(reference, wide, atol=1e-5)
+    assert torch.allclose(sds_gradients(prior, [q], 1)[0], sds_gradients(prior, [q], width)[0], atol=1e-5)
+
+
+def test_the_batch_shrinks_only_where_that_changes_no_bit(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def steady(x: torch.Tensor, t: torch.Tensor, text: TextEmbedding) -> torch.Tensor:
+        sizes.append(len(x))
+        return x * text.states.mean(dim=(1, 2)).view(-1, 1, 1, 1)
+
+    def drifting(x: torch.Tensor, t: torch.Tensor, text: TextEmbedding) -> torch.Tensor:
+        return steady(x, t, text) * (1 + 1e-3 * len(x))
+
+    for predict, slots in ((steady, 1), (drifting, 8)):
+        monkeypatch.setattr(prior, "predict_noise", predict)
+        monkeypatch.setattr(prior, "batch_invariance", {})
+        sds_gradients(prior, [query(prior, 1)], 8)
+        sizes.clear()
+        sds_gradients(prior, [query(prior, 1)], 8)
+        assert sizes == [2 * 2 * slots]
 
 
 def test_draws_are_keyed_and_in_range(prior: Prior) -> None:
@@ -168,6 +183,8 @@ def test_a_checkpoint_of_another_job_or_damaged_is_not_used(prior: Prior, tmp_pa
 def test_too_many_scenes_are_refused(prior: Prior) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         distill([subject(prior, 1), subject(prior, 2)], prior, lockstep=1)
+    with pytest.raises(ValueError, match="do not fit"):
+        sds_gradients(prior, [query(prior, 1)] * 2, 1)
 
 
 @pytest.mark.parametrize(

@@ -132,27 +132,22 @@ def distill(
 
 def _step(subjects: list[Subject], prior: Prior, lockstep: int) -> None:
     start = time.perf_counter()
-    renderings: list[Rendering | None] = [None] * lockstep
-    queries: list[Query | None] = [None] * lockstep
-    for slot, subject in enumerate(subjects):
+    asked: list[tuple[Subject, Rendering, Query]] = []
+    for subject in subjects:
         if not subject.finished:
             made = _guard(subject, lambda s=subject: _ask(s, prior))  # type: ignore[misc]
             if made is not None:
-                renderings[slot], queries[slot] = made
-    if not any(queries):
+                asked.append((subject, *made))
+    if not asked:
         return
     rendered = time.perf_counter()
-    gradients = sds_gradients(prior, queries)
+    gradients = sds_gradients(prior, [query for _, _, query in asked], lockstep)
     guided = time.perf_counter()
-    active = sum(query is not None for query in queries)
-    for slot, subject in enumerate(subjects):
-        rendering, gradient = renderings[slot], gradients[slot]
-        if rendering is None or gradient is None:
-            continue
+    for (subject, rendering, _), gradient in zip(asked, gradients, strict=True):
         begun = time.perf_counter()
         _guard(subject, lambda s=subject, r=rendering, g=gradient: s.update(r, g))  # type: ignore[misc]
-        subject.seconds["scene"] += time.perf_counter() - begun + (rendered - start) / active
-        subject.seconds["prior"] += (guided - rendered) / active
+        subject.seconds["scene"] += time.perf_counter() - begun + (rendered - start) / len(asked)
+        subject.seconds["prior"] += (guided - rendered) / len(asked)
         subject.report("distill", subject.step, subject.steps)
 
 

@@ -55,23 +55,21 @@ class Query:
     guidance_scale: float
 
 
-@torch.no_grad()
-def sds_gradients(prior: Prior, slots: list[Query | None]) -> list[torch.Tensor | None]:
+def sds_gradients(prior: Prior, queries: list[Query], lockstep: int) -> list[torch.Tensor]:
     """grad_z = w(t) (eps_hat - eps) of each scene, (V, C, h, w) float32; w(t) = sqrt(abar_t) (1 - abar_t).
 
-    One UNet call of batch 2 K V (unconditional half first). Empty slots are filled with zeros: a batch of one
-    shape whatever the neighbours, so that an asset's bytes do not depend on them.
+    One UNet call of batch 2 S V (unconditional half first) for S slots. An asset's bytes must not depend on its
+    neighbours, so S is ``lockstep`` whatever the number of queries, and empty slots are zeros; S shrinks to the
+    next power of two only where this prior was seen to give the same bits in the smaller batch.
     """
-    present = next(query for query in slots if query is not None)
-    blank = Query(
-        torch.zeros_like(present.latents),
-        TextEmbedding(torch.zeros_like(present.text.states)),
-        TextEmbedding(torch.zeros_like(present.text.states)),
-        torch.zeros_like(present.t),
-        torch.zeros_like(present.eps),
-        0.0,
-    )
-    rows = [query or blank for query in slots]
+    if not 0 < len(queries) <= lockstep:
+        raise ValueError(f"{len(queries)} queries do not fit a lockstep of {lockstep}")
+    rows = queries + [_blank(queries[0])] * (_slots(prior, queries[0], len(queries), lockstep) - len(queries))
+    with torch.no_grad():
+        return _gradients(prior, rows)[: len(queries)]
+
+
+def _gradients(prior: Prior, rows: list[Query]) -> list[torch.Tensor]:
     t = torch.cat([q.t for q in rows])
     eps = torch.cat([q.eps for q in rows])
     z = torch.cat([q.latents for q in rows])
@@ -80,11 +78,54 @@ def sds_gradients(prior: Prior, slots: list[Query | None]) -> list[torch.Tensor 
     states = torch.cat([q.negative.states for q in rows] + [q.text.states for q in rows])
     out = prior.predict_noise(torch.cat([noisy, noisy]), torch.cat([t, t]), TextEmbedding(states))
     unconditional, conditional = out.chunk(2)
-    views = present.latents.shape[0]
+    views = rows[0].latents.shape[0]
     scale = torch.cat([torch.full((views,), q.guidance_scale, device=z.device) for q in rows]).view(-1, 1, 1, 1)
     guided = unconditional + scale * (conditional - unconditional)
-    gradients = (abar.sqrt() * (1 - abar) * (guided - eps)).split(views)
-    return [g if query is not None else None for g, query in zip(gradients, slots, strict=True)]
+    return list((abar.sqrt() * (1 - abar) * (guided - eps)).split(views))
+
+
+def _blank(like: Query) -> Query:
+    zero = torch.zeros_like
+    return Query(
+        zero(like.latents),
+        TextEmbedding(zero(like.text.states)),
+        TextEmbedding(zero(like.negative.states)),
+        zero(like.t),
+        zero(like.eps),
+        0.0,
+    )
+
+
+def _slots(prior: Prior, query: Query, count: int, lockstep: int) -> int:
+    """The batch's number of slots: the next power of two above ``count`` where that changes no bit."""
+    smaller = 1 << (count - 1).bit_length()
+    if smaller >= lockstep:
+        return lockstep
+    key = (tuple(query.latents.shape), query.text.states.shape[1], smaller, lockstep)
+    known = prior.batch_invariance
+    if key not in known:
+        known[key] = _same_bits(prior, query, smaller, lockstep)
+    return smaller if known[key] else lockstep
+
+
+@torch.no_grad()
+def _same_bits(prior: Prior, query: Query, smaller: int, lockstep: int) -> bool:
+    """Whether scenes get the same bits in a batch of ``smaller`` slots as in one of ``lockstep``.
+
+    Tried on random scenes, the last ones of the large batch in front of the small one, so that the place in the
+    batch is tried too. Kernels are chosen by shape, not by value.
+    """
+    scenes = []
+    for index in range(lockstep):
+        generator = torch_generator(index, "batch invariance")
+        draw_like = [torch.randn(x.shape, generator=generator).to(x) for x in (query.latents, query.eps)]
+        text = torch.randn(query.text.states.shape, generator=generator).to(query.text.states)
+        scenes.append(
+            Query(draw_like[0], TextEmbedding(text), TextEmbedding(-text), query.t, draw_like[1], 7.5)
+        )
+    large = _gradients(prior, scenes)[-smaller:]
+    small = _gradients(prior, scenes[-smaller:])
+    return all(torch.equal(a, b) for a, b in zip(large, small, strict=True))
 
 
 def sds_loss(latents: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

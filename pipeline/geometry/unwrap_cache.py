@@ -24,6 +24,7 @@ from pipeline.geometry.unwrap import unwrap
 
 # Changes whenever the unwrapper would lay out the same mesh differently.
 _LAYOUT_VERSION = "1"
+_NOTES = ("method", "reason", "padding", "use")
 _IN_MEMORY = 2
 
 _memory: OrderedDict[str, UVMesh] = OrderedDict()
@@ -46,7 +47,9 @@ def load_unwrapped(
     """
     stat = path.stat()
     key = sha256_bytes(
-        canonical_json([str(path), stat.st_size, stat.st_mtime_ns, texture_size, mode, time_limit, max_faces, str(cache)])
+        canonical_json(
+            [str(path), stat.st_size, stat.st_mtime_ns, texture_size, mode, time_limit, max_faces, str(cache)]
+        )
     )
     with _lock:
         if key in _memory:
@@ -72,7 +75,7 @@ def _write(entry: Path, uvmesh: UVMesh) -> None:
         "uv_faces": np.ascontiguousarray(uvmesh.uv_faces, dtype=np.int64),
         "charts": np.ascontiguousarray(uvmesh.charts, dtype=np.int32),
     }
-    notes = {"method": uvmesh.method, "reason": uvmesh.reason}
+    notes = {name: getattr(uvmesh, name) for name in _NOTES}
     with replacing(entry) as temporary:
         save_file(arrays, temporary, metadata={"unwrap": json.dumps(notes)})
 
@@ -82,11 +85,12 @@ def _read(entry: Path, mesh: Mesh) -> UVMesh | None:
         return None
     try:
         with safe_open(entry, framework="numpy") as stream:
-            notes = json.loads(stream.metadata()["unwrap"])
+            stored = json.loads(stream.metadata()["unwrap"])
+            notes = {name: stored[name] for name in _NOTES}
             uv, uv_faces, charts = (stream.get_tensor(name).copy() for name in ("uv", "uv_faces", "charts"))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
     fits = uv_faces.shape == mesh.faces.shape and charts.shape == (len(mesh.faces),)
     if not fits or uv_faces.min(initial=0) < 0 or uv_faces.max(initial=-1) >= len(uv):
         return None
-    return UVMesh(mesh, uv, uv_faces, str(notes["method"]), str(notes["reason"]), charts)
+    return UVMesh(mesh, uv, uv_faces, charts=charts, **notes)

@@ -42,6 +42,7 @@ class Prior:
         name, identity: as in ``PriorIdentity``.
         latent_channels (C), reduction (r: image pixels per latent pixel), sample_size (native latent side),
         train_steps (T), prediction_type (``epsilon`` or ``v_prediction``).
+        scheduler: diffusers' scheduler of the training noise (DDPM).
         alphas_cumprod: (T,) float32, abar_t of the noise schedule.
         latent_rgb: the linear map from scaled latents to RGB in [0, 1].
         defaults: settings a row may leave out.
@@ -53,7 +54,7 @@ class Prior:
         self._tokenizer, self._text, self._unet, self._vae = (
             parts[key] for key in ("tokenizer", "text_encoder", "unet", "vae")
         )
-        scheduler = parts["scheduler"]
+        self.scheduler = scheduler = parts["scheduler"]
         self.alphas_cumprod: torch.Tensor = scheduler.alphas_cumprod.float().to(device)
         self.train_steps = int(scheduler.config.num_train_timesteps)
         self.prediction_type = str(scheduler.config.prediction_type)
@@ -69,6 +70,8 @@ class Prior:
         self.latent_rgb: LatentRgb = read_latent_rgb(self.folder, self.latent_channels, self.reduction)
         self.defaults: PaintDefaults = paint_defaults(self.folder)
         self._cache: dict[str, torch.Tensor] = {}
+        # What the loop found out about this model on this machine: batch shapes that give the same bits.
+        self.batch_invariance: dict[tuple[object, ...], bool] = {}
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of ``prompt`` that this prior does not know (and drops)."""
@@ -122,7 +125,7 @@ class Prior:
 
         The mean of the encoder's distribution is used, so that encoding is a function.
         """
-        out = self._vae.encode((rgb.to(self.device, self.dtype) * 2 - 1))
+        out = self._vae.encode(rgb.to(self.device, self.dtype) * 2 - 1)
         z = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
         return ((z - self._shift) * self._scaling).float()
 

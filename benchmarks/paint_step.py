@@ -1,0 +1,71 @@
+"""Where the time of a paint step goes, and what lockstep saves. Ratios measured side by side in one run.
+
+    python benchmarks/paint_step.py [--prior DIR] [--steps 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+import torch
+
+from pipeline.core.job import Job
+from pipeline.distill.loop import Subject, distill
+from pipeline.prior.load import Prior, load_prior
+from pipeline.recipes.paint import Work, prepare, resolve
+from pipeline.recipes.paint_settings import PaintSettings
+
+MESHES = Path(__file__).parent.parent / "manifests" / "meshes"
+
+
+def subjects(prior: Prior, mesh: Path, count: int, steps: int, out: Path, lockstep: int) -> list[Subject]:
+    """``count`` paint jobs on ``mesh`` at 4 views a step, prepared as the recipe prepares them."""
+    made = []
+    for seed in range(count):
+        settings = PaintSettings(steps=steps, views=4, preview=False)
+        job = Job(f"bench-{seed}", "paint", "a red brick object", "", seed, mesh, settings.model_dump(mode="json"))
+        work = Work(job, "bench", out / job.id, resolve(settings, prior), lambda stage, done, total: None)
+        prepare(work, prior, out, lockstep)
+        assert work.subject is not None
+        work.subject.checkpoint = None
+        made.append(work.subject)
+    return made
+
+
+def measure(prior: Prior, mesh: Path, lockstep: int, steps: int, out: Path) -> tuple[float, float]:
+    """Seconds per step and asset: (in the prior, beside it)."""
+    group = subjects(prior, mesh, lockstep, steps + 2, out, lockstep)
+    # Two steps to warm up (compiled kernels, allocator), not counted.
+    distill(group, prior, lockstep=lockstep, stop=lambda: group[0].step >= 2)
+    for subject in group:
+        subject.seconds = {"prior": 0.0, "scene": 0.0}
+    distill(group, prior, lockstep=lockstep)
+    parts = [[s.seconds[name] / steps for s in group] for name in ("prior", "scene")]
+    return statistics.mean(parts[0]), statistics.mean(parts[1])
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prior", default="embedded")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--mesh", type=Path, default=next(iter(sorted(MESHES.glob("*.obj"))), None))
+    parser.add_argument("--out", type=Path, default=Path("outputs") / "bench")
+    args = parser.parse_args()
+    prior = load_prior(args.prior)
+    print(f"prior {prior.name}, mesh {args.mesh.name}, 4 views a step, {torch.get_num_threads()} threads")
+    print(f"{'lockstep':>8} {'prior ms':>9} {'beside ms':>10} {'beside/prior':>13} {'assets per time':>16}")
+    base = None
+    for lockstep in (1, 2, 4, 8):
+        inside, beside = measure(prior, args.mesh, lockstep, args.steps, args.out)
+        base = base or inside + beside
+        ratio = base / (inside + beside)
+        print(
+            f"{lockstep:>8} {inside * 1e3:>9.1f} {beside * 1e3:>10.1f} {beside / inside:>12.0%} {ratio:>15.2f}x"
+        )
+
+
+if __name__ == "__main__":
+    main()

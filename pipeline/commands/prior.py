@@ -1,0 +1,85 @@
+"""``latentkiln prior``: what a prior knows, and images of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from pipeline.core.atomic import replacing
+from pipeline.core.errors import UsageError
+from pipeline.prior.defaults import paint_defaults
+from pipeline.prior.identity import prior_identity
+from pipeline.prior.words import known_words
+
+
+def show_prior(spec: str, *, as_json: bool = False) -> int:
+    """Prints a prior's card (its README.md), or its facts as JSON. Loads no weights. Exit code 0."""
+    found = prior_identity(spec)
+    words = known_words(found.folder)
+    facts = {
+        "name": found.name,
+        "identity": found.identity,
+        "paint": vars(paint_defaults(found.folder)),
+        "words": sorted(words) if words is not None else None,
+    }
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return 0
+    card = found.folder / "README.md"
+    if card.is_file():
+        print(card.read_text(encoding="utf-8").rstrip())
+        print()
+    print(f"folder    {found.folder}")
+    print(f"identity  {found.identity}")
+    print("words     " + (f"{len(words)} known" if words is not None else "any (no word list)"))
+    return 0
+
+
+def sample_prior(
+    spec: str,
+    prompt: str,
+    *,
+    out: Path,
+    count: int = 8,
+    steps: int = 30,
+    guidance_scale: float = 4.0,
+    seed: int = 0,
+    size: int | None = None,
+    negative_prompt: str = "",
+) -> int:
+    """Samples ``count`` images of ``prompt`` and writes them as one grid, a PNG at ``out``. Exit code 0.
+
+    Raises UsageError for an empty prompt.
+    """
+    if not prompt.strip():
+        raise UsageError("prior sample: the prompt is empty")
+    from PIL import Image
+
+    from pipeline.prior.load import load_prior, to_image
+    from pipeline.prior.sample import sample_images
+
+    prior = load_prior(spec)
+    unknown = prior.unknown_words(prompt)
+    if unknown:
+        print(f"warning: the prior {prior.name} does not know: {', '.join(unknown)}")
+    images = sample_images(
+        prior,
+        [prompt] * count,
+        negative_prompt=negative_prompt,
+        guidance_scale=guidance_scale,
+        steps=steps,
+        seed=seed,
+        size=size,
+    )
+    columns = math.ceil(math.sqrt(count))
+    side = images.shape[-1]
+    grid = Image.new("RGB", (columns * side, math.ceil(count / columns) * side), (255, 255, 255))
+    for index, image in enumerate(images):
+        grid.paste(Image.fromarray(to_image(image)), (index % columns * side, index // columns * side))
+    scale = max(1, 1024 // grid.width)
+    grid = grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
+    with replacing(out.with_suffix(".png")) as temporary:
+        grid.save(temporary, format="PNG")
+    print(out.with_suffix(".png"))
+    return 0
