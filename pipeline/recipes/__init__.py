@@ -1,0 +1,10 @@
+"""How an asset is made, one module per recipe. This file names them and loads nothing heavy."""
+
+# Raised when a recipe's code changes the bytes of its assets: every asset of the recipe is then built again.
+RECIPE_VERSIONS: dict[str, str] = {"paint": "1"}
+
+# Recipes that manifests may come to name, but this version cannot build.
+FUTURE_RECIPES: tuple[str, ...] = ("generate",)
+
+# Settings that only say when to give up: raising one must not rebuild the assets that stayed below it.
+LIMIT_SETTINGS: dict[str, frozenset[str]] = {"paint": frozenset({"max_faces"})}

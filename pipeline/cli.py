@@ -1,0 +1,334 @@
+"""The command: thin verbs that parse options and call one function each. The only file that knows Click.
+
+Nothing heavy is imported before a verb needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import __version__
+from pipeline.core.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_ROWS_FAILED,
+    EXIT_USAGE,
+    Interrupted,
+    LatentkilnError,
+    ManifestError,
+    UsageError,
+)
+
+DEBUG_VARIABLE = "LATENTKILN_DEBUG"
+_FILE = click.Path(path_type=Path)
+_Verb = Callable[..., Any]
+
+
+def _option(*names: str, **settings: Any) -> Callable[[_Verb], _Verb]:
+    return click.option(*names, show_default=settings.pop("show_default", True), **settings)
+
+
+_out = _option("--out", type=_FILE, default="outputs", metavar="DIR", help="Assets are written to DIR/<id>/.")
+_prior = _option(
+    "--prior", default="embedded", metavar="NAME|DIR", help="'embedded', or a folder in the diffusers layout."
+)
+_only = _option("--only", multiple=True, metavar="ID", help="Only the row with this id; may be repeated.")
+_set = _option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting for every row, whatever the manifest says; may be repeated.",
+)
+_outside = _option(
+    "--allow-outside", is_flag=True, show_default=False, help="Allow meshes outside the manifest's folder."
+)
+_json = _option("--json", "json", is_flag=True, show_default=False, help="Print JSON instead of text.")
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 all well, 1 some rows failed, 2 wrong usage or manifest, 3 interrupted, resumable.",
+)
+@click.version_option(__version__, prog_name="latentkiln", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Turns lists of prompts and meshes into finished, textured glTF assets.
+
+    A manifest (CSV, JSON or JSON Lines) names one asset per row:
+
+    \b
+        id,prompt,mesh
+        brick-boot,a red brick boot,meshes/boot.obj
+
+    \b
+    Example:
+        latentkiln check shop.csv
+        latentkiln run shop.csv --out outputs/shop
+        latentkiln inspect outputs/shop/brick-boot/asset.glb
+    """
+
+
+@cli.command()
+@click.argument("manifest", type=_FILE)
+@_out
+@_prior
+@_only
+@_option("--lockstep", type=click.IntRange(1, 256), metavar="K", help="Assets per prior call. Left out: chosen.")
+@_set
+@_option("--address", metavar="RAY", help="A running Ray cluster to use. Left out: a local one for this run.")
+@_option("--workers", type=click.IntRange(1, 4096), metavar="N", help="Worker processes. Left out: chosen.")
+@_option("--strict", is_flag=True, show_default=False, help="Build nothing if any row is wrong.")
+@_option("--fail-fast", is_flag=True, show_default=False, help="Start nothing new after a failed row.")
+@_option("--dry-run", is_flag=True, show_default=False, help="Say what would be built, and build nothing.")
+@_option("--serial", is_flag=True, show_default=False, help="Build in this process, without Ray (to debug).")
+@_outside
+@_option("--quiet", "-q", is_flag=True, show_default=False, help="Print failures and the last line only.")
+@_json
+def run(manifest: Path, overrides: tuple[str, ...], **options: Any) -> int:
+    """Builds every row of MANIFEST that is not up to date.
+
+    Rows that are wrong are reported and the others built (exit 1). Stopped with Ctrl-C or killed, the same
+    command goes on where it was, and gives the same bytes.
+
+    \b
+    Example:
+        latentkiln run shop.csv --out outputs/shop --set steps=500 --only brick-boot
+    """
+    from pipeline.commands.run import RunOptions, run_manifest
+
+    return run_manifest(RunOptions(manifest=manifest, overrides=_overrides(overrides), **options))
+
+
+@cli.command()
+@click.argument("manifest", type=_FILE, required=False)
+@_prior
+@_set
+@_outside
+@_option("--schema", is_flag=True, show_default=False, help="Print the JSON Schema of manifests.")
+@_json
+def check(manifest: Path | None, overrides: tuple[str, ...], schema: bool, **options: Any) -> int:
+    """Names every error in MANIFEST; builds nothing.
+
+    One line per error: file:row: field: what is wrong, what is allowed. The row is the line of the file for
+    CSV and JSON Lines, the position in the list for JSON. Exit 2 if there is any. Words that the prior does
+    not know are warnings.
+
+    \b
+    Example:
+        latentkiln check shop.csv
+        latentkiln check --schema > manifest.schema.json
+    """
+    from pipeline.commands.check import check as check_manifest
+    from pipeline.commands.check import show_schema
+
+    if schema:
+        return show_schema()
+    if manifest is None:
+        raise UsageError("check needs a MANIFEST (or --schema); example: latentkiln check shop.csv")
+    return check_manifest(manifest, overrides=_overrides(overrides), **options)
+
+
+@cli.command()
+@click.argument("manifest", type=_FILE)
+@_out
+@_prior
+@_only
+@_set
+@_outside
+@_json
+def plan(manifest: Path, overrides: tuple[str, ...], **options: Any) -> int:
+    """Says what `run` would build, and why; builds nothing.
+
+    Exit 1 if rows are wrong, 2 if the manifest is.
+
+    \b
+    Example:
+        latentkiln plan shop.csv --out outputs/shop
+    """
+    from pipeline.commands.plan import show_plan
+
+    return show_plan(manifest, overrides=_overrides(overrides), **options)
+
+
+@cli.command()
+@click.argument("out", type=_FILE, default="outputs")
+@_json
+def status(out: Path, json: bool) -> int:
+    """Says how far the run into OUT is, or how it ended.
+
+    OUT is the folder that `run` was given with --out (left out: outputs).
+
+    \b
+    Example:
+        latentkiln status outputs/shop
+    """
+    from pipeline.commands.status import show_status
+
+    return show_status(out, json=json)
+
+
+@cli.command()
+@click.argument("asset", type=_FILE)
+@_json
+def inspect(asset: Path, json: bool) -> int:
+    """Says where ASSET came from.
+
+    ASSET is a .glb of ours or its folder. Prints its prompt, seed, prior, backends, fingerprint and times.
+
+    \b
+    Example:
+        latentkiln inspect outputs/shop/brick-boot/asset.glb
+    """
+    from pipeline.commands.inspect import inspect_asset
+
+    return inspect_asset(asset, json=json)
+
+
+@cli.command()
+@_prior
+@_json
+def doctor(prior: str, json: bool) -> int:
+    """Says what works on this machine.
+
+    Versions, devices, backends with their licences, the prior, Ray.
+
+    \b
+    Example:
+        latentkiln doctor
+    """
+    from pipeline.commands.doctor import doctor as diagnose
+
+    return diagnose(prior=prior, json=json)
+
+
+@cli.group()
+def prior() -> None:
+    """Looks at a diffusion prior by itself.
+
+    \b
+    Example:
+        latentkiln prior show
+        latentkiln prior sample "a red brick wall" --out wall.png
+    """
+
+
+@prior.command("show")
+@click.argument("name", default="embedded", metavar="[NAME|DIR]")
+@_json
+def prior_show(name: str, json: bool) -> int:
+    """Says what a prior is and knows.
+
+    Constants, sizes, licence, words and identity.
+
+    \b
+    Example:
+        latentkiln prior show
+    """
+    from pipeline.commands.prior import show_prior
+
+    return show_prior(name, as_json=json)
+
+
+@prior.command("sample")
+@click.argument("prompt")
+@_option("--out", type=_FILE, default="sample.png", metavar="FILE", help="The PNG to write.")
+@_prior
+@_option("--count", type=click.IntRange(1, 64), default=8, help="Images in the grid.")
+@_option("--seed", type=click.IntRange(0), default=0, help="Same seed, same images.")
+@_option("--steps", type=click.IntRange(1, 1000), default=30, help="Denoising steps.")
+@_option("--guidance-scale", type=click.FloatRange(0, 1000), default=4.0, help="How hard the prompt steers.")
+@_option("--negative-prompt", default="", show_default=False, help="What to steer away from.")
+def prior_sample(prompt: str, prior: str, **options: Any) -> int:
+    """Draws images of PROMPT with a prior, to see what it knows.
+
+    \b
+    Example:
+        latentkiln prior sample "white marble with grey veins" --count 2 --seed 7
+    """
+    from pipeline.commands.prior import sample_prior
+
+    return sample_prior(prior, prompt, **options)
+
+
+def _overrides(values: Sequence[str]) -> dict[str, str]:
+    """``("steps=10", ...)`` as a dict; a key given twice has its last value. Raises UsageError."""
+    pairs = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set {value}: not KEY=VALUE; example: --set steps=500")
+        pairs[key.strip()] = text.strip()
+    return pairs
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code; every error is one line on standard error."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has gone. Python would complain once more when it closes the stream.
+        _silence_stdout()
+        return EXIT_ROWS_FAILED
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result = cli.main(arguments, prog_name="latentkiln", standalone_mode=False)
+        return result if isinstance(result, int) else EXIT_OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_USAGE
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        hint = f" (see {context.command_path} --help)" if context else ""
+        return _fail(error.format_message() + hint, EXIT_USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail(_interrupted(arguments), EXIT_INTERRUPTED, word="")
+    except Interrupted as error:
+        return _fail(error.message, EXIT_INTERRUPTED, word="")
+    except (UsageError, ManifestError) as error:
+        return _fail(error.message, EXIT_USAGE)
+    except LatentkilnError as error:
+        return _fail(error.message, EXIT_ROWS_FAILED)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        advice = f"this is a bug; run with {DEBUG_VARIABLE}=1 for the traceback"
+        return _fail(f"{type(error).__name__}: {error}; {advice}", EXIT_ROWS_FAILED)
+    except SystemExit as error:
+        # Click turns a broken pipe into an exit of its own.
+        return error.code if isinstance(error.code, int) else EXIT_ROWS_FAILED
+
+
+def _interrupted(arguments: list[str]) -> str:
+    if arguments[:1] == ["run"]:
+        return f"interrupted; what is built stays; go on with: {shlex.join(['latentkiln', *arguments])}"
+    return "interrupted"
+
+
+def _fail(message: str, code: int, word: str = "error: ") -> int:
+    line = " ".join(message.split())
+    print(f"latentkiln: {word}{line}", file=sys.stderr)
+    return code
+
+
+def _silence_stdout() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
