@@ -30,6 +30,7 @@ class PaintDefaults:
     texture_size: int = 1024
     learning_rate: float = 0.01
     view_words: bool = True
+    background: str = "learned"
 
 
 def paint_defaults(folder: Path) -> PaintDefaults:

@@ -119,8 +119,9 @@ def paint(
 def resolve(settings: PaintSettings, prior: Prior) -> PaintSettings:
     """``settings`` with what the row left out taken from the prior."""
     defaults = prior.defaults
-    names = ("guidance_scale", "views", "view_size", "texture_size", "learning_rate", "view_words")
-    missing = {name: getattr(defaults, name) for name in names if getattr(settings, name) is None}
+    missing = {name: value for name, value in vars(defaults).items() if getattr(settings, name) is None}
+    if settings.front is None:
+        missing["front"] = "-y" if settings.up_axis == "z" else "+z"
     return settings.model_copy(update=missing)
 
 
@@ -146,7 +147,9 @@ def prepare(work: Work, prior: Prior, out: Path, lockstep: int) -> None:
         work.warnings.append(f"the prior {prior.name} does not know: {', '.join(unknown)}")
     with work.stage("prepare"):
         mesh = work.uvmesh.mesh
-        work.frame = normalise(mesh.vertices, radius=_MESH_RADIUS, up_axis=settings.up_axis, front=settings.front)
+        work.frame = normalise(
+            mesh.vertices, radius=_MESH_RADIUS, up_axis=settings.up_axis, front=settings.front or "+z"
+        )
         work.scene = PaintedMesh(
             work.frame.apply(mesh.vertices),
             mesh.faces,
@@ -171,7 +174,7 @@ def prepare(work: Work, prior: Prior, out: Path, lockstep: int) -> None:
             job.seed,
             settings.steps,
             checkpoint=work.folder / WORK / "checkpoint.safetensors",
-            key=sha256_bytes(canonical_json([work.fingerprint, RECIPE_VERSIONS[RECIPE], lockstep, _layout(work.uvmesh)])),
+            key=sha256_bytes(canonical_json([work.fingerprint, lockstep, _layout(work.uvmesh)])),
             report=work.report,
         )
 
@@ -192,7 +195,7 @@ def scene_settings(settings: PaintSettings, prior: Prior) -> PaintedMeshSettings
             fov=float(np.radians(settings.fov)),
             object_radius=_MESH_RADIUS,
         ),
-        background=settings.background,
+        background="learned" if settings.background == "learned" else "random",
         base_colour=rgb,  # type: ignore[arg-type]
     )
 

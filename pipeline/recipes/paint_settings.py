@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 UnwrapMode = Literal["auto", "input", "xatlas", "box"]
 UpAxis = Literal["y", "z"]
 Front = Literal["+x", "-x", "+y", "-y", "+z", "-z"]
+Background = Literal["random", "learned"]
 ImageFormat = Literal["png", "jpeg"]
 
 
@@ -45,6 +46,9 @@ class PaintSettings(BaseModel):
         None, description="Add 'front view' and the like to the prompt. Left out: if the prior knows them."
     )
     prompt_close_up: bool = Field(True, description="Add ', close up' to the prompt of close-ups.")
+    background: Background | None = Field(
+        None, description="Behind the mesh: a random plain colour per view, or learned latents. Left out: the prior's."
+    )
     base_colour: str | None = Field(
         None, pattern=r"^#[0-9a-fA-F]{6}$", description="Colour to start from, like #c04020. Left out: grey."
     )
@@ -55,8 +59,11 @@ class PaintSettings(BaseModel):
     )
     crease_angle: float = Field(60, ge=0, le=180, description="Edges above this many degrees stay sharp.")
     up_axis: UpAxis = Field("y", description="The input mesh's upward axis.")
-    front: Front = Field("+z", description="Where the object's front faces, in the input mesh's axes.")
-    image_format: ImageFormat = Field("png", description="Of the texture inside the GLB.")
+    front: Front | None = Field(
+        None, description="Where the object's front faces, in the input mesh's axes. Left out: +z, or -y where z is up."
+    )
+    image_format: Background = Literal["random", "learned"]
+ImageFormat = Field("png", description="Of the texture inside the GLB.")
     preview: bool = Field(True, description="Write preview.png beside the asset.")
 
     @model_validator(mode="after")
@@ -69,7 +76,7 @@ class PaintSettings(BaseModel):
                     "{low} is {a} and {high} is {b}; allowed: {low} below {high}",
                     {"field": low, "low": low, "high": high, "a": f"{a:g}", "b": f"{b:g}"},
                 )
-        if self.front[1] == self.up_axis:
+        if self.front is not None and self.front[1] == self.up_axis:
             raise PydanticCustomError(
                 "order",
                 "{front} runs along the up_axis {up}; allowed: an axis across it",
