@@ -25,7 +25,7 @@ def inspect_asset(path: Path, json: bool = False) -> int:
     try:
         asset = inspect_glb(path)
     except InspectError as error:
-        print(f"latentkiln: {error}", file=sys.stderr)
+        print(f"latentkiln: error: {error}", file=sys.stderr)
         return EXIT_ROWS_FAILED
     record, reason = load_record(path.parent)
     if record is not None and record["fingerprint"] != asset["provenance"].get("fingerprint"):

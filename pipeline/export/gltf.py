@@ -106,9 +106,7 @@ def write_glb(
     indices = binary.indices(f"{title} indices", corners.faces, len(positions))
     encoded = encode_image(maps[BASE_COLOUR], image_format)
     image = binary.view(f"{title} base colour", encoded)
-    document.images = [
-        pygltflib.Image(bufferView=image, mimeType=_MIME[image_format], name=f"{title} base colour")
-    ]
+    document.images = [pygltflib.Image(bufferView=image, mimeType=_MIME[image_format], name=f"{title} base colour")]
     # Charts lie inside [0, 1], so nothing may come in from the opposite border.
     document.samplers = [
         pygltflib.Sampler(
@@ -157,9 +155,7 @@ def split_corners(uvmesh: UVMesh, crease_angle: float) -> Corners:
     return Corners(position, uv[uv_index], normals[normal_index], vertex)
 
 
-def _separate(
-    key: NDArray[np.int64], vertex: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _separate(key: NDArray[np.int64], vertex: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Repeats vertices so that no face names one twice: one without area keeps three corners of its own."""
     second = vertex[:, 1] == vertex[:, 0]
     third = (vertex[:, 2] == vertex[:, 0]) | (vertex[:, 2] == vertex[:, 1])
@@ -212,9 +208,7 @@ class _Binary:
         """Appends ``data``; returns the view's index."""
         self.data.extend(bytes(-len(self.data) % 4))
         self.views.append(
-            pygltflib.BufferView(
-                buffer=0, byteOffset=len(self.data), byteLength=len(data), target=target, name=name
-            )
+            pygltflib.BufferView(buffer=0, byteOffset=len(self.data), byteLength=len(data), target=target, name=name)
         )
         self.data.extend(data)
         return len(self.views) - 1

@@ -98,8 +98,7 @@ def _is_output(name: str, value: object) -> bool:
 def describe_outputs(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The ``outputs`` of a record: sha256 and size of each of the files ``names`` in ``folder``."""
     return {
-        name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size}
-        for name in sorted(names)
+        name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in sorted(names)
     }
 
 

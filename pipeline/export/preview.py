@@ -1,0 +1,257 @@
+"""The contact sheet: a finished asset from eight sides, softly lit, for people to judge by.
+
+The light is meant to show shape and to leave colour alone: a surface that faces the viewer comes out within a
+few percent of its texture's colour. All filtering and shading is done in linear light.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.core.atomic import write_bytes
+from pipeline.export.gltf import BASE_COLOUR
+from pipeline.export.normals import corner_normals, face_directions
+from pipeline.geometry.camera import Cameras, directions, orbit
+from pipeline.geometry.mesh import UVMesh
+from pipeline.geometry.normalise import Frame
+from pipeline.geometry.rasterise import interpolate, rasterise
+
+Floats = NDArray[np.float32]
+
+# Elevation and azimuth in degrees: once around, then from the corners, from above and from below.
+VIEWS = ((12, 0), (12, 90), (12, 180), (12, 270), (28, 38), (28, 218), (72, 0), (-62, 30))
+COLUMNS = 4
+
+_FOV = math.radians(28)
+_FILL = 0.88
+# Views in which the object is small come closer, but not so far that its size is misjudged.
+_CLOSEST = 0.72
+_SAMPLES = 2
+_CREASE = math.radians(60)
+
+# Light, as factors of the colour. The key comes from the upper left behind the viewer (camera space).
+_KEY_FROM = np.array([-0.46, 0.56, 0.69], np.float32)
+_KEY, _SKY, _GROUND = 0.70, 0.42, 0.27
+_WRAP = 0.25
+# Background, sRGB: bright behind the object, darker towards the corners.
+_BACK_CENTRE, _BACK_CORNER = 0.66, 0.47
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """A texture and its reductions by two, in linear light, one after the other. P texels, L levels."""
+
+    texels: Floats  # (P, 3)
+    start: NDArray[np.int64]  # (L,) of each level in ``texels``
+    width: NDArray[np.int64]  # (L,)
+    height: NDArray[np.int64]  # (L,)
+
+
+def preview_png(
+    path: Path,
+    uvmesh: UVMesh,
+    maps: Mapping[str, NDArray[np.uint8]],
+    frame: Frame,
+    *,
+    views: int = 8,
+    size: int = 256,
+    crease_angle: float = _CREASE,
+) -> None:
+    """Writes a contact sheet of the first ``views`` of ``VIEWS``, ``size`` pixels each, four to a row.
+
+    ``maps`` as for ``write_glb``; ``frame`` takes the mesh to the working frame (+Y up, front +Z). The same
+    arguments give the same bytes.
+    """
+    tiles = render_views(uvmesh, maps[BASE_COLOUR], frame, views=views, size=size, crease_angle=crease_angle)
+    rows = -(-views // COLUMNS)
+    columns = min(views, COLUMNS)
+    places = np.empty((rows * columns, size, size, 3), np.uint8)
+    places[: len(tiles)] = tiles
+    places[len(tiles) :] = _encoded(_background(size))
+    sheet = places.reshape(rows, columns, size, size, 3).swapaxes(1, 2).reshape(-1, columns * size, 3)
+    stream = io.BytesIO()
+    Image.fromarray(sheet).save(stream, "PNG", compress_level=6)
+    write_bytes(path, stream.getvalue())
+
+
+def render_views(
+    uvmesh: UVMesh,
+    image: NDArray[np.uint8],
+    frame: Frame,
+    *,
+    views: int = 8,
+    size: int = 256,
+    crease_angle: float = _CREASE,
+) -> NDArray[np.uint8]:
+    """The first ``views`` of ``VIEWS`` as images ``(views, size, size, 3)`` uint8 sRGB."""
+    vertices = frame.apply(uvmesh.mesh.vertices)
+    faces = uvmesh.mesh.faces
+    normals, normal_faces = corner_normals(uvmesh.mesh, crease_angle)
+    turned = normals.astype(np.float64) @ frame.matrix[:3, :3].T
+    normals = (turned / np.linalg.norm(turned, axis=1, keepdims=True)).astype(np.float32)
+    facing = face_directions(vertices, faces)
+    pyramid = _pyramid(image, limit=4 * _SAMPLES * size)
+    density = _texel_density(uvmesh, vertices, image.shape[1], image.shape[0])
+    halvings = math.log2(max(image.shape[0] / pyramid.height[0], 1))
+
+    cameras = _cameras(vertices, views)
+    across = size * _SAMPLES
+    tiles = np.empty((views, size, size, 3), np.uint8)
+    background = _background(across)
+    for n in range(views):
+        camera = cameras[n : n + 1]
+        fragments = rasterise(vertices, faces, camera, across, across)
+        face, bary = fragments.face[0], fragments.bary[0]
+        covered = face >= 0
+        seen = face[covered]
+        uv = interpolate(face, bary, uvmesh.uv, uvmesh.uv_faces)
+        normal = interpolate(face, bary, normals, normal_faces)
+        # Both sides of open surfaces are lit, as the asset's material shows them.
+        towards = np.einsum("fi,fi->f", facing, camera.eye[0] - vertices[faces[:, 0]])
+        normal *= np.where(towards < 0, np.float32(-1), np.float32(1))[seen, None]
+        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), np.float32(1e-12))
+        in_camera = normal @ camera.view[0, :3, :3].T.astype(np.float32)
+
+        pixel = fragments.depth[0][covered] * np.float32(2 * math.tan(_FOV / 2) / across)
+        # A slanted surface has more texels under a pixel; the geometric mean of both directions is taken.
+        slant = np.maximum(in_camera[:, 2], np.float32(0.1))
+        level = 0.5 * np.log2(np.maximum(density[seen] * pixel**2 / slant, np.float32(1e-9))) - halvings
+        colour = background.copy()
+        colour[covered] = _sample(pyramid, uv, level) * _light(normal, in_camera)[:, None]
+        small = colour.reshape(size, _SAMPLES, size, _SAMPLES, 3).mean(axis=(1, 3))
+        tiles[n] = _encoded(small)
+    return tiles
+
+
+def _light(normal: Floats, in_camera: Floats) -> Floats:
+    """Factor (M,) of the colour at unit normals (M, 3), given in world and in camera space."""
+    key_from = _KEY_FROM / np.linalg.norm(_KEY_FROM)
+    key = np.maximum((in_camera @ key_from + _WRAP) / (1 + _WRAP), 0)
+    sky = 0.5 + 0.5 * normal[:, 1]
+    return np.asarray(_KEY * key + _GROUND + (_SKY - _GROUND) * sky, np.float32)
+
+
+def _cameras(vertices: NDArray[np.float64], views: int) -> Cameras:
+    """Cameras that look from ``VIEWS`` and hold all ``vertices`` within ``_FILL`` of the image."""
+    elevation, azimuth = np.radians(np.array(VIEWS[:views], float)).T
+    theta = math.pi / 2 - elevation
+    backward = directions(theta, azimuth)
+    right = np.stack([np.cos(azimuth), np.zeros(views), -np.sin(azimuth)], axis=1)
+    up = np.cross(backward, right)
+    ahead = vertices @ backward.T
+    # A point at x to the side and z ahead is in view from distance d when |x - c| <= s (d - z): the best
+    # centre c and its distance follow from the extremes of both sides.
+    slope = _FILL * math.tan(_FOV / 2)
+    distance = np.zeros(views)
+    sides = [vertices @ axis.T for axis in (right, up)]
+    for side in sides:
+        plus, minus = (ahead + side / slope).max(axis=0), (ahead - side / slope).max(axis=0)
+        distance = np.maximum(distance, (plus + minus) / 2)
+    size = float(np.linalg.norm(np.ptp(vertices, axis=0)))
+    distance = np.maximum(distance, ahead.max(axis=0) + 0.2 * size)
+    distance = np.maximum(distance, _CLOSEST * distance.max())
+    # From a greater distance than an axis needs, its centre is elsewhere; two or three steps find it.
+    target = np.zeros((views, 3))
+    for side, axis in zip(sides, (right, up), strict=True):
+        centre = (side.max(axis=0) + side.min(axis=0)) / 2
+        for _ in range(3):
+            seen = (side - centre) / (distance - ahead)
+            centre += distance * (seen.max(axis=0) + seen.min(axis=0)) / 2
+        target += axis * centre[:, None]
+    near = 0.5 * float((distance - ahead.max(axis=0)).min())
+    far = 2 * float((distance - ahead.min(axis=0)).max())
+    return orbit(theta, azimuth, distance, _FOV, target, near=near, far=far)
+
+
+def _texel_density(uvmesh: UVMesh, vertices: NDArray[np.float64], width: int, height: int) -> Floats:
+    """Texels per area of the working frame, for each face (F,)."""
+    corner = uvmesh.uv.astype(np.float64)[uvmesh.uv_faces] * (width, height)
+    first, second = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
+    texels = np.abs(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0])
+    corner = vertices[uvmesh.mesh.faces]
+    area = np.linalg.norm(np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]), axis=1)
+    return np.asarray(texels / np.maximum(area, 1e-12), np.float32)
+
+
+def _pyramid(image: NDArray[np.uint8], limit: int) -> Pyramid:
+    """Mip levels of ``image``; what is larger than ``limit`` at first is reduced by whole levels."""
+    linear = _decoded(np.asarray(np.arange(256) / 255, np.float32))
+    if max(image.shape[:2]) > limit and min(image.shape[:2]) > 1:
+        image = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
+        level = linear[image[0::2, 0::2]]
+        for y, x in ((0, 1), (1, 0), (1, 1)):
+            level += linear[image[y::2, x::2]]
+        level *= np.float32(0.25)
+    else:
+        level = linear[image]
+    while max(level.shape[:2]) > limit and min(level.shape[:2]) > 1:
+        level = _halved(level)
+    levels = [level]
+    while max(level.shape[:2]) > 1:
+        level = _halved(level)
+        levels.append(level)
+    height, width = np.array([entry.shape[:2] for entry in levels], np.int64).T
+    count = width * height
+    return Pyramid(np.concatenate([entry.reshape(-1, 3) for entry in levels]), np.cumsum(count) - count, width, height)
+
+
+def _halved(level: Floats) -> Floats:
+    """(H, W, 3) at half the size, each texel the mean of four; an odd last row or column is repeated."""
+    height, width = level.shape[:2]
+    if height % 2 or width % 2:
+        level = np.pad(level, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return (level[0::2, 0::2] + level[0::2, 1::2] + level[1::2, 0::2] + level[1::2, 1::2]) * np.float32(0.25)
+
+
+def _sample(pyramid: Pyramid, uv: Floats, level: Floats) -> Floats:
+    """Trilinear: (M, 2), top-left origin, at fractional levels (M,); linear light (M, 3)."""
+    level = np.clip(level, 0, len(pyramid.start) - 1)
+    low = level.astype(np.int64)
+    high = np.minimum(low + 1, len(pyramid.start) - 1)
+    share = (level - low)[:, None].astype(np.float32)
+    below = _bilinear(pyramid, uv, low)
+    return below + (_bilinear(pyramid, uv, high) - below) * share
+
+
+def _bilinear(pyramid: Pyramid, uv: Floats, level: NDArray[np.int64]) -> Floats:
+    """As ``_sample`` at whole levels, clamped at the border."""
+    width, height = pyramid.width[level], pyramid.height[level]
+    x = np.clip(uv[:, 0] * width - 0.5, 0, width - 1)
+    y = np.clip(uv[:, 1] * height - 0.5, 0, height - 1)
+    left, top = x.astype(np.int64), y.astype(np.int64)
+    fx, fy = (x - left)[:, None].astype(np.float32), (y - top)[:, None].astype(np.float32)
+    step = (left + 1 < width).astype(np.int64)
+    first = pyramid.start[level] + top * width + left
+    second = first + np.where(top + 1 < height, width, 0)
+    texels = pyramid.texels
+    upper = texels[first] * (1 - fx) + texels[first + step] * fx
+    lower = texels[second] * (1 - fx) + texels[second + step] * fx
+    return np.asarray(upper + (lower - upper) * fy)
+
+
+def _background(size: int) -> Floats:
+    """(size, size, 3) in linear light."""
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
+    away = np.minimum((axis[None, :] ** 2 + (axis[:, None] + 0.15) ** 2) / 2, 1)
+    grey = _decoded(np.asarray(_BACK_CENTRE + (_BACK_CORNER - _BACK_CENTRE) * away, np.float32))
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _decoded(srgb: Floats) -> Floats:
+    """sRGB in [0, 1] to linear light."""
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+def _encoded(linear: Floats) -> NDArray[np.uint8]:
+    """Linear light to sRGB bytes."""
+    linear = np.clip(linear, 0, 1)
+    srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return (srgb * 255 + 0.5).astype(np.uint8)
