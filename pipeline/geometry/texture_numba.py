@@ -1,0 +1,96 @@
+"""Compiled loops over texture lookups; see ``texture`` for the conventions.
+
+M lookups into texels (H, W, C), channels last so that one lookup reads neighbouring memory.
+"""
+
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-incomplete-defs=False
+# Compiled functions take their types from their arguments.
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _along(t, size):
+    """The two texels around coordinate t (in texels) on one axis, and the weight of the second.
+
+    The comparison is written so that NaN becomes 0 instead of an index out of range.
+    """
+    t = t - 0.5
+    if not t > 0.0:
+        t = 0.0
+    if t > size - 1.0:
+        t = size - 1.0
+    low = int(t)
+    return low, min(low + 1, size - 1), t - low
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _at(t, size):
+    """The texel that holds coordinate t on one axis."""
+    if not t > 0.0:
+        return 0
+    if t > size - 1.0:
+        return size - 1
+    return int(t)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def read(texels, uv, nearest, values):
+    """values (M, C) = texels at uv (M, 2)."""
+    height, width, channels = texels.shape
+    for i in range(len(uv)):
+        u, v = np.float64(uv[i, 0]) * width, np.float64(uv[i, 1]) * height
+        if nearest:
+            x, y = _at(u, width), _at(v, height)
+            for c in range(channels):
+                values[i, c] = texels[y, x, c]
+            continue
+        x0, x1, fx = _along(u, width)
+        y0, y1, fy = _along(v, height)
+        a, b, c_, d = (1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy
+        for c in range(channels):
+            values[i, c] = (
+                a * texels[y0, x0, c] + b * texels[y0, x1, c] + c_ * texels[y1, x0, c] + d * texels[y1, x1, c]
+            )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add(texels, uv, nearest, values):
+    """Adds values (M, C) to texels, spread as ``read`` gathers: its transpose."""
+    height, width, channels = texels.shape
+    for i in range(len(uv)):
+        u, v = np.float64(uv[i, 0]) * width, np.float64(uv[i, 1]) * height
+        if nearest:
+            x, y = _at(u, width), _at(v, height)
+            for c in range(channels):
+                texels[y, x, c] += values[i, c]
+            continue
+        x0, x1, fx = _along(u, width)
+        y0, y1, fy = _along(v, height)
+        a, b, c_, d = (1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy
+        for c in range(channels):
+            value = values[i, c]
+            texels[y0, x0, c] += a * value
+            texels[y0, x1, c] += b * value
+            texels[y1, x0, c] += c_ * value
+            texels[y1, x1, c] += d * value
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def reach(reached, uv, threshold):
+    """Sets reached (H, W) at every texel that a bilinear lookup at uv (M, 2) weighs at least ``threshold``."""
+    height, width = reached.shape
+    for i in range(len(uv)):
+        x0, x1, fx = _along(np.float64(uv[i, 0]) * width, width)
+        y0, y1, fy = _along(np.float64(uv[i, 1]) * height, height)
+        if (1 - fx) * (1 - fy) >= threshold:
+            reached[y0, x0] = True
+        if fx * (1 - fy) >= threshold:
+            reached[y0, x1] = True
+        if (1 - fx) * fy >= threshold:
+            reached[y1, x0] = True
+        if fx * fy >= threshold:
+            reached[y1, x1] = True
