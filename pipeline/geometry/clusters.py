@@ -1,0 +1,266 @@
+"""Cutting a mesh into flat charts in seconds, whatever it is: the unwrap that always ends.
+
+Faces are labelled with the axis direction they look along, labels are smoothed over the surface so that borders
+are short, connected faces of one label become a chart, and small charts are given to a neighbour that can hold
+them. Each chart is projected on a plane that all its faces look away from, so it cannot fold locally; where it
+still covers itself (a spiral), the covering part becomes a chart of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+from pipeline.geometry.mesh import Mesh, face_normals
+
+_DIRECTIONS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], np.float64)
+# A face may take a direction only within 72 degrees of it while smoothing, 81 when a small chart is given away:
+# beyond, its texels would be stretched too far.
+_SMOOTHING_COSINE = 0.3
+_ABSORBING_COSINE = 0.15
+_SMOOTHING_WEIGHT = 2.0
+_SMOOTHING_STEPS = 24
+# Charts below this share of the surface are given to a neighbour where possible.
+_SMALL_SHARE = 2e-3
+# Charts longer than this, in units of the square root of the surface, are cut: they would limit the scale of all.
+_LONGEST = 0.9
+# Cells along the side of a square as large as the surface, when looking for charts that cover themselves.
+_FOLD_GRID = 1024
+_FOLD_STEPS = 24
+
+
+def adjacency(faces: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of faces across each edge that exactly two faces share in opposite directions.
+
+    Returns (first face, second face, (E, 2) vertices of the edge). Other edges are borders: beyond them, the
+    surface has no side to continue on.
+    """
+    start = faces.reshape(-1)
+    end = faces[:, [1, 2, 0]].reshape(-1)
+    low, high = np.minimum(start, end), np.maximum(start, end)
+    key = low * (int(faces.max()) + 1) + high
+    order = np.argsort(key, kind="stable")
+    ordered = key[order]
+    first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    length = np.diff(np.r_[first, len(ordered)])
+    two = first[length == 2]
+    a, b = order[two], order[two + 1]
+    opposite = start[a] == end[b]
+    a, b = a[opposite], b[opposite]
+    return a // 3, b // 3, np.stack([low[a], high[a]], axis=1)
+
+
+def components(
+    count: int, first: NDArray[np.int64], second: NDArray[np.int64], label: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """(count,) ids of faces connected through pairs of equal label, numbered by their first face."""
+    same = label[first] == label[second]
+    graph = sparse.coo_matrix((np.ones(int(same.sum()), np.int8), (first[same], second[same])), (count, count))
+    return _renumbered(connected_components(graph, directed=False)[1])
+
+
+def _renumbered(label: NDArray) -> NDArray[np.int64]:
+    """Labels numbered from 0 by first appearance."""
+    _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse.reshape(-1)]
+
+
+def flat_charts(
+    mesh: Mesh, *, smooth: bool = True
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Cuts ``mesh`` into charts and flattens them.
+
+    Returns (points (T, 2) in units of the mesh, each chart with the area it has on the mesh; uv_faces (F, 3);
+    charts (F,) int64). ``smooth`` False gives the plain box projection: no smoothing, faces as they look.
+    """
+    normals = face_normals(mesh.vertices, mesh.faces)
+    doubled = np.linalg.norm(normals, axis=1)
+    area = doubled / 2
+    unit = normals / np.maximum(doubled, 1e-300)[:, None]
+    first, second, edges = adjacency(mesh.faces)
+    length = np.linalg.norm(mesh.vertices[edges[:, 0]] - mesh.vertices[edges[:, 1]], axis=1)
+    facing = unit @ _DIRECTIONS.T  # (F, 6)
+    label = np.argmax(facing, axis=1)
+    if smooth:
+        label = _smoothed(facing, label, first, second, length)
+    label = _absorbed(label, facing, area, first, second, length)
+    label = components(len(label), first, second, label)
+    # The direction whose worst face still faces it best: at least as good as the chart's label.
+    worst = np.full((int(label.max()) + 1, facing.shape[1]), np.inf)
+    np.minimum.at(worst, label, facing)
+    return _flatten(mesh, label, _DIRECTIONS[np.argmax(worst, axis=1)], unit, area, first, second)
+
+
+def _smoothed(
+    facing: NDArray[np.float64],
+    label: NDArray[np.int64],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    length: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """Labels that agree with how faces look and with their neighbours, weighted by the length of shared edges."""
+    count = len(label)
+    weight = sparse.coo_matrix(
+        (np.r_[length, length], (np.r_[first, second], np.r_[second, first])), (count, count)
+    ).tocsr()
+    total = np.asarray(weight.sum(axis=1)).reshape(-1, 1)
+    total[total == 0] = 1.0
+    allowed = facing > np.minimum(_SMOOTHING_COSINE, facing.max(axis=1, keepdims=True) - 1e-9)
+    own = np.where(allowed, facing, -np.inf)
+    share = np.eye(facing.shape[1])[label]
+    for _ in range(_SMOOTHING_STEPS):
+        # Shares, not hard labels: neighbours that change together would otherwise swap for ever.
+        votes = (weight @ share) / total
+        score = own + _SMOOTHING_WEIGHT * votes
+        sharp = np.exp(8.0 * (score - score.max(axis=1, keepdims=True)))
+        share = sharp / sharp.sum(axis=1, keepdims=True)
+    return np.argmax(share, axis=1)
+
+
+def _absorbed(
+    label: NDArray[np.int64],
+    facing: NDArray[np.float64],
+    area: NDArray[np.float64],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    length: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """Small charts given the label of the neighbour they share most border with, where they can face it."""
+    kinds = facing.shape[1]
+    for _ in range(8):
+        chart = components(len(label), first, second, label)
+        count = int(chart.max()) + 1
+        size = np.bincount(chart, area, count)
+        small = size < _SMALL_SHARE * area.sum()
+        worst = np.full((count, kinds), np.inf)
+        np.minimum.at(worst, chart, facing)
+        across = chart[first] != chart[second]
+        a = np.r_[chart[first[across]], chart[second[across]]]
+        b = np.r_[chart[second[across]], chart[first[across]]]
+        border = np.r_[length[across], length[across]]
+        # Only towards larger charts (by number where equal), so that no two take each other's label.
+        up = (size[b] > size[a]) | ((size[b] == size[a]) & (b > a))
+        of_chart = np.zeros(count, np.int64)
+        of_chart[chart] = label
+        gain = np.zeros((count, kinds))
+        np.add.at(gain, (a[up], of_chart[b[up]]), border[up])
+        gain[worst < _ABSORBING_COSINE] = 0.0
+        chosen = np.argmax(gain, axis=1)
+        moved = small & (gain[np.arange(count), chosen] > 0) & (chosen != of_chart)
+        if not moved.any():
+            break
+        of_chart[moved] = chosen[moved]
+        label = of_chart[chart]
+    return label
+
+
+def _flatten(
+    mesh: Mesh,
+    chart: NDArray[np.int64],
+    plane: NDArray[np.float64],
+    unit: NDArray[np.float64],
+    area: NDArray[np.float64],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Projects charts on planes, cuts what is too long, moves out what covers itself; plane (C, 3) normals."""
+    surface = float(area.sum())
+    direction = plane[chart]  # stays with the face while charts are cut
+    # The mean normal is a better plane than an axis, where no face looks away from it.
+    mean = np.stack([np.bincount(chart, area * unit[:, i]) for i in range(3)], axis=1)
+    mean /= np.maximum(np.linalg.norm(mean, axis=1), 1e-300)[:, None]
+    worst = np.full(len(mean), np.inf)
+    np.minimum.at(worst, chart, np.einsum("fi,fi->f", unit, mean[chart]))
+    axis_worst = np.full(len(mean), np.inf)
+    np.minimum.at(axis_worst, chart, np.einsum("fi,fi->f", unit, direction))
+    use_mean = worst > np.minimum(0.2, axis_worst - 1e-12)
+    direction = np.where(use_mean[chart][:, None], mean[chart], direction)
+    # A basis of each plane; u to the right and v downwards as seen from outside keeps charts unmirrored.
+    helper = np.where(np.abs(direction[:, 1:2]) < 0.9, [[0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]])
+    right = np.cross(helper, direction)
+    right /= np.linalg.norm(right, axis=1, keepdims=True)
+    down = -np.cross(direction, right)
+    corner = mesh.vertices[mesh.faces] - mesh.vertices.mean(axis=0)
+    flat = np.stack(
+        [np.einsum("fci,fi->fc", corner, right), np.einsum("fci,fi->fc", corner, down)], axis=2
+    )  # (F, 3, 2)
+
+    chart = _cut_long(flat, chart, surface**0.5 * _LONGEST, first, second)
+    depth = np.einsum("fci,fi->f", corner, direction)
+    chart = _unfolded(flat, chart, depth, surface, first, second)
+
+    # Each chart gets the area it has on the mesh: what is seen at a slant would otherwise get fewer texels.
+    one, two = flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0]
+    projected = 0.5 * np.abs(one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0])
+    stretch = np.sqrt(np.bincount(chart, area) / np.maximum(np.bincount(chart, projected), 1e-300))
+    flat = flat * np.clip(stretch, 1.0, 4.0)[chart][:, None, None]
+
+    # One point per chart and vertex.
+    key = np.repeat(chart, 3) * len(mesh.vertices) + mesh.faces.reshape(-1)
+    _, where, uv_faces = np.unique(key, return_index=True, return_inverse=True)
+    return flat.reshape(-1, 2)[where], uv_faces.reshape(-1, 3), chart
+
+
+def _cut_long(
+    flat: NDArray[np.float64],
+    chart: NDArray[np.int64],
+    longest: float,
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Charts longer than ``longest`` cut into equal lengths across their long axis."""
+    centre = flat.mean(axis=1)
+    count = int(chart.max()) + 1
+    members = np.bincount(chart, minlength=count)
+    mean = np.stack([np.bincount(chart, centre[:, i]) for i in range(2)], axis=1) / members[:, None]
+    offset = centre - mean[chart]
+    xx, xy, yy = (
+        np.bincount(chart, offset[:, i] * offset[:, j]) for i, j in ((0, 0), (0, 1), (1, 1))
+    )
+    angle = 0.5 * np.arctan2(2 * xy, xx - yy)
+    along = flat[:, :, 0] * np.cos(angle)[chart][:, None] + flat[:, :, 1] * np.sin(angle)[chart][:, None]
+    low, high = np.full(count, np.inf), np.full(count, -np.inf)
+    np.minimum.at(low, chart, along.min(axis=1))
+    np.maximum.at(high, chart, along.max(axis=1))
+    pieces = np.maximum(np.ceil((high - low) / longest), 1)
+    if (pieces == 1).all():
+        return chart
+    step = (high - low) / pieces
+    piece = np.floor((along.mean(axis=1) - low[chart]) / step[chart]).astype(np.int64)
+    piece = np.clip(piece, 0, pieces[chart].astype(np.int64) - 1)
+    return components(len(chart), first, second, chart * (int(pieces.max()) + 1) + piece)
+
+
+def _unfolded(
+    flat: NDArray[np.float64],
+    chart: NDArray[np.int64],
+    depth: NDArray[np.float64],
+    surface: float,
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Charts none of which covers itself: what lies behind something else becomes a chart of its own."""
+    from pipeline.geometry.uv_kernels import folded_faces
+
+    # The sheet in front keeps its place; ties by face number.
+    precedence = np.lexsort((np.arange(len(depth)), -depth))
+    scale = _FOLD_GRID / surface**0.5
+    for step in range(_FOLD_STEPS):
+        count = int(chart.max()) + 1
+        order = precedence[np.argsort(chart[precedence], kind="stable")]
+        starts = np.searchsorted(chart[order], np.arange(count + 1))
+        low = np.full((count, 2), np.inf)
+        np.minimum.at(low, chart, flat.min(axis=1))
+        folded = folded_faces((flat - low[chart][:, None]) * scale, order, starts)
+        if not folded.any():
+            return chart
+        if step == _FOLD_STEPS - 1:
+            # It keeps covering itself: its faces go alone. A single face cannot.
+            alone = np.cumsum(folded) + count
+            return _renumbered(np.where(folded, alone, chart))
+        chart = components(len(chart), first, second, 2 * chart + folded)
+    return chart

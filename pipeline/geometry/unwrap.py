@@ -1,0 +1,273 @@
+"""Texture coordinates for a mesh: its own where they are usable, else xatlas, else a way that always ends.
+
+What is laid out here is packed by our own packer (``pack``), also xatlas's charts: to a square, at a distance
+that suits the texture, and the same bytes for the same mesh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+from pipeline.core.errors import SettingError, UnwrapError
+from pipeline.core.job import Reporter, no_report
+from pipeline.geometry.mesh import Mesh, UVMesh, face_areas, unique_rows, uv_areas
+
+# The mesh's own coordinates may leave the unit square by this much; beyond, the texture is tiled.
+TILE_TOLERANCE = 1e-3
+# Own coordinates are usable while at most this share of the covered cells of a grid is covered more than once...
+LARGEST_OVERLAP = 0.01
+OVERLAP_GRID = 1024
+# ... at most this share of the surface gets (almost) no texels: below this part of the mean density ...
+LARGEST_STARVED = 0.01
+STARVED_DENSITY = 1e-3
+# ... and the charts cover at least this share of the square.
+LEAST_COVERED = 0.05
+# Distance between charts as a part of the texture's side: one latent of a latent texture an eighth as large, at
+# 1024 texels.
+PADDING = 1 / 128
+# Above this, xatlas takes longer than anyone waits: its time grows faster than the number of faces.
+XATLAS_FACES = 60_000
+# Charts that xatlas lets overlap more than this are not used.
+_XATLAS_OVERLAP = 0.002
+_HEARTBEAT = 0.25
+_CHILD = Path(__file__).with_name("xatlas_child.py")
+
+
+def unwrap(
+    mesh: Mesh,
+    *,
+    texture_size: int,
+    mode: str = "auto",
+    time_limit: float = 120,
+    report: Reporter = no_report,
+) -> UVMesh:
+    """Gives ``mesh`` one usable set of texture coordinates for a square texture of ``texture_size`` texels.
+
+    mode  "auto": the mesh's own where usable (``uv_problem``), else xatlas unless the mesh is very large, else
+          clusters; "input": the mesh's own or UnwrapError; "xatlas": xatlas whatever the mesh has, clusters where
+          it fails or is not done in ``time_limit`` seconds; "box": a box projection.
+    report  is called as ("unwrap", seconds so far, time_limit) while xatlas runs.
+
+    Always ends: xatlas runs in a process of its own that is killed when its time is over.
+    """
+    if mode not in ("auto", "input", "xatlas", "box"):
+        raise SettingError(f"unwrap mode {mode!r} is unknown; it is one of auto, input, xatlas, box")
+    report("unwrap", 0, max(1, math.ceil(time_limit)))
+    why_not = ""
+    if mode in ("auto", "input"):
+        why_not = uv_problem(mesh)
+        if not why_not:
+            return _own(mesh)
+        if mode == "input":
+            raise UnwrapError(f"the mesh's own texture coordinates cannot be used: {why_not}")
+    if mode == "box":
+        return _clustered(mesh, texture_size, "box", "a box projection was asked for")
+    started = "xatlas was asked for" if mode == "xatlas" else why_not
+    if mode == "auto" and len(mesh.faces) > XATLAS_FACES:
+        return _clustered(
+            mesh, texture_size, "clusters", f"{started}; {len(mesh.faces)} faces are too many for xatlas"
+        )
+    charts, failure = run_xatlas(mesh, time_limit=time_limit, report=report)
+    if charts is not None:
+        points, uv_faces = charts
+        result = _packed(mesh, points, uv_faces, None, texture_size, "xatlas", started)
+        overlap = overlap_share(result.uv, result.uv_faces)
+        if overlap <= _XATLAS_OVERLAP:
+            return result
+        failure = f"xatlas made charts that overlap by {overlap:.1%}"
+    return _clustered(mesh, texture_size, "clusters", f"{started}; {failure}")
+
+
+def uv_problem(mesh: Mesh) -> str:
+    """Empty when the mesh's own texture coordinates can be painted on, else one line why not.
+
+    Usable: on every face, finite, within one tile, hardly any surface without texels, charts that overlap by at
+    most LARGEST_OVERLAP of what they cover (measured on OVERLAP_GRID squared cells), not crowded in a corner.
+    """
+    if mesh.uv is None or mesh.uv_faces is None:
+        return "the mesh has no texture coordinates"
+    lacking = int((mesh.uv_faces < 0).any(axis=1).sum())
+    if lacking:
+        return f"{lacking} of {len(mesh.faces)} faces have no texture coordinates"
+    if not np.isfinite(mesh.uv).all():
+        return "some texture coordinates are not finite"
+    uv = _first_tile(mesh.uv)
+    low, high = uv.min(axis=0), uv.max(axis=0)
+    if (low < -TILE_TOLERANCE).any() or (high > 1 + TILE_TOLERANCE).any():
+        return (
+            f"texture coordinates leave the unit square (u {low[0]:.2f} to {high[0]:.2f}, v {low[1]:.2f} to "
+            f"{high[1]:.2f}): a tiled texture"
+        )
+    areas, surface = np.abs(uv_areas(uv, mesh.uv_faces)), face_areas(mesh.vertices, mesh.faces)
+    density = areas.sum() / surface.sum()
+    starved = float(surface[areas < STARVED_DENSITY * density * surface].sum() / surface.sum())
+    if density == 0 or starved > LARGEST_STARVED:
+        return f"{1.0 if density == 0 else starved:.1%} of the surface has no area in the texture"
+    covered, doubled = _covered(uv, mesh.uv_faces)
+    if covered == 0 or doubled > LARGEST_OVERLAP * covered:
+        share = doubled / covered if covered else 1.0
+        return f"charts overlap on {share:.1%} of the texture they cover (at most {LARGEST_OVERLAP:.0%} is allowed)"
+    if covered < LEAST_COVERED * OVERLAP_GRID**2:
+        return f"the charts cover only {covered / OVERLAP_GRID**2:.1%} of the texture"
+    return ""
+
+
+def overlap_share(uv: NDArray[np.floating], uv_faces: NDArray[np.integer], size: int = OVERLAP_GRID) -> float:
+    """Which share of the cells that faces cover, on a grid of ``size`` squared, is covered more than once."""
+    covered, doubled = _covered(uv, uv_faces, size)
+    return doubled / covered if covered else 0.0
+
+
+def _covered(
+    uv: NDArray[np.floating], uv_faces: NDArray[np.integer], size: int = OVERLAP_GRID
+) -> tuple[int, int]:
+    """(cells covered at all, cells covered more than once)."""
+    from pipeline.geometry.uv_kernels import coverage
+
+    count = coverage(np.asarray(uv, np.float64)[uv_faces] * size, size)
+    return int(np.count_nonzero(count)), int(np.count_nonzero(count > 1))
+
+
+def _first_tile(uv: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Coordinates that all lie in one other tile moved to the first: the same place of a repeated texture."""
+    tile = np.floor((uv.min(axis=0) + uv.max(axis=0)) / 2)
+    if not (np.abs(tile) < 1e6).all() or not tile.any():
+        return uv
+    moved = (uv.astype(np.float64) - tile).astype(np.float32)
+    inside = (moved.min() >= -TILE_TOLERANCE) and (moved.max() <= 1 + TILE_TOLERANCE)
+    return moved if inside else uv
+
+
+def _own(mesh: Mesh) -> UVMesh:
+    assert mesh.uv is not None and mesh.uv_faces is not None
+    uv = _first_tile(mesh.uv)
+    reason = "the mesh's own texture coordinates are usable"
+    if uv is not mesh.uv:
+        reason += "; moved by whole tiles"
+    uv = np.clip(uv, 0.0, 1.0)
+    # One entry per position and coordinate: what only happens to have equal coordinates is not connected.
+    rows = np.concatenate([mesh.faces.reshape(-1, 1), uv[mesh.uv_faces.reshape(-1)]], axis=1)
+    first, number = unique_rows(rows)
+    uv_faces = number.reshape(-1, 3)
+    uv = np.ascontiguousarray(rows[first, 1:].astype(np.float32))
+    covered, _ = _covered(uv, uv_faces)
+    return UVMesh(
+        mesh, uv, uv_faces, "input", reason, chart_ids(uv_faces), 0.0, covered / OVERLAP_GRID**2
+    )
+
+
+def chart_ids(uv_faces: NDArray[np.int64]) -> NDArray[np.int32]:
+    """(F,) int32 charts: faces connected through shared texture coordinates, numbered by their first face."""
+    count = int(uv_faces.max()) + 1
+    a, b, c = uv_faces.T
+    ones = np.ones(2 * len(a), np.int8)
+    graph = sparse.coo_matrix((ones, (np.r_[a, b], np.r_[b, c])), (count, count))
+    label = connected_components(graph, directed=False)[1][a]
+    _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int32)
+    rank[np.argsort(first)] = np.arange(len(first), dtype=np.int32)
+    return rank[inverse.reshape(-1)]
+
+
+def _clustered(mesh: Mesh, texture_size: int, method: str, reason: str) -> UVMesh:
+    from pipeline.geometry.clusters import flat_charts
+
+    points, uv_faces, charts = flat_charts(mesh, smooth=method == "clusters")
+    return _packed(mesh, points, uv_faces, charts, texture_size, method, reason)
+
+
+def _packed(
+    mesh: Mesh,
+    points: NDArray[np.float64],
+    uv_faces: NDArray[np.int64],
+    charts: NDArray[np.integer] | None,
+    texture_size: int,
+    method: str,
+    reason: str,
+) -> UVMesh:
+    from pipeline.geometry.pack import pack
+
+    if charts is None:
+        charts = chart_ids(uv_faces)
+    # A texture of few texels needs at least two between charts, or every filter would mix them.
+    padding = max(PADDING, 2 / texture_size)
+    packed = pack(points, uv_faces, charts, padding=padding)
+    if packed.padding < padding:
+        reason += f"; {int(charts.max()) + 1} charts left room for {packed.padding * texture_size:.2g} texels between"
+    return UVMesh(
+        mesh,
+        packed.uv,
+        uv_faces,
+        method,
+        reason,
+        chart_ids(uv_faces),
+        packed.padding * texture_size,
+        packed.use,
+    )
+
+
+def run_xatlas(
+    mesh: Mesh,
+    *,
+    time_limit: float,
+    report: Reporter = no_report,
+    command: Sequence[str] = (sys.executable, "-P", str(_CHILD)),
+) -> tuple[tuple[NDArray[np.float64], NDArray[np.int64]] | None, str]:
+    """Charts by xatlas, in a process that ends with this one and after ``time_limit`` seconds in any case.
+
+    Returns (((T, 2) float64 in texels, (F, 3) indices), "") or (None, one line why not). ``command`` is what is
+    run with the folder, this process's id and a number of seconds behind it.
+    """
+    # xatlas computes in float32 and calls faces below an absolute area degenerate: brought to a mean area of 1.
+    centred = mesh.vertices - (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
+    centred = centred / math.sqrt(max(float(face_areas(mesh.vertices, mesh.faces).mean()), 1e-300))
+    folder = Path(tempfile.mkdtemp(prefix="latentkiln-unwrap-"))
+    child: subprocess.Popen[bytes] | None = None
+    try:
+        np.save(folder / "vertices.npy", centred.astype(np.float32), allow_pickle=False)
+        np.save(folder / "faces.npy", mesh.faces.astype(np.uint32), allow_pickle=False)
+        began = time.monotonic()
+        with (folder / "said.txt").open("wb") as said:
+            child = subprocess.Popen(
+                [*command, str(folder), str(os.getpid()), str(math.ceil(time_limit) + 5)],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+            )
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_HEARTBEAT)
+                break
+            passed = time.monotonic() - began
+            report("unwrap", int(passed), max(1, math.ceil(time_limit)))
+            if passed > time_limit:
+                return None, f"xatlas was not done after {time_limit:g} s"
+        if child.returncode != 0 or not (folder / "uv_faces.npy").is_file():
+            said_lines = (folder / "said.txt").read_text(errors="replace").split("\n")
+            last = next((line.strip() for line in reversed(said_lines) if line.strip()), "")
+            return None, f"xatlas failed (exit code {child.returncode}){': ' + last[:120] if last else ''}"
+        uv = np.load(folder / "uv.npy", allow_pickle=False).astype(np.float64)
+        uv_faces = np.load(folder / "uv_faces.npy", allow_pickle=False).astype(np.int64)
+    finally:
+        if child is not None and child.poll() is None:
+            child.kill()
+            child.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+    fits = uv_faces.shape == mesh.faces.shape and uv.ndim == 2 and np.isfinite(uv).all()
+    if not fits or uv_faces.max(initial=0) >= len(uv):
+        return None, "xatlas returned something that does not fit the mesh"
+    return (uv, uv_faces), ""

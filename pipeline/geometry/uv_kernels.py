@@ -1,0 +1,255 @@
+"""Compiled loops over texture coordinates: coverage, overlap inside charts, chart masks and their packing.
+
+Everything here runs on one thread and in a fixed order: the same input gives the same bytes. Grids are indexed
+[row, column], row 0 at the top; coordinates are in cells of the grid.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+# Corners are snapped to this part of a cell, and edges are integers from there on: two faces that share an edge
+# never both claim a cell centre, and none falls between them.
+_SUBCELL = 256
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _owns(w, dx, dy):
+    """Whether a centre belongs to a face at one edge: inside of it, or on it where the edge is a top or left."""
+    return w > 0 or (w == 0 and (dy > 0 or (dy == 0 and dx < 0)))
+
+
+@numba.njit(cache=True, nogil=True)
+def _snapped(x):
+    return np.int64(np.floor(x * _SUBCELL + 0.5))
+
+
+@numba.njit(cache=True, nogil=True)
+def coverage(corners, size):
+    """(size, size) uint8: how many faces own each cell's centre, at most 255.
+
+    corners (F, 3, 2) float64 in cells. Winding does not matter.
+    """
+    count = np.zeros((size, size), np.uint8)
+    half = _SUBCELL // 2
+    for face in range(corners.shape[0]):
+        x0, y0 = _snapped(corners[face, 0, 0]), _snapped(corners[face, 0, 1])
+        x1, y1 = _snapped(corners[face, 1, 0]), _snapped(corners[face, 1, 1])
+        x2, y2 = _snapped(corners[face, 2, 0]), _snapped(corners[face, 2, 1])
+        doubled = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
+        if doubled == 0:
+            continue
+        if doubled < 0:
+            x1, y1, x2, y2 = x2, y2, x1, y1
+        left = max((min(x0, x1, x2) - half) // _SUBCELL, 0)
+        right = min((max(x0, x1, x2) - half) // _SUBCELL + 1, size - 1)
+        top = max((min(y0, y1, y2) - half) // _SUBCELL, 0)
+        bottom = min((max(y0, y1, y2) - half) // _SUBCELL + 1, size - 1)
+        for row in range(top, bottom + 1):
+            py = row * _SUBCELL + half
+            for column in range(left, right + 1):
+                px = column * _SUBCELL + half
+                if not _owns((x1 - x0) * (py - y0) - (y1 - y0) * (px - x0), x1 - x0, y1 - y0):
+                    continue
+                if not _owns((x2 - x1) * (py - y1) - (y2 - y1) * (px - x1), x2 - x1, y2 - y1):
+                    continue
+                if not _owns((x0 - x2) * (py - y2) - (y0 - y2) * (px - x2), x0 - x2, y0 - y2):
+                    continue
+                if count[row, column] < 255:
+                    count[row, column] += 1
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def folded_faces(corners, order, starts):
+    """(F,) bool: faces that cover, in their own chart, a cell that an earlier face of that chart covers.
+
+    corners (F, 3, 2) float64 in cells, each chart from (0, 0) on; order (F,) face numbers chart by chart, in the
+    order of precedence; starts (C + 1,) where each chart begins in ``order``. What is left when the marked faces
+    are taken away overlaps nowhere.
+    """
+    marked = np.zeros(corners.shape[0], np.bool_)
+    half = _SUBCELL // 2
+    for chart in range(starts.shape[0] - 1):
+        width = height = 0
+        for k in range(starts[chart], starts[chart + 1]):
+            for c in range(3):
+                width = max(width, int(corners[order[k], c, 0]) + 2)
+                height = max(height, int(corners[order[k], c, 1]) + 2)
+        taken = np.zeros((height, width), np.bool_)
+        for k in range(starts[chart], starts[chart + 1]):
+            face = order[k]
+            x0, y0 = _snapped(corners[face, 0, 0]), _snapped(corners[face, 0, 1])
+            x1, y1 = _snapped(corners[face, 1, 0]), _snapped(corners[face, 1, 1])
+            x2, y2 = _snapped(corners[face, 2, 0]), _snapped(corners[face, 2, 1])
+            doubled = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
+            if doubled == 0:
+                continue
+            if doubled < 0:
+                x1, y1, x2, y2 = x2, y2, x1, y1
+            left = max((min(x0, x1, x2) - half) // _SUBCELL, 0)
+            right = min((max(x0, x1, x2) - half) // _SUBCELL + 1, width - 1)
+            top = max((min(y0, y1, y2) - half) // _SUBCELL, 0)
+            bottom = min((max(y0, y1, y2) - half) // _SUBCELL + 1, height - 1)
+            for write in range(2):
+                for row in range(top, bottom + 1):
+                    py = row * _SUBCELL + half
+                    for column in range(left, right + 1):
+                        px = column * _SUBCELL + half
+                        if not _owns((x1 - x0) * (py - y0) - (y1 - y0) * (px - x0), x1 - x0, y1 - y0):
+                            continue
+                        if not _owns((x2 - x1) * (py - y1) - (y2 - y1) * (px - x1), x2 - x1, y2 - y1):
+                            continue
+                        if not _owns((x0 - x2) * (py - y2) - (y0 - y2) * (px - x2), x0 - x2, y0 - y2):
+                            continue
+                        if write == 1:
+                            taken[row, column] = True
+                        elif taken[row, column]:
+                            marked[face] = True
+                if marked[face]:
+                    break
+    return marked
+
+
+@numba.njit(cache=True, nogil=True)
+def chart_masks(corners, chart, widths, heights, offsets, reach):
+    """Flat uint8 masks, chart after chart: cells that come within ``reach`` (square distance) of the chart.
+
+    corners (F, 3, 2) float64 in cells, each chart with its lowest corner at (reach, reach); chart (F,) ids;
+    widths, heights (C,) of the masks; offsets (C,) where each begins.
+    """
+    total = 0
+    for c in range(widths.shape[0]):
+        total += widths[c] * heights[c]
+    masks = np.zeros(total, np.uint8)
+    radius = 0.5 + reach
+    for face in range(corners.shape[0]):
+        c = chart[face]
+        width, height, offset = widths[c], heights[c], offsets[c]
+        x0, y0 = corners[face, 0, 0], corners[face, 0, 1]
+        x1, y1 = corners[face, 1, 0], corners[face, 1, 1]
+        x2, y2 = corners[face, 2, 0], corners[face, 2, 1]
+        if (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0) < 0:
+            x1, y1, x2, y2 = x2, y2, x1, y1
+        left = max(int(np.floor(min(x0, x1, x2) - reach)), 0)
+        right = min(int(np.floor(max(x0, x1, x2) + reach)), width - 1)
+        top = max(int(np.floor(min(y0, y1, y2) - reach)), 0)
+        bottom = min(int(np.floor(max(y0, y1, y2) + reach)), height - 1)
+        # A square of half side ``radius`` around the centre misses the face when it lies outside of one edge.
+        slack0 = radius * (abs(x1 - x0) + abs(y1 - y0))
+        slack1 = radius * (abs(x2 - x1) + abs(y2 - y1))
+        slack2 = radius * (abs(x0 - x2) + abs(y0 - y2))
+        for row in range(top, bottom + 1):
+            py = row + 0.5
+            for column in range(left, right + 1):
+                at = offset + row * width + column
+                if masks[at]:
+                    continue
+                px = column + 0.5
+                if (x1 - x0) * (py - y0) - (y1 - y0) * (px - x0) < -slack0:
+                    continue
+                if (x2 - x1) * (py - y1) - (y2 - y1) * (px - x1) < -slack1:
+                    continue
+                if (x0 - x2) * (py - y2) - (y0 - y2) * (px - x2) < -slack2:
+                    continue
+                masks[at] = 1
+    return masks
+
+
+@numba.njit(cache=True, nogil=True)
+def _fits(occupied, row, column, bits, rows, words):
+    """Whether a mask of ``rows`` x ``words`` 64-bit words is free at (row, column)."""
+    word, shift = column >> 6, np.uint64(column & 63)
+    back = np.uint64(64) - shift
+    for r in range(rows):
+        for w in range(words):
+            value = bits[r, w]
+            if occupied[row + r, word + w] & (value << shift):
+                return False
+            if shift and occupied[row + r, word + w + 1] & (value >> back):
+                return False
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def pack_masks(masks, widths, heights, offsets, order, size, turns):
+    """Places masks on a (size, size) grid, each at the lowest free place, turned by quarter turns.
+
+    order (C,) which chart comes first; turns 1 or 4, how many orientations are tried. Returns (placed, column,
+    row, turn), the last three (C,) int64; placed is False when something did not fit.
+
+    A turn by one takes (x, y) of a mask of height h to (h - y, x).
+    """
+    count = widths.shape[0]
+    columns, rows_, turned = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    row_words = (size >> 6) + 3
+    occupied = np.zeros((size, row_words), np.uint64)
+    full = np.zeros(size, np.int64)  # cells taken in each row, to skip rows without room
+    one = np.uint64(1)
+    previous_width = previous_height = previous_row = -1
+    for k in range(count):
+        c = order[k]
+        w0, h0, offset = widths[c], heights[c], offsets[c]
+        best_top, best_row, best_column, best_turn = size + 1, -1, -1, 0
+        # Equal boxes in a row (many small charts): what did not fit the last one's box from above won't now.
+        first_row = 0
+        if w0 <= 12 and h0 <= 12 and w0 == previous_width and h0 == previous_height:
+            first_row = previous_row
+        best_bits = np.zeros((1, 1), np.uint64)
+        best_words = 0
+        for turn in range(turns):
+            w, h = (w0, h0) if turn % 2 == 0 else (h0, w0)
+            if w > size or h > size:
+                continue
+            words = (w + 63) >> 6
+            bits = np.zeros((h, words), np.uint64)
+            cells = 0
+            for y in range(h0):
+                for x in range(w0):
+                    if masks[offset + y * w0 + x]:
+                        if turn == 0:
+                            tx, ty = x, y
+                        elif turn == 1:
+                            tx, ty = h0 - 1 - y, x
+                        elif turn == 2:
+                            tx, ty = w0 - 1 - x, h0 - 1 - y
+                        else:
+                            tx, ty = y, w0 - 1 - x
+                        bits[ty, tx >> 6] |= one << np.uint64(tx & 63)
+                        cells += 1
+            # The first row of the mask that is widest decides most collisions: rows without room are skipped.
+            first_count = 0
+            for x in range(w):
+                if bits[0, x >> 6] >> np.uint64(x & 63) & one:
+                    first_count += 1
+            found = False
+            row = first_row
+            while row + h <= size and row + h < best_top and not found:
+                if full[row] + first_count <= size:
+                    for column in range(size - w + 1):
+                        if _fits(occupied, row, column, bits, h, words):
+                            best_top, best_row, best_column, best_turn = row + h, row, column, turn
+                            best_bits, best_words = bits, words
+                            found = True
+                            break
+                row += 1
+        if best_row < 0:
+            if first_row > 0:
+                # The shortcut was wrong for this shape; one honest try would cost what it saves.
+                previous_width = previous_height = -1
+            return False, columns, rows_, turned
+        word, shift = best_column >> 6, np.uint64(best_column & 63)
+        back = np.uint64(64) - shift
+        for r in range(best_bits.shape[0]):
+            for w in range(best_words):
+                value = best_bits[r, w]
+                occupied[best_row + r, word + w] |= value << shift
+                if shift:
+                    occupied[best_row + r, word + w + 1] |= value >> back
+                while value:
+                    full[best_row + r] += 1
+                    value &= value - one
+        columns[c], rows_[c], turned[c] = best_column, best_row, best_turn
+        previous_width, previous_height, previous_row = w0, h0, best_row
+    return True, columns, rows_, turned

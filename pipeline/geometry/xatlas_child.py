@@ -1,0 +1,60 @@
+"""The program in which xatlas runs: xatlas holds the interpreter lock for its whole run, so it gets a process.
+
+Run by path as ``python -P xatlas_child.py FOLDER PARENT SECONDS``; imports nothing of this project. Reads
+``vertices.npy`` (V, 3) float32 and ``faces.npy`` (F, 3) uint32 in FOLDER, writes ``uv.npy`` (T, 2) float32 in
+texels of equal size on both axes and, last, ``uv_faces.npy`` (F, 3) uint32.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def die_with(parent: int, seconds: int) -> None:
+    """Has the system end this process with its parent (where it can), and after ``seconds`` in any case."""
+    # The default action of SIGALRM needs no interpreter: it also ends a process inside xatlas.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(max(1, seconds))
+    if sys.platform.startswith("linux"):
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def main(folder: Path) -> None:
+    """Unwraps what lies in ``folder``."""
+    import xatlas
+
+    vertices = np.load(folder / "vertices.npy", allow_pickle=False)
+    faces = np.load(folder / "faces.npy", allow_pickle=False)
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(vertices, faces)
+    charts = xatlas.ChartOptions()
+    # Few and large charts: each border is a place where a low-resolution latent texture can show a seam.
+    charts.max_cost = 8.0
+    packing = xatlas.PackOptions()
+    # The charts are packed again by our own packer, to a square and an exact distance: this one's packing only
+    # has to be quick.
+    packing.resolution = 1024
+    packing.padding = 1
+    packing.bilinear = False
+    packing.blockAlign = True
+    packing.rotate_charts = False
+    atlas.generate(charts, packing)
+    _, uv_faces, uv = atlas[0]
+    uv = uv.astype(np.float32) * np.array([atlas.width, atlas.height], np.float32)
+    np.save(folder / "uv.npy", uv, allow_pickle=False)
+    np.save(folder / "uv_faces.partial.npy", uv_faces.astype(np.uint32), allow_pickle=False)
+    os.replace(folder / "uv_faces.partial.npy", folder / "uv_faces.npy")
+
+
+if __name__ == "__main__":
+    die_with(int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]))
