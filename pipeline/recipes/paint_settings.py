@@ -62,8 +62,7 @@ class PaintSettings(BaseModel):
     front: Front | None = Field(
         None, description="Where the object's front faces, in the input mesh's axes. Left out: +z, or -y where z is up."
     )
-    image_format: Background = Literal["random", "learned"]
-ImageFormat = Field("png", description="Of the texture inside the GLB.")
+    image_format: ImageFormat = Field("png", description="Of the texture inside the GLB.")
     preview: bool = Field(True, description="Write preview.png beside the asset.")
 
     @model_validator(mode="after")
