@@ -1,0 +1,106 @@
+"""All training stages run, resume and export on a toy setting, and the export loads in the stock pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+CONFIG = Path(__file__).parent.parent / "training" / "configs" / "smoke.toml"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder after all stages on the smoke settings."""
+    from training import autoencoder, export, judge, text, unet
+    from training.data import write_pool
+    from training.settings import load
+
+    folder = tmp_path_factory.mktemp("training")
+    cfg = load(CONFIG, folder)
+    for which, c in cfg["pool"].items():
+        write_pool(folder / "pool" / which, c["seed"], c["size"], c["shard"], c["shards"])
+    autoencoder.train(cfg)
+    text.train(cfg)
+    unet.train(cfg, None, 6, None, 0.0)
+    unet.train(cfg, None, 4, None, 0.5)
+    export.export(cfg, folder / "prior")
+    judge.train(cfg)
+    return folder
+
+
+def test_resumed_training_counts_on(work: Path) -> None:
+    rows = [json.loads(line) for line in (work / "unet.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if r.get("done")] == [6, 10]
+    assert all(np.isfinite(r[k]) for r in rows for k in ("caption", "empty", "shuffled") if k in r)
+
+
+def test_export_loads_offline_and_generates(work: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(
+        work / "prior", dtype=torch.float32, local_files_only=True, safety_checker=None, requires_safety_checker=False
+    )
+    out = pipe("a red brick cube, front view", num_inference_steps=2, height=64, width=64, output_type="np")
+    assert out.images.shape == (1, 64, 64, 3)
+    listed = json.loads((work / "prior" / "words.json").read_text())
+    assert {"red", "brick", "cube", "front"} <= set(listed["words"])
+    fit = json.loads((work / "prior" / "latent_rgb.json").read_text())
+    assert np.array(fit["matrix"]).shape == (4, 3)
+    assert not list((work / "prior").rglob("*.partial"))
+
+
+def test_known_words_are_one_token_and_pieces_mean_nothing(work: Path) -> None:
+    from transformers import CLIPTextModel
+
+    from training import text
+    from training.vocabulary import words
+
+    v = text.Vocabulary()
+    assert all(len(v.tokenizer(w).input_ids) == 3 for w in words())
+    ids = v.ids(["zzyzx red"])[0]
+    assert ids[1] == v.empty
+    model = CLIPTextModel.from_pretrained(work / "prior" / "text_encoder")
+    rows = model.get_input_embeddings().weight[v.pieces]
+    assert torch.equal(rows, rows[:1].expand_as(rows))
+
+
+def test_latents_are_standard_after_folding(work: Path) -> None:
+    from diffusers import AutoencoderTiny
+
+    from training.autoencoder import encode_all, tensor
+    from training.data import read_pool
+
+    vae = AutoencoderTiny.from_pretrained(work / "vae")
+    pixels = read_pool(work / "pool" / "train")[0]
+    z = encode_all(vae, pixels).float()
+    assert z.shape[1:] == (4, 16, 16)
+    assert z.mean((0, 2, 3)).abs().max() < 0.05
+    assert (z.std((0, 2, 3)) - 1).abs().max() < 0.05
+    assert vae.decode(z[:1]).sample.shape == tensor(pixels[:1]).shape
+
+
+def test_judge_scores_any_size(work: Path) -> None:
+    from training.judge import questions, score
+
+    rows = score(np.random.default_rng(0).random((2, 96, 96, 3)), work / "judge.safetensors")
+    assert {"material", "colour", "thing", "view"} <= set(rows[0])
+    assert len(questions(30, 1)) == 30
+
+
+def test_fold_changes_nothing_but_scale() -> None:
+    from training.autoencoder import build, normalise
+
+    torch.manual_seed(0)
+    c = {"encoder_blocks": [1, 1, 1], "decoder_blocks": [1, 1, 1], "encoder_width": 8, "decoder_width": 8}
+    vae = build(c)
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    mean, std = torch.tensor([0.1, -0.2, 0.0, 0.3]), torch.tensor([0.5, 2.0, 1.0, 0.7])
+    with torch.no_grad():
+        before = vae.encode(x).latents
+        normalise(vae, mean, std)
+        after = vae.encode(x).latents
+    assert torch.allclose(after, (before - mean.view(1, 4, 1, 1)) / std.view(1, 4, 1, 1), atol=1e-5)

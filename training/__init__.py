@@ -1,0 +1,1 @@
+"""How the weights of the embedded prior are made: data, training, evaluation, export (see README.md)."""

@@ -1,0 +1,219 @@
+"""Stage 1: the autoencoder (4x reduction, 4 zero-mean unit-variance latent channels).
+
+python -m training.autoencoder --config training/configs/embedded.toml
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny
+from torch import Tensor
+
+from training import checkpoint
+from training.data import read_pool
+from training.settings import Log, Settings, load
+
+# Luma and two chroma axes, scaled so that each has about unit variance over the training images.
+_LUMA = torch.tensor([[0.30, 0.59, 0.11], [0.50, -0.42, -0.08], [-0.17, -0.33, 0.50]])
+
+
+def build(c: dict) -> AutoencoderTiny:
+    """The network from its settings table."""
+    n = len(c["encoder_blocks"])
+    return AutoencoderTiny(
+        encoder_block_out_channels=(c["encoder_width"],) * n,
+        decoder_block_out_channels=(c["decoder_width"],) * n,
+        num_encoder_blocks=tuple(c["encoder_blocks"]),
+        num_decoder_blocks=tuple(c["decoder_blocks"]),
+        latent_channels=4,
+        scaling_factor=1.0,
+    )
+
+
+def tensor(pixels: np.ndarray) -> Tensor:
+    """uint8 (N, S, S, 3) to float (N, 3, S, S) in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Mean over images of the peak signal-to-noise ratio in dB; inputs (N, 3, H, W) in [-1, 1]."""
+    mse = ((a.clamp(-1, 1) - b.clamp(-1, 1)) / 2).square().flatten(1).mean(1).clamp_min(1e-8)
+    return float((-10 * torch.log10(mse)).mean())
+
+
+def luma_targets(x: Tensor, scale: Tensor) -> Tensor:
+    """(N, 3, H/4, W/4) normalised luma and chroma means of images in [-1, 1]."""
+    y = torch.einsum("ck,nkhw->nchw", _LUMA, F.avg_pool2d(x, 4))
+    return (y - scale[0].view(1, 3, 1, 1)) / scale[1].view(1, 3, 1, 1)
+
+
+def latent_rgb(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Least-squares map from latents (N, 4, h, w) to mean colours of images in [-1, 1]: matrix (4, 3), bias, R2 (3,).
+
+    Colours are in [0, 1]: rgb = latent @ matrix + bias.
+    """
+    rgb = F.avg_pool2d(x, x.shape[-1] // z.shape[-1]).permute(0, 2, 3, 1).reshape(-1, 3).double() / 2 + 0.5
+    a = z.permute(0, 2, 3, 1).reshape(-1, 4).double()
+    a1 = torch.cat([a, torch.ones_like(a[:, :1])], 1)
+    sol = torch.linalg.lstsq(a1, rgb).solution
+    r2 = 1 - (a1 @ sol - rgb).square().mean(0) / rgb.var(0)
+    return sol[:4].float(), sol[4].float(), r2.float()
+
+
+@torch.no_grad()
+def normalise(vae: AutoencoderTiny, mean: Tensor, std: Tensor) -> None:
+    """Fold per-channel statistics into the last encoder and first decoder convolution.
+
+    The stock pipelines know one scaling factor and no shift, so the channels themselves must be standard.
+    """
+    last = [m for m in vae.encoder.modules() if isinstance(m, torch.nn.Conv2d)][-1]
+    last.weight.div_(std.view(-1, 1, 1, 1))
+    last.bias.sub_(mean).div_(std)
+    first = next(m for m in vae.decoder.modules() if isinstance(m, torch.nn.Conv2d))
+    first.bias.add_(torch.einsum("oihw,i->o", first.weight, mean))
+    first.weight.mul_(std.view(1, -1, 1, 1))
+
+
+@torch.no_grad()
+def encode_all(vae: AutoencoderTiny, pixels: np.ndarray, batch: int = 128) -> Tensor:
+    """float16 scaled latents (N, 4, S/4, S/4) of uint8 images."""
+    out = []
+    k = vae.config.scaling_factor
+    for i in range(0, len(pixels), batch):
+        x = tensor(pixels[i : i + batch]).contiguous(memory_format=torch.channels_last)
+        out.append((vae.encode(x).latents * k).half().contiguous())
+    return torch.cat(out)
+
+
+@torch.no_grad()
+def assess(vae: AutoencoderTiny, pixels: np.ndarray) -> dict:
+    """Held-out figures: PSNR, latent statistics, linear latent->RGB fit."""
+    x = tensor(pixels)
+    z = encode_all(vae, pixels).float()
+    y = torch.cat([vae.decode(p / vae.config.scaling_factor).sample for p in z.split(64)])
+    noisy = torch.cat(
+        [vae.decode((p + 0.1 * torch.randn_like(p)) / vae.config.scaling_factor).sample for p in z.split(64)]
+    )
+    r2 = latent_rgb(z, x)[2]
+    return {
+        "psnr": round(psnr(y, x), 2),
+        "psnr_noise_0.1": round(psnr(noisy, x), 2),
+        "r2": [round(float(v), 3) for v in r2],
+        "mean": [round(float(v), 3) for v in z.mean((0, 2, 3))],
+        "std": [round(float(v), 3) for v in z.std((0, 2, 3))],
+        "abs_max": round(float(z.abs().max()), 2),
+    }
+
+
+def train(cfg: Settings) -> None:
+    """Train until the step count is reached, resuming from the last checkpoint."""
+    c = cfg["autoencoder"]
+    torch.manual_seed(c["seed"])
+    log = Log(cfg.work / "autoencoder.jsonl")
+    pixels, _, _ = read_pool(cfg.work / "pool" / "train", c.get("shards"))
+    held = read_pool(cfg.work / "pool" / "held", 1)[0][: c["held"]]
+    vae = build(c).to(memory_format=torch.channels_last)
+    decay = [p for p in vae.parameters() if p.ndim > 1]
+    rest = [p for p in vae.parameters() if p.ndim <= 1]
+    opt = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 1e-3}, {"params": rest, "weight_decay": 0.0}],
+        lr=c["lr"],
+        fused=True,
+    )
+    ema = checkpoint.Average(vae, c["ema"])
+    path = cfg.work / "autoencoder.safetensors"
+    step = 0
+    if path.exists():
+        step = checkpoint.load(path, {"model": vae, "ema": ema}, opt)["step"]
+    pooled = torch.einsum("ck,nkhw->nchw", _LUMA, F.avg_pool2d(tensor(pixels[:2000]), 4))
+    scale = torch.stack([pooled.mean((0, 2, 3)), pooled.std((0, 2, 3))])
+    g = np.random.default_rng([c["seed"], step])
+    start, seen = time.time(), 0
+    size = pixels.shape[1]
+    while step < c["steps"]:
+        progress = step / c["steps"]
+        crop = c["crop"] if progress < c["crop_until"] else size
+        batch = c["batch"] * (size // crop) ** 2
+        idx = g.integers(0, len(pixels), batch)
+        oy, ox = (int(v) for v in g.integers(0, (size - crop) // 4 + 1, 2) * 4)
+        part = pixels[idx, oy : oy + crop, ox : ox + crop]
+        if g.random() < 0.5:
+            part = part[:, :, ::-1]
+        x = tensor(np.ascontiguousarray(part)).contiguous(memory_format=torch.channels_last)
+        lr = c["lr"] * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * progress) * 0.98)
+        for group in opt.param_groups:
+            group["lr"] = lr
+        with torch.autocast("cpu", torch.bfloat16, enabled=c["bf16"]):
+            z = vae.encoder(x)
+        z = z.float()
+        target, seen_z = x, z
+        if g.random() < c["shift"]:
+            # Painted latents are looked up bilinearly: a shifted latent must decode to the shifted image.
+            move = torch.tensor(g.uniform(-1, 1, (batch, 2)), dtype=torch.float32) / z.shape[-1]
+            theta = torch.eye(2, 3).repeat(batch, 1, 1)
+            theta[:, :, 2] = move
+            seen_z = F.grid_sample(
+                z, F.affine_grid(theta, list(z.shape), False), padding_mode="border", align_corners=False
+            )
+            target = F.grid_sample(
+                x, F.affine_grid(theta, list(x.shape), False), padding_mode="border", align_corners=False
+            )
+        sigma = torch.rand(batch, 1, 1, 1) * c["noise"] * float(g.random() < 0.6)
+        with torch.autocast("cpu", torch.bfloat16, enabled=c["bf16"]):
+            y = vae.decoder(seen_z + sigma * torch.randn_like(z))
+        y = y.float()
+        d = y - target
+        l1 = d.abs().mean()
+        mse = d.square().mean()
+        grad = (d[..., 1:] - d[..., :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
+        tie = (z[:, :3] - luma_targets(x, scale)).square().mean()
+        tie_weight = c["tie"] * max(1.0 - progress / c["tie_until"], c["tie_rest"])
+        flat = z.transpose(0, 1).flatten(1)
+        norm = flat.mean(1).square().mean() + flat.var(1).clamp_min(1e-4).log().square().mean()
+        loss = l1 + c["mse"] * mse + 0.5 * grad + tie_weight * tie + c["norm"] * norm
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        opt.step()
+        step += 1
+        seen += batch
+        ema.update(vae, step)
+        if step % c["log_every"] == 0 or step == c["steps"]:
+            log(
+                stage="autoencoder",
+                step=step,
+                l1=round(l1.item(), 4),
+                mse=round(mse.item(), 5),
+                tie=round(tie.item(), 3),
+                norm=round(norm.item(), 4),
+                per_s=round(seen / (time.time() - start), 1),
+                crop=crop,
+                **(assess(ema.model, held[:200]) if step % (2 * c["log_every"]) == 0 else {}),
+            )
+            checkpoint.save(path, {"model": vae, "ema": ema}, opt, step=step)
+    final = ema.model
+    z = encode_all(final, pixels[:4000]).float()
+    normalise(final, z.mean((0, 2, 3)), z.std((0, 2, 3)))
+    log(stage="autoencoder", done=True, **assess(final, held))
+    final.save_pretrained(cfg.work / "vae")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line of this module."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--config", type=Path, required=True)
+    p.add_argument("--work", type=Path)
+    a = p.parse_args(argv)
+    torch.set_num_threads(2)
+    train(load(a.config, a.work))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""The judge: a small classifier that says what an image shows, trained on data the prior never saw.
+
+    python -m training.judge train --config training/configs/embedded.toml
+    python -m training.judge samples --config training/configs/embedded.toml --guidance 5
+
+`score(images)` is what evaluations of samples and of painted meshes call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training import checkpoint
+from training.data import COLOUR_NAMES, MATERIAL_NAMES, OBJECT_NAMES, read_pool, sheet
+from training.settings import Log, Settings, load
+from training.shapes import THINGS
+from training.text import HEADS
+from training.vocabulary import MATERIALS, VIEWS
+
+NAMES = {"material": MATERIAL_NAMES, "colour": COLOUR_NAMES, "thing": OBJECT_NAMES, "view": list(VIEWS)}
+WEIGHTS = Path(__file__).parent / "work" / "embedded" / "judge.safetensors"
+
+
+class _Block(nn.Module):
+    def __init__(self, a: int, b: int, stride: int) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(a, b, 3, stride, 1, bias=False)
+        self.n1 = nn.BatchNorm2d(b)
+        self.two = nn.Conv2d(b, b, 3, 1, 1, bias=False)
+        self.n2 = nn.BatchNorm2d(b)
+        self.skip = nn.Conv2d(a, b, 1, stride, bias=False) if stride > 1 or a != b else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.n2(self.two(F.relu(self.n1(self.one(x))))) + self.skip(x))
+
+
+class Judge(nn.Module):
+    """Residual classifier; images (N, 3, 64, 64) in [-1, 1] to logits by head."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        w = width
+        self.stem = nn.Sequential(nn.Conv2d(3, w, 5, 2, 2, bias=False), nn.BatchNorm2d(w), nn.ReLU())
+        self.body = nn.Sequential(
+            _Block(w, w, 1), _Block(w, 2 * w, 2), _Block(2 * w, 4 * w, 2), _Block(4 * w, 6 * w, 2)
+        )
+        self.out = nn.ModuleDict({k: nn.Linear(6 * w, n) for k, n in HEADS.items()})
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.body(self.stem(x)).mean((2, 3))
+        return {k: m(x) for k, m in self.out.items()}
+
+
+def _augment(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Blur, noise and small shifts: the judge shall look at the thing, not at the pixels of our renderer."""
+    if rng.random() < 0.5:
+        x = torch.flip(x, [3])
+    dy, dx = (int(v) for v in rng.integers(-4, 5, 2))
+    x = torch.roll(x, (dy, dx), (2, 3))
+    if rng.random() < 0.4:
+        s = int(rng.integers(36, 60))
+        x = F.interpolate(F.interpolate(x, size=(s, s), mode="area"), size=(64, 64), mode="bilinear")
+    x = x * float(rng.uniform(0.9, 1.08)) + float(rng.normal(0, 0.03))
+    return x + torch.randn_like(x) * float(rng.uniform(0, 0.08))
+
+
+@torch.no_grad()
+def accuracy(model: Judge, x: Tensor, labels: Tensor) -> dict:
+    """Top-1 by head over the labelled images."""
+    model.eval()
+    logits = [model(p) for p in x.split(100)]
+    out = {}
+    for j, k in enumerate(HEADS):
+        p, y = torch.cat([q[k] for q in logits]).argmax(1), labels[:, j]
+        known = y >= 0
+        if k == "thing":
+            out["object"] = round(float((p == y)[y > 1].float().mean()), 4)
+        elif k == "view":
+            front = torch.tensor([THINGS[n].front if n in THINGS else False for n in OBJECT_NAMES])[labels[:, 2]]
+            known &= front
+        out[k] = round(float((p == y)[known].float().mean()), 4)
+    model.train()
+    return out
+
+
+def train(cfg: Settings) -> None:
+    """Train on the judge's own stream, report on the held-out stream of the prior."""
+    c = cfg["judge"]
+    torch.manual_seed(c["seed"])
+    log = Log(cfg.work / "judge.jsonl")
+    pixels, _, labels = read_pool(cfg.work / "pool" / "judge", c.get("shards"))
+    hp, _, hl = read_pool(cfg.work / "pool" / "held", 1)
+    hx = torch.from_numpy(hp[: c["held"]]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    held_labels = torch.from_numpy(hl[: c["held"]])
+    model = Judge(c["width"]).to(memory_format=torch.channels_last)
+    opt = torch.optim.AdamW(model.parameters(), lr=c["lr"], weight_decay=0.05, fused=True)
+    lab = torch.from_numpy(labels)
+    rng = np.random.default_rng(c["seed"])
+    start = time.time()
+    for step in range(c["steps"]):
+        progress = step / c["steps"]
+        for group in opt.param_groups:
+            group["lr"] = c["lr"] * min(1.0, (step + 1) / 100) * (1.0 - 0.98 * progress)
+        i = torch.from_numpy(rng.integers(0, len(pixels), c["batch"]))
+        x = torch.from_numpy(pixels[i.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = _augment(x, rng).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=c["bf16"]):
+            logits = model(x)
+        losses = [
+            F.cross_entropy(logits[k].float(), lab[i, j], ignore_index=-1, label_smoothing=0.05)
+            for j, k in enumerate(HEADS)
+        ]
+        opt.zero_grad(set_to_none=True)
+        sum(v for v in losses if torch.isfinite(v)).backward()
+        opt.step()
+        if (step + 1) % c["log_every"] == 0 or step + 1 == c["steps"]:
+            log(
+                stage="judge",
+                step=step + 1,
+                loss=round(sum(v.item() for v in losses), 3),
+                s=round(time.time() - start),
+                **accuracy(model, hx, held_labels),
+            )
+            checkpoint.save(cfg.work / "judge.safetensors", {"model": model}, width=c["width"])
+
+
+@cache
+def _load(path: Path) -> Judge:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as f:
+        width = json.loads(f.metadata()["state"])["width"]
+    model = Judge(width)
+    checkpoint.load(path, {"model": model})
+    return model.eval()
+
+
+@torch.no_grad()
+def score(images: np.ndarray, weights: Path = WEIGHTS) -> list[dict]:
+    """What each image shows.
+
+    images: uint8 (N, H, W, 3) or float (N, H, W, 3) in [0, 1]; resized to 64 x 64.  Returns for each image, by head
+    (material, colour, thing, view), the best name, its probability, and all logits as `<head>_logits` (n,) float32.
+    """
+    x = torch.from_numpy(np.ascontiguousarray(images))
+    x = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x.float() * 2 - 1
+    x = (
+        F.interpolate(x.permute(0, 3, 1, 2), size=(64, 64), mode="area")
+        if x.shape[1:3] != (64, 64)
+        else x.permute(0, 3, 1, 2)
+    )
+    rows: list[dict] = []
+    for part in x.split(100):
+        logits = _load(weights)(part)
+        for i in range(len(part)):
+            row: dict = {}
+            for k, names in NAMES.items():
+                p = logits[k][i].softmax(0)
+                row[k] = names[int(p.argmax())]
+                row[k + "_p"] = round(float(p.max()), 4)
+                row[k + "_logits"] = logits[k][i].numpy()
+            rows.append(row)
+    return rows
+
+
+def questions(count: int, seed: int) -> list[tuple[str, dict[str, str]]]:
+    """Prompts with the labels a sample of them must show; three kinds in turn: surfaces, any shapes, things."""
+    g = np.random.default_rng([seed, 77])
+    out: list[tuple[str, dict[str, str]]] = []
+    materials = [m for m in MATERIAL_NAMES if m != "plastic"]
+    for i in range(count):
+        m, c = materials[i % len(materials)], COLOUR_NAMES[int(g.integers(len(COLOUR_NAMES)))]
+        adjective = MATERIALS[m].adjectives[0]
+        coloured = g.random() < 0.6
+        want = {"material": m, **({"colour": c} if coloured else {})}
+        word = f"{c} {adjective}" if coloured else adjective
+        kind = i % 3
+        if kind == 0:
+            out.append((f"{word} texture", want))
+        elif kind == 1:
+            out.append((f"a {word} object", want))
+        else:
+            names = [n for n, t in THINGS.items() if t.front] if g.random() < 0.6 else list(THINGS)
+            n = names[int(g.integers(len(names)))]
+            plain = g.random() < 0.5
+            want = {"thing": n} if plain else {**want, "thing": n}
+            prompt = f"a {n}" if plain else f"a {word} {n}"
+            if THINGS[n].front:
+                view = ("front", "side", "back", "overhead")[int(g.integers(4))]
+                prompt += f", {view} view"
+                want["view"] = view
+            out.append((prompt, want))
+    return out
+
+
+def judge_samples(cfg: Settings, count: int, guidance: float, steps: int, seed: int, out: Path | None) -> dict:
+    """Draw `count` samples and return top-1 by label."""
+    from training.export import pipeline
+    from training.sample import draw
+
+    asked = questions(count, seed)
+    images = draw(pipeline(cfg), [p for p, _ in asked], seed, guidance, steps)
+    got = score(images, cfg.work / "judge.safetensors")
+    hits: dict[str, list[bool]] = {}
+    for (_, want), row in zip(asked, got, strict=True):
+        for k, v in want.items():
+            hits.setdefault(k, []).append(row[k] == v)
+    if out:
+        sheet(images[:96], 12).save(out)
+    return {
+        k: {"top1": round(float(np.mean(v)), 3), "n": len(v), "chance": round(1 / len(NAMES[k]), 3)}
+        for k, v in hits.items()
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line of this module."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("command", choices=("train", "samples"))
+    p.add_argument("--config", type=Path, required=True)
+    p.add_argument("--work", type=Path)
+    p.add_argument("--count", type=int, default=258)
+    p.add_argument("--guidance", type=float, action="append")
+    p.add_argument("--steps", type=int, default=20)
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--out", type=Path)
+    a = p.parse_args(argv)
+    torch.set_num_threads(a.threads)
+    cfg = load(a.config, a.work)
+    if a.command == "train":
+        train(cfg)
+        return
+    log = Log(cfg.work / "judged.jsonl")
+    for guidance in a.guidance or [5.0]:
+        log(
+            stage="samples",
+            guidance=guidance,
+            steps=a.steps,
+            seed=a.seed,
+            **judge_samples(cfg, a.count, guidance, a.steps, a.seed, a.out),
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Solid noise for the procedural materials, compiled with numba.
+
+Everything is a pure function of its coordinates and an integer seed, so an image is the same on every machine and
+in every process.  Values are in [0, 1] unless said otherwise; distances are in units of one noise cell.
+"""
+
+from __future__ import annotations
+
+import math
+
+from numba import njit
+
+_FAST = {"cache": True, "fastmath": True, "inline": "never", "nogil": True}
+
+
+@njit(cache=True, nogil=True)
+def hash3(ix: int, iy: int, iz: int, seed: int) -> float:
+    """Uniform value in [0, 1) for an integer lattice point."""
+    h = (ix * 374761393 + iy * 668265263 + iz * 1440662683 + seed * 362437) & 0xFFFFFFFF
+    h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
+    h = ((h ^ (h >> 15)) * 739982445) & 0xFFFFFFFF
+    return ((h ^ (h >> 16)) & 0xFFFFF) / 1048576.0
+
+
+@njit(**_FAST)
+def smooth(lo: float, hi: float, x: float) -> float:
+    """Smoothstep from 0 at lo to 1 at hi."""
+    t = (x - lo) / (hi - lo)
+    if t <= 0.0:
+        return 0.0
+    if t >= 1.0:
+        return 1.0
+    return t * t * (3.0 - 2.0 * t)
+
+
+@njit(**_FAST)
+def value(x: float, y: float, z: float, seed: int) -> float:
+    """Trilinear value noise with smoothed weights."""
+    fx, fy, fz = math.floor(x), math.floor(y), math.floor(z)
+    ix, iy, iz = int(fx), int(fy), int(fz)
+    x -= fx
+    y -= fy
+    z -= fz
+    x = x * x * (3.0 - 2.0 * x)
+    y = y * y * (3.0 - 2.0 * y)
+    z = z * z * (3.0 - 2.0 * z)
+    a = hash3(ix, iy, iz, seed) * (1 - x) + hash3(ix + 1, iy, iz, seed) * x
+    b = hash3(ix, iy + 1, iz, seed) * (1 - x) + hash3(ix + 1, iy + 1, iz, seed) * x
+    c = hash3(ix, iy, iz + 1, seed) * (1 - x) + hash3(ix + 1, iy, iz + 1, seed) * x
+    d = hash3(ix, iy + 1, iz + 1, seed) * (1 - x) + hash3(ix + 1, iy + 1, iz + 1, seed) * x
+    return (a * (1 - y) + b * y) * (1 - z) + (c * (1 - y) + d * y) * z
+
+
+@njit(**_FAST)
+def fbm(x: float, y: float, z: float, octaves: int, seed: int) -> float:
+    """Sum of octaves of value noise, renormalised and stretched to use most of [0, 1]."""
+    total, weight, amp = 0.0, 0.0, 1.0
+    for i in range(octaves):
+        total += amp * value(x, y, z, seed + i * 17)
+        weight += amp
+        amp *= 0.5
+        x, y, z = x * 2.03 + 5.1, y * 2.03 + 1.7, z * 2.03 + 9.2
+    t = (total / weight - 0.5) * 1.5 + 0.5
+    return min(max(t, 0.0), 1.0)
+
+
+@njit(**_FAST)
+def worley3(x: float, y: float, z: float, jitter: float, seed: int):
+    """Nearest and second nearest feature distance and a random value of the nearest cell: (f1, f2, cell)."""
+    fx, fy, fz = math.floor(x), math.floor(y), math.floor(z)
+    ix, iy, iz = int(fx), int(fy), int(fz)
+    f1, f2, cell = 9.0, 9.0, 0.0
+    for dx in range(-1, 2):
+        for dy in range(-1, 2):
+            for dz in range(-1, 2):
+                h = hash3(ix + dx, iy + dy, iz + dz, seed)
+                # Three coordinates out of one hash: cheaper than three hashes and irregular enough.
+                px = dx + 0.5 + jitter * (h - 0.5) - (x - fx)
+                h2 = (h * 97.13) % 1.0
+                h3 = (h * 4523.7) % 1.0
+                py = dy + 0.5 + jitter * (h2 - 0.5) - (y - fy)
+                pz = dz + 0.5 + jitter * (h3 - 0.5) - (z - fz)
+                d = px * px + py * py + pz * pz
+                if d < f1:
+                    f2 = f1
+                    f1 = d
+                    cell = (h * 33331.7) % 1.0
+                elif d < f2:
+                    f2 = d
+    return math.sqrt(f1), math.sqrt(f2), cell
+
+
+@njit(**_FAST)
+def worley2(u: float, v: float, jitter: float, seed: int):
+    """Two-dimensional worley3: (f1, f2, cell)."""
+    fu, fv = math.floor(u), math.floor(v)
+    iu, iv = int(fu), int(fv)
+    f1, f2, cell = 9.0, 9.0, 0.0
+    for du in range(-1, 2):
+        for dv in range(-1, 2):
+            h = hash3(iu + du, iv + dv, 7, seed)
+            px = du + 0.5 + jitter * (h - 0.5) - (u - fu)
+            py = dv + 0.5 + jitter * ((h * 97.13) % 1.0 - 0.5) - (v - fv)
+            d = px * px + py * py
+            if d < f1:
+                f2 = f1
+                f1 = d
+                cell = (h * 33331.7) % 1.0
+            elif d < f2:
+                f2 = d
+    return math.sqrt(f1), math.sqrt(f2), cell

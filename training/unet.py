@@ -1,0 +1,264 @@
+"""Stage 3: the UNet, trained together with the text encoder on cached latents.
+
+    python -m training.unet --config training/configs/embedded.toml --minutes 90
+
+Resumes from `unet.safetensors` in the work folder, else from the weights named by `--from` (an exported prior), else
+from scratch.  New shards of the pool are encoded and used as they appear.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from training import checkpoint, text
+from training.autoencoder import encode_all
+from training.data import read_shard
+from training.settings import Log, Settings, load
+
+
+def build(c: dict, width: int) -> UNet2DConditionModel:
+    """The network from its settings table; `width` is the text encoder's."""
+    n = len(c["channels"])
+    unet = UNet2DConditionModel(
+        sample_size=c["sample_size"],
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=tuple(c["channels"]),
+        layers_per_block=c["layers"],
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (n - 1),
+        up_block_types=("CrossAttnUpBlock2D",) * (n - 1) + ("UpBlock2D",),
+        cross_attention_dim=width,
+        attention_head_dim=c["heads"],
+        norm_num_groups=16,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    )
+    # Fused attention has a very slow backward on the CPU.
+    unet.set_attn_processor(AttnProcessor())
+    return unet
+
+
+def schedule() -> DDPMScheduler:
+    """The noise schedule of SD 1.x, without clipping of the predicted latents."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type="epsilon",
+    )
+
+
+class Latents:
+    """Latents, token ids and labels of all shards of one pool that exist by now; encodes each shard once."""
+
+    def __init__(self, cfg: Settings, which: str, vae: AutoencoderTiny, vocabulary: text.Vocabulary) -> None:
+        self.source = cfg.work / "pool" / which
+        self.cache = cfg.work / "latents" / which
+        self.cache.mkdir(parents=True, exist_ok=True)
+        self.vae, self.vocabulary = vae, vocabulary
+        self.done: set[str] = set()
+        self.z: Tensor | None = None
+        self.ids: Tensor | None = None
+
+    def refresh(self, limit: int = 1000) -> int:
+        """Take in up to `limit` new shards; returns the number of samples now held."""
+        zs, ids = ([self.z], [self.ids]) if self.z is not None else ([], [])
+        for path in sorted(self.source.glob("*.npy")):
+            if path.stem in self.done or limit <= 0:
+                continue
+            cached = self.cache / f"{path.stem}.safetensors"
+            if cached.exists():
+                d = load_file(cached)
+            else:
+                pixels, captions, _ = read_shard(path)
+                d = {"z": encode_all(self.vae, pixels), "ids": self.vocabulary.ids(captions).short()}
+                save_file(d, cached)
+                limit -= 1
+            zs.append(d["z"])
+            ids.append(d["ids"])
+            self.done.add(path.stem)
+        if zs:
+            self.z, self.ids = torch.cat(zs), torch.cat(ids)
+        return 0 if self.z is None else len(self.z)
+
+    def batch(self, n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Random float latents (n, 4, h, w) and token ids (n, 24)."""
+        i = torch.from_numpy(rng.integers(0, len(self.z), n))
+        return self.z[i].float(), self.ids[i].long()
+
+
+class Trainee(nn.Module):
+    """UNet and text encoder as one module, so that they share average, optimiser and checkpoint."""
+
+    def __init__(self, unet: UNet2DConditionModel, encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.unet, self.encoder = unet, encoder
+
+    def forward(self, noisy: Tensor, t: Tensor, ids: Tensor, bf16: bool = True) -> Tensor:
+        """Predicted noise (N, 4, h, w) float32."""
+        states = self.encoder(ids).last_hidden_state
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return self.unet(noisy, t, states).sample.float()
+
+
+def groups(model: Trainee, c: dict) -> list[dict]:
+    """Parameter groups: text and time projections learn faster than the convolutions."""
+    fast, slow = [], []
+    for name, p in model.named_parameters():
+        quick = any(k in name for k in ("time_emb", "add_embedding", "attn2", "encoder."))
+        (fast if quick else slow).append(p)
+    return [
+        {"params": slow, "scale": 1.0, "weight_decay": c["weight_decay"]},
+        {"params": fast, "scale": c["text_lr_scale"], "weight_decay": c["weight_decay"]},
+    ]
+
+
+def draw_t(n: int, late: float, g: torch.Generator) -> Tensor:
+    """Time steps (n,): uniform, but a share `late` from the upper half, where colour and layout are decided."""
+    t = torch.randint(0, 1000, (n,), generator=g)
+    high = torch.randint(500, 1000, (n,), generator=g)
+    return torch.where(torch.rand(n, generator=g) < late, high, t)
+
+
+@torch.no_grad()
+def held_error(model: Trainee, z: Tensor, ids: Tensor, vocabulary: text.Vocabulary, alphas: Tensor) -> dict:
+    """Mean squared noise error on fixed held-out latents, times and noise: with caption, empty, shuffled caption."""
+    g = torch.Generator().manual_seed(5)
+    n = len(z)
+    t = (torch.arange(n) * 7919) % 1000
+    noise = torch.randn(z.shape, generator=g)
+    a = alphas[t].view(-1, 1, 1, 1)
+    noisy = a.sqrt() * z + (1 - a).sqrt() * noise
+    empty = vocabulary.ids([""]).expand(n, -1)
+    out = {}
+    for name, i in (("caption", ids), ("empty", empty), ("shuffled", ids.roll(37, 0))):
+        e = torch.cat(
+            [
+                (model(x, s, k) - q).square().flatten(1).mean(1)
+                for x, s, k, q in zip(noisy.split(64), t.split(64), i.split(64), noise.split(64), strict=True)
+            ]
+        )
+        out[name] = round(e.mean().item(), 5)
+        out[name + "_high"] = round(e[t >= 600].mean().item(), 5)
+    return out
+
+
+def train(cfg: Settings, minutes: float | None, steps: int | None, start_from: Path | None, large: float) -> None:
+    """Train for `minutes` of wall time or up to `steps` more steps; checkpoints every few minutes."""
+    c = cfg["unet"]
+    log = Log(cfg.work / "unet.jsonl")
+    vocabulary = text.Vocabulary()
+    vae = AutoencoderTiny.from_pretrained(cfg.work / "vae").eval().requires_grad_(False)
+    encoder = text.build(vocabulary, cfg["text"])
+    torch.manual_seed(c["seed"])
+    model = Trainee(build(c, cfg["text"]["width"]), encoder)
+    path = cfg.work / "unet.safetensors"
+    if not path.exists() and start_from is None and (cfg.work / "text.safetensors").exists():
+        checkpoint.load(cfg.work / "text.safetensors", {"model": encoder})
+    model.unet.to(memory_format=torch.channels_last)
+    ema = checkpoint.Average(model, c["ema"])
+    opt = torch.optim.AdamW(groups(model, c), lr=c["lr"], betas=(0.9, 0.98), fused=True)
+    step, hours, samples = 0, 0.0, 0
+    if path.exists():
+        state = checkpoint.load(path, {"model": model, "ema": ema}, opt)
+        step, hours, samples = state["step"], state["hours"], state["samples"]
+    elif start_from is not None:
+        model.unet.load_state_dict(load_file(start_from / "unet" / "diffusion_pytorch_model.safetensors"), strict=True)
+        from transformers import CLIPTextModel as Stored
+
+        model.encoder.load_state_dict(Stored.from_pretrained(start_from / "text_encoder").float().state_dict())
+        ema = checkpoint.Average(model, c["ema"])
+        step = 1000
+    pool = Latents(cfg, "train", vae, vocabulary)
+    held = Latents(cfg, "held", vae, vocabulary)
+    count = pool.refresh()
+    held.refresh()
+    hz, hids = held.z[: c["held"]].float(), held.ids[: c["held"]].long()
+    big = Latents(cfg, "large", vae, vocabulary) if large > 0 else None
+    if big is not None and big.refresh() == 0:
+        big = None
+    alphas = schedule().alphas_cumprod
+    snr = alphas / (1 - alphas)
+    rng = np.random.default_rng([c["seed"], step])
+    g = torch.Generator().manual_seed(c["seed"] * 1000 + step)
+    first, begun, saved, seen = step, time.time(), time.time(), 0
+    base_hours, total, losses = hours, steps or 0, []
+    log(stage="unet", step=step, samples_held=count, large=0 if big is None else len(big.z),
+        parameters=sum(p.numel() for p in model.unet.parameters()))  # fmt: skip
+    while True:
+        elapsed = time.time() - begun
+        progress = (step - first) / total if steps else elapsed / 60 / minutes
+        if progress >= 1.0:
+            break
+        # Warm up, hold, and come down over the last part of this run.
+        lr = c["lr"] * min(1.0, (step - first + 1) / c["warmup"])
+        if progress > c["hold"]:
+            lr *= 0.03 + 0.97 * (1 - (progress - c["hold"]) / (1 - c["hold"]))
+        for group in opt.param_groups:
+            group["lr"] = lr * group["scale"]
+        use_big = big is not None and rng.random() < large
+        z, ids = big.batch(c["batch"] // 4, rng) if use_big else pool.batch(c["batch"], rng)
+        n = len(z)
+        ids = vocabulary.corrupt(ids, c["word_drop"], c["caption_drop"], g)
+        t = draw_t(n, c["late"] * max(0.0, 1 - samples / c["late_until"]) + c["late_rest"], g)
+        noise = torch.randn(z.shape, generator=g)
+        a = alphas[t].view(-1, 1, 1, 1)
+        noisy = (a.sqrt() * z + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+        error = (model(noisy, t, ids, c["bf16"]) - noise).square().flatten(1).mean(1)
+        weight = (snr[t].clamp_max(c["snr_cap"]) / snr[t]).clamp_min(c["weight_floor"])
+        loss = (weight * error).mean()
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        opt.step()
+        step += 1
+        samples += n
+        seen += n
+        ema.update(model, step)
+        losses.append(error.mean().item())
+        if step % c["log_every"] == 0:
+            hours = base_hours + (time.time() - begun) / 3600
+            extra = held_error(ema.model, hz, hids, vocabulary, alphas) if step % c["held_every"] == 0 else {}
+            log(stage="unet", step=step, samples=samples, hours=round(hours, 3), error=round(float(np.mean(losses)), 5),
+                lr=round(lr, 6), per_s=round(seen / (time.time() - begun), 1), pool=len(pool.z), **extra)  # fmt: skip
+            losses = []
+            pool.refresh(1)
+        if time.time() - saved > c["save_minutes"] * 60:
+            saved = time.time()
+            checkpoint.save(path, {"model": model, "ema": ema}, opt, step=step, hours=hours, samples=samples)
+    hours = base_hours + (time.time() - begun) / 3600
+    checkpoint.save(path, {"model": model, "ema": ema}, opt, step=step, hours=hours, samples=samples)
+    log(stage="unet", done=True, step=step, samples=samples, hours=round(hours, 3),
+        **held_error(ema.model, hz, hids, vocabulary, alphas))  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line of this module."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--config", type=Path, required=True)
+    p.add_argument("--work", type=Path)
+    p.add_argument("--minutes", type=float)
+    p.add_argument("--steps", type=int)
+    p.add_argument("--from", dest="start_from", type=Path, help="an exported prior to go on from")
+    p.add_argument("--large", type=float, default=0.0, help="share of steps on 32x32 latents")
+    a = p.parse_args(argv)
+    if (a.minutes is None) == (a.steps is None):
+        p.error("give either --minutes or --steps")
+    torch.set_num_threads(2)
+    train(load(a.config, a.work), a.minutes, a.steps, a.start_from, a.large)
+
+
+if __name__ == "__main__":
+    main()
