@@ -1,0 +1,366 @@
+"""Files become raw rows: CSV, JSON and JSON Lines, read as strangers write them, in bounded memory.
+
+Nothing here knows what a field means. A reader yields ``RawRow`` for what can be read as a row and ``Problem``
+(``whole=True``) for what makes the file unusable; it goes on after a problem wherever that makes sense.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import stat
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.manifest.problems import Problem, either, shown, suggestion
+
+MAX_LINE = 1 << 20
+MAX_CELL = 128 << 10
+MAX_JSON = 256 << 20
+MAX_COLUMNS = 1000
+
+_BOM = b"\xef\xbb\xbf"
+_DELIMITERS = (",", ";", "\t")
+
+
+@dataclass(slots=True)
+class RawRow:
+    """One row as it stands in the file: ``row`` is its number as ``core.job.Source`` counts.
+
+    ``text`` says that all values are text (CSV). ``faults`` are (field, message) pairs of what is wrong with the
+    row's form; ``broken`` that its values may stand under the wrong names and mean nothing.
+    """
+
+    row: int
+    values: dict[str, Any]
+    text: bool = False
+    faults: tuple[tuple[str, str], ...] = ()
+    broken: bool = False
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What a reader has to know of fields: their names, and those without which no row can be used."""
+
+    known: Collection[str]
+    required: Collection[str]
+
+
+Reader = Callable[[BinaryIO, str, Fields], Iterator[RawRow | Problem]]
+
+
+def read_rows(path: Path, fields: Fields) -> Iterator[RawRow | Problem]:
+    """The rows of the manifest at ``path``, in the format its name says."""
+    name = str(path)
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        ending = shown(path.suffix) if path.suffix else "no ending"
+        yield _whole(name, f"a manifest's name ends in {either(READERS)}; this one has {ending}")
+        return
+    try:
+        # Without O_NONBLOCK a named pipe would hold us here for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:
+        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        yield _whole(name, f"the manifest cannot be read: {reason}")
+        return
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            yield _whole(name, "the manifest is no plain file; allowed: the path of a file")
+            return
+        try:
+            yield from reader(stream, name, fields)
+        except OSError as error:
+            yield _whole(name, f"the manifest cannot be read: {error.strerror or error}")
+
+
+def _whole(file: str, message: str, row: int = 0, field: str = "") -> Problem:
+    return Problem(file, row, field, message, whole=True)
+
+
+class _Lines:
+    """Decoded lines with their ends, bounded in length. What is wrong with the bytes is collected, once a kind."""
+
+    def __init__(self, stream: BinaryIO, file: str):
+        self.stream = stream
+        self.file = file
+        self.number = 0
+        self.problems: list[Problem] = []
+        self._said: set[str] = set()
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self.stream.readline(MAX_LINE + 1):
+            self.number += 1
+            if self.number == 1:
+                line = line.removeprefix(_BOM)
+                if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                    self._say("utf", "this is UTF-16, not UTF-8; save it as UTF-8 (in Excel: 'CSV UTF-8')")
+                    return
+            if len(line) > MAX_LINE:
+                self._say("long", f"the line is longer than {MAX_LINE} bytes; allowed: shorter lines")
+                return
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                byte = f"byte 0x{line[error.start]:02x} at place {error.start + 1} of the line"
+                self._say("utf", f"this is not UTF-8 ({byte}); save it as UTF-8")
+                text = line.decode("utf-8", errors="replace")
+            if "\0" in text:
+                self._say("nul", "the line has a NUL byte in it; allowed: text")
+                text = text.replace("\0", "")
+            yield text
+
+    def _say(self, kind: str, message: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            self.problems.append(_whole(self.file, message, self.number))
+
+    def taken(self) -> list[Problem]:
+        """The problems since the last call."""
+        problems, self.problems = self.problems, []
+        return problems
+
+
+def read_csv(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | Problem]:
+    """CSV with a header line; ``,`` ``;`` or tab between cells, whichever shows more known names in the header.
+
+    A row's number is the line on which it starts. An empty cell says nothing: the field is left out.
+    """
+    lines = _Lines(stream, file)
+    source = iter(lines)
+    first = next(source, "")
+    while first and not first.strip():
+        first = next(source, "")
+    yield from lines.taken()
+    if not first:
+        if not lines.number:
+            yield _whole(file, "the manifest is empty; its first line has to name the columns")
+        return
+    skipped = lines.number - 1
+    delimiter = _delimiter(first, fields)
+
+    def rest() -> Iterator[str]:
+        yield first
+        yield from source
+
+    csv.field_size_limit(MAX_CELL)
+    reader = csv.reader(rest(), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        start = skipped + reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield from lines.taken()
+            yield _whole(file, _csv_reason(str(error)), start)
+            return
+        yield from lines.taken()
+        if cells is None:
+            return
+        if header is None:
+            header = [cell.strip() for cell in cells]
+            wrong = list(_header_problems(header, file, start, fields))
+            yield from wrong
+            if wrong:
+                return
+        elif len(cells) == len(header):
+            values = {name: text for name, cell in zip(header, cells, strict=True) if (text := cell.strip())}
+            if values:
+                yield RawRow(start, values, text=True)
+        elif cells:
+            yield _ragged(cells, header, start)
+
+
+def _delimiter(line: str, fields: Fields) -> str:
+    """The delimiter that shows the most known names in the header; the comma unless another one shows more."""
+
+    def count(delimiter: str) -> int:
+        try:
+            cells = next(csv.reader([line], delimiter=delimiter), [])
+        except csv.Error:
+            return 0
+        return sum(cell.strip() in fields.known for cell in cells)
+
+    return max(_DELIMITERS, key=count)
+
+
+def _csv_reason(error: str) -> str:
+    if "field larger" in error:
+        return f'a cell is longer than {MAX_CELL} characters; is a quote (") not closed?'
+    if "unexpected end" in error:
+        return 'a quote (") that opens in this row is not closed before the file ends'
+    if "new-line character" in error:
+        return "a carriage return stands alone in the line; allowed: line ends as on Linux or Windows"
+    if "expected after" in error:
+        return 'something follows a closing quote (") in this row; a quote inside a quoted cell is written twice ("")'
+    return f"not valid CSV: {error}"
+
+
+def _header_problems(header: list[str], file: str, row: int, fields: Fields) -> Iterator[Problem]:
+    known = [name for name in header if name in fields.known]
+    if len(header) > MAX_COLUMNS:
+        yield _whole(file, f"{len(header)} columns; allowed: at most {MAX_COLUMNS}", row, "header")
+        return
+    if not known:
+        names = either(fields.required)
+        yield _whole(file, f"the first line has to name the columns, among them {names}", row, "header")
+        return
+    for number, name in enumerate(header, start=1):
+        if not name:
+            yield _whole(file, f"column {number} has no name", row, "header")
+        elif name in header[: number - 1]:
+            yield _whole(file, f"column {number} is named {shown(name)} like an earlier one", row, "header")
+    for name in fields.required:
+        if name not in header:
+            near = next((other for other in header if other and suggestion(other, [name])), None)
+            hint = f"; is {shown(near)} meant to be it?" if near and near not in fields.known else ""
+            yield _whole(file, f"there is no column '{name}', which every row needs{hint}", row, "header")
+
+
+def _ragged(cells: list[str], header: list[str], row: int) -> RawRow:
+    given, wanted = len(cells), len(header)
+    if given > wanted:
+        advice = "put a cell that has a delimiter in it into quotes"
+    else:
+        advice = f"no cell for {', '.join(shown(name) for name in header[given:][:5])}"
+    message = f"{given} {'cell' if given == 1 else 'cells'}, but the header has {wanted} columns; {advice}"
+    # Only the id is taken from such a row: it stands first as a rule, before what was shifted.
+    first = {header[0]: cells[0].strip()} if header[0] == "id" and cells[0].strip() else {}
+    return RawRow(row, first, text=True, faults=(("cells", message),), broken=True)
+
+
+class _Object(dict[str, Any]):
+    """A JSON object in which keys came twice (the last one counts)."""
+
+    twice: tuple[str, ...] = ()
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) == len(pairs):
+        return value
+    seen: set[str] = set()
+    marked = _Object(value)
+    marked.twice = tuple(dict.fromkeys(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    return marked
+
+
+# NaN and Infinity are no JSON, but many programs write them: they become a problem of their row, not of the file.
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_pairs,
+    parse_constant={"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}.__getitem__,
+)
+
+
+def _decode(text: str) -> tuple[Any, str]:
+    """The value of a JSON text and "", or None and what is wrong with it."""
+    try:
+        return _DECODER.decode(text), ""
+    except json.JSONDecodeError as error:
+        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+        return None, f"not valid JSON at {place}: {error.msg[:1].lower()}{error.msg[1:]}"
+    except RecursionError:
+        return None, "not usable: the JSON is nested too deeply"
+    except ValueError:
+        return None, "not usable: the JSON has a number of too many digits"
+
+
+def _json_row(value: Any, row: int) -> RawRow:
+    if not isinstance(value, dict):
+        message = f'the row is {_noun(value)}; allowed: an object like {{"prompt": "...", "mesh": "..."}}'
+        return RawRow(row, {}, faults=(("row", message),), broken=True)
+    faults = tuple((key, "the key is there twice in this row") for key in getattr(value, "twice", ()))
+    return RawRow(row, {key: item for key, item in value.items() if item is not None}, faults=faults)
+
+
+def _noun(value: Any) -> str:
+    return shown(value) if isinstance(value, (bool, type(None), dict, list)) else (
+        "text" if isinstance(value, str) else "a number"
+    )  # fmt: skip
+
+
+def read_jsonl(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | Problem]:
+    """JSON Lines: one object per line; blank lines are skipped. A row's number is its line."""
+    lines = _Lines(stream, file)
+    for line in lines:
+        yield from lines.taken()
+        if not line.strip():
+            continue
+        value, reason = _decode(line)
+        if reason:
+            yield _whole(file, reason, lines.number)
+        else:
+            yield _json_row(value, lines.number)
+    yield from lines.taken()
+
+
+def read_json(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | Problem]:
+    """JSON: a list of rows, or ``{"defaults": {...}, "rows": [...]}``. A row's number is its place, from 1."""
+    data = stream.read(MAX_JSON + 1)
+    if len(data) > MAX_JSON:
+        yield _whole(file, f"larger than {MAX_JSON >> 20} MiB; write large manifests as JSON Lines (.jsonl)")
+        return
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        yield _whole(file, f"this is not UTF-8 (byte 0x{data[error.start]:02x} in line {line}); save it as UTF-8")
+        return
+    del data
+    value, reason = _decode(text)
+    if reason:
+        yield _whole(file, reason)
+        return
+    defaults: dict[str, Any] = {}
+    if isinstance(value, dict):
+        wrong = list(_envelope_problems(value, file, fields))
+        yield from wrong
+        if wrong:
+            return
+        defaults = {key: item for key, item in value.get("defaults", {}).items() if item is not None}
+        value = value["rows"]
+    elif not isinstance(value, list):
+        yield _whole(file, f'the manifest is {_noun(value)}; allowed: a list of rows, or {{"rows": [...]}}')
+        return
+    if defaults:
+        # Row 0: whoever reads the rows checks the defaults first, by themselves.
+        yield RawRow(0, defaults)
+    for number, item in enumerate(value, start=1):
+        row = _json_row(item, number)
+        if defaults and not row.broken:
+            row.values = {**defaults, **row.values}
+        yield row
+
+
+def _envelope_problems(value: dict[str, Any], file: str, fields: Fields) -> Iterator[Problem]:
+    allowed = ("defaults", "rows", "$schema")
+    if "rows" not in value and any(key in fields.known for key in value):
+        yield _whole(file, "this is a single row; put it into a list: [ {...} ]")
+        return
+    for key in getattr(value, "twice", ()):
+        yield _whole(file, f"the key {shown(key)} is there twice")
+    for key in value:
+        if key not in allowed:
+            yield _whole(file, f"unknown key {shown(key)}; allowed: 'defaults' and 'rows'{suggestion(key, allowed)}")
+    if not isinstance(value.get("rows"), list):
+        what = _noun(value["rows"]) if "rows" in value else "missing"
+        yield _whole(file, f"it is {what}; allowed: a list of rows", field="rows")
+    defaults = value.get("defaults", {})
+    if not isinstance(defaults, dict):
+        yield _whole(file, f"it is {_noun(defaults)}; allowed: an object", field="defaults")
+        return
+    for key in getattr(defaults, "twice", ()):
+        yield _whole(file, f"the key {shown(key)} is there twice", field="defaults")
+
+
+READERS: dict[str, Reader] = {
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".json": read_json,
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+}

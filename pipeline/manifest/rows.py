@@ -1,0 +1,332 @@
+"""A raw row becomes a Job, or the list of everything that is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import stat
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.content import canonical_json, sha256_bytes
+from pipeline.core.errors import UsageError
+from pipeline.core.job import Job, Source
+from pipeline.geometry.source import FORMATS
+from pipeline.manifest import schema
+from pipeline.manifest.problems import Problem, either, shown, suggestion
+from pipeline.manifest.readers import RawRow
+from pipeline.manifest.schema import ID_ALLOWED, MAX_ID, MAX_PATH, MAX_PROMPT, MAX_SEED
+from pipeline.recipes import FUTURE_RECIPES, RECIPE_VERSIONS
+
+DEFAULT_RECIPE = "paint"
+# Settings that --set may give to all rows beside those of the recipe.
+_SETTABLE = ("seed", "negative_prompt", *schema.SETTINGS)
+_KNOWN = frozenset(schema.FIELDS)
+_SETTINGS = frozenset(schema.SETTINGS)
+_CACHED = 4096
+
+_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_ID - 1}}}(?<!\.)")
+# Names that Windows keeps for devices (with any ending), and names that stand beside the assets in the output.
+_DEVICES = frozenset(["con", "prn", "aux", "nul"] + [f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)])
+_TAKEN = frozenset(["run.json", "report.html"])
+# Control characters and lone surrogates; tab and line ends are white space in prompts.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
+_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+
+Fault = tuple[str, str]
+
+
+def id_problem(text: str) -> str:
+    """Empty when ``text`` can name an asset's folder on every system, else what is wrong and what is allowed."""
+    if not _ID.fullmatch(text):
+        return f"{shown(text)} is no safe file name; allowed: {ID_ALLOWED}"
+    lower = text.lower()
+    if lower.split(".")[0] in _DEVICES:
+        return f"{shown(text)} is the name of a device on Windows; allowed: any other name"
+    if lower in _TAKEN:
+        return f"{shown(text)} is a file of the run itself; allowed: any other name"
+    return ""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Settings of a row: all of them with defaults filled in, those it gave itself, and what is wrong."""
+
+    settings: dict[str, Any]
+    own: dict[str, Any]
+    faults: tuple[Fault, ...]
+
+
+class RowChecker:
+    """Checks rows one by one. Rows with the same settings or mesh share the work."""
+
+    def __init__(
+        self,
+        manifest: Path,
+        *,
+        overrides: Mapping[str, str] | None = None,
+        allow_outside: bool = False,
+        check_files: bool = True,
+    ):
+        self.file = str(manifest)
+        self.folder = os.path.realpath(manifest.parent)
+        self.allow_outside = allow_outside
+        self.check_files = check_files
+        self._settings: dict[Any, Given] = {}
+        self._meshes: dict[str, tuple[Path | None, str]] = {}
+        self._overrides = self._read_overrides(overrides or {})
+
+    def _read_overrides(self, overrides: Mapping[str, str]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, text in overrides.items():
+            option = f"--set {name}={text}"
+            if name not in _SETTABLE:
+                if name in _KNOWN:
+                    raise UsageError(f"{option}: '{name}' belongs to each row and cannot be set for all of them")
+                known = suggestion(name, _SETTABLE) or f"; there are: {', '.join(_SETTABLE)}"
+                raise UsageError(f"{option}: unknown setting {shown(name)}{known}")
+            faults: list[Fault] = []
+            if name == "negative_prompt":
+                values[name] = self._text({name: text}, name, MAX_PROMPT, faults)
+            else:
+                values[name], reason = schema.from_text(name, text)
+                if reason:
+                    faults.append((name, reason))
+                elif name == "seed":
+                    self._seed({name: text}, True, faults)
+            if faults:
+                raise UsageError(f"{option}: {faults[0][1]}")
+        # Whether settings fit together can only be said row by row.
+        for name, message in schema.settings_problems(_only_settings(values), together=False)[1]:
+            raise UsageError(f"--set {name}={overrides[name]}: {message}")
+        return values
+
+    def defaults(self, raw: RawRow) -> list[Problem]:
+        """What is wrong with a manifest's ``defaults``: all of it makes the manifest unusable."""
+        faults = [("id", "an id cannot be a default: it names one row")] if "id" in raw.values else []
+        self._check(raw, faults, partial=True)
+        return [
+            Problem(self.file, 0, f"defaults: {shown(field)[1:-1]}", message, whole=True) for field, message in faults
+        ]
+
+    def check(self, raw: RawRow) -> tuple[Job | None, list[Problem], str | None]:
+        """The row's job (None when anything is wrong), its problems, and its id where it has a usable one."""
+        faults = list(raw.faults)
+        job, row_id = self._check(raw, faults)
+        problems = [Problem(self.file, raw.row, shown(field)[1:-1], message, row_id) for field, message in faults]
+        return job, problems, row_id
+
+    def _check(self, raw: RawRow, faults: list[Fault], partial: bool = False) -> tuple[Job | None, str | None]:
+        values = raw.values
+        row_id = None
+        if "id" in values and not partial:
+            row_id = self._id(values["id"], faults)
+        if raw.broken:
+            return None, row_id
+        faults += [(name, f"unknown field{suggestion(name, schema.FIELDS)}") for name in values if name not in _KNOWN]
+        recipe = self._recipe(values.get("recipe", DEFAULT_RECIPE), faults)
+        missing = () if partial else ("prompt", "mesh")
+        for name in missing:
+            if name not in values and (name == "prompt" or recipe):
+                what = "it is empty" if raw.text else "it is missing"
+                needed = "what the surface should look like" if name == "prompt" else "the path of a mesh"
+                faults.append((name, f"{what}; allowed: {needed}"))
+        prompt = self._text(values, "prompt", MAX_PROMPT, faults, empty=False)
+        negative = self._text(values, "negative_prompt", MAX_PROMPT, faults)
+        seed = self._seed(values, raw.text, faults)
+        mesh, mesh_text = self._mesh(values.get("mesh"), faults)
+        # Which settings another recipe has is not known: then there is nothing to say about them.
+        given = self._given(raw) if recipe else Given({}, {}, ())
+        faults += given.faults
+        if faults or partial:
+            return None, row_id
+        if row_id is None:
+            row_id = _derived_id(recipe, prompt, negative, mesh_text, seed, given.own)
+        overrides = self._overrides
+        job = Job(
+            id=row_id,
+            recipe=recipe,
+            prompt=prompt,
+            negative_prompt=overrides.get("negative_prompt", negative),
+            seed=overrides.get("seed", seed),
+            mesh=mesh,
+            settings=given.settings,
+            source=Source(self.file, raw.row),
+        )
+        return job, row_id
+
+    def _id(self, value: Any, faults: list[Fault]) -> str | None:
+        if not isinstance(value, str):
+            faults.append(("id", f'{shown(value)} is not text; allowed: text, like "boot-1"'))
+            return None
+        reason = id_problem(value)
+        if reason:
+            faults.append(("id", reason))
+        return None if reason else value
+
+    def _recipe(self, value: Any, faults: list[Fault]) -> str:
+        if isinstance(value, str) and value in RECIPE_VERSIONS:
+            return str(value)
+        allowed = either(RECIPE_VERSIONS)
+        if value in FUTURE_RECIPES:
+            message = f"recipe {shown(value)} is not available in this version; allowed: {allowed}"
+        else:
+            hint = suggestion(value, RECIPE_VERSIONS) if isinstance(value, str) else ""
+            message = f"{shown(value)} is no recipe; allowed: {allowed}{hint}"
+        faults.append(("recipe", message))
+        return ""
+
+    def _text(self, values: Mapping[str, Any], name: str, longest: int, faults: list[Fault], empty: bool = True) -> str:
+        """A prompt, with runs of white space made one space; line breaks count as that."""
+        value = values.get(name, "")
+        if not isinstance(value, str):
+            faults.append((name, f"{shown(value)} is not text; allowed: text"))
+            return ""
+        if len(value) > longest:
+            faults.append((name, f"it has {len(value)} characters; allowed: at most {longest}"))
+        elif found := _CONTROL.search(value):
+            code = f"U+{ord(found[0]):04X}"
+            faults.append((name, f"it has the control character {code} in it; allowed: printable text"))
+        text = " ".join(value.split())
+        if not text and not empty and name in values:
+            faults.append((name, "it is empty; allowed: what the surface should look like"))
+        return text
+
+    def _seed(self, values: Mapping[str, Any], text: bool, faults: list[Fault]) -> int:
+        if "seed" not in values:
+            return 0
+        read = schema.from_text if text else schema.from_json
+        value, reason = read("seed", values["seed"])
+        if not reason and not 0 <= value <= MAX_SEED:
+            reason = f"{shown(value)} is not allowed; allowed: {schema.RULES['seed'].allowed}"
+        if reason:
+            faults.append(("seed", reason))
+            return 0
+        return int(value)
+
+    def _given(self, raw: RawRow) -> Given:
+        own = {name: value for name, value in raw.values.items() if name in _SETTINGS}
+        try:
+            # 1, 1.0 and True are one key to a dict, but not one setting.
+            key = (raw.text, tuple((name, type(value), value) for name, value in own.items()))
+            if (found := self._settings.get(key)) is not None:
+                return found
+        except TypeError:
+            # A list or an object where a value should be.
+            return self._read_settings(own, raw.text)
+        if len(self._settings) >= _CACHED:
+            self._settings.clear()
+        given = self._settings[key] = self._read_settings(own, raw.text)
+        return given
+
+    def _read_settings(self, own: Mapping[str, Any], text: bool) -> Given:
+        read = schema.from_text if text else schema.from_json
+        values: dict[str, Any] = {}
+        faults: list[Fault] = []
+        for name, value in own.items():
+            values[name], reason = read(name, value)
+            if reason:
+                del values[name]
+                faults.append((name, reason))
+        settings, wrong = schema.settings_problems(values)
+        faults += wrong
+        overrides = _only_settings(self._overrides)
+        if overrides and not faults:
+            settings, wrong = schema.settings_problems({**values, **overrides})
+            faults += [(name, f"{message} (with --set)") for name, message in wrong]
+        return Given(settings, values, tuple(faults))
+
+    def _mesh(self, value: Any, faults: list[Fault]) -> tuple[Path | None, str]:
+        """The mesh's absolute path, and its path as it is hashed into a derived id."""
+        if value is None:
+            return None, ""
+        if not isinstance(value, str):
+            faults.append(("mesh", f"{shown(value)} is not text; allowed: the path of a mesh"))
+            return None, ""
+        if value not in self._meshes:
+            if len(self._meshes) >= _CACHED:
+                self._meshes.clear()
+            self._meshes[value] = self._find_mesh(value)
+        path, reason = self._meshes[value]
+        if reason:
+            faults.append(("mesh", reason))
+        return path, posixpath.normpath(value) if path else ""
+
+    def _find_mesh(self, text: str) -> tuple[Path | None, str]:
+        name = shown(text)
+        if reason := _path_problem(text, self.allow_outside):
+            return None, reason
+        try:
+            path = os.path.realpath(os.path.join(self.folder, text))
+            if not self.allow_outside and os.path.commonpath([self.folder, path]) != self.folder:
+                return None, (
+                    f"{name} leaves the manifest's folder; allowed: files inside it (or give --allow-outside)"
+                )
+            if self.check_files:
+                found = os.stat(path)
+                if stat.S_ISDIR(found.st_mode):
+                    return None, f"{name} is a folder; allowed: the path of a mesh file"
+                if not stat.S_ISREG(found.st_mode):
+                    return None, f"{name} is no plain file; allowed: the path of a mesh file"
+                if found.st_size == 0:
+                    return None, f"{name} is an empty file; allowed: a mesh with faces"
+                if not os.access(path, os.R_OK):
+                    return None, f"{name} may not be read by this user; allowed: a readable file"
+        except FileNotFoundError:
+            return None, f"there is no file {name}; allowed: a path relative to {shown(self.folder)}"
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            return None, f"{name} cannot be used: {reason}"
+        return Path(path), ""
+
+
+def _path_problem(text: str, allow_outside: bool) -> str:
+    """What is wrong with the text of a path, before the file system is asked."""
+    name = shown(text)
+    if not text.strip():
+        return "it is empty; allowed: the path of a mesh"
+    if len(text) > MAX_PATH:
+        return f"the path has {len(text)} characters; allowed: at most {MAX_PATH}"
+    if not all(c.isprintable() for c in text):
+        return f"{name} has a control character in it; allowed: printable text"
+    if _REMOTE.match(text):
+        return f"{name} is an address; allowed: the path of a local file"
+    if not allow_outside and (text.startswith("/") or _DRIVE.match(text)):
+        return f"{name} is an absolute path; allowed: a path inside the manifest's folder (or give --allow-outside)"
+    if "\\" in text and not _DRIVE.match(text):
+        return f"{name} has a backslash in it; allowed: '/' between folders, on every system"
+    ending = posixpath.splitext(text)[1].lower()
+    if ending not in FORMATS:
+        what = f"{shown(ending)} is no mesh format" if ending else f"{name} has no ending"
+        return f"{what}; allowed: {either(FORMATS)}"
+    return ""
+
+
+def _only_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in _SETTINGS}
+
+
+def _slug(text: str, longest: int) -> str:
+    plain = unicodedata.normalize("NFKD", text[: 4 * longest]).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    if len(slug) <= longest:
+        return slug
+    cut = slug[: longest + 1]
+    # At the end of a word where there is one.
+    return (cut.rsplit("-", 1)[0] if "-" in cut else cut[:longest]).strip("-")
+
+
+def _derived_id(recipe: str, prompt: str, negative: str, mesh: str, seed: int, own: Mapping[str, Any]) -> str:
+    """An id for a row that has none: readable, and the same as long as the row says the same.
+
+    Made of what the row gives itself, not of defaults or ``--set``, which may change from run to run.
+    """
+    content = canonical_json([recipe, prompt, negative, mesh, seed, dict(own)])
+    stem = posixpath.splitext(posixpath.basename(mesh))[0]
+    parts = [_slug(prompt, 40), _slug(stem, 24), sha256_bytes(content)[:12]]
+    return "-".join(part for part in parts if part)
