@@ -112,6 +112,7 @@ def run(manifest: Path, overrides: tuple[str, ...], **options: Any) -> int:
 @_prior
 @_set
 @_outside
+@_option("--skip-meshes", is_flag=True, show_default=False, help="Do not open the meshes (faster).")
 @_option("--schema", is_flag=True, show_default=False, help="Print the JSON Schema of manifests.")
 @_json
 def check(manifest: Path | None, overrides: tuple[str, ...], schema: bool, **options: Any) -> int:

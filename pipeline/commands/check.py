@@ -1,0 +1,125 @@
+"""``latentkiln check``: every mistake of every row, before anything is built."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_module
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import EXIT_OK, EXIT_USAGE, PriorError
+from pipeline.core.job import Job
+from pipeline.manifest import ManifestStream, Problem, json_schema
+from pipeline.manifest.meshes import MeshChecker
+from pipeline.prior.identity import EMBEDDED, find_prior
+from pipeline.prior.words import unknown_words
+
+
+def show_schema() -> int:
+    """Prints the JSON Schema of manifests."""
+    print(json_module.dumps(json_schema(), indent=2))
+    return EXIT_OK
+
+
+def check(
+    manifest: Path,
+    *,
+    prior: str = "embedded",
+    overrides: Mapping[str, str] | None = None,
+    allow_outside: bool = False,
+    skip_meshes: bool = False,
+    json: bool = False,
+) -> int:
+    """Prints every problem of the manifest, one a line, and a last line that counts them. Builds nothing.
+
+    Each mesh is read once to see whether it can be painted, unless ``skip_meshes``. Words that the prior does not
+    know are warnings. Returns 0, or 2 where there is any problem. Raises UsageError for wrong ``overrides``,
+    PriorError for a ``prior`` that does not exist.
+    """
+    stream = ManifestStream(manifest, overrides=overrides, allow_outside=allow_outside)
+    problems, warnings = 0, 0
+    bad_rows: set[int] = set()
+    listed: list[dict[str, Any]] = []
+    warner = _Warner(prior)
+    for item in stream if skip_meshes else _with_meshes(stream):
+        found: Iterable[Problem] = warner.words(item) if isinstance(item, Job) else (item,)
+        for problem in found:
+            is_warning = isinstance(item, Job)
+            warnings += is_warning
+            problems += not is_warning
+            if not is_warning and problem.row:
+                bad_rows.add(problem.row)
+            if json:
+                entry = {"level": "warning" if is_warning else "error", **dataclasses.asdict(problem)}
+                listed.append({key: value for key, value in entry.items() if key != "file"})
+            else:
+                _print(_line(problem, is_warning))
+    if warner.problem and not json:
+        print(f"latentkiln: note: words are not checked: {warner.problem}", file=sys.stderr)
+    if json:
+        result = {
+            "manifest": str(manifest), "rows": stream.rows, "ok": not problems, "errors": problems,
+            "warnings": warnings, "problems": listed,
+        }  # fmt: skip
+        print(json_module.dumps(result, indent=1))
+        return EXIT_USAGE if problems else EXIT_OK
+    _print(_summary(manifest, stream.rows, problems, len(bad_rows), warnings))
+    return EXIT_USAGE if problems else EXIT_OK
+
+
+def _with_meshes(stream: ManifestStream) -> Iterator[Job | Problem]:
+    """The stream, with a Problem in the place of each job whose mesh cannot be used."""
+    meshes = MeshChecker()
+    for item in stream:
+        yield (meshes.problem(item) if isinstance(item, Job) else None) or item
+
+
+class _Warner:
+    """Warnings about prompts: words that the prior does not know."""
+
+    def __init__(self, prior: str):
+        self.name = prior
+        self.problem = ""
+        self.folder: Path | None = None
+        try:
+            self.folder = find_prior(prior)
+        except PriorError as error:
+            if prior != EMBEDDED:
+                raise
+            self.problem = error.message
+
+    def words(self, job: Job) -> Iterator[Problem]:
+        """A Problem for the job's prompt where it has unknown words."""
+        if self.folder is None:
+            return
+        try:
+            unknown = unknown_words(self.folder, job.prompt)
+        except PriorError as error:
+            self.problem, self.folder = error.message, None
+            return
+        if unknown:
+            message = f"the prior '{self.name}' does not know: {', '.join(unknown)}"
+            yield Problem(job.source.file, job.source.row, "prompt", message, job.id)
+
+
+def _line(problem: Problem, is_warning: bool) -> str:
+    if not is_warning:
+        return str(problem)
+    return str(dataclasses.replace(problem, message=f"warning: {problem.message}"))
+
+
+def _summary(manifest: Path, rows: int, problems: int, bad_rows: int, warnings: int) -> str:
+    count = f"{rows} row{'s' * (rows != 1)}"
+    warned = f", {warnings} warning{'s' * (warnings != 1)}" if warnings else ""
+    if not problems:
+        return f"{manifest}: {count}, all good{warned}"
+    where = f" in {bad_rows} row{'s' * (bad_rows != 1)}" if bad_rows else ""
+    return f"{manifest}: {count}, {problems} error{'s' * (problems != 1)}{where}{warned}"
+
+
+def _print(line: str) -> None:
+    """Prints a line whatever the terminal's encoding can show."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, errors="backslashreplace").decode(encoding))

@@ -1,0 +1,227 @@
+"""What has to be built, and why: the fingerprint of a job against the record that stands beside its asset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.core.content import canonical_json, sha256_bytes
+from pipeline.core.errors import LatentkilnError
+from pipeline.core.job import Job
+from pipeline.export.record import RECORD, load_record, output_problem, read_failure
+from pipeline.geometry.source import mesh_sha256
+from pipeline.recipes import LIMIT_SETTINGS, RECIPE_VERSIONS
+
+Action = Literal["build", "keep", "blocked"]
+
+# What the fingerprint is made of. Raised when its make-up changes, which rebuilds every asset.
+_FINGERPRINT_SCHEMA = 1
+_SHOWN = 40
+
+
+@dataclass(frozen=True)
+class PlanItem:
+    """What is to happen with one job: ``build`` it, ``keep`` what is there, or nothing because it is ``blocked``.
+
+    ``reason`` says why in words; ``fingerprint`` is empty for a blocked job whose mesh cannot be read.
+    """
+
+    job: Job
+    action: Action
+    reason: str
+    fingerprint: str
+
+
+def fingerprint(job: Job, *, prior_identity: str, recipe_version: str, mesh_sha256: str) -> str:
+    """Hex sha256 that names the asset: same fingerprint, nothing to do.
+
+    Made of everything that decides the asset: recipe and its version, prompts, seed, settings, the bytes of the
+    mesh, the prior. Not of ids, paths, the machine, or settings that are mere limits.
+    """
+    limits = LIMIT_SETTINGS.get(job.recipe, frozenset())
+    content = {
+        "schema": _FINGERPRINT_SCHEMA,
+        "recipe": job.recipe,
+        "recipe_version": recipe_version,
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt,
+        "seed": job.seed,
+        "settings": {name: value for name, value in job.settings.items() if name not in limits},
+        "mesh": mesh_sha256,
+        "prior": prior_identity,
+    }
+    return sha256_bytes(canonical_json(content))
+
+
+def plan(jobs: Iterable[Job], out: Path, *, prior_identity: str) -> list[PlanItem]:
+    """One PlanItem for each job, in order, from the records under ``out``. Writes nothing, raises nothing.
+
+    Each mesh is hashed once in a process while its size and time stay as they are; so is each output.
+    """
+    return list(iterate(jobs, out, prior_identity=prior_identity))
+
+
+def iterate(jobs: Iterable[Job], out: Path, *, prior_identity: str) -> Iterator[PlanItem]:
+    """As ``plan``, one by one."""
+    meshes: dict[Path | None, tuple[str, str]] = {None: ("", "")}
+    for job in jobs:
+        if job.mesh not in meshes:
+            meshes[job.mesh] = _identify(job.mesh)
+        mesh, problem = meshes[job.mesh]
+        if problem:
+            yield PlanItem(job, "blocked", problem, "")
+            continue
+        version = RECIPE_VERSIONS[job.recipe]
+        mark = fingerprint(job, prior_identity=prior_identity, recipe_version=version, mesh_sha256=mesh)
+        folder = out / job.id
+        if why := _in_the_way(folder):
+            yield PlanItem(job, "blocked", why, mark)
+            continue
+        reason = _reason_to_build(job, folder, mark, mesh, prior_identity, version)
+        yield PlanItem(job, "build" if reason else "keep", reason or "up to date", mark)
+
+
+def leftovers(out: Path, ids: Collection[str]) -> list[str]:
+    """Assets under ``out`` whose ids are not among ``ids``, sorted: they are no longer in the manifest."""
+    known = {name.lower() for name in ids}
+    try:
+        with os.scandir(out) as entries:
+            names = [entry.name for entry in entries if entry.name.lower() not in known and entry.is_dir()]
+    except OSError:
+        return []
+    return sorted(name for name in names if (out / name / RECORD).is_file())
+
+
+def _in_the_way(folder: Path) -> str:
+    """Empty when the asset's folder can be used, else what stands in its place."""
+    try:
+        if folder.is_symlink() and not folder.resolve().is_relative_to(folder.parent.resolve()):
+            return f"{folder} is a link that leaves the output folder; remove it"
+        if folder.exists() and not folder.is_dir():
+            return f"{folder} is no folder; remove it"
+    except (OSError, RuntimeError) as error:
+        return f"{folder} cannot be used: {getattr(error, 'strerror', None) or error}"
+    return ""
+
+
+def _reason_to_build(job: Job, folder: Path, mark: str, mesh: str, prior: str, version: str) -> str:
+    """Why the asset in ``folder`` has to be built (again); empty when it is up to date."""
+    record, damage = load_record(folder)
+    if record is not None and record["fingerprint"] == mark:
+        # The last words of an earlier failure do not matter to an asset that is whole.
+        problem = _output_problem(folder, record)
+        return f"output missing or damaged: {problem}" if problem else ""
+    failure = read_failure(folder)
+    failed = f"failed before: {_one_line(failure.get('message'))}" if failure else ""
+    if record is None:
+        if failed:
+            return failed
+        return f"the record is damaged ({damage.split(': ', 1)[-1]})" if damage else "new"
+    changes = "; ".join(_changes(record, job, mesh, prior, version)) or "its inputs changed"
+    # A failure of just these inputs: the change was tried already.
+    return f"{changes}; {failed}" if failure and failure.get("fingerprint") == mark else changes
+
+
+def _changes(record: Mapping[str, Any], job: Job, mesh: str, prior: str, version: str) -> Iterator[str]:
+    """What differs between what the record was made from and what the job says now, in words."""
+    before = _at(record, "inputs", "job")
+    if record.get("recipe") != job.recipe:
+        yield f"recipe changed from {_show(record.get('recipe'))} to {_show(job.recipe)}"
+    elif record.get("recipe_version") != version:
+        yield f"recipe version changed from {_show(record.get('recipe_version'))} to {_show(version)}"
+    if _at(record, "inputs", "prior", "identity") != prior:
+        yield "prior changed"
+    if _at(record, "inputs", "mesh", "sha256") != (mesh or None):
+        yield "mesh bytes changed"
+    if not isinstance(before, dict):
+        return
+    if before.get("prompt") != job.prompt:
+        yield "prompt changed"
+    if before.get("negative_prompt", "") != job.negative_prompt:
+        yield "negative prompt changed"
+    if before.get("seed") != job.seed:
+        yield f"seed changed from {_show(before.get('seed'))} to {job.seed}"
+    old = before.get("settings")
+    if not isinstance(old, dict):
+        return
+    limits = LIMIT_SETTINGS.get(job.recipe, frozenset())
+    for name in sorted((set(old) | set(job.settings)) - limits):
+        if name not in old:
+            yield f"{name} is a new setting"
+        elif name not in job.settings:
+            yield f"{name} is no longer a setting"
+        elif old[name] != job.settings[name]:
+            yield f"{name} changed from {_show(old[name])} to {_show(job.settings[name])}"
+
+
+def _at(value: object, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _show(value: object) -> str:
+    """A recorded value in a reason; ``None`` is what the prior recommends."""
+    if value is None:
+        return "the prior's"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _one_line(f"{value:g}" if isinstance(value, float) else value)
+
+
+def _one_line(value: object) -> str:
+    text = " ".join(str(value).split())
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= 5 * _SHOWN else text[: 5 * _SHOWN - 3] + "..."
+
+
+# Hashes of files, by what the file system says of them: a file that keeps all of it keeps its bytes.
+_Stamp = tuple[str, int, int, int]
+_mesh_hashes: dict[_Stamp, str] = {}
+_sound_outputs: set[tuple[_Stamp, str]] = set()
+
+
+def _stamp(path: Path) -> _Stamp:
+    found = path.stat()
+    return (str(path), found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+def _identify(mesh: Path | None) -> tuple[str, str]:
+    """The hash of a mesh and "", or "" and why there is none."""
+    if mesh is None:
+        return "", ""
+    try:
+        return _hash_mesh(mesh), ""
+    except LatentkilnError as error:
+        return "", f"the mesh cannot be used: {error.message}"
+    except OSError as error:
+        return "", f"the mesh cannot be read: {error.strerror or error}"
+
+
+def _hash_mesh(path: Path) -> str:
+    # The buffers beside a .gltf have stamps of their own: such a mesh is hashed once in each plan.
+    if path.suffix.lower() == ".gltf":
+        return mesh_sha256(path)
+    stamp = _stamp(path)
+    if stamp not in _mesh_hashes:
+        _mesh_hashes[stamp] = mesh_sha256(path)
+    return _mesh_hashes[stamp]
+
+
+def _output_problem(folder: Path, record: Mapping[str, Any]) -> str:
+    """As ``export.record.output_problem``, hashing an output once while it stays as it is."""
+    try:
+        keys = {(_stamp(folder / name), str(expected["sha256"])) for name, expected in record["outputs"].items()}
+    except OSError:
+        return output_problem(folder, record)
+    if not record["outputs"]:
+        return "the record names no outputs"
+    if keys <= _sound_outputs:
+        return ""
+    problem = output_problem(folder, record)
+    if not problem:
+        _sound_outputs.update(keys)
+    return problem
