@@ -69,9 +69,7 @@ def _renumbered(label: NDArray) -> NDArray[np.int64]:
     return rank[inverse.reshape(-1)]
 
 
-def flat_charts(
-    mesh: Mesh, *, smooth: bool = True
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+def flat_charts(mesh: Mesh, *, smooth: bool = True) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     """Cuts ``mesh`` into charts and flattens them.
 
     Returns (points (T, 2) in units of the mesh, each chart with the area it has on the mesh; uv_faces (F, 3);
@@ -218,9 +216,7 @@ def _cut_long(
     members = np.bincount(chart, minlength=count)
     mean = np.stack([np.bincount(chart, centre[:, i]) for i in range(2)], axis=1) / members[:, None]
     offset = centre - mean[chart]
-    xx, xy, yy = (
-        np.bincount(chart, offset[:, i] * offset[:, j]) for i, j in ((0, 0), (0, 1), (1, 1))
-    )
+    xx, xy, yy = (np.bincount(chart, offset[:, i] * offset[:, j]) for i, j in ((0, 0), (0, 1), (1, 1)))
     angle = 0.5 * np.arctan2(2 * xy, xx - yy)
     along = flat[:, :, 0] * np.cos(angle)[chart][:, None] + flat[:, :, 1] * np.sin(angle)[chart][:, None]
     low, high = np.full(count, np.inf), np.full(count, -np.inf)

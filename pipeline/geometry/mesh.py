@@ -141,9 +141,7 @@ def assemble(
     if len(positions) == 0:
         raise MeshError(f"{name}: there are no vertices in it")
     if len(faces) == 0:
-        raise MeshError(
-            f"{name}: there are no faces in it ({len(positions)} points): a point cloud cannot be painted"
-        )
+        raise MeshError(f"{name}: there are no faces in it ({len(positions)} points): a point cloud cannot be painted")
     if len(faces) > max_faces:
         raise MeshError(f"{name}: {len(faces)} faces are more than max_faces = {max_faces}")
     _check_index(faces, len(positions), name, "vertex", lowest=0)

@@ -47,9 +47,7 @@ class Frame:
         return Frame(matrix)
 
 
-def normalise(
-    vertices: NDArray[np.floating], *, radius: float = 0.6, up_axis: str = "y", front: str = "+z"
-) -> Frame:
+def normalise(vertices: NDArray[np.floating], *, radius: float = 0.6, up_axis: str = "y", front: str = "+z") -> Frame:
     """The frame that centres (V, 3) ``vertices`` on their bounding box and puts the farthest at ``radius``.
 
     ``up_axis`` ("y" or "z") is the input's axis that points up, ``front`` ("+x", "-x", ...) the input's

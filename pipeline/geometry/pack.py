@@ -18,6 +18,8 @@ GRID = 512
 MANY_CHARTS = 1500
 # Padding is halved while charts could cover less than this share of the square with it.
 LEAST_USE = 0.35
+# ... and while each halving lets the charts grow by this factor.
+WORTH_HALVING = 1.1
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,19 @@ def pack(
     if not area > 0:
         area = max(float((extent[:, 0] * extent[:, 1]).sum()), 1e-30)
 
-    grid, best, used_padding = GRID, None, padding
+    grid, best, used_padding, tried = GRID, None, padding, padding
     for _ in range(12):
-        best = _largest(points, corner, charts, point_chart, extent, area, used_padding * grid, grid)
-        if best is not None and (best[0] ** 2 * area >= LEAST_USE * grid**2 or used_padding * grid < 0.25):
+        found = _largest(points, corner, charts, point_chart, extent, area, tried * grid, grid)
+        if found is not None and (best is None or found[0] > best[0] * WORTH_HALVING):
+            best, used_padding = found, tried
+        elif best is not None:
+            break  # it is not the padding that takes the room
+        if best is not None and (best[0] ** 2 * area >= LEAST_USE * grid**2 or tried * grid < 0.25):
             break
-        if used_padding * grid < 0.25:
+        if tried * grid < 0.25:
             # Even without padding they do not fit: more charts than cells. A finer grid has room.
             grid *= 2
-        used_padding = used_padding / 2
+        tried /= 2
     if best is None:
         return _tiles(points, point_chart, extent, area, count)
     scale, column, row, turn = best

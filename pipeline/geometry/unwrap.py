@@ -33,7 +33,7 @@ LARGEST_OVERLAP = 0.01
 OVERLAP_GRID = 1024
 # ... at most this share of the surface gets (almost) no texels: below this part of the mean density ...
 LARGEST_STARVED = 0.01
-STARVED_DENSITY = 1e-3
+STARVED_DENSITY = 1e-4
 # ... and the charts cover at least this share of the square.
 LEAST_COVERED = 0.05
 # Distance between charts as a part of the texture's side: one latent of a latent texture an eighth as large, at
@@ -78,9 +78,7 @@ def unwrap(
         return _clustered(mesh, texture_size, "box", "a box projection was asked for")
     started = "xatlas was asked for" if mode == "xatlas" else why_not
     if mode == "auto" and len(mesh.faces) > XATLAS_FACES:
-        return _clustered(
-            mesh, texture_size, "clusters", f"{started}; {len(mesh.faces)} faces are too many for xatlas"
-        )
+        return _clustered(mesh, texture_size, "clusters", f"{started}; {len(mesh.faces)} faces are too many for xatlas")
     charts, failure = run_xatlas(mesh, time_limit=time_limit, report=report)
     if charts is not None:
         points, uv_faces = charts
@@ -132,9 +130,7 @@ def overlap_share(uv: NDArray[np.floating], uv_faces: NDArray[np.integer], size:
     return doubled / covered if covered else 0.0
 
 
-def _covered(
-    uv: NDArray[np.floating], uv_faces: NDArray[np.integer], size: int = OVERLAP_GRID
-) -> tuple[int, int]:
+def _covered(uv: NDArray[np.floating], uv_faces: NDArray[np.integer], size: int = OVERLAP_GRID) -> tuple[int, int]:
     """(cells covered at all, cells covered more than once)."""
     from pipeline.geometry.uv_kernels import coverage
 
@@ -165,9 +161,7 @@ def _own(mesh: Mesh) -> UVMesh:
     uv_faces = number.reshape(-1, 3)
     uv = np.ascontiguousarray(rows[first, 1:].astype(np.float32))
     covered, _ = _covered(uv, uv_faces)
-    return UVMesh(
-        mesh, uv, uv_faces, "input", reason, chart_ids(uv_faces), 0.0, covered / OVERLAP_GRID**2
-    )
+    return UVMesh(mesh, uv, uv_faces, "input", reason, chart_ids(uv_faces), 0.0, covered / OVERLAP_GRID**2)
 
 
 def chart_ids(uv_faces: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -158,98 +158,95 @@ def chart_masks(corners, chart, widths, heights, offsets, reach):
 
 
 @numba.njit(cache=True, nogil=True)
-def _fits(occupied, row, column, bits, rows, words):
-    """Whether a mask of ``rows`` x ``words`` 64-bit words is free at (row, column)."""
-    word, shift = column >> 6, np.uint64(column & 63)
-    back = np.uint64(64) - shift
-    for r in range(rows):
-        for w in range(words):
-            value = bits[r, w]
-            if occupied[row + r, word + w] & (value << shift):
-                return False
-            if shift and occupied[row + r, word + w + 1] & (value >> back):
-                return False
-    return True
+def _mask_runs(masks, offset, w0, h0, turn):
+    """(R, 3) int64 runs (row, first column, last column) of a mask turned by quarter turns, longest first.
+
+    A turn by one takes (x, y) of a mask of height h to (h - y, x).
+    """
+    w, h = (w0, h0) if turn % 2 == 0 else (h0, w0)
+    turned = np.zeros((h, w), np.bool_)
+    for y in range(h0):
+        for x in range(w0):
+            if masks[offset + y * w0 + x]:
+                if turn == 0:
+                    turned[y, x] = True
+                elif turn == 1:
+                    turned[x, h0 - 1 - y] = True
+                elif turn == 2:
+                    turned[h0 - 1 - y, w0 - 1 - x] = True
+                else:
+                    turned[w0 - 1 - x, y] = True
+    count = 0
+    for y in range(h):
+        for x in range(w):
+            if turned[y, x] and (x == 0 or not turned[y, x - 1]):
+                count += 1
+    runs = np.empty((count, 3), np.int64)
+    k = 0
+    for y in range(h):
+        for x in range(w):
+            if turned[y, x]:
+                if x == 0 or not turned[y, x - 1]:
+                    runs[k, 0], runs[k, 1] = y, x
+                if x == w - 1 or not turned[y, x + 1]:
+                    runs[k, 2] = x
+                    k += 1
+    longest_first = np.argsort(runs[:, 1] - runs[:, 2], kind="mergesort")
+    return runs[longest_first]
 
 
 @numba.njit(cache=True, nogil=True)
 def pack_masks(masks, widths, heights, offsets, order, size, turns):
-    """Places masks on a (size, size) grid, each at the lowest free place, turned by quarter turns.
+    """Places masks on a (size, size) grid, each at the highest free place, turned by quarter turns.
 
     order (C,) which chart comes first; turns 1 or 4, how many orientations are tried. Returns (placed, column,
     row, turn), the last three (C,) int64; placed is False when something did not fit.
-
-    A turn by one takes (x, y) of a mask of height h to (h - y, x).
     """
     count = widths.shape[0]
-    columns, rows_, turned = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
-    row_words = (size >> 6) + 3
-    occupied = np.zeros((size, row_words), np.uint64)
-    full = np.zeros(size, np.int64)  # cells taken in each row, to skip rows without room
-    one = np.uint64(1)
-    previous_width = previous_height = previous_row = -1
+    columns, rows, turned = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    # In each row, the last taken column at or before each column, or -1: a run meets something when that lies
+    # within it, and is then moved just behind it.
+    taken = np.full((size, size), -1, np.int16)
+    last_width = last_height = last_row = -1
     for k in range(count):
         c = order[k]
         w0, h0, offset = widths[c], heights[c], offsets[c]
-        best_top, best_row, best_column, best_turn = size + 1, -1, -1, 0
-        # Equal boxes in a row (many small charts): what did not fit the last one's box from above won't now.
-        first_row = 0
-        if w0 <= 12 and h0 <= 12 and w0 == previous_width and h0 == previous_height:
-            first_row = previous_row
-        best_bits = np.zeros((1, 1), np.uint64)
-        best_words = 0
+        best_bottom, best_row, best_column, best_turn = size + 1, -1, -1, 0
+        best_runs = np.empty((0, 3), np.int64)
+        # Many small charts of one size: what had no room for the last one seldom has for this one.
+        first_row = last_row if (w0 == last_width and h0 == last_height and w0 <= 12 and h0 <= 12) else 0
         for turn in range(turns):
             w, h = (w0, h0) if turn % 2 == 0 else (h0, w0)
             if w > size or h > size:
                 continue
-            words = (w + 63) >> 6
-            bits = np.zeros((h, words), np.uint64)
-            cells = 0
-            for y in range(h0):
-                for x in range(w0):
-                    if masks[offset + y * w0 + x]:
-                        if turn == 0:
-                            tx, ty = x, y
-                        elif turn == 1:
-                            tx, ty = h0 - 1 - y, x
-                        elif turn == 2:
-                            tx, ty = w0 - 1 - x, h0 - 1 - y
-                        else:
-                            tx, ty = y, w0 - 1 - x
-                        bits[ty, tx >> 6] |= one << np.uint64(tx & 63)
-                        cells += 1
-            # The first row of the mask that is widest decides most collisions: rows without room are skipped.
-            first_count = 0
-            for x in range(w):
-                if bits[0, x >> 6] >> np.uint64(x & 63) & one:
-                    first_count += 1
-            found = False
+            runs = _mask_runs(masks, offset, w0, h0, turn)
             row = first_row
-            while row + h <= size and row + h < best_top and not found:
-                if full[row] + first_count <= size:
-                    for column in range(size - w + 1):
-                        if _fits(occupied, row, column, bits, h, words):
-                            best_top, best_row, best_column, best_turn = row + h, row, column, turn
-                            best_bits, best_words = bits, words
-                            found = True
-                            break
+            while row + h <= size and row + h < best_bottom:
+                column = 0
+                k_run = 0
+                while column + w <= size and k_run < runs.shape[0]:
+                    met = taken[row + runs[k_run, 0], column + runs[k_run, 2]]
+                    if met >= column + runs[k_run, 1]:
+                        column = met - runs[k_run, 1] + 1
+                        k_run = 0
+                    else:
+                        k_run += 1
+                if column + w <= size:
+                    best_bottom, best_row, best_column, best_turn = row + h, row, column, turn
+                    best_runs = runs
+                    break
                 row += 1
         if best_row < 0:
-            if first_row > 0:
-                # The shortcut was wrong for this shape; one honest try would cost what it saves.
-                previous_width = previous_height = -1
-            return False, columns, rows_, turned
-        word, shift = best_column >> 6, np.uint64(best_column & 63)
-        back = np.uint64(64) - shift
-        for r in range(best_bits.shape[0]):
-            for w in range(best_words):
-                value = best_bits[r, w]
-                occupied[best_row + r, word + w] |= value << shift
-                if shift:
-                    occupied[best_row + r, word + w + 1] |= value >> back
-                while value:
-                    full[best_row + r] += 1
-                    value &= value - one
-        columns[c], rows_[c], turned[c] = best_column, best_row, best_turn
-        previous_width, previous_height, previous_row = w0, h0, best_row
-    return True, columns, rows_, turned
+            return False, columns, rows, turned
+        for i in range(best_runs.shape[0]):
+            row = best_row + best_runs[i, 0]
+            first, last = best_column + best_runs[i, 1], best_column + best_runs[i, 2]
+            for x in range(first, last + 1):
+                taken[row, x] = x
+            x = last + 1
+            while x < size and taken[row, x] < first:
+                taken[row, x] = last
+                x += 1
+        columns[c], rows[c], turned[c] = best_column, best_row, best_turn
+        last_width, last_height, last_row = w0, h0, best_row
+    return True, columns, rows, turned

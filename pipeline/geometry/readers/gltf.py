@@ -74,9 +74,7 @@ def buffer_path(uri: str, folder: Path, name: str) -> Path:
     decoded = urllib.parse.unquote(uri)
     shown = uri[:60]
     if urllib.parse.urlsplit(uri).scheme or decoded.startswith(("/", "\\")) or "\0" in decoded:
-        raise MeshError(
-            f"{name}: its buffer {shown!r} is not a relative path; nothing is fetched from elsewhere"
-        )
+        raise MeshError(f"{name}: its buffer {shown!r} is not a relative path; nothing is fetched from elsewhere")
     path = (folder / decoded).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise MeshError(f"{name}: its buffer {shown!r} lies outside the file's own folder")
@@ -95,18 +93,14 @@ def external_buffers(document: dict[str, Any], folder: Path, name: str) -> list[
     return found
 
 
-def read_gltf(
-    text: bytes, binary: bytes | None, folder: Path, name: str, max_faces: int, max_bytes: int
-) -> RawMesh:
+def read_gltf(text: bytes, binary: bytes | None, folder: Path, name: str, max_faces: int, max_bytes: int) -> RawMesh:
     """Reads a glTF document. ``folder`` is where its buffers may lie. Raises MeshError."""
     document = parse_document(text, name)
     reader = _Reader(document, binary, folder, name, max_faces, max_bytes)
     try:
         return reader.read()
     except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
-        raise MeshError(
-            f"{name}: its JSON is not valid glTF ({type(error).__name__}: {str(error)[:80]})"
-        ) from None
+        raise MeshError(f"{name}: its JSON is not valid glTF ({type(error).__name__}: {str(error)[:80]})") from None
 
 
 def _list(document: dict[str, Any], key: str) -> list:
@@ -146,9 +140,7 @@ class _Reader:
     def read(self) -> RawMesh:
         for extension in _list(self.document, "extensionsRequired"):
             if extension in _COMPRESSIONS:
-                raise MeshError(
-                    f"{self.name}: it is compressed with {extension}, which cannot be read; decompress it"
-                )
+                raise MeshError(f"{self.name}: it is compressed with {extension}, which cannot be read; decompress it")
         used = _list(self.document, "extensionsUsed")
         if "EXT_mesh_gpu_instancing" in used:
             self._warn("instances of EXT_mesh_gpu_instancing were ignored")
@@ -287,9 +279,7 @@ class _Reader:
             )
         for attribute, array in values.items():
             if len(array) != len(positions):
-                raise MeshError(
-                    f"{self.name}: {attribute} has {len(array)} entries for {len(positions)} positions"
-                )
+                raise MeshError(f"{self.name}: {attribute} has {len(array)} entries for {len(positions)} positions")
         uv, normals = values.get(wanted), values.get("NORMAL")
         if uv is not None and uv.shape[1] != 2:
             raise MeshError(f"{self.name}: {wanted} does not hold pairs")
@@ -344,9 +334,7 @@ class _Reader:
             accessor = self._item(_list(self.document, "accessors"), attributes[attribute], "accessor")
             array = stored[identity].reshape(len(stored[identity]), -1)
             if len(array) != accessor.get("count"):
-                raise MeshError(
-                    f"{self.name}: its Draco data and its JSON disagree on the number of vertices"
-                )
+                raise MeshError(f"{self.name}: its Draco data and its JSON disagree on the number of vertices")
             values[attribute] = _normalised(array) if accessor.get("normalized") else array
         return values, index
 
@@ -475,14 +463,11 @@ class _Reader:
             if all(array is None for array in arrays):
                 return None, None
             rows = [
-                np.zeros((len(part.positions), width), np.float32)
-                if array is None
-                else array.astype(np.float32)
+                np.zeros((len(part.positions), width), np.float32) if array is None else array.astype(np.float32)
                 for part, array in zip(parts, arrays, strict=True)
             ]
             index = [
-                np.full_like(face, -1) if array is None else face
-                for face, array in zip(shifted, arrays, strict=True)
+                np.full_like(face, -1) if array is None else face for face, array in zip(shifted, arrays, strict=True)
             ]
             return np.concatenate(rows), np.concatenate(index)
 

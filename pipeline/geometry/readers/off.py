@@ -40,9 +40,7 @@ def read_off(data: bytes, name: str, max_faces: int) -> RawMesh:
     if polygons == 0:
         return RawMesh(table[:, :3], np.empty((0, 3), np.int64))
     # Colours may follow the indices, as integers or not.
-    values, counts = number_lines(
-        lines[1 + vertices : 1 + vertices + polygons], columns=1, what="face", name=name
-    )
+    values, counts = number_lines(lines[1 + vertices : 1 + vertices + polygons], columns=1, what="face", name=name)
     starts = np.cumsum(counts) - counts
     corners_of = values[starts]
     if not ((corners_of >= 0) & (corners_of < counts)).all():

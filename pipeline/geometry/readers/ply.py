@@ -304,9 +304,7 @@ class _Binary:
         return _join(kept, element)
 
     def _short(self, element: _Element) -> MeshError:
-        return MeshError(
-            f"{self.name}: the bytes of its {element.count} {element.name} entries end early: truncated"
-        )
+        return MeshError(f"{self.name}: the bytes of its {element.count} {element.name} entries end early: truncated")
 
 
 def _native(values: NDArray) -> NDArray:

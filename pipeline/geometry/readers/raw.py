@@ -128,9 +128,7 @@ def _cut(positions: NDArray, corners: NDArray, index: NDArray[np.int64], size: i
         length02 = np.linalg.norm(points[:, 2] - points[:, 0], axis=1)
         length13 = np.linalg.norm(points[:, 3] - points[:, 1], axis=1)
         # A hair of preference for the first diagonal, so that rounding doesn't decide about parallelograms.
-        other = np.where(
-            (through02 > 0) == (through13 > 0), length13 < length02 * (1 - 1e-6), through13 > through02
-        )
+        other = np.where((through02 > 0) == (through13 > 0), length13 < length02 * (1 - 1e-6), through13 > through02)
         cuts = np.where(other[:, None, None], [[0, 1, 3], [1, 2, 3]], [[0, 1, 2], [0, 2, 3]])
         return index[np.arange(len(index))[:, None, None], cuts]
     fan = np.stack([np.zeros(size - 2, np.int64), np.arange(1, size - 1), np.arange(2, size)], axis=1)
@@ -159,9 +157,7 @@ def _clip_ears(points: NDArray[np.float64], normal: NDArray[np.float64]) -> NDAr
         flat = flat * np.array([1.0, -1.0])
 
     def area(a: NDArray, b: NDArray, c: NDArray) -> NDArray:
-        return (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (b[..., 1] - a[..., 1]) * (
-            c[..., 0] - a[..., 0]
-        )
+        return (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (b[..., 1] - a[..., 1]) * (c[..., 0] - a[..., 0])
 
     left = list(range(size))
     triangles = []
