@@ -62,7 +62,7 @@ def test_an_asset_with_its_record_and_preview(prior: Prior, cube: Path, tmp_path
     assert record["inputs"]["mesh"]["sha256"] == digest(cube)
     assert record["resolved_settings"]["guidance_scale"] == 5.0
     assert record["backends"]["rasterise"] and record["timings"]["distill"] > 0
-    extras = inspect_glb(out / "one" / "asset.glb")
+    extras = inspect_glb(out / "one" / "asset.glb")["provenance"]
     assert extras["prompt"] == "a red brick cube" and extras["prior"]["identity"] == prior.identity
 
 
@@ -132,7 +132,7 @@ def test_a_learned_background_is_optimised_and_resumed(prior: Prior, cube: Path,
     run([learned], prior, tmp_path / "parts", stop=lambda: next(calls))
     run([learned], prior, tmp_path / "parts")
     assert digest(tmp_path / "parts/one/asset.glb") == digest(tmp_path / "whole/one/asset.glb")
-    run([job(cube)], prior, tmp_path / "plain")
+    run([job(cube, background="random")], prior, tmp_path / "plain")
     assert digest(tmp_path / "plain/one/asset.glb") != digest(tmp_path / "whole/one/asset.glb")
 
 

@@ -34,7 +34,7 @@ from pipeline.geometry.normalise import Frame, normalise
 from pipeline.geometry.unwrap_cache import load_unwrapped
 from pipeline.prior.load import Prior
 from pipeline.recipes import RECIPE_VERSIONS
-from pipeline.recipes.paint_record import done_record, failed
+from pipeline.recipes.paint_record import backends, done_record, failed
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
 
@@ -247,6 +247,8 @@ def _write(work: Work, prior: Prior, lockstep: int, baked: BakedMaps) -> None:
         "seed": job.seed,
         "prior": {"name": prior.name, "identity": prior.identity},
         "mesh_sha256": work.uvmesh.mesh.source_sha256,
+        "settings": work.settings.model_dump(mode="json"),
+        "backends": backends(prior),
     }
     with contextlib.ExitStack() as stack:
         new: dict[str, Path] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,13 +46,7 @@ def done_record(
         },
         "resolved_settings": work.settings.model_dump(mode="json"),
         "outputs": outputs,
-        "backends": {
-            "rasterise": choose("rasterise").name,
-            "torch": torch.__version__,
-            "device": str(prior.device),
-            "dtype": str(prior.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-        },
+        "backends": backends(prior),
         "lockstep": lockstep,
         "timings": {stage: round(seconds, 4) for stage, seconds in work.timings.items()}
         | {f"distill_{part}": round(seconds, 4) for part, seconds in subject.seconds.items()},
@@ -70,6 +63,17 @@ def done_record(
         },
         "started": work.started,
         "finished": time.time(),
+    }
+
+
+def backends(prior: Prior) -> dict[str, Any]:
+    """What computed the asset: another of these may give other bytes."""
+    return {
+        "rasterise": choose("rasterise").name,
+        "torch": torch.__version__,
+        "device": str(prior.device),
+        "dtype": str(prior.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
     }
 
 
