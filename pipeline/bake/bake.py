@@ -1,0 +1,103 @@
+"""From an optimised latent texture to the maps of the finished asset."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.bake.atlas import Edges, TexelMap, shared_edges, texel_map
+from pipeline.bake.decode import Decoder, decode_texture
+from pipeline.bake.fill import dilate, fill_gutter, fill_unreached
+from pipeline.bake.seams import LEVEL_RIM, level_seams, seam_ratio, seam_step
+from pipeline.core.job import Reporter, no_report
+from pipeline.geometry.mesh import UVMesh
+
+BASE_COLOUR = "base_colour"
+# Latent texels beyond a chart's border that are taken from the neighbour chart: about what a decoder sees.
+GUTTER = 12.0
+
+
+@dataclass
+class BakedMaps:
+    """Named maps of one asset, (H, W, 3) uint8, row 0 at the top; ``notes`` go to the asset's record."""
+
+    maps: dict[str, NDArray[np.uint8]]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def bake_base_colour(
+    latent: torch.Tensor,
+    reached: NDArray[np.bool_],
+    uvmesh: UVMesh,
+    prior: Decoder,
+    texture_size: int,
+    report: Reporter = no_report,
+) -> BakedMaps:
+    """The base colour map (``BASE_COLOUR``) of a latent texture.
+
+    Args:
+        latent: (C, s, s) scaled latents.
+        reached: (s, s) texels that the optimisation has touched.
+        texture_size: side of the map; where it is not s times the prior's reduction the decoded image is
+            resampled.
+
+    Texels that no view reached are filled, the gutters get the latents of what lies across the border on the
+    surface, and only then does the decoder run: it never sees an unset texel. What still differs along the
+    borders is levelled; last, the colours are spread over all empty texels, so that mip levels do not bleed.
+    """
+    started = time.perf_counter()
+    steps = ("fill", "decode", "level", "spread")
+    borders, _ = shared_edges(uvmesh)
+    size = latent.shape[-1]
+    report("bake", 0, len(steps))
+    coarse = texel_map(uvmesh, size)
+    prepared = prepare_latents(latent.detach().float().cpu().numpy(), reached, coarse, borders)
+    report("bake", 1, len(steps))
+    decoded = decode_texture(torch.from_numpy(prepared).to(latent.device), prior)
+    image = resize(decoded.float().cpu().numpy(), texture_size)
+    report("bake", 2, len(steps))
+    fine = texel_map(uvmesh, texture_size, LEVEL_RIM)
+    colours = np.ascontiguousarray(image.transpose(1, 2, 0))
+    before = seam_step(colours, uvmesh)
+    levelled = level_seams(colours, uvmesh, fine, borders)
+    report("bake", 3, len(steps))
+    spread = dilate(np.ascontiguousarray(levelled.transpose(2, 0, 1)), fine.mask)
+    pixels = np.clip(np.rint(spread.transpose(1, 2, 0) * 255), 0, 255).astype(np.uint8)
+    after = seam_step(pixels, uvmesh)
+    report("bake", 4, len(steps))
+    on_surface = int(coarse.mask.sum())
+    notes = {
+        "texture_size": texture_size,
+        "latent_size": size,
+        "texels_on_surface": on_surface,
+        "texels_unreached": int((coarse.mask & ~reached).sum()),
+        "chart_borders": len(borders),
+        "seam_ratio_decoded": round(seam_ratio(*before), 3),
+        "seam_ratio": round(seam_ratio(*after), 3),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    return BakedMaps({BASE_COLOUR: np.ascontiguousarray(pixels)}, notes)
+
+
+def prepare_latents(
+    latent: NDArray[np.float32], reached: NDArray[np.bool_], texels: TexelMap, borders: Edges
+) -> NDArray[np.float32]:
+    """Latents (C, s, s) in which every texel is set: filled, gutters from the neighbour charts, spread."""
+    filled = fill_unreached(latent, texels, reached)
+    guttered, known = fill_gutter(filled, texels, borders, GUTTER)
+    return dilate(guttered, known)
+
+
+def resize(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """(C, H, W) to (C, size, size) with Lanczos filtering (area-aware when shrinking), clamped to [0, 1]."""
+    if image.shape[1:] == (size, size):
+        return image
+    planes = [np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.LANCZOS)) for p in image]
+    resized: NDArray[np.float32] = np.clip(np.stack(planes), 0, 1)
+    return resized

@@ -1,0 +1,105 @@
+"""Running the prior's decoder over a whole latent texture, in pieces when it is large.
+
+Latents are (1, C, h, w), scaled; r is the prior's reduction.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+# Pixels a side of the largest piece decoded at once: bounds memory.
+PIECE = 512
+# Half the side of the latent square in which the receptive field is looked for.
+_PROBE = 26
+# What is overlapped, in latents, when every output pixel depends on every latent (attention, group norms).
+_GLOBAL_OVERLAP = 16
+
+
+class Decoder(Protocol):
+    """What baking needs of a prior."""
+
+    reduction: int
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, 3, h r, w r) in [0, 1]."""
+        ...
+
+
+def receptive_radius(prior: Decoder, channels: int) -> int | None:
+    """How many latents away a latent still changes a decoded pixel; None if farther than could be measured.
+
+    Measured, not derived from the architecture: the decoder belongs to the prior, which may be any.
+    """
+    side = 2 * _PROBE + 1
+    generator = torch.Generator().manual_seed(0)
+    farthest = 0
+    for strength in (-3.0, 3.0):
+        base = torch.randn(1, channels, side, side, generator=generator)
+        poked = base.clone()
+        poked[..., _PROBE, _PROBE] += strength
+        change = (prior.decode(poked) - prior.decode(base)).abs().amax(dim=(0, 1)) > 1e-6
+        rows, columns = torch.nonzero(change, as_tuple=True)
+        if len(rows) == 0:
+            continue
+        latents = torch.stack([rows, columns]) // prior.reduction
+        farthest = max(farthest, int((latents - _PROBE).abs().max()))
+    # A pixel may read a latent it barely changes with here; a little more costs little.
+    return None if farthest >= _PROBE - 1 else farthest + 1
+
+
+@torch.no_grad()
+def decode_texture(latent: Tensor, prior: Decoder, piece: int = PIECE) -> Tensor:
+    """(3, h r, w r) image in [0, 1] of latents (C, h, w).
+
+    Larger than ``piece`` pixels a side, it is decoded in overlapping pieces. The overlap covers the decoder's
+    receptive field, so the result is that of one pass; a decoder without a bounded receptive field gets
+    pieces that fade into one another instead.
+    """
+    channels, height, width = latent.shape
+    reduction = prior.reduction
+    most = max(8, piece // reduction)
+    if max(height, width) <= most:
+        return prior.decode(latent[None])[0].clamp(0, 1)
+    radius = receptive_radius(prior, channels)
+    overlap = _GLOBAL_OVERLAP if radius is None else radius
+    core = max(8, most - 2 * overlap)
+    total = torch.zeros(3, height * reduction, width * reduction)
+    weights = torch.zeros(1, height * reduction, width * reduction)
+    for top, bottom in _spans(height, core):
+        for left, right in _spans(width, core):
+            y0, y1 = max(0, top - overlap), min(height, bottom + overlap)
+            x0, x1 = max(0, left - overlap), min(width, right + overlap)
+            decoded = prior.decode(latent[None, :, y0:y1, x0:x1])[0].clamp(0, 1).cpu()
+            inner = [(top, bottom, y0, y1), (left, right, x0, x1)]
+            window = [_window(*span, reduction, fade=radius is None) for span in inner]
+            weight = (window[0][:, None] * window[1][None, :])[None]
+            place = (
+                slice(None),
+                slice(y0 * reduction, y1 * reduction),
+                slice(x0 * reduction, x1 * reduction),
+            )
+            total[place] += decoded * weight
+            weights[place] += weight
+    return total / weights
+
+
+def _spans(length: int, core: int) -> list[tuple[int, int]]:
+    """Cuts 0 .. length into pieces of nearly equal size, at most ``core``."""
+    count = math.ceil(length / core)
+    ends = [round(i * length / count) for i in range(count + 1)]
+    return list(itertools.pairwise(ends))
+
+
+def _window(start: int, end: int, low: int, high: int, reduction: int, *, fade: bool) -> Tensor:
+    """Weights of the pixels of latents low .. high: 1 in start .. end, outside 0 or fading to the ends."""
+    x = (torch.arange((high - low) * reduction) + 0.5) / reduction + low
+    if not fade:
+        return ((x > start) & (x < end)).float()
+    rise = (x - low) / (start - low) if start > low else torch.ones_like(x)
+    fall = (high - x) / (high - end) if high > end else torch.ones_like(x)
+    return torch.minimum(rise, fall).clamp(1e-4, 1)

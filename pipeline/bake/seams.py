@@ -1,0 +1,197 @@
+"""Seams: how visible the borders between charts are on the mesh, and taking them away.
+
+Images are (S, S, 3), float in [0, 1] or uint8.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.ndimage import distance_transform_edt
+
+from pipeline.bake.atlas import Edges, TexelMap, along_edges, edge_points, shared_edges, texel_map
+from pipeline.geometry.mesh import UVMesh
+
+Image = NDArray[np.float32]
+
+# A texel that a bilinear lookup on a chart's border may read lies at most a diagonal away from it.
+LEVEL_RIM = 1.5
+# The correction dies out over this many texels, at most this part of the texture.
+_BAND_SHARE, _BAND_MOST, _BAND_LEAST = 1 / 32, 32, 6
+# How much agreeing at the border counts against smoothness, and how much staying near zero does.
+_AGREE, _SCREEN = 8.0, 1e-4
+_STEPS, _TOLERANCE = 200, 2e-3
+_MOST_SAMPLES = 400_000
+
+
+def seam_step(
+    image: NDArray[np.floating] | NDArray[np.uint8], uvmesh: UVMesh, inset: float = 0.5
+) -> tuple[float, float]:
+    """(across, inside): mean colour step between points ``inset`` texels to either side of mesh edges.
+
+    Across edges where charts part, and across edges inside charts: the same measurement, so that without seams
+    both are alike. A step is the mean absolute difference of the channels, in [0, 1]; edges count by their
+    length on the mesh. ``across`` is 0 for a mesh without borders, ``inside`` for one without inner edges.
+    """
+    borders, interior = shared_edges(uvmesh)
+    return _step(image, borders, inset), _step(image, interior, inset)
+
+
+def seam_ratio(across: float, inside: float) -> float:
+    """across / inside, where steps below half a grey level of 8 bits count as half a grey level."""
+    floor = 0.5 / 255
+    return max(across, floor) / max(inside, floor)
+
+
+def _step(image: NDArray[np.floating] | NDArray[np.uint8], edges: Edges, inset: float) -> float:
+    if len(edges) == 0:
+        return 0.0
+    size = len(image)
+    edge, t = along_edges(edges, size)
+    if len(edge) > _MOST_SAMPLES:
+        pick = np.linspace(0, len(edge) - 1, _MOST_SAMPLES).astype(np.int64)
+        edge, t = edge[pick], t[pick]
+    points = edge_points(edges, edge, t, inset / size)
+    a, b = (bilinear(image, points[:, side]) for side in (0, 1))
+    step = np.abs(a - b).mean(axis=1)
+    if image.dtype == np.uint8:
+        step = step / 255
+    weight = edges.length[edge] / np.bincount(edge, minlength=len(edges))[edge]
+    total = weight.sum()
+    return float((step * weight).sum() / total) if total > 0 else float(step.mean())
+
+
+def bilinear(image: NDArray[np.floating] | NDArray[np.uint8], uv: NDArray[np.float64]) -> Image:
+    """(P, C) float32 values of an (S, S, C) image at uv (P, 2), clamped at the border."""
+    index, weight = _footprint(uv, len(image))
+    flat = image.reshape(-1, image.shape[-1])
+    result = np.zeros((len(uv), image.shape[-1]), np.float32)
+    for k in range(4):
+        result += flat[index[:, k]] * weight[:, k, None].astype(np.float32)
+    return result
+
+
+def level_seams(image: Image, uvmesh: UVMesh, texels: TexelMap | None = None, borders: Edges | None = None) -> Image:
+    """Makes both sides of every chart border agree, by a correction that is smooth inside the charts.
+
+    Minimises the correction's differences between neighbouring texels plus the remaining colour difference
+    along the borders; it is zero beyond a band along them, so a chart's middle keeps its colours. What differs
+    over a long stretch of border (a tint) is spread over the band; what differs from texel to texel dies out
+    within a texel or two, as harmonic functions do: nothing is blurred or copied. Only texels that ``texels``
+    (made with ``LEVEL_RIM``) calls surface are changed.
+    """
+    size = len(image)
+    texels = texel_map(uvmesh, size, LEVEL_RIM) if texels is None else texels
+    borders = shared_edges(uvmesh)[0] if borders is None else borders
+    if len(borders) == 0 or not texels.mask.any():
+        return image.copy()
+    edge, t = along_edges(borders, size)
+    points = edge_points(borders, edge, t, 0.0)
+    footprints = [_chart_footprint(points[:, s], borders.chart[edge, s], texels.chart) for s in (0, 1)]
+    valid = (footprints[0][1].sum(axis=1) > 0) & (footprints[1][1].sum(axis=1) > 0)
+    if not valid.any():
+        return image.copy()
+    footprints = [(index[valid], weight[valid]) for index, weight in footprints]
+    near = np.ones((size, size), bool)
+    for index, _ in footprints:
+        near.ravel()[index] = False
+    band = max(_BAND_LEAST, min(_BAND_MOST, size * _BAND_SHARE))
+    unknown = texels.mask & (distance_transform_edt(near) <= band)
+    number = np.full(size * size, -1, np.int64)
+    number[unknown.ravel()] = np.arange(unknown.sum())
+    smooth = _smoothness(texels, unknown, number)
+    samples, count = len(footprints[0][0]), len(smooth_diagonal := smooth.diagonal())
+    rows = np.repeat(np.arange(samples), 8)
+    columns = np.concatenate([number[i] for i, _ in footprints], axis=1).ravel()
+    entries = np.concatenate([footprints[0][1], -footprints[1][1]], axis=1).ravel()
+    used = entries != 0
+    gap = sparse.csr_array((entries[used].astype(np.float32), (rows[used], columns[used])), shape=(samples, count))
+    # Samples on edges shorter than a texel crowd; each counts by the length it stands for.
+    span = np.linalg.norm(borders.uv[:, :, 1] - borders.uv[:, :, 0], axis=-1).max(axis=1) * size
+    share = (span / np.bincount(edge, minlength=len(borders)).clip(1))[edge][valid].clip(0.05, 1)
+    agree = (_AGREE * share).astype(np.float32)[:, None]
+    flat = image.reshape(-1, 3).astype(np.float32)
+    known = flat[unknown.ravel()]
+    transposed = sparse.csr_array(gap.T)
+    target = -(transposed @ (agree * (gap @ known)))
+    squared = sparse.csr_array(transposed.multiply(transposed)) @ agree[:, 0]
+    correction = _solve(lambda x: smooth @ x + transposed @ (agree * (gap @ x)), smooth_diagonal + squared, target)
+    flat[unknown.ravel()] = known + correction
+    return np.clip(flat, 0, 1, out=flat).reshape(image.shape)
+
+
+def _smoothness(texels: TexelMap, unknown: NDArray[np.bool_], number: NDArray[np.int64]) -> sparse.csr_array:
+    """Laplacian over neighbouring texels of a chart, with zero just beyond the band, plus a little screening.
+
+    Two flaps of one chart may lie side by side in UV and far apart on the mesh: links fade with the distance
+    in space, measured in texels.
+    """
+    size, count = texels.size, int(unknown.sum())
+    grid = np.arange(size * size).reshape(size, size)
+    pairs = [(grid[:, :-1].ravel(), grid[:, 1:].ravel()), (grid[:-1].ravel(), grid[1:].ravel())]
+    chart, position = texels.chart.ravel(), texels.position.reshape(-1, 3)
+    inside = unknown.ravel()
+    a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    linked = (chart[a] == chart[b]) & (chart[a] >= 0) & (inside[a] | inside[b])
+    a, b = a[linked], b[linked]
+    gap = np.linalg.norm(position[a] - position[b], axis=1)
+    usual = np.median(gap) if len(gap) else 1.0
+    weight = (1 / (1 + (gap / max(3 * usual, 1e-30)) ** 4)).astype(np.float32)
+    i, j = number[a], number[b]
+    diagonal = np.full(count, _SCREEN, np.float32)
+    for side in (i, j):
+        owned = side >= 0
+        diagonal += np.bincount(side[owned], weight[owned], minlength=count).astype(np.float32)
+    both = (i >= 0) & (j >= 0)
+    i, j, weight = i[both], j[both], weight[both]
+    own = np.arange(count)
+    values = np.concatenate([-weight, -weight, diagonal])
+    places = (np.concatenate([i, j, own]), np.concatenate([j, i, own]))
+    return sparse.csr_array((values, places), shape=(count, count))
+
+
+def _solve(apply, diagonal: NDArray[np.float32], target: Image) -> Image:  # type: ignore[no-untyped-def]
+    """Conjugate gradients on a symmetric positive operator over (n, 3), each column on its own."""
+    inverse = (1 / diagonal)[:, None].astype(np.float32)
+    x = np.zeros_like(target)
+    residual = target.copy()
+    z = inverse * residual
+    direction = z.copy()
+    energy = np.einsum("nc,nc->c", residual, z, dtype=np.float64)
+    goal = energy * _TOLERANCE**2
+    for _ in range(_STEPS):
+        if (energy <= goal).all():
+            break
+        applied = apply(direction)
+        along = np.einsum("nc,nc->c", direction, applied, dtype=np.float64)
+        step = np.where(along > 0, energy / np.maximum(along, 1e-300), 0).astype(np.float32)
+        x += step * direction
+        residual -= step * applied
+        z = inverse * residual
+        new = np.einsum("nc,nc->c", residual, z, dtype=np.float64)
+        direction = z + (new / np.maximum(energy, 1e-300)).astype(np.float32) * direction
+        energy = new
+    return x
+
+
+def _footprint(uv: NDArray[np.float64], size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Flat texel indices (P, 4) and weights (P, 4) of bilinear lookups in an S x S texture."""
+    x = np.clip(uv[:, 0] * size - 0.5, 0, size - 1)
+    y = np.clip(uv[:, 1] * size - 0.5, 0, size - 1)
+    left, top = x.astype(np.int64), y.astype(np.int64)
+    fx, fy = x - left, y - top
+    right, bottom = np.minimum(left + 1, size - 1), np.minimum(top + 1, size - 1)
+    index = np.stack([top * size + left, top * size + right, bottom * size + left, bottom * size + right], axis=1)
+    weight = np.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], axis=1)
+    return index, weight
+
+
+def _chart_footprint(
+    uv: NDArray[np.float64], chart: NDArray[np.int32], charts: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """``_footprint`` restricted to texels of each lookup's own chart; all weights 0 where there is none."""
+    index, weight = _footprint(uv, len(charts))
+    weight = np.where(charts.ravel()[index] == chart[:, None], weight, 0)
+    total = weight.sum(axis=1, keepdims=True)
+    return index, np.where(total > 0.05, weight / np.maximum(total, 1e-9), 0)
