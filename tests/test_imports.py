@@ -1,0 +1,187 @@
+"""The house's rules that can be read off its source: who imports whom, and what no one may use."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "pipeline"
+
+# From the top down. A room imports only rooms of its own line or of the lines below.
+TIERS = (
+    ("cli",),
+    ("commands",),
+    ("fleet", "report"),
+    ("plan", "manifest"),
+    ("recipes",),
+    ("distill", "bake", "export"),
+    ("scene", "prior"),
+    ("geometry",),
+    ("core",),
+)
+HEIGHT = {room: -number for number, rooms in enumerate(TIERS) for room in rooms}
+
+# Modules that only some rooms may import, and names that nothing may call: they run code out of data files.
+CONFINED = {"click": ("cli",), "ray": ("fleet",)}
+BANNED_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+BANNED_CALLS = {"eval", "exec", "torch.load", "torch.save", "yaml.load", "yaml.unsafe_load"}
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of each import in ``tree``, wherever it stands; names taken from a module included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: relative import"
+            for alias in node.names:
+                yield node.lineno, f"{node.module}.{alias.name}"
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def direction_faults(source: str, room: str) -> Iterator[str]:
+    """What ``source``, a module of ``room``, imports from above."""
+    for line, name in imports(ast.parse(source)):
+        parts = name.split(".")
+        if parts[0] != "pipeline" or len(parts) < 2 or parts[1].startswith("__"):
+            continue
+        other = parts[1]
+        if other not in HEIGHT:
+            yield f"{line}: imports the room '{other}', which has no place in TIERS"
+        elif HEIGHT[other] > HEIGHT[room]:
+            yield f"{line}: {room} imports {name}, which is above it"
+
+
+def confinement_faults(source: str, room: str) -> Iterator[str]:
+    """Modules that ``room`` may not import, and calls that nothing may make."""
+    tree = ast.parse(source)
+    for line, name in imports(tree):
+        top = name.split(".")[0]
+        if top in CONFINED and room not in CONFINED[top]:
+            yield f"{line}: {room} imports {top}; only {', '.join(CONFINED[top])} may"
+        if top in BANNED_MODULES:
+            yield f"{line}: imports {top}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and (called := ast.unparse(node.func)) in BANNED_CALLS:
+            yield f"{node.lineno}: calls {called}"
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
+            yield f"{node.value.lineno}: allow_pickle"
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def test_no_room_imports_from_above() -> None:
+    faults = [
+        f"{path.relative_to(ROOT)}:{fault}"
+        for path in sources("pipeline")
+        if room_of(path) != "__init__"
+        for fault in direction_faults(path.read_text(encoding="utf-8"), room_of(path))
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_click_and_ray_stay_in_their_rooms_and_nothing_runs_code_from_data() -> None:
+    faults = [
+        f"{path.relative_to(ROOT)}:{fault}"
+        for path in sources("pipeline")
+        for fault in confinement_faults(path.read_text(encoding="utf-8"), room_of(path))
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_training_and_benchmarks_run_no_code_from_data_either() -> None:
+    faults = [
+        f"{path.relative_to(ROOT)}:{fault}"
+        for path in sources("training", "benchmarks")
+        for fault in confinement_faults(path.read_text(encoding="utf-8"), "fleet")
+        if "click" not in fault
+    ]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("core", "from pipeline.geometry import mesh"),
+        ("geometry", "def f():\n    from pipeline.prior.load import load_prior"),
+        ("export", "import pipeline.recipes.paint"),
+        ("plan", "from pipeline.fleet.driver import run"),
+        ("recipes", "from pipeline.manifest import load_manifest"),
+        ("core", "from pipeline import geometry"),
+        ("core", "from pipeline.attic import anything"),
+    ],
+)
+def test_an_upward_import_is_found(room: str, source: str) -> None:
+    assert list(direction_faults(source, room))
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("manifest", "import click"),
+        ("recipes", "from ray import remote"),
+        ("fleet", "import pickle"),
+        ("prior", "import torch\nx = torch.load('a')"),
+        ("prior", "x = eval('1')"),
+        ("bake", "import numpy\nnumpy.load('a', allow_pickle=True)"),
+    ],
+)
+def test_a_banned_use_is_found(room: str, source: str) -> None:
+    assert list(confinement_faults(source, room))
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("cli", "import click\nfrom pipeline import __version__\nfrom pipeline.core.errors import UsageError"),
+        ("fleet", "import ray\nfrom pipeline.recipes.registry import get_recipe"),
+        ("prior", "model.eval()\nfrom pipeline.core.job import Job"),
+    ],
+)
+def test_what_is_allowed_is_not_found(room: str, source: str) -> None:
+    assert not list(direction_faults(source, room)) + list(confinement_faults(source, room))
+
+
+HEAVY = ("torch", "ray", "diffusers", "transformers", "numba", "pydantic", "numpy", "scipy", "trimesh", "PIL", "rich")
+COUNT = "import sys; print(','.join(m for m in {heavy!r} if m in sys.modules), len(sys.modules))"
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        "import pipeline",
+        "import pipeline.cli",
+        "from pipeline.cli import main; assert main(['--help']) == 0",
+        "from pipeline.cli import main; assert main(['run', '--help']) == 0",
+        "from pipeline.cli import main; assert main(['--version']) == 0",
+        "from pipeline.cli import main; assert main(['nonsense']) == 2",
+    ],
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(load: str) -> None:
+    program = f"{load}\n{COUNT.format(heavy=HEAVY)}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy, _, count = done.stdout.splitlines()[-1].rpartition(" ")
+    assert heavy == ""
+    # Python, Click and ours: far below what any of the heavy ones brings along.
+    assert int(count) < 400
+
+
+@pytest.mark.parametrize(
+    "module", ["pipeline.manifest", "pipeline.plan", "pipeline.commands.check", "pipeline.commands.plan"]
+)
+def test_planning_needs_no_learning_library(module: str) -> None:
+    program = f"import {module}\n{COUNT.format(heavy=('torch', 'ray', 'diffusers', 'transformers', 'numba'))}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.rpartition(" ")[0] == ""
