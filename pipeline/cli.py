@@ -36,6 +36,17 @@ def _option(*names: str, **settings: Any) -> Callable[[_Verb], _Verb]:
     return click.option(*names, show_default=settings.pop("show_default", True), **settings)
 
 
+def _overrides(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """``("steps=10", ...)`` as a dict; a key given twice has its last value. Raises UsageError."""
+    pairs = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set {value}: not KEY=VALUE; example: --set steps=500")
+        pairs[key.strip()] = text.strip()
+    return pairs
+
+
 _out = _option("--out", type=_FILE, default="outputs", metavar="DIR", help="Assets are written to DIR/<id>/.")
 _prior = _option(
     "--prior", default="embedded", metavar="NAME|DIR", help="'embedded', or a folder in the diffusers layout."
@@ -46,6 +57,7 @@ _set = _option(
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
+    callback=_overrides,
     help="A setting for every row, whatever the manifest says; may be repeated.",
 )
 _outside = _option(
@@ -92,7 +104,7 @@ def cli() -> None:
 @_outside
 @_option("--quiet", "-q", is_flag=True, show_default=False, help="Print failures and the last line only.")
 @_json
-def run(manifest: Path, overrides: tuple[str, ...], **options: Any) -> int:
+def run(**options: Any) -> int:
     """Builds every row of MANIFEST that is not up to date.
 
     Rows that are wrong are reported and the others built (exit 1). Stopped with Ctrl-C or killed, the same
@@ -104,7 +116,7 @@ def run(manifest: Path, overrides: tuple[str, ...], **options: Any) -> int:
     """
     from pipeline.commands.run import RunOptions, run_manifest
 
-    return run_manifest(RunOptions(manifest=manifest, overrides=_overrides(overrides), **options))
+    return run_manifest(RunOptions(**options))
 
 
 @cli.command()
@@ -115,7 +127,7 @@ def run(manifest: Path, overrides: tuple[str, ...], **options: Any) -> int:
 @_option("--skip-meshes", is_flag=True, show_default=False, help="Do not open the meshes (faster).")
 @_option("--schema", is_flag=True, show_default=False, help="Print the JSON Schema of manifests.")
 @_json
-def check(manifest: Path | None, overrides: tuple[str, ...], schema: bool, **options: Any) -> int:
+def check(manifest: Path | None, schema: bool, **options: Any) -> int:
     """Names every error in MANIFEST; builds nothing.
 
     One line per error: file:row: field: what is wrong, what is allowed. The row is the line of the file for
@@ -134,7 +146,7 @@ def check(manifest: Path | None, overrides: tuple[str, ...], schema: bool, **opt
         return show_schema()
     if manifest is None:
         raise UsageError("check needs a MANIFEST (or --schema); example: latentkiln check shop.csv")
-    return check_manifest(manifest, overrides=_overrides(overrides), **options)
+    return check_manifest(manifest, **options)
 
 
 @cli.command()
@@ -145,7 +157,7 @@ def check(manifest: Path | None, overrides: tuple[str, ...], schema: bool, **opt
 @_set
 @_outside
 @_json
-def plan(manifest: Path, overrides: tuple[str, ...], **options: Any) -> int:
+def plan(manifest: Path, **options: Any) -> int:
     """Says what `run` would build, and why; builds nothing.
 
     Exit 1 if rows are wrong, 2 if the manifest is.
@@ -156,7 +168,7 @@ def plan(manifest: Path, overrides: tuple[str, ...], **options: Any) -> int:
     """
     from pipeline.commands.plan import show_plan
 
-    return show_plan(manifest, overrides=_overrides(overrides), **options)
+    return show_plan(manifest, **options)
 
 
 @cli.command()
@@ -257,17 +269,6 @@ def prior_sample(prompt: str, prior: str, **options: Any) -> int:
     from pipeline.commands.prior import sample_prior
 
     return sample_prior(prior, prompt, **options)
-
-
-def _overrides(values: Sequence[str]) -> dict[str, str]:
-    """``("steps=10", ...)`` as a dict; a key given twice has its last value. Raises UsageError."""
-    pairs = {}
-    for value in values:
-        key, equals, text = value.partition("=")
-        if not equals or not key.strip():
-            raise UsageError(f"--set {value}: not KEY=VALUE; example: --set steps=500")
-        pairs[key.strip()] = text.strip()
-    return pairs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
