@@ -127,3 +127,22 @@ def test_the_teapots_texture_is_upright(meshes):
     rise = y.max(axis=1) - y.min(axis=1)
     drop = np.take_along_axis(v, y.argmin(axis=1)[:, None], 1) - np.take_along_axis(v, y.argmax(axis=1)[:, None], 1)
     assert (drop[belly & (rise > 0.1), 0] > 0).all()
+
+
+def test_the_demo_manifests_are_good_and_name_every_mesh(tmp_path):
+    from pipeline.manifest import load_manifest
+
+    named, prompts, axes = set(), set(), {}
+    for name in ("demo.csv", "demo.json", "demo.jsonl"):
+        manifest = load_manifest(FOLDER.parent / name)
+        assert manifest.problems == []
+        assert len(manifest.jobs) == manifest.rows >= 2
+        for job in manifest.jobs:
+            named.add(job.mesh.name)
+            axes[job.mesh.name] = job.settings["up_axis"]
+        if name == "demo.csv":
+            prompts = {job.prompt for job in manifest.jobs}
+            assert len(named) >= 4
+            assert len(prompts) >= 6
+    assert named == set(NAMES)
+    assert {name for name, axis in axes.items() if axis == "z"} == {"mushrooms.stl"}
