@@ -54,7 +54,7 @@ def _lines(path: Path, asset: Mapping[str, Any], record: Mapping[str, Any] | Non
         ("recipe", _joined(provenance.get("recipe"), provenance.get("recipe_version"), "version ")),
         ("prior", _joined(_at(provenance, "prior", "name"), _short(_at(provenance, "prior", "identity")))),
         ("mesh", _joined(_at(record, "inputs", "mesh", "name"), _short(provenance.get("mesh_sha256")))),
-        ("backends", _pairs(_at(record, "backends"))),
+        ("backends", _pairs(provenance.get("backends") or _at(record, "backends"))),
         ("unwrap", _joined(_at(record, "unwrap", "method"), _at(record, "unwrap", "reason"))),
         ("fingerprint", provenance.get("fingerprint")),
         ("generator", asset["generator"]),
@@ -67,8 +67,8 @@ def _lines(path: Path, asset: Mapping[str, Any], record: Mapping[str, Any] | Non
     if texture:
         pixels = f"{texture['width']} x {texture['height']} {texture['format'].upper()}"
         lines.append(("texture", f"{pixels}, {texture['bytes']:,} bytes"))
+    lines.append(("settings", _pairs(provenance.get("settings"))))
     if record is not None:
-        lines.append(("settings", _pairs(_at(record, "inputs", "job", "settings"))))
         lines.append(("lockstep", record.get("lockstep")))
         lines.append(("times", _times(record.get("timings"))))
         lines.append(("peak memory", _unit(record.get("peak_rss_mb"), "MB")))
@@ -106,7 +106,10 @@ def _unit(value: object, unit: str) -> str | None:
 
 
 def _pairs(value: object) -> str | None:
-    return ", ".join(f"{k}={v}" for k, v in sorted(value.items())) if isinstance(value, dict) else None
+    """``key=value`` of what is set; what is left to defaults (None) says nothing."""
+    if not isinstance(value, dict):
+        return None
+    return ", ".join(f"{k}={v}" for k, v in sorted(value.items()) if v is not None)
 
 
 def _date(value: object) -> str | None:
