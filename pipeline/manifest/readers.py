@@ -68,10 +68,11 @@ def read_rows(path: Path, fields: Fields) -> Iterator[RawRow | Problem]:
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         yield _whole(name, f"the manifest cannot be read: {reason}")
         return
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        yield _whole(name, "the manifest is no plain file; allowed: the path of a file")
+        return
     with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            yield _whole(name, "the manifest is no plain file; allowed: the path of a file")
-            return
         try:
             yield from reader(stream, name, fields)
         except OSError as error:
@@ -290,7 +291,7 @@ def read_jsonl(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow |
         yield from lines.taken()
         if not line.strip():
             continue
-        value, reason = _decode(line)
+        value, reason = _decode(line.rstrip())
         if reason:
             yield _whole(file, reason, lines.number)
         else:

@@ -110,15 +110,13 @@ class RowChecker:
         """What is wrong with a manifest's ``defaults``: all of it makes the manifest unusable."""
         faults = [("id", "an id cannot be a default: it names one row")] if "id" in raw.values else []
         self._check(raw, faults, partial=True)
-        return [
-            Problem(self.file, 0, f"defaults: {shown(field)[1:-1]}", message, whole=True) for field, message in faults
-        ]
+        return [Problem(self.file, 0, f"defaults: {_field(field)}", message, whole=True) for field, message in faults]
 
     def check(self, raw: RawRow) -> tuple[Job | None, list[Problem], str | None]:
         """The row's job (None when anything is wrong), its problems, and its id where it has a usable one."""
         faults = list(raw.faults)
         job, row_id = self._check(raw, faults)
-        problems = [Problem(self.file, raw.row, shown(field)[1:-1], message, row_id) for field, message in faults]
+        problems = [Problem(self.file, raw.row, _field(field), message, row_id) for field, message in faults]
         return job, problems, row_id
 
     def _check(self, raw: RawRow, faults: list[Fault], partial: bool = False) -> tuple[Job | None, str | None]:
@@ -305,6 +303,11 @@ def _path_problem(text: str, allow_outside: bool) -> str:
         what = f"{shown(ending)} is no mesh format" if ending else f"{name} has no ending"
         return f"{what}; allowed: {either(FORMATS)}"
     return ""
+
+
+def _field(name: str) -> str:
+    """A field's name as it stands in a problem; a stranger's own may be anything, even empty."""
+    return name if name in _KNOWN else shown(name)[1:-1] or "''"
 
 
 def _only_settings(values: Mapping[str, Any]) -> dict[str, Any]:

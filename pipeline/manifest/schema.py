@@ -109,7 +109,8 @@ def from_text(name: str, text: str) -> tuple[Any, str]:
         if not _NUMBER.fullmatch(text):
             hint = " (write the decimal point as '.')" if re.fullmatch(r"[+-]?[0-9]+,[0-9]+", text) else ""
             return None, _not_allowed(name, text) + hint
-        return float(text), ""
+        number = float(text)
+        return (number, "") if math.isfinite(number) else (None, _not_allowed(name, text))
     return text, ""
 
 
