@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from real.validator import validate_glbs
 
 from pipeline.geometry.load import load_mesh
 from pipeline.geometry.mesh import Mesh, uv_areas
@@ -146,3 +147,25 @@ def test_the_demo_manifests_are_good_and_name_every_mesh(tmp_path):
             assert len(prompts) >= 6
     assert named == set(NAMES)
     assert {name for name, axis in axes.items() if axis == "z"} == {"mushrooms.stl"}
+
+
+def test_each_leaves_as_a_valid_asset(meshes, tmp_path):
+    from pipeline.export.gltf import BASE_COLOUR, write_glb
+    from pipeline.geometry.mesh import UVMesh
+
+    paths = []
+    for name, mesh in meshes.items():
+        uv, uv_faces = mesh.uv, mesh.uv_faces
+        if uv is None:
+            uv, uv_faces = np.full((1, 2), 0.5, np.float32), np.zeros_like(mesh.faces)
+        painted = UVMesh(mesh, uv, uv_faces, "input", "", np.zeros(len(mesh.faces), np.int32))
+        paths.append(tmp_path / f"{name}.glb")
+        image = np.full((64, 64, 3), 128, np.uint8)
+        write_glb(paths[-1], painted, {BASE_COLOUR: image}, name=name, provenance={})
+    validate_glbs(paths)
+    for name, path in zip(meshes, paths, strict=True):
+        again = load_mesh(path)
+        assert len(again.faces) == len(meshes[name].faces)
+        np.testing.assert_allclose(
+            again.vertices[again.faces], meshes[name].vertices[meshes[name].faces].astype("f4"), rtol=0, atol=0
+        )

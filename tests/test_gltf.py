@@ -76,15 +76,19 @@ def sphere(columns: int = 24, rows: int = 12, radius: float = 1.0) -> UVMesh:
 
 def fan_of_three() -> UVMesh:
     """Three sheets on one edge, which no manifold has."""
-    return uv_mesh(
-        [[0, 0, 0], [0, 1, 0], [1, 0, 0], [-1, 0, 1], [-1, 0, -1]], [[0, 1, 2], [0, 1, 3], [0, 1, 4]]
-    )
+    return uv_mesh([[0, 0, 0], [0, 1, 0], [1, 0, 0], [-1, 0, 1], [-1, 0, -1]], [[0, 1, 2], [0, 1, 3], [0, 1, 4]])
 
 
 def with_degenerate_faces() -> UVMesh:
     """A sheet, a face with a repeated corner, one on a line, one that is a point, one alone on a line."""
     vertices = [[0, 0, 0], [1, 0, 0], [0, 0, -1], [2, 0, 0], [5, 5, 5], [6, 6, 6], [7, 7, 7]]
     return uv_mesh(vertices, [[0, 1, 2], [0, 0, 1], [0, 1, 3], [1, 1, 1], [4, 5, 6]])
+
+
+def degenerate_in_one_texel() -> UVMesh:
+    """As before, with one texture coordinate for all: repeated corners are then alike in everything."""
+    mesh = with_degenerate_faces()
+    return uv_mesh(mesh.mesh.vertices, mesh.mesh.faces, [[0.5, 0.5]], np.zeros((5, 3)))
 
 
 def picture(height: int = 64, width: int = 64) -> np.ndarray:
@@ -140,6 +144,7 @@ SHAPES = {
     "sheet": lambda: grid(9, 7, lambda u, v: 0.1 * np.sin(9 * u) * v),
     "non-manifold": fan_of_three,
     "degenerate": with_degenerate_faces,
+    "degenerate in one texel": degenerate_in_one_texel,
     "one face": lambda: uv_mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]]),
     "only a line": lambda: uv_mesh([[0, 0, 0], [1, 0, 0], [2, 0, 0]], [[0, 1, 2]]),
     "minute": lambda: cube(1e-12),
@@ -389,6 +394,15 @@ def test_the_inputs_own_normals_are_kept_where_usable(tmp_path):
         expected = [[1, 0, 0]] * 3 if face == 3 else expected
         np.testing.assert_allclose(normals[normal_faces][face], expected, atol=1e-6, err_msg=str(face))
     validate_glb(write(tmp_path / "a.glb", mesh))
+
+
+def test_good_normals_of_the_input_come_out_as_they_are(tmp_path):
+    mesh = cube()
+    mesh.mesh.normals = np.array([[0, 0.6, 0.8], [1, 0, 0]], np.float32)
+    mesh.mesh.normal_faces = np.arange(36).reshape(12, 3) % 2
+    _, arrays = parts(write(tmp_path / "a.glb", mesh))
+    expected = mesh.mesh.normals[mesh.mesh.normal_faces]
+    np.testing.assert_allclose(arrays["NORMAL"][arrays["faces"]], expected, atol=1e-7)
 
 
 def test_many_faces_are_split_quickly():
