@@ -658,7 +658,13 @@ def only_manifest_errors(path: Path) -> None:
         assert job.mesh is not None and job.mesh.is_file() and id_problem(job.id) == ""
 
 
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=150,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 ENDINGS = st.sampled_from(["csv", "json", "jsonl"])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
