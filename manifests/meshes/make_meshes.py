@@ -344,9 +344,9 @@ def _pack(sizes: Sequence[Array]) -> tuple[list[Array], float]:
 
 
 def circle(radius: float, height: float, segments: int) -> Array:
-    """A ring about the Y axis, counter-clockwise seen from below: upward skins then face outwards."""
+    """A ring about the Y axis, beginning at the back, where a seam is seen least."""
     angle = 2 * np.pi * np.arange(segments) / segments
-    return np.stack([radius * np.sin(angle), np.full(segments, float(height)), radius * np.cos(angle)], axis=1)
+    return np.stack([-radius * np.sin(angle), np.full(segments, float(height)), -radius * np.cos(angle)], axis=1)
 
 
 def lathe(builder: Builder, profile: Array, segments: int, cuts: Sequence[int]) -> None:
