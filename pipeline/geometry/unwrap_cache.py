@@ -70,7 +70,7 @@ def load_unwrapped(
 
 
 def _write(entry: Path, uvmesh: UVMesh) -> None:
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "uv": np.ascontiguousarray(uvmesh.uv, dtype=np.float32),
         "uv_faces": np.ascontiguousarray(uvmesh.uv_faces, dtype=np.int64),
         "charts": np.ascontiguousarray(uvmesh.charts, dtype=np.int32),

@@ -183,7 +183,7 @@ def _load_parts(folder: Path, index: dict[str, object]) -> dict[str, Any]:
     }
 
 
-def _reduction(vae: torch.nn.Module) -> int:
+def _reduction(vae: Any) -> int:
     """Image pixels per latent pixel along a side, measured on the model rather than guessed from its config."""
     parameter = next(vae.parameters())
     with torch.no_grad():
