@@ -266,12 +266,17 @@ def _write(work: Work, prior: Prior, lockstep: int, baked: BakedMaps) -> None:
         if work.settings.preview:
             with work.stage("preview"):
                 new["preview.png"] = stack.enter_context(replacing(folder / "preview.png"))
-                preview_png(new["preview.png"], work.uvmesh, baked.maps, work.frame)
+                preview_png(
+                    new["preview.png"],
+                    work.uvmesh,
+                    baked.maps,
+                    work.frame,
+                    crease_angle=float(np.radians(work.settings.crease_angle)),
+                )
         outputs = {n: {"sha256": sha256_file(p), "bytes": p.stat().st_size} for n, p in new.items()}
         # From here to the new record there is no record: a crash leaves garbage that is rebuilt, never a lie.
         (folder / "record.json").unlink(missing_ok=True)
     write_record(folder, done_record(work, prior, lockstep, baked, outputs))
-    (folder / "failure.json").unlink(missing_ok=True)
     shutil.rmtree(folder / WORK, ignore_errors=True)
 
 
