@@ -88,7 +88,9 @@ def encode_all(vae: AutoencoderTiny, pixels: np.ndarray, batch: int = 128) -> Te
     k = vae.config.scaling_factor
     for i in range(0, len(pixels), batch):
         x = tensor(pixels[i : i + batch]).contiguous(memory_format=torch.channels_last)
-        out.append((vae.encode(x).latents * k).half().contiguous())
+        with torch.autocast("cpu", torch.bfloat16):
+            z = vae.encode(x).latents.float()
+        out.append((z * k).half().contiguous())
     return torch.cat(out)
 
 

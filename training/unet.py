@@ -161,6 +161,7 @@ def train(cfg: Settings, minutes: float | None, steps: int | None, start_from: P
     log = Log(cfg.work / "unet.jsonl")
     vocabulary = text.Vocabulary()
     vae = AutoencoderTiny.from_pretrained(cfg.work / "vae").eval().requires_grad_(False)
+    vae.to(memory_format=torch.channels_last)
     encoder = text.build(vocabulary, cfg["text"])
     torch.manual_seed(c["seed"])
     model = Trainee(build(c, cfg["text"]["width"]), encoder)
@@ -183,19 +184,18 @@ def train(cfg: Settings, minutes: float | None, steps: int | None, start_from: P
         step = 1000
     pool = Latents(cfg, "train", vae, vocabulary)
     held = Latents(cfg, "held", vae, vocabulary)
-    count = pool.refresh()
+    # Training starts on what is encoded already; the rest is taken in shard by shard on the way.
+    count = pool.refresh(1)
     held.refresh()
     hz, hids = held.z[: c["held"]].float(), held.ids[: c["held"]].long()
-    big = Latents(cfg, "large", vae, vocabulary) if large > 0 else None
-    if big is not None and big.refresh() == 0:
-        big = None
+    big = Latents(cfg, "large", vae, vocabulary)
     alphas = schedule().alphas_cumprod
     snr = alphas / (1 - alphas)
     rng = np.random.default_rng([c["seed"], step])
     g = torch.Generator().manual_seed(c["seed"] * 1000 + step)
     first, begun, saved, seen = step, time.time(), time.time(), 0
     base_hours, total, losses = hours, steps or 0, []
-    log(stage="unet", step=step, samples_held=count, large=0 if big is None else len(big.z),
+    log(stage="unet", step=step, samples_held=count,
         parameters=sum(p.numel() for p in model.unet.parameters()))  # fmt: skip
     while True:
         elapsed = time.time() - begun
@@ -208,7 +208,10 @@ def train(cfg: Settings, minutes: float | None, steps: int | None, start_from: P
             lr *= 0.03 + 0.97 * (1 - (progress - c["hold"]) / (1 - c["hold"]))
         for group in opt.param_groups:
             group["lr"] = lr * group["scale"]
-        use_big = big is not None and rng.random() < large
+        # Larger latents cost four times as much, so they come at the end only.
+        if large > 0 and progress > c["large_from"] and big.z is None and big.refresh() == 0:
+            large = 0.0
+        use_big = big.z is not None and rng.random() < large
         z, ids = big.batch(c["batch"] // 4, rng) if use_big else pool.batch(c["batch"], rng)
         n = len(z)
         ids = vocabulary.corrupt(ids, c["word_drop"], c["caption_drop"], g)
