@@ -24,6 +24,7 @@ from pipeline.core.errors import (
     Interrupted,
     LatentkilnError,
     ManifestError,
+    PriorError,
     UsageError,
 )
 
@@ -299,7 +300,8 @@ def _run(arguments: list[str]) -> int:
         return _fail(_interrupted(arguments), EXIT_INTERRUPTED, word="")
     except Interrupted as error:
         return _fail(error.message, EXIT_INTERRUPTED, word="")
-    except (UsageError, ManifestError) as error:
+    except (UsageError, ManifestError, PriorError) as error:
+        # A prior that cannot be used stops a command before it has begun, as a wrong option does.
         return _fail(error.message, EXIT_USAGE)
     except LatentkilnError as error:
         return _fail(error.message, EXIT_ROWS_FAILED)

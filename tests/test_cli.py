@@ -16,7 +16,7 @@ import click
 import pytest
 
 from pipeline import __version__, cli
-from pipeline.core.errors import Interrupted, LatentkilnError, ManifestError, MeshError, UsageError
+from pipeline.core.errors import Interrupted, LatentkilnError, ManifestError, MeshError, PriorError, UsageError
 
 MODULE = [sys.executable, "-m", "pipeline.cli"]
 
@@ -134,6 +134,7 @@ def test_a_verbs_exit_code_is_the_commands(code: int, status_does: Callable[[Cal
     [
         (UsageError("a\nb"), 2, "latentkiln: error: a b\n"),
         (ManifestError("m.csv:3: id: bad"), 2, "latentkiln: error: m.csv:3: id: bad\n"),
+        (PriorError("no such prior"), 2, "latentkiln: error: no such prior\n"),
         (MeshError("x.obj: no faces"), 1, "latentkiln: error: x.obj: no faces\n"),
         (LatentkilnError("odd"), 1, "latentkiln: error: odd\n"),
         (Interrupted("stopped; go on with: ..."), 3, "latentkiln: stopped; go on with: ...\n"),

@@ -7,7 +7,7 @@ import posixpath
 import re
 import stat
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,14 +126,12 @@ class RowChecker:
             row_id = self._id(values["id"], faults)
         if raw.broken:
             return None, row_id
-        faults += [(name, f"unknown field{suggestion(name, schema.FIELDS)}") for name in values if name not in _KNOWN]
+        if not _KNOWN.issuperset(values):
+            unknown = [name for name in values if name not in _KNOWN]
+            faults += [(name, f"unknown field{suggestion(name, schema.FIELDS)}") for name in unknown]
         recipe = self._recipe(values.get("recipe", DEFAULT_RECIPE), faults)
-        missing = () if partial else ("prompt", "mesh")
-        for name in missing:
-            if name not in values and (name == "prompt" or recipe):
-                what = "it is empty" if raw.text else "it is missing"
-                needed = "what the surface should look like" if name == "prompt" else "the path of a mesh"
-                faults.append((name, f"{what}; allowed: {needed}"))
+        if not partial and not ("prompt" in values and "mesh" in values):
+            faults += self._missing(raw, bool(recipe))
         prompt = self._text(values, "prompt", MAX_PROMPT, faults, empty=False)
         negative = self._text(values, "negative_prompt", MAX_PROMPT, faults)
         seed = self._seed(values, raw.text, faults)
@@ -158,6 +156,13 @@ class RowChecker:
         )
         return job, row_id
 
+    def _missing(self, raw: RawRow, recipe_known: bool) -> Iterator[Fault]:
+        what = "it is empty" if raw.text else "it is missing"
+        if "prompt" not in raw.values:
+            yield "prompt", f"{what}; allowed: what the surface should look like"
+        if "mesh" not in raw.values and recipe_known:
+            yield "mesh", f"{what}; allowed: the path of a mesh"
+
     def _id(self, value: Any, faults: list[Fault]) -> str | None:
         if not isinstance(value, str):
             faults.append(("id", f'{shown(value)} is not text; allowed: text, like "boot-1"'))
@@ -181,17 +186,19 @@ class RowChecker:
 
     def _text(self, values: Mapping[str, Any], name: str, longest: int, faults: list[Fault], empty: bool = True) -> str:
         """A prompt, with runs of white space made one space; line breaks count as that."""
-        value = values.get(name, "")
+        if name not in values:
+            return ""
+        value = values[name]
         if not isinstance(value, str):
             faults.append((name, f"{shown(value)} is not text; allowed: text"))
             return ""
         if len(value) > longest:
             faults.append((name, f"it has {len(value)} characters; allowed: at most {longest}"))
-        elif found := _CONTROL.search(value):
+        elif not value.isprintable() and (found := _CONTROL.search(value)):
             code = f"U+{ord(found[0]):04X}"
             faults.append((name, f"it has the control character {code} in it; allowed: printable text"))
         text = " ".join(value.split())
-        if not text and not empty and name in values:
+        if not text and not empty:
             faults.append((name, "it is empty; allowed: what the surface should look like"))
         return text
 
@@ -211,7 +218,8 @@ class RowChecker:
         own = {name: value for name, value in raw.values.items() if name in _SETTINGS}
         try:
             # 1, 1.0 and True are one key to a dict, but not one setting.
-            key = (raw.text, tuple((name, type(value), value) for name, value in own.items()))
+            kinds = () if raw.text else tuple(map(type, own.values()))
+            key = (raw.text, kinds, tuple(own.items()))
             if (found := self._settings.get(key)) is not None:
                 return found
         except TypeError:
