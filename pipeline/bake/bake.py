@@ -89,7 +89,7 @@ def prepare_latents(
     latent: NDArray[np.float32], reached: NDArray[np.bool_], texels: TexelMap, borders: Edges
 ) -> NDArray[np.float32]:
     """Latents (C, s, s) in which every texel is set: filled, gutters from the neighbour charts, spread."""
-    filled = fill_unreached(latent, texels, reached)
+    filled = fill_unreached(latent, texels, reached, borders)
     guttered, known = fill_gutter(filled, texels, borders, GUTTER)
     return dilate(guttered, known)
 

@@ -7,55 +7,176 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.ndimage import distance_transform_edt
+from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 
-from pipeline.bake.atlas import Edges, TexelMap
+from pipeline.bake.atlas import Edges, TexelMap, along_edges, edge_points
 
 Texture = NDArray[np.float32]
 
-# Turning the normal by 90 degrees counts like this many object radii of distance: the far side of a thin wall
-# is then farther away than anything nearby on the same side.
+# Turning the normal by 90 degrees counts like this many object radii of distance, where distances are taken
+# through space: the far side of a thin wall is then farther away than anything nearby on the same side.
 _NORMAL_WEIGHT = 0.35
+# Unreached texels up to this many texels from reached ones simply take the nearest.
+_GAP = 1.5
+# Patches: sides that are tried in turn, and how many there must be and are compared.
+_PATCHES = (8, 5)
+_FEWEST_PATCHES, _MOST_PATCHES = 8, 512
 
 
-def fill_unreached(texture: Texture, texels: TexelMap, reached: NDArray[np.bool_]) -> Texture:
+def fill_unreached(
+    texture: Texture, texels: TexelMap, reached: NDArray[np.bool_], borders: Edges | None = None
+) -> Texture:
     """Gives every texel on the surface that is not ``reached`` (S, S) a value from reached ones nearby.
 
-    Taking the nearest value would smear a border's texels over the whole unreached area. Instead each texel
-    looks as far *into* the reached surface as it lies outside it, like a mirror along the border, so that the
-    filled area has the texture of its surroundings. Distances are in space, with the normal's direction as
-    further coordinates. Nothing reached, or nothing to fill: the texture comes back unchanged.
+    First the nearest one: distances run along the surface, over ``borders`` from chart to chart; pieces that
+    hang together with nothing reached take the nearest in space, with the normal as further coordinates. That
+    closes small gaps. A larger area would be smeared with its border's colours, so from a few texels inside
+    on it is quilted with patches of reached texture. Nothing reached, or nothing to fill: unchanged.
     """
     known, missing = texels.mask & reached, texels.mask & ~reached
     if not known.any() or not missing.any():
         return texture.copy()
     position = texels.position.astype(np.float64)
-    radius = np.linalg.norm(position[texels.mask], axis=1).max() or 1.0
-    normal = texels.normal.astype(np.float64) * (_NORMAL_WEIGHT * radius)
-    points = np.concatenate([position[known], normal[known]], axis=1)
-    tree = cKDTree(points)
-    query = np.concatenate([position[missing], normal[missing]], axis=1)
-    # Unknown texels next to each other share a look into the surface, which spares half of the searches.
-    _, nearest = tree.query(query, k=1)
-    used, back = np.unique(nearest, return_inverse=True)
-    around = min(24, len(points))
-    _, neighbours = tree.query(points[used], k=around)
-    centre = points[np.asarray(neighbours).reshape(len(used), around)].mean(axis=1)[:, :3]
-    into = centre - points[used, :3]
-    into /= np.maximum(np.linalg.norm(into, axis=1, keepdims=True), 1e-12 * radius)
-    distance = np.linalg.norm(query[:, :3] - points[nearest, :3], axis=1)
-    mirrored = points[nearest].copy()
-    mirrored[:, :3] += distance[:, None] * into[back]
-    count = min(4, len(points))
-    gap, source = tree.query(mirrored, k=count)
-    gap, source = np.asarray(gap).reshape(-1, count), np.asarray(source).reshape(-1, count)
-    weight = 1 / (gap / radius + 1e-6) ** 4
-    weight /= weight.sum(axis=1, keepdims=True)
-    values = texture[:, known]
+    graph, number = surface_graph(texels, borders)
+    nearest, distance = _nearest_on_surface(graph, number, known, missing)
+    apart = nearest < 0
+    if apart.any():
+        radius = np.linalg.norm(position[texels.mask], axis=1).max() or 1.0
+        normal = texels.normal.astype(np.float64) * (_NORMAL_WEIGHT * radius)
+        points = np.concatenate([position, normal], axis=-1)
+        distance[apart], nearest[apart] = cKDTree(points[known]).query(points[missing][apart])
     filled = texture.copy()
-    filled[:, missing] = sum(values[:, source[:, i]] * weight[:, i].astype(np.float32) for i in range(count))
+    filled[:, missing] = texture[:, known][:, nearest]
+    usual = np.median(graph.data) if graph.nnz else 0.0
+    depth = np.zeros(missing.shape)
+    depth[missing] = distance
+    far = depth > _GAP * usual
+    for side in _PATCHES:
+        if _quilt(filled, texels, known, far, depth, side):
+            break
     return filled
+
+
+def _quilt(
+    texture: Texture,
+    texels: TexelMap,
+    known: NDArray[np.bool_],
+    far: NDArray[np.bool_],
+    depth: NDArray[np.float64],
+    side: int,
+) -> bool:
+    """Covers the texels ``far`` with square patches of known texture, in place; False if there are too few.
+
+    Windows are visited from the border of the unreached area inwards; each takes the patch that fits best to
+    what is already set in it. Patches are copied in UV, where the decoder will look at them.
+    """
+    corners = _whole_windows(known, texels.chart, side)
+    if not far.any() or len(corners) < _FEWEST_PATCHES:
+        return not far.any()
+    corners = corners[np.linspace(0, len(corners) - 1, min(len(corners), _MOST_PATCHES)).astype(np.int64)]
+    offset = np.arange(side)
+    rows, columns = corners[:, 0, None, None] + offset[:, None], corners[:, 1, None, None] + offset
+    patches = np.ascontiguousarray(texture[:, rows, columns].transpose(1, 0, 2, 3))  # (N, C, side, side)
+    unset = far.copy()
+    step = max(2, side * 5 // 8)
+    size = texels.size
+    starts = [(y, x) for y in range(0, size - 1, step) for x in range(0, size - 1, step)]
+    starts = [(min(y, size - side), min(x, size - side)) for y, x in starts]
+    windows = [(y, x) for y, x in dict.fromkeys(starts) if far[y : y + side, x : x + side].any()]
+    order = np.argsort(
+        [depth[y : y + side, x : x + side][far[y : y + side, x : x + side]].min() for y, x in windows],
+        kind="stable",
+    )
+    for y, x in (windows[i] for i in order):
+        place = (slice(y, y + side), slice(x, x + side))
+        for chart in np.unique(texels.chart[place][unset[place]]):
+            own = texels.chart[place] == chart
+            fixed, empty = own & ~unset[place], own & unset[place]
+            target = texture[(slice(None), *place)]
+            misfit = np.square(patches[:, :, fixed] - target[:, fixed]).sum(axis=(1, 2))
+            # Without anything to fit to, any patch will do; spread the choice.
+            best = int(misfit.argmin()) if fixed.any() else (7919 * (y * size + x)) % len(patches)
+            target[:, empty] = patches[best][:, empty]
+            unset[place] &= ~own
+    return True
+
+
+def _whole_windows(known: NDArray[np.bool_], chart: NDArray[np.int32], side: int) -> NDArray[np.int64]:
+    """(N, 2) top left corners of the windows, on every other row and column, of known texels of one chart."""
+    if len(known) < side:
+        return np.zeros((0, 2), np.int64)
+    inside = np.lib.stride_tricks.sliding_window_view(known, (side, side))[::2, ::2].all(axis=(2, 3))
+    charts = np.lib.stride_tricks.sliding_window_view(chart, (side, side))[::2, ::2]
+    inside &= (charts == charts[..., :1, :1]).all(axis=(2, 3))
+    corners: NDArray[np.int64] = 2 * np.argwhere(inside)
+    return corners
+
+
+def surface_graph(texels: TexelMap, borders: Edges | None) -> tuple[sparse.csr_array, NDArray[np.int64]]:
+    """Texels as a graph whose links carry distances on the mesh: (M, M) matrix, and (S * S,) number or -1.
+
+    Links join neighbours, also diagonal ones, of the same chart, and texels that meet at a chart border.
+    """
+    size = texels.size
+    number = np.full(size * size, -1, np.int64)
+    number[texels.mask.ravel()] = np.arange(texels.mask.sum())
+    grid = np.arange(size * size).reshape(size, size)
+    pairs = [
+        (grid[:, :-1], grid[:, 1:]),
+        (grid[:-1], grid[1:]),
+        (grid[:-1, :-1], grid[1:, 1:]),
+        (grid[:-1, 1:], grid[1:, :-1]),
+    ]
+    chart = texels.chart.ravel()
+    a, b = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
+    linked = (chart[a] == chart[b]) & (chart[a] >= 0)
+    a, b = a[linked], b[linked]
+    if borders is not None and len(borders):
+        edge, t = along_edges(borders, size)
+        # Half a texel inside, so that the texel is one of the chart's own wherever it has any there.
+        points = edge_points(borders, edge, t, 0.5 / size)
+        cell = np.clip((points * size).astype(np.int64), 0, size - 1)
+        one, two = cell[:, 0, 1] * size + cell[:, 0, 0], cell[:, 1, 1] * size + cell[:, 1, 0]
+        meet = (chart[one] == borders.chart[edge, 0]) & (chart[two] == borders.chart[edge, 1]) & (one != two)
+        a, b = np.concatenate([a, one[meet]]), np.concatenate([b, two[meet]])
+    position = texels.position.reshape(-1, 3).astype(np.float64)
+    gap = np.linalg.norm(position[a] - position[b], axis=1)
+    # A link of length zero would count as none.
+    gap = np.maximum(gap, 1e-9 * (gap.max() if len(gap) else 1.0) + 1e-300)
+    pair = np.unique(np.stack([number[a], number[b]], axis=1), axis=0, return_index=True)[1]
+    count = int(texels.mask.sum())
+    graph = sparse.csr_array((gap[pair], (number[a][pair], number[b][pair])), shape=(count, count))
+    return graph, number
+
+
+def _nearest_on_surface(
+    graph: sparse.csr_array,
+    number: NDArray[np.int64],
+    known: NDArray[np.bool_],
+    missing: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """For each missing texel the nearest known one along the surface, counted among the known, and how far.
+
+    -1 where there is no way.
+    """
+    is_known = known.ravel()[number >= 0]
+    coo = graph.tocoo()
+    rim = np.zeros(len(is_known), bool)  # known texels beside missing ones: every way starts there
+    rim[coo.row[~is_known[coo.col]]] = True
+    rim[coo.col[~is_known[coo.row]]] = True
+    start = np.nonzero(rim & is_known)[0]
+    distance = np.full(len(is_known), np.inf)
+    source = np.full(len(is_known), -1, np.int64)
+    if len(start):
+        distance, _, found = dijkstra(graph, directed=False, indices=start, min_only=True, return_predecessors=True)
+        source = np.where(np.isfinite(distance), found, -1)
+    rank = np.cumsum(is_known) - 1
+    wanted = number[missing.ravel()]
+    nearest = np.where(source[wanted] >= 0, rank[source[wanted]], -1)
+    return nearest, distance[wanted]
 
 
 def dilate(texture: Texture, mask: NDArray[np.bool_], radius: float | None = None) -> Texture:
