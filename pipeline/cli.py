@@ -310,6 +310,10 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
+        if isinstance(error, OSError) and error.strerror:
+            # A full disk, a folder that may not be written: the machine's fault, and it says whose.
+            place = f"{error.filename}: " if error.filename else ""
+            return _fail(f"{place}{error.strerror}", EXIT_ROWS_FAILED)
         advice = f"this is a bug; run with {DEBUG_VARIABLE}=1 for the traceback"
         return _fail(f"{type(error).__name__}: {error}; {advice}", EXIT_ROWS_FAILED)
     except SystemExit as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,13 +99,19 @@ def leftovers(out: Path, ids: Collection[str]) -> list[str]:
 def _in_the_way(folder: Path) -> str:
     """Empty when the asset's folder can be used, else what stands in its place."""
     try:
-        if folder.is_symlink() and not folder.resolve().is_relative_to(folder.parent.resolve()):
-            return f"{folder} is a link that leaves the output folder; remove it"
-        if folder.exists() and not folder.is_dir():
+        mode = folder.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            return ""
+        if not stat.S_ISLNK(mode):
             return f"{folder} is no folder; remove it"
-    except (OSError, RuntimeError) as error:
-        return f"{folder} cannot be used: {getattr(error, 'strerror', None) or error}"
-    return ""
+        target = Path(os.path.realpath(folder))
+        if not target.is_relative_to(os.path.realpath(folder.parent)):
+            return f"{folder} is a link that leaves the output folder; remove it"
+        return "" if target.is_dir() else f"{folder} is a link to no folder; remove it"
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{folder} cannot be used: {error.strerror or error}"
 
 
 def _reason_to_build(job: Job, folder: Path, mark: str, mesh: str, prior: str, version: str) -> str:

@@ -137,6 +137,7 @@ def test_a_verbs_exit_code_is_the_commands(code: int, status_does: Callable[[Cal
         (PriorError("no such prior"), 2, "latentkiln: error: no such prior\n"),
         (MeshError("x.obj: no faces"), 1, "latentkiln: error: x.obj: no faces\n"),
         (LatentkilnError("odd"), 1, "latentkiln: error: odd\n"),
+        (PermissionError(13, "Permission denied", "/out/x"), 1, "latentkiln: error: /out/x: Permission denied\n"),
         (Interrupted("stopped; go on with: ..."), 3, "latentkiln: stopped; go on with: ...\n"),
         (KeyboardInterrupt(), 3, "latentkiln: interrupted\n"),
         (

@@ -248,6 +248,13 @@ def test_blocked_rows(job: Job, out: Path, tmp_path: Path) -> None:
     (out / "boot").unlink()
     os.symlink(tmp_path, out / "boot")
     assert one(job, out).action == "blocked" and "leaves the output folder" in one(job, out).reason
+    (out / "boot").unlink()
+    os.symlink(out / "elsewhere", out / "boot")
+    assert one(job, out).reason == f"{out / 'boot'} is a link to no folder; remove it"
+    (out / "elsewhere").mkdir()
+    assert one(job, out).reason == "new"
+    # The output folder itself may be no folder.
+    assert one(job, tmp_path / "meshes/a.obj").reason.endswith("cannot be used: Not a directory")
 
 
 def test_a_gltf_with_a_missing_buffer_is_blocked_and_its_buffers_count(job: Job, out: Path, tmp_path: Path) -> None:
