@@ -23,47 +23,49 @@ class PaintSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    steps: int = Field(300, ge=1, le=100_000, description="Steps of the optimisation.")
+    steps: int = Field(default=300, ge=1, le=100_000, description="Steps of the optimisation.")
     guidance_scale: float | None = Field(
-        None, ge=0, le=1000, description="Classifier-free guidance. Left out: what the prior recommends."
+        default=None, ge=0, le=1000, description="Classifier-free guidance. Left out: what the prior recommends."
     )
     texture_size: int | None = Field(
-        None, ge=64, le=8192, multiple_of=64, description="Pixels a side of the texture. Left out: prior's."
+        default=None, ge=64, le=8192, multiple_of=64, description="Pixels a side of the texture. Left out: prior's."
     )
-    views: int | None = Field(None, ge=1, le=64, description="Views drawn per step. Left out: the prior's.")
+    views: int | None = Field(default=None, ge=1, le=64, description="Views drawn per step. Left out: the prior's.")
     view_size: int | None = Field(
-        None, ge=8, le=128, description="Latent pixels a side of a drawn view. Left out: the prior's."
+        default=None, ge=8, le=128, description="Latent pixels a side of a drawn view. Left out: the prior's."
     )
-    learning_rate: float | None = Field(None, gt=0, le=10, description="Of Adam. Left out: the prior's.")
-    t_min: float = Field(0.02, ge=0, le=1, description="Least noise, as a share of the prior's timesteps.")
-    t_max: float = Field(0.98, ge=0, le=1, description="Most noise, as a share; above t_min.")
-    anneal: bool = Field(True, description="Let the most noise fall during the run.")
-    close_up: float = Field(0.5, ge=0, le=1, description="Share of views that are close-ups.")
-    elevation_min: float = Field(-60, ge=-90, le=90, description="Lowest camera, degrees above the horizon.")
-    elevation_max: float = Field(80, ge=-90, le=90, description="Highest, degrees; above elevation_min.")
-    fov: float = Field(60, ge=10, le=120, description="Vertical field of view, degrees.")
+    learning_rate: float | None = Field(default=None, gt=0, le=10, description="Of Adam. Left out: the prior's.")
+    t_min: float = Field(default=0.02, ge=0, le=1, description="Least noise, as a share of the prior's timesteps.")
+    t_max: float = Field(default=0.98, ge=0, le=1, description="Most noise, as a share; above t_min.")
+    anneal: bool = Field(default=True, description="Let the most noise fall during the run.")
+    close_up: float = Field(default=0.5, ge=0, le=1, description="Share of views that are close-ups.")
+    elevation_min: float = Field(default=-60, ge=-90, le=90, description="Lowest camera, degrees above the horizon.")
+    elevation_max: float = Field(default=80, ge=-90, le=90, description="Highest, degrees; above elevation_min.")
+    fov: float = Field(default=60, ge=10, le=120, description="Vertical field of view, degrees.")
     view_words: bool | None = Field(
-        None, description="Add 'front view' and the like to the prompt. Left out: if the prior knows them."
+        default=None, description="Add 'front view' and the like to the prompt. Left out: if the prior knows them."
     )
-    prompt_close_up: bool = Field(True, description="Add ', close up' to the prompt of close-ups.")
+    prompt_close_up: bool = Field(default=True, description="Add ', close up' to the prompt of close-ups.")
     background: Background | None = Field(
-        None, description="Behind the mesh: a random plain colour per view, or learned latents. Left out: the prior's."
+        default=None,
+        description="Behind the mesh: a random plain colour per view, or learned latents. Left out: the prior's.",
     )
     base_colour: str | None = Field(
-        None, pattern=r"^#[0-9a-fA-F]{6}$", description="Colour to start from, like #c04020. Left out: grey."
+        default=None, pattern=r"^#[0-9a-fA-F]{6}$", description="Colour to start from, like #c04020. Left out: grey."
     )
-    max_faces: int = Field(2_000_000, ge=1, le=100_000_000, description="Meshes with more faces are refused.")
-    unwrap: UnwrapMode = Field("auto", description="Where texture coordinates come from.")
+    max_faces: int = Field(default=2_000_000, ge=1, le=100_000_000, description="Meshes with more faces are refused.")
+    unwrap: UnwrapMode = Field(default="auto", description="Where texture coordinates come from.")
     unwrap_seconds: float = Field(
-        120, gt=0, le=86_400, description="Longest time for xatlas before a simpler unwrap is used."
+        default=120, gt=0, le=86_400, description="Longest time for xatlas before a simpler unwrap is used."
     )
-    crease_angle: float = Field(60, ge=0, le=180, description="Edges above this many degrees stay sharp.")
-    up_axis: UpAxis = Field("y", description="The input mesh's upward axis.")
+    crease_angle: float = Field(default=60, ge=0, le=180, description="Edges above this many degrees stay sharp.")
+    up_axis: UpAxis = Field(default="y", description="The input mesh's upward axis.")
     front: Front | None = Field(
-        None, description="Where the object's front faces, in the input mesh's axes. Left out: +z, or -y where z is up."
+        default=None,
+        description="Where the object's front faces, in the input mesh's axes. Left out: +z, or -y where z is up.",
     )
-    image_format: ImageFormat = Field("png", description="Of the texture inside the GLB.")
-    preview: bool = Field(True, description="Write preview.png beside the asset.")
+    image_format: ImageFormat = Field(default="png", description="Of the texture inside the GLB.")
+    preview: bool = Field(default=True, description="Write preview.png beside the asset.")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
