@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bake.visibility import Visibility, accumulate
+from pipeline.scene.visibility import Visibility, accumulate
 from pipeline.geometry.texture import footprint, gather_texture, sample_texture
 
 

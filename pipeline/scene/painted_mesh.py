@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from pipeline.bake.visibility import Visibility
+from pipeline.scene.visibility import Visibility
 from pipeline.core.rng import numpy_generator, torch_generator
 from pipeline.geometry.camera import Cameras, CameraSettings, sample_paint_cameras, sample_surface
 from pipeline.geometry.rasterise import Fragments, rasterise
