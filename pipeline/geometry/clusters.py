@@ -16,12 +16,16 @@ from scipy.sparse.csgraph import connected_components
 from pipeline.geometry.mesh import Mesh, face_normals
 
 _DIRECTIONS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], np.float64)
-# A face may take a direction only within 72 degrees of it while smoothing, 81 when a small chart is given away:
+# A face may take a direction only within 81 degrees of it while smoothing, 84 when a small chart is given away:
 # beyond, its texels would be stretched too far.
-_SMOOTHING_COSINE = 0.3
-_ABSORBING_COSINE = 0.15
-_SMOOTHING_WEIGHT = 2.0
+_SMOOTHING_COSINE = 0.15
+_ABSORBING_COSINE = 0.1
+_SMOOTHING_WEIGHT = 3.0
 _SMOOTHING_STEPS = 24
+# How far, in parts of the square root of the number of faces, normals are blurred before they are labelled: bumps
+# smaller than that do not make charts of their own.
+_BLUR = 0.2
+_BLUR_SHARE = 0.8
 # Charts below this share of the surface are given to a neighbour where possible.
 _SMALL_SHARE = 2e-3
 # Charts longer than this, in units of the square root of the surface, are cut: they would limit the scale of all.
@@ -84,7 +88,7 @@ def flat_charts(mesh: Mesh, *, smooth: bool = True) -> tuple[NDArray[np.float64]
     facing = unit @ _DIRECTIONS.T  # (F, 6)
     label = np.argmax(facing, axis=1)
     if smooth:
-        label = _smoothed(facing, label, first, second, length)
+        label = _smoothed(facing, first, second, length)
     label = _absorbed(label, facing, area, first, second, length)
     label = components(len(label), first, second, label)
     # The direction whose worst face still faces it best: at least as good as the chart's label.
@@ -95,25 +99,28 @@ def flat_charts(mesh: Mesh, *, smooth: bool = True) -> tuple[NDArray[np.float64]
 
 def _smoothed(
     facing: NDArray[np.float64],
-    label: NDArray[np.int64],
     first: NDArray[np.int64],
     second: NDArray[np.int64],
     length: NDArray[np.float64],
 ) -> NDArray[np.int64]:
     """Labels that agree with how faces look and with their neighbours, weighted by the length of shared edges."""
-    count = len(label)
+    count = len(facing)
     weight = sparse.coo_matrix(
         (np.r_[length, length], (np.r_[first, second], np.r_[second, first])), (count, count)
     ).tocsr()
-    total = np.asarray(weight.sum(axis=1)).reshape(-1, 1)
-    total[total == 0] = 1.0
+    total = np.asarray(weight.sum(axis=1)).reshape(-1)
+    average = sparse.diags(1.0 / np.where(total > 0, total, 1.0)) @ weight
+    blurred = facing
+    for _ in range(int(_BLUR * count**0.5)):
+        blurred = 0.5 * blurred + 0.5 * (average @ blurred)
+    blurred = blurred / np.maximum(np.abs(blurred).max(axis=1, keepdims=True), 1e-9)
+    own = (1.0 - _BLUR_SHARE) * facing + _BLUR_SHARE * blurred
     allowed = facing > np.minimum(_SMOOTHING_COSINE, facing.max(axis=1, keepdims=True) - 1e-9)
-    own = np.where(allowed, facing, -np.inf)
-    share = np.eye(facing.shape[1])[label]
+    own = np.where(allowed, own, -np.inf)
+    share = np.eye(facing.shape[1])[np.argmax(own, axis=1)]
     for _ in range(_SMOOTHING_STEPS):
         # Shares, not hard labels: neighbours that change together would otherwise swap for ever.
-        votes = (weight @ share) / total
-        score = own + _SMOOTHING_WEIGHT * votes
+        score = own + _SMOOTHING_WEIGHT * (average @ share)
         sharp = np.exp(8.0 * (score - score.max(axis=1, keepdims=True)))
         share = sharp / sharp.sum(axis=1, keepdims=True)
     return np.argmax(share, axis=1)

@@ -41,6 +41,11 @@ LEAST_COVERED = 0.05
 PADDING = 1 / 128
 # Above this, xatlas takes longer than anyone waits: its time grows faster than the number of faces.
 XATLAS_FACES = 60_000
+# With more charts or less use than this, "auto" also asks what clusters make of the mesh, and takes these where
+# they are fewer and use the texture better: scans full of crevices fall into hundreds of slivers otherwise.
+MANY_CHARTS = 256
+POOR_USE = 0.4
+BETTER_USE = 1.15
 # Charts that xatlas lets overlap more than this are not used.
 _XATLAS_OVERLAP = 0.002
 _HEARTBEAT = 0.25
@@ -85,9 +90,20 @@ def unwrap(
         result = _packed(mesh, points, uv_faces, None, texture_size, "xatlas", started)
         overlap = overlap_share(result.uv, result.uv_faces)
         if overlap <= _XATLAS_OVERLAP:
-            return result
+            poor = int(result.charts.max()) + 1 > MANY_CHARTS or result.use < POOR_USE
+            return _better(mesh, texture_size, result) if poor and mode == "auto" else result
         failure = f"xatlas made charts that overlap by {overlap:.1%}"
     return _clustered(mesh, texture_size, "clusters", f"{started}; {failure}")
+
+
+def _better(mesh: Mesh, texture_size: int, found: UVMesh) -> UVMesh:
+    """``found``, or what clusters make of the mesh where that is clearly better."""
+    count = int(found.charts.max()) + 1
+    reason = f"xatlas made {count} charts that use {found.use:.0%} of the texture"
+    other = _clustered(mesh, texture_size, "clusters", reason)
+    if int(other.charts.max()) < count and other.use > BETTER_USE * found.use:
+        return other
+    return found
 
 
 def uv_problem(mesh: Mesh) -> str:
@@ -219,13 +235,14 @@ def run_xatlas(
     *,
     time_limit: float,
     report: Reporter = no_report,
-    command: Sequence[str] = (sys.executable, "-P", str(_CHILD)),
+    command: Sequence[str] = (),
 ) -> tuple[tuple[NDArray[np.float64], NDArray[np.int64]] | None, str]:
     """Charts by xatlas, in a process that ends with this one and after ``time_limit`` seconds in any case.
 
     Returns (((T, 2) float64 in texels, (F, 3) indices), "") or (None, one line why not). ``command`` is what is
-    run with the folder, this process's id and a number of seconds behind it.
+    run with the folder, this process's id and a number of seconds behind it (empty: the program with xatlas).
     """
+    command = command or (sys.executable, "-P", str(_CHILD))
     # xatlas computes in float32 and calls faces below an absolute area degenerate: brought to a mean area of 1.
     centred = mesh.vertices - (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
     centred = centred / math.sqrt(max(float(face_areas(mesh.vertices, mesh.faces).mean()), 1e-300))

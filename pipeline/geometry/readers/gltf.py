@@ -171,7 +171,8 @@ class _Reader:
             if index in self.world:
                 raise MeshError(f"{self.name}: node {index} has two parents or is its own ancestor")
             node = self._item(nodes, index, "node")
-            world = parent @ self._local(node)
+            with np.errstate(all="ignore"):
+                world = parent @ self._local(node)
             if not np.isfinite(world).all():
                 raise MeshError(f"{self.name}: the transform of node {index} is not finite")
             self.world[index] = world

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,10 +36,16 @@ def parse_numbers(text: bytes, dtype: type = np.float64) -> NDArray:
     with warnings.catch_warnings():
         # Stopping at what is no number is announced as deprecated; newer versions raise instead.
         warnings.simplefilter("ignore", DeprecationWarning)
-        try:
+        with contextlib.suppress(ValueError):
             return np.fromstring(text, dtype=dtype, sep=" ")
+    number = int if np.issubdtype(dtype, np.integer) else float
+    found = []
+    for word in text.split():
+        try:
+            found.append(number(word))
         except ValueError:
-            return np.empty(0, dtype)
+            break
+    return np.array(found, dtype)
 
 
 def tokens_per_line(text: bytes, lines: int) -> NDArray[np.int64]:
