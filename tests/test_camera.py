@@ -188,8 +188,7 @@ def test_without_targets_every_view_is_whole():
 def test_the_same_stream_gives_the_same_cameras():
     settings = camera.CameraSettings()
     one, two = (
-        camera.sample_paint_cameras(numpy_generator(9, "views", 7), 8, settings, np.ones((3, 3)))
-        for _ in range(2)
+        camera.sample_paint_cameras(numpy_generator(9, "views", 7), 8, settings, np.ones((3, 3))) for _ in range(2)
     )
     assert (one.clip_from_world == two.clip_from_world).all()
 

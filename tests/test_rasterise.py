@@ -35,9 +35,7 @@ def rays(cameras, height, width):
     """Directions (N, H, W, 3) through pixel centres, scaled so that depth along the view axis is 1."""
     y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
     tangent = np.tan(cameras.fov / 2)[:, None, None]
-    across = (
-        (2 * x - 1) / (cameras.projection[:, 0, 0] / cameras.projection[:, 1, 1])[:, None, None] * tangent
-    )
+    across = (2 * x - 1) / (cameras.projection[:, 0, 0] / cameras.projection[:, 1, 1])[:, None, None] * tangent
     local = np.stack([across, (1 - 2 * y) * tangent, -np.ones_like(across)], axis=-1)
     return np.einsum("nji,nhwj->nhwi", cameras.view[:, :3, :3], local)
 
@@ -183,9 +181,7 @@ def test_faces_are_cut_at_the_near_plane(slope):
     assert expected.any()
     assert seen.depth[seen.mask].min() >= 0.1 - 1e-6
     points = rasterise.interpolate(seen.face, seen.bary, floor, faces)
-    truth = (cameras.eye[:, None, None] + seen.depth[..., None].astype(float).clip(0, 99) * directions)[
-        seen.mask
-    ]
+    truth = (cameras.eye[:, None, None] + seen.depth[..., None].astype(float).clip(0, 99) * directions)[seen.mask]
     np.testing.assert_allclose(points, truth, atol=5e-3)
 
 

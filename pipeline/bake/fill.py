@@ -193,20 +193,29 @@ def dilate(texture: Texture, mask: NDArray[np.bool_], radius: float | None = Non
     return grown
 
 
-def fill_gutter(texture: Texture, texels: TexelMap, borders: Edges, width: float) -> tuple[Texture, NDArray[np.bool_]]:
+def fill_gutter(
+    texture: Texture,
+    texels: TexelMap,
+    borders: Edges,
+    width: float,
+    own: NDArray[np.bool_] | None = None,
+) -> tuple[Texture, NDArray[np.bool_]]:
     """Gives gutter texels what lies across the border *on the surface*: the neighbour chart goes on there.
 
     A decoder that runs over the texture in UV space sees a chart's border with its true surroundings then.
     Each texel up to ``width`` texels off a chart is carried over the nearest border edge into the neighbour
-    chart and read there. Returns the texture and where it is set now, (S, S) bool; a texel for which there is
-    no neighbour is left to ``dilate``.
+    chart and read there. ``own`` (S, S) are the texels that keep their value and may be read, by default all
+    on the surface. Returns the texture and where it is set now, (S, S) bool; a texel for which there is no
+    neighbour is left to ``dilate``.
     """
     from pipeline.bake import fill_numba
 
+    own = texels.mask if own is None else own
     size = texels.size
     source = np.full((size, size, 2), np.nan)
     target = np.full((size, size), -1, np.int32)
-    fill_numba.carry_across(borders.uv * size, borders.inward, borders.chart, texels.mask, float(width), source, target)
+    fill_numba.carry_across(borders.uv * size, borders.inward, borders.chart, own, float(width), source, target)
     texel_first = np.ascontiguousarray(texture.transpose(1, 2, 0))
-    filled = fill_numba.read_charts(texel_first, texels.chart, source, target)
-    return np.ascontiguousarray(texel_first.transpose(2, 0, 1)), texels.mask | filled
+    charts = np.where(own, texels.chart, -1).astype(np.int32)
+    filled = fill_numba.read_charts(texel_first, charts, source, target)
+    return np.ascontiguousarray(texel_first.transpose(2, 0, 1)), own | filled

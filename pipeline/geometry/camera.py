@@ -87,12 +87,9 @@ def orbit(
     meaning, the camera keeps the heading of its azimuth: from above, +X is to the right at phi = 0.
     """
     target = np.atleast_2d(np.asarray(target, np.float64))
-    shape = np.broadcast_shapes(
-        *(np.shape(np.atleast_1d(a)) for a in (theta, phi, radius, fov)), target.shape[:1]
-    )
+    shape = np.broadcast_shapes(*(np.shape(np.atleast_1d(a)) for a in (theta, phi, radius, fov)), target.shape[:1])
     theta, phi, radius, fov = (
-        np.array(np.broadcast_to(np.atleast_1d(np.asarray(a, np.float64)), shape))
-        for a in (theta, phi, radius, fov)
+        np.array(np.broadcast_to(np.atleast_1d(np.asarray(a, np.float64)), shape)) for a in (theta, phi, radius, fov)
     )
     if np.any(radius <= 0) or np.any(fov <= 0) or np.any(fov >= math.pi):
         raise SettingError("camera: radius must be above 0, field of view between 0 and 180 degrees")
@@ -224,9 +221,7 @@ def sample_paint_cameras(
     return replace(cameras, close=close)
 
 
-def sample_surface(
-    rng: np.random.Generator, vertices: ArrayLike, faces: ArrayLike, n: int
-) -> tuple[Floats, Floats]:
+def sample_surface(rng: np.random.Generator, vertices: ArrayLike, faces: ArrayLike, n: int) -> tuple[Floats, Floats]:
     """``n`` points uniform by area on a triangle mesh and their unit face normals, (n, 3) each.
 
     A mesh without any area gives its corners, with normals pointing away from their mean.

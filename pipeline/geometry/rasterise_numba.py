@@ -182,9 +182,7 @@ def _edge(px, py, qx, qy, sign):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _draw_triangle(
-    f, ax, ay, aw, bx, by, bw, cx, cy, cw, x0, x1, y0, y1, weights, clipped, cull, face, bary, depth
-):
+def _draw_triangle(f, ax, ay, aw, bx, by, bw, cx, cy, cw, x0, x1, y0, y1, weights, clipped, cull, face, bary, depth):
     """Tests the pixels of columns x0 .. x1 - 1 and rows y0 .. y1 - 1 against one triangle."""
     area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
     if area == 0.0 or (cull and area > 0.0):  # y points down: a front face has a negative area

@@ -30,15 +30,12 @@ def rasterise(
     """``rasterise.rasterise`` with the cameras as clip-from-world matrices (N, 4, 4)."""
     corners = torch.from_numpy(np.asarray(faces, np.int64))
     views = [
-        _draw_view(torch.from_numpy(vertices), corners, torch.from_numpy(m), height, width, cull)
-        for m in matrices
+        _draw_view(torch.from_numpy(vertices), corners, torch.from_numpy(m), height, width, cull) for m in matrices
     ]
     shape = (len(views), height, width)
     if not views:
         return np.zeros(shape, np.int32), np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
-    face, bary, depth = (
-        torch.stack(parts).reshape(*shape, *parts[0].shape[1:]) for parts in zip(*views, strict=True)
-    )
+    face, bary, depth = (torch.stack(parts).reshape(*shape, *parts[0].shape[1:]) for parts in zip(*views, strict=True))
     return face.numpy(), bary.numpy(), depth.numpy()
 
 
@@ -95,9 +92,7 @@ def _draw_view(
         distance = torch.where(inside, area / total, torch.inf).float()
         nearest = distance.min(dim=0).values
         # The lowest of equals; min() itself promises no order.
-        first = torch.where(distance == nearest, torch.arange(len(distance))[:, None], len(distance)).min(
-            dim=0
-        )
+        first = torch.where(distance == nearest, torch.arange(len(distance))[:, None], len(distance)).min(dim=0)
         new = nearest < depth
         chosen = first.values[new]
         own = b[chosen, :, new] / total[chosen, new][:, None]  # (M, 3), of the triangle's corners
