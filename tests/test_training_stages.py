@@ -25,8 +25,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_pool(folder / "pool" / which, c["seed"], c["size"], c["shard"], c["shards"])
     autoencoder.train(cfg)
     text.train(cfg)
-    unet.train(cfg, None, 6, None, 0.0)
-    unet.train(cfg, None, 4, None, 0.5)
+    unet.train(cfg, unet.Plan(steps=6))
+    unet.train(cfg, unet.Plan(steps=4, large=0.5))
     export.export(cfg, folder / "prior")
     judge.train(cfg)
     return folder

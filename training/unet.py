@@ -2,6 +2,9 @@
 
     python -m training.unet --config training/configs/embedded.toml --minutes 90
 
+`--workers 2` trains with two single-threaded processes that average their gradients once a step.  On shared cores that
+is up to three times faster than one process with two threads, which meet at a barrier thousands of times a step.
+
 Resumes from `unet.safetensors` in the work folder, else from the weights named by `--from` (an exported prior), else
 from scratch.  New shards of the pool are encoded and used as they appear.
 """
@@ -9,7 +12,10 @@ from scratch.  New shards of the pool are encoded and used as they appear.
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +24,7 @@ from diffusers import AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch import distributed as dist
 from transformers import CLIPTextModel
 
 from training import checkpoint, text
@@ -73,18 +80,19 @@ class Latents:
         self.ids: Tensor | None = None
 
     def refresh(self, limit: int = 1000) -> int:
-        """Take in up to `limit` new shards; returns the number of samples now held."""
+        """Take in all encoded shards and encode up to `limit` more; returns the number of samples now held."""
         zs, ids = ([self.z], [self.ids]) if self.z is not None else ([], [])
         for path in sorted(self.source.glob("*.npy")):
-            if path.stem in self.done or limit <= 0:
-                continue
             cached = self.cache / f"{path.stem}.safetensors"
+            if path.stem in self.done or (limit <= 0 and not cached.exists()):
+                continue
             if cached.exists():
                 d = load_file(cached)
             else:
                 pixels, captions, _ = read_shard(path)
                 d = {"z": encode_all(self.vae, pixels), "ids": self.vocabulary.ids(captions).short()}
-                save_file(d, cached)
+                save_file(d, cached.with_suffix(".partial"))
+                cached.with_suffix(".partial").rename(cached)
                 limit -= 1
             zs.append(d["z"])
             ids.append(d["ids"])
@@ -155,9 +163,47 @@ def held_error(model: Trainee, z: Tensor, ids: Tensor, vocabulary: text.Vocabula
     return out
 
 
-def train(cfg: Settings, minutes: float | None, steps: int | None, start_from: Path | None, large: float) -> None:
-    """Train for `minutes` of wall time or up to `steps` more steps; checkpoints every few minutes."""
+class Team:
+    """Averages gradients over worker processes and spreads the first worker's clock; a team of one does nothing."""
+
+    def __init__(self, rank: int, workers: int, meeting: Path) -> None:
+        self.rank, self.workers = rank, workers
+        if workers > 1:
+            dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers)
+
+    def meet(self, model: nn.Module, progress: float) -> float:
+        """Replace gradients by their mean over workers, in place; returns the first worker's progress."""
+        if self.workers == 1:
+            return progress
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in grads] + [torch.tensor([progress if self.rank == 0 else 0.0])])
+        dist.all_reduce(flat)
+        progress = float(flat[-1])
+        flat.div_(self.workers)
+        at = 0
+        for g in grads:
+            g.copy_(flat[at : at + g.numel()].view_as(g))
+            at += g.numel()
+        return progress
+
+
+@dataclass
+class Plan:
+    """How long and from what this run trains."""
+
+    minutes: float | None = None
+    steps: int | None = None
+    start_from: Path | None = None
+    large: float = 0.0
+    rank: int = 0
+    workers: int = 1
+    meeting: Path = Path()
+
+
+def train(cfg: Settings, plan: Plan) -> None:
+    """Train for `plan.minutes` of wall time or `plan.steps` more steps; checkpoints every few minutes."""
     c = cfg["unet"]
+    first_rank = plan.rank == 0
     log = Log(cfg.work / "unet.jsonl")
     vocabulary = text.Vocabulary()
     vae = AutoencoderTiny.from_pretrained(cfg.work / "vae").eval().requires_grad_(False)
@@ -166,7 +212,7 @@ def train(cfg: Settings, minutes: float | None, steps: int | None, start_from: P
     torch.manual_seed(c["seed"])
     model = Trainee(build(c, cfg["text"]["width"]), encoder)
     path = cfg.work / "unet.safetensors"
-    if not path.exists() and start_from is None and (cfg.work / "text.safetensors").exists():
+    if not path.exists() and plan.start_from is None and (cfg.work / "text.safetensors").exists():
         checkpoint.load(cfg.work / "text.safetensors", {"model": encoder})
     model.unet.to(memory_format=torch.channels_last)
     ema = checkpoint.Average(model, c["ema"])
@@ -175,33 +221,37 @@ def train(cfg: Settings, minutes: float | None, steps: int | None, start_from: P
     if path.exists():
         state = checkpoint.load(path, {"model": model, "ema": ema}, opt)
         step, hours, samples = state["step"], state["hours"], state["samples"]
-    elif start_from is not None:
-        model.unet.load_state_dict(load_file(start_from / "unet" / "diffusion_pytorch_model.safetensors"), strict=True)
-        from transformers import CLIPTextModel as Stored
-
-        model.encoder.load_state_dict(Stored.from_pretrained(start_from / "text_encoder").float().state_dict())
+    elif plan.start_from is not None:
+        model.unet.load_state_dict(load_file(plan.start_from / "unet" / "diffusion_pytorch_model.safetensors"))
+        stored = CLIPTextModel.from_pretrained(plan.start_from / "text_encoder").float()
+        model.encoder.load_state_dict(stored.state_dict())
         ema = checkpoint.Average(model, c["ema"])
         step = 1000
+    team = Team(plan.rank, plan.workers, plan.meeting)
     pool = Latents(cfg, "train", vae, vocabulary)
     held = Latents(cfg, "held", vae, vocabulary)
-    # Training starts on what is encoded already; the rest is taken in shard by shard on the way.
-    count = pool.refresh(1)
-    held.refresh()
-    hz, hids = held.z[: c["held"]].float(), held.ids[: c["held"]].long()
+    # Training starts on what is encoded already; the first worker takes in the rest shard by shard on the way.
+    if first_rank:
+        pool.refresh(1)
+        held.refresh()
+        hz, hids = held.z[: c["held"]].float(), held.ids[: c["held"]].long()
+    else:
+        while not pool.refresh(0):
+            time.sleep(1)
     big = Latents(cfg, "large", vae, vocabulary)
     alphas = schedule().alphas_cumprod
     snr = alphas / (1 - alphas)
-    rng = np.random.default_rng([c["seed"], step])
-    g = torch.Generator().manual_seed(c["seed"] * 1000 + step)
-    first, begun, saved, seen = step, time.time(), time.time(), 0
-    base_hours, total, losses = hours, steps or 0, []
-    log(stage="unet", step=step, samples_held=count,
-        parameters=sum(p.numel() for p in model.unet.parameters()))  # fmt: skip
-    while True:
-        elapsed = time.time() - begun
-        progress = (step - first) / total if steps else elapsed / 60 / minutes
-        if progress >= 1.0:
-            break
+    # Every worker and every resumed run draws its own batches.
+    rng = np.random.default_rng([c["seed"], step, plan.rank])
+    g = torch.Generator().manual_seed(c["seed"] * 1000 + step * 8 + plan.rank)
+    torch.manual_seed(g.initial_seed())
+    first, begun, saved, seen, progress = step, time.time(), time.time(), 0, 0.0
+    base_hours, large, losses = hours, plan.large, []
+    share = c["batch"] // plan.workers
+    if first_rank:
+        count = sum(p.numel() for p in model.unet.parameters())
+        log(stage="unet", step=step, samples_held=len(pool.z), workers=plan.workers, parameters=count)
+    while progress < 1.0:
         # Warm up, hold, and come down over the last part of this run.
         lr = c["lr"] * min(1.0, (step - first + 1) / c["warmup"])
         if progress > c["hold"]:
@@ -212,7 +262,7 @@ def train(cfg: Settings, minutes: float | None, steps: int | None, start_from: P
         if large > 0 and progress > c["large_from"] and big.z is None and big.refresh() == 0:
             large = 0.0
         use_big = big.z is not None and rng.random() < large
-        z, ids = big.batch(c["batch"] // 4, rng) if use_big else pool.batch(c["batch"], rng)
+        z, ids = big.batch(max(share // 4, 1), rng) if use_big else pool.batch(share, rng)
         n = len(z)
         ids = vocabulary.corrupt(ids, c["word_drop"], c["caption_drop"], g)
         t = draw_t(n, c["late"] * max(0.0, 1 - samples / c["late_until"]) + c["late_rest"], g)
@@ -224,31 +274,50 @@ def train(cfg: Settings, minutes: float | None, steps: int | None, start_from: P
         loss = (weight * error).mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()
+        elapsed = time.time() - begun
+        mine = (step + 1 - first) / plan.steps if plan.steps else elapsed / 60 / plan.minutes
+        progress = team.meet(model, mine)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         opt.step()
         step += 1
-        samples += n
-        seen += n
-        ema.update(model, step)
+        samples += n * plan.workers
+        seen += n * plan.workers
         losses.append(error.mean().item())
+        if step % c["log_every"] == 0 and not first_rank:
+            pool.refresh(0)
+        if not first_rank:
+            continue
+        ema.update(model, step)
         if step % c["log_every"] == 0:
             hours = base_hours + (time.time() - begun) / 3600
             extra = held_error(ema.model, hz, hids, vocabulary, alphas) if step % c["held_every"] == 0 else {}
-            log(stage="unet", step=step, samples=samples, hours=round(hours, 3), error=round(float(np.mean(losses)), 5),
-                lr=round(lr, 6), per_s=round(seen / (time.time() - begun), 1), pool=len(pool.z), **extra)  # fmt: skip
+            log(
+                stage="unet",
+                step=step,
+                samples=samples,
+                hours=round(hours, 3),
+                error=round(float(np.mean(losses)), 5),
+                lr=round(lr, 6),
+                per_s=round(seen / (time.time() - begun), 1),
+                pool=len(pool.z),
+                **extra,
+            )
             losses = []
             pool.refresh(1)
-        if time.time() - saved > c["save_minutes"] * 60:
+        if time.time() - saved > c["save_minutes"] * 60 or progress >= 1.0:
             saved = time.time()
+            hours = base_hours + (time.time() - begun) / 3600
             checkpoint.save(path, {"model": model, "ema": ema}, opt, step=step, hours=hours, samples=samples)
-    hours = base_hours + (time.time() - begun) / 3600
-    checkpoint.save(path, {"model": model, "ema": ema}, opt, step=step, hours=hours, samples=samples)
-    log(stage="unet", done=True, step=step, samples=samples, hours=round(hours, 3),
-        **held_error(ema.model, hz, hids, vocabulary, alphas))  # fmt: skip
+    if first_rank:
+        final = held_error(ema.model, hz, hids, vocabulary, alphas)
+        log(stage="unet", done=True, step=step, samples=samples, hours=round(hours, 3), **final)
+    if plan.workers > 1:
+        dist.destroy_process_group()
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
+    argv = sys.argv[1:] if argv is None else argv
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--config", type=Path, required=True)
     p.add_argument("--work", type=Path)
@@ -256,11 +325,29 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--steps", type=int)
     p.add_argument("--from", dest="start_from", type=Path, help="an exported prior to go on from")
     p.add_argument("--large", type=float, default=0.0, help="share of steps on 32x32 latents")
+    p.add_argument("--workers", type=int, default=1, help="processes of one thread each; 1: one process, two threads")
+    p.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     a = p.parse_args(argv)
     if (a.minutes is None) == (a.steps is None):
         p.error("give either --minutes or --steps")
-    torch.set_num_threads(2)
-    train(load(a.config, a.work), a.minutes, a.steps, a.start_from, a.large)
+    torch.set_num_threads(2 if a.workers == 1 else 1)
+    cfg = load(a.config, a.work)
+    meeting = cfg.work.resolve() / "meeting"
+    others = []
+    if a.workers > 1 and a.rank == 0:
+        meeting.unlink(missing_ok=True)
+        others = [
+            subprocess.Popen([sys.executable, "-m", "training.unet", *argv, "--rank", str(r)])
+            for r in range(1, a.workers)
+        ]
+    plan = Plan(a.minutes, a.steps, a.start_from, a.large, a.rank, a.workers, meeting)
+    try:
+        train(cfg, plan)
+        for other in others:
+            other.wait(timeout=60)
+    finally:
+        for other in others:
+            other.kill()
 
 
 if __name__ == "__main__":
