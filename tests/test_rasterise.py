@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial import Delaunay
 
-from pipeline.core.errors import BackendError
+from pipeline.core.errors import BackendError, SettingError
 from pipeline.core.rng import numpy_generator
 from pipeline.geometry import camera, rasterise
 
@@ -259,6 +259,12 @@ def test_the_rim_takes_the_nearest_point_of_the_nearest_face():
     assert (rim == expected).all()
     found = (uv[faces[face[rim]]] * bary[rim][..., None]).sum(axis=1)
     np.testing.assert_allclose(found, nearest, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [0, 40_000])
+def test_an_image_of_impossible_size_is_refused(size):
+    with pytest.raises(SettingError, match="pixels a side"):
+        rasterise.rasterise(np.eye(3), [[0, 1, 2]], FRONT, size, 8)
 
 
 def test_an_unknown_backend_is_named():

@@ -21,9 +21,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.core import backends
+from pipeline.core.errors import SettingError
 from pipeline.geometry.camera import Cameras
 
 SUBPIXELS = 4096.0
+# Columns and rows are packed into 16 bits each.
+LARGEST_IMAGE = 32768
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,10 @@ def rasterise(
     """Draws faces (F, 3) over world vertices (V, 3) from every camera.
 
     ``cull_backfaces`` drops faces whose corners turn clockwise in the image. Raises BackendError for a
-    backend that is unknown or does not work here.
+    backend that is unknown or does not work here, SettingError for an image over 32768 pixels a side.
     """
+    if not (0 < height <= LARGEST_IMAGE and 0 < width <= LARGEST_IMAGE):
+        raise SettingError(f"rasterise: an image has 1 to {LARGEST_IMAGE} pixels a side, not {width} x {height}")
     arrays = _backend(backend).rasterise(
         np.ascontiguousarray(vertices, np.float64),
         _indices(faces),

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 # The same as rasterise.SUBPIXELS; compiled code takes it as a constant.
 _SUBPIXELS = 4096.0
+_BEHIND = np.uint32(0xFFFFFFFF)
+_COLUMN = np.uint32(0xFFFF)
 
 
 def rasterise(
@@ -33,7 +35,7 @@ def rasterise(
     bary = np.zeros((n, height, width, 3), np.float32)
     depth = np.full((n, height, width), np.inf, np.float32)
     screen = np.empty((len(vertices), 3))
-    pixel = np.empty((len(vertices), 2), np.int32)
+    pixel = np.empty(len(vertices), np.uint32)
     for i in range(n):
         _draw_view(vertices, faces, matrices[i], cull, screen, pixel, face[i], bary[i], depth[i])
     return face, bary, depth
@@ -60,10 +62,12 @@ def _snap(x):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _draw_view(vertices, faces, matrix, cull, screen, pixel, face, bary, depth):
-    """One view. Scratch per vertex: ``screen`` (V, 3), x and y in pixels and 1/w; ``pixel`` (V, 2), the first
-    pixel whose centre is not left of (above) it, within the image, or -1 behind the near plane.
+    """One view. Scratch per vertex: ``screen`` (V, 3), x and y in pixels and 1/w; ``pixel`` (V,), the first
+    column and row (times 2^16) whose pixel centres are not left of or above it, within the image; all bits set
+    behind the near plane.
 
-    Most faces of a fine mesh hold no pixel centre; the whole numbers alone tell that.
+    A face whose corners have the same column, or the same row, holds no pixel centre: most faces of a fine mesh,
+    and one comparison of whole numbers tells. Corners all behind the near plane are alike, too.
     """
     height, width = face.shape
     m = matrix
@@ -78,23 +82,29 @@ def _draw_view(vertices, faces, matrix, cull, screen, pixel, face, bary, depth):
             screen[i, 0] = _snap((0.5 + 0.5 * (cx * inverse)) * width)
             screen[i, 1] = _snap((0.5 - 0.5 * (cy * inverse)) * height)
             screen[i, 2] = inverse
-            pixel[i, 0] = int(np.ceil(min(max(screen[i, 0] - 0.5, 0.0), width)))
-            pixel[i, 1] = int(np.ceil(min(max(screen[i, 1] - 0.5, 0.0), height)))
+            column = np.uint32(np.ceil(min(max(screen[i, 0] - 0.5, 0.0), width)))
+            row = np.uint32(np.ceil(min(max(screen[i, 1] - 0.5, 0.0), height)))
+            pixel[i] = column | (row << np.uint32(16))
         else:
-            pixel[i, 0] = -1
-            pixel[i, 1] = -1
+            pixel[i] = _BEHIND
     whole = np.eye(3)
     for f in range(len(faces)):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        ax, bx, cx = pixel[a, 0], pixel[b, 0], pixel[c, 0]
-        ay, by, cy = pixel[a, 1], pixel[b, 1], pixel[c, 1]
-        x0, x1 = min(ax, bx, cx), max(ax, bx, cx)
-        y0, y1 = min(ay, by, cy), max(ay, by, cy)
-        if (x0 == x1) | (y0 == y1):  # no pixel centre, or wholly behind; one branch, hard to predict
+        pa, pb, pc = pixel[a], pixel[b], pixel[c]
+        differ = (pa ^ pb) | (pa ^ pc)
+        if ((differ & _COLUMN) == 0) | ((differ >> np.uint32(16)) == 0):
             continue
-        if x0 < 0:
+        if (pa == _BEHIND) | (pb == _BEHIND) | (pc == _BEHIND):
             _draw_clipped(f, a, b, c, vertices, m, cull, face, bary, depth)
         else:
+            ax, bx, cx = np.int64(pa & _COLUMN), np.int64(pb & _COLUMN), np.int64(pc & _COLUMN)
+            ay, by, cy = (
+                np.int64(pa >> np.uint32(16)),
+                np.int64(pb >> np.uint32(16)),
+                np.int64(pc >> np.uint32(16)),
+            )
+            x0, x1 = min(ax, bx, cx), max(ax, bx, cx)
+            y0, y1 = min(ay, by, cy), max(ay, by, cy)
             _draw_triangle(
                 f, screen[a, 0], screen[a, 1], screen[a, 2], screen[b, 0], screen[b, 1], screen[b, 2],
                 screen[c, 0], screen[c, 1], screen[c, 2], x0, x1, y0, y1, whole, False, cull,
@@ -175,10 +185,10 @@ def _edge(px, py, qx, qy, sign):
     edge their values are exact negatives, even where coordinates are too large for exact products.
     """
     dx, dy = sign * (qx - px), sign * (qy - py)
-    first = px < qx or (px == qx and py <= qy)
+    first = (px < qx) | ((px == qx) & (py <= qy))  # no short cuts: branches nobody can predict cost more
     ox = px if first else qx
     oy = py if first else qy
-    return ox, oy, dx, dy, dy < 0.0 or (dy == 0.0 and dx > 0.0)
+    return ox, oy, dx, dy, (dy < 0.0) | ((dy == 0.0) & (dx > 0.0))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -202,9 +212,9 @@ def _draw_triangle(f, ax, ay, aw, bx, by, bw, cx, cy, cw, x0, x1, y0, y1, weight
             e1 = r1 - dy1 * (px - ox1)
             e2 = r2 - dy2 * (px - ox2)
             if (
-                (e0 > 0.0 or (e0 == 0.0 and tl0))
-                and (e1 > 0.0 or (e1 == 0.0 and tl1))
-                and (e2 > 0.0 or (e2 == 0.0 and tl2))
+                ((e0 > 0.0) | ((e0 == 0.0) & tl0))
+                & ((e1 > 0.0) | ((e1 == 0.0) & tl1))
+                & ((e2 > 0.0) | ((e2 == 0.0) & tl2))
             ):
                 entered = True
                 b0, b1, b2 = e0 * aw, e1 * bw, e2 * cw
