@@ -1,0 +1,119 @@
+"""A Ray cluster for one run: started here and stopped at its end, or one that exists and is left running.
+
+The local cluster listens on the loopback only, asks for Ray's token (made by Ray for this user), has no
+dashboard, and keeps its files in a folder of its own that goes with it. Ray sends no usage statistics.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.core.errors import LatentkilnError
+
+_OBJECT_STORE_BYTES = 100 << 20  # what travels is a few kilobytes a row
+_TEMPORARY = "lk-"
+# Unix socket paths hold 107 bytes at most, and Ray adds some 70 to its folder's.
+_LONGEST_ROOT = 24
+
+
+class FleetError(LatentkilnError):
+    """Workers cannot be started, or none survives."""
+
+    stage = "fleet"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What was found: ``local`` when it is ours; GPUs in all; CPUs of the largest node."""
+
+    local: bool
+    gpus: int
+    node_cpus: int
+
+
+@contextlib.contextmanager
+def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
+    """Connects this process to Ray for the length of the block; starts Ray when ``address`` is None.
+
+    ``threads`` is what each worker's numeric libraries are given. Raises FleetError.
+    """
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    if address is None:
+        # The first name is Ray's switch for "one machine only": every port is bound to 127.0.0.1. It is read
+        # when Ray is imported. The others reach the workers through the environment.
+        quiet |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "OMP_NUM_THREADS": str(threads)}
+    with _environment(quiet), contextlib.ExitStack() as stack:
+        import ray
+
+        try:
+            if address is None:
+                folder = stack.enter_context(_temporary_folder())
+                stack.callback(ray.shutdown)
+                # One logical CPU: Ray starts that many spare processes. Our actors ask for none.
+                ray.init(
+                    address="local",
+                    num_cpus=1,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    _temp_dir=str(folder),
+                )
+            else:
+                stack.callback(ray.shutdown)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            where = f"joining Ray at {address}" if address else "starting Ray on this machine"
+            reason = " ".join(str(error).split())[:200]
+            hint = "a cluster with tokens needs RAY_AUTH_MODE=token here" if address else "--serial builds without Ray"
+            raise FleetError(f"{where} failed: {reason}; {hint}") from error
+        untyped: Any = ray
+        if address is None and not untyped.util.get_node_ip_address().startswith("127."):
+            raise FleetError("Ray was imported before its network was set up; it would listen beyond this machine")
+        resources = untyped.cluster_resources()
+        largest = max((n["Resources"].get("CPU", 0) for n in untyped.nodes() if n["Alive"]), default=1)
+        yield Cluster(address is None, int(resources.get("GPU", 0)), int(largest))
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder of this process with a short name; those of processes that were killed are removed on the
+    way."""
+    root = Path(tempfile.gettempdir())
+    if len(str(root)) > _LONGEST_ROOT:
+        root = Path("/tmp")
+    prefix = f"{_TEMPORARY}{os.getuid()}-"
+    for stale in root.glob(f"{prefix}*"):
+        pid = stale.name.removeprefix(prefix)
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(stale, ignore_errors=True)
+    folder = root / f"{prefix}{os.getpid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

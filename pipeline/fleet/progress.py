@@ -1,0 +1,356 @@
+"""What a run looks like while it goes on: a live display, plain lines, JSON lines, or nothing.
+
+``Progress`` is the interface (and the silent one); ``make_progress`` chooses. The figures behind all of them
+come from ``RowClock`` (one row: rate and time left of its stage) and ``RunClock`` (the whole run).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+
+from pipeline.fleet.rows import RowResult
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Clock = Callable[[], float]
+
+# How far a row is when a stage begins and ends, for the run's time left. Most of the time goes into
+# distilling.
+_SHARES = {
+    "load": (0.0, 0.01),
+    "unwrap": (0.0, 0.05),
+    "prepare": (0.05, 0.06),
+    "distill": (0.06, 0.92),
+    "bake": (0.92, 0.96),
+    "export": (0.96, 0.98),
+    "preview": (0.98, 1.0),
+}
+_MOST_LINES = 16
+_PLAIN_SECONDS = 10.0
+_RATE_WINDOW = 15.0
+
+
+class RowClock:
+    """Rate and time left of the stage a row is in, over the last seconds of it."""
+
+    def __init__(self, clock: Clock = time.monotonic):
+        self._clock = clock
+        self.began = clock()
+        self.stage, self.done, self.total = "", 0, 0
+        self._marks: list[tuple[float, int]] = []
+        self._fraction = 0.0
+        self.first_fraction: float | None = None
+
+    def at(self, stage: str, done: int, total: int) -> None:
+        """Notes where the row stands."""
+        now = self._clock()
+        if stage != self.stage or done < self.done:
+            self._marks = []
+        self.stage, self.done, self.total = stage, done, total
+        # Thinned out, so that the window holds a bounded number of marks whatever the number of calls.
+        if not self._marks or now - self._marks[-1][0] >= _RATE_WINDOW / 60:
+            self._marks.append((now, done))
+        while len(self._marks) > 2 and now - self._marks[0][0] > _RATE_WINDOW:
+            self._marks.pop(0)
+        low, high = _SHARES.get(stage, (self._fraction, self._fraction))
+        self._fraction = max(self._fraction, low + (high - low) * (done / total if total > 0 else 0.0))
+        if self.first_fraction is None:
+            self.first_fraction = self._fraction
+
+    @property
+    def fraction(self) -> float:
+        """How much of the row is done, 0 to 1, estimated."""
+        return self._fraction
+
+    @property
+    def rate(self) -> float | None:
+        """Steps per second; None while unknown."""
+        if not self._marks:
+            return None
+        seconds, steps = self._clock() - self._marks[0][0], self.done - self._marks[0][1]
+        return steps / seconds if seconds > 0 and steps > 0 else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of the stage; None while unknown."""
+        rate = self.rate
+        return (self.total - self.done) / rate if rate and self.total else None
+
+
+class RunClock:
+    """All rows of a run, and the time left for the rest of them."""
+
+    def __init__(self, clock: Clock = time.monotonic):
+        self._clock = clock
+        self.began = clock()
+        self.build = self.kept = 0
+        self.ended = {"done": 0, "failed": 0, "elsewhere": 0, "interrupted": 0, "kept": 0, "waiting": 0}
+        self.rows: dict[str, RowClock] = {}
+        self._first_row: float | None = None
+        self._skipped = 0.0
+
+    def row_began(self, job_id: str) -> RowClock:
+        """A row that starts, or starts again."""
+        if self._first_row is None:
+            self._first_row = self._clock()
+        self.rows[job_id] = RowClock(self._clock)
+        return self.rows[job_id]
+
+    def row_ended(self, result: RowResult) -> None:
+        """A row that is over."""
+        clock = self.rows.pop(result.job_id, None)
+        # What a checkpoint had done before this run took no time in it.
+        self._skipped += (clock.first_fraction or 0.0) if clock else 1.0
+        self.ended[result.state] += 1
+
+    @property
+    def finished(self) -> int:
+        """Rows that are over, of those to build."""
+        return sum(self.ended.values())
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return self._clock() - self.began
+
+    @property
+    def seconds_left(self) -> float | None:
+        """For all rows, from the work done so far; None while too little is done to tell."""
+        if self._first_row is None:
+            return None
+        work = self.finished + sum(row.fraction for row in self.rows.values())
+        skipped = self._skipped + sum(row.first_fraction or 0.0 for row in self.rows.values())
+        if work - skipped < 0.02:
+            return None
+        return (self._clock() - self._first_row) * (self.build - work) / (work - skipped)
+
+
+class Progress:
+    """The interface, and the display that shows nothing. A context: ``end`` or an error closes it."""
+
+    def begin(self, *, build: int, kept: int) -> None:
+        """The plan is made: so many rows to build, so many up to date."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line: starting workers, a worker that died, an interrupt."""
+
+    def row_began(self, job_id: str, attempt: int) -> None:
+        """A worker took the row."""
+
+    def row_stage(self, job_id: str, stage: str, done: int, total: int) -> None:
+        """Where a running row stands; called a few times a second."""
+
+    def row_ended(self, result: RowResult) -> None:
+        """The row is over."""
+
+    def close(self) -> None:
+        """No more to show; called once, also after an error."""
+
+
+class PlainProgress(Progress):
+    """Lines, for logs and pipes: starts, stages (at most one line in ten seconds within a stage), ends."""
+
+    def __init__(self, stream: IO[str] | None = None, clock: Clock = time.monotonic):
+        self._stream, self._clock = stream, clock
+        self._run = RunClock(clock)
+        self._said: dict[str, tuple[str, float]] = {}
+
+    def begin(self, *, build: int, kept: int) -> None:
+        self._run.build, self._run.kept = build, kept
+        self._print(f"run: {build} to build, {kept} up to date")
+
+    def note(self, text: str) -> None:
+        self._print(f"run: {text}")
+
+    def row_began(self, job_id: str, attempt: int) -> None:
+        self._run.row_began(job_id)
+        self._print(f"{job_id}: started" + (f" (attempt {attempt})" if attempt > 1 else ""))
+
+    def row_stage(self, job_id: str, stage: str, done: int, total: int) -> None:
+        row = self._run.rows.get(job_id)
+        if row is None:
+            return
+        row.at(stage, done, total)
+        said, when = self._said.get(job_id, ("", 0.0))
+        now = self._clock()
+        if said == stage and now - when < _PLAIN_SECONDS:
+            return
+        self._said[job_id] = (stage, now)
+        self._print(f"{job_id}: {describe(row)}")
+
+    def row_ended(self, result: RowResult) -> None:
+        self._run.row_ended(result)
+        self._said.pop(result.job_id, None)
+        left = self._run.seconds_left
+        tail = f" [{self._run.finished}/{self._run.build}"
+        tail += f", {duration(left)} left]" if left and self._run.finished < self._run.build else "]"
+        self._print(f"{result.job_id}: {describe_end(result)}{tail}")
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._stream or sys.stdout, flush=True)
+
+
+class JsonProgress(Progress):
+    """One JSON object a line on standard output; ``event`` names its kind."""
+
+    def __init__(self, stream: IO[str] | None = None):
+        self._stream = stream
+
+    def begin(self, *, build: int, kept: int) -> None:
+        self._emit("begin", build=build, kept=kept)
+
+    def note(self, text: str) -> None:
+        self._emit("note", text=text)
+
+    def row_began(self, job_id: str, attempt: int) -> None:
+        self._emit("row", id=job_id, state="running", attempt=attempt)
+
+    def row_stage(self, job_id: str, stage: str, done: int, total: int) -> None:
+        self._emit("stage", id=job_id, stage=stage, done=done, total=total)
+
+    def row_ended(self, result: RowResult) -> None:
+        self._emit("row", **result_json(result))
+
+    def _emit(self, event: str, **values: Any) -> None:
+        line = json.dumps({"event": event, "time": round(time.time(), 3)} | values, ensure_ascii=False)
+        print(line, file=self._stream or sys.stdout, flush=True)
+
+
+@dataclass
+class LiveProgress(Progress):
+    """A line per running row and one for the run, redrawn in place; ends and notes scroll by above them."""
+
+    console: Console
+    clock: Clock = time.monotonic
+    _run: RunClock = field(init=False)
+    _live: Any = None
+
+    def __post_init__(self) -> None:
+        self._run = RunClock(self.clock)
+
+    def begin(self, *, build: int, kept: int) -> None:
+        self._run.build, self._run.kept = build, kept
+        if build:
+            from rich.live import Live
+
+            self._live = Live(get_renderable=self.table, console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False)
+
+    def row_began(self, job_id: str, attempt: int) -> None:
+        self._run.row_began(job_id)
+
+    def row_stage(self, job_id: str, stage: str, done: int, total: int) -> None:
+        if row := self._run.rows.get(job_id):
+            row.at(stage, done, total)
+
+    def row_ended(self, result: RowResult) -> None:
+        self._run.row_ended(result)
+        style = {"failed": "red", "done": "green"}.get(result.state, "yellow")
+        self.console.print(f"{result.job_id}: {describe_end(result)}", style=style, markup=False, highlight=False)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def table(self) -> Table:
+        """The live part: at most sixteen rows, then the run."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 1), expand=False)
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=32)
+        for _ in range(5):
+            table.add_column(no_wrap=True)
+        most = max(1, min(_MOST_LINES, self.console.size.height - 4))
+        running = dict(self._run.rows)
+        for job_id, row in list(running.items())[:most]:
+            rate, left = row.rate, row.seconds_left
+            table.add_row(
+                Text(job_id),
+                row.stage or "starting",
+                ProgressBar(total=max(row.total, 1), completed=row.done, width=20),
+                f"{row.done}/{row.total}" if row.total else "",
+                f"{rate:.1f}/s" if rate else "",
+                f"{duration(left)} left" if left is not None else "",
+            )
+        if len(running) > most:
+            table.add_row(f"and {len(running) - most} more")
+        left = self._run.seconds_left
+        counts = [f"{self._run.ended['failed']} failed"] if self._run.ended["failed"] else []
+        counts += [f"{self._run.kept} up to date"] if self._run.kept else []
+        table.add_row(
+            Text("run", style="bold"),
+            duration(self._run.elapsed),
+            ProgressBar(total=max(self._run.build, 1), completed=self._run.finished, width=20),
+            f"{self._run.finished}/{self._run.build}",
+            ", ".join(counts),
+            f"{duration(left)} left" if left is not None else "",
+        )
+        return table
+
+
+def make_progress(*, quiet: bool = False, as_json: bool = False) -> Progress:
+    """The display for this terminal and these options. ``quiet`` wins over ``as_json``."""
+    if quiet:
+        return Progress()
+    if as_json:
+        return JsonProgress()
+    from rich.console import Console
+
+    console = Console()
+    return LiveProgress(console) if console.is_terminal and not console.is_dumb_terminal else PlainProgress()
+
+
+def result_json(result: RowResult) -> dict[str, Any]:
+    """A result as JSON values, without what is empty."""
+    value: dict[str, Any] = {"id": result.job_id, "state": result.state, "seconds": round(result.seconds, 3)}
+    for name in ("stage", "error", "message", "reproduce", "warnings"):
+        if item := getattr(result, name):
+            value[name] = item
+    return value | ({"attempts": result.attempts} if result.attempts > 1 else {})
+
+
+def describe(row: RowClock) -> str:
+    """``distill 120/300 (4.1/s, 0:44 left)``."""
+    text = f"{row.stage} {row.done}/{row.total}" if row.total > 1 else row.stage
+    rate, left = row.rate, row.seconds_left
+    if rate and left is not None and row.total > 1:
+        text += f" ({rate:.1f}/s, {duration(left)} left)"
+    return text
+
+
+def describe_end(result: RowResult) -> str:
+    """One line about how a row ended."""
+    if result.state == "failed":
+        return f"FAILED in {result.stage or 'fleet'}: {result.message}"
+    if result.state == "done":
+        warned = f" ({len(result.warnings)} warnings)" if result.warnings else ""
+        return f"done in {result.seconds:.1f} s{warned}"
+    return {
+        "kept": "finished already",
+        "interrupted": f"interrupted{f' in {result.stage}' if result.stage else ''}, its work is kept",
+        "elsewhere": "being built by another run, left to it",
+        "waiting": "not begun",
+    }[result.state]
+
+
+def duration(seconds: float | None) -> str:
+    """``0:42``, ``12:03``, ``1:02:03``."""
+    if seconds is None:
+        return "?"
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, secs = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"

@@ -1,0 +1,89 @@
+"""A recipe that paints nothing: what a row does is written in its prompt. For tests of the fleet and of ``run``.
+
+Prompts: ``fine``; ``fail`` (a failed Outcome); ``raise`` (breaks the recipe's promise); ``die`` (SIGKILL to itself);
+``die once``; ``wait`` (reports steps until asked to stop, then is interrupted).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.core.job import Job, Source
+from pipeline.fleet.rows import Toolbox
+from pipeline.plan import PlanItem
+
+
+def make_toolbox(prior_error: str = "") -> Toolbox:
+    """Nested functions, so that Ray sends them by value: no worker can import this module."""
+
+    def load_prior(spec, threads):
+        import os
+
+        from pipeline.core.errors import PriorError
+
+        if prior_error == "die":
+            os.kill(os.getpid(), 9)
+        if prior_error:
+            raise PriorError(prior_error)
+        return f"prior {spec} on {threads} threads"
+
+    def recipe_named(name):
+        return recipe
+
+    def recipe(jobs, prior, out, *, fingerprints, lockstep, report_for, checkpoint_seconds, stop):
+        import os
+        import time
+
+        from pipeline.core.outcome import Outcome
+        from pipeline.export.record import describe_outputs, write_record
+
+        assert 0 < len(jobs) <= lockstep
+        outcomes = []
+        for index, (job, fingerprint) in enumerate(zip(jobs, fingerprints, strict=True)):
+            folder, report = out / job.id, report_for(index)
+            report("distill", 1, 10)
+            if job.prompt == "raise":
+                raise KeyError("a bug in the recipe")
+            if job.prompt == "fail":
+                outcomes.append(Outcome(job.id, "failed", "unwrap", "UnwrapError", f"{job.id}: no way"))
+                continue
+            if job.prompt == "die" or (job.prompt == "die once" and not (folder / "tried").exists()):
+                (folder / "tried").touch()
+                time.sleep(0.3)
+                os.kill(os.getpid(), 9)
+            if job.prompt == "wait":
+                (folder / "waiting").write_text(str(os.getpid()))
+                for step in range(600):
+                    report("distill", step, 600)
+                    if stop():
+                        break
+                    time.sleep(0.05)
+                (folder / "checkpoint").touch()
+                outcomes.append(Outcome(job.id, "interrupted", "distill"))
+                continue
+            (folder / "asset.glb").write_text(f"{job.prompt} {job.seed}")
+            write_record(
+                folder,
+                {
+                    "id": job.id,
+                    "fingerprint": fingerprint,
+                    "recipe": job.recipe,
+                    "recipe_version": "1",
+                    "inputs": {},
+                    "outputs": describe_outputs(folder, ["asset.glb"]),
+                    "pid": os.getpid(),
+                    "prior": prior,
+                    "neighbours": [other.id for other in jobs],
+                },
+            )
+            report("distill", 10, 10)
+            outcomes.append(Outcome(job.id, "done", seconds=0.01))
+        return outcomes
+
+    return Toolbox(load_prior, recipe_named)
+
+
+def item(job_id: str, prompt: str = "fine", action: str = "build", reason: str = "new") -> PlanItem:
+    """A planned row."""
+    job = Job(job_id, "paint", prompt, "", 1, Path("mesh.obj"), {}, Source("m.csv", 2))
+    return PlanItem(job, action, reason, f"fingerprint-{job_id}-{prompt}")  # type: ignore[arg-type]

@@ -1,0 +1,309 @@
+"""The fleet: real Ray workers and a recipe that does what its prompt says, deaths included."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from stub_recipe import item, make_toolbox
+
+from pipeline.core.errors import PriorError
+from pipeline.export.record import read_failure, read_record
+from pipeline.fleet import driver
+from pipeline.fleet.cluster import FleetError
+from pipeline.fleet.driver import FleetSettings
+from pipeline.fleet.ledger import read_run
+from pipeline.fleet.locks import asset_lock
+
+TESTS = Path(__file__).parent
+
+# To join a cluster on the loopback, Ray must be told before it is imported that there is no other machine; and it
+# sends its token to an address given by name only where this says so.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+os.environ["RAY_AUTH_MODE"] = "token"
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    return tmp_path_factory.mktemp("cluster") / "address"
+
+
+@pytest.fixture(scope="module")
+def cluster_process(ready):
+    """A process that holds a Ray cluster, started once for all tests here."""
+    code = (
+        "import pathlib, sys\n"
+        "from pipeline.fleet.cluster import ray_cluster\n"
+        "with ray_cluster(None, 1):\n"
+        "    import ray\n"
+        "    address = ray.get_runtime_context().gcs_address\n"
+        f"    pathlib.Path({str(ready)!r}).write_text(address)\n"
+        "    sys.stdin.read()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    yield process
+    process.stdin.close()
+    process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def cluster(cluster_process, ready):
+    """Its address."""
+    wait_for(ready, 60)
+    return ready.read_text()
+
+
+@pytest.fixture
+def fleet(cluster, tmp_path):
+    """Runs rows on the cluster and gives the summary."""
+
+    def run(*rows, toolbox=None, **settings):
+        settings = {"address": cluster, "lockstep": 2, "threads": 1} | settings
+        if settings.get("serial"):
+            settings["address"] = None
+        return driver.run(
+            list(rows),
+            tmp_path,
+            prior_spec="stub",
+            settings=FleetSettings(**settings),
+            toolbox=toolbox or make_toolbox(),
+            reproduce=lambda job: f"latentkiln run m.csv --only {job.id}",
+        )
+
+    return run
+
+
+def state(out, job_id):
+    return read_run(out).rows[job_id]["state"]
+
+
+def leftovers(out):
+    return [path for path in out.rglob("*") if path.name == ".lock" or path.name.startswith(".tmp-")]
+
+
+def test_rows_are_built_in_groups_by_one_worker_that_loads_once(fleet, tmp_path):
+    summary = fleet(*(item(f"r{n}") for n in range(5)), item("old", action="keep", reason="up to date"))
+    assert (summary.built, summary.kept, summary.failed, summary.exit_code) == (5, 1, [], 0)
+    records = [read_record(tmp_path / f"r{n}") for n in range(5)]
+    assert {record["prior"] for record in records} == {"prior stub on 1 threads"}
+    assert len({record["pid"] for record in records} - {os.getpid()}) == 1
+    assert [record["neighbours"] for record in records[::2]] == [["r0", "r1"], ["r2", "r3"], ["r4"]]
+    assert not leftovers(tmp_path)
+    run = read_run(tmp_path)
+    assert run.state == "done" and run.header["counts"] == {"done": 5, "kept": 1}
+    assert state(tmp_path, "old") == "kept"
+
+
+def test_two_workers_share_the_rows(fleet, tmp_path):
+    fleet(*(item(f"r{n}") for n in range(2)), workers=2, lockstep=8)
+    assert all(read_record(tmp_path / f"r{n}")["neighbours"] == [f"r{n}"] for n in range(2))
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_a_failed_row_stops_no_other(fleet, tmp_path, serial):
+    rows = [item("a"), item("bad", "fail"), item("bug", "raise"), item("b"), item("c")]
+    summary = fleet(*rows, serial=serial, lockstep=3)
+    assert summary.built == 3 and summary.exit_code == 1
+    told = {result.job_id: (result.stage, result.error, result.message) for result in summary.failed}
+    assert told == {
+        "bad": ("unwrap", "UnwrapError", "bad: no way"),
+        "bug": ("internal", "KeyError", "bug: 'a bug in the recipe'"),
+    }
+    failure = read_failure(tmp_path / "bad")
+    assert failure["reproduce"] == "latentkiln run m.csv --only bad"
+    assert failure["stage"] == "unwrap" and failure["source"] == "m.csv:2"
+    assert state(tmp_path, "bug") == "failed" and not leftovers(tmp_path)
+
+
+def test_serial_gives_the_same_bytes_as_ray(fleet, tmp_path):
+    rows = [item(f"r{n}") for n in range(3)]
+    fleet(*rows)
+    first = [(tmp_path / f"r{n}" / "asset.glb").read_bytes() for n in range(3)]
+    for n in range(3):
+        (tmp_path / f"r{n}" / "record.json").unlink()
+        (tmp_path / f"r{n}" / "asset.glb").unlink()
+    assert fleet(*rows, serial=True).built == 3
+    assert [(tmp_path / f"r{n}" / "asset.glb").read_bytes() for n in range(3)] == first
+    assert read_record(tmp_path / "r0")["pid"] == os.getpid()
+
+
+def test_a_killed_worker_is_replaced_and_only_the_guilty_row_fails(fleet, tmp_path):
+    rows = [item("a"), item("killer", "die"), item("b"), item("unlucky", "die once"), item("c")]
+    summary = fleet(*rows, lockstep=3)
+    assert summary.built == 4 and summary.exit_code == 1
+    (failed,) = summary.failed
+    assert (failed.job_id, failed.error, failed.attempts) == ("killer", "WorkerDied", 2)
+    assert "died 2 times" in failed.message and failed.reproduce
+    assert read_failure(tmp_path / "killer")["attempts"] == 2
+    assert not leftovers(tmp_path)
+
+
+def test_a_row_finished_before_its_worker_died_is_not_built_again(fleet, tmp_path):
+    summary = fleet(item("first"), item("second", "die once"))
+    assert summary.built == 2
+    # The group was (first, second): first was built by the worker that died.
+    assert read_record(tmp_path / "first")["neighbours"] == ["first", "second"]
+    assert read_record(tmp_path / "second")["neighbours"] == ["second"]
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_fail_fast_begins_nothing_new(fleet, tmp_path, serial):
+    summary = fleet(item("bad", "fail"), item("late"), serial=serial, lockstep=1, fail_fast=True)
+    assert summary.counts["waiting"] == 1 and summary.exit_code == 1
+    assert not (tmp_path / "late").exists()
+
+
+def test_a_blocked_row_is_a_failed_row(fleet, tmp_path):
+    summary = fleet(item("gone", action="blocked", reason="its mesh is gone"), item("a"), serial=True)
+    assert summary.built == 1
+    assert [result.message for result in summary.failed] == ["its mesh is gone"]
+    assert read_failure(tmp_path / "gone")["message"] == "its mesh is gone"
+
+
+def test_a_row_that_another_run_builds_is_left_to_it(fleet, tmp_path):
+    with asset_lock(tmp_path / "shared") as held:
+        assert held
+        summary = fleet(item("shared"), item("mine"))
+    assert summary.counts["elsewhere"] == 1 and summary.built == 1 and summary.exit_code == 3
+    assert read_record(tmp_path / "shared") is None
+    assert fleet(item("shared")).built == 1
+
+
+def test_a_row_that_another_run_finished_meanwhile_is_kept(fleet, tmp_path):
+    fleet(item("a"), serial=True)
+    before = (tmp_path / "a" / "record.json").stat().st_mtime_ns
+    assert fleet(item("a"), serial=True).counts == {"kept": 1, "waiting": 0}
+    assert (tmp_path / "a" / "record.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_a_prior_that_cannot_be_loaded_ends_the_run(fleet, tmp_path, serial):
+    with pytest.raises(PriorError, match=r"^no such prior$"):
+        fleet(item("a"), toolbox=make_toolbox("no such prior"), serial=serial)
+    assert read_run(tmp_path).state == "failed" and read_failure(tmp_path / "a") is None
+
+
+def test_workers_that_die_while_loading_end_the_run(fleet):
+    with pytest.raises(FleetError, match="2 workers died while loading the prior"):
+        fleet(item("a"), toolbox=make_toolbox("die"))
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_ctrl_c_saves_and_says_so(fleet, tmp_path, serial):
+    def press():
+        wait_for(tmp_path / "slow" / "waiting")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press).start()
+    summary = fleet(item("slow", "wait"), item("next"), serial=serial, lockstep=1)
+    assert summary.interrupted and summary.exit_code == 3
+    assert summary.counts == {"interrupted": 1, "waiting": 1}
+    assert (tmp_path / "slow" / "checkpoint").exists() and not (tmp_path / "next").exists()
+    assert read_run(tmp_path).state == "interrupted"
+
+
+def wait_for(path, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not (path.exists() and path.stat().st_size):
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.02)
+
+
+DRIVER = f"""
+import sys; sys.path.insert(0, {str(TESTS)!r})
+from pathlib import Path
+from stub_recipe import item, make_toolbox
+from pipeline.fleet import driver
+from pipeline.fleet.cluster import FleetError
+settings = driver.FleetSettings(lockstep=1, threads=1)
+rows = [item("slow", sys.argv[2]), item("next")]
+summary = driver.run(rows, Path(sys.argv[1]), prior_spec="stub", settings=settings, toolbox=make_toolbox())
+sys.exit(summary.exit_code)
+"""
+
+
+def start_driver(out, prompt="wait"):
+    return subprocess.Popen([sys.executable, "-c", DRIVER, str(out), prompt])
+
+
+def family(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def test_sigterm_twice_stops_now_and_leaves_no_process(tmp_path):
+    process = start_driver(tmp_path)
+    wait_for(tmp_path / "slow" / "waiting")
+    relatives = family(process)
+    assert any(p.name().startswith("ray::Worker") for p in relatives)
+    worker = psutil.Process(int((tmp_path / "slow" / "waiting").read_text()))
+    worker.suspend()  # it hears no request
+    process.terminate()
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(20) == 3
+    assert not (tmp_path / "slow" / "checkpoint").exists()
+    assert not psutil.wait_procs(relatives, timeout=10)[1]
+    assert not list(Path("/tmp").glob(f"lk-*-{process.pid}"))
+
+
+def test_everything_killed_at_once_then_run_again(tmp_path):
+    process = start_driver(tmp_path)
+    wait_for(tmp_path / "slow" / "waiting")
+    for relative in [*family(process), psutil.Process(process.pid)]:
+        relative.kill()
+    process.wait(10)
+    view = read_run(tmp_path)
+    assert view.state == "killed" and view.rows["slow"]["state"] == "running"
+    assert (tmp_path / "slow" / ".lock").exists()  # the file stays, the lock is gone with its holder
+    again = start_driver(tmp_path, "fine")
+    assert again.wait(30) == 0
+    assert read_record(tmp_path / "slow") and read_record(tmp_path / "next") and not leftovers(tmp_path)
+    assert not list(Path("/tmp").glob(f"lk-*-{process.pid}"))  # swept up by the second run
+
+
+def test_workers_end_when_only_their_driver_is_killed(tmp_path):
+    process = start_driver(tmp_path)
+    wait_for(tmp_path / "slow" / "waiting")
+    relatives = family(process)
+    workers = [p for p in relatives if p.name().startswith("ray::Worker") or p.name() == "raylet"]
+    assert len(workers) == 2
+    process.kill()
+    process.wait(10)
+    assert not psutil.wait_procs(workers, timeout=20)[1]
+    with asset_lock(tmp_path / "slow") as held:
+        assert held
+
+
+def test_ports_are_bound_to_the_loopback(cluster, cluster_process):
+    assert cluster.startswith("127.0.0.1:")
+    relatives = family(cluster_process)
+    assert {"raylet", "gcs_server"} <= {relative.name() for relative in relatives}
+    for relative in [*relatives, psutil.Process(cluster_process.pid)]:
+        for connection in relative.net_connections(kind="tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                assert connection.laddr.ip in ("127.0.0.1", "::1", "::ffff:127.0.0.1"), (relative.name(), connection)
+
+
+def test_the_books_cost_milliseconds_a_row(tmp_path):
+    """Ledger, queue, locks, and the record of a recipe that does nothing."""
+    count = 300
+    begun = time.monotonic()
+    summary = driver.run(
+        [item(f"r{n:05d}") for n in range(count)],
+        tmp_path,
+        prior_spec="stub",
+        settings=FleetSettings(serial=True, lockstep=8, threads=1),
+        toolbox=make_toolbox(),
+    )
+    assert summary.built == count
+    assert (time.monotonic() - begun) / count < 0.02
+    assert json.loads((tmp_path / "run.json").read_text())["counts"] == {"done": count}
