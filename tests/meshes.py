@@ -92,7 +92,7 @@ def spiral(turns: float = 3.0, steps: int = 120) -> Mesh:
     outer = np.stack([np.cos(angle), height, -np.sin(angle)], axis=1)
     points = np.stack([inner, outer], axis=1).reshape(-1, 3)
     start = 2 * np.arange(steps)[:, None]
-    return make(points, np.concatenate([start + [0, 1, 3], start + [0, 3, 2]]))
+    return make(points, np.concatenate([start + np.array([0, 1, 3]), start + np.array([0, 3, 2])]))
 
 
 def soup(faces: int = 2000, seed: int = 3) -> Mesh:

@@ -410,6 +410,12 @@ BAD = {
         PLY + "element face 1\nproperty list uchar int vertex_indices\nend_header\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n",
         "out of range",
     ),
+    "ply endless nothing": (
+        "a.ply",
+        PLY.replace("ascii", "binary_little_endian").replace("element v", "element none 999999999999\nelement v")
+        + "end_header\n",
+        "end early",
+    ),
     "ply unknown type": ("a.ply", PLY + "property quad w\nend_header\n", "cannot be understood"),
     "stl text truncated": ("a.stl", STL, "truncated"),
     "stl text cut in a facet": ("a.stl", STL[:60], "truncated"),
@@ -533,7 +539,7 @@ def test_buffers_outside_the_folder_are_refused(uri: str, tmp_path: Path) -> Non
     document["buffers"][0]["uri"] = uri
     path = write(folder / "a.gltf", json.dumps(document))
     for read in (load_mesh, mesh_sha256):
-        with pytest.raises(MeshError, match="outside the file's own folder|not a relative path"):
+        with pytest.raises(MeshError, match=r"outside the file's own folder|not a relative path"):
             read(path)
 
 

@@ -31,7 +31,7 @@ _SMALL_SHARE = 2e-3
 # Charts longer than this, in units of the square root of the surface, are cut: they would limit the scale of all.
 _LONGEST = 0.9
 # Cells along the side of a square as large as the surface, when looking for charts that cover themselves.
-_FOLD_GRID = 1024
+_FOLD_GRID = 2048
 _FOLD_STEPS = 24
 
 
@@ -177,7 +177,7 @@ def _flatten(
     direction = plane[chart]  # stays with the face while charts are cut
     # The mean normal is a better plane than an axis, where no face looks away from it.
     mean = np.stack([np.bincount(chart, area * unit[:, i]) for i in range(3)], axis=1)
-    mean /= np.maximum(np.linalg.norm(mean, axis=1), 1e-300)[:, None]
+    mean = mean / np.maximum(np.linalg.norm(mean, axis=1), 1e-300)[:, None]
     worst = np.full(len(mean), np.inf)
     np.minimum.at(worst, chart, np.einsum("fi,fi->f", unit, mean[chart]))
     axis_worst = np.full(len(mean), np.inf)

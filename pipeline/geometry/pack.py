@@ -34,7 +34,7 @@ class Packed:
 def pack(
     points: NDArray[np.float64],
     faces: NDArray[np.int64],
-    charts: NDArray[np.integer],
+    charts: NDArray[np.int64],
     *,
     padding: float,
 ) -> Packed:

@@ -215,7 +215,7 @@ def _packed(
         charts = chart_ids(uv_faces)
     # A texture of few texels needs at least two between charts, or every filter would mix them.
     padding = max(PADDING, 2 / texture_size)
-    packed = pack(points, uv_faces, charts, padding=padding)
+    packed = pack(points, uv_faces, charts.astype(np.int64), padding=padding)
     if packed.padding < padding:
         reason += f"; {int(charts.max()) + 1} charts left room for {packed.padding * texture_size:.2g} texels between"
     return UVMesh(

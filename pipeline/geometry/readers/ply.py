@@ -7,7 +7,7 @@ v starts at the bottom.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,6 +156,8 @@ class _Text:
 
     def element(self, element: _Element) -> _Columns:
         properties, count = element.properties, element.count
+        if not properties:
+            return {}
         left = len(self.values) - self.at
         if count * len(properties) > left:
             raise self._short(element)
@@ -230,6 +232,8 @@ class _Binary:
 
     def element(self, element: _Element) -> _Columns:
         properties = element.properties
+        if not properties:
+            return {}
         smallest = sum(np.dtype(p.length_kind or p.kind).itemsize for p in properties)
         if element.count * smallest > len(self.data) - self.at:
             raise self._short(element)
@@ -258,8 +262,6 @@ class _Binary:
         row = np.dtype(fields)
         if row.itemsize * element.count > len(self.data) - self.at:
             return None
-        if row.itemsize == 0:
-            return {}
         table = np.frombuffer(self.data, row, element.count, self.at)
         columns: _Columns = {}
         for i, prop in enumerate(element.properties):
@@ -283,7 +285,7 @@ class _Binary:
             )
             for p in element.properties
         ]
-        byte_order = "little" if self.order == "<" else "big"
+        byte_order: Literal["little", "big"] = "little" if self.order == "<" else "big"
         kept: dict[str, list] = {p.name: [] for p in element.properties}
         for _ in range(element.count):
             for prop, kind, length_kind in kinds:
@@ -293,7 +295,7 @@ class _Binary:
                         raise self._short(element)
                     length = int.from_bytes(
                         data[at : at + length_kind.itemsize], byte_order, signed=length_kind.kind == "i"
-                    )  # type: ignore[call-overload]
+                    )
                     at += length_kind.itemsize
                 if length < 0 or at + length * kind.itemsize > end:
                     raise self._short(element)

@@ -14,6 +14,8 @@ from pipeline.core.errors import MeshError
 
 # Polygons with more corners than this are fanned without looking for ears: ear clipping takes their square.
 LARGEST_CLIPPED_POLYGON = 512
+# ... and so are all that follow when the squares of those that were clipped add up to this: half a minute at the worst.
+LARGEST_CLIPPED_WORK = 4_000_000
 
 
 @dataclass
@@ -112,19 +114,22 @@ def triangulate(
     starts = np.cumsum(counts) - counts
     offsets = np.cumsum(pieces) - pieces
     faces = np.empty((total, 3), np.int64)
+    work = LARGEST_CLIPPED_WORK
     for size in np.unique(counts[counts >= 3]):
         which = np.flatnonzero(counts == size)
         index = starts[which][:, None] + np.arange(size)
         with np.errstate(all="ignore"):
-            local = _cut(positions, corners, index, int(size))
+            local, work = _cut(positions, corners, index, int(size), work)
         faces[offsets[which][:, None] + np.arange(size - 2)] = local
     return faces, int(np.count_nonzero(counts < 3))
 
 
-def _cut(positions: NDArray, corners: NDArray, index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """(n, size - 2, 3) triangles of n polygons with ``size`` corners each; ``index`` (n, size)."""
+def _cut(
+    positions: NDArray, corners: NDArray, index: NDArray[np.int64], size: int, work: int
+) -> tuple[NDArray[np.int64], int]:
+    """((n, size - 2, 3) triangles of n polygons with ``size`` corners each, work left); ``index`` (n, size)."""
     if size == 3:
-        return index[:, None, :]
+        return index[:, None, :], work
     points = np.asarray(positions, np.float64)[corners[index]]
     if size == 4:
         side = points[:, [1, 2, 3, 0]] - points
@@ -137,18 +142,19 @@ def _cut(positions: NDArray, corners: NDArray, index: NDArray[np.int64], size: i
         # A hair of preference for the first diagonal, so that rounding doesn't decide about parallelograms.
         other = np.where((through02 > 0) == (through13 > 0), length13 < length02 * (1 - 1e-6), through13 > through02)
         cuts = np.where(other[:, None, None], [[0, 1, 3], [1, 2, 3]], [[0, 1, 2], [0, 2, 3]])
-        return index[np.arange(len(index))[:, None, None], cuts]
+        return index[np.arange(len(index))[:, None, None], cuts], work
     fan = np.stack([np.zeros(size - 2, np.int64), np.arange(1, size - 1), np.arange(2, size)], axis=1)
     result = index[:, fan]
     if size > LARGEST_CLIPPED_POLYGON:
-        return result
+        return result, work
     side = np.roll(points, -1, axis=1) - points
     turn = np.cross(np.roll(side, 1, axis=1), side)
     normal = np.cross(points, np.roll(points, -1, axis=1)).sum(axis=1)
     convex = (np.einsum("nsi,ni->ns", turn, normal) >= 0).all(axis=1)
-    for row in np.flatnonzero(~convex):
+    for row in np.flatnonzero(~convex)[: work // size**2]:
         result[row] = index[row][_clip_ears(points[row], normal[row])]
-    return result
+        work -= size**2
+    return result, work
 
 
 def _clip_ears(points: NDArray[np.float64], normal: NDArray[np.float64]) -> NDArray[np.int64]:
