@@ -94,19 +94,24 @@ def rasterise_uv(
 
 
 def interpolate(
-    face: NDArray[np.int32], bary: NDArray[np.float32], values: NDArray[Any], value_faces: NDArray[Any]
+    face: NDArray[np.int32],
+    bary: NDArray[np.float32],
+    values: NDArray[Any],
+    value_faces: NDArray[Any],
+    *,
+    backend: str = "auto",
 ) -> NDArray[Any]:
     """Values (T, D) given at the corners ``value_faces`` (F, 3), at every covered pixel: (M, D).
 
     ``face`` (...) and ``bary`` (..., 3) as in Fragments; M counts ``face >= 0`` in row-major order. The
-    result has the dtype of ``values``.
+    result has the dtype of ``values``, float32 or float64.
     """
-    covered = face >= 0
-    corners = value_faces[face[covered]]
-    weights = bary[covered].astype(values.dtype, copy=False)
-    result: NDArray[Any] = values[corners[:, 0]] * weights[:, 0:1]
-    result += values[corners[:, 1]] * weights[:, 1:2]
-    result += values[corners[:, 2]] * weights[:, 2:3]
+    result: NDArray[Any] = _backend(backend).interpolate(
+        np.ascontiguousarray(face).reshape(-1),
+        np.ascontiguousarray(bary).reshape(-1, 3),
+        np.ascontiguousarray(values),
+        _indices(value_faces),
+    )
     return result
 
 

@@ -55,6 +55,27 @@ def rasterise_uv(
     return face, bary
 
 
+def interpolate(
+    face: NDArray[np.int32], bary: NDArray[np.float32], values: NDArray[Any], value_faces: NDArray[Any]
+) -> NDArray[Any]:
+    """``rasterise.interpolate`` over flat pixels: face (P,), bary (P, 3)."""
+    result = np.empty((int(np.count_nonzero(face >= 0)), values.shape[1]), values.dtype)
+    _interpolate(face, bary, values, value_faces, result)
+    return result
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _interpolate(face, bary, values, value_faces, result):
+    row = 0
+    for i in range(len(face)):
+        f = face[i]
+        if f >= 0:
+            a, b, c = value_faces[f, 0], value_faces[f, 1], value_faces[f, 2]
+            for d in range(values.shape[1]):
+                result[row, d] = bary[i, 0] * values[a, d] + bary[i, 1] * values[b, d] + bary[i, 2] * values[c, d]
+            row += 1
+
+
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _snap(x):
     return np.floor(x * _SUBPIXELS + 0.5) / _SUBPIXELS

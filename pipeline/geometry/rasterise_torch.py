@@ -62,6 +62,18 @@ def rasterise_uv(
     return face.reshape(height, width).numpy(), bary.reshape(height, width, 3).numpy()
 
 
+def interpolate(
+    face: NDArray[np.int32], bary: NDArray[np.float32], values: NDArray[Any], value_faces: NDArray[Any]
+) -> NDArray[Any]:
+    """``rasterise.interpolate`` over flat pixels: face (P,), bary (P, 3)."""
+    covered = torch.from_numpy(face >= 0)
+    corners = torch.from_numpy(np.asarray(value_faces, np.int64))[torch.from_numpy(face)[covered].long()]
+    weights = torch.from_numpy(bary)[covered]
+    of = torch.from_numpy(values)
+    total = weights[:, 0:1] * of[corners[:, 0]] + weights[:, 1:2] * of[corners[:, 1]]
+    return np.asarray((total + weights[:, 2:3] * of[corners[:, 2]]).numpy())
+
+
 def _draw_view(
     vertices: Tensor, faces: Tensor, matrix: Tensor, height: int, width: int, cull: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -75,3 +75,19 @@ def test_no_cameras_no_layers():
             4,
             5,
         )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_interpolation_agrees(dtype):
+    rng = numpy_generator(13, "interpolate")
+    vertices, faces = blob(rng)
+    seen = rasterise.rasterise(vertices, faces, camera.orbit([1.0, 2.0], [0.0, 3.0], 1.2, 1.0), 40, 40)
+    values = rng.normal(size=(len(vertices), 5)).astype(dtype)
+    fast, plain = (
+        rasterise.interpolate(seen.face, seen.bary, values, faces, backend=name) for name in ("numba", "torch")
+    )
+    assert fast.dtype == plain.dtype == dtype
+    assert fast.shape == (seen.mask.sum(), 5)
+    np.testing.assert_allclose(fast, plain, rtol=1e-6, atol=1e-6)
+    expected = (values[faces[seen.face[seen.mask]]] * seen.bary[seen.mask][..., None]).sum(axis=1)
+    np.testing.assert_allclose(fast, expected, rtol=1e-5, atol=1e-6)
