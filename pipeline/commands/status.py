@@ -1,0 +1,111 @@
+"""``latentkiln status``: how far the run into a folder is, or how it ended."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import EXIT_OK, UsageError
+from pipeline.export.record import FAILURE, RECORD, read_failure, read_record
+from pipeline.fleet.ledger import RunView, read_run
+from pipeline.fleet.progress import duration
+
+_WATCH_SECONDS = 1.0
+
+
+def show_status(out: Path, *, json: bool = False, watch: bool = False) -> int:
+    """Prints each row of the last run into ``out`` and how the run stands; without a run's record, what is
+    there.
+
+    ``watch`` prints again every second until the run has ended. Returns 0. Raises UsageError where there is
+    no such folder.
+    """
+    if not out.is_dir():
+        raise UsageError(f"{out}: no such folder; name the --out of a run")
+    while True:
+        view = read_run(out)
+        rows = _rows(out, view)
+        if json:
+            print(json_module.dumps(_as_json(view, rows), ensure_ascii=False), flush=True)
+        else:
+            _print(out, view, rows, clear=watch)
+        if not watch or view.state != "running":
+            return EXIT_OK
+        time.sleep(_WATCH_SECONDS)
+
+
+def _rows(out: Path, view: RunView) -> list[dict[str, Any]]:
+    """The run's rows, then whatever else lies in the folder."""
+    rows = [dict(row) for row in view.rows.values()]
+    known = {row["id"] for row in rows}
+    with os.scandir(out) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and entry.name not in known)
+    for name in names:
+        folder = out / name
+        if (folder / RECORD).is_file() and (record := read_record(folder)):
+            rows.append({"id": name, "state": "done", "warnings": record.get("warnings") or []})
+        elif (folder / FAILURE).is_file() and (failure := read_failure(folder)):
+            keep = ("stage", "error", "message", "reproduce")
+            rows.append({"id": name, "state": "failed"} | {k: failure[k] for k in keep if failure.get(k)})
+    if view.state == "killed":
+        for row in rows:
+            if row["state"] == "running":
+                row["state"] = "killed"
+    return rows
+
+
+def _as_json(view: RunView, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    keys = ("run", "manifest", "command", "prior", "lockstep", "started", "updated", "finished", "exit_code")
+    header = {key: view.header[key] for key in keys if key in view.header}
+    return {"state": view.state, **header, "counts": dict(Counter(r["state"] for r in rows)), "rows": rows}
+
+
+def _print(out: Path, view: RunView, rows: list[dict[str, Any]], *, clear: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if clear and console.is_terminal:
+        console.clear()
+    table = Table(box=None, pad_edge=False)
+    for title in ("id", "state", "time", "what"):
+        table.add_column(title, overflow="fold", no_wrap=title in ("state", "time"))
+    colours = {"done": "green", "kept": "green", "failed": "red", "killed": "red", "running": "yellow"}
+    for row in rows:
+        state = str(row.get("state"))
+        seconds = row.get("seconds")
+        if state == "running" and isinstance(row.get("since"), (int, float)):
+            seconds = time.time() - row["since"]
+        spent = duration(seconds) if isinstance(seconds, (int, float)) else ""
+        table.add_row(Text(str(row["id"])), Text(state, style=colours.get(state, "")), spent, Text(_what(row)))
+    if console.is_terminal:
+        console.print(table)
+    else:
+        for row in rows:
+            print(f"{row['id']}\t{row.get('state')}\t{_what(row)}")
+    counts = Counter(str(row.get("state")) for row in rows)
+    total = ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing here"
+    print(f"{out}: {_word(view)}: {total}")
+    if view.state in ("killed", "interrupted") and isinstance(view.header.get("command"), str):
+        print(f"go on with: {view.header['command']}")
+
+
+def _word(view: RunView) -> str:
+    if view.state == "unknown":
+        return "no run on record"
+    return {"killed": "run was killed", "running": "running"}.get(view.state, f"run is over ({view.state})")
+
+
+def _what(row: dict[str, Any]) -> str:
+    if row.get("state") in ("failed", "elsewhere"):
+        return f"{row.get('stage', '')}: {row.get('message', '')}".strip(": ")
+    if row.get("total"):
+        return f"{row.get('stage')} {row.get('done')}/{row['total']}"
+    if warnings := row.get("warnings"):
+        return "; ".join(str(warning) for warning in warnings)
+    return str(row.get("stage") or "")
