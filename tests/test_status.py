@@ -1,0 +1,96 @@
+"""The run's record and ``status``: readable while running, after a crash, and when it is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from pipeline.commands.status import show_status
+from pipeline.core.errors import UsageError
+from pipeline.export.record import write_failure, write_record
+from pipeline.fleet.ledger import Ledger, read_run
+from pipeline.fleet.rows import RowResult
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = Ledger(tmp_path, {"manifest": "m.csv", "command": "latentkiln run m.csv"})
+    ledger.open(["a", "b", "c"], ["old"])
+    ledger.began("a", 1, "worker 1")
+    return ledger
+
+
+def test_a_run_is_readable_while_it_goes_on(ledger, tmp_path):
+    ledger._next_write = 0.0
+    ledger.stage("a", "distill", 3, 10)
+    view = read_run(tmp_path)
+    assert view.state == "running"
+    assert {job_id: row["state"] for job_id, row in view.rows.items()} == {
+        "old": "kept", "a": "running", "b": "waiting", "c": "waiting",
+    }  # fmt: skip
+    assert (view.rows["a"]["stage"], view.rows["a"]["done"]) == ("distill", 3)
+
+
+def test_the_end_of_a_run(ledger, tmp_path, capsys):
+    ledger.ended(RowResult("a", "done", seconds=2.5))
+    ledger.ended(RowResult("b", "failed", "bake", "E", "it broke", reproduce="again"))
+    ledger.close("failed", 1)
+    view = read_run(tmp_path)
+    assert view.header["counts"] == {"done": 1, "failed": 1, "waiting": 1, "kept": 1}
+    assert view.header["failures"][0]["reproduce"] == "again" and view.header["exit_code"] == 1
+    assert show_status(tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "b\tfailed\tbake: it broke" in printed and "run is over (failed)" in printed
+
+
+def test_a_killed_run_is_told_from_a_running_one(ledger, tmp_path, capsys):
+    header = json.loads((tmp_path / "run.json").read_text())
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    (tmp_path / "run.json").write_text(json.dumps(header | {"pid": child}))
+    assert read_run(tmp_path).state == "killed"
+    show_status(tmp_path, watch=True)
+    printed = capsys.readouterr().out
+    assert "a\tkilled" in printed and "go on with: latentkiln run m.csv" in printed
+
+
+def test_a_line_cut_by_a_crash_is_left_out(ledger, tmp_path):
+    with (tmp_path / "run.events.jsonl").open("a") as stream:
+        stream.write('{"id":"b","state":"do')
+    assert read_run(tmp_path).rows["b"]["state"] == "waiting"
+
+
+def test_without_the_run_record_the_assets_speak(tmp_path, capsys):
+    write_record(tmp_path / "done", {"id": "done", "fingerprint": "f", "outputs": {}})
+    write_failure(tmp_path / "bad", {"id": "bad", "fingerprint": "f", "stage": "load", "message": "no mesh"})
+    (tmp_path / ".cache").mkdir()
+    assert show_status(tmp_path, json=True) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["state"] == "unknown" and value["counts"] == {"done": 1, "failed": 1}
+    assert {row["id"] for row in value["rows"]} == {"done", "bad"}
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{", '{"state": 5, "running": 7, "pid": "x"}'])
+def test_a_damaged_record_does_no_harm(tmp_path, damage):
+    (tmp_path / "run.json").write_text(damage)
+    (tmp_path / "run.events.jsonl").write_text(damage)
+    assert show_status(tmp_path) == 0
+
+
+def test_a_disk_that_refuses_the_record_stops_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    ledger = Ledger(tmp_path / "file" / "below", {})
+    ledger.open(["a"], [])
+    ledger.began("a", 1, "w")
+    ledger.ended(RowResult("a", "done"))
+    ledger.close("done", 0)
+    assert "run.json: cannot be written" in ledger.problem
+
+
+def test_a_folder_that_is_none(tmp_path):
+    with pytest.raises(UsageError, match="no such folder"):
+        show_status(tmp_path / "none")
