@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import time
 from pathlib import Path
 
@@ -114,14 +115,23 @@ def assess(vae: AutoencoderTiny, pixels: np.ndarray) -> dict:
     }
 
 
-def train(cfg: Settings) -> None:
+def train(cfg: Settings, refine: bool = False) -> None:
     """Train until the step count is reached, resuming from the last checkpoint."""
-    c = cfg["autoencoder"]
+    c = {**cfg["autoencoder"], **(cfg["autoencoder_refine"] if refine else {})}
     torch.manual_seed(c["seed"])
     log = Log(cfg.work / "autoencoder.jsonl")
     pixels, _, _ = read_pool(cfg.work / "pool" / "train", c.get("shards"))
     held = read_pool(cfg.work / "pool" / "held", 1)[0][: c["held"]]
     vae = build(c).to(memory_format=torch.channels_last)
+    anchor = None
+    if refine:
+        # The finished weights are both the start and what the latents must stay close to; kept apart so that a
+        # resumed refinement is still tied to the first autoencoder, not to itself.
+        old = cfg.work / "vae-before"
+        if not old.exists():
+            shutil.copytree(cfg.work / "vae", old)
+        anchor = AutoencoderTiny.from_pretrained(old).requires_grad_(False).to(memory_format=torch.channels_last)
+        vae.load_state_dict(anchor.state_dict())
     decay = [p for p in vae.parameters() if p.ndim > 1]
     rest = [p for p in vae.parameters() if p.ndim <= 1]
     opt = torch.optim.AdamW(
@@ -130,7 +140,7 @@ def train(cfg: Settings) -> None:
         fused=True,
     )
     ema = checkpoint.Average(vae, c["ema"])
-    path = cfg.work / "autoencoder.safetensors"
+    path = cfg.work / ("autoencoder-refined.safetensors" if refine else "autoencoder.safetensors")
     step = 0
     if path.exists():
         step = checkpoint.load(path, {"model": vae, "ema": ema}, opt)["step"]
@@ -154,6 +164,7 @@ def train(cfg: Settings) -> None:
             group["lr"] = lr
         with torch.autocast("cpu", torch.bfloat16, enabled=c["bf16"]):
             z = vae.encoder(x)
+            before = anchor.encoder(x).float() if anchor is not None else None
         z = z.float()
         target, seen_z = x, z
         if g.random() < c["shift"]:
@@ -180,6 +191,8 @@ def train(cfg: Settings) -> None:
         flat = z.transpose(0, 1).flatten(1)
         norm = flat.mean(1).square().mean() + flat.var(1).clamp_min(1e-4).log().square().mean()
         loss = l1 + c["mse"] * mse + 0.5 * grad + tie_weight * tie + c["norm"] * norm
+        if before is not None:
+            loss = loss + c["drift"] * (z - before).square().mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -201,8 +214,9 @@ def train(cfg: Settings) -> None:
             )
             checkpoint.save(path, {"model": vae, "ema": ema}, opt, step=step)
     final = ema.model
-    z = encode_all(final, pixels[:4000]).float()
-    normalise(final, z.mean((0, 2, 3)), z.std((0, 2, 3)))
+    if not refine:
+        z = encode_all(final, pixels[:4000]).float()
+        normalise(final, z.mean((0, 2, 3)), z.std((0, 2, 3)))
     log(stage="autoencoder", done=True, **assess(final, held))
     final.save_pretrained(cfg.work / "vae")
 
@@ -212,9 +226,10 @@ def main(argv: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--config", type=Path, required=True)
     p.add_argument("--work", type=Path)
+    p.add_argument("--refine", action="store_true")
     a = p.parse_args(argv)
     torch.set_num_threads(2)
-    train(load(a.config, a.work))
+    train(load(a.config, a.work), a.refine)
 
 
 if __name__ == "__main__":

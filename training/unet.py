@@ -12,6 +12,7 @@ from scratch.  New shards of the pool are encoded and used as they appear.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import subprocess
 import sys
 import time
@@ -72,7 +73,9 @@ class Latents:
 
     def __init__(self, cfg: Settings, which: str, vae: AutoencoderTiny, vocabulary: text.Vocabulary) -> None:
         self.source = cfg.work / "pool" / which
-        self.cache = cfg.work / "latents" / which
+        # Latents of another autoencoder must never be mistaken for this one's.
+        weights = (cfg.work / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
+        self.cache = cfg.work / "latents" / hashlib.sha256(weights).hexdigest()[:8] / which
         self.cache.mkdir(parents=True, exist_ok=True)
         self.vae, self.vocabulary = vae, vocabulary
         self.done: set[str] = set()
