@@ -12,7 +12,7 @@ import torch
 from pipeline.scene.visibility import Visibility
 from pipeline.core.rng import numpy_generator, torch_generator
 from pipeline.geometry.camera import Cameras, CameraSettings, sample_paint_cameras, sample_surface
-from pipeline.geometry.rasterise import Fragments, rasterise
+from pipeline.geometry.rasterise import interpolate, rasterise
 from pipeline.geometry.texture import sample_texture
 from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, ray_directions
@@ -65,7 +65,7 @@ class PaintedMesh:
         device: torch.device,
     ):
         self._vertices, self._faces, self._settings, self._seed = vertices, faces, settings, seed
-        self._corner_uv = np.ascontiguousarray(uv[uv_faces], dtype=np.float32)  # (F, 3, 2)
+        self._uv, self._uv_faces = np.ascontiguousarray(uv, dtype=np.float32), uv_faces
         channels = latent_rgb.matrix.shape[0]
         size = settings.texture_size
         base = _initial(latent_rgb, settings.base_colour, (channels, size, size), seed, "texture")
@@ -97,8 +97,8 @@ class PaintedMesh:
         settings = self._settings
         side = settings.view_size * settings.supersample
         fragments = rasterise(self._vertices, self._faces, cameras, side, side)
-        covered = fragments.face >= 0
-        uv = self._lookup(fragments, covered)
+        covered = fragments.mask
+        uv = interpolate(fragments.face, fragments.bary, self._uv, self._uv_faces)
         self.visibility.add(uv)
         count, channels = len(cameras.eye), self.texture.shape[0]
         colours = self._background(cameras, covered, step)
@@ -106,11 +106,6 @@ class PaintedMesh:
         seen = sample_texture(self.texture, torch.from_numpy(uv).to(self.texture.device))
         image = colours.index_copy(0, mask, seen).view(count, side, side, channels)
         return torch.nn.functional.avg_pool2d(image.permute(0, 3, 1, 2), settings.supersample)
-
-    def _lookup(self, fragments: Fragments, covered: np.ndarray) -> np.ndarray:
-        """(M, 2) float32 texture coordinates of the covered pixels, in pixel order."""
-        corners = self._corner_uv[fragments.face[covered]]
-        return np.einsum("mk,mkc->mc", fragments.bary[covered], corners).astype(np.float32)
 
     def _background(self, cameras: Cameras, covered: np.ndarray, step: int) -> torch.Tensor:
         """(V side side, C) latents behind the mesh.
