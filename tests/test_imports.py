@@ -15,6 +15,7 @@ PACKAGE = ROOT / "pipeline"
 
 # From the top down. A room imports only rooms of its own line or of the lines below.
 TIERS = (
+    ("__main__",),
     ("cli",),
     ("commands",),
     ("fleet", "report"),

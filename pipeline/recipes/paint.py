@@ -33,7 +33,7 @@ from pipeline.geometry.mesh import UVMesh
 from pipeline.geometry.normalise import Frame, normalise
 from pipeline.geometry.unwrap_cache import load_unwrapped
 from pipeline.prior.load import Prior
-from pipeline.recipes import RECIPE_VERSIONS
+from pipeline.recipes import LIMIT_SETTINGS, RECIPE_VERSIONS
 from pipeline.recipes.paint_record import backends, done_record, failed
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
@@ -247,7 +247,8 @@ def _write(work: Work, prior: Prior, lockstep: int, baked: BakedMaps) -> None:
         "seed": job.seed,
         "prior": {"name": prior.name, "identity": prior.identity},
         "mesh_sha256": work.uvmesh.mesh.source_sha256,
-        "settings": work.settings.model_dump(mode="json"),
+        # Limits change no byte, so they must not stand in the bytes either.
+        "settings": work.settings.model_dump(mode="json", exclude=set(LIMIT_SETTINGS[RECIPE])),
         "backends": backends(prior),
     }
     with contextlib.ExitStack() as stack:
