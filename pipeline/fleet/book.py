@@ -89,7 +89,9 @@ class Book:
         if self._alone:
             group = [self._alone.popleft()]
         else:
-            size = min(self._lockstep, max(1, math.ceil(len(self._fresh) / max(1, workers))))
+            count = len(self._fresh)
+            groups = max(math.ceil(count / self._lockstep), min(max(1, workers), count))
+            size = math.ceil(count / groups) if groups else 0
             group = list(islice(self._fresh, size))
             group = [row for row in group if row.job.recipe == group[0].job.recipe]
             for _ in group:
