@@ -19,7 +19,8 @@ A small text-conditional latent diffusion model, trained from nothing on images 
 repository. It is here so that `latentkiln` runs, is tested and can be shown without a download and without a GPU.
 
 **Use it for** continuous integration, demonstrations, tests and stylised assets.
-**For production use Stable Diffusion** (`--prior <folder>`): this model knows {n_words} words and pictures of 64 pixels, nothing of the real world.
+**For production use Stable Diffusion** (`--prior <folder>`): this model knows {n_words} words and pictures of
+64 pixels, nothing of the real world.
 
 Licence: Apache-2.0, ours. No third-party image, caption or weight went into it.
 
