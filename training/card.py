@@ -92,7 +92,7 @@ def quality(cfg: Settings) -> str:
     if errors:
         out += ["", "Held-out noise error over training (with caption / empty caption / another image's caption):", ""]
         out += ["| samples | hours | caption | empty | shuffled |", "|---|---|---|---|---|"]
-        for r in [*errors[::max(1, len(errors) // 8)], errors[-1]]:
+        for r in [*errors[:: max(1, len(errors) // 8)], errors[-1]]:
             row = (
                 f"| {r['samples']:,} | {r['hours']:.2f} | {r['caption']:.4f} | {r['empty']:.4f} | {r['shuffled']:.4f} |"
             )

@@ -143,6 +143,18 @@ def draw_t(n: int, late: float, g: torch.Generator) -> Tensor:
     return torch.where(torch.rand(n, generator=g) < late, high, t)
 
 
+def loss_weights(alphas: Tensor, c: dict) -> Tensor:
+    """Weight of the noise error by time step (1000,), mean 1.
+
+    Little of the error at high t depends on the caption, but all of the colour and layout does: there the weight
+    is that of velocity prediction, 1 / abar, capped; where little noise is left it is min(SNR, cap) / SNR.
+    """
+    snr = alphas / (1 - alphas)
+    low = (snr.clamp_max(c["snr_cap"]) / snr).clamp_min(c["weight_floor"])
+    weight = low * (1 / alphas).clamp_max(c["weight_cap"])
+    return weight / weight.mean()
+
+
 @torch.no_grad()
 def held_error(model: Trainee, z: Tensor, ids: Tensor, vocabulary: text.Vocabulary, alphas: Tensor) -> dict:
     """Mean squared noise error on fixed held-out latents, times and noise: with caption, empty, shuffled caption."""
@@ -243,7 +255,7 @@ def train(cfg: Settings, plan: Plan) -> None:
             time.sleep(1)
     big = Latents(cfg, "large", vae, vocabulary)
     alphas = schedule().alphas_cumprod
-    snr = alphas / (1 - alphas)
+    weight = loss_weights(alphas, c)
     # Every worker and every resumed run draws its own batches.
     rng = np.random.default_rng([c["seed"], step, plan.rank])
     g = torch.Generator().manual_seed(c["seed"] * 1000 + step * 8 + plan.rank)
@@ -273,8 +285,7 @@ def train(cfg: Settings, plan: Plan) -> None:
         a = alphas[t].view(-1, 1, 1, 1)
         noisy = (a.sqrt() * z + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         error = (model(noisy, t, ids, c["bf16"]) - noise).square().flatten(1).mean(1)
-        weight = (snr[t].clamp_max(c["snr_cap"]) / snr[t]).clamp_min(c["weight_floor"])
-        loss = (weight * error).mean()
+        loss = (weight[t] * error).mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()
         elapsed = time.time() - begun
