@@ -8,6 +8,8 @@ from pathlib import Path
 import meshes
 import pytest
 
+import pipeline  # noqa: F401  (before torch: it makes idle threads sleep)
+
 REAL_MESHES = ("blub.obj", "boot.obj", "spot.obj", "CesiumMan.glb")
 
 

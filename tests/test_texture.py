@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.scene.visibility import Visibility, accumulate
 from pipeline.geometry.texture import footprint, gather_texture, sample_texture
+from pipeline.scene.visibility import Visibility, accumulate
 
 
 def texture(channels=3, height=5, width=7, dtype=torch.float64):

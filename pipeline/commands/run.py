@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.core.atomic import sweep
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, EXIT_USAGE
 from pipeline.export.record import write_failure
 from pipeline.fleet.book import RunSummary
@@ -22,6 +23,7 @@ from pipeline.manifest import Manifest, Problem, load_manifest
 from pipeline.manifest.meshes import mesh_problems
 from pipeline.plan import PlanItem, plan
 from pipeline.prior.identity import PriorIdentity, prior_identity
+from pipeline.recipes import UNWRAP_CACHE
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,9 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
     items = plan(manifest.jobs, options.out, prior_identity=prior.identity)
     if options.dry_run:
         return _show_plan(items, problems, options)
+    # What a killed run left half written; an asset's own folder is cleared by whoever builds it next.
+    for folder in (options.out, options.out / UNWRAP_CACHE):
+        sweep(folder)
     failed_rows = _record_problems(problems, options)
     progress = make_progress(quiet=options.quiet, as_json=options.json)
     summary = run(

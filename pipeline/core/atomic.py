@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 TEMPORARY_PREFIX = ".tmp-"
+_DAY = 86_400
 
 
 @contextlib.contextmanager
@@ -32,6 +34,23 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def sweep(folder: Path) -> int:
+    """Removes temporary files in ``folder`` whose writer is gone; returns how many.
+
+    A writer is gone when no process has its number, or when the file is a day old (its writer may have been on
+    another machine).
+    """
+    removed = 0
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        number = path.name.removeprefix(TEMPORARY_PREFIX).split("-")[0]
+        with contextlib.suppress(OSError):
+            old = time.time() - path.stat().st_mtime > _DAY
+            if old or (number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists()):
+                path.unlink()
+                removed += 1
+    return removed
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,5 +1,7 @@
 """How an asset is made, one module per recipe. This file names them and loads nothing heavy."""
 
+from pathlib import Path
+
 # Raised when a recipe's code changes the bytes of its assets: every asset of the recipe is then built again.
 RECIPE_VERSIONS: dict[str, str] = {"paint": "1"}
 
@@ -8,3 +10,6 @@ FUTURE_RECIPES: tuple[str, ...] = ("generate",)
 
 # Settings that only say when to give up: raising one must not rebuild the assets that stayed below it.
 LIMIT_SETTINGS: dict[str, frozenset[str]] = {"paint": frozenset({"max_faces"})}
+
+# Texture coordinates made for meshes, below the output root; shared by its rows, workers and runs.
+UNWRAP_CACHE = Path(".cache") / "unwrap"

@@ -33,14 +33,13 @@ from pipeline.geometry.mesh import UVMesh
 from pipeline.geometry.normalise import Frame, normalise
 from pipeline.geometry.unwrap_cache import load_unwrapped
 from pipeline.prior.load import Prior
-from pipeline.recipes import LIMIT_SETTINGS, RECIPE_VERSIONS
+from pipeline.recipes import LIMIT_SETTINGS, RECIPE_VERSIONS, UNWRAP_CACHE
 from pipeline.recipes.paint_record import backends, done_record, failed
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
 
 RECIPE = "paint"
 WORK = ".work"
-CACHE = ".cache"
 _MESH_RADIUS = 0.6
 
 
@@ -134,7 +133,7 @@ def prepare(work: Work, prior: Prior, out: Path, lockstep: int) -> None:
     with work.stage("unwrap"):
         work.uvmesh = load_unwrapped(
             job.mesh,
-            out / CACHE / "unwrap",
+            out / UNWRAP_CACHE,
             texture_size=int(settings.texture_size or 0),
             mode=settings.unwrap,
             time_limit=settings.unwrap_seconds,
@@ -277,8 +276,9 @@ def _write(work: Work, prior: Prior, lockstep: int, baked: BakedMaps) -> None:
         outputs = {n: {"sha256": sha256_file(p), "bytes": p.stat().st_size} for n, p in new.items()}
         # From here to the new record there is no record: a crash leaves garbage that is rebuilt, never a lie.
         (folder / "record.json").unlink(missing_ok=True)
-    write_record(folder, done_record(work, prior, lockstep, baked, outputs))
+    # Before the record: once that is there, no run looks into this folder again.
     shutil.rmtree(folder / WORK, ignore_errors=True)
+    write_record(folder, done_record(work, prior, lockstep, baked, outputs))
 
 
 def _layout(uvmesh: UVMesh) -> str:

@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 import torch
 
-from pipeline.scene.visibility import Visibility
 from pipeline.core.rng import numpy_generator, torch_generator
 from pipeline.geometry.camera import Cameras, CameraSettings, sample_paint_cameras, sample_surface
 from pipeline.geometry.rasterise import interpolate, rasterise
@@ -17,6 +16,7 @@ from pipeline.geometry.texture import sample_texture
 from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, ray_directions
 from pipeline.scene.protocol import Rendering, View
+from pipeline.scene.visibility import Visibility
 
 # Initial latents: base colour weakly, noise more strongly, as published.
 _COLOUR_WEIGHT, _NOISE_WEIGHT = 0.3, 0.4

@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kill")
     make_prior(folder / "prior")
     (folder / "cube.obj").write_text(CUBE)
-    rows = "".join(f"{row},a red brick cube,cube.obj,{seed},400\n" for seed, row in enumerate(ROWS))
+    rows = "".join(f"{row},a red brick cube,cube.obj,{seed},100\n" for seed, row in enumerate(ROWS))
     (folder / "m.csv").write_text("id,prompt,mesh,seed,steps\n" + rows)
     return folder
 

@@ -1,0 +1,81 @@
+"""The small services everything rests on: canonical JSON, keyed randomness, atomic files, backends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.core import atomic, backends
+from pipeline.core.content import canonical_json, sha256_file
+from pipeline.core.errors import BackendError, MeshError
+from pipeline.core.rng import derive_seed, numpy_generator, torch_generator
+
+
+def test_canonical_json_is_one_string_per_value() -> None:
+    assert canonical_json({"b": 1.0, "a": [True, None, "é"]}) == '{"a":[true,null,"é"],"b":1}'.encode()
+    assert canonical_json((1, 2.5)) == b"[1,2.5]"
+    with pytest.raises(ValueError, match="canonical"):
+        canonical_json({"x": [float("nan")]})
+
+
+def test_streams_are_keyed_and_the_same_everywhere() -> None:
+    # Literal values: a change here would change every asset's bytes.
+    assert derive_seed(0, "sds", 0) == 8148272144572216930
+    assert derive_seed(1, "sds", 0) != derive_seed(0, "sds", 1) != derive_seed(0, "cameras", 1)
+    assert np.array_equal(numpy_generator(3, "x", 4).random(5), numpy_generator(3, "x", 4).random(5))
+    assert torch_generator(3, "x").initial_seed() == derive_seed(3, "x")
+
+
+def test_files_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "a.json"
+    atomic.write_json(target, {"n": 1})
+    with pytest.raises(RuntimeError), atomic.replacing(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert json.loads(target.read_text()) == {"n": 1}
+    assert [p.name for p in target.parent.iterdir()] == ["a.json"]
+
+
+def test_sweep_takes_the_files_of_the_dead_and_no_others(tmp_path: Path) -> None:
+    dead, mine, old, other = (
+        tmp_path / name
+        for name in (".tmp-4194999-a.json", f".tmp-{os.getpid()}-b.json", f".tmp-{os.getpid()}-c.json", "run.json")
+    )
+    for path in (dead, mine, old, other):
+        path.write_text("x")
+    os.utime(old, (0, 0))
+    assert atomic.sweep(tmp_path) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([mine.name, other.name])
+    assert atomic.sweep(tmp_path / "nowhere") == 0
+
+
+def test_sha256_reads_files_in_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "big"
+    path.write_bytes(b"ab" * (1 << 20))
+    assert sha256_file(path) == "9437fffe24658f67662446bc9c0d6aaa6afc7bf866ba2b64ae396fc7d3a140e4"
+
+
+def test_errors_keep_their_stage_across_processes() -> None:
+    error = pickle.loads(pickle.dumps(MeshError("no faces", stage="unwrap")))
+    assert (type(error), error.message, error.stage) == (MeshError, "no faces", "unwrap")
+
+
+def test_backends_are_chosen_by_order_name_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backends.choose("rasterise").name == "numba"
+    assert backends.choose("rasterise", "torch").name == "torch"
+    monkeypatch.setenv("LATENTKILN_RASTERISE", "torch")
+    assert backends.choose("rasterise").name == "torch"
+    with pytest.raises(BackendError, match="there are: numba, torch"):
+        backends.choose("rasterise", "opengl")
+
+
+def test_a_backend_that_cannot_load_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = backends.Backend("test", "ghost", "no_such_module", "MIT", install="pip install ghost")
+    monkeypatch.setattr(backends, "BACKENDS", (missing,))
+    with pytest.raises(BackendError, match="no_such_module is not installed \\(pip install ghost\\)"):
+        backends.choose("test")
