@@ -90,14 +90,19 @@ def quality(cfg: Settings) -> str:
             )
     errors = [r for r in _rows(cfg.work / "unet.jsonl") if "caption" in r]
     if errors:
-        out += ["", "Held-out noise error over training (with caption / empty caption / another image's caption):", ""]
-        out += ["| samples | hours | caption | empty | shuffled |", "|---|---|---|---|---|"]
-        for r in [*errors[:: max(1, len(errors) // 8)], errors[-1]]:
-            row = (
-                f"| {r['samples']:,} | {r['hours']:.2f} | {r['caption']:.4f} | {r['empty']:.4f} | {r['shuffled']:.4f} |"
-            )
-            if row != out[-1]:
-                out.append(row)
+        out += [
+            "",
+            "Held-out noise error of the averaged weights over training, all noise levels and high noise (t >= 600) only,",
+            "with the caption, the empty caption and another image's caption; the wider apart, the more the text steers:",
+            "",
+            "| samples | caption | empty | shuffled | caption, high | empty, high | shuffled, high |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for r in dict.fromkeys(range(0, len(errors), max(1, len(errors) // 8))) | {len(errors) - 1: None}:
+            e = errors[r]
+            cells = [f"{e[k]:.4f}" for k in ("caption", "empty", "shuffled")]
+            cells += [f"{e[k + '_high']:.5f}" for k in ("caption", "empty", "shuffled")]
+            out.append(f"| {e['samples']:,} | {' | '.join(cells)} |")
     return "\n".join(out)
 
 
