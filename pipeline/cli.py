@@ -94,7 +94,7 @@ def cli() -> None:
 @_out
 @_prior
 @_only
-@_option("--lockstep", type=click.IntRange(1, 256), metavar="K", help="Assets per prior call. Left out: chosen.")
+@_option("--lockstep", type=click.IntRange(1, 256), metavar="K", help="Assets per prior call. Left out: 4.")
 @_set
 @_option("--address", metavar="RAY", help="A running Ray cluster to use. Left out: a local one for this run.")
 @_option("--workers", type=click.IntRange(1, 4096), metavar="N", help="Worker processes. Left out: chosen.")
@@ -174,8 +174,9 @@ def plan(manifest: Path, **options: Any) -> int:
 
 @cli.command()
 @click.argument("out", type=_FILE, default="outputs")
+@_option("--watch", is_flag=True, show_default=False, help="Print again every second until the run has ended.")
 @_json
-def status(out: Path, json: bool) -> int:
+def status(out: Path, json: bool, watch: bool) -> int:
     """Says how far the run into OUT is, or how it ended.
 
     OUT is the folder that `run` was given with --out (left out: outputs).
@@ -186,7 +187,7 @@ def status(out: Path, json: bool) -> int:
     """
     from pipeline.commands.status import show_status
 
-    return show_status(out, json=json)
+    return show_status(out, json=json, watch=watch)
 
 
 @cli.command()

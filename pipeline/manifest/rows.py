@@ -32,7 +32,7 @@ _CACHED = 4096
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_ID - 1}}}(?<!\.)")
 # Names that Windows keeps for devices (with any ending), and names that stand beside the assets in the output.
 _DEVICES = frozenset(["con", "prn", "aux", "nul"] + [f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)])
-_TAKEN = frozenset(["run.json", "report.html"])
+_TAKEN = frozenset(["run.json", "run.events.jsonl", "report.html"])
 # Control characters and lone surrogates; tab and line ends are white space in prompts.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
