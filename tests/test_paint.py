@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_prior import make_prior
+from real.validator import validate_glbs
 
 from pipeline.core.job import Job, Source
 from pipeline.export.inspect import inspect_glb
@@ -26,6 +27,15 @@ f 1 4 3 2\nf 5 6 7 8\nf 1 2 6 5\nf 3 4 8 7\nf 2 3 7 6\nf 1 5 8 4\n"""
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
     return load_prior(make_prior(tmp_path_factory.mktemp("priors") / "tiny"))
+
+
+@pytest.fixture(autouse=True)
+def every_asset_is_valid(tmp_path: Path) -> Iterator[None]:
+    """Whatever a test here builds must pass the Khronos validator."""
+    yield
+    assets = sorted(tmp_path.rglob("asset.glb"))
+    if assets:
+        validate_glbs(assets)
 
 
 @pytest.fixture
