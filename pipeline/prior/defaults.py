@@ -1,7 +1,8 @@
 """Settings that depend on the prior: used where a manifest row leaves them out.
 
 A prior may bring its own in ``latentkiln.json``; else the ones of the Latent-NeRF paper for Stable Diffusion
-apply (guidance 100, one 64x64 latent view a step, a 128x128 latent texture, Adam 1e-2).
+apply (guidance 100, one 64x64 latent view a step, a 128x128 latent texture that
+starts from noise of 0.4, Adam 1e-2).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class PaintDefaults:
     learning_rate: float = 0.01
     view_words: bool = True
     background: str = "learned"
+    initial_noise: float = 0.4
 
 
 def paint_defaults(folder: Path) -> PaintDefaults:

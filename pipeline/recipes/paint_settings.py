@@ -50,6 +50,9 @@ class PaintSettings(BaseModel):
         default=None,
         description="Behind the mesh: a random plain colour per view, or learned latents. Left out: the prior's.",
     )
+    initial_noise: float | None = Field(
+        default=None, ge=0, le=2, description="Strength of the random latents at the start. Left out: the prior's."
+    )
     base_colour: str | None = Field(
         default=None, pattern=r"^#[0-9a-fA-F]{6}$", description="Colour to start from, like #c04020. Left out: grey."
     )

@@ -18,8 +18,8 @@ from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, ray_direction
 from pipeline.scene.protocol import Rendering, View
 from pipeline.scene.visibility import Visibility
 
-# Initial latents: base colour weakly, noise more strongly, as published.
-_COLOUR_WEIGHT, _NOISE_WEIGHT = 0.3, 0.4
+# Initial latents: the base colour weakly, as published, under noise.
+_COLOUR_WEIGHT = 0.3
 _DETAILS = 4096
 
 
@@ -28,7 +28,8 @@ class PaintedMeshSettings:
     """``view_size``: latent pixels a side of a view. ``texture_size``: latent texels a side.
 
     Each latent pixel is the mean of ``supersample``^2 texture lookups. Without that a 16x16 view touches a
-    few texels in a hundred, and the rest keeps its random start.
+    few texels in a hundred, and the rest keeps its random start. ``initial_noise`` is what a fine texture keeps
+    as speckle where many texels share a latent pixel.
     """
 
     views: int
@@ -38,6 +39,7 @@ class PaintedMeshSettings:
     cameras: CameraSettings
     background: Literal["learned", "random"] = "random"
     base_colour: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    initial_noise: float = 0.4
     supersample: int = 4
 
 
@@ -68,9 +70,10 @@ class PaintedMesh:
         self._uv, self._uv_faces = np.ascontiguousarray(uv, dtype=np.float32), uv_faces
         channels = latent_rgb.matrix.shape[0]
         size = settings.texture_size
-        base = _initial(latent_rgb, settings.base_colour, (channels, size, size), seed, "texture")
+        noise = settings.initial_noise
+        base = _initial(latent_rgb, settings.base_colour, (channels, size, size), seed, "texture", noise)
         self.texture = base.to(device).requires_grad_(True)
-        sphere = _initial(latent_rgb, (0.5, 0.5, 0.5), (channels, ROWS, COLUMNS), seed, "background")
+        sphere = _initial(latent_rgb, (0.5, 0.5, 0.5), (channels, ROWS, COLUMNS), seed, "background", noise)
         self._sphere = LatentSphere(sphere.to(device))
         self._latent_rgb = latent_rgb
         self.visibility = Visibility(size)
@@ -140,9 +143,14 @@ class PaintedMesh:
 
 
 def _initial(
-    latent_rgb: LatentRgb, colour: tuple[float, float, float], shape: tuple[int, ...], seed: int, purpose: str
+    latent_rgb: LatentRgb,
+    colour: tuple[float, float, float],
+    shape: tuple[int, ...],
+    seed: int,
+    purpose: str,
+    strength: float,
 ) -> torch.Tensor:
-    """0.3 x pseudo-inverse of the colour + 0.4 x noise, (C, H, W) float32 on the CPU."""
+    """0.3 x pseudo-inverse of the colour + ``strength`` x noise, (C, H, W) float32 on the CPU."""
     noise = torch.randn(shape, generator=torch_generator(seed, purpose))
     base = torch.from_numpy(latent_rgb.invert(np.asarray(colour))).float()
-    return _COLOUR_WEIGHT * base[:, None, None] + _NOISE_WEIGHT * noise
+    return _COLOUR_WEIGHT * base[:, None, None] + strength * noise
