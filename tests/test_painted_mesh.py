@@ -29,10 +29,10 @@ def scene(seed: int = 0, **settings: object) -> PaintedMesh:
 def test_the_front_view_shows_the_texture_upright() -> None:
     made = scene()
     with torch.no_grad():
-        made.texture.zero_()
-        made.texture[0, :16, :16] = 1.0  # top left
-        made.texture[1, :16, 16:] = 1.0  # top right
-        made.texture[2, 16:, :16] = 1.0  # bottom left
+        finest = made._levels[0].zero_()
+        finest[0, :16, :16] = 1.0  # top left
+        finest[1, :16, 16:] = 1.0  # top right
+        finest[2, 16:, :16] = 1.0  # bottom left
     front = orbit(np.pi / 2, 0.0, 1.0, np.radians(40))
     view = made.render_views(front, 0)[0].detach()
     for channel, (y, x) in enumerate([(5, 5), (5, 10), (10, 5)]):
@@ -43,7 +43,7 @@ def test_gradients_reach_what_is_seen_and_nothing_else() -> None:
     made = scene()
     detail = orbit(np.pi / 2, 0.0, 0.3, np.radians(40), target=(-0.2, 0.2, 0.0))
     made.render_views(detail, 0).sum().backward()
-    touched = made.texture.grad[0].abs() > 0  # type: ignore[index]
+    touched = made._levels[0].grad[0].abs() > 0  # type: ignore[index]
     assert touched[8, 8] and not touched[24, 24]
     assert made.visibility.reached[8, 8] and not made.visibility.reached[24, 24]
 
@@ -73,12 +73,12 @@ def test_plain_backgrounds_differ_by_view_and_step() -> None:
     made = scene()
     corners = [made.render(step, 10).latents[:, :, 0, 0].detach() for step in (0, 1)]
     assert not torch.allclose(corners[0][0], corners[0][1]) and not torch.allclose(corners[0], corners[1])
-    assert len(made.parameters()) == 1
+    assert len(made.parameters()) == len(made._levels)
 
 
 def test_a_learned_background_has_gradients() -> None:
     made = scene(background="learned")
-    assert len(made.parameters()) == 2
+    assert len(made.parameters()) == len(made._levels) + 1
     made.render(0, 10).latents.sum().backward()
     assert made._sphere.values.grad.abs().sum() > 0  # type: ignore[union-attr]
 
@@ -121,4 +121,16 @@ def test_state_goes_round_and_refuses_strangers() -> None:
     assert torch.equal(one.texture, two.texture)
     assert np.array_equal(one.visibility.reached, two.visibility.reached)
     with pytest.raises(ValueError, match="texture"):
-        two.load_state({**one.state(), "texture": torch.zeros(4, 8, 8)})
+        two.load_state({**one.state(), "texture.32": torch.zeros(4, 8, 8)})
+
+
+def test_the_texture_is_the_sum_of_its_levels() -> None:
+    made = scene(texture_size=96, view_size=16)
+    assert [level.shape[-1] for level in made._levels] == [96, 48, 24, 12]
+    before = made.texture.detach().clone()
+    with torch.no_grad():
+        made._levels[2][1, 5, 7] = 1.0
+    change = (made.texture.detach() - before)[1]
+    assert change.max() > 0.5 and change[:16].abs().max() == 0 and abs(float(change.sum()) - 16) < 1e-3
+    made.render(0, 10).latents.square().sum().backward()
+    assert all(level.grad is not None and level.grad.abs().sum() > 0 for level in made._levels)

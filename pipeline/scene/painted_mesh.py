@@ -46,6 +46,8 @@ class PaintedMeshSettings:
 class PaintedMesh:
     """The scene of the ``paint`` recipe.
 
+    The latent texture is optimised as the sum of a pyramid of textures (see ``_pyramid``).
+
     Args:
         vertices: (V, 3) float64, working frame.
         faces: (F, 3) int64 into vertices.
@@ -67,12 +69,13 @@ class PaintedMesh:
         device: torch.device,
     ):
         self._vertices, self._faces, self._settings, self._seed = vertices, faces, settings, seed
+        self._device = device
         self._uv, self._uv_faces = np.ascontiguousarray(uv, dtype=np.float32), uv_faces
         channels = latent_rgb.matrix.shape[0]
         size = settings.texture_size
         noise = settings.initial_noise
         base = _initial(latent_rgb, settings.base_colour, (channels, size, size), seed, "texture", noise)
-        self.texture = base.to(device).requires_grad_(True)
+        self._levels = _pyramid(base.to(device), settings.view_size)
         sphere = _initial(latent_rgb, (0.5, 0.5, 0.5), (channels, ROWS, COLUMNS), seed, "background", noise)
         self._sphere = LatentSphere(sphere.to(device))
         self._latent_rgb = latent_rgb
@@ -80,11 +83,21 @@ class PaintedMesh:
         # Points that close-ups look at, and their normals.
         self._details = sample_surface(numpy_generator(seed, "details"), vertices, faces, _DETAILS)
 
+    @property
+    def texture(self) -> torch.Tensor:
+        """The latent texture (C, S, S): the sum of its levels, each brought to full size."""
+        total = self._levels[0]
+        for level in self._levels[1:]:
+            total = total + torch.nn.functional.interpolate(
+                level[None], total.shape[-2:], mode="bilinear", align_corners=False
+            )[0]
+        return total
+
     def parameters(self) -> list[dict[str, object]]:
-        rate = self._settings.learning_rate
-        groups: list[dict[str, object]] = [{"params": [self.texture], "lr": rate}]
+        rate = self._settings.learning_rate / len(self._levels)
+        groups: list[dict[str, object]] = [{"params": [level], "lr": rate} for level in self._levels]
         if self._settings.background == "learned":
-            groups.append({"params": [self._sphere.values], "lr": rate})
+            groups.append({"params": [self._sphere.values], "lr": self._settings.learning_rate})
         return groups
 
     def render(self, step: int, steps: int) -> Rendering:
@@ -103,10 +116,11 @@ class PaintedMesh:
         covered = fragments.mask
         uv = interpolate(fragments.face, fragments.bary, self._uv, self._uv_faces)
         self.visibility.add(uv)
-        count, channels = len(cameras.eye), self.texture.shape[0]
+        texture = self.texture
+        count, channels = len(cameras.eye), texture.shape[0]
         colours = self._background(cameras, covered, step)
-        mask = torch.from_numpy(covered.reshape(-1).nonzero()[0]).to(self.texture.device)
-        seen = sample_texture(self.texture, torch.from_numpy(uv).to(self.texture.device))
+        mask = torch.from_numpy(covered.reshape(-1).nonzero()[0]).to(texture.device)
+        seen = sample_texture(texture, torch.from_numpy(uv).to(texture.device))
         image = colours.index_copy(0, mask, seen).view(count, side, side, channels)
         return torch.nn.functional.avg_pool2d(image.permute(0, 3, 1, 2), settings.supersample)
 
@@ -122,12 +136,12 @@ class PaintedMesh:
         rng = numpy_generator(self._seed, "plain", step)
         colours = rng.uniform(0.0, 1.0, (count, 3))
         latents = np.stack([self._latent_rgb.invert(colour) for colour in colours]).astype(np.float32)
-        rows = torch.from_numpy(latents).to(self.texture.device)
+        rows = torch.from_numpy(latents).to(self._device)
         return rows[:, None].expand(-1, height * width, -1).reshape(count * height * width, -1)
 
     def state(self) -> Mapping[str, torch.Tensor]:
         return {
-            "texture": self.texture,
+            **{f"texture.{level.shape[-1]}": level for level in self._levels},
             "sphere": self._sphere.values,
             "reached": torch.from_numpy(self.visibility.reached.astype(np.uint8)),
         }
@@ -137,9 +151,24 @@ class PaintedMesh:
             if name not in state or state[name].shape != mine.shape:
                 raise ValueError(f"checkpoint: {name} is missing or has another shape")
         with torch.no_grad():
-            self.texture.copy_(state["texture"])
+            for level in self._levels:
+                level.copy_(state[f"texture.{level.shape[-1]}"])
             self._sphere.values.copy_(state["sphere"])
         self.visibility.reached[:] = state["reached"].numpy().astype(bool)
+
+
+def _pyramid(base: torch.Tensor, smallest: int) -> list[torch.Tensor]:
+    """Leaf tensors: ``base`` (C, S, S), then zeros of half the side each, down to about ``smallest``.
+
+    Adam moves every texel by about the same step whatever its gradient's size. Alone, the texels below one latent
+    pixel each go their own way and stay as speckle; with coarser levels, what they agree on moves them together.
+    """
+    levels = [base.requires_grad_(True)]
+    side = base.shape[-1]
+    while side % 2 == 0 and side > smallest:
+        side //= 2
+        levels.append(torch.zeros(base.shape[0], side, side, device=base.device).requires_grad_(True))
+    return levels
 
 
 def _initial(
