@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
+from safetensors import safe_open
 
 from training import checkpoint, text
 from training.autoencoder import encode_all, latent_rgb, tensor
@@ -84,6 +85,9 @@ def export(cfg: Settings, out: Path) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as tmp:
         pipe.save_pretrained(tmp, safe_serialization=True)
         new = Path(tmp)
+        # What these weights have seen, so that training that goes on from them counts on.
+        with safe_open(cfg.work / "unet.safetensors", "pt") as f:
+            (new / "training.json").write_text(f.metadata()["state"] + "\n")
         (new / "words.json").write_text(json.dumps(word_list(), indent=1) + "\n")
         rows = {
             "convention": "rgb in [0,1] = latent @ matrix + bias, on scaled latents",

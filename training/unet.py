@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import subprocess
 import sys
 import time
@@ -241,7 +242,8 @@ def train(cfg: Settings, plan: Plan) -> None:
         stored = CLIPTextModel.from_pretrained(plan.start_from / "text_encoder").float()
         model.encoder.load_state_dict(stored.state_dict())
         ema = checkpoint.Average(model, c["ema"])
-        step = 1000
+        state = json.loads((plan.start_from / "training.json").read_text())
+        step, hours, samples = state["step"], state["hours"], state["samples"]
     team = Team(plan.rank, plan.workers, plan.meeting)
     pool = Latents(cfg, "train", vae, vocabulary)
     held = Latents(cfg, "held", vae, vocabulary)
