@@ -20,7 +20,12 @@ LEVEL_RIM = 1.5
 # The correction dies out over this many texels, at most this part of the texture.
 _BAND_SHARE, _BAND_MOST, _BAND_LEAST = 1 / 32, 32, 6
 # How much agreeing at the border counts against smoothness, and how much staying near zero does.
-_AGREE, _SCREEN = 8.0, 1e-4
+_SCREEN = 1e-4
+# The sides agree on the border itself and, less and less, at these insets (texels): a correction that only met on
+# the border would be gone half a texel later, and leave a hard line.
+_INSETS = (0.0, 0.5, 1.0, 1.5)
+_AGREE = (8.0, 4.0, 1.0, 0.5)
+_Lookup = tuple[NDArray[np.int64], NDArray[np.float64]]
 _STEPS, _TOLERANCE = 200, 2e-3
 _MOST_SAMPLES = 400_000
 
@@ -87,12 +92,15 @@ def level_seams(image: Image, uvmesh: UVMesh, texels: TexelMap | None = None, bo
     if len(borders) == 0 or not texels.mask.any():
         return image.copy()
     edge, t = along_edges(borders, size)
-    points = edge_points(borders, edge, t, 0.0)
-    footprints = [_chart_footprint(points[:, s], borders.chart[edge, s], texels.chart) for s in (0, 1)]
-    valid = (footprints[0][1].sum(axis=1) > 0) & (footprints[1][1].sum(axis=1) > 0)
+    pairs = [_pairs(borders, edge, t, inset / size, texels.chart) for inset in _INSETS]
+    # A sample counts where both sides have texels of their own chart right at the border.
+    valid = pairs[0][2]
     if not valid.any():
         return image.copy()
-    footprints = [(index[valid], weight[valid]) for index, weight in footprints]
+    footprints = [
+        (np.concatenate([p[side][0][valid] for p in pairs]), np.concatenate([p[side][1][valid] for p in pairs]))
+        for side in (0, 1)
+    ]
     near = np.ones((size, size), bool)
     for index, _ in footprints:
         near.ravel()[index] = False
@@ -110,7 +118,7 @@ def level_seams(image: Image, uvmesh: UVMesh, texels: TexelMap | None = None, bo
     # Samples on edges shorter than a texel crowd; each counts by the length it stands for.
     span = np.linalg.norm(borders.uv[:, :, 1] - borders.uv[:, :, 0], axis=-1).max(axis=1) * size
     share = (span / np.bincount(edge, minlength=len(borders)).clip(1))[edge][valid].clip(0.05, 1)
-    agree = (_AGREE * share).astype(np.float32)[:, None]
+    agree = np.concatenate([weight * share for weight in _AGREE]).astype(np.float32)[:, None]
     flat = image.reshape(-1, 3).astype(np.float32)
     known = flat[unknown.ravel()]
     transposed = sparse.csr_array(gap.T)
@@ -185,6 +193,19 @@ def _footprint(uv: NDArray[np.float64], size: int) -> tuple[NDArray[np.int64], N
     index = np.stack([top * size + left, top * size + right, bottom * size + left, bottom * size + right], axis=1)
     weight = np.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], axis=1)
     return index, weight
+
+
+def _pairs(
+    borders: Edges, edge: NDArray[np.int64], t: NDArray[np.float64], inset: float, charts: NDArray[np.int32]
+) -> tuple[_Lookup, _Lookup, NDArray[np.bool_]]:
+    """Lookups on both sides of the borders, ``inset`` (in UV units) inside, and where both have texels.
+
+    Where one side has none, both weigh nothing.
+    """
+    points = edge_points(borders, edge, t, inset)
+    first, second = (_chart_footprint(points[:, s], borders.chart[edge, s], charts) for s in (0, 1))
+    valid = (first[1].sum(axis=1) > 0) & (second[1].sum(axis=1) > 0)
+    return (first[0], first[1] * valid[:, None]), (second[0], second[1] * valid[:, None]), valid
 
 
 def _chart_footprint(
