@@ -304,6 +304,9 @@ def test_painted_seams_are_seen_and_levelled(size, strength):
     levelled = seams.level_seams(image, MESH, texels)
     across, inside_after = seams.seam_step(levelled, MESH)
     assert across <= 1.5 * inside_after
+    # Nor is there a hard line a little farther in, where a correction that only met on the border would end.
+    across, inside_there = seams.seam_step(levelled, MESH, inset=1.5)
+    assert across <= 1.5 * inside_there
     # Nothing inside was blurred away to get there.
     assert inside_after > 0.85 * inside
 
