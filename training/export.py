@@ -85,6 +85,11 @@ def export(cfg: Settings, out: Path) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as tmp:
         pipe.save_pretrained(tmp, safe_serialization=True)
         new = Path(tmp)
+        for config in new.rglob("*.json"):
+            # Where the parts lay on the machine that trained them is nobody's business, and changes the hash.
+            values = json.loads(config.read_text())
+            if isinstance(values, dict) and values.pop("_name_or_path", None) is not None:
+                config.write_text(json.dumps(values, indent=2) + "\n")
         # What these weights have seen, so that training that goes on from them counts on.
         with safe_open(cfg.work / "unet.safetensors", "pt") as f:
             (new / "training.json").write_text(f.metadata()["state"] + "\n")
