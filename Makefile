@@ -8,13 +8,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 
-.PHONY: help setup demo test test-gpu lint bench clean
+.PHONY: help setup demo test lint bench clean
 
 help:
 	@echo "make setup     virtual environment in $(VENV) with torch and latentkiln: $(BIN)/latentkiln"
 	@echo "make demo      paints manifests/demo.csv into outputs/demo with the embedded prior"
 	@echo "make test      lint, types and every test, with coverage"
-	@echo "make test-gpu  the tests that need a CUDA device"
 	@echo "make bench     prints the figures the README quotes"
 	@echo "make clean     removes $(VENV), caches and built outputs"
 
@@ -56,9 +55,6 @@ lint: $(STAMPS)/dev
 test: lint
 	@echo "==> pytest"
 	@$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85
-
-test-gpu: $(STAMPS)/dev
-	@$(BIN)/python -m pytest -m gpu
 
 bench: setup
 	@$(BIN)/python benchmarks/paint_step.py

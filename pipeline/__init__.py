@@ -6,7 +6,7 @@ Importing the package loads nothing heavy (no torch, Ray or diffusers).
 import os
 
 # Idle OpenMP threads sleep instead of spinning. On cores that anything else uses, too, a spinning thread waits for
-# one that is not scheduled: a paint step was seen to take thirty times longer. Read once, when torch loads OpenMP.
+# one that is not scheduled, and a paint step takes many times longer. Read once, when torch loads OpenMP.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
