@@ -1,0 +1,274 @@
+"""From a density in a cube to a closed triangle mesh: iso-surface, components, smoothing, decimation.
+
+R is the number of density samples along a side; they stand on a grid over [-bound, bound]^3 whose outermost samples
+lie on the cube's faces, indexed [x, y, z]. Frame and units are the cube's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.ndimage import zoom
+from scipy.sparse.csgraph import connected_components
+
+from pipeline.core.errors import MeshError, SettingError
+from pipeline.geometry.mesh import Mesh, assemble, face_areas, face_normals
+
+Floats = NDArray[np.float64]
+
+STAGE = "surface"
+# A sample nearer to the surface than this share of a cell's range is moved off it: a vertex exactly on a sample
+# collapses faces to slivers, which later stages would have to drop.
+_OFF_SAMPLE = 1e-2
+# auto_threshold: samples a side it looks at, thresholds it tries, and the opacity below which nothing is there.
+_AUTO_SIDE, _AUTO_TRIES, _AUTO_LEAST = 128, 40, 0.05
+# ... and the largest error of a ray that counts, as a share of the side: rays that graze a soft rim and miss the
+# surface altogether would outweigh all others, and put the surface where the rim begins.
+_AUTO_LARGEST = 1 / 32
+# Taubin's shrinking and growing steps: low frequencies pass, volume is kept (Taubin 1995, section 3).
+_SHRINK, _GROW = 0.5, -0.53
+# Decimation: how eagerly edges are collapsed, from careful to eager; the first that meets the budget is taken.
+_EAGERNESS = (5.0, 7.0, 9.0)
+
+
+@dataclass(frozen=True)
+class ComponentRule:
+    """Which connected pieces of the surface are kept.
+
+    Those with at least ``share`` of the largest piece's area, at most ``most`` of them. Pieces that enclose a hollow
+    (their volume is negative) cannot be seen from outside and go whatever their size.
+    """
+
+    share: float = 0.05
+    most: int = 16
+
+
+def extract(density: NDArray[np.floating], threshold: float, bound: float = 1.0) -> Mesh:
+    """The surface where ``density`` (R, R, R), per unit of length and >= 0, crosses ``threshold``.
+
+    Marching cubes (Lewiner's) over (density - threshold) / (density + threshold): the same surface, but between two
+    samples it is placed by the density's logarithm, in which fields are smooth. Interpolating a density that jumps
+    from 0 to hundreds itself would put every vertex beside the empty sample and show the grid as stairs.
+
+    Faces are counter-clockwise seen from outside. What reaches the cube's faces is cut there and capped, so the
+    surface is always closed. Vertices are float32 values. Raises MeshError where the density is not finite, nowhere
+    reaches the threshold, or everywhere exceeds it; SettingError for a wrong shape or a threshold that is not positive.
+    """
+    from skimage.measure import marching_cubes
+
+    side = _check(density)
+    if not (np.isfinite(threshold) and threshold > 0):
+        raise SettingError(f"density_threshold must be a number above 0, got {threshold}")
+    highest, lowest = float(density.max()), float(density.min())
+    if highest < threshold:
+        raise MeshError(
+            f"the density is empty: it reaches {highest:.3g} and the threshold is {threshold:.3g}; "
+            "lower density_threshold or train longer (steps)",
+            stage=STAGE,
+        )
+    if lowest >= threshold:
+        raise MeshError(
+            f"the density fills the whole cube: it is {lowest:.3g} or more and the threshold is {threshold:.3g}; "
+            "raise density_threshold or lambda_sparsity",
+            stage=STAGE,
+        )
+    # One layer of emptiness around the cube closes the surface.
+    signed = np.full((side + 2,) * 3, -1.0, np.float32)
+    positive = np.maximum(np.asarray(density, np.float32), 0)
+    inner = (positive - np.float32(threshold)) / (positive + np.float32(threshold))
+    inner = np.where(np.abs(inner) < _OFF_SAMPLE, np.where(inner < 0, -_OFF_SAMPLE, _OFF_SAMPLE), inner)
+    signed[1:-1, 1:-1, 1:-1] = inner
+    vertices, faces, _, _ = marching_cubes(signed, 0.0, gradient_direction="ascent", allow_degenerate=True)
+    index = np.clip(vertices.astype(np.float64) - 1, 0, side - 1)
+    positions = (index * (2 * bound / (side - 1)) - bound).astype(np.float32).astype(np.float64)
+    return _tidied(positions, np.asarray(faces, np.int64), "iso-surface")
+
+
+def auto_threshold(density: NDArray[np.floating], bound: float = 1.0) -> float:
+    """The threshold whose surface lies where rays lose half their light.
+
+    Parallel rays along the six directions of the axes stop at a depth: where transmittance falls to a half (of what
+    the most opaque ray absorbs, if that is less than all), or never. The threshold is the one for which the
+    first crossing along the same rays comes nearest to these depths, on average over all rays, where errors count up
+    to a 32nd of the side: a picture of the mesh has then the outline and the depth of a picture of the field,
+    whatever the density's scale.
+
+    ``density`` (R, R, R) as for ``extract``. Raises MeshError where nothing absorbs at least a twentieth of the light.
+    """
+    side = _check(density)
+    sigma = np.maximum(np.asarray(density, np.float32), 0)
+    if side > _AUTO_SIDE:
+        sigma = zoom(sigma, _AUTO_SIDE / side, order=1, grid_mode=False)
+        side = len(sigma)
+    cell = 2 * bound / (side - 1)
+    peak = max(float(1 - np.exp(-sigma.sum(axis=axis).max() * cell)) for axis in range(3))
+    if peak < _AUTO_LEAST:
+        raise MeshError(
+            f"the density is empty: no ray through it loses more than {peak:.1%} of its light; "
+            "train longer (steps), or lower lambda_sparsity",
+            stage=STAGE,
+        )
+    goal = -np.log(1 - 0.5 * peak) / cell
+    rays = [np.moveaxis(sigma, axis, 0)[::turn] for axis in range(3) for turn in (1, -1)]
+    stops = [_first(np.cumsum(ray, axis=0) >= goal) for ray in rays]
+    tries = np.geomspace(max(float(sigma.max()) * 1e-4, 1e-6), float(sigma.max()) * 0.9, _AUTO_TRIES)
+    most = _AUTO_LARGEST * side
+    errors = [
+        sum(
+            float(np.minimum(np.abs(_first(ray >= t) - stop), most).mean())
+            for ray, stop in zip(rays, stops, strict=True)
+        )
+        for t in tries
+    ]
+    # Many thresholds are alike where a surface is sharp; the middle of them is the farthest from either end.
+    good = np.flatnonzero(np.array(errors) <= min(errors) * 1.02 + 1e-9)
+    return float(tries[good[len(good) // 2]])
+
+
+def _first(hit: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(R, R) index of the first true along axis 0, R where there is none."""
+    return np.where(hit.any(axis=0), hit.argmax(axis=0), len(hit))
+
+
+def _check(density: NDArray[np.floating]) -> int:
+    """The side R. Raises SettingError for what is no cube, MeshError where it is not finite."""
+    if density.ndim != 3 or len(set(density.shape)) != 1 or len(density) < 2:
+        raise SettingError(f"a density grid is a cube of at least 2 samples a side, not {density.shape}")
+    if not np.isfinite(density).all():
+        raise MeshError(
+            "the density is not finite: the optimisation diverged; lower learning_rate or guidance_scale", stage=STAGE
+        )
+    return len(density)
+
+
+def keep_components(mesh: Mesh, rule: ComponentRule | None = None) -> Mesh:
+    """``mesh`` without the pieces that ``rule`` leaves out; what went is told in ``warnings``."""
+    rule = rule or ComponentRule()
+    label, areas, volumes = components(mesh)
+    largest = areas.max()
+    order = np.argsort(-areas, kind="stable")
+    kept = [int(c) for c in order if areas[c] >= rule.share * largest and volumes[c] > 0][: rule.most]
+    kept = kept or [int(order[0])]
+    if len(kept) == len(areas):
+        return mesh
+    lost = len(areas) - len(kept)
+    away = 1 - areas[kept].sum() / areas.sum()
+    told = f"{lost} loose pieces of the surface were dropped ({away:.1%} of its area); {len(kept)} kept"
+    result = _tidied(mesh.vertices, mesh.faces[np.isin(label, kept)], mesh.source_format)
+    return replace(result, warnings=[*mesh.warnings, told])
+
+
+def components(mesh: Mesh) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Pieces that hang together through shared vertices: (piece of each face (F,), areas (K,), signed volumes (K,))."""
+    a, b, c = mesh.faces.T
+    links = (np.ones(2 * len(a), np.int8), (np.r_[a, b], np.r_[b, c]))
+    count, of_vertex = connected_components(sparse.coo_array(links, (len(mesh.vertices),) * 2), directed=False)
+    label = of_vertex[a].astype(np.int64)
+    volume = np.einsum("fi,fi->f", mesh.vertices[a], face_normals(mesh.vertices, mesh.faces)) / 6
+    areas, volumes = (
+        np.asarray(np.bincount(label, part, count), np.float64)
+        for part in (face_areas(mesh.vertices, mesh.faces), volume)
+    )
+    return label, areas, volumes
+
+
+def smooth(mesh: Mesh, iterations: int = 5) -> Mesh:
+    """Takes the grid's stairs away and leaves shape and volume: Taubin's filter over the neighbours' mean.
+
+    ``iterations`` pairs of a shrinking and a growing step; 0 leaves the mesh as it is.
+    """
+    if iterations <= 0:
+        return mesh
+    count = len(mesh.vertices)
+    start, end = mesh.faces.ravel(), np.roll(mesh.faces, -1, axis=1).ravel()
+    once = (np.ones(2 * len(start)), (np.r_[start, end], np.r_[end, start]))
+    links = sparse.csr_array(sparse.coo_array(once, (count, count)))
+    links.data[:] = 1.0  # both faces of an edge name it
+    mean = sparse.diags_array(1 / np.maximum(links.sum(axis=1), 1)) @ links
+    vertices = mesh.vertices.copy()
+    for step in (_SHRINK, _GROW) * iterations:
+        vertices += step * (mean @ vertices - vertices)
+    result = _tidied(vertices.astype(np.float32).astype(np.float64), mesh.faces, mesh.source_format)
+    return replace(result, warnings=list(mesh.warnings))
+
+
+def decimate(mesh: Mesh, face_budget: int) -> Mesh:
+    """``mesh`` with at most ``face_budget`` faces, where that can be had: edges are collapsed by quadric error.
+
+    (Garland and Heckbert 1997, as fast-simplification implements it.) A closed mesh stays closed, as far as collapsing
+    allows: careful and eager passes are tried in turn, and the best is taken, first by the budget, then by how few
+    edges lie open. ``warnings`` tell what was not reached. Raises SettingError for a budget below 4 faces. Not to be
+    called from two threads at once: the library keeps its mesh in a global.
+    """
+    from fast_simplification import simplify
+
+    if face_budget < 4:
+        raise SettingError(f"face_budget must be 4 or more, got {face_budget}")
+    if len(mesh.faces) <= face_budget:
+        return mesh
+    whole = open_edges(mesh.faces) == 0
+    tried: list[tuple[bool, int, int, Mesh]] = []
+    for eagerness in _EAGERNESS:
+        points, faces = simplify(
+            np.ascontiguousarray(mesh.vertices),
+            np.ascontiguousarray(mesh.faces, np.int32),
+            target_count=face_budget,
+            agg=eagerness,
+            preserve_border=not whole,
+        )
+        faces = _repaired(faces.astype(np.int64))
+        if len(faces) == 0:
+            continue
+        found = _tidied(points.astype(np.float32).astype(np.float64), faces, mesh.source_format)
+        left_open = open_edges(found.faces) if whole else 0
+        tried.append((len(found.faces) > face_budget, left_open, len(tried), found))
+        if len(found.faces) <= face_budget and left_open == 0:
+            break
+    if not tried:
+        return replace(mesh, warnings=[*mesh.warnings, f"the surface could not be reduced to {face_budget} faces"])
+    over, left_open, _, best = min(tried, key=lambda entry: entry[:3])
+    told = list(mesh.warnings)
+    if over:
+        told.append(f"the surface could be reduced to {len(best.faces)} faces only, face_budget is {face_budget}")
+    if left_open:
+        told.append(f"reducing the surface to {len(best.faces)} faces left {left_open} of its edges open")
+    return replace(best, warnings=told)
+
+
+def open_edges(faces: NDArray[np.int64]) -> int:
+    """How many edges of faces (F, 3) are run along more often one way than the other; 0 where a surface is closed."""
+    start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
+    low, high = np.minimum(start, end), np.maximum(start, end)
+    _, edge = np.unique(low * (int(faces.max(initial=0)) + 1) + high, return_inverse=True)
+    return int(np.count_nonzero(np.bincount(edge.ravel(), np.sign(end - start))))
+
+
+def _repaired(faces: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Faces without those that name a corner twice and without pairs that lie back to back on the same corners.
+
+    Both are what a collapsed piece leaves behind; neither takes away from a closed surface.
+    """
+    ordered = np.sort(faces, axis=1)
+    faces = faces[(ordered[:, :-1] != ordered[:, 1:]).all(axis=1)]
+    if len(faces) == 0:
+        return faces
+    turn = np.argmin(faces, axis=1)[:, None]
+    turned = np.take_along_axis(faces, (turn + np.arange(3)) % 3, axis=1)
+    _, group = np.unique(np.sort(faces, axis=1), axis=0, return_inverse=True)
+    group = group.ravel()
+    side = np.where(turned[:, 1] < turned[:, 2], 1, -1)
+    surplus = np.bincount(group, side)[group]
+    # Of each set of equal corners, as many faces stay as one side has more than the other: none or one here.
+    first = np.zeros(len(faces), bool)
+    matching = np.flatnonzero(side * surplus > 0)
+    first[matching[np.unique(group[matching], return_index=True)[1]]] = True
+    return faces[first]
+
+
+def _tidied(positions: Floats, faces: NDArray[np.int64], source_format: str) -> Mesh:
+    """A ``Mesh`` of equal positions merged and faces without area gone, without a word about it."""
+    mesh = assemble(positions, faces, name=source_format, source_format="glb", max_faces=len(faces))
+    return replace(mesh, source_format=source_format, warnings=[])
