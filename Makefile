@@ -8,12 +8,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test test-gpu lint bench clean
 
 help:
 	@echo "make setup     virtual environment in $(VENV) with torch and latentkiln: $(BIN)/latentkiln"
 	@echo "make demo      paints manifests/demo.csv into outputs/demo with the embedded prior"
 	@echo "make test      lint, types and every test, with coverage"
+	@echo "make test-gpu  the tests that need a CUDA device, and nothing else"
 	@echo "make bench     prints the figures the README quotes"
 	@echo "make clean     removes $(VENV), caches and built outputs"
 
@@ -55,6 +56,11 @@ lint: $(STAMPS)/dev
 test: lint
 	@echo "==> pytest"
 	@$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85
+
+# On a machine with a GPU, after make setup with a torch built for CUDA; libraries that are not installed are named as skipped.
+test-gpu: $(STAMPS)/dev
+	@echo "==> pytest, the tests marked gpu"
+	@$(BIN)/python -m pytest -m gpu
 
 bench: setup
 	@$(BIN)/python benchmarks/paint_step.py

@@ -66,11 +66,13 @@ def test_errors_keep_their_stage_across_processes() -> None:
 
 
 def test_backends_are_chosen_by_order_name_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "cuda_problem", lambda: "no CUDA device")
     assert backends.choose("rasterise").name == "numba"
     assert backends.choose("rasterise", "torch").name == "torch"
+    assert backends.choose("rasterise", "warp").name == "warp"
     monkeypatch.setenv("LATENTKILN_RASTERISE", "torch")
     assert backends.choose("rasterise").name == "torch"
-    with pytest.raises(BackendError, match="there are: numba, torch"):
+    with pytest.raises(BackendError, match="there are: nvdiffrast, warp, numba, torch"):
         backends.choose("rasterise", "opengl")
 
 
@@ -79,3 +81,28 @@ def test_a_backend_that_cannot_load_says_why(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(backends, "BACKENDS", (missing,))
     with pytest.raises(BackendError, match="no_such_module is not installed \\(pip install ghost\\)"):
         backends.choose("test")
+
+
+def test_a_gpu_backend_that_is_missing_tells_every_cause_and_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "cuda_problem", lambda: "no CUDA device (torch sees none)")
+    monkeypatch.setattr(backends, "missing_module", lambda module: f"{module.split('.')[0]} is not installed")
+    backends.why_not.cache_clear()
+    try:
+        with pytest.raises(BackendError) as caught:
+            backends.choose("rasterise", "nvdiffrast")
+    finally:
+        backends.why_not.cache_clear()
+    message = str(caught.value)
+    assert "nvdiffrast is not installed and no CUDA device (torch sees none) (pip install " in message
+    assert "\n" not in message
+
+
+def test_on_cuda_warp_is_taken_where_nvdiffrast_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "cuda_problem", lambda: "")
+    reasons = {"nvdiffrast": "nvdiffrast is not installed"}
+    monkeypatch.setattr(backends, "why_not", lambda backend: reasons.get(backend.name, ""))
+    assert backends.choose("rasterise").name == "warp"
+    assert backends.choose("grid").name == "tinycudann"
+    reasons.clear()
+    assert backends.choose("rasterise").name == "nvdiffrast"
+    assert backends.choose("texture").name == "torch"  # its additions have no fixed order: only when asked for

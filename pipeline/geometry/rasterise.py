@@ -9,7 +9,9 @@ centre at (x + 0.5, y + 0.5). Rules, the same for every backend:
 * The nearest face wins a pixel; at equal float32 depth the lowest face id does.
 * Barycentrics are perspective-correct, in the order of the face's corners.
 
-``rasterise_numba`` is the fast backend, ``rasterise_torch`` its plain twin. Geometry needs no gradient here.
+``rasterise_numba`` is the fast backend, ``rasterise_torch`` its plain twin; both give the same bits. On CUDA
+``rasterise_nvdiffrast`` (where installed) or ``rasterise_warp`` draw the views: the same faces but for pixels
+whose centre lies within their precision of an edge. Geometry needs no gradient here.
 """
 
 from __future__ import annotations
@@ -125,7 +127,16 @@ def _indices(faces: ArrayLike) -> NDArray[Any]:
 
 def _backend(name: str) -> Any:
     """The module of the chosen backend; imported late, so that geometry stays light."""
-    if backends.choose("rasterise", name).name == "numba":
+    chosen = backends.choose("rasterise", name).name
+    if chosen == "nvdiffrast":
+        from pipeline.geometry import rasterise_nvdiffrast
+
+        return rasterise_nvdiffrast
+    if chosen == "warp":
+        from pipeline.geometry import rasterise_warp
+
+        return rasterise_warp
+    if chosen == "numba":
         from pipeline.geometry import rasterise_numba
 
         return rasterise_numba

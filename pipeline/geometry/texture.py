@@ -6,7 +6,7 @@ outermost centres the border value goes on. Visibility and coordinates are fixed
 On the CPU both directions are one compiled loop over the lookups, in order: the same bytes every run, whatever
 the number of threads (32,768 lookups into 4 x 128 x 128, one thread: 0.6 ms forward and 0.9 ms backward, against
 0.4 and 1.8 ms of ``grid_sample`` and 5 and 3.5 ms of indexing). Elsewhere the same arithmetic runs on whole
-tensors; ``gather_texture`` is the plain twin of the compiled loop.
+tensors; ``gather_texture`` is the plain twin of the compiled loop (nvdiffrast's lookup where it is asked for).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from pipeline.core import backends
 
 Mode = Literal["bilinear", "nearest"]
 
@@ -31,6 +33,10 @@ def sample_texture(texture: Tensor, uv: Tensor, mode: Mode = "bilinear") -> Tens
     lookups = uv.detach().reshape(-1, 2)
     if texture.device.type == "cpu":
         values: Tensor = _apply(_Lookup, texture, lookups, mode == "nearest")
+    elif backends.choose("texture").name == "nvdiffrast":
+        from pipeline.geometry import texture_nvdiffrast
+
+        values = texture_nvdiffrast.sample(texture, lookups, mode == "nearest")
     else:
         values = gather_texture(texture, lookups, mode)
     return values.reshape(*uv.shape[:-1], texture.shape[0])

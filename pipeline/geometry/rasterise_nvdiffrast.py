@@ -1,0 +1,149 @@
+"""The rasteriser by nvdiffrast (CUDA): a thin layer that converts our conventions to its and back.
+
+Its licence allows research and evaluation only; nothing needs it, and ``rasterise_warp`` takes its place where
+it is not installed. Written against its sources, v0.3.3 to v0.4.0 (before v0.3.2 image sides had to be multiples
+of 8; since then it pads inside). What is converted, as its ``rasterize`` documents and its kernels compute:
+
+* Positions are clip-space float32 (N, V, 4) for N views of one index buffer ("instanced"), or (V', 4) with a
+  range of triangles for each view ("range mode", the ranges in host memory), which is how culling is done here:
+  it draws both sides of every face.
+* Indices are int32 (F, 3). Everything else is contiguous and on the context's own device; empty arrays are errors.
+* The image is bottom-up: row 0 is the lowest. Ours are top-down.
+* A pixel holds (u, v, z/w, id + 1): u and v weigh the first two corners, 0 means nothing is there, and ids beyond
+  2^24 are bit patterns, see ``_face_ids``.
+* It clips at the far plane, which our rules do not: ``_endless`` moves that plane to infinity.
+
+Corners are snapped to 1/16 pixel (ours: 1/4096), so ids differ where a pixel's centre lies within about 1/32
+pixel of an edge. Its antialiasing and its derivatives of positions are not used: geometry is fixed here, and a
+view averages several lookups a pixel.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.geometry.facing import front_faces
+
+# Texels and lookups live in host memory, once an asset: they stay with the compiled loops.
+from pipeline.geometry.rasterise_numba import interpolate, rasterise_uv
+
+__all__ = ["interpolate", "rasterise", "rasterise_uv"]
+
+# The largest id that a float32 counts exactly, and what nvdiffrast adds to the bits of larger ones.
+_EXACT = 1 << 24
+_ID_BITS = 0x4A800000
+
+
+def rasterise(
+    vertices: NDArray[np.float64],
+    faces: NDArray[Any],
+    matrices: NDArray[np.float64],
+    height: int,
+    width: int,
+    cull: bool,
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+    """``rasterise.rasterise`` with the cameras as clip-from-world matrices (N, 4, 4), on the current CUDA device."""
+    shape = (len(matrices), height, width)
+    empty = np.full(shape, -1, np.int32), np.zeros((*shape, 3), np.float32), np.full(shape, np.inf, np.float32)
+    if not len(matrices) or not len(faces):
+        return empty
+    device = torch.device("cuda", torch.cuda.current_device())
+    clip = _clip_positions(vertices, matrices, device)
+    triangles = torch.from_numpy(np.ascontiguousarray(faces, np.int32)).to(device)
+    if cull:
+        seen = [front_faces(vertices, faces, matrix) for matrix in matrices]
+        raster, face = _draw_ranges(clip, triangles, seen, height, width)
+    else:
+        raster = _draw(device)(clip, triangles, (height, width))
+        face = _face_ids(raster[..., 3])
+    raster, face = raster.flip(1), face.flip(1)  # bottom-up to top-down
+    bary, depth = _weights_and_depth(raster, face, clip[..., 3], triangles)
+    return face.cpu().numpy(), bary.cpu().numpy(), depth.cpu().numpy()
+
+
+def _clip_positions(vertices: NDArray[np.float64], matrices: NDArray[np.float64], device: torch.device) -> Tensor:
+    """(N, V, 4) float32: computed in float64, so that all that is lost is the last rounding."""
+    transforms = torch.from_numpy(np.stack([_endless(matrix) for matrix in matrices])).to(device)
+    points = torch.from_numpy(vertices).to(device)
+    clip = points @ transforms[:, :, :3].transpose(1, 2) + transforms[:, None, :, 3]
+    return clip.float().contiguous()
+
+
+def _endless(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A clip-from-world matrix (4, 4) with the same near plane (z = -w) and the far plane at infinity.
+
+    A projection's z grows with depth w at a constant rate a, so z + w = (1 + a)(w - near): 2 (z + w) / (1 + a) - w
+    = w - 2 near equals -w at the near plane and stays below w everywhere.
+    """
+    z, w = matrix[2], matrix[3]
+    rate = (z[:3] @ w[:3]) / (w[:3] @ w[:3])
+    endless = matrix.copy()
+    endless[2] = 2.0 / (1.0 + rate) * (z + w) - w
+    return endless
+
+
+def _draw_ranges(
+    clip: Tensor, triangles: Tensor, seen: list[NDArray[np.int64]], height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """Each view with its own faces: the (N, H, W, 4) image, bottom-up, and face ids (N, H, W) into ``triangles``."""
+    views, count = clip.shape[:2]
+    # A view that sees no face draws the first one and forgets it: a range of none is not known to be allowed.
+    blank = np.array([not len(part) for part in seen])
+    seen = [part if len(part) else np.zeros(1, np.int64) for part in seen]
+    lengths = np.array([len(part) for part in seen])
+    ids = torch.from_numpy(np.concatenate(seen)).to(clip.device)
+    # Each view's vertices follow the last view's in one list; indices move on with them.
+    moved = torch.from_numpy(np.repeat(np.arange(views, dtype=np.int32) * count, lengths)).to(clip.device)
+    own = (triangles[ids] + moved[:, None]).contiguous()
+    ranges = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1).astype(np.int32)
+    raster = _draw(clip.device)(clip.reshape(-1, 4), own, (height, width), torch.from_numpy(ranges))
+    place = _face_ids(raster[..., 3])
+    known = (place >= 0) & ~torch.from_numpy(blank).to(clip.device)[:, None, None]
+    return raster, torch.where(known, ids[place.clamp(min=0).long()].int(), -1)
+
+
+def _draw(device: torch.device) -> Any:
+    """``rasterize`` on the context of ``device``, without gradients; the image only."""
+    import nvdiffrast.torch as dr
+
+    def draw(clip: Tensor, triangles: Tensor, size: tuple[int, int], ranges: Tensor | None = None) -> Tensor:
+        with torch.no_grad():
+            image: Tensor = dr.rasterize(_context(device), clip, triangles, size, ranges=ranges, grad_db=False)[0]
+        return image
+
+    return draw
+
+
+@functools.cache
+def _context(device: torch.device) -> Any:
+    """One for each device: it holds buffers that grow to the largest image drawn."""
+    import nvdiffrast.torch as dr
+
+    return dr.RasterizeCudaContext(device=device)
+
+
+def _face_ids(stored: Tensor) -> Tensor:
+    """Ids (int32, -1 for none) from the fourth channel: id + 1 as a number, or, beyond 2^24, as moved bits."""
+    counted = stored.clamp(max=_EXACT).int()
+    bits = stored.contiguous().view(torch.int32) - _ID_BITS
+    return torch.where(stored <= _EXACT, counted, bits) - 1
+
+
+def _weights_and_depth(raster: Tensor, face: Tensor, w: Tensor, triangles: Tensor) -> tuple[Tensor, Tensor]:
+    """Barycentrics (N, H, W, 3) and depth (N, H, W): w is linear on a face, so its corners' weights give it too.
+
+    That keeps seven digits at any distance, which z/w would not.
+    """
+    covered = face >= 0
+    weights = torch.cat([raster[..., :2], 1.0 - raster[..., :1] - raster[..., 1:2]], dim=-1)
+    bary = torch.where(covered[..., None], weights, 0.0)
+    corners = triangles[face.clamp(min=0).long()].long()  # (N, H, W, 3)
+    view = torch.arange(len(w), device=w.device)[:, None, None, None]
+    depth = (bary * w[view, corners]).sum(dim=-1)
+    return bary, torch.where(covered, depth, torch.inf)

@@ -1,0 +1,101 @@
+"""A make-believe CUDA device: tensors that compute on the CPU but say, and insist, that they are on ``cuda:0``.
+
+Inside ``with FakeCuda():`` code written for CUDA runs unchanged where there is none: factories and ``.to`` accept
+the device, a tensor there cannot become a numpy array before ``.cpu()``, and an operation on tensors of both
+devices fails as it would on a real one. Nothing else of CUDA is imitated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from pipeline.core import backends
+
+CUDA = torch.device("cuda", 0)
+# A tensor in host memory may index, or be written into, one on the device.
+_MIXING_ALLOWED = {torch.Tensor.__getitem__, torch.Tensor.__setitem__, torch.Tensor.copy_}
+_TO_NUMPY = {torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tolist}
+
+
+class CudaTensor(torch.Tensor):
+    """A tensor on the make-believe device."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+
+def on_cuda(value: Any) -> bool:
+    return isinstance(value, CudaTensor)
+
+
+def plain(value: Any) -> Any:
+    """``value`` with its tensors brought to the host, sharing memory and gradients."""
+    return tree_map(lambda x: x.as_subclass(torch.Tensor) if on_cuda(x) else x, value)
+
+
+def marked(value: Any) -> Any:
+    """``value`` with its tensors put on the device, sharing memory and gradients."""
+    return tree_map(lambda x: x.as_subclass(CudaTensor) if isinstance(x, torch.Tensor) and not on_cuda(x) else x, value)
+
+
+def _is_device(value: Any) -> bool:
+    return isinstance(value, torch.device) or (isinstance(value, str) and value.split(":")[0] in ("cuda", "cpu"))
+
+
+class FakeCuda(TorchFunctionMode):
+    """See the module."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+        there = any(on_cuda(x) for x in tensors)
+        if func == torch.Tensor.device.__get__:  # type: ignore[attr-defined]
+            return CUDA if there else torch.device("cpu")
+        if func == torch.Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
+            return there
+        if func is torch.Tensor.get_device:
+            return 0 if there else -1
+        if func is torch.Tensor.cpu:
+            return plain(args[0])
+        if func in _TO_NUMPY and there:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy; use .cpu() first")
+        args, kwargs, device = self._without_device(func, args, kwargs)
+        if there and func not in _MIXING_ALLOWED and any(x.dim() and not on_cuda(x) for x in tensors):
+            raise RuntimeError(f"{func}: tensors on cuda:0 and on the CPU in one operation")
+        result = func(*plain(args), **plain(kwargs))
+        there = device.type == "cuda" if device is not None else there
+        return marked(result) if there else result
+
+    @staticmethod
+    def _without_device(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], Any]:
+        """Takes the device out of the arguments: the CPU does the work."""
+        if func is torch.Tensor.cuda:
+            return args[:1], {}, CUDA
+        device = kwargs.pop("device", None)
+        if func is torch.Tensor.to:
+            found = [x for x in args[1:] if _is_device(x)]
+            if found:
+                device, args = found[0], tuple(x for x in args if x is not found[0])
+            if len(args) == 1 and not kwargs:
+                kwargs["copy"] = False
+        if device is None:
+            return args, kwargs, None
+        device = torch.device(device)
+        return args, kwargs, device
+
+
+@contextmanager
+def fake_cuda() -> Iterator[None]:
+    """The device, and everybody who asks for one being told that it is there."""
+    with pytest.MonkeyPatch.context() as patch, FakeCuda():
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "current_device", lambda: 0)
+        backends.forget()
+        yield
+    backends.forget()

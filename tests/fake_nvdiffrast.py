@@ -1,0 +1,145 @@
+"""A stand-in for ``nvdiffrast.torch`` that checks each argument against the library's contract and then answers
+with our plain twin, in the library's own layout. Written from its sources (v0.4.0): the checks are those of its
+C++ entry points, which end a program with an exception, and those of its documentation.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import sys
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_cuda import CudaTensor, marked, plain
+from torch import Tensor
+
+from pipeline.geometry import rasterise_torch
+
+calls: list[tuple[str, dict[str, Any]]] = []
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts the stand-in where ``import nvdiffrast.torch`` finds it, and forgets earlier calls."""
+    calls.clear()
+    package = types.ModuleType("nvdiffrast")
+    module = types.ModuleType("nvdiffrast.torch")
+    package.__spec__ = importlib.machinery.ModuleSpec("nvdiffrast", None, is_package=True)
+    package.__path__ = []
+    for function in (RasterizeCudaContext, rasterize, interpolate, texture):
+        setattr(module, function.__name__, function)
+    package.torch = module  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "nvdiffrast", package)
+    monkeypatch.setitem(sys.modules, "nvdiffrast.torch", module)
+
+
+def check(condition: bool, message: str) -> None:
+    if not condition:
+        raise RuntimeError(message)
+
+
+def check_tensor(name: str, tensor: Any, dtype: torch.dtype, *shape: int | None) -> None:
+    """On the device, contiguous, of ``dtype``, not empty, and of ``shape`` (None: any size above 0)."""
+    check(isinstance(tensor, Tensor), f"{name} must be a tensor")
+    check(isinstance(tensor, CudaTensor), f"{name} must reside on the GPU")
+    check(plain(tensor).is_contiguous(), f"{name} must be contiguous")
+    check(tensor.dtype == dtype, f"{name} must be {dtype}, is {tensor.dtype}")
+    check(tensor.dim() == len(shape), f"{name} must have {len(shape)} dimensions, has {tuple(tensor.shape)}")
+    for size, wanted in zip(tensor.shape, shape, strict=True):
+        check(size > 0 and wanted in (None, size), f"{name} must have shape {shape}, has {tuple(tensor.shape)}")
+
+
+class RasterizeCudaContext:
+    """A context belongs to one device."""
+
+    def __init__(self, device: Any = None):
+        check(device is None or torch.device(device).type == "cuda", f"a context on {device}")
+        calls.append(("context", {"device": device}))
+
+
+def rasterize(
+    glctx: Any, pos: Tensor, tri: Tensor, resolution: Any, ranges: Tensor | None = None, grad_db: bool = True
+) -> tuple[Tensor, Tensor]:
+    """(N, H, W, 4) of (u, v, z/w, id + 1), bottom-up, and the derivatives (zeros: nobody here reads them)."""
+    assert isinstance(glctx, RasterizeCudaContext)
+    assert grad_db is True or grad_db is False
+    instanced = pos.dim() == 3
+    check_tensor("pos", pos, torch.float32, *((None, None, 4) if instanced else (None, 4)))
+    check_tensor("tri", tri, torch.int32, None, 3)
+    height, width = tuple(resolution)
+    check(type(height) is int and type(width) is int and height > 0 and width > 0, "resolution must be [>0, >0]")
+    calls.append(("rasterize", {"pos": pos, "tri": tri, "resolution": (height, width), "ranges": ranges}))
+    positions, triangles = plain(pos), plain(tri)
+    check(int(triangles.min()) >= 0 and int(triangles.max()) < positions.shape[-2], "tri: indices beyond pos")
+    if instanced:
+        parts = [(p, triangles, 0) for p in positions]
+    else:
+        check(isinstance(ranges, Tensor) and not isinstance(ranges, CudaTensor), "ranges must reside on the CPU")
+        assert ranges is not None
+        check(ranges.dtype == torch.int32 and ranges.is_contiguous(), "ranges must be contiguous int32")
+        check(ranges.dim() == 2 and len(ranges) > 0 and ranges.shape[1] == 2, "ranges must have shape [>0, 2]")
+        parts = []
+        for start, count in ranges.tolist():
+            check(start >= 0 and count > 0 and start + count <= len(triangles), "ranges: beyond tri")
+            parts.append((positions, triangles[start : start + count], start))
+    out = torch.stack([_draw(p, t, height, width, first) for p, t, first in parts])
+    return marked(out), marked(torch.zeros_like(out))
+
+
+def _draw(clip: Tensor, triangles: Tensor, height: int, width: int, first: int) -> Tensor:
+    """One image by the plain twin, which wants points and a matrix: (x, y, w) as points, z as a w + b.
+
+    A perspective projection's z is that; whatever lies beyond the far plane would be clipped, which is not ours.
+    """
+    used = clip[triangles.unique().long()].double().numpy()
+    check(bool((used[:, 2] <= used[:, 3]).all()), "a vertex beyond the far plane: its face would be cut")
+    (a, b), *_ = np.linalg.lstsq(np.stack([used[:, 3], np.ones(len(used))], axis=1), used[:, 2], rcond=None)
+    check(np.abs(a * used[:, 3] + b - used[:, 2]).max() < 1e-5, "z is not linear in w")
+    matrix = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, a, b], [0, 0, 1, 0]], np.float64)
+    points = np.ascontiguousarray(clip.double().numpy()[:, [0, 1, 3]])
+    face, bary, depth = rasterise_torch.rasterise(points, triangles.numpy(), matrix[None], height, width, False)
+    seen = face[0] >= 0
+    image = np.zeros((height, width, 4), np.float32)
+    image[..., :2] = bary[0][..., :2]
+    image[seen, 2] = (a * depth[0][seen] + b) / depth[0][seen]
+    image[seen, 3] = face[0][seen] + 1 + first
+    return torch.from_numpy(image[::-1].copy())  # row 0 is the lowest
+
+
+def interpolate(attr: Tensor, rast: Tensor, tri: Tensor, rast_db: Any = None, diff_attrs: Any = None) -> Any:
+    """Attributes (V, A) in range mode or (N, V, A) at the pixels of ``rast``: (N, H, W, A), zero where nothing is."""
+    check_tensor("rast", rast, torch.float32, None, None, None, 4)
+    check_tensor("tri", tri, torch.int32, None, 3)
+    check_tensor("attr", attr, torch.float32, *([None] * attr.dim()))
+    check(attr.dim() in (2, 3), "attr must have shape [>0, >0, >0] or [>0, >0]")
+    check(attr.dim() == 2 or len(attr) in (1, len(rast)), "minibatch size mismatch between inputs rast, attr")
+    calls.append(("interpolate", {"attr": attr, "rast": rast, "tri": tri}))
+    values, image, corners = plain(attr), plain(rast), plain(tri).long()
+    seen = image[..., 3] > 0
+    weights = torch.cat([image[..., :2], 1 - image[..., :2].sum(-1, keepdim=True)], -1)
+    index = corners[(image[..., 3].long() - 1).clamp(min=0)]
+    view = torch.arange(len(image))[:, None, None, None] % (len(values) if values.dim() == 3 else 1)
+    picked = values[view, index] if values.dim() == 3 else values[index]
+    result = (picked * weights[..., None]).sum(-2) * seen[..., None]
+    return marked(result), marked(result.new_zeros(*result.shape[:3], 0))
+
+
+def texture(tex: Tensor, uv: Tensor, *, filter_mode: str = "auto", boundary_mode: str = "wrap") -> Tensor:
+    """Texels (N or 1, H, W, C) at ``uv`` (N, h, w, 2): (N, h, w, C). Row 0 of ``tex`` is at v = 0."""
+    from pipeline.geometry.texture import gather_texture
+
+    check_tensor("tex", tex, torch.float32, None, None, None, None)
+    check_tensor("uv", uv, torch.float32, None, None, None, 2)
+    check(len(tex) in (1, len(uv)), "minibatch size mismatch between inputs tex, uv")
+    check(filter_mode in ("auto", "linear", "nearest"), f"filter_mode {filter_mode} is not imitated")
+    check(boundary_mode == "clamp", f"boundary_mode {boundary_mode} is not imitated")
+    calls.append(("texture", {"tex": tex, "uv": uv, "filter_mode": filter_mode, "boundary_mode": boundary_mode}))
+    mode = "nearest" if filter_mode == "nearest" else "bilinear"
+    images, places = plain(tex), plain(uv)
+    rows = [
+        gather_texture(images[i % len(images)].permute(2, 0, 1), place.reshape(-1, 2), mode)  # type: ignore[arg-type]
+        for i, place in enumerate(places)
+    ]
+    return marked(torch.stack(rows).reshape(*uv.shape[:3], tex.shape[3]))
