@@ -24,12 +24,13 @@ TIERS = (
     ("distill", "bake", "export"),
     ("scene", "prior"),
     ("geometry",),
+    ("storage",),
     ("core",),
 )
 HEIGHT = {room: -number for number, rooms in enumerate(TIERS) for room in rooms}
 
 # Modules that only some rooms may import, and names that nothing may call: they run code out of data files.
-CONFINED = {"click": ("cli",), "ray": ("fleet",)}
+CONFINED = {"click": ("cli",), "ray": ("fleet",), "fsspec": ("storage",), "s3fs": (), "boto3": ()}
 BANNED_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 BANNED_CALLS = {"eval", "exec", "torch.load", "torch.save", "yaml.load", "yaml.unsafe_load"}
 

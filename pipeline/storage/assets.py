@@ -1,0 +1,227 @@
+"""Assets at a URL: published so that no reader sees half of one, read back by their hashes, removed record first.
+
+``OUT/<id>/`` holds the same names as a local output folder. ``record.json`` makes the asset: it is written last and
+names each output with its size, its sha256, the store's tag and, while that differs, the object it lies in.
+
+* A new asset: outputs under their own names, then the record. Before it there is nothing to a reader.
+* A rebuilt one: outputs under ``.next/<sha256>-<name>``, then the record that points there; from this moment the new
+  asset is what a reader finds. Then the outputs under their own names, the record without the pointers, and the rest
+  is deleted. Killed between any two of these steps, the record names whole objects, old or new; the next builder or
+  ``settle`` goes on from there.
+
+Each write expects what was seen when the lease had been taken, so that a publisher which lost its lease without
+knowing replaces nothing. A reader that finds other bytes than the record says has met a rebuild: it reads the record
+again (``read_output`` does).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.content import sha256_bytes
+from pipeline.storage.errors import Clash, StorageError
+from pipeline.storage.lease import holder
+from pipeline.storage.place import Remote
+from pipeline.storage.store import ABSENT, Found, store_of
+
+RECORD = "record.json"
+FAILURE = "failure.json"
+NEXT = ".next"
+# What a recipe keeps for itself while it works; see ``ship``.
+WORK = ".work"
+MAX_RECORD = 16 << 20
+_MAX_OUTPUT = 4 << 30
+_OBJECT = re.compile(rf"{re.escape(NEXT)}/[0-9a-f]{{64}}-[^/\\]+")
+
+
+class _Folder:
+    """An asset's folder while it is written: the tags of what lies there, and whether it is still ours to write."""
+
+    def __init__(self, place: Remote, held: Callable[[], bool]):
+        self.place, self._held, self._store = place, held, store_of(place)
+        self.there: dict[str, Found] = self._store.files(place)
+
+    def write(self, name: str, data: bytes) -> str:
+        """Puts ``data`` under ``name`` in place of what was seen there. Raises StorageError."""
+        self._check()
+        before = self.there.get(name)
+        try:
+            tag = self._store.write(self.place / name, data, expect=before.tag if before else ABSENT)
+        except Clash:
+            raise _lost(self.place) from None
+        self.there[name] = Found(len(data), tag)
+        return tag
+
+    def delete(self, name: str) -> None:
+        """Removes ``name``, should it still be what was seen."""
+        self._check()
+        with contextlib.suppress(Clash):
+            self._store.delete(self.place / name, expect=self.there[name].tag)
+        del self.there[name]
+
+    def read(self, name: str) -> bytes:
+        """The content of ``name``. Raises StorageError."""
+        try:
+            return self._store.read(self.place / name, _MAX_OUTPUT)[0]
+        except FileNotFoundError:
+            raise _lost(self.place) from None
+
+    def _check(self) -> None:
+        if not self._held():
+            raise _lost(self.place)
+
+
+def publish(local: Path, place: Remote, *, held: Callable[[], bool] = lambda: True) -> dict[str, Any]:
+    """Publishes the finished asset in the folder ``local`` at ``place`` and gives the record as it stands there.
+
+    ``local/record.json`` names the outputs. ``held`` says whether the caller still has the asset's lease; nothing is
+    written once it does not. Raises StorageError where the store refuses, stays unreachable or the lease is lost;
+    called again, it does what is left to do.
+    """
+    record = json.loads((local / RECORD).read_bytes())
+    contents = {name: (local / name).read_bytes() for name in record["outputs"]}
+    for name, data in contents.items():
+        if sha256_bytes(data) != record["outputs"][name]["sha256"]:
+            raise StorageError(f"{local / name}: has other bytes than its record says; build it again")
+    folder = _Folder(place, held)
+    replaced: list[str] = []
+    if RECORD in folder.there:
+        replaced = sorted(set(_outputs(folder)) - set(contents))
+        objects = {name: f"{NEXT}/{record['outputs'][name]['sha256']}-{name}" for name in contents}
+        _put_outputs(folder, record, contents, objects)
+        _put_record(folder, {**record, "replaces": replaced})
+    _finish(folder, record, contents, replaced)
+    if FAILURE in folder.there:
+        folder.delete(FAILURE)
+    return record
+
+
+def settle(place: Remote, *, held: Callable[[], bool] = lambda: True) -> bool:
+    """Finishes what a killed publisher left behind at ``place``; True where there was something.
+
+    The caller holds the asset's lease. Raises StorageError.
+    """
+    folder = _Folder(place, held)
+    if RECORD not in folder.there:
+        return False
+    record = json.loads(folder.read(RECORD))
+    if not is_unsettled(record, folder.there):
+        return False
+    if "replaces" not in record:
+        _sweep(folder)
+        return True
+    contents = {}
+    for name, value in record["outputs"].items():
+        contents[name] = folder.read(object_of(name, value))
+        if sha256_bytes(contents[name]) != value["sha256"]:
+            raise StorageError(f"{place}: {name} has other bytes than recorded; it has to be built again")
+    _finish(folder, record, contents, [str(name) for name in record.pop("replaces")])
+    return True
+
+
+def is_unsettled(record: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether the publisher of ``record`` was killed before its end, given the ``names`` in the asset's folder."""
+    return "replaces" in record or any(_is_temporary(name) for name in names)
+
+
+def _finish(folder: _Folder, record: dict[str, Any], contents: Mapping[str, bytes], replaced: Iterable[str]) -> None:
+    """The outputs under their own names, the record that says so, and nothing else of ours beside them."""
+    _put_outputs(folder, record, contents, {})
+    for name in replaced:
+        if name in folder.there and name not in contents:
+            folder.delete(name)
+    _put_record(folder, record)
+    _sweep(folder)
+
+
+def _put_outputs(
+    folder: _Folder, record: dict[str, Any], contents: Mapping[str, bytes], objects: Mapping[str, str]
+) -> None:
+    """Writes the outputs, under their own names where ``objects`` gives no other, and says where in ``record``."""
+    for name, data in contents.items():
+        output = {key: value for key, value in record["outputs"][name].items() if key not in ("object", "tag")}
+        output["tag"] = folder.write(objects.get(name, name), data)
+        if name in objects:
+            output["object"] = objects[name]
+        record["outputs"][name] = output
+
+
+def _put_record(folder: _Folder, record: Mapping[str, Any]) -> None:
+    text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    folder.write(RECORD, (text + "\n").encode())
+
+
+def _outputs(folder: _Folder) -> Mapping[str, Any]:
+    """The outputs of the record that is there; none where it is damaged."""
+    try:
+        outputs = json.loads(folder.read(RECORD))["outputs"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return outputs if isinstance(outputs, dict) else {}
+
+
+def _sweep(folder: _Folder) -> None:
+    for name in [name for name in folder.there if _is_temporary(name)]:
+        folder.delete(name)
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith((f"{NEXT}/", f"{WORK}/"))
+
+
+def object_of(name: str, output: Mapping[str, Any]) -> str:
+    """Where in the asset's folder the output ``name`` of a record lies; never outside it."""
+    held = output.get("object")
+    return held if isinstance(held, str) and _OBJECT.fullmatch(held) else name
+
+
+def read_output(place: Remote, name: str) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of the output ``name`` of the asset at ``place``, with the record they belong to.
+
+    Checked by size and hash; a rebuild that goes on meanwhile is waited for by reading again. Raises StorageError,
+    FileNotFoundError where there is no asset or it has no such output.
+    """
+    store = store_of(place)
+    for _ in range(5):
+        record = json.loads(store.read(place / RECORD, MAX_RECORD)[0])
+        outputs = record.get("outputs", {})
+        if name not in outputs:
+            raise FileNotFoundError(f"{place}: the asset has no {name}")
+        with contextlib.suppress(FileNotFoundError):
+            data = store.read(place / object_of(name, outputs[name]), _MAX_OUTPUT)[0]
+            if sha256_bytes(data) == outputs[name].get("sha256"):
+                return data, record
+    raise StorageError(f"{place / name}: has other bytes than its record says; build it again")
+
+
+def ids(out: Remote) -> Iterator[str]:
+    """The ids of everything that has a folder below ``out``, finished or not. Raises StorageError."""
+    for name in store_of(out).folders(out):
+        if not name.startswith("."):
+            yield name
+
+
+def remove(out: Remote, job_id: str) -> None:
+    """Removes the asset ``job_id``, its record first. Raises StorageError, also while a run is building it."""
+    place = out / job_id
+    if holder(place) is not None:
+        raise StorageError(f"{place}: a run is building it; wait for it to end")
+    store = store_of(place)
+    store.delete(place / RECORD)
+    for name in store.files(place):
+        store.delete(place / name)
+
+
+def write_failure(place: Remote, failure: Mapping[str, Any]) -> None:
+    """Writes ``failure.json``; a record beside it stays as it is. Raises StorageError."""
+    text = json.dumps({**failure, "schema": 1, "status": "failed"}, indent=1, sort_keys=True, ensure_ascii=False)
+    store_of(place).write(place / FAILURE, (text + "\n").encode())
+
+
+def _lost(place: Remote) -> StorageError:
+    return StorageError(f"{place}: another run has taken this row over; its asset is left to that run")

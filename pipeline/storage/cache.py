@@ -1,0 +1,94 @@
+"""Files of this node: inputs fetched once and kept by their content, scratch folders, what other nodes made before.
+
+All of it lies below one folder (``$LATENTKILN_CACHE``, or ``latentkiln`` in the user's cache folder), can be deleted
+at any time between runs, and is never read without its hash being checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.core.atomic import TEMPORARY_PREFIX, write_json
+from pipeline.core.content import sha256_bytes
+from pipeline.storage.place import Remote
+from pipeline.storage.store import Found
+
+CACHE_VARIABLE = "LATENTKILN_CACHE"
+
+
+def cache_root() -> Path:
+    """The folder of this node's caches: $LATENTKILN_CACHE, $XDG_CACHE_HOME/latentkiln or ~/.cache/latentkiln."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "latentkiln"
+
+
+def scratch_for(out: Remote) -> Path:
+    """The local folder in which assets of ``out`` are built before they are published."""
+    return cache_root() / "scratch" / sha256_bytes(out.url.encode())[:20]
+
+
+def remembered(place: Remote, found: Found) -> str:
+    """The hash under which ``place``, as it is ``found`` now, was kept before; "" where it was not."""
+    with contextlib.suppress(OSError, ValueError):
+        note = json.loads(_note(place).read_bytes())
+        if isinstance(note, dict) and (note.get("url"), note.get("tag")) == (place.url, found.tag) and found.tag:
+            return str(note.get("sha256", ""))
+    return ""
+
+
+def remember(place: Remote, found: Found, sha256: str) -> None:
+    """Notes which content ``place`` had as it was ``found``."""
+    write_json(_note(place), {"url": place.url, "tag": found.tag, "sha256": sha256})
+
+
+def kept(sha256: str) -> Path:
+    """The folder that holds the files whose content is named ``sha256``; it may not be there."""
+    return cache_root() / "inputs" / sha256[:2] / sha256
+
+
+@contextlib.contextmanager
+def staging() -> Iterator[Path]:
+    """An empty folder for files on their way into the cache, removed at the end."""
+    folder = cache_root() / "inputs" / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep(folder: Path, sha256: str) -> Path:
+    """Moves a staged folder into the cache as ``sha256``; what was there before goes. The folder it is now."""
+    target = kept(sha256)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(folder, target)
+    return target
+
+
+@contextlib.contextmanager
+def only_one(place: Remote) -> Iterator[None]:
+    """Only one process of this node is inside the block for ``place``: the others find what it fetched."""
+    path = cache_root() / "locks" / sha256_bytes(place.url.encode())[:32]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        # A file system without locks gives no exclusion: then a file is fetched twice, and no harm done.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _note(place: Remote) -> Path:
+    return cache_root() / "inputs" / "seen" / f"{sha256_bytes(place.url.encode())[:32]}.json"

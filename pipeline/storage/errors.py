@@ -1,0 +1,87 @@
+"""What can go wrong with a store, told in one line that holds no secret; and which of it may pass if tried again."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pipeline.core.errors import LatentkilnError
+from pipeline.storage.secrets import scrub
+
+
+class StorageError(LatentkilnError):
+    """A store that refuses, or that stayed unreachable for as long as it was waited for."""
+
+    stage = "storage"
+
+    def __init__(self, message: str, *, stage: str | None = None):
+        super().__init__(scrub(message), stage=stage)
+
+
+class Clash(Exception):
+    """A conditional write met something else than it expected: another writer was there."""
+
+
+Kind = Literal["absent", "clash", "refused", "no-conditions", "passing"]
+
+_PASSING_CODES = {
+    "RequestTimeout", "RequestTimeoutException", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests",
+    "InternalError", "ServiceUnavailable", "OperationAborted", "ConditionalRequestConflict", "BandwidthLimitExceeded",
+    "XAmzContentSHA256Mismatch", "BadDigest", "IncompleteBody",
+}  # fmt: skip
+# Exceptions of client libraries that no second attempt heals, by the name of their class.
+_REFUSALS = {
+    "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound", "NoRegionError",
+    "ParamValidationError", "InvalidRegionError", "UnauthorizedSSOTokenError", "SSOTokenLoadError",
+}  # fmt: skip
+_ADVICE = {
+    "NoCredentialsError": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile) in the environment",
+    "AccessDenied": "check the credentials in the environment and what they may do",
+    "InvalidAccessKeyId": "check the credentials in the environment",
+    "SignatureDoesNotMatch": "check the credentials in the environment",
+    "NoSuchBucket": "make the bucket first, or check its name",
+}
+
+
+def code_of(error: BaseException) -> tuple[str, int]:
+    """The store's own code for ``error`` and the HTTP status; ("", 0) where it has none."""
+    seen: BaseException | None = error
+    for _ in range(4):
+        response = getattr(seen, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return str(response.get("Error", {}).get("Code", "")), int(status or 0)
+        seen = seen.__cause__ if seen is not None else None
+    return "", 0
+
+
+def judge(error: Exception) -> Kind:
+    """What ``error``, raised by a client library, means for the operation."""
+    code, status = code_of(error)
+    if code == "NoSuchBucket":
+        return "refused"
+    if code in ("NotImplemented", "501") or status == 501:
+        return "no-conditions"
+    if code in _PASSING_CODES or status in (408, 409, 429) or status >= 500:
+        return "passing"
+    if status == 412 or isinstance(error, (Clash, FileExistsError)):
+        return "clash"
+    if status == 404 or isinstance(error, FileNotFoundError):
+        return "absent"
+    if 400 <= status < 500 or isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError, ImportError)):
+        return "refused"
+    if any(cls.__name__ in _REFUSALS for cls in type(error).__mro__):
+        return "refused"
+    if isinstance(error, (TypeError, ValueError, AttributeError, NotImplementedError)):
+        return "refused"
+    # Connections that are refused, reset or cut, time limits, and what client libraries make of them.
+    return "passing"
+
+
+def reason_of(error: BaseException) -> str:
+    """``error`` in a few words, with advice where there is some."""
+    code, status = code_of(error)
+    name = code or type(error).__name__
+    text = " ".join(str(error).split())[:200]
+    said = f"{name}{f' {status}' if status and str(status) != name else ''}{f': {text}' if text else ''}"
+    advice = _ADVICE.get(name, "")
+    return f"{said}; {advice}" if advice else said

@@ -1,0 +1,218 @@
+"""One builder per asset, across machines: a small object beside the asset that says whose turn it is, and until when.
+
+Taken by a conditional write, renewed while the work goes on, deleted at its end. A holder that dies stops renewing;
+after the lease's seconds, by the *store's* clock, the next one may take it over. Two kinds of dead holders are known
+sooner: a process of this very machine that is gone, and an earlier attempt of the same run, whose worker the driver
+has ended. A holder that was only paused finds its lease changed and publishes nothing: ``held`` is asked before each
+write, and each write expects what was seen under the lease.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.storage.errors import Clash, StorageError
+from pipeline.storage.place import Remote
+from pipeline.storage.store import ABSENT, Found, Store, patience, store_of
+
+LEASE = ".lease"
+LEASE_SECONDS = 60.0
+_RENEWALS = 4  # within a lease's seconds
+_MAX_BYTES = 4096
+# Stores without conditional writes: how long to wait before looking who wrote last.
+_SETTLE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who takes leases: a run, its attempt at the row, and the process. ``machine`` is the same for processes that can
+    see each other by number: one boot of one host, one namespace of process numbers."""
+
+    run: str
+    attempt: int = 1
+    machine: str = ""
+    pid: int = 0
+
+    @classmethod
+    def here(cls, run: str, attempt: int = 1) -> Owner:
+        """This process."""
+        return cls(run, attempt, _machine(), os.getpid())
+
+
+class Lease:
+    """A lease that was taken. ``held`` turns false for good when it may have expired or was taken over."""
+
+    def __init__(self, place: Remote, body: bytes, tag: str, seconds: float, since: float):
+        self.place, self.seconds = place, seconds
+        self._body, self._tag, self._since, self._lost = body, tag, since, False
+        self._lock = threading.Lock()
+
+    @property
+    def held(self) -> bool:
+        """Whether no one else can have it: a quarter of its time is kept in hand for a write that is under way."""
+        return not self._lost and time.monotonic() - self._since < 0.75 * self.seconds
+
+    def renew(self) -> None:
+        """Writes it anew. A store that does not answer is no loss yet; another's lease in its place is."""
+        with self._lock:
+            if self._lost:
+                return
+            begun = time.monotonic()
+            # The body changes each time, and with it the tag: whoever looks on sees that the holder lives.
+            body = self._body + b" " * (1 + int(begun) % 512)
+            try:
+                with patience(self.seconds / _RENEWALS):
+                    self._tag = store_of(self.place).write(self.place, body, expect=self._tag)
+                self._since = begun
+            except Clash:
+                self._lost = True
+            except StorageError:
+                pass  # tried again soon; ``held`` watches the time
+
+    def release(self) -> None:
+        """Gives it up. What cannot be deleted expires."""
+        with self._lock:
+            if not self._lost:
+                with contextlib.suppress(Clash, StorageError), patience(self.seconds / _RENEWALS):
+                    store_of(self.place).delete(self.place, expect=self._tag)
+            self._lost = True
+
+
+def take(folder: Remote, owner: Owner, *, seconds: float = LEASE_SECONDS) -> Lease | None:
+    """The lease of the asset in ``folder``, or None while another holds it. Raises StorageError."""
+    place, store = folder / LEASE, store_of(folder)
+    token = uuid.uuid4().hex
+    body = json.dumps(vars(owner) | {"token": token, "seconds": seconds, "taken": time.time()}).encode()
+    expect = ABSENT
+    for _ in range(3):
+        begun = time.monotonic()
+        try:
+            tag = store.write(place, body, expect=expect)
+            return Lease(place, body, tag, seconds, begun) if _is_last(store, place, token) else None
+        except Clash:
+            try:
+                data, found = store.read(place, _MAX_BYTES)
+            except FileNotFoundError:
+                expect = ABSENT  # given up meanwhile
+                continue
+            if not _abandoned(_object(data), found, owner):
+                return None
+            expect = found.tag
+    return None
+
+
+def holder(folder: Remote) -> dict[str, Any] | None:
+    """What the lease of the asset in ``folder`` says, None where no one holds it. Raises StorageError."""
+    try:
+        data, found = store_of(folder).read(folder / LEASE, _MAX_BYTES)
+    except FileNotFoundError:
+        return None
+    lease = _object(data)
+    return None if _expired(lease, found) else lease
+
+
+class Keeper:
+    """Renews the leases given to it in a thread of its own, until they are released."""
+
+    def __init__(self) -> None:
+        self._leases: list[Lease] = []
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @contextlib.contextmanager
+    def keeping(self, lease: Lease) -> Any:
+        """Renews ``lease`` while the block runs, and releases it at its end."""
+        with self._lock:
+            self._leases.append(lease)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._renew, name="leases", daemon=True)
+                self._thread.start()
+        try:
+            yield lease
+        finally:
+            with self._lock:
+                self._leases.remove(lease)
+            lease.release()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._wake.set()
+
+    def _renew(self) -> None:
+        while not self._wake.wait(self._pause()):
+            with self._lock:
+                leases = list(self._leases)
+            for lease in leases:
+                if time.monotonic() - lease._since >= lease.seconds / _RENEWALS:
+                    lease.renew()
+
+    def _pause(self) -> float:
+        with self._lock:
+            return min((lease.seconds for lease in self._leases), default=LEASE_SECONDS) / _RENEWALS / 2
+
+
+def _is_last(store: Store, place: Remote, token: str) -> bool:
+    if store.exact:
+        return True
+    time.sleep(_SETTLE_SECONDS if place.scheme != "memory" else 0)
+    with contextlib.suppress(FileNotFoundError):
+        return _object(store.read(place, _MAX_BYTES)[0]).get("token") == token
+    return False
+
+
+def _abandoned(lease: dict[str, Any], found: Found, owner: Owner) -> bool:
+    """Whether the holder is certainly gone."""
+    attempt, pid = lease.get("attempt"), lease.get("pid")
+    if owner.run and lease.get("run") == owner.run and isinstance(attempt, int) and attempt < owner.attempt:
+        return True
+    if lease.get("machine") == owner.machine and isinstance(pid, int) and pid > 0 and not _alive(pid):
+        return True
+    return _expired(lease, found)
+
+
+def _expired(lease: dict[str, Any], found: Found) -> bool:
+    seconds = lease.get("seconds")
+    # A lease that cannot be read is one of a later version, or damage; it counts as the longest of ours.
+    seconds = float(seconds) if isinstance(seconds, (int, float)) and 0 < seconds < 86_400 else LEASE_SECONDS
+    # The store's clock tells whole seconds.
+    return found.now - found.modified > seconds + 1
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _machine() -> str:
+    def read(what: Callable[[], object]) -> str:
+        try:
+            return str(what())
+        except OSError:
+            return ""
+
+    boot = read(lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    return f"{platform.node()}/{boot}/{read(lambda: os.readlink('/proc/self/ns/pid'))}"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

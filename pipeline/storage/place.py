@@ -1,0 +1,109 @@
+"""Names of things at a URL, and what may stand in such a name. Light: no client library is imported here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.core.errors import UsageError
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+# Schemes that name this machine's own files.
+_LOCAL = ("file", "local")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file or folder at a URL (``s3://bucket/prefix/name``), without a slash at the end.
+
+    ``/``, ``name``, ``parent`` and ``suffix`` are those of a ``Path``; everything that asks the store is in
+    ``storage.store``. ``sha256``, where known, is the content that a file has to have; it is no part of the name.
+    """
+
+    url: str
+    sha256: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: object) -> Remote:
+        return Remote(f"{self.url}/{name}")
+
+    @property
+    def scheme(self) -> str:
+        """``s3`` of ``s3://bucket/key``."""
+        return self.url.partition("://")[0]
+
+    @property
+    def key(self) -> str:
+        """``bucket/key`` of ``s3://bucket/key``."""
+        return self.url.partition("://")[2]
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.key.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Remote:
+        """The folder this lies in; the bucket's is the bucket."""
+        folder = self.key.rpartition("/")[0]
+        return Remote(f"{self.scheme}://{folder}") if folder else self
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the name with its dot, or nothing."""
+        return Path(self.name).suffix
+
+    def contains(self, other: Remote) -> bool:
+        """Whether ``other`` lies below this folder."""
+        return other.url.startswith(f"{self.url}/")
+
+
+Place = Path | Remote
+
+
+def is_url(text: str) -> bool:
+    """Whether ``text`` is an address rather than a path."""
+    return _URL.match(text) is not None
+
+
+def url_problem(text: str) -> str:
+    """Empty when the address ``text`` can be used, else what is wrong with it.
+
+    Never repeats a part of it that may be secret: a password before an ``@``, or a signature after a ``?``.
+    """
+    match = _URL.match(text)
+    if match is None:
+        return "it is no address; allowed: SCHEME://BUCKET/NAME"
+    scheme, rest = match[1].lower(), match[2]
+    host, _, path = rest.partition("/")
+    if "@" in host:
+        return f"the {scheme} address has a user or password in it; leave it out, the environment holds credentials"
+    if "?" in rest or "#" in rest:
+        return f"the {scheme} address has a '?' or '#' in it; allowed: an address without query or signature"
+    if "::" in text:
+        return "the address is a chain of file systems ('::'); allowed: a single one"
+    if not host:
+        return f"'{scheme}://' names no bucket; allowed: {scheme}://BUCKET/NAME"
+    if not text.isprintable() or "\\" in rest:
+        return f"the {scheme} address has a control character or backslash in it; allowed: printable text and '/'"
+    if any(part in ("", ".", "..") for part in path.rstrip("/").split("/")) and path.rstrip("/"):
+        return f"the {scheme} address has an empty part, '.' or '..' in it; allowed: plain names between slashes"
+    return ""
+
+
+def parse_place(text: str) -> Place:
+    """A ``Path`` for a path or a ``file://`` address, a ``Remote`` for any other address.
+
+    Raises UsageError for an address that cannot be used.
+    """
+    match = _URL.match(text)
+    if match is None:
+        return Path(text)
+    if match[1].lower() in _LOCAL:
+        return Path(match[2])
+    if problem := url_problem(text):
+        raise UsageError(problem)
+    return Remote(f"{match[1].lower()}://{match[2].rstrip('/')}")

@@ -1,0 +1,382 @@
+"""Reading and writing at a URL: bounded in size and time, tried again when it may help, conditional where possible.
+
+A write may *expect* something: that nothing is there, or that what is there still has the tag it was seen with. On
+S3 this is one request (``If-None-Match: *``, ``If-Match``), so of any number of writers one wins. Other stores are
+asked first and written then; the ``exact`` attribute says which it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import os
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pipeline.storage.errors import Clash, StorageError, code_of, judge, reason_of
+from pipeline.storage.place import Remote
+
+LIMIT_VARIABLE = "LATENTKILN_STORAGE_SECONDS"
+# How long one operation is tried in all, and how long a single attempt may take; the latter grows with the size.
+LIMIT_SECONDS = 120.0
+_ATTEMPT_SECONDS = 30.0
+_SLOWEST_BYTES = 256 << 10  # a second
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 8.0
+# Refusals are tried a few times too: a store that is just starting does not know its users yet.
+_REFUSED_ATTEMPTS = 3
+
+ABSENT = ""
+"""What a write expects that must not replace anything."""
+
+# Stores whose objects appear whole or not at all. Anywhere else a name is written beside and moved.
+_OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies at a URL: its size in bytes, the store's tag of its content ("" where it has none), when it was
+    written and what time it is now, both in seconds by the store's clock (``modified`` 0 where unknown)."""
+
+    size: int
+    tag: str = ""
+    modified: float = 0.0
+    now: float = 0.0
+
+
+def limit_seconds() -> float:
+    """How long one operation is tried in all: $LATENTKILN_STORAGE_SECONDS, or 120; less inside ``patience``."""
+    try:
+        limit = max(0.1, float(os.environ.get(LIMIT_VARIABLE, "")))
+    except ValueError:
+        limit = LIMIT_SECONDS
+    shorter = getattr(_local, "limit", None)
+    return limit if shorter is None else min(limit, shorter)
+
+
+@contextlib.contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Inside the block, no operation of this thread is tried for longer than ``seconds``."""
+    before = getattr(_local, "limit", None)
+    _local.limit = seconds if before is None else min(seconds, before)
+    try:
+        yield
+    finally:
+        _local.limit = before
+
+
+_local = threading.local()
+
+
+class Store:
+    """Any file system of fsspec. Methods raise FileNotFoundError, Clash, or StorageError, and nothing else."""
+
+    exact = False
+    """Whether a write that expects something is one indivisible step."""
+
+    def __init__(self, fs: Any):
+        self._fs = fs
+        self._lock = threading.Lock()
+
+    def stat(self, place: Remote) -> Found | None:
+        """What lies at ``place``, None where nothing does."""
+        try:
+            return self._attempt("asking", place, lambda seconds: self._stat(place, seconds))
+        except FileNotFoundError:
+            return None
+
+    def read(self, place: Remote, limit: int = 1 << 30) -> tuple[bytes, Found]:
+        """The content of ``place``, of at most ``limit`` bytes, and its tag. Raises FileNotFoundError."""
+        return self._attempt("reading", place, lambda seconds: self._read(place, limit, seconds))
+
+    def write(self, place: Remote, data: bytes, *, expect: str | None = None) -> str:
+        """Puts ``data`` at ``place`` and gives its tag. Raises Clash where something else is there than expected.
+
+        ``expect``: None for anything, ABSENT for nothing, else the tag of what is to be replaced. A write that
+        arrived although its answer got lost counts as done.
+        """
+        try:
+            return self._attempt("writing", place, lambda s: self._write(place, data, expect, s), size=len(data))
+        except Clash:
+            try:
+                there, found = self.read(place, len(data))
+            except (FileNotFoundError, StorageError):
+                there, found = b"", Found(0)
+            if there == data and data:
+                return found.tag
+            raise
+
+    def delete(self, place: Remote, *, expect: str | None = None) -> None:
+        """Removes ``place``; it may be gone already. Raises Clash where it has another tag than expected."""
+        try:
+            self._attempt("deleting", place, lambda seconds: self._delete(place, expect, seconds))
+        except FileNotFoundError:
+            return
+
+    def files(self, folder: Remote) -> dict[str, Found]:
+        """Every file below ``folder``, by its name relative to it; none where there is no such folder."""
+        try:
+            return self._attempt("listing", folder, lambda seconds: dict(self._list(folder, seconds)))
+        except FileNotFoundError:
+            return {}
+
+    def folders(self, folder: Remote) -> list[str]:
+        """The names of the folders in ``folder``, sorted."""
+        try:
+            return self._attempt("listing", folder, lambda seconds: sorted(self._folders(folder, seconds)))
+        except FileNotFoundError:
+            return []
+
+    def _attempt(self, what: str, place: Remote, call: Callable[[float], T], size: int = 0) -> T:
+        """Calls ``call(seconds)`` until it answers, an error is final, or the time is up."""
+        begun, pause, refused, tried = time.monotonic(), _FIRST_PAUSE, 0, 0
+        limit = limit_seconds()
+        while True:
+            tried += 1
+            left = limit - (time.monotonic() - begun)
+            try:
+                return call(max(0.1, min(left, _ATTEMPT_SECONDS + size / _SLOWEST_BYTES)))
+            except StorageError:
+                raise
+            except Exception as error:
+                kind = judge(error)
+                if kind == "absent":
+                    raise FileNotFoundError(f"{place}: nothing is there") from None
+                if kind == "clash":
+                    raise Clash(f"{place}: another writer was there") from None
+                refused += kind == "refused"
+                left = limit - (time.monotonic() - begun)
+                if refused >= _REFUSED_ATTEMPTS or (refused and not _may_pass(error)):
+                    raise StorageError(f"{place}: {what} it was refused: {reason_of(error)}") from None
+                if left <= pause:
+                    raise StorageError(
+                        f"{place}: {what} it failed {tried} time{'s' * (tried > 1)} in {limit:g} s, at last with "
+                        f"{reason_of(error)}; run again when the store answers"
+                    ) from None
+            # With chance in it: many workers that failed together must not come back together.
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _stat(self, place: Remote, seconds: float) -> Found:
+        self._fs.invalidate_cache()
+        return _found(self._fs.info(place.url))
+
+    def _read(self, place: Remote, limit: int, seconds: float) -> tuple[bytes, Found]:
+        found = self._stat(place, seconds)
+        _check_size(place, found.size, limit)
+        return self._fs.cat_file(place.url), found
+
+    def _write(self, place: Remote, data: bytes, expect: str | None, seconds: float) -> str:
+        with self._lock:
+            if expect is not None:
+                try:
+                    there = self._stat(place, seconds).tag or "?"
+                except FileNotFoundError:
+                    there = ABSENT
+                if there != expect:
+                    raise Clash
+            if place.scheme in _OBJECT_STORES:
+                self._fs.pipe_file(place.url, data)
+            else:
+                beside = place.parent / f".tmp-{uuid.uuid4().hex[:12]}"
+                self._fs.makedirs(place.parent.url, exist_ok=True)
+                self._fs.pipe_file(beside.url, data)
+                self._fs.mv(beside.url, place.url)
+            return self._stat(place, seconds).tag or "?"
+
+    def _delete(self, place: Remote, expect: str | None, seconds: float) -> None:
+        if expect is not None and (self._stat(place, seconds).tag or "?") != expect:
+            raise Clash
+        self._fs.rm_file(place.url)
+
+    def _list(self, folder: Remote, seconds: float) -> Iterator[tuple[str, Found]]:
+        self._fs.invalidate_cache()
+        root = str(self._fs._strip_protocol(folder.url)).rstrip("/") + "/"
+        for path, info in self._fs.find(folder.url, detail=True).items():
+            if path.startswith(root):
+                yield path.removeprefix(root), _found(info)
+
+    def _folders(self, folder: Remote, seconds: float) -> Iterator[str]:
+        self._fs.invalidate_cache()
+        for info in self._fs.ls(folder.url, detail=True):
+            if info.get("type") == "directory":
+                yield str(info["name"]).rstrip("/").rpartition("/")[2]
+
+
+class S3Store(Store):
+    """S3 and what speaks its language, by single requests, so that conditions and the store's clock can be used."""
+
+    exact = True
+
+    def _call(self, seconds: float, method: str, **arguments: Any) -> dict[str, Any]:
+        from fsspec.asyn import sync
+
+        return sync(self._fs.loop, self._fs._call_s3, method, timeout=seconds, **arguments)
+
+    def _stat(self, place: Remote, seconds: float) -> Found:
+        answer = self._call(seconds, "head_object", **_named(place))
+        return _answered(answer, int(answer["ContentLength"]))
+
+    def _read(self, place: Remote, limit: int, seconds: float) -> tuple[bytes, Found]:
+        from fsspec.asyn import sync
+
+        async def get() -> tuple[bytes, Found]:
+            answer = await self._fs._call_s3("get_object", **_named(place))
+            async with answer["Body"] as body:
+                _check_size(place, int(answer["ContentLength"]), limit)
+                data = await body.read()
+            if len(data) != answer["ContentLength"]:
+                raise ConnectionError(f"{len(data)} of {answer['ContentLength']} bytes came")
+            return data, _answered(answer, len(data))
+
+        return sync(self._fs.loop, get, timeout=seconds)
+
+    def _write(self, place: Remote, data: bytes, expect: str | None, seconds: float) -> str:
+        if expect is not None and not self.exact:
+            return self._write_after_asking(place, data, expect, seconds)
+        condition = {}
+        if expect is not None:
+            condition = {"IfNoneMatch": "*"} if expect == ABSENT else {"IfMatch": f'"{expect}"'}
+        try:
+            answer = self._call(seconds, "put_object", **_named(place), Body=data, **condition)
+        except Exception as error:
+            if condition and judge(error) == "no-conditions":
+                self.exact = False
+                return self._write_after_asking(place, data, str(expect), seconds)
+            if condition and expect != ABSENT and judge(error) == "absent":
+                raise Clash from None
+            raise
+        return str(answer["ETag"]).strip('"')
+
+    def _write_after_asking(self, place: Remote, data: bytes, expect: str, seconds: float) -> str:
+        try:
+            there = self._stat(place, seconds).tag
+        except FileNotFoundError:
+            there = ABSENT
+        if there != expect:
+            raise Clash
+        return self._write(place, data, None, seconds)
+
+    def _delete(self, place: Remote, expect: str | None, seconds: float) -> None:
+        if expect is not None and self._stat(place, seconds).tag != expect:
+            raise Clash
+        self._call(seconds, "delete_object", **_named(place))
+
+    def _list(self, folder: Remote, seconds: float) -> Iterator[tuple[str, Found]]:
+        prefix = _prefix(folder)
+        for page in self._pages(folder, prefix, seconds):
+            for item in page.get("Contents", ()):
+                name = item["Key"].removeprefix(prefix)
+                # Consoles make empty objects named like folders.
+                if name and not name.endswith("/"):
+                    modified = item["LastModified"].timestamp()
+                    yield name, Found(int(item["Size"]), str(item.get("ETag", "")).strip('"'), modified)
+
+    def _folders(self, folder: Remote, seconds: float) -> Iterator[str]:
+        prefix = _prefix(folder)
+        for page in self._pages(folder, prefix, seconds, Delimiter="/"):
+            for item in page.get("CommonPrefixes", ()):
+                yield item["Prefix"].removeprefix(prefix).rstrip("/")
+
+    def _pages(self, folder: Remote, prefix: str, seconds: float, **arguments: Any) -> Iterator[dict[str, Any]]:
+        bucket = folder.key.partition("/")[0]
+        while True:
+            page = self._call(seconds, "list_objects_v2", Bucket=bucket, Prefix=prefix, **arguments)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            arguments["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def store_of(place: Remote) -> Store:
+    """The store ``place`` lies in, one for each scheme and process. Raises StorageError where it cannot be used."""
+    key = (os.getpid(), place.scheme)
+    with _opening:
+        if key not in _stores:
+            _stores[key] = _open(place)
+        return _stores[key]
+
+
+_stores: dict[tuple[int, str], Store] = {}
+_opening = threading.Lock()
+
+
+def _open(place: Remote) -> Store:
+    scheme = place.scheme
+    try:
+        import fsspec
+        from fsspec.config import conf
+    except ImportError:
+        raise StorageError(f"{place}: fsspec is not installed; pip install 'latentkiln[s3]'") from None
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if scheme in ("s3", "s3a"):
+        # One attempt and short waits in the client: whether and how long to go on is decided here alone.
+        ours = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1, "mode": "standard"}}
+        options["config_kwargs"] = ours | {"max_pool_connections": 64} | conf.get(scheme, {}).get("config_kwargs", {})
+    try:
+        if scheme not in fsspec.available_protocols():
+            raise StorageError(f"{place}: fsspec knows no file system '{scheme}'")
+        fs = fsspec.filesystem(scheme, **options)
+    except ImportError as error:
+        hint = "pip install 'latentkiln[s3]'" if scheme in ("s3", "s3a") else f"install what fsspec needs for {scheme}"
+        raise StorageError(f"{place}: {' '.join(str(error).split())}; {hint}") from None
+    except StorageError:
+        raise
+    except Exception as error:
+        raise StorageError(f"{place}: its store cannot be opened: {reason_of(error)}") from None
+    if scheme in ("s3", "s3a"):
+        fs.retries = 1
+        return S3Store(fs)
+    return Store(fs)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Refusals that a store which is starting up gives: it does not know its users or buckets yet."""
+    return code_of(error)[1] in (403, 404)
+
+
+def _named(place: Remote) -> dict[str, str]:
+    bucket, _, key = place.key.partition("/")
+    if not key:
+        raise StorageError(f"{place}: it names a bucket and nothing in it")
+    return {"Bucket": bucket, "Key": key}
+
+
+def _prefix(folder: Remote) -> str:
+    key = folder.key.partition("/")[2]
+    return f"{key}/" if key else ""
+
+
+def _check_size(place: Remote, size: int, limit: int) -> None:
+    if size > limit:
+        raise StorageError(f"{place}: it has {size} bytes; allowed: at most {limit}")
+
+
+def _answered(answer: dict[str, Any], size: int) -> Found:
+    date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        now = email.utils.parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError):
+        now = time.time()
+    modified = answer.get("LastModified")
+    return Found(size, str(answer.get("ETag", "")).strip('"'), modified.timestamp() if modified else 0.0, now)
+
+
+def _found(info: dict[str, Any]) -> Found:
+    """fsspec's description of a file; each file system has its own names for the same things."""
+    if info.get("type") == "directory":
+        raise FileNotFoundError(info.get("name", ""))
+    modified = next(
+        (info[key] for key in ("mtime", "modified", "LastModified", "updated", "created") if key in info), 0
+    )
+    stamp = modified.timestamp() if hasattr(modified, "timestamp") else modified
+    seconds = float(stamp) if isinstance(stamp, (int, float)) else 0.0
+    size = int(info.get("size") or 0)
+    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("generation")
+    return Found(size, str(tag or f"{size}-{seconds:.6f}").strip('"'), seconds, time.time())
