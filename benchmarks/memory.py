@@ -51,7 +51,7 @@ from pathlib import Path
 from pipeline.core.job import Job
 from pipeline.prior.load import load_prior
 from pipeline.recipes.paint import paint
-from pipeline.recipes.paint_record import peak_rss_mb
+from pipeline.recipes.record import peak_rss_mb
 from pipeline.recipes.paint_settings import PaintSettings
 prior, mesh, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 steps, lockstep = int(sys.argv[4]), int(sys.argv[5])

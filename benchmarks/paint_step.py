@@ -11,11 +11,13 @@ from pathlib import Path
 
 import torch
 
-from pipeline.core.job import Job
+from pipeline.core.job import Job, no_report
 from pipeline.distill.loop import Subject, distill
 from pipeline.prior.load import Prior, load_prior
-from pipeline.recipes.paint import Work, prepare, resolve
+from pipeline.recipes.build import prepare
+from pipeline.recipes.paint import Paint
 from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.work import Work
 
 MESHES = Path(__file__).parent.parent / "manifests" / "meshes"
 
@@ -26,11 +28,12 @@ def subjects(prior: Prior, mesh: Path, count: int, steps: int, out: Path, lockst
     for seed in range(count):
         settings = PaintSettings(steps=steps, views=4, preview=False)
         job = Job(f"bench-{seed}", "paint", "a red brick object", "", seed, mesh, settings.model_dump(mode="json"))
-        work = Work(job, "bench", out / job.id, resolve(settings, prior), lambda stage, done, total: None)
-        prepare(work, prior, out, lockstep)
-        assert work.subject is not None
-        work.subject.checkpoint = None
-        made.append(work.subject)
+        work = Work(job, "bench", out / job.id, Paint().resolve(job, prior), no_report)
+        prepare(Paint(), work, prior, out, lockstep)
+        subject = work.variants[0].subject
+        assert subject is not None
+        subject.checkpoint = None
+        made.append(subject)
     return made
 
 

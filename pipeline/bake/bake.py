@@ -21,6 +21,8 @@ from pipeline.geometry.mesh import UVMesh
 BASE_COLOUR = "base_colour"
 # Latent texels beyond a chart's border that are taken from the neighbour chart: about what a decoder sees.
 GUTTER = 12.0
+# Fill, decode, level, spread: what is reported.
+_STEPS = 4
 
 
 @dataclass
@@ -52,25 +54,16 @@ def bake_base_colour(
     borders is levelled; last, the colours are spread over all empty texels, so that mip levels do not bleed.
     """
     started = time.perf_counter()
-    steps = ("fill", "decode", "level", "spread")
     borders, _ = shared_edges(uvmesh)
     size = latent.shape[-1]
-    report("bake", 0, len(steps))
+    report("bake", 0, _STEPS)
     coarse = texel_map(uvmesh, size)
     prepared = prepare_latents(latent.detach().float().cpu().numpy(), reached, uvmesh, coarse, borders)
-    report("bake", 1, len(steps))
+    report("bake", 1, _STEPS)
     decoded = decode_texture(torch.from_numpy(prepared).to(latent.device), prior)
     image = resize(decoded.float().cpu().numpy(), texture_size)
-    report("bake", 2, len(steps))
-    fine = texel_map(uvmesh, texture_size, LEVEL_RIM)
-    colours = np.ascontiguousarray(image.transpose(1, 2, 0))
-    before = seam_step(colours, uvmesh)
-    levelled = level_seams(colours, uvmesh, fine, borders)
-    report("bake", 3, len(steps))
-    spread = dilate(np.ascontiguousarray(levelled.transpose(2, 0, 1)), fine.mask)
-    pixels = np.clip(np.rint(spread.transpose(1, 2, 0) * 255), 0, 255).astype(np.uint8)
-    after = seam_step(pixels, uvmesh)
-    report("bake", 4, len(steps))
+    report("bake", 2, _STEPS)
+    pixels, before, after = level_and_spread(image, uvmesh, borders, report)
     on_surface = int(coarse.mask.sum())
     notes = {
         "texture_size": texture_size,
@@ -82,7 +75,32 @@ def bake_base_colour(
         "seam_ratio": round(seam_ratio(*after), 3),
         "seconds": round(time.perf_counter() - started, 2),
     }
-    return BakedMaps({BASE_COLOUR: np.ascontiguousarray(pixels)}, notes)
+    return BakedMaps({BASE_COLOUR: pixels}, notes)
+
+
+def bake_refined(texture: torch.Tensor, uvmesh: UVMesh, report: Reporter = no_report) -> BakedMaps:
+    """The base colour map of an RGB texture (3, S, S) in [0, 1] whose every texel is set: seams levelled, spread."""
+    borders, _ = shared_edges(uvmesh)
+    image = texture.detach().float().clamp(0, 1).cpu().numpy()
+    pixels, before, after = level_and_spread(image, uvmesh, borders, report)
+    notes = {"seam_ratio_refined": round(seam_ratio(*before), 3), "seam_ratio": round(seam_ratio(*after), 3)}
+    return BakedMaps({BASE_COLOUR: pixels}, notes)
+
+
+def level_and_spread(
+    image: NDArray[np.float32], uvmesh: UVMesh, borders: Edges, report: Reporter
+) -> tuple[NDArray[np.uint8], tuple[float, float], tuple[float, float]]:
+    """(S, S, 3) uint8 from (3, S, S) in [0, 1], and the steps (across, inside) at borders before and after."""
+    fine = texel_map(uvmesh, image.shape[-1], LEVEL_RIM)
+    colours = np.ascontiguousarray(image.transpose(1, 2, 0))
+    before = seam_step(colours, uvmesh)
+    levelled = level_seams(colours, uvmesh, fine, borders)
+    report("bake", 3, _STEPS)
+    spread = dilate(np.ascontiguousarray(levelled.transpose(2, 0, 1)), fine.mask)
+    pixels = np.ascontiguousarray(np.clip(np.rint(spread.transpose(1, 2, 0) * 255), 0, 255).astype(np.uint8))
+    after = seam_step(pixels, uvmesh)
+    report("bake", _STEPS, _STEPS)
+    return pixels, before, after
 
 
 def prepare_latents(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.core.atomic import replacing
 from pipeline.core.errors import UsageError
-from pipeline.prior.defaults import paint_defaults
+from pipeline.prior.defaults import GenerateDefaults, PaintDefaults, read_defaults
 from pipeline.prior.identity import prior_identity
 from pipeline.prior.words import known_words
 
@@ -20,7 +20,8 @@ def show_prior(spec: str, *, as_json: bool = False) -> int:
     facts = {
         "name": found.name,
         "identity": found.identity,
-        "paint": vars(paint_defaults(found.folder)),
+        "paint": vars(read_defaults(found.folder, "paint", PaintDefaults)),
+        "generate": vars(read_defaults(found.folder, "generate", GenerateDefaults)),
         "words": sorted(words) if words is not None else None,
     }
     if as_json:

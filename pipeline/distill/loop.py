@@ -43,6 +43,8 @@ class Subject:
     checkpoint: Path | None = None
     key: str = ""
     report: Reporter = no_report
+    # Names the stream of timesteps and noise: two phases of one job must not draw the same.
+    stream: str = "sds"
     step: int = 0
     resumed_from: int = 0
     error: Exception | None = None
@@ -154,7 +156,9 @@ def _step(subjects: list[Subject], prior: Prior, lockstep: int) -> None:
 def _ask(subject: Subject, prior: Prior) -> tuple[Rendering, Query]:
     rendering = subject.scene.render(subject.step, subject.steps)
     latents = rendering.latents
-    t, eps = draw(subject.sds, prior, subject.seed, subject.step, subject.steps, tuple(latents.shape))
+    t, eps = draw(
+        subject.sds, prior, subject.seed, subject.step, subject.steps, tuple(latents.shape), subject.stream
+    )
     query = Query(
         latents.detach().to(prior.device),
         subject.prompts.text(rendering.views),

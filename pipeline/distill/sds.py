@@ -25,13 +25,20 @@ class SdsSettings:
 
 
 def draw(
-    settings: SdsSettings, prior: Prior, seed: int, step: int, steps: int, shape: tuple[int, ...]
+    settings: SdsSettings,
+    prior: Prior,
+    seed: int,
+    step: int,
+    steps: int,
+    shape: tuple[int, ...],
+    stream: str = "sds",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Timesteps t (V,) int64 and noise eps (V, C, h, w) float32 of one step, from the stream (seed, step).
+    """Timesteps t (V,) int64 and noise eps (V, C, h, w) float32 of one step, keyed by
+    (seed, stream, step).
 
     Drawn on the CPU, so that they are the same whatever device computes with them.
     """
-    generator = torch_generator(seed, "sds", step)
+    generator = torch_generator(seed, stream, step)
     upper = settings.t_max
     if settings.anneal and steps > 1:
         upper -= (settings.t_max - (settings.t_min + settings.t_max) / 2) * (step / (steps - 1)) ** 0.5

@@ -2,7 +2,7 @@
 
 A prior may bring its own in ``latentkiln.json``; else the ones of the Latent-NeRF paper for Stable Diffusion
 apply (guidance 100, one 64x64 latent view a step, a 128x128 latent texture that
-starts from noise of 0.4, Adam 1e-2).
+starts from noise of 0.4, Adam 1e-2; for ``generate`` one 64x64 view, Adam 1e-3, 16 levels up to 2048).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.core.errors import PriorError
 
@@ -18,11 +19,11 @@ DEFAULTS_FILE = "latentkiln.json"
 
 
 @dataclass(frozen=True)
-class PaintDefaults:
-    """What ``paint`` uses for a setting that a row leaves out.
+class SharedDefaults:
+    """What every recipe uses for a setting that a row leaves out.
 
     ``view_size`` is in latent pixels a side, ``texture_size`` in RGB pixels a side; ``views`` per step.
-    ``view_words`` says whether the prior understands "front view" and the like.
+    ``view_words`` says whether the prior understands "front view" and the like. ``refine_...``: in RGB.
     """
 
     guidance_scale: float = 100.0
@@ -32,20 +33,46 @@ class PaintDefaults:
     learning_rate: float = 0.01
     view_words: bool = True
     background: str = "learned"
+    refine_steps: int = 1000
+    refine_guidance_scale: float = 100.0
+    refine_learning_rate: float = 0.003
+    refine_t_max: float = 0.5
+
+
+@dataclass(frozen=True)
+class PaintDefaults(SharedDefaults):
+    """What ``paint`` uses besides."""
+
     initial_noise: float = 0.4
 
 
-def paint_defaults(folder: Path) -> PaintDefaults:
-    """The defaults of the prior in ``folder``. Raises PriorError for a damaged ``latentkiln.json``."""
+@dataclass(frozen=True)
+class GenerateDefaults(SharedDefaults):
+    """What ``generate`` uses besides. Lambdas weigh means against the gradient of one view's guidance."""
+
+    steps: int = 5000
+    learning_rate: float = 0.001
+    grid_levels: int = 16
+    grid_finest: int = 2048
+    grid_log2_table: int = 19
+    samples_step: float = 0.0068
+    lambda_sparsity: float = 20.0
+    lambda_shape: float = 500.0
+
+
+D = TypeVar("D", PaintDefaults, GenerateDefaults)
+
+
+def read_defaults(folder: Path, recipe: str, kind: type[D]) -> D:
+    """The defaults of ``recipe`` for the prior in ``folder``. Raises PriorError for a damaged ``latentkiln.json``."""
     path = folder / DEFAULTS_FILE
     if not path.is_file():
-        return PaintDefaults()
+        return kind()
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))["paint"]
-        known = {field.name: field.type for field in dataclasses.fields(PaintDefaults)}
-        unknown = set(values) - set(known)
+        values = json.loads(path.read_text(encoding="utf-8")).get(recipe, {})
+        unknown = set(values) - {field.name for field in dataclasses.fields(kind)}
         if unknown:
             raise KeyError(f"unknown: {', '.join(sorted(unknown))}")
-        return PaintDefaults(**values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return kind(**values)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PriorError(f"{path}: cannot be used ({type(error).__name__}: {error})") from None

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pipeline.core.errors import PriorError
-from pipeline.prior.defaults import PaintDefaults, paint_defaults
+from pipeline.prior.defaults import GenerateDefaults, PaintDefaults, read_defaults
 from pipeline.prior.identity import PriorIdentity, prior_identity, read_config
 from pipeline.prior.latent_rgb import LatentRgb, read_latent_rgb
 from pipeline.prior.words import keep_known, unknown_words
@@ -45,7 +45,7 @@ class Prior:
         scheduler: diffusers' scheduler of the training noise (DDPM).
         alphas_cumprod: (T,) float32, abar_t of the noise schedule.
         latent_rgb: the linear map from scaled latents to RGB in [0, 1].
-        defaults: settings a row may leave out.
+        defaults, generate_defaults: settings a row of ``paint`` or ``generate`` may leave out.
     """
 
     def __init__(self, found: PriorIdentity, parts: dict[str, Any], device: torch.device, dtype: torch.dtype):
@@ -68,7 +68,8 @@ class Prior:
         self._shift = float(getattr(vae, "shift_factor", 0.0) or 0.0)
         self.reduction = _reduction(self._vae)
         self.latent_rgb: LatentRgb = read_latent_rgb(self.folder, self.latent_channels, self.reduction)
-        self.defaults: PaintDefaults = paint_defaults(self.folder)
+        self.defaults = read_defaults(self.folder, "paint", PaintDefaults)
+        self.generate_defaults = read_defaults(self.folder, "generate", GenerateDefaults)
         self._cache: dict[str, torch.Tensor] = {}
         # What the loop found out about this model on this machine: batch shapes that give the same bits.
         self.batch_invariance: dict[tuple[object, ...], bool] = {}

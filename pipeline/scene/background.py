@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from pipeline.core.rng import numpy_generator
 from pipeline.geometry.camera import Cameras
 from pipeline.geometry.texture import sample_texture
 
@@ -43,3 +44,9 @@ def ray_directions(cameras: Cameras, height: int, width: int) -> np.ndarray:
     # Rows of the view's rotation are the camera's axes in the world: its transpose takes rays there.
     ray = np.einsum("nji,nhwj->nhwi", cameras.view[:, :3, :3], ray)
     return ray / np.linalg.norm(ray, axis=-1, keepdims=True)
+
+
+def plain_colours(seed: int, step: int, count: int) -> np.ndarray:
+    """(count, 3) RGB in [0, 1]: one plain backdrop a view, another at each step, so that a scene cannot lean on
+    what surrounds it."""
+    return numpy_generator(seed, "plain", step).uniform(0.0, 1.0, (count, 3))

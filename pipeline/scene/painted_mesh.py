@@ -9,18 +9,16 @@ from typing import Literal
 import numpy as np
 import torch
 
-from pipeline.core.rng import numpy_generator, torch_generator
-from pipeline.geometry.camera import Cameras, CameraSettings, sample_paint_cameras, sample_surface
-from pipeline.geometry.rasterise import interpolate, rasterise
-from pipeline.geometry.texture import sample_texture
+from pipeline.core.rng import torch_generator
+from pipeline.geometry.camera import Cameras, CameraSettings
 from pipeline.prior.latent_rgb import LatentRgb
-from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, ray_directions
-from pipeline.scene.protocol import Rendering, View
+from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, plain_colours, ray_directions
+from pipeline.scene.mesh_views import MeshViews
+from pipeline.scene.protocol import Rendering
 from pipeline.scene.visibility import Visibility
 
 # Initial latents: the base colour weakly, as published, under noise.
 _COLOUR_WEIGHT = 0.3
-_DETAILS = 4096
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,9 @@ class PaintedMesh:
         seed: int,
         device: torch.device,
     ):
-        self._vertices, self._faces, self._settings, self._seed = vertices, faces, settings, seed
+        self._settings, self._seed = settings, seed
+        self.views = MeshViews(vertices, faces, uv, uv_faces, settings.cameras, seed)
         self._device = device
-        self._uv, self._uv_faces = np.ascontiguousarray(uv, dtype=np.float32), uv_faces
         channels = latent_rgb.matrix.shape[0]
         size = settings.texture_size
         noise = settings.initial_noise
@@ -80,8 +78,6 @@ class PaintedMesh:
         self._sphere = LatentSphere(sphere.to(device))
         self._latent_rgb = latent_rgb
         self.visibility = Visibility(size)
-        # Points that close-ups look at, and their normals.
-        self._details = sample_surface(numpy_generator(seed, "details"), vertices, faces, _DETAILS)
 
     @property
     def texture(self) -> torch.Tensor:
@@ -101,28 +97,16 @@ class PaintedMesh:
         return groups
 
     def render(self, step: int, steps: int) -> Rendering:
-        settings = self._settings
-        rng = numpy_generator(self._seed, "cameras", step)
-        cameras = sample_paint_cameras(rng, settings.views, settings.cameras, *self._details)
-        latents = self.render_views(cameras, step)
-        views = [View(w, bool(c)) for w, c in zip(cameras.words(), cameras.close, strict=True)]
-        return Rendering(latents, views)
+        cameras, views = self.views.draw(step, self._settings.views)
+        return Rendering(self.render_views(cameras, step), views)
 
     def render_views(self, cameras: Cameras, step: int) -> torch.Tensor:
         """Latent views (V, C, view_size, view_size) from ``cameras``; counts what they reach as visible."""
         settings = self._settings
-        side = settings.view_size * settings.supersample
-        fragments = rasterise(self._vertices, self._faces, cameras, side, side)
-        covered = fragments.mask
-        uv = interpolate(fragments.face, fragments.bary, self._uv, self._uv_faces)
-        self.visibility.add(uv)
-        texture = self.texture
-        count, channels = len(cameras.eye), texture.shape[0]
-        colours = self._background(cameras, covered, step)
-        mask = torch.from_numpy(covered.reshape(-1).nonzero()[0]).to(texture.device)
-        seen = sample_texture(texture, torch.from_numpy(uv).to(texture.device))
-        image = colours.index_copy(0, mask, seen).view(count, side, side, channels)
-        return torch.nn.functional.avg_pool2d(image.permute(0, 3, 1, 2), settings.supersample)
+        seen = self.views.look(cameras, settings.view_size * settings.supersample)
+        self.visibility.add(seen.uv)
+        image = seen.composite(self.texture, self._background(cameras, seen.covered, step))
+        return torch.nn.functional.avg_pool2d(image, settings.supersample)
 
     def _background(self, cameras: Cameras, covered: np.ndarray, step: int) -> torch.Tensor:
         """(V side side, C) latents behind the mesh.
@@ -133,8 +117,7 @@ class PaintedMesh:
         count, height, width = covered.shape
         if self._settings.background == "learned":
             return self._sphere.sample(ray_directions(cameras, height, width).reshape(-1, 3))
-        rng = numpy_generator(self._seed, "plain", step)
-        colours = rng.uniform(0.0, 1.0, (count, 3))
+        colours = plain_colours(self._seed, step, count)
         latents = np.stack([self._latent_rgb.invert(colour) for colour in colours]).astype(np.float32)
         rows = torch.from_numpy(latents).to(self._device)
         return rows[:, None].expand(-1, height * width, -1).reshape(count * height * width, -1)

@@ -1,4 +1,4 @@
-"""What a painted row leaves behind: the record of an asset, or of a failure."""
+"""What a row leaves behind: the record of an asset, or of a failure."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from pipeline.export.record import write_failure
 from pipeline.recipes import RECIPE_VERSIONS
 
 if TYPE_CHECKING:
-    from pipeline.bake.bake import BakedMaps
     from pipeline.prior.load import Prior
-    from pipeline.recipes.paint import Work
+    from pipeline.recipes.work import Variant, Work
 
 
 def done_record(
-    work: Work, prior: Prior, lockstep: int, baked: BakedMaps, outputs: dict[str, dict[str, Any]]
+    work: Work, built: list[Variant], prior: Prior, lockstep: int, outputs: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """The record of a finished asset (schema 1)."""
-    assert work.uvmesh is not None and work.subject is not None and work.scene is not None
-    job, mesh, subject = work.job, work.uvmesh.mesh, work.subject
-    return {
+    """The record of a finished row (schema 1). ``built``: its variants, the best one first."""
+    job, best = work.job, built[0]
+    assert best.asset is not None
+    uvmesh = best.asset.uvmesh
+    mesh = uvmesh.mesh
+    phases = [(f"{phase}_{part}", value) for phase, subject in zip(("distill", "refine"), best.subjects, strict=False)
+              for part, value in subject.seconds.items()]  # fmt: skip
+    record = {
         "schema": 1,
         "id": job.id,
         "status": "done",
@@ -41,35 +44,42 @@ def done_record(
                 "seed": job.seed,
                 "settings": dict(job.settings),
             },
-            "mesh": {"name": job.mesh.name if job.mesh else None, "sha256": mesh.source_sha256},
+            "mesh": {"name": job.mesh.name if job.mesh else None, "sha256": mesh.source_sha256 or None},
             "prior": {"name": prior.name, "identity": prior.identity},
         },
         "resolved_settings": work.settings.model_dump(mode="json"),
         "outputs": outputs,
-        "backends": backends(prior),
+        "backends": backends(prior, job.recipe),
         "lockstep": lockstep,
         "timings": {stage: round(seconds, 4) for stage, seconds in work.timings.items()}
-        | {f"distill_{part}": round(seconds, 4) for part, seconds in subject.seconds.items()},
-        "resumed_from_step": subject.resumed_from,
+        | {name: round(seconds, 4) for name, seconds in phases},
+        "resumed_from_step": best.subjects[0].resumed_from,
         "peak_rss_mb": peak_rss_mb(),
         "warnings": work.warnings,
-        "unwrap": {"method": work.uvmesh.method, "reason": work.uvmesh.reason},
-        "bake": baked.notes,
+        "unwrap": {"method": uvmesh.method, "reason": uvmesh.reason},
+        "bake": best.asset.notes,
         "mesh_stats": {
             "vertices": len(mesh.vertices),
             "faces": len(mesh.faces),
-            "charts": int(work.uvmesh.charts.max()) + 1,
+            "charts": int(uvmesh.charts.max()) + 1,
             "format": mesh.source_format,
         },
         "started": work.started,
         "finished": time.time(),
     }
+    if len(work.variants) > 1:
+        record["variants"] = [
+            {"seed": v.seed, "score": v.score, "error": v.error.message if v.error else None}
+            for v in [*built, *(v for v in work.variants if v.asset is None)]
+        ]
+    return record
 
 
-def backends(prior: Prior) -> dict[str, Any]:
+def backends(prior: Prior, recipe: str) -> dict[str, Any]:
     """What computed the asset: another of these may give other bytes."""
+    operations = ("rasterise", "grid", "volume") if recipe == "generate" else ("rasterise",)
     return {
-        "rasterise": choose("rasterise").name,
+        **{operation: choose(operation).name for operation in operations},
         "torch": torch.__version__,
         "device": str(prior.device),
         "dtype": str(prior.dtype).removeprefix("torch."),
@@ -89,7 +99,6 @@ def failed(work: Work, error: LatentkilnError) -> Outcome:
         "stage": error.stage,
         "error": type(error).__name__,
         "message": error.message,
-        "reproduce": f"latentkiln run {work.job.source.file} --only {work.job.id} --serial",
         "warnings": work.warnings,
         "timings": {stage: round(value, 4) for stage, value in work.timings.items()},
         "finished": time.time(),

@@ -1,0 +1,212 @@
+"""What every recipe does with its rows: prepare, distil in lockstep, refine, rank, write. One row never stops another.
+
+A recipe brings ``Steps``; everything else, from checkpoints to variants and records, is the same for all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.core.content import canonical_json, sha256_bytes
+from pipeline.core.errors import LatentkilnError
+from pipeline.core.job import Job, Reporter, no_report
+from pipeline.core.outcome import Outcome
+from pipeline.distill.loop import Subject, distill
+from pipeline.distill.prompts import PromptTable
+from pipeline.distill.sds import SdsSettings
+from pipeline.prior.load import Prior
+from pipeline.recipes.deliver import deliver
+from pipeline.recipes.rank import score
+from pipeline.recipes.record import failed
+from pipeline.recipes.work import WORK, Asset, Variant, Work
+from pipeline.scene.protocol import Scene
+
+
+class Steps(Protocol):
+    """What is a recipe's own."""
+
+    name: str
+
+    def resolve(self, job: Job, prior: Prior) -> Any:
+        """The job's settings with nothing left open."""
+        ...
+
+    def prepare(self, work: Work, prior: Prior, out: Path) -> None:
+        """What all variants of a row share. Raises LatentkilnError."""
+        ...
+
+    def scene(self, work: Work, variant: Variant, prior: Prior) -> tuple[Scene, str]:
+        """The scene of one variant, and a word that changes whenever its checkpoints stop fitting."""
+        ...
+
+    def refined(self, work: Work, variant: Variant, prior: Prior) -> Scene:
+        """The scene that goes on in RGB from where the variant's first one ended."""
+        ...
+
+    def asset(self, work: Work, variant: Variant, prior: Prior) -> Asset:
+        """Mesh and maps of a variant whose scenes are done. Raises LatentkilnError."""
+        ...
+
+
+def build(
+    steps: Steps,
+    jobs: Sequence[Job],
+    prior: Prior,
+    out: Path,
+    *,
+    fingerprints: Sequence[str],
+    lockstep: int,
+    report_for: Callable[[int], Reporter] = lambda index: no_report,
+    checkpoint_seconds: float = 30.0,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Outcome]:
+    """Builds ``jobs`` (at most ``lockstep`` of them) into ``out/<id>/``; one Outcome each, in order.
+
+    Never raises for a row. ``stop`` turning true leaves checkpoints and gives ``interrupted`` outcomes.
+    """
+    outcomes: dict[int, Outcome] = {}
+    works: dict[int, Work] = {}
+    for index, (job, fingerprint) in enumerate(zip(jobs, fingerprints, strict=True)):
+        if stop():
+            outcomes[index] = Outcome(job.id, "interrupted")
+            continue
+        work = Work(job, fingerprint, out / job.id, steps.resolve(job, prior), report_for(index))
+        try:
+            prepare(steps, work, prior, out, lockstep)
+            works[index] = work
+        except LatentkilnError as error:
+            outcomes[index] = failed(work, error)
+
+    def run(phase: list[tuple[Work, Variant, Subject]]) -> None:
+        for group in _same_batch(phase, lockstep):
+            subjects = [subject for _, _, subject in group]
+            distill(subjects, prior, lockstep=lockstep, checkpoint_seconds=checkpoint_seconds, stop=stop)
+
+    run([(work, v, v.subject) for work in works.values() for v in work.variants if v.subject is not None])
+    for work in works.values():
+        _begin_refinement(steps, work, prior, lockstep)
+    run([(work, v, v.refinement) for work in works.values() for v in work.variants if v.refinement is not None])
+    for index, work in works.items():
+        outcomes[index] = _finish(steps, work, prior, lockstep)
+    return [outcomes[index] for index in range(len(jobs))]
+
+
+def prepare(steps: Steps, work: Work, prior: Prior, out: Path, lockstep: int) -> None:
+    """Everything before the first step: leftovers removed, inputs read, a scene per variant. Raises
+    LatentkilnError."""
+    _remove_leftovers(work)
+    steps.prepare(work, prior, out)
+    unknown = prior.unknown_words(work.job.prompt)
+    if unknown:
+        work.warnings.append(f"the prior {prior.name} does not know: {', '.join(unknown)}")
+    with work.stage("prepare"):
+        for variant in work.variants:
+            variant.scene, layout = steps.scene(work, variant, prior)
+            variant.subject = _subject(work, variant, prior, variant.scene, "latent", (lockstep, layout))
+
+
+def _begin_refinement(steps: Steps, work: Work, prior: Prior, lockstep: int) -> None:
+    if not work.settings.refine:
+        return
+    for variant in work.variants:
+        subject = variant.subject
+        if subject is None or subject.error is not None or not subject.finished:
+            continue
+        try:
+            with work.stage("prepare_refinement"):
+                # The latent phase need not be run again, should the refinement be interrupted.
+                subject.save()
+                variant.refined = steps.refined(work, variant, prior)
+                variant.refinement = _subject(work, variant, prior, variant.refined, "rgb", (lockstep,))
+        except LatentkilnError as error:
+            subject.error = error
+
+
+def _subject(work: Work, variant: Variant, prior: Prior, scene: Scene, phase: str, fits: tuple[object, ...]) -> Subject:
+    job, settings = work.job, work.settings
+    refining = phase == "rgb"
+    prompts = PromptTable(
+        prior,
+        job.prompt,
+        job.negative_prompt,
+        view_words=bool(settings.view_words),
+        close_up=bool(getattr(settings, "prompt_close_up", False)),
+    )
+    guidance = settings.refine_guidance_scale if refining else settings.guidance_scale
+    t_max = settings.refine_t_max if refining else settings.t_max
+    return Subject(
+        scene,
+        prompts,
+        SdsSettings(float(guidance), settings.t_min, t_max, settings.anneal),
+        variant.seed,
+        settings.refine_steps if refining else settings.steps,
+        checkpoint=variant.folder / f"{phase}.safetensors",
+        key=sha256_bytes(canonical_json([work.fingerprint, variant.seed, phase, *fits])),
+        report=lambda stage, done, total: work.report(_stage_name(stage, phase, work, variant), done, total),
+        stream="sds-rgb" if refining else "sds",
+    )
+
+
+def _stage_name(stage: str, phase: str, work: Work, variant: Variant) -> str:
+    name = "refine" if phase == "rgb" and stage == "distill" else stage
+    return f"{name} {variant.index + 1}/{len(work.variants)}" if len(work.variants) > 1 else name
+
+
+def _same_batch(phase: list[tuple[Work, Variant, Subject]], lockstep: int) -> list[list[tuple[Work, Variant, Subject]]]:
+    """Scenes whose views make UNet batches of one shape go together, ``lockstep`` at a time."""
+    groups: dict[tuple[Any, ...], list[tuple[Work, Variant, Subject]]] = {}
+    for entry in phase:
+        settings = entry[0].settings
+        groups.setdefault((settings.views, settings.view_size), []).append(entry)
+    return [group[i : i + lockstep] for group in groups.values() for i in range(0, len(group), lockstep)]
+
+
+def _finish(steps: Steps, work: Work, prior: Prior, lockstep: int) -> Outcome:
+    for variant in work.variants:
+        for phase, subject in zip(("distill", "refine"), variant.subjects, strict=False):
+            work.timings[phase] = work.timings.get(phase, 0.0) + sum(subject.seconds.values())
+    try:
+        for variant in work.variants:
+            _finish_variant(steps, work, variant, prior)
+        built = [variant for variant in work.variants if variant.asset is not None]
+        unfinished = [v for v in work.variants if v.error is None and v.asset is None]
+        if unfinished:
+            return Outcome(work.job.id, "interrupted", stage="distill", seconds=time.time() - work.started)
+        if not built:
+            raise work.variants[0].error or LatentkilnError(f"{work.job.id}: no variant was built")
+        for variant in work.variants:
+            if variant.error is not None:
+                work.warnings.append(f"variant with seed {variant.seed} failed: {variant.error.message}")
+        if len(work.variants) > 1:
+            with work.stage("rank"):
+                for variant in built:
+                    variant.score = score(work, variant, prior)
+            built.sort(key=lambda v: (-(v.score or 0.0), v.index))
+        deliver(steps.name, work, built, prior, lockstep)
+        return Outcome(work.job.id, "done", seconds=time.time() - work.started, warnings=work.warnings)
+    except LatentkilnError as error:
+        return failed(work, error)
+
+
+def _finish_variant(steps: Steps, work: Work, variant: Variant, prior: Prior) -> None:
+    """Sets ``asset`` or ``error``, or neither when the variant was interrupted."""
+    try:
+        for subject in variant.subjects:
+            if subject.error is not None:
+                with work.stage("distill"):
+                    raise subject.error
+        done = all(subject.finished for subject in variant.subjects)
+        if done and (variant.refinement is not None or not work.settings.refine):
+            variant.asset = steps.asset(work, variant, prior)
+    except LatentkilnError as error:
+        variant.error = error
+
+
+def _remove_leftovers(work: Work) -> None:
+    """Temporary files that a killed run left. The caller holds the asset's lock."""
+    for base in (work.folder, work.folder / WORK, *(variant.folder for variant in work.variants)):
+        for path in base.glob(".tmp-*"):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,93 @@
+"""Writes what a row became: everything under temporary names first, and the record last, which makes it exist."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.atomic import replacing
+from pipeline.core.content import sha256_file
+from pipeline.export.gltf import write_glb
+from pipeline.export.preview import preview_png
+from pipeline.export.record import read_record, write_record
+from pipeline.prior.load import Prior
+from pipeline.recipes import LIMIT_SETTINGS, RECIPE_VERSIONS
+from pipeline.recipes.record import backends, done_record
+from pipeline.recipes.work import WORK, Variant, Work
+
+
+def deliver(recipe: str, work: Work, built: list[Variant], prior: Prior, lockstep: int) -> None:
+    """Writes assets, previews and record of a row into its folder. Raises LatentkilnError.
+
+    ``built``: its variants, the best first. The best becomes ``asset.glb``; another one ``seed-<seed>.glb``.
+    """
+    folder = work.folder
+    with contextlib.ExitStack() as stack:
+        new: dict[str, Path] = {}
+        for rank, variant in enumerate(built):
+            stem = "asset" if rank == 0 else f"seed-{variant.seed}"
+            preview = "preview.png" if rank == 0 else f"{stem}.png"
+            _write_variant(recipe, work, variant, prior, stem, preview, new, stack)
+        outputs = {n: {"sha256": sha256_file(p), "bytes": p.stat().st_size} for n, p in new.items()}
+        before = read_record(folder) or {}
+        # From here to the new record there is no record: a crash leaves garbage that is rebuilt, never a lie.
+        (folder / "record.json").unlink(missing_ok=True)
+        for name in set(before.get("outputs", ())) - set(outputs):
+            (folder / name).unlink(missing_ok=True)
+    # Before the record: once that is there, no run looks into this folder again.
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+    write_record(folder, done_record(work, built, prior, lockstep, outputs))
+
+
+def _write_variant(
+    recipe: str,
+    work: Work,
+    variant: Variant,
+    prior: Prior,
+    stem: str,
+    preview: str,
+    new: dict[str, Path],
+    stack: contextlib.ExitStack,
+) -> None:
+    asset, settings, folder = variant.asset, work.settings, work.folder
+    assert asset is not None
+    crease_angle = float(np.radians(settings.crease_angle))
+    with work.stage("export"):
+        path = new[f"{stem}.glb"] = stack.enter_context(replacing(folder / f"{stem}.glb"))
+        write_glb(
+            path,
+            asset.uvmesh,
+            asset.maps,
+            name=work.job.id,
+            provenance=_provenance(recipe, work, variant, prior),
+            crease_angle=crease_angle,
+            image_format=settings.image_format,
+        )
+    if settings.preview:
+        with work.stage("preview"):
+            path = new[preview] = stack.enter_context(replacing(folder / preview))
+            preview_png(path, asset.uvmesh, asset.maps, asset.frame, crease_angle=crease_angle)
+
+
+def _provenance(recipe: str, work: Work, variant: Variant, prior: Prior) -> dict[str, Any]:
+    """What stands in the asset itself: no clock time, host or path, so that the same job gives the same bytes."""
+    job = work.job
+    assert variant.asset is not None
+    return {
+        "fingerprint": work.fingerprint,
+        "id": job.id,
+        "recipe": recipe,
+        "recipe_version": RECIPE_VERSIONS[recipe],
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt,
+        "seed": variant.seed,
+        "prior": {"name": prior.name, "identity": prior.identity},
+        "mesh_sha256": variant.asset.uvmesh.mesh.source_sha256,
+        # Limits change no byte, so they must not stand in the bytes either.
+        "settings": work.settings.model_dump(mode="json", exclude=set(LIMIT_SETTINGS[recipe])),
+        "backends": backends(prior, recipe),
+    }

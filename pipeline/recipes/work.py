@@ -1,0 +1,99 @@
+"""One row on its way through a recipe: its settings, its variants, what they became, and how long it all took."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.errors import ExportError, LatentkilnError
+from pipeline.core.job import Job, Reporter
+from pipeline.distill.loop import Subject
+from pipeline.geometry.mesh import UVMesh
+from pipeline.geometry.normalise import Frame
+
+# Holds checkpoints while a row is being built; gone when it is done.
+WORK = ".work"
+
+
+@dataclass
+class Asset:
+    """What a variant became: a mesh with its maps, ready to be written.
+
+    maps: (H, W, 3) uint8 sRGB by name (``export.gltf.BASE_COLOUR``); notes go to the record; ``frame`` takes the
+    mesh to the working frame.
+    """
+
+    uvmesh: UVMesh
+    maps: Mapping[str, np.ndarray]
+    notes: dict[str, Any]
+    frame: Frame
+
+
+@dataclass
+class Variant:
+    """One seed of a row: its scenes (``refined``: in RGB) and what they became; ``score`` ranks the siblings."""
+
+    index: int
+    seed: int
+    folder: Path
+    scene: Any = None
+    subject: Subject | None = None
+    refined: Any = None
+    refinement: Subject | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    asset: Asset | None = None
+    score: float | None = None
+    error: LatentkilnError | None = None
+
+    @property
+    def subjects(self) -> list[Subject]:
+        """Its phases so far, in order."""
+        return [subject for subject in (self.subject, self.refinement) if subject is not None]
+
+
+@dataclass
+class Work:
+    """One row. ``settings`` are resolved: nothing in them is left to the prior any more."""
+
+    job: Job
+    fingerprint: str
+    folder: Path
+    settings: Any
+    report: Reporter
+    started: float = field(default_factory=time.time)
+    timings: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    variants: list[Variant] = field(default_factory=list)
+    # What all variants share: the recipe's own (paint: the mesh and its texture coordinates).
+    shared: Any = None
+
+    def __post_init__(self) -> None:
+        if not self.variants:
+            count = int(getattr(self.settings, "seeds", 1))
+            self.variants = [
+                Variant(index, self.job.seed + index, self.folder / WORK / str(index)) for index in range(count)
+            ]
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a stage, and names it in the errors that leave it."""
+        self.report(name, 0, 1)
+        begun = time.perf_counter()
+        try:
+            yield
+        except LatentkilnError:
+            raise
+        except OSError as error:
+            raise ExportError(f"{self.job.id}: {error.strerror or error}: {error.filename}", stage=name) from error
+        except (ValueError, RuntimeError, ArithmeticError, IndexError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise LatentkilnError(f"{self.job.id}: {type(error).__name__} in {name}: {reason}", stage=name) from error
+        finally:
+            self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - begun
+        self.report(name, 1, 1)

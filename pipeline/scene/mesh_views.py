@@ -1,0 +1,68 @@
+"""Views of a fixed mesh: where cameras stand at a step, and which texel each of their pixels shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.core.rng import numpy_generator
+from pipeline.geometry.camera import Cameras, CameraSettings, sample_paint_cameras, sample_surface
+from pipeline.geometry.rasterise import interpolate, rasterise
+from pipeline.geometry.texture import sample_texture
+from pipeline.scene.protocol import View
+
+_DETAILS = 4096
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What V square views show. covered: (V, side, side) bool; uv: (M, 2) float32 of the covered pixels, row-major."""
+
+    covered: np.ndarray
+    uv: np.ndarray
+
+    def composite(self, texture: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
+        """Views (V, C, side, side) of ``texture`` (C, S, S) over ``background`` (V side side, C)."""
+        count, side, _ = self.covered.shape
+        pixels = torch.from_numpy(self.covered.reshape(-1).nonzero()[0]).to(texture.device)
+        colours = sample_texture(texture, torch.from_numpy(self.uv).to(texture.device))
+        image = background.index_copy(0, pixels, colours).view(count, side, side, texture.shape[0])
+        return image.permute(0, 3, 1, 2)
+
+
+class MeshViews:
+    """A mesh with texture coordinates, and the cameras that are drawn around it.
+
+    Args:
+        vertices: (V, 3) float64, working frame.
+        faces: (F, 3) int64 into vertices.
+        uv: (T, 2) float32 in [0, 1], top-left origin; uv_faces: (F, 3) int64 into uv.
+        seed: of every draw.
+    """
+
+    def __init__(
+        self,
+        vertices: np.ndarray,
+        faces: np.ndarray,
+        uv: np.ndarray,
+        uv_faces: np.ndarray,
+        cameras: CameraSettings,
+        seed: int,
+    ):
+        self._vertices, self._faces, self._cameras, self._seed = vertices, faces, cameras, seed
+        self._uv, self._uv_faces = np.ascontiguousarray(uv, dtype=np.float32), uv_faces
+        # Points that close-ups look at, and their normals.
+        self._details = sample_surface(numpy_generator(seed, "details"), vertices, faces, _DETAILS)
+
+    def draw(self, step: int, count: int, purpose: str = "cameras") -> tuple[Cameras, list[View]]:
+        """``count`` cameras for ``step``, and how the guidance sees them."""
+        rng = numpy_generator(self._seed, purpose, step)
+        cameras = sample_paint_cameras(rng, count, self._cameras, *self._details)
+        return cameras, [View(w, bool(c)) for w, c in zip(cameras.words(), cameras.close, strict=True)]
+
+    def look(self, cameras: Cameras, side: int) -> Seen:
+        """Views of ``side`` x ``side`` pixels."""
+        fragments = rasterise(self._vertices, self._faces, cameras, side, side)
+        return Seen(fragments.mask, interpolate(fragments.face, fragments.bary, self._uv, self._uv_faces))

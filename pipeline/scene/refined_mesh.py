@@ -1,0 +1,74 @@
+"""A painted mesh refined in RGB (METHOD section 4): the decoded texture goes on through the prior's encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+
+from pipeline.prior.load import Prior
+from pipeline.scene.background import plain_colours
+from pipeline.scene.mesh_views import MeshViews
+from pipeline.scene.protocol import Rendering
+
+
+@dataclass(frozen=True)
+class RefinedMeshSettings:
+    """``view_size``: latent pixels a side of a view, each of ``prior.reduction`` pixels.
+
+    ``keep_colour`` weighs the mean squared difference between the texture and the decoded one, both averaged over
+    blocks of ``block`` texels: refinement is for detail, and without it strong guidance saturates the colours.
+    """
+
+    views: int
+    view_size: int
+    learning_rate: float
+    supersample: int = 2
+    keep_colour: float = 300.0
+    block: int = 8
+
+
+class RefinedMesh:
+    """The scene of the refinement of ``paint``.
+
+    Args:
+        views: the mesh and its cameras, as it was painted.
+        texture: (3, S, S) float32 RGB in [0, 1]: the decoded texture it starts from.
+        prior: whose encoder the gradient goes through.
+        seed: of every draw.
+    """
+
+    def __init__(self, views: MeshViews, texture: torch.Tensor, prior: Prior, settings: RefinedMeshSettings, seed: int):
+        self._views, self._prior, self._settings, self._seed = views, prior, settings, seed
+        self.texture = texture.detach().clone().to(prior.device).requires_grad_(True)
+        self._anchor = self._blocks(self.texture.detach())
+
+    def _blocks(self, texture: torch.Tensor) -> torch.Tensor:
+        return functional.avg_pool2d(texture[None], self._settings.block)
+
+    def parameters(self) -> list[dict[str, object]]:
+        return [{"params": [self.texture], "lr": self._settings.learning_rate}]
+
+    def render(self, step: int, steps: int) -> Rendering:
+        settings = self._settings
+        cameras, views = self._views.draw(step, settings.views, "refine-cameras")
+        seen = self._views.look(cameras, settings.view_size * self._prior.reduction * settings.supersample)
+        texture = self.texture.clamp(0, 1)
+        colours = plain_colours(self._seed, step, len(cameras)).astype(np.float32)
+        _, side, _ = seen.covered.shape
+        behind = torch.from_numpy(colours).to(texture.device)[:, None].expand(-1, side * side, -1).reshape(-1, 3)
+        image = functional.avg_pool2d(seen.composite(texture, behind), settings.supersample)
+        drift = (self._blocks(texture) - self._anchor).square().mean()
+        return Rendering(self._prior.encode(image), views, settings.keep_colour * drift * len(cameras))
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        return {"rgb": self.texture}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        if "rgb" not in state or state["rgb"].shape != self.texture.shape:
+            raise ValueError("checkpoint: the refined texture is missing or has another shape")
+        with torch.no_grad():
+            self.texture.copy_(state["rgb"])
