@@ -214,6 +214,7 @@ class Plan:
     rank: int = 0
     workers: int = 1
     meeting: Path = Path()
+    compiled: bool = False
 
 
 def train(cfg: Settings, plan: Plan) -> None:
@@ -244,6 +245,9 @@ def train(cfg: Settings, plan: Plan) -> None:
         ema = checkpoint.Average(model, c["ema"])
         state = json.loads((plan.start_from / "training.json").read_text())
         step, hours, samples = state["step"], state["hours"], state["samples"]
+    if plan.compiled:
+        # After the average was copied: that stays plain. Shapes never change but for --large, which compiles again.
+        model.unet.compile(dynamic=False)
     team = Team(plan.rank, plan.workers, plan.meeting)
     pool = Latents(cfg, "train", vae, vocabulary)
     held = Latents(cfg, "held", vae, vocabulary)
@@ -342,6 +346,7 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--from", dest="start_from", type=Path, help="an exported prior to go on from")
     p.add_argument("--large", type=float, default=0.0, help="share of steps on 32x32 latents")
     p.add_argument("--workers", type=int, default=1, help="processes of one thread each; 1: one process, two threads")
+    p.add_argument("--compile", action="store_true", help="torch.compile the UNet: minutes at first, a fifth faster then")
     p.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     a = p.parse_args(argv)
     if (a.minutes is None) == (a.steps is None):
@@ -356,7 +361,7 @@ def main(argv: list[str] | None = None) -> None:
             subprocess.Popen([sys.executable, "-m", "training.unet", *argv, "--rank", str(r)])
             for r in range(1, a.workers)
         ]
-    plan = Plan(a.minutes, a.steps, a.start_from, a.large, a.rank, a.workers, meeting)
+    plan = Plan(a.minutes, a.steps, a.start_from, a.large, a.rank, a.workers, meeting, a.compile)
     try:
         train(cfg, plan)
         for other in others:
