@@ -14,7 +14,7 @@ from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
 from pipeline.export.record import RECORD, load_record, output_problem, read_failure
 from pipeline.geometry.source import mesh_sha256
-from pipeline.recipes import LIMIT_SETTINGS, RECIPE_VERSIONS
+from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
 
 Action = Literal["build", "keep", "blocked"]
 
@@ -27,13 +27,15 @@ _SHOWN = 40
 class PlanItem:
     """What is to happen with one job: ``build`` it, ``keep`` what is there, or nothing because it is ``blocked``.
 
-    ``reason`` says why in words; ``fingerprint`` is empty for a blocked job whose mesh cannot be read.
+    ``reason`` says why in words; ``fingerprint`` is empty for a blocked job whose mesh cannot be read. ``alone``
+    keeps the job out of groups: it was quarantined, and nothing of it has changed since.
     """
 
     job: Job
     action: Action
     reason: str
     fingerprint: str
+    alone: bool = False
 
 
 def fingerprint(job: Job, *, prior_identity: str, recipe_version: str, mesh_sha256: str) -> str:
@@ -82,7 +84,12 @@ def iterate(jobs: Iterable[Job], out: Path, *, prior_identity: str) -> Iterator[
             yield PlanItem(job, "blocked", why, mark)
             continue
         reason = _reason_to_build(job, folder, mark, mesh, prior_identity, version)
-        yield PlanItem(job, "build" if reason else "keep", reason or "up to date", mark)
+        if not reason:
+            yield PlanItem(job, "keep", "up to date", mark)
+            continue
+        failure = read_failure(folder)
+        alone = bool(failure and failure.get("quarantined") and failure.get("fingerprint") == mark)
+        yield PlanItem(job, "build", reason, mark, alone)
 
 
 def leftovers(out: Path, ids: Collection[str]) -> list[str]:
@@ -122,7 +129,8 @@ def _reason_to_build(job: Job, folder: Path, mark: str, mesh: str, prior: str, v
         problem = _output_problem(folder, record)
         return f"output missing or damaged: {problem}" if problem else ""
     failure = read_failure(folder)
-    failed = f"failed before: {_one_line(failure.get('message'))}" if failure else ""
+    how = "quarantined" if failure and failure.get("quarantined") else "failed"
+    failed = f"{how} before: {_one_line(failure.get('message'))}" if failure else ""
     if record is None:
         if failed:
             return failed
@@ -142,7 +150,7 @@ def _changes(record: Mapping[str, Any], job: Job, mesh: str, prior: str, version
     if _at(record, "inputs", "prior", "identity") != prior:
         yield "prior changed"
     if _at(record, "inputs", "mesh", "sha256") != (mesh or None):
-        yield "mesh bytes changed"
+        yield f"{MESH_FIELDS.get(job.recipe, 'mesh')} bytes changed"
     if not isinstance(before, dict):
         return
     if before.get("prompt") != job.prompt:
@@ -160,6 +168,8 @@ def _changes(record: Mapping[str, Any], job: Job, mesh: str, prior: str, version
             yield f"{name} is a new setting"
         elif name not in job.settings:
             yield f"{name} is no longer a setting"
+        elif old[name] != job.settings[name] and isinstance(old[name] or job.settings[name], list):
+            yield f"{name} changed"
         elif old[name] != job.settings[name]:
             yield f"{name} changed from {_show(old[name])} to {_show(job.settings[name])}"
 

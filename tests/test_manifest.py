@@ -22,7 +22,7 @@ from pipeline.core.job import Job
 from pipeline.manifest import Manifest, ManifestStream, Problem, json_schema, load_manifest
 from pipeline.manifest import readers as readers_module
 from pipeline.manifest.rows import id_problem
-from pipeline.manifest.schema import FIELDS, RULES
+from pipeline.manifest.schema import FIELDS, RECIPES, RULES
 from pipeline.recipes.paint_settings import PaintSettings
 
 Write = Callable[[str, str | bytes], Path]
@@ -256,8 +256,8 @@ def test_many_clashes_stay_one_line_of_bounded_length(write: Write) -> None:
         ("negative_prompt", True, "true is not text"),
         ("negative_prompt", "x" * 2001, "2001 characters"),
         ("id", 7, "7 is not text"),
-        ("recipe", "generate", "recipe 'generate' is not available in this version; allowed: paint"),
-        ("recipe", "piant", "'piant' is no recipe; allowed: paint; did you mean 'paint'?"),
+        ("recipe", "piant", "'piant' is no recipe; allowed: paint or generate; did you mean 'paint'?"),
+        ("recipe", "Generate", "'Generate' is no recipe; allowed: paint or generate; did you mean 'generate'?"),
         ("recipe", 3, "3 is no recipe"),
         ("recipe", {}, "an object is no recipe"),
         ("mesh", "", "it is empty"),
@@ -632,8 +632,9 @@ def test_the_schema_names_every_field_and_its_range(capsys: pytest.CaptureFixtur
     assert cli.main(["check", "--schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert schema == json_schema()
-    row = schema["$defs"]["row"]
-    assert tuple(row["properties"]) == FIELDS
+    row = schema["$defs"]["paint_row"]
+    assert set(row["properties"]) == set(PaintSettings.model_fields) | set(RECIPES["paint"].own)
+    assert tuple(schema["$defs"]["row_with_defaults"]["properties"]) == FIELDS
     assert row["required"] == ["prompt", "mesh"] and row["additionalProperties"] is False
     assert all(value.get("description") for value in row["properties"].values())
     steps = row["properties"]["steps"]["anyOf"][0]
@@ -655,7 +656,8 @@ def only_manifest_errors(path: Path) -> None:
     for problem in loaded.problems:
         assert str(problem).isprintable() and len(str(problem)) < 1000
     for job in loaded.jobs:
-        assert job.mesh is not None and job.mesh.is_file() and id_problem(job.id) == ""
+        assert id_problem(job.id) == ""
+        assert job.mesh.is_file() if job.mesh else job.recipe == "generate"
 
 
 quick = settings(

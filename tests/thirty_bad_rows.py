@@ -18,7 +18,7 @@ BAD: list[tuple[dict[str, str], str, str]] = [
     ({"id": ".hidden"}, "id", "safe file name"),
     ({"id": "nul.glb"}, "id", "device"),
     ({"id": "x" * 101}, "id", "100"),
-    ({"recipe": "generate"}, "recipe", "not available in this version; allowed: paint"),
+    ({"recipe": "generate"}, "mesh", "this row's is generate; did you mean 'sketch'?"),
     ({"recipe": "pain"}, "recipe", "did you mean 'paint'?"),
     ({"prompt": ""}, "prompt", "empty"),
     ({"prompt": "p" * 2001}, "prompt", "2001 characters"),

@@ -13,7 +13,8 @@ from pipeline.manifest.readers import Fields, read_rows
 from pipeline.manifest.rows import RowChecker
 from pipeline.manifest.schema import FIELDS
 
-_FIELDS = Fields(known=frozenset(FIELDS), required=("prompt", "mesh"))
+# Without a column that says otherwise, all rows are painted.
+_FIELDS = Fields(known=frozenset(FIELDS), required={"prompt": "", "mesh": "recipe"})
 # How many problems an error's one line names; ``check`` names all.
 _NAMED = 5
 
@@ -44,7 +45,8 @@ class ManifestStream:
     Memory is bounded by the longest row, plus the ids (they have to differ). Problems with ``whole`` set make
     the manifest as a whole unusable; iteration goes on after them where it can, so that all are named at once.
     ``rows`` and ``ids`` (lower case -> id as written, row) are complete when the iteration has ended. Raises
-    UsageError at once for ``overrides`` that no row could take.
+    UsageError at once for ``overrides`` that no row could take, and at the end for those that no row took because
+    of its recipe.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class ManifestStream:
                 yield job
         if sound and not self.rows:
             yield Problem(str(self.path), 0, "", "the manifest has no rows", whole=True)
+        self._checker.raise_for_unused()
 
     def _clash(self, row_id: str, row: int, written: bool) -> Problem | None:
         other = self.ids.setdefault(row_id.lower(), (row_id, row, written))

@@ -1,4 +1,4 @@
-"""Reads the meshes that jobs name, to say before anything is built which of them cannot be painted."""
+"""Reads the meshes that jobs name, to say before anything is built which of them cannot be used."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.core.errors import MeshError
 from pipeline.core.job import Job
 from pipeline.manifest.problems import Problem
+from pipeline.recipes import MESH_FIELDS
 
 
 class MeshChecker:
@@ -24,7 +25,8 @@ class MeshChecker:
         if key not in self._known:
             self._known[key] = _reason(*key)
         message = self._known[key]
-        return Problem(job.source.file, job.source.row, "mesh", message, job.id) if message else None
+        field = MESH_FIELDS[job.recipe]
+        return Problem(job.source.file, job.source.row, field, message, job.id) if message else None
 
 
 def mesh_problems(jobs: Iterable[Job]) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,7 +32,8 @@ class RawRow:
     """One row as it stands in the file: ``row`` is its number as ``core.job.Source`` counts.
 
     ``text`` says that all values are text (CSV). ``faults`` are (field, message) pairs of what is wrong with the
-    row's form; ``broken`` that its values may stand under the wrong names and mean nothing.
+    row's form; ``broken`` that its values may stand under the wrong names and mean nothing. ``inherited`` are the
+    names whose values come from the manifest's defaults.
     """
 
     row: int
@@ -40,14 +41,18 @@ class RawRow:
     text: bool = False
     faults: tuple[tuple[str, str], ...] = ()
     broken: bool = False
+    inherited: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Fields:
-    """What a reader has to know of fields: their names, and those without which no row can be used."""
+    """What a reader has to know of fields: their names, and the columns that a table has to have.
+
+    ``required`` names each such column and another one that makes up for its absence ("" where none does).
+    """
 
     known: Collection[str]
-    required: Collection[str]
+    required: Mapping[str, str]
 
 
 Reader = Callable[[BinaryIO, str, Fields], Iterator[RawRow | Problem]]
@@ -215,8 +220,8 @@ def _header_problems(header: list[str], file: str, row: int, fields: Fields) -> 
             yield _whole(file, f"column {number} has no name", row, "header")
         elif name in header[: number - 1]:
             yield _whole(file, f"column {number} is named {shown(name)} like an earlier one", row, "header")
-    for name in fields.required:
-        if name not in header:
+    for name, instead in fields.required.items():
+        if name not in header and not (instead and instead in header):
             near = next((other for other in header if other and suggestion(other, [name])), None)
             hint = f"; is {shown(near)} meant to be it?" if near and near not in fields.known else ""
             yield _whole(file, f"there is no column '{name}', which every row needs{hint}", row, "header")
@@ -257,7 +262,7 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _decode(text: str) -> tuple[Any, str]:
+def decode_json(text: str) -> tuple[Any, str]:
     """The value of a JSON text and "", or None and what is wrong with it."""
     try:
         return _DECODER.decode(text), ""
@@ -291,7 +296,7 @@ def read_jsonl(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow |
         yield from lines.taken()
         if not line.strip():
             continue
-        value, reason = _decode(line.rstrip())
+        value, reason = decode_json(line.rstrip())
         if reason:
             yield _whole(file, reason, lines.number)
         else:
@@ -312,7 +317,7 @@ def read_json(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | 
         yield _whole(file, f"this is not UTF-8 (byte 0x{data[error.start]:02x} in line {line}); save it as UTF-8")
         return
     del data
-    value, reason = _decode(text)
+    value, reason = decode_json(text)
     if reason:
         yield _whole(file, reason)
         return
@@ -333,6 +338,7 @@ def read_json(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | 
     for number, item in enumerate(value, start=1):
         row = _json_row(item, number)
         if defaults and not row.broken:
+            row.inherited = frozenset(defaults.keys() - row.values.keys())
             row.values = {**defaults, **row.values}
         yield row
 

@@ -19,14 +19,11 @@ from pipeline.geometry.source import FORMATS
 from pipeline.manifest import schema
 from pipeline.manifest.problems import Problem, either, shown, suggestion
 from pipeline.manifest.readers import RawRow
-from pipeline.manifest.schema import ID_ALLOWED, MAX_ID, MAX_PATH, MAX_PROMPT, MAX_SEED
-from pipeline.recipes import FUTURE_RECIPES, RECIPE_VERSIONS
+from pipeline.manifest.schema import DEFAULT_RECIPE, ID_ALLOWED, MAX_ID, MAX_PATH, MAX_PROMPT, MAX_SEED, RECIPES
 
-DEFAULT_RECIPE = "paint"
-# Settings that --set may give to all rows beside those of the recipe.
+# What --set may give to all rows.
 _SETTABLE = ("seed", "negative_prompt", *schema.SETTINGS)
 _KNOWN = frozenset(schema.FIELDS)
-_SETTINGS = frozenset(schema.SETTINGS)
 _CACHED = 4096
 
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_ID - 1}}}(?<!\.)")
@@ -78,6 +75,7 @@ class RowChecker:
         self.allow_outside = allow_outside
         self.check_files = check_files
         self._settings: dict[Any, Given] = {}
+        self._recipes: set[str] = set()
         self._meshes: dict[str, tuple[Path | None, str]] = {}
         self._overrides = self._read_overrides(overrides or {})
 
@@ -102,9 +100,17 @@ class RowChecker:
             if faults:
                 raise UsageError(f"{option}: {faults[0][1]}")
         # Whether settings fit together can only be said row by row.
-        for name, message in schema.settings_problems(_only_settings(values), together=False)[1]:
-            raise UsageError(f"--set {name}={overrides[name]}: {message}")
+        for recipe in RECIPES:
+            for name, message in schema.settings_problems(recipe, _settings_of(recipe, values), together=False)[1]:
+                raise UsageError(f"--set {name}={overrides[name]}: {message}")
         return values
+
+    def raise_for_unused(self) -> None:
+        """To be called after the last row. Raises UsageError for an override that no recipe of the rows knows."""
+        for name in self._overrides:
+            owners = schema.recipes_with(name)
+            if self._recipes and self._recipes.isdisjoint(owners):
+                raise UsageError(f"--set {name}: only the recipe {either(owners)} knows it, and no row has that recipe")
 
     def defaults(self, raw: RawRow) -> list[Problem]:
         """What is wrong with a manifest's ``defaults``: all of it makes the manifest unusable."""
@@ -120,24 +126,35 @@ class RowChecker:
         return job, problems, row_id
 
     def _check(self, raw: RawRow, faults: list[Fault], partial: bool = False) -> tuple[Job | None, str | None]:
-        values = raw.values
         row_id = None
-        if "id" in values and not partial:
-            row_id = self._id(values["id"], faults)
+        if "id" in raw.values and not partial:
+            row_id = self._id(raw.values["id"], faults)
         if raw.broken:
             return None, row_id
-        if not _KNOWN.issuperset(values):
-            unknown = [name for name in values if name not in _KNOWN]
-            faults += [(name, f"unknown field{suggestion(name, schema.FIELDS)}") for name in unknown]
-        recipe = self._recipe(values.get("recipe", DEFAULT_RECIPE), faults)
-        if not partial and not ("prompt" in values and "mesh" in values):
-            faults += self._missing(raw, bool(recipe))
-        prompt = self._text(values, "prompt", MAX_PROMPT, faults, empty=False)
+        recipe = self._recipe(raw.values.get("recipe", DEFAULT_RECIPE), faults)
+        values = self._own_values(raw, recipe)
+        # Where the recipe is not known, or rows may yet name others, every recipe's fields are.
+        fields = RECIPES.get(recipe) if not partial else None
+        if not (fields.names if fields else _KNOWN).issuperset(values):
+            faults += _strange_fields(values, recipe if fields else "")
+        if not partial:
+            faults += _missing(values, raw.text, recipe)
+        wanted = RECIPES[recipe].prompt if recipe else "text"
+        prompt = self._text(values, "prompt", MAX_PROMPT, faults, wanted)
         negative = self._text(values, "negative_prompt", MAX_PROMPT, faults)
         seed = self._seed(values, raw.text, faults)
-        mesh, mesh_text = self._mesh(values.get("mesh"), faults)
-        # Which settings another recipe has is not known: then there is nothing to say about them.
-        given = self._given(raw) if recipe else Given({}, {}, ())
+        mesh, mesh_text = None, ""
+        for name in dict.fromkeys(other.mesh for other in ([fields] if fields else RECIPES.values())):
+            mesh, mesh_text = self._mesh(values.get(name), name, faults)
+        if "sketch" in values and not partial and ("shapes" in values or "shapes" in self._overrides):
+            forced = "" if "shapes" in values else " (with --set)"
+            faults.append(("shapes", f"the row has a sketch as well; allowed: one of the two{forced}"))
+        # Which settings an unknown recipe has is not known: then there is nothing to say about them.
+        given = Given({}, {}, ())
+        if partial:
+            faults += self._default_faults(values, recipe)
+        elif fields:
+            given = self._given(recipe, values, raw.text)
         faults += given.faults
         if faults or partial:
             return None, row_id
@@ -156,12 +173,27 @@ class RowChecker:
         )
         return job, row_id
 
-    def _missing(self, raw: RawRow, recipe_known: bool) -> Iterator[Fault]:
-        what = "it is empty" if raw.text else "it is missing"
-        if "prompt" not in raw.values:
-            yield "prompt", f"{what}; allowed: what the surface should look like"
-        if "mesh" not in raw.values and recipe_known:
-            yield "mesh", f"{what}; allowed: the path of a mesh"
+    def _own_values(self, raw: RawRow, recipe: str) -> Mapping[str, Any]:
+        """The row's values without the manifest's defaults that are meant for rows of other recipes.
+
+        A sketch of the row's own puts aside the one that the defaults give.
+        """
+        if not raw.inherited or not recipe:
+            return raw.values
+        known = RECIPES[recipe].names
+        dropped = {name for name in raw.inherited if name not in known and name in _KNOWN}
+        for one, other in (("sketch", "shapes"), ("shapes", "sketch")):
+            if one in raw.inherited and other in raw.values and other not in raw.inherited:
+                dropped.add(one)
+        return {name: value for name, value in raw.values.items() if name not in dropped}
+
+    def _default_faults(self, values: Mapping[str, Any], recipe: str) -> Iterator[Fault]:
+        """What is wrong with settings among a manifest's defaults: each is judged by a recipe that knows it."""
+        left = dict(values)
+        for other in dict.fromkeys((recipe or DEFAULT_RECIPE, *RECIPES)):
+            own = _settings_of(other, left)
+            left = {name: value for name, value in left.items() if name not in own}
+            yield from self._read_settings(other, own, False).faults
 
     def _id(self, value: Any, faults: list[Fault]) -> str | None:
         if not isinstance(value, str):
@@ -173,19 +205,18 @@ class RowChecker:
         return None if reason else value
 
     def _recipe(self, value: Any, faults: list[Fault]) -> str:
-        if isinstance(value, str) and value in RECIPE_VERSIONS:
-            return str(value)
-        allowed = either(RECIPE_VERSIONS)
-        if value in FUTURE_RECIPES:
-            message = f"recipe {shown(value)} is not available in this version; allowed: {allowed}"
-        else:
-            hint = suggestion(value, RECIPE_VERSIONS) if isinstance(value, str) else ""
-            message = f"{shown(value)} is no recipe; allowed: {allowed}{hint}"
-        faults.append(("recipe", message))
+        if isinstance(value, str) and value in RECIPES:
+            self._recipes.add(value)
+            return value
+        hint = suggestion(value, RECIPES) if isinstance(value, str) else ""
+        faults.append(("recipe", f"{shown(value)} is no recipe; allowed: {either(RECIPES)}{hint}"))
         return ""
 
-    def _text(self, values: Mapping[str, Any], name: str, longest: int, faults: list[Fault], empty: bool = True) -> str:
-        """A prompt, with runs of white space made one space; line breaks count as that."""
+    def _text(self, values: Mapping[str, Any], name: str, longest: int, faults: list[Fault], wanted: str = "") -> str:
+        """A prompt, with runs of white space made one space; line breaks count as that.
+
+        It may be empty unless ``wanted`` says what has to stand there.
+        """
         if name not in values:
             return ""
         value = values[name]
@@ -198,8 +229,8 @@ class RowChecker:
             code = f"U+{ord(found[0]):04X}"
             faults.append((name, f"it has the control character {code} in it; allowed: printable text"))
         text = " ".join(value.split())
-        if not text and not empty:
-            faults.append((name, "it is empty; allowed: what the surface should look like"))
+        if not text and wanted:
+            faults.append((name, f"it is empty; allowed: {wanted}"))
         return text
 
     def _seed(self, values: Mapping[str, Any], text: bool, faults: list[Fault]) -> int:
@@ -214,23 +245,23 @@ class RowChecker:
             return 0
         return int(value)
 
-    def _given(self, raw: RawRow) -> Given:
-        own = {name: value for name, value in raw.values.items() if name in _SETTINGS}
+    def _given(self, recipe: str, values: Mapping[str, Any], text: bool) -> Given:
+        own = _settings_of(recipe, values)
         try:
             # 1, 1.0 and True are one key to a dict, but not one setting.
-            kinds = () if raw.text else tuple(map(type, own.values()))
-            key = (raw.text, kinds, tuple(own.items()))
+            kinds = () if text else tuple(map(type, own.values()))
+            key = (recipe, text, kinds, tuple(own.items()))
             if (found := self._settings.get(key)) is not None:
                 return found
         except TypeError:
-            # A list or an object where a value should be.
-            return self._read_settings(own, raw.text)
+            # A list or an object is among them.
+            return self._read_settings(recipe, own, text)
         if len(self._settings) >= _CACHED:
             self._settings.clear()
-        given = self._settings[key] = self._read_settings(own, raw.text)
+        given = self._settings[key] = self._read_settings(recipe, own, text)
         return given
 
-    def _read_settings(self, own: Mapping[str, Any], text: bool) -> Given:
+    def _read_settings(self, recipe: str, own: Mapping[str, Any], text: bool) -> Given:
         read = schema.from_text if text else schema.from_json
         values: dict[str, Any] = {}
         faults: list[Fault] = []
@@ -239,20 +270,20 @@ class RowChecker:
             if reason:
                 del values[name]
                 faults.append((name, reason))
-        settings, wrong = schema.settings_problems(values)
+        settings, wrong = schema.settings_problems(recipe, values)
         faults += wrong
-        overrides = _only_settings(self._overrides)
+        overrides = _settings_of(recipe, self._overrides)
         if overrides and not faults:
-            settings, wrong = schema.settings_problems({**values, **overrides})
+            settings, wrong = schema.settings_problems(recipe, {**values, **overrides})
             faults += [(name, f"{message} (with --set)") for name, message in wrong]
         return Given(settings, values, tuple(faults))
 
-    def _mesh(self, value: Any, faults: list[Fault]) -> tuple[Path | None, str]:
+    def _mesh(self, value: Any, field: str, faults: list[Fault]) -> tuple[Path | None, str]:
         """The mesh's absolute path, and its path as it is hashed into a derived id."""
         if value is None:
             return None, ""
         if not isinstance(value, str):
-            faults.append(("mesh", f"{shown(value)} is not text; allowed: the path of a mesh"))
+            faults.append((field, f"{shown(value)} is not text; allowed: the path of a mesh"))
             return None, ""
         if value not in self._meshes:
             if len(self._meshes) >= _CACHED:
@@ -260,7 +291,7 @@ class RowChecker:
             self._meshes[value] = self._find_mesh(value)
         path, reason = self._meshes[value]
         if reason:
-            faults.append(("mesh", reason))
+            faults.append((field, reason))
         return path, posixpath.normpath(value) if path else ""
 
     def _find_mesh(self, text: str) -> tuple[Path | None, str]:
@@ -318,8 +349,31 @@ def _field(name: str) -> str:
     return name if name in _KNOWN else shown(name)[1:-1] or "''"
 
 
-def _only_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name in _SETTINGS}
+def _settings_of(recipe: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    settings = RECIPES[recipe].model.model_fields
+    return {name: value for name, value in values.items() if name in settings}
+
+
+def _strange_fields(values: Mapping[str, Any], recipe: str) -> Iterator[Fault]:
+    """Fields that rows of ``recipe`` do not have; "" for a recipe that is not known."""
+    fields = RECIPES.get(recipe)
+    for name in values:
+        owners = schema.recipes_with(name)
+        if not owners:
+            known = (*fields.own, *fields.settings) if fields else schema.FIELDS
+            yield name, f"unknown field{suggestion(name, known)}"
+        elif fields and name not in fields.names:
+            meshes = {RECIPES[owner].mesh for owner in owners}
+            hint = f"; did you mean '{fields.mesh}'?" if name in meshes else ""
+            yield name, f"a field of the recipe {either(owners)}, but this row's is {recipe}{hint}"
+
+
+def _missing(values: Mapping[str, Any], text: bool, recipe: str) -> Iterator[Fault]:
+    what = "it is empty" if text else "it is missing"
+    for name in RECIPES[recipe].required if recipe else ("prompt",):
+        if name not in values:
+            wanted = "the path of a mesh" if name != "prompt" else RECIPES[recipe or DEFAULT_RECIPE].prompt
+            yield name, f"{what}; allowed: {wanted}"
 
 
 def _slug(text: str, longest: int) -> str:

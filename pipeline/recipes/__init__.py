@@ -3,13 +3,19 @@
 from pathlib import Path
 
 # Raised when a recipe's code changes the bytes of its assets: every asset of the recipe is then built again.
-RECIPE_VERSIONS: dict[str, str] = {"paint": "1"}
-
-# Recipes that manifests may come to name, but this version cannot build.
-FUTURE_RECIPES: tuple[str, ...] = ("generate",)
+RECIPE_VERSIONS: dict[str, str] = {"paint": "1", "generate": "1"}
 
 # Settings that only say when to give up: raising one must not rebuild the assets that stayed below it.
-LIMIT_SETTINGS: dict[str, frozenset[str]] = {"paint": frozenset({"max_faces"})}
+LIMIT_SETTINGS: dict[str, frozenset[str]] = {
+    "paint": frozenset({"max_faces", "max_seconds"}),
+    "generate": frozenset({"max_faces", "max_seconds"}),
+}
+
+# The field of a row that names the recipe's input mesh (``Job.mesh``).
+MESH_FIELDS: dict[str, str] = {"paint": "mesh", "generate": "sketch"}
 
 # Texture coordinates made for meshes, below the output root; shared by its rows, workers and runs.
 UNWRAP_CACHE = Path(".cache") / "unwrap"
+
+# Volumes made of sketches, likewise.
+SKETCH_CACHE = Path(".cache") / "sketch"

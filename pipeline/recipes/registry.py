@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from pipeline.core.errors import UsageError
 from pipeline.core.job import Job, Reporter
 from pipeline.core.outcome import Outcome
+from pipeline.recipes import RECIPE_VERSIONS
 
 
 class Recipe(Protocol):
@@ -37,4 +38,12 @@ def get_recipe(name: str) -> Recipe:
         from pipeline.recipes.paint import paint
 
         return paint
-    raise UsageError(f"no recipe is called {name!r}; there is: paint")
+    if name == "generate":
+        try:
+            from pipeline.recipes.generate import generate
+        except ModuleNotFoundError as error:
+            if error.name != "pipeline.recipes.generate":
+                raise
+            raise UsageError("this installation lacks the recipe 'generate'; install latentkiln anew") from None
+        return generate
+    raise UsageError(f"no recipe is called {name!r}; there are: {', '.join(RECIPE_VERSIONS)}")

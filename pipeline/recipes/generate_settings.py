@@ -1,0 +1,153 @@
+"""Every setting of the ``generate`` recipe: its range, its default and what it does. Loads no torch.
+
+``None`` means "what the prior recommends" (``prior.defaults``) or, where a prior has no say, "none". Lengths are
+in units of the scene, whose cube reaches from -1 to 1; angles are in degrees, as in manifests. Each ``lambda``
+weighs a mean (per ray, per sample or per cell) against the guidance's gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from pipeline.recipes.shared_settings import SharedSettings
+
+ShapeName = Literal["sphere", "box", "cylinder", "cone", "capsule", "torus"]
+SketchFit = Literal["centre", "keep"]
+AssetFormat = Literal["glb", "obj", "ply"]
+
+MAX_SHAPES = 64
+
+Coordinate = Annotated[float, Field(ge=-10, le=10)]
+Degrees = Annotated[float, Field(ge=-360, le=360)]
+Extent = Annotated[float, Field(gt=0, le=10)]
+Extents = Annotated[list[Extent], Field(min_length=3, max_length=3)]
+
+
+class Shape(BaseModel):
+    """One solid of a sketch. Its own axes are the scene's until it is rotated: +Y up, +Z towards the viewer.
+
+    Cylinder, cone (tip up) and capsule stand along y; a torus lies in the plane of x and z, its tube as thick as
+    its y. ``geometry.primitives`` makes the triangles.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    shape: ShapeName = Field(description="Which solid.")
+    position: list[Coordinate] = Field(
+        default=[0.0, 0.0, 0.0], min_length=3, max_length=3, description="Its centre: x, y, z."
+    )
+    rotation: list[Degrees] = Field(
+        default=[0.0, 0.0, 0.0],
+        min_length=3,
+        max_length=3,
+        description="Degrees about x, then y, then z; the axes stay where they are.",
+    )
+    size: list[Extent] = Field(
+        min_length=3,
+        max_length=3,
+        description="Its whole extent along x, y and z before it is rotated; one number for a cube's.",
+    )
+
+    # What a message says is allowed.
+    ALLOWED: ClassVar[dict[str, str]] = {
+        "shape": "sphere, box, cylinder, cone, capsule or torus",
+        "position": "three numbers from -10 to 10",
+        "rotation": "three numbers of degrees from -360 to 360",
+        "size": "three numbers above 0 and at most 10, or one for all three",
+    }
+
+    @field_validator("size", mode="before", json_schema_input_type=Extent | Extents)
+    @classmethod
+    def _one_for_all(cls, value: Any) -> Any:
+        return [value] * 3 if type(value) in (int, float) else value
+
+    @model_validator(mode="after")
+    def _makes_a_solid(self) -> Self:
+        x, y, z = self.size
+        if self.shape == "torus" and y > min(x, z) / 2:
+            raise PydanticCustomError(
+                "order",
+                "a torus as thick as {y} has no hole in {x} by {z}; allowed: a y of at most half of x and z",
+                {"field": "shapes", "x": f"{x:g}", "y": f"{y:g}", "z": f"{z:g}"},
+            )
+        if self.shape == "capsule" and y < max(x, z):
+            raise PydanticCustomError(
+                "order",
+                "a capsule {x} by {z} wide cannot be {y} high; allowed: a y of at least x and z",
+                {"field": "shapes", "x": f"{x:g}", "y": f"{y:g}", "z": f"{z:g}"},
+            )
+        return self
+
+
+class GenerateSettings(SharedSettings):
+    """The settings of one generated asset; validated strictly (text is no number, a boolean is no number)."""
+
+    ORDERED: ClassVar[tuple[tuple[str, str], ...]] = (
+        *SharedSettings.ORDERED,
+        ("radius_min", "radius_max"),
+        ("fov_min", "fov_max"),
+    )
+
+    radius_min: float = Field(default=1.0, ge=0.2, le=10, description="Nearest camera, from the centre.")
+    radius_max: float = Field(default=1.5, ge=0.2, le=10, description="Farthest camera; above radius_min.")
+    fov_min: float = Field(default=40, ge=10, le=120, description="Narrowest vertical field of view, degrees.")
+    fov_max: float = Field(default=70, ge=10, le=120, description="Widest, degrees; above fov_min.")
+    grid_levels: int | None = Field(
+        default=None, ge=1, le=32, description="Levels of the field's grid. Left out: the prior's."
+    )
+    grid_finest: int | None = Field(
+        default=None, ge=16, le=8192, description="Cells a side of its finest level. Left out: the prior's."
+    )
+    grid_log2_table: int | None = Field(
+        default=None, ge=8, le=24, description="Most entries a level, as a power of 2. Left out: the prior's."
+    )
+    occupancy_resolution: int = Field(
+        default=128, ge=16, le=512, description="Cells a side of the grid that says where rays need no samples."
+    )
+    samples_step: float | None = Field(
+        default=None, gt=0, le=0.5, description="Distance between the samples of a ray. Left out: the prior's."
+    )
+    lambda_sparsity: float | None = Field(
+        default=None, ge=0, le=1e6, description="How strongly rays are to hit or miss. Left out: the prior's."
+    )
+    lambda_orientation: float = Field(
+        default=0, ge=0, le=1e6, description="How strongly visible surfaces are to face the camera."
+    )
+    lambda_tv: float = Field(default=0, ge=0, le=1e6, description="How strongly neighbouring depths are to agree.")
+    shapes: list[Shape] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_SHAPES,
+        description="A sketch made of solids, instead of a mesh: what is inside any of them is inside the sketch.",
+    )
+    sketch_fit: SketchFit | None = Field(
+        default=None,
+        description="Centre the sketch and bring it to one size, or keep its coordinates as those of the scene, "
+        "-1 to 1. Left out: centre for a mesh, keep for shapes.",
+    )
+    lambda_shape: float | None = Field(
+        default=None, ge=0, le=1e6, description="How strongly the sketch is followed. Left out: the prior's."
+    )
+    sigma_shape: float = Field(
+        default=0.3, gt=0, le=10, description="Distance from the sketch's surface up to which it is free."
+    )
+    mesh_resolution: int = Field(default=192, ge=16, le=1024, description="Cells a side when the surface is found.")
+    density_threshold: float | None = Field(
+        default=None, gt=0, le=1e6, description="Density at the surface. Left out: found from the densities."
+    )
+    face_budget: int = Field(default=20_000, ge=100, le=2_000_000, description="Most faces of the mesh.")
+    formats: list[AssetFormat] = Field(
+        default=["glb"],
+        max_length=8,
+        description="Files to write; a GLB is always among them.",
+    )
+    turntable: bool = Field(default=False, description="Write depth.png and normal.png beside the asset.")
+
+    @field_validator("formats")
+    @classmethod
+    def _glb_first(cls, value: list[AssetFormat]) -> list[AssetFormat]:
+        known: tuple[AssetFormat, ...] = ("glb", "obj", "ply")
+        return [name for name in known if name == "glb" or name in value]
