@@ -68,7 +68,7 @@ class FakeCuda(TorchFunctionMode):
         args, kwargs, device = self._without_device(func, args, kwargs)
         if there and func not in _MIXING_ALLOWED and any(x.dim() and not on_cuda(x) for x in tensors):
             raise RuntimeError(f"{func}: tensors on cuda:0 and on the CPU in one operation")
-        result = func(*plain(args), **plain(kwargs))
+        result = func(*args, **kwargs)
         there = device.type == "cuda" if device is not None else there
         return marked(result) if there else result
 

@@ -1,0 +1,75 @@
+"""The grid encoding by tiny-cuda-nn (CUDA, BSD-3-Clause): a thin layer over ``tinycudann.Encoding``.
+
+Written against its sources (``bindings/torch/tinycudann/modules.py``, ``grid.h``, version 2). What matters of them:
+
+* The table is ours in its order; the library's module gets it for the length of a call, so that the optimiser, the
+  checkpoint and the other backends see one float32 tensor. The module casts it to its own precision, and the
+  gradient comes back through that cast.
+* Precision is float16 by default, the library's own choice on every GPU since 2017: half the bandwidth, and gradients
+  scaled by 128 inside. float32 costs about twice the time and is there to compare with.
+* A batch is padded to a multiple of 256 points and cut again by the library. An ``Encoding`` alone pads no columns
+  (a network would ask for multiples of 16); columns beyond ours would be padding, and are cut.
+* Points are not checked against [0, 1]: what lies outside wraps around.
+* Its backward pass adds with atomics: two runs differ in the last digits.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pipeline.core.errors import BackendError
+
+if TYPE_CHECKING:
+    from pipeline.scene.grid import GridSettings
+
+_TYPES = {"hash": "Hash", "tiled": "Tiled", "dense": "Dense"}
+
+
+def encode(points: Tensor, table: Tensor, settings: GridSettings, *, dtype: torch.dtype = torch.float16) -> Tensor:
+    """As ``grid.encode``: (N, 3) float32 points, (parameter_count,) table, both on CUDA -> (N, L F) float32.
+
+    ``dtype``: float16 or float32, what the library computes in. Differentiable in ``table``.
+    Raises BackendError where the library lays the table out in another length.
+    """
+    if not len(points):
+        return table[:0].reshape(0, 1).expand(0, settings.width)
+    module = _encoding(json.dumps(configuration(settings), sort_keys=True), dtype, settings.parameter_count)
+    found: Tensor = torch.func.functional_call(module, {"params": table.float()}, (points.contiguous(),))
+    return found[:, : settings.width].float()
+
+
+def configuration(settings: GridSettings) -> dict[str, Any]:
+    """The library's JSON for ``settings``; ``per_level_scale`` is the growth b of the paper's equation 3."""
+    described: dict[str, Any] = {
+        "otype": "Grid",
+        "type": _TYPES[settings.kind],
+        "n_levels": settings.levels,
+        "n_features_per_level": settings.features,
+        "base_resolution": settings.base,
+        "per_level_scale": settings.per_level_scale,
+        "interpolation": "Linear",
+    }
+    if settings.kind == "hash":
+        described["log2_hashmap_size"] = settings.log2_table
+    return described
+
+
+@functools.lru_cache(maxsize=8)
+def _encoding(configured: str, dtype: torch.dtype, parameter_count: int) -> torch.nn.Module:
+    """The library's module for a configuration, without the table it makes itself: 50 MB for the usual grid."""
+    import tinycudann
+
+    module: torch.nn.Module = tinycudann.Encoding(3, json.loads(configured), dtype=dtype)
+    own = module.params.numel()
+    if own != parameter_count:
+        raise BackendError(
+            f"grid: tinycudann lays this grid out in {own} parameters, the other backends in {parameter_count}; "
+            "use LATENTKILN_GRID=torch, and report both numbers with the settings"
+        )
+    module.params = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+    return module
