@@ -1,7 +1,8 @@
 """A recipe that paints nothing: what a row does is written in its prompt. For tests of the fleet and of ``run``.
 
 Prompts: ``fine``; ``fail`` (a failed Outcome); ``raise`` (breaks the recipe's promise); ``die`` (SIGKILL to itself);
-``die once``; ``wait`` (reports steps until asked to stop, then is interrupted).
+``die once``; ``wait`` (reports steps until asked to stop, then is interrupted); ``wait once``; ``stuck`` (hears nothing);
+``stuck in C`` (not even a signal: a call into compiled code that takes a minute); ``hog`` (takes 300 MB).
 """
 
 from __future__ import annotations
@@ -51,7 +52,19 @@ def make_toolbox(prior_error: str = "") -> Toolbox:
                 (folder / "tried").touch()
                 time.sleep(0.3)
                 os.kill(os.getpid(), 9)
-            if job.prompt == "wait":
+            if job.prompt == "stuck":
+                for _ in range(1200):
+                    time.sleep(0.05)
+            if job.prompt == "stuck in C":
+                import ctypes
+
+                ctypes.PyDLL(None).sleep(60)  # holds the interpreter's lock, too
+            if job.prompt == "hog":
+                hoard = bytearray(os.urandom(1 << 20)) * 300
+                time.sleep(5)
+                del hoard
+            waited_before = (folder / "checkpoint").exists()
+            if job.prompt == "wait" or (job.prompt == "wait once" and not waited_before):
                 (folder / "waiting").write_text(str(os.getpid()))
                 for step in range(600):
                     report("distill", step, 600)
@@ -83,7 +96,7 @@ def make_toolbox(prior_error: str = "") -> Toolbox:
     return Toolbox(load_prior, recipe_named)
 
 
-def item(job_id: str, prompt: str = "fine", action: str = "build", reason: str = "new") -> PlanItem:
+def item(job_id: str, prompt: str = "fine", action: str = "build", reason: str = "new", **settings) -> PlanItem:
     """A planned row."""
-    job = Job(job_id, "paint", prompt, "", 1, Path("mesh.obj"), {}, Source("m.csv", 2))
+    job = Job(job_id, "paint", prompt, "", 1, Path("mesh.obj"), settings, Source("m.csv", 2))
     return PlanItem(job, action, reason, f"fingerprint-{job_id}-{prompt}")  # type: ignore[arg-type]

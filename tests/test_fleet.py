@@ -17,7 +17,7 @@ from stub_recipe import item, make_toolbox
 
 from pipeline.core.errors import PriorError
 from pipeline.export.record import read_failure, read_record
-from pipeline.fleet import driver
+from pipeline.fleet import actors, driver
 from pipeline.fleet.cluster import FleetError
 from pipeline.fleet.driver import FleetSettings
 from pipeline.fleet.ledger import read_run
@@ -89,6 +89,10 @@ def leftovers(out):
     return [path for path in out.rglob("*") if path.name == ".lock" or path.name.startswith(".tmp-")]
 
 
+def log_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def test_rows_are_built_in_groups_by_one_worker_that_loads_once(fleet, tmp_path):
     summary = fleet(*(item(f"r{n}") for n in range(5)), item("old", action="keep", reason="up to date"))
     assert (summary.built, summary.kept, summary.failed, summary.exit_code) == (5, 1, [], 0)
@@ -141,8 +145,11 @@ def test_a_killed_worker_is_replaced_and_only_the_guilty_row_fails(fleet, tmp_pa
     assert summary.built == 4 and summary.exit_code == 1
     (failed,) = summary.failed
     assert (failed.job_id, failed.error, failed.attempts) == ("killer", "WorkerDied", 2)
+    assert failed.state == "quarantined" and summary.counts["quarantined"] == 1
     assert "died 2 times" in failed.message and failed.reproduce
-    assert read_failure(tmp_path / "killer")["attempts"] == 2
+    failure = read_failure(tmp_path / "killer")
+    assert failure["attempts"] == 2 and failure["quarantined"] and "killed or crashed" in failure["message"]
+    assert state(tmp_path, "killer") == "quarantined"
     assert not leftovers(tmp_path)
 
 
@@ -208,6 +215,65 @@ def test_ctrl_c_saves_and_says_so(fleet, tmp_path, serial):
     assert summary.counts == {"interrupted": 1, "waiting": 1}
     assert (tmp_path / "slow" / "checkpoint").exists() and not (tmp_path / "next").exists()
     assert read_run(tmp_path).state == "interrupted"
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_a_late_row_is_cut_and_its_neighbours_go_on(fleet, tmp_path, serial):
+    rows = [item("late", "wait", max_seconds=0.5), item("a", "wait once"), item("b")]
+    summary = fleet(*rows, serial=serial, lockstep=2)
+    assert summary.built == 2 and summary.exit_code == 1
+    (failed,) = summary.failed
+    assert (failed.job_id, failed.error, failed.stage) == ("late", "TimeLimit", "distill")
+    assert "cut after 0.5 s" in failed.message and "max_seconds" in failed.message
+    assert (tmp_path / "late" / "checkpoint").exists()  # its work is kept
+    assert read_failure(tmp_path / "late")["error"] == "TimeLimit" and not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize(("serial", "prompt"), [(False, "stuck in C"), (True, "stuck")])
+def test_a_row_that_hears_nothing_is_cut_all_the_same(fleet, tmp_path, monkeypatch, serial, prompt):
+    monkeypatch.setattr(driver, "_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(actors, "_GRACE_SECONDS", 0.5)
+    begun = time.monotonic()
+    summary = fleet(item("a"), item("stuck", prompt), item("b"), serial=serial, max_seconds=1.0, lockstep=3)
+    # In its group all three were late; alone, each shows whose fault it was.
+    assert {result.job_id: result.error for result in summary.failed} == {"stuck": "TimeLimit"} and summary.built == 2
+    assert read_failure(tmp_path / "stuck")["error"] == "TimeLimit"
+    assert time.monotonic() - begun < 50 and not leftovers(tmp_path)
+
+
+def test_a_row_that_takes_too_much_memory_is_quarantined(fleet, tmp_path):
+    summary = fleet(item("a"), item("hog", "hog"), item("b"), max_memory=int(250e6), lockstep=1)
+    assert summary.built == 2
+    (failed,) = summary.failed
+    assert failed.job_id == "hog" and failed.state == "quarantined" and "--max-memory allows 0.25 GB" in failed.message
+
+
+def test_a_worker_that_is_told_to_go_saves_its_row_and_another_goes_on(fleet, tmp_path):
+    def send():
+        wait_for(tmp_path / "slow" / "waiting")
+        os.kill(int((tmp_path / "slow" / "waiting").read_text()), signal.SIGTERM)
+
+    threading.Thread(target=send).start()
+    summary = fleet(item("slow", "wait once"))
+    assert summary.built == 1 and (tmp_path / "slow" / "checkpoint").exists()
+    log = log_of(tmp_path / "slow" / "log.jsonl")
+    assert [line.get("state") for line in log if line["event"] == "ended"] == ["interrupted", "done"]
+    assert len({line["pid"] for line in log if line["event"] == "began"}) == 2
+
+
+def test_logs_carry_one_id_through_run_and_rows(fleet, tmp_path):
+    fleet(item("a"), item("bad", "fail"))
+    run = log_of(tmp_path / "run.events.jsonl")
+    (identity,) = {line["run"] for line in run}
+    assert json.loads((tmp_path / "run.json").read_text())["run"] == identity
+    for name, end in (("a", "done"), ("bad", "failed")):
+        row = log_of(tmp_path / name / "log.jsonl")
+        assert {line["run"] for line in row} == {identity} and {line["id"] for line in row} == {name}
+        assert [line["event"] for line in row] == ["began", "stage", "ended"] and row[-1]["state"] == end
+    begun = next(line for line in run if line.get("id") == "a" and line["state"] == "running")
+    assert begun["node"] and begun["worker"] == "worker 1"
+    fleet(item("a"))
+    assert (tmp_path / ".runs" / f"{identity}.jsonl").exists()
 
 
 def wait_for(path, seconds=30.0):

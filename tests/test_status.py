@@ -17,7 +17,10 @@ from pipeline.fleet.rows import RowResult
 @pytest.fixture
 def ledger(tmp_path):
     ledger = Ledger(tmp_path, {"manifest": "m.csv", "command": "latentkiln run m.csv"})
-    ledger.open(["a", "b", "c"], ["old"])
+    ledger.open()
+    for job_id in ("a", "b", "c"):
+        ledger.planned(job_id, "planned")
+    ledger.planned("old", "kept")
     ledger.began("a", 1, "worker 1")
     return ledger
 
@@ -28,7 +31,7 @@ def test_a_run_is_readable_while_it_goes_on(ledger, tmp_path):
     view = read_run(tmp_path)
     assert view.state == "running"
     assert {job_id: row["state"] for job_id, row in view.rows.items()} == {
-        "old": "kept", "a": "running", "b": "waiting", "c": "waiting",
+        "a": "running", "b": "planned", "c": "planned", "old": "kept",
     }  # fmt: skip
     assert (view.rows["a"]["stage"], view.rows["a"]["done"]) == ("distill", 3)
 
@@ -38,7 +41,7 @@ def test_the_end_of_a_run(ledger, tmp_path, capsys):
     ledger.ended(RowResult("b", "failed", "bake", "E", "it broke", reproduce="again"))
     ledger.close("failed", 1)
     view = read_run(tmp_path)
-    assert view.header["counts"] == {"done": 1, "failed": 1, "waiting": 1, "kept": 1}
+    assert view.header["counts"] == {"done": 1, "failed": 1, "planned": 1, "kept": 1}
     assert view.header["failures"][0]["reproduce"] == "again" and view.header["exit_code"] == 1
     assert show_status(tmp_path) == 0
     printed = capsys.readouterr().out
@@ -61,7 +64,7 @@ def test_a_killed_run_is_told_from_a_running_one(ledger, tmp_path, capsys):
 def test_a_line_cut_by_a_crash_is_left_out(ledger, tmp_path):
     with (tmp_path / "run.events.jsonl").open("a") as stream:
         stream.write('{"id":"b","state":"do')
-    assert read_run(tmp_path).rows["b"]["state"] == "waiting"
+    assert read_run(tmp_path).rows["b"]["state"] == "planned"
 
 
 def test_without_the_run_record_the_assets_speak(tmp_path, capsys):
@@ -84,7 +87,8 @@ def test_a_damaged_record_does_no_harm(tmp_path, damage):
 def test_a_disk_that_refuses_the_record_stops_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     ledger = Ledger(tmp_path / "file" / "below", {})
-    ledger.open(["a"], [])
+    ledger.open()
+    ledger.planned("a", "planned")
     ledger.began("a", 1, "w")
     ledger.ended(RowResult("a", "done"))
     ledger.close("done", 0)

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED
+from pipeline.core.job import Job
 from pipeline.fleet.group import record_failure
 from pipeline.fleet.ledger import Ledger
 from pipeline.fleet.locks import asset_lock
 from pipeline.fleet.progress import Progress
-from pipeline.fleet.rows import Row, RowResult
+from pipeline.fleet.rows import FAILURES, Row, RowResult, State
+from pipeline.fleet.waiting import WINDOW, Waiting
+
+if TYPE_CHECKING:
+    from pipeline.plan import PlanItem
 
 _STAGE_INTERVAL = 0.25
-# A row whose worker died is tried this often in all.
+# A row is quarantined when its worker died this often with it.
 MAX_ATTEMPTS = 2
+# A row is given up when it was taken back this often through no fault of its own.
+MAX_SETBACKS = 20
+# A lock that a lost worker of ours may still hold is looked at again after this long, so often.
+_LOCKED_SECONDS = 5.0
+_LETTING_GO_SECONDS = 3.0
+_MAX_FAILURES = 1000
 
 
 @dataclass
 class RunSummary:
-    """What a run came to. ``counts`` by state over the rows that were to be built; ``kept`` were up to
-    date."""
+    """What a run came to. ``counts`` by state over the rows that were to be built; ``kept`` were up to date.
+
+    ``failed`` holds the first thousand failures (quarantined rows among them); the counts are whole.
+    """
 
     kept: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -41,68 +53,127 @@ class RunSummary:
         return self.counts["done"]
 
     @property
+    def failures(self) -> int:
+        """Rows that failed, quarantined ones included."""
+        return sum(self.counts[state] for state in FAILURES)
+
+    @property
     def exit_code(self) -> int:
         """As ``core.errors``: rows left to another run, or not begun, are worth running again (3)."""
         if self.interrupted:
             return EXIT_INTERRUPTED
-        if self.failed:
+        if self.failures:
             return EXIT_ROWS_FAILED
         return EXIT_INTERRUPTED if self.counts["elsewhere"] or self.counts["waiting"] else EXIT_OK
 
 
 class Book:
-    """Hands out groups and takes results. One thread."""
+    """Reads the plan as far as needed, hands out groups and takes results. One thread.
+
+    ``items`` is read lazily: at most a window of rows is held, so that memory does not grow with the manifest.
+    ``total`` is how many items there will be, where that is known. ``max_seconds`` limits the wall time of each
+    row that sets no limit of its own.
+    """
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        items: Iterable[PlanItem],
         out: Path,
         *,
-        kept: int,
         lockstep: int,
-        fail_fast: bool,
+        fail_fast: bool = False,
         ledger: Ledger,
         progress: Progress,
+        reproduce: Callable[[Job], str] = lambda job: "",
+        total: int | None = None,
+        max_seconds: float | None = None,
+        window: int = WINDOW,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._fresh, self._out, self._lockstep = deque(rows), out, max(1, lockstep)
-        self._fail_fast, self._ledger, self._progress, self._clock = fail_fast, ledger, progress, clock
-        self._alone: deque[Row] = deque()
+        self._items, self._out, self._lockstep = iter(items), out, max(1, lockstep)
+        self._fail_fast, self._ledger, self._clock = fail_fast, ledger, clock
+        self._watchers = [progress]
+        self._reproduce, self._total, self._max_seconds, self._window = reproduce, total, max_seconds, window
+        self._waiting = Waiting(clock)
+        self._planned = 0
         self._told: dict[str, float] = {}
         self._where: dict[str, tuple[str, int, int]] = {}
-        self.summary = RunSummary(kept=kept)
+        self._since: dict[str, float] = {}
+        self.summary = RunSummary()
+        self.exhausted = False
         self.halting = False
+
+    # -- the plan ---------------------------------------------------------------------------------------------
+
+    def watch(self, progress: Progress) -> None:
+        """Tells ``progress``, too, from now on."""
+        self._watchers.append(progress)
+
+    def read_on(self, seconds: float = float("inf")) -> None:
+        """Reads the plan until a window of rows waits, it ends, or ``seconds`` have gone by.
+
+        Raises LatentkilnError where the plan cannot be read on.
+        """
+        if self.exhausted or self.halting or len(self._waiting) >= self._window:
+            return
+        until = self._clock() + seconds
+        try:
+            for item in self._items:
+                self._take_in(item)
+                if self.halting or len(self._waiting) >= self._window or self._clock() >= until:
+                    return
+            self.exhausted = True
+        finally:
+            for watcher in self._watchers:
+                watcher.planned(**self.expected())
+
+    def _take_in(self, item: PlanItem) -> None:
+        job_id = item.job.id
+        if item.action == "keep":
+            self.summary.kept += 1
+            self._ledger.planned(job_id, "kept")
+            return
+        self._planned += 1
+        self._ledger.planned(job_id, "planned")
+        row = Row(item.job, item.fingerprint, self._reproduce(item.job), alone=item.alone)
+        if item.action == "blocked":
+            self._fail(row, "failed", "plan", "Blocked", item.reason)
+        else:
+            self._waiting.add(row)
+
+    def expected(self) -> dict[str, int]:
+        """``build``: rows to build, ``kept``: rows up to date, as far as either is known."""
+        build = self._planned
+        if not self.exhausted and self._total is not None:
+            build = max(build, self._total - self.summary.kept)
+        return {"build": build, "kept": self.summary.kept}
 
     @property
     def rows_left(self) -> int:
-        """How many rows are still to be handed out: the most workers there is work for."""
-        return len(self._alone) + len(self._fresh)
+        """How many known rows wait: the most workers there is work for."""
+        return 0 if self.halting else len(self._waiting)
+
+    @property
+    def more(self) -> bool:
+        """There is something to hand out, now or later."""
+        return not self.halting and (bool(self._waiting) or not self.exhausted)
+
+    # -- rows -------------------------------------------------------------------------------------------------
 
     def next_group(self, workers: int = 1) -> list[Row]:
-        """The next rows for one worker; [] when there are none or the run is halting.
-
-        At most ``lockstep`` consecutive rows of one recipe, fewer where that leaves none of ``workers`` idle:
-        the recipe pads its batches, so who stands beside whom changes no byte.
-        """
+        """The next rows for one worker; [] when there are none (now) or the run is halting."""
         if self.halting:
             return []
-        if self._alone:
-            group = [self._alone.popleft()]
-        else:
-            count = len(self._fresh)
-            groups = max(math.ceil(count / self._lockstep), min(max(1, workers), count))
-            size = math.ceil(count / groups) if groups else 0
-            group = list(islice(self._fresh, size))
-            group = [row for row in group if row.job.recipe == group[0].job.recipe]
-            for _ in group:
-                self._fresh.popleft()
-        return group
+        return self._waiting.take(self._lockstep, workers, all_known=self.exhausted)
 
-    def began(self, rows: Sequence[Row], worker: str) -> None:
+    def began(self, rows: Sequence[Row], worker: str, node: str = "") -> None:
         """``rows`` went to a worker."""
+        now = self._clock()
         for row in rows:
-            self._ledger.began(row.job.id, row.attempt, worker)
-            self._progress.row_began(row.job.id, row.attempt)
+            self._since[row.job.id] = now
+            self._ledger.began(row.job.id, row.attempt, worker, node)
+            for watcher in self._watchers:
+                watcher.row_began(row.job.id, row.attempt)
 
     def stage(self, job_id: str, stage: str, done: int, total: int) -> None:
         """Where a row stands; passed on a few times a second, and whenever the stage changes."""
@@ -115,57 +186,145 @@ class Book:
             return
         self._told[job_id] = now
         self._ledger.stage(job_id, stage, done, total)
-        self._progress.row_stage(job_id, stage, done, total)
+        for watcher in self._watchers:
+            watcher.row_stage(job_id, stage, done, total)
+
+    def deadline(self, rows: Sequence[Row]) -> float | None:
+        """When (by the clock) the first of the running ``rows`` has had its time; None where none is limited."""
+        ends = [
+            self._since[row.job.id] + limit - row.spent
+            for row in rows
+            if (limit := self._limit(row)) is not None and row.job.id in self._since
+        ]
+        return min(ends, default=None)
+
+    def _limit(self, row: Row) -> float | None:
+        own = row.job.settings.get("max_seconds")
+        return float(own) if own is not None else self._max_seconds
+
+    def overdue(self, row: Row) -> bool:
+        """The running ``row`` has had its time."""
+        end = self.deadline([row])
+        return end is not None and self._clock() >= end
+
+    def returned(self, row: Row, result: RowResult) -> None:
+        """A worker's word on ``row``: its end, unless it is to be tried again."""
+        if result.state == "interrupted" and not self.halting:
+            if self.overdue(row):
+                self.cut(row)
+            else:
+                self.took_back(row, "handed back by its worker")
+        elif result.state == "elsewhere" and not row.first and not self.halting:
+            # Perhaps a worker of ours holds it still that we gave up for lost; it will notice, or end.
+            self.took_back(row, result.message, delay=_LOCKED_SECONDS)
+        else:
+            self.ended(row, result)
 
     def ended(self, row: Row, result: RowResult) -> None:
-        """A worker's word on ``row``."""
-        if result.state == "kept" and row.attempt > 1:
+        """The end of ``row`` in this run."""
+        if result.state == "kept" and not row.first:
             # Our own earlier attempt finished it and died before it could say so.
             result = dataclasses.replace(result, state="done")
-        self._where.pop(row.job.id, None)
-        self._told.pop(row.job.id, None)
+        for table in (self._where, self._told, self._since):
+            table.pop(row.job.id, None)  # type: ignore[attr-defined]
         self.summary.counts[result.state] += 1
         self.summary.warnings += len(result.warnings)
-        if result.state == "failed":
-            self.summary.failed.append(result)
+        if result.state in FAILURES:
+            if len(self.summary.failed) < _MAX_FAILURES:
+                self.summary.failed.append(result)
             self.halting = self.halting or self._fail_fast
         self._ledger.ended(result)
-        self._progress.row_ended(result)
+        for watcher in self._watchers:
+            watcher.row_ended(result)
 
-    def died(self, rows: Sequence[Row], reason: str) -> None:
-        """The worker that had ``rows`` is dead.
+    def cut(self, row: Row) -> None:
+        """``row`` has had its time, and its worker has let go of it: it fails."""
+        limit = self._limit(row) or 0.0
+        message = (
+            f"{row.job.id}: cut after {limit:g} s of wall time (max_seconds){self._place(row)}; its work is kept: "
+            "give it more with max_seconds and run again"
+        )
+        self._fail(row, "failed", self._stage(row), "TimeLimit", message)
 
-        Each row is tried once more, alone: should one of them be what kills workers, it takes no other with
-        it.
+    def stuck(self, rows: Sequence[Row]) -> None:
+        """``rows`` were torn from a worker that did not let go when one of them had had its time.
+
+        Which of them is stuck cannot be seen: one that was by itself fails, of several each goes on alone and
+        with a fresh clock.
         """
         for row in rows:
-            stage, done, total = self._where.get(row.job.id, ("fleet", 0, 0))
             if self.halting:
-                self.ended(row, RowResult(row.job.id, "interrupted", stage))
-            elif row.attempt < MAX_ATTEMPTS:
-                self._where.pop(row.job.id, None)
-                self._alone.append(dataclasses.replace(row, attempt=row.attempt + 1))
-                self._ledger.retried(row.job.id, reason)
+                self.ended(row, RowResult(row.job.id, "interrupted", self._stage(row)))
+            elif len(rows) == 1:
+                self.cut(row)
             else:
-                where = f" at {stage} {done}/{total}" if total else ""
-                message = f"{row.job.id}: its worker died {row.attempt} times{where} ({reason}); not tried again"
-                result = RowResult(
-                    row.job.id,
-                    "failed",
-                    stage,
-                    "WorkerDied",
-                    message,
-                    reproduce=row.reproduce,
-                    attempts=row.attempt,
+                self._since.pop(row.job.id, None)
+                self.took_back(dataclasses.replace(row, alone=True, spent=0.0), "it or a neighbour was stuck")
+
+    def died(self, rows: Sequence[Row], reason: str, *, blame: bool = True) -> None:
+        """The worker that had ``rows`` is dead, or as good as that.
+
+        With ``blame`` one of them may be what killed it: each is tried once more, alone, so that it takes no other
+        with it, and is quarantined should its worker die again. Without, they just go on elsewhere.
+        """
+        for row in rows:
+            if self.halting:
+                self.ended(row, RowResult(row.job.id, "interrupted", self._stage(row)))
+            elif not blame:
+                self.took_back(row, reason)
+            elif row.attempt < MAX_ATTEMPTS:
+                self._again(dataclasses.replace(row, attempt=row.attempt + 1, alone=True), reason)
+            else:
+                message = (
+                    f"{row.job.id}: its worker died {row.attempt} times{self._place(row)} ({reason}); quarantined: "
+                    "the next run tries it once more, alone"
                 )
-                folder = self._out / row.job.id
-                with asset_lock(folder, wait_seconds=1.0):
-                    record_failure(folder, row, result)
-                self.ended(row, result)
+                self._fail(row, "quarantined", self._stage(row), "WorkerDied", message)
+
+    def took_back(self, row: Row, reason: str, *, delay: float = 0.0) -> None:
+        """``row`` goes on later through no fault of its own; too often, and it is left alone."""
+        if row.setbacks < MAX_SETBACKS:
+            self._again(dataclasses.replace(row, setbacks=row.setbacks + 1), reason, delay)
+        elif delay:
+            self.ended(row, RowResult(row.job.id, "elsewhere", message=reason))
+        else:
+            message = f"{row.job.id}: taken back {row.setbacks} times, the last time because: {reason}"
+            self._fail(row, "failed", self._stage(row), "WorkerLost", message)
+
+    def _again(self, row: Row, reason: str, delay: float = 0.0) -> None:
+        began = self._since.pop(row.job.id, None)
+        self._where.pop(row.job.id, None)
+        if began is not None and not delay:
+            row = dataclasses.replace(row, spent=row.spent + self._clock() - began)
+        self._waiting.add(row, delay=delay)
+        self._ledger.retried(row.job.id, reason)
+
+    def _stage(self, row: Row) -> str:
+        return self._where.get(row.job.id, ("fleet", 0, 0))[0]
+
+    def _place(self, row: Row) -> str:
+        stage, done, total = self._where.get(row.job.id, ("", 0, 0))
+        return f" at {stage} {done}/{total}" if total else ""
+
+    def _fail(self, row: Row, state: State, stage: str, error: str, message: str) -> None:
+        """A failure that no worker could record."""
+        result = RowResult(
+            row.job.id, state, stage, error, message, reproduce=row.reproduce, attempts=row.attempt
+        )  # fmt: skip
+        folder = self._out / row.job.id
+        try:
+            # A worker that was just killed may hold the lock a moment longer. Its file goes with ours.
+            with asset_lock(folder, wait_seconds=_LETTING_GO_SECONDS if row.job.id in self._since else 0.0):
+                record_failure(folder, row, result)
+        except OSError:
+            pass  # its line in the summary is what remains
+        self.ended(row, result)
 
     def close(self, *, interrupted: bool, seconds: float) -> RunSummary:
         """No more will be handed out."""
         self.summary.interrupted = interrupted
-        self.summary.counts["waiting"] += len(self._fresh) + len(self._alone)
+        self.summary.counts["waiting"] += len(self._waiting)
+        if not self.exhausted and self._total is not None:
+            self.summary.counts["waiting"] += max(0, self._total - self.summary.kept - self._planned)
         self.summary.seconds = seconds
         return self.summary

@@ -117,3 +117,28 @@ def _temporary_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def capacity(threads: int) -> int:
+    """How many workers the joined cluster can hold now: one per GPU, or per ``threads`` CPUs where there is none."""
+    import ray
+
+    untyped: Any = ray
+    alive = [node["Resources"] for node in untyped.nodes() if node["Alive"]]
+    if gpus := int(sum(node.get("GPU", 0) for node in alive)):
+        return gpus
+    return max(1, sum(int(node.get("CPU", 0) // threads) for node in alive))
+
+
+def draining_nodes() -> frozenset[str]:
+    """Ids of nodes that will be taken away; Ray marks them when they get SIGTERM or a preemption notice."""
+    try:
+        from ray._private.state import state
+    except ImportError:
+        return frozenset()
+    # No public name for it yet. Without it a machine that goes away is noticed when it is gone.
+    known = getattr(state, "get_draining_nodes", None)
+    try:
+        return frozenset(known()) if known else frozenset()
+    except Exception:
+        return frozenset()

@@ -1,4 +1,4 @@
-"""Builds one group of rows inside this process: locks, the recipe, and a record for each failure."""
+"""Builds one group of rows inside this process: locks, the recipe, a log and a record for each failure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 from pipeline.core.errors import Interrupted, LatentkilnError
 from pipeline.core.job import Reporter
 from pipeline.core.outcome import Outcome
+from pipeline.core.redact import redact
 from pipeline.export.record import output_problem, read_failure, read_record, write_failure
 from pipeline.fleet.locks import asset_lock
+from pipeline.fleet.rowlog import RowLog
 from pipeline.fleet.rows import Row, RowResult, Toolbox
 
 ELSEWHERE = "being built by another run"
@@ -23,13 +25,14 @@ _RETRY_LOCK_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a group is built: the output root, the loaded prior, and how."""
+    """Where a group is built: the output root, the loaded prior, and how. ``run_id`` goes into the rows' logs."""
 
     out: Path
     prior: Any
     lockstep: int
     toolbox: Toolbox
     checkpoint_seconds: float = 30.0
+    run_id: str = ""
 
 
 def build_group(
@@ -49,7 +52,7 @@ def build_group(
         mine: list[Row] = []
         for row in rows:
             folder = bench.out / row.job.id
-            wait = _RETRY_LOCK_SECONDS if row.attempt > 1 else 0.0
+            wait = 0.0 if row.first else _RETRY_LOCK_SECONDS
             try:
                 held = locks.enter_context(asset_lock(folder, wait_seconds=wait))
             except OSError as error:
@@ -62,11 +65,19 @@ def build_group(
                 results[row.job.id] = RowResult(row.job.id, "kept")
             else:
                 mine.append(row)
-        for result in _build(mine, bench, report, stop):
+        logs = {row.job.id: RowLog(bench.out / row.job.id, row, bench.run_id) for row in mine}
+
+        def tell(job_id: str, stage: str, done: int, total: int) -> None:
+            logs[job_id].stage(stage, done, total)
+            report(job_id, stage, done, total)
+
+        for result in _build(mine, bench, tell, stop):
             results[result.job_id] = result
         for row in mine:
-            if results[row.job.id].state == "failed":
-                record_failure(bench.out / row.job.id, row, results[row.job.id])
+            result = results[row.job.id]
+            if result.state == "failed":
+                record_failure(bench.out / row.job.id, row, result)
+            logs[row.job.id].ended(result)
     return [results[row.job.id] for row in rows]
 
 
@@ -147,7 +158,8 @@ def record_failure(folder: Path, row: Row, result: RowResult) -> None:
         "source": str(row.job.source),
         "stage": result.stage,
         "error": result.error,
-        "message": result.message,
+        "message": redact(result.message),
+        "quarantined": result.state == "quarantined",
         "reproduce": row.reproduce or known.get("reproduce", ""),
         "attempts": row.attempt,
         "finished": time.time(),

@@ -1,8 +1,12 @@
-"""The run's record: ``OUT/run.json`` (the run as it stands) and ``OUT/run.events.jsonl`` (a line per change).
+"""The run's record: ``OUT/run.json`` (the run as it stands) and ``OUT/run.events.jsonl`` (its log, a line per change).
 
 Both are a cache for readers, also while the run goes on. What was built is told by the records beside the
 assets, so losing these two files, or a line of them, loses nothing. ``run.json`` is replaced atomically and
-holds counts, running rows and failures, not every row: its size does not grow with the manifest.
+holds counts, running rows and failures, not every row: its size does not grow with the manifest. Every line of
+the log carries the run's id, as do the lines that workers write into ``OUT/<id>/log.jsonl``.
+
+A second run on the same root, while the first goes on, keeps its two files under ``OUT/.runs/``; logs of earlier
+runs are moved there, too.
 """
 
 from __future__ import annotations
@@ -11,21 +15,30 @@ import contextlib
 import json
 import os
 import platform
+import re
 import time
+import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.core.atomic import replacing, write_json
-from pipeline.fleet.rows import RowResult
+from pipeline.core.redact import redact
+from pipeline.fleet.locks import hold
+from pipeline.fleet.rows import FAILURES, RowResult
 
 RUN_FILE = "run.json"
 EVENTS_FILE = "run.events.jsonl"
+LOCK_FILE = ".run.lock"
+RUNS_FOLDER = ".runs"
 SCHEMA = 1
 _MAX_FAILURES = 1000
 _MIN_INTERVAL = 1.0
+_RUN_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
+# Logs of earlier runs that are kept.
+_KEPT_LOGS = 20
 # A write may take at most this share of the run's time, however slow the disk.
 _WRITE_SHARE = 0.02
 
@@ -40,31 +53,41 @@ class Ledger:
         self._running: dict[str, dict[str, Any]] = {}
         self._failures: list[dict[str, Any]] = []
         self._events: TextIO | None = None
+        self._lock: int | None = None
+        self._file, self._log = out / RUN_FILE, out / EVENTS_FILE
         self._next_write = 0.0
         self._started = clock()
-        self.run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(self._started))}-{os.getpid()}"
+        self.run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(self._started))}-{uuid.uuid4().hex[:8]}"
         self.problem = ""
 
-    def open(self, planned: Iterable[str], kept: Iterable[str]) -> None:
-        """Starts the record: ``planned`` rows are to be built, ``kept`` ones are up to date."""
+    def open(self) -> None:
+        """Starts the record."""
         with self._forgiving():
-            path = self._out / EVENTS_FILE
-            with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
-                self._line(stream, {"event": "run", "run": self.run_id, "schema": SCHEMA})
-                for state, ids in (("kept", kept), ("waiting", planned)):
-                    for job_id in ids:
-                        self._counts[state] += 1
-                        self._line(stream, {"id": job_id, "state": state})
-            self._events = path.open("a", encoding="utf-8")
+            self._lock = hold(self._out / LOCK_FILE)
+            if self._lock is None:
+                self._file = self._out / RUNS_FOLDER / f"{self.run_id}.json"
+                self._log = self._out / RUNS_FOLDER / f"{self.run_id}.jsonl"
+            else:
+                _put_away(self._out)
+            with replacing(self._log) as temporary, temporary.open("w", encoding="utf-8") as stream:
+                self._line(stream, {"event": "run", "schema": SCHEMA, "time": self._started} | self._header)
+            self._events = self._log.open("a", encoding="utf-8")
         self._write("running", force=True)
 
-    def began(self, job_id: str, attempt: int, worker: str) -> None:
+    def planned(self, job_id: str, state: str) -> None:
+        """The plan says of a row: it is to be built (``planned``), or up to date (``kept``)."""
+        self._counts[state] += 1
+        # Not flushed each: a million of these come at once.
+        self._event({"id": job_id, "state": state}, flush=False)
+        self._write("running")
+
+    def began(self, job_id: str, attempt: int, worker: str, node: str = "") -> None:
         """A worker took the row."""
         now = self._clock()
-        if attempt == 1:
-            self._counts["waiting"] -= 1
-        self._running[job_id] = {"stage": "", "done": 0, "total": 0, "since": now, "worker": worker}
-        self._event({"id": job_id, "state": "running", "attempt": attempt, "worker": worker, "time": now})
+        self._counts["planned"] -= 1
+        where = {"worker": worker} | ({"node": node} if node else {})
+        self._running[job_id] = {"stage": "", "done": 0, "total": 0, "since": now} | where
+        self._event({"id": job_id, "state": "running", "attempt": attempt} | where | {"time": now})
         self._write("running")
 
     def stage(self, job_id: str, stage: str, done: int, total: int) -> None:
@@ -75,21 +98,22 @@ class Ledger:
 
     def retried(self, job_id: str, reason: str) -> None:
         """The row's worker died; the row waits for its next attempt."""
-        self._running.pop(job_id, None)
-        self._event({"id": job_id, "state": "waiting", "retry": reason, "time": self._clock()})
+        if self._running.pop(job_id, None) is not None:
+            self._counts["planned"] += 1
+        self._event({"id": job_id, "state": "planned", "retry": redact(reason), "time": self._clock()})
         self._write("running")
 
     def ended(self, result: RowResult) -> None:
         """The row's end."""
         if self._running.pop(result.job_id, None) is None:
-            self._counts["waiting"] -= 1
+            self._counts["planned"] -= 1
         self._counts[result.state] += 1
         event = {"id": result.job_id, "state": result.state, "seconds": round(result.seconds, 3)}
         for name in ("stage", "error", "message", "reproduce", "warnings"):
             if value := getattr(result, name):
-                event[name] = value
+                event[name] = redact(value) if isinstance(value, str) else value
         self._event(event | {"attempts": result.attempts, "time": self._clock()})
-        if result.state == "failed" and len(self._failures) < _MAX_FAILURES:
+        if result.state in FAILURES and len(self._failures) < _MAX_FAILURES:
             self._failures.append(event)
         self._write("running")
 
@@ -103,16 +127,23 @@ class Ledger:
             with contextlib.suppress(OSError):
                 self._events.close()
             self._events = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
-    def _event(self, event: dict[str, Any]) -> None:
+    def note(self, text: str, **values: Any) -> None:
+        """Something about the run, for its log: a worker that came, went or died."""
+        self._event({"event": "note", "text": redact(text)} | values | {"time": self._clock()})
+
+    def _event(self, event: dict[str, Any], *, flush: bool = True) -> None:
         if self._events is not None:
             with self._forgiving():
                 self._line(self._events, event)
-                self._events.flush()
+                if flush:
+                    self._events.flush()
 
-    @staticmethod
-    def _line(stream: TextIO, event: dict[str, Any]) -> None:
-        stream.write(json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n")
+    def _line(self, stream: TextIO, event: dict[str, Any]) -> None:
+        stream.write(json.dumps({"run": self.run_id} | event, ensure_ascii=False, separators=(",", ":")) + "\n")
 
     def _write(self, state: str, *, force: bool = False) -> None:
         begun = time.monotonic()
@@ -120,7 +151,7 @@ class Ledger:
             return
         with self._forgiving():
             write_json(
-                self._out / RUN_FILE,
+                self._file,
                 self._header
                 | {
                     "schema": SCHEMA,
@@ -143,7 +174,24 @@ class Ledger:
         try:
             yield
         except OSError as error:
-            self.problem = f"{self._out / RUN_FILE}: cannot be written ({error.strerror or error})"
+            self.problem = f"{self._file}: cannot be written ({error.strerror or error})"
+
+
+def _put_away(out: Path) -> None:
+    """Moves the log of the last run aside, and drops the oldest ones."""
+    events = out / EVENTS_FILE
+    if not events.is_file():
+        return
+    with events.open(encoding="utf-8", errors="replace") as stream:
+        first = stream.readline(1 << 16)
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        run_id = json.loads(first).get("run")
+        if isinstance(run_id, str) and _RUN_ID.fullmatch(run_id):
+            (out / RUNS_FOLDER).mkdir(exist_ok=True)
+            os.replace(events, out / RUNS_FOLDER / f"{run_id}.jsonl")
+    for old in sorted((out / RUNS_FOLDER).glob("*.jsonl"))[:-_KEPT_LOGS]:
+        old.unlink(missing_ok=True)
+        old.with_suffix(".json").unlink(missing_ok=True)
 
 
 @dataclass

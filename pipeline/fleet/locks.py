@@ -17,14 +17,23 @@ from pathlib import Path
 LOCK = ".lock"
 
 
+def hold(path: Path) -> int | None:
+    """A descriptor that holds the lock file at ``path`` until it is closed; None when another process holds it.
+
+    Raises OSError where the file cannot be made.
+    """
+    return _try(path)
+
+
 @contextlib.contextmanager
 def asset_lock(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[bool]:
     """Holds ``folder`` for this process inside the block. Yields False when another process holds it.
 
     ``wait_seconds`` is how long to try. The folder is made where missing, and the lock file removed at the
     end. A file system that has no locks gives no exclusion, and True. Raises OSError when the folder cannot
-    be made.
+    be made, or is a link that leaves its own parent.
     """
+    _refuse_way_out(folder)
     folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_seconds
     while (descriptor := _try(folder / LOCK)) is None:
@@ -41,10 +50,15 @@ def asset_lock(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def _refuse_way_out(folder: Path) -> None:
+    if folder.is_symlink() and not folder.resolve().is_relative_to(folder.parent.resolve()):
+        raise OSError(errno.ELOOP, "it is a link that leaves the output folder", str(folder))
+
+
 def _try(path: Path) -> int | None:
     """A locked descriptor of the file at ``path``, or None when another holds it."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

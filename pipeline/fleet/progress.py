@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
-from pipeline.fleet.rows import RowResult
+from pipeline.fleet.rows import FAILURES, RowResult
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,7 +92,7 @@ class RunClock:
         self._clock = clock
         self.began = clock()
         self.build = self.kept = 0
-        self.ended = {"done": 0, "failed": 0, "elsewhere": 0, "interrupted": 0, "kept": 0, "waiting": 0}
+        self.ended: Counter[str] = Counter()
         self.rows: dict[str, RowClock] = {}
         self._first_row: float | None = None
         self._skipped = 0.0
@@ -138,6 +139,9 @@ class Progress:
     def begin(self, *, build: int, kept: int) -> None:
         """The plan is made: so many rows to build, so many up to date."""
 
+    def planned(self, *, build: int, kept: int) -> None:
+        """As ``begin``, later: more of a long manifest has been read."""
+
     def note(self, text: str) -> None:
         """Something worth a line: starting workers, a worker that died, an interrupt."""
 
@@ -165,6 +169,9 @@ class PlainProgress(Progress):
     def begin(self, *, build: int, kept: int) -> None:
         self._run.build, self._run.kept = build, kept
         self._print(f"run: {build} to build, {kept} up to date")
+
+    def planned(self, *, build: int, kept: int) -> None:
+        self._run.build, self._run.kept = build, kept
 
     def note(self, text: str) -> None:
         self._print(f"run: {text}")
@@ -243,6 +250,9 @@ class LiveProgress(Progress):
             self._live = Live(get_renderable=self.table, console=self.console, refresh_per_second=4, transient=True)
             self._live.start()
 
+    def planned(self, *, build: int, kept: int) -> None:
+        self._run.build, self._run.kept = build, kept
+
     def note(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)
 
@@ -255,7 +265,7 @@ class LiveProgress(Progress):
 
     def row_ended(self, result: RowResult) -> None:
         self._run.row_ended(result)
-        style = {"failed": "red", "done": "green"}.get(result.state, "yellow")
+        style = {"failed": "red", "quarantined": "red", "done": "green"}.get(result.state, "yellow")
         self.console.print(f"{result.job_id}: {describe_end(result)}", style=style, markup=False, highlight=False)
 
     def close(self) -> None:
@@ -288,7 +298,8 @@ class LiveProgress(Progress):
         if len(running) > most:
             table.add_row(f"and {len(running) - most} more")
         left = self._run.seconds_left
-        counts = [f"{self._run.ended['failed']} failed"] if self._run.ended["failed"] else []
+        failures = sum(self._run.ended[state] for state in FAILURES)
+        counts = [f"{failures} failed"] if failures else []
         counts += [f"{self._run.kept} up to date"] if self._run.kept else []
         table.add_row(
             Text("run", style="bold"),
@@ -333,8 +344,8 @@ def describe(row: RowClock) -> str:
 
 def describe_end(result: RowResult) -> str:
     """One line about how a row ended."""
-    if result.state == "failed":
-        return f"FAILED in {result.stage or 'fleet'}: {result.message}"
+    if result.state in FAILURES:
+        return f"{result.state.upper()} in {result.stage or 'fleet'}: {result.message}"
     if result.state == "done":
         warned = f" ({len(result.warnings)} warnings)" if result.warnings else ""
         return f"done in {result.seconds:.1f} s{warned}"

@@ -10,17 +10,33 @@ from pipeline.core.job import Job
 from pipeline.recipes.registry import Recipe, get_recipe
 
 # done: built now. kept: found finished. elsewhere: another run is building it. waiting: never begun.
-State = Literal["done", "kept", "failed", "interrupted", "elsewhere", "waiting"]
+# quarantined: it killed its worker as often as is allowed; failed in every other respect.
+State = Literal["done", "kept", "failed", "quarantined", "interrupted", "elsewhere", "waiting"]
+FAILURES = ("failed", "quarantined")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One job to build. ``attempt`` counts from 1; ``reproduce`` is the command that builds it alone."""
+    """One job to build.
+
+    ``reproduce`` is the command that builds it alone. ``attempt`` counts from 1 how often it was begun and may
+    have killed its worker; ``setbacks`` how often it was taken back through no fault of its own (its machine went
+    away, a neighbour was cut). ``spent`` is the wall time of earlier attempts of this run, in seconds. ``alone``
+    keeps it out of groups: it is suspected of killing workers.
+    """
 
     job: Job
     fingerprint: str
     reproduce: str = ""
     attempt: int = 1
+    setbacks: int = 0
+    spent: float = 0.0
+    alone: bool = False
+
+    @property
+    def first(self) -> bool:
+        """No earlier attempt of this run may still hold its lock."""
+        return self.attempt == 1 and not self.setbacks
 
 
 @dataclass(frozen=True)

@@ -1,80 +1,163 @@
-"""The Ray actor: loads the prior once, then builds group after group. Plain Python; ``driver`` makes it an
+"""The Ray actor: loads the prior once, then builds group after group. Plain Python; ``actors`` makes it an
 actor."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
+import signal
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
 
 from pipeline.core.errors import LatentkilnError
 from pipeline.fleet.group import Bench, build_group, one_line
 from pipeline.fleet.rows import Row, RowResult, Toolbox
 
-Pulse = dict[str, tuple[str, int, int]]
+# A worker whose driver has not asked for its pulse for so long saves its work and hands it back: the driver is
+# suspended, or the network between them is cut and another worker has its rows by now.
+ORPHANED_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What every worker of a run is made with; ``out`` is the output root on its machine."""
+
+    toolbox: Toolbox
+    prior_spec: str
+    threads: int
+    out: str
+    lockstep: int
+    checkpoint_seconds: float
+    run_id: str = ""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A worker that is ready, or why it is not (``error`` is the class name, ``stage`` as in
-    LatentkilnError)."""
+    """A worker that is ready, or why it is not (``error`` is the class name, ``stage`` as in LatentkilnError).
+
+    ``memory`` is what the process holds, in bytes; ``node_id`` is Ray's.
+    """
 
     pid: int
     seconds: float
     error: str = ""
     message: str = ""
     stage: str = ""
+    node: str = ""
+    node_id: str = ""
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """Where each row of the running group stands, (stage, done, total) by id, and the worker's memory in bytes."""
+
+    where: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Built:
+    """One result for each row of a group, in order. ``leaving``: the worker was told to go and takes no more."""
+
+    results: list[RowResult]
+    leaving: bool = False
 
 
 class Worker:
-    """One process with one prior. ``pulse`` and ``stop`` are called while ``build`` runs, in another
-    thread."""
+    """One process with one prior. ``pulse`` and ``stop`` are called while ``build`` runs, in another thread."""
 
-    def __init__(
-        self,
-        toolbox: Toolbox,
-        prior_spec: str,
-        threads: int,
-        out: str,
-        lockstep: int,
-        checkpoint_seconds: float,
-    ):
-        self._toolbox, self._prior_spec, self._threads = toolbox, prior_spec, threads
-        self._out, self._lockstep, self._checkpoint_seconds = Path(out), lockstep, checkpoint_seconds
+    def __init__(self, settings: WorkerSettings):
+        self._settings = settings
         self._bench: Bench | None = None
-        self._pulse: Pulse = {}
-        self._stop = threading.Event()
+        self._where: dict[str, tuple[str, int, int]] = {}
+        self._stopped_up_to = 0
+        self._last_pulse = time.monotonic()
+        self._leaving = threading.Event()
+        self._process = psutil.Process()
+        # Where this is the main thread: a machine that is being taken away sends SIGTERM first.
+        self._building = False
+        self._before: Any = None
+        with contextlib.suppress(ValueError):
+            self._before = signal.signal(signal.SIGTERM, self._told_to_go)
 
     def load(self) -> Loaded:
         """Loads the prior. An error is a value, so that it keeps its one line on the way."""
-        begun = time.monotonic()
+        begun, chosen = time.monotonic(), self._settings
         try:
-            prior = self._toolbox.load_prior(self._prior_spec, self._threads)
+            prior = chosen.toolbox.load_prior(chosen.prior_spec, chosen.threads)
         except Exception as error:
             stage = error.stage if isinstance(error, LatentkilnError) else "prior"
             seconds = time.monotonic() - begun
             return Loaded(os.getpid(), seconds, type(error).__name__, one_line(str(error)), stage)
-        self._bench = Bench(self._out, prior, self._lockstep, self._toolbox, self._checkpoint_seconds)
-        return Loaded(os.getpid(), time.monotonic() - begun)
+        self._bench = Bench(
+            Path(chosen.out), prior, chosen.lockstep, chosen.toolbox, chosen.checkpoint_seconds, chosen.run_id
+        )
+        return Loaded(
+            os.getpid(),
+            time.monotonic() - begun,
+            node=platform.node(),
+            node_id=_node_id(),
+            memory=self._memory(),
+        )
 
-    def build(self, rows: Sequence[Row]) -> list[RowResult]:
-        """Builds one group, as ``build_group`` says."""
+    def build(self, rows: Sequence[Row], ticket: int) -> Built:
+        """Builds one group, as ``build_group`` says. ``ticket`` grows from group to group and names it in
+        ``stop``."""
         if self._bench is None:
             raise RuntimeError("build before load")
-        self._pulse = {}
-        return build_group(rows, self._bench, self._report, self._stop.is_set)
+        self._where = {}
+        self._last_pulse = time.monotonic()
+
+        def stop() -> bool:
+            orphaned = time.monotonic() - self._last_pulse > ORPHANED_SECONDS
+            return self._stopped_up_to >= ticket or orphaned or self._leaving.is_set()
+
+        self._building = True
+        try:
+            return Built(build_group(rows, self._bench, self._report, stop), self._leaving.is_set())
+        finally:
+            self._building = False
 
     def pulse(self) -> Pulse:
-        """Where each row of the running group stands: (stage, done, total) by id."""
-        return dict(self._pulse)
+        """Where each row of the running group stands."""
+        self._last_pulse = time.monotonic()
+        return Pulse(dict(self._where), self._memory())
 
-    def stop(self) -> None:
-        """Asks the running group for a checkpoint and an early end."""
-        self._stop.set()
+    def stop(self, ticket: int) -> None:
+        """Asks the group with ``ticket`` (and any before it) for a checkpoint and an early end."""
+        self._stopped_up_to = max(self._stopped_up_to, ticket)
+
+    def _told_to_go(self, number: int, frame: FrameType | None) -> None:
+        again = self._leaving.is_set()
+        self._leaving.set()
+        if (again or not self._building) and callable(self._before):
+            self._before(number, frame)
+
+    def _memory(self) -> int:
+        """Resident bytes of this process and those it started."""
+        total = 0
+        with contextlib.suppress(psutil.Error):
+            total = self._process.memory_info().rss
+            for child in self._process.children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    total += child.memory_info().rss
+        return total
 
     def _report(self, job_id: str, stage: str, done: int, total: int) -> None:
         # One assignment: nothing is sent from here, the driver asks when it wants to know.
-        self._pulse[job_id] = (stage, done, total)
+        self._where[job_id] = (stage, done, total)
+
+
+def _node_id() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""

@@ -1,0 +1,331 @@
+"""The loop over Ray actors: one group in flight per worker, deaths survived, late rows cut.
+
+Actors, not Ray Data: the driver has to know which rows a worker held when it died, to try each of them alone, to cut
+one that is late, and to let every row's end be final the moment it comes. ``benchmarks/scheduling.py`` measures what
+that costs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.core.errors import PriorError
+from pipeline.fleet.book import Book
+from pipeline.fleet.deaths import Death, judge
+from pipeline.fleet.group import one_line
+from pipeline.fleet.interrupts import Interrupts
+from pipeline.fleet.rows import Row, RowResult
+from pipeline.fleet.worker import Built, Loaded, Pulse, Worker, WorkerSettings
+
+_PULSE_SECONDS = 0.25
+_PATIENCE_SECONDS = 30.0
+# How long a group has to save its work when one of its rows has had its time.
+_GRACE_SECONDS = 10.0
+# How long the plan is read at a time while workers are busy, and while none is.
+_READ_SECONDS, _IDLE_READ_SECONDS = 0.05, 0.25
+_LOOK_SECONDS = 2.0
+# Workers that die while loading the prior, one after another, before the run gives up; and that are lost with
+# their machines.
+_MAX_LOAD_DEATHS, _MAX_LOAD_LOSSES = 2, 20
+
+
+@dataclass(frozen=True)
+class ActorSettings:
+    """``options`` are those of the Ray actor. ``workers`` says how many there may be now: clusters grow and shrink.
+
+    ``memory`` is what one worker may hold, in bytes; None for no limit of ours. ``draining`` names the nodes that are
+    about to go.
+    """
+
+    worker: WorkerSettings
+    options: dict[str, Any]
+    workers: Callable[[], int]
+    memory: int | None = None
+    draining: Callable[[], frozenset[str]] = frozenset
+
+
+@dataclass
+class _Slot:
+    """One worker: ``loading``, ``idle``, ``building`` (``rows``), or ``gone``. ``cut_at``: when it was asked to let
+    go of a row that has had its time."""
+
+    name: str
+    handle: Any
+    ref: Any
+    state: str = "loading"
+    rows: list[Row] = field(default_factory=list)
+    pulse: Any = None
+    ticket: int = 0
+    node: str = ""
+    node_id: str = ""
+    asked: bool = False
+    cut_at: float | None = None
+
+
+class Fleet:
+    """Builds what a Book has with Ray actors. ``note`` takes lines worth showing."""
+
+    def __init__(self, book: Book, note: Callable[[str], None], interrupts: Interrupts, settings: ActorSettings):
+        import ray
+
+        self._ray: Any = ray
+        self._book, self._note, self._interrupts, self._settings = book, note, interrupts, settings
+        # Two groups of threads in the worker: one builds, the other answers while it does. No restarts by
+        # Ray: a new worker is made here, where it is known what the old one was doing.
+        self._actor: Any = self._ray.remote(
+            concurrency_groups={"control": 1}, max_restarts=0, max_task_retries=0, **settings.options
+        )(Worker)
+        self._slots: list[_Slot] = []
+        self._made = self._tickets = self._load_deaths = self._load_losses = 0
+        self._target = 1
+        self._asked_to_stop = False
+        self._begun = time.monotonic()
+        self._next_look = self._next_pulse = 0.0
+        self._patient = True
+
+    def run(self) -> None:
+        """Until nothing is left to do, or to wait for. Raises FleetError or what loading the prior raised."""
+        while True:
+            if self._interrupts.stopping and not self._asked_to_stop:
+                self._ask_to_stop()
+            if self._interrupts.now:
+                self._abandon()
+                return
+            self._book.read_on(_READ_SECONDS if self._busy() else _IDLE_READ_SECONDS)
+            self._look_around()
+            self._hand_out()
+            busy = self._busy()
+            if not busy and not self._book.more:
+                return
+            now = time.monotonic()
+            if now >= self._next_pulse:
+                self._take_pulses()
+                self._next_pulse = now + _PULSE_SECONDS
+            self._cut_what_is_late()
+            self._wait(busy)
+            self._grow_impatient()
+
+    def close(self) -> None:
+        """Ends the workers. In a joined cluster nothing else would, before this process ends."""
+        for slot in self._slots:
+            self._kill(slot)
+
+    # -- workers ----------------------------------------------------------------------------------------------
+
+    def _busy(self) -> list[_Slot]:
+        """Workers that will have something to say. One that is on its way is not waited for when it is not
+        needed (any more)."""
+        needed = ("loading", "building") if self._book.rows_left else ("building",)
+        return [slot for slot in self._slots if slot.state in needed]
+
+    def _look_around(self) -> None:
+        """How many workers there may be now, and which of them sit on machines that are going away."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_SECONDS
+        self._target = max(1, self._settings.workers())
+        going = self._settings.draining()
+        for slot in self._slots:
+            if slot.node_id in going and slot.state == "building" and not slot.asked:
+                self._note(f"{slot.name}: its machine {slot.node} is going away; its work is being saved")
+                self._ask(slot)
+            elif slot.node_id in going and slot.state == "idle":
+                self._kill(slot)
+                slot.state = "gone"
+
+    def _new_slot(self) -> _Slot:
+        handle = self._actor.remote(self._settings.worker)
+        self._made += 1
+        return _Slot(f"worker {self._made}", handle, handle.load.remote())
+
+    def _hand_out(self) -> None:
+        self._slots = [slot for slot in self._slots if slot.state != "gone"]
+        occupied = sum(slot.state == "building" for slot in self._slots)
+        wanted = min(self._target, occupied + self._book.rows_left)
+        while len(self._slots) < wanted:
+            self._slots.append(self._new_slot())
+        for slot in self._slots:
+            if slot.state == "idle" and (group := self._book.next_group(self._target)):
+                self._tickets += 1
+                slot.rows, slot.state, slot.ticket = group, "building", self._tickets
+                slot.asked, slot.cut_at = False, None
+                slot.ref = slot.handle.build.remote(group, slot.ticket)
+                self._book.began(group, slot.name, slot.node)
+
+    def _wait(self, busy: list[_Slot]) -> None:
+        timeout = max(0.01, self._next_pulse - time.monotonic())
+        if not busy:
+            # Rows that wait for their time, or a plan that is being read.
+            if not self._book.rows_left:
+                return
+            time.sleep(min(timeout, 0.05))
+            return
+        by_ref = {slot.ref: slot for slot in busy}
+        # One at a time: what is ready stays ready, and signals are looked at in between.
+        ready, _ = self._ray.wait(list(by_ref), num_returns=1, timeout=timeout)
+        for ref in ready:
+            self._settle(by_ref[ref])
+
+    def _settle(self, slot: _Slot) -> None:
+        """Takes what a worker has to say, or learns that it is dead."""
+        errors = self._ray.exceptions
+        try:
+            answer = self._ray.get(slot.ref)
+        except errors.RayTaskError as error:
+            self._broken(slot, error)
+        except errors.RayError as error:
+            self._lost(slot, judge(errors, error, node_alive=self._node_alive(slot.node_id)))
+        else:
+            if slot.state == "loading":
+                self._loaded(slot, answer)
+            else:
+                self._built(slot, answer)
+
+    def _loaded(self, slot: _Slot, answer: Loaded) -> None:
+        if answer.error:
+            raise _prior_error(answer)
+        limit = self._settings.memory
+        if limit is not None and answer.memory > limit:
+            raise _fleet_error(
+                f"a worker holds {_gigabytes(answer.memory)} when it has loaded the prior, and --max-memory allows "
+                f"{_gigabytes(limit)}; allow more"
+            )
+        self._load_deaths = self._load_losses = 0
+        slot.state, slot.node, slot.node_id = "idle", answer.node, answer.node_id
+
+    def _built(self, slot: _Slot, answer: Built) -> None:
+        rows, slot.rows, slot.state, slot.pulse = slot.rows, [], "idle", None
+        for row, result in zip(rows, answer.results, strict=True):
+            self._book.returned(row, result)
+        if answer.leaving:
+            self._note(f"{slot.name} was told to go; its work is saved")
+            self._kill(slot)
+            slot.state = "gone"
+
+    def _lost(self, slot: _Slot, death: Death) -> None:
+        # An actor that is merely out of reach may still be at work: it must not be, beside its successor.
+        self._kill(slot)
+        was_loading, rows = slot.state == "loading", slot.rows
+        slot.state, slot.rows, slot.pulse = "gone", [], None
+        if was_loading:
+            self._load_deaths += death.blame
+            self._load_losses += not death.blame
+            if self._load_deaths >= _MAX_LOAD_DEATHS or self._load_losses >= _MAX_LOAD_LOSSES:
+                count = self._load_deaths + self._load_losses
+                raise _fleet_error(
+                    f"{count} workers died while loading the prior ({death.reason}); is there enough memory?"
+                )
+        if not self._book.halting:
+            self._note(f"{slot.name} died ({death.reason}); {len(rows)} rows are tried again")
+        self._book.died(rows, death.reason, blame=death.blame)
+
+    def _broken(self, slot: _Slot, error: Exception) -> None:
+        """Our own code in the worker raised: those rows fail, the worker goes on."""
+        rows, slot.rows, slot.pulse = slot.rows, [], None
+        cause = getattr(error, "cause", None) or error
+        if slot.state == "loading":
+            raise error
+        slot.state = "idle"
+        for row in rows:
+            message = one_line(f"{row.job.id}: {cause}")
+            name = type(cause).__name__
+            self._book.ended(row, RowResult(row.job.id, "failed", "fleet", name, message, reproduce=row.reproduce))
+
+    def _kill(self, slot: _Slot) -> None:
+        self._ray.kill(slot.handle, no_restart=True)
+
+    def _node_alive(self, node_id: str) -> bool:
+        return not node_id or any(node["NodeID"] == node_id and node["Alive"] for node in self._ray.nodes())
+
+    # -- what is late or too large ----------------------------------------------------------------------------
+
+    def _take_pulses(self) -> None:
+        """Asks each builder where it stands, and reads the answers to the last question. Never waits."""
+        for slot in self._slots:
+            if slot.state != "building":
+                continue
+            if slot.pulse is not None:
+                ready, _ = self._ray.wait([slot.pulse], timeout=0)
+                if not ready:
+                    continue
+                try:
+                    pulse: Pulse = self._ray.get(slot.pulse)
+                except self._ray.exceptions.RayError:
+                    slot.pulse = None
+                    continue  # its build will say so, too
+                mine = {row.job.id for row in slot.rows}
+                for job_id, (stage, done, total) in pulse.where.items():
+                    if job_id in mine:
+                        self._book.stage(job_id, stage, done, total)
+                if self._settings.memory is not None and pulse.memory > self._settings.memory:
+                    self._too_large(slot, pulse.memory)
+                    continue
+            slot.pulse = slot.handle.pulse.options(concurrency_group="control").remote()
+
+    def _too_large(self, slot: _Slot, memory: int) -> None:
+        limit = _gigabytes(self._settings.memory or 0)
+        self._lost(slot, Death(f"it held {_gigabytes(memory)}, and --max-memory allows {limit}", blame=True))
+
+    def _cut_what_is_late(self) -> None:
+        """Asks a group for an early end when one of its rows has had its time; kills a worker that does not answer."""
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.state != "building":
+                continue
+            if slot.cut_at is None:
+                end = self._book.deadline(slot.rows)
+                if end is not None and now >= end:
+                    slot.cut_at = now
+                    self._ask(slot)
+            elif now - slot.cut_at >= _GRACE_SECONDS:
+                rows, slot.rows, slot.state, slot.pulse = slot.rows, [], "gone", None
+                self._kill(slot)
+                self._note(f"{slot.name} did not let go of a late row and was ended")
+                self._book.stuck(rows)
+
+    # -- the end ----------------------------------------------------------------------------------------------
+
+    def _ask(self, slot: _Slot) -> None:
+        slot.asked = True
+        slot.handle.stop.options(concurrency_group="control").remote(slot.ticket)
+
+    def _ask_to_stop(self) -> None:
+        self._note("stopping: work so far is being saved (Ctrl-C again stops at once)")
+        self._asked_to_stop = self._book.halting = True
+        for slot in self._slots:
+            if slot.state == "building":
+                self._ask(slot)
+
+    def _abandon(self) -> None:
+        """Stops at once: kills the workers; what they last saved is what remains."""
+        for slot in self._slots:
+            self._kill(slot)
+            self._book.died(slot.rows, "stopped")
+            slot.rows, slot.state = [], "gone"
+
+    def _grow_impatient(self) -> None:
+        """Says so when no worker comes up: a joined cluster may have no room."""
+        if self._patient and time.monotonic() - self._begun > _PATIENCE_SECONDS:
+            self._patient = False
+            if self._slots and all(slot.state == "loading" for slot in self._slots):
+                self._note("still waiting for a worker: is there room in the cluster?")
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
+def _fleet_error(message: str) -> Exception:
+    from pipeline.fleet.cluster import FleetError
+
+    return FleetError(message)
+
+
+def _prior_error(loaded: Loaded) -> Exception:
+    known = loaded.error == PriorError.__name__
+    text = loaded.message if known else f"the prior cannot be loaded: {loaded.error}: {loaded.message}"
+    return PriorError(text, stage=loaded.stage)

@@ -1,0 +1,50 @@
+"""What a run looks like to Prometheus: counters and gauges that Ray exports with its own.
+
+Every series has the tag ``run``. Where a node exports metrics (``ray start --metrics-export-port``), they stand there
+under the prefix ``ray_latentkiln_``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.fleet.progress import Progress
+from pipeline.fleet.rows import RowResult
+
+_SECONDS = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0]
+
+
+class Metrics(Progress):
+    """Counts the rows of one run. Ray must be running."""
+
+    def __init__(self, run_id: str) -> None:
+        from ray.util import metrics
+
+        self._tags = {"run": run_id}
+        keys = ("run",)
+        self._ended: Any = metrics.Counter("latentkiln_rows_ended", "Rows that came to an end.", (*keys, "state"))
+        self._retried: Any = metrics.Counter("latentkiln_rows_retried", "Rows begun again after a setback.", keys)
+        self._running: Any = metrics.Gauge("latentkiln_rows_running", "Rows being built now.", keys)
+        self._build: Any = metrics.Gauge("latentkiln_rows_to_build", "Rows to build, as far as is known.", keys)
+        self._kept: Any = metrics.Gauge("latentkiln_rows_up_to_date", "Rows found up to date.", keys)
+        self._seconds: Any = metrics.Histogram(
+            "latentkiln_row_seconds", "Wall time of finished rows.", boundaries=_SECONDS, tag_keys=keys
+        )
+        self._begun: set[str] = set()
+
+    def planned(self, *, build: int, kept: int) -> None:
+        self._build.set(build, self._tags)
+        self._kept.set(kept, self._tags)
+
+    def row_began(self, job_id: str, attempt: int) -> None:
+        if job_id in self._begun:
+            self._retried.inc(1, self._tags)
+        self._begun.add(job_id)
+        self._running.set(len(self._begun), self._tags)
+
+    def row_ended(self, result: RowResult) -> None:
+        self._begun.discard(result.job_id)
+        self._running.set(len(self._begun), self._tags)
+        self._ended.inc(1, self._tags | {"state": result.state})
+        if result.state == "done":
+            self._seconds.observe(max(result.seconds, 1e-6), self._tags)

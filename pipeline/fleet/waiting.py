@@ -1,0 +1,85 @@
+"""Rows that wait for a worker: a bounded window of the plan, the longest work first."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+from pipeline.core.job import Job
+from pipeline.fleet.rows import Row
+
+# Rows that are held in memory at a time, however long the manifest is.
+WINDOW = 2048
+# What counts where a row leaves a setting to the prior: only the order depends on it.
+_TYPICAL = {"steps": 300, "views": 4, "view_size": 32, "refine_steps": 0, "seeds": 1}
+
+
+def work(job: Job) -> float:
+    """How much work a job is, in latent pixels drawn and denoised: to order rows, not to promise times."""
+
+    def setting(name: str) -> float:
+        value = job.settings.get(name)
+        return float(value if isinstance(value, (int, float)) else _TYPICAL[name])
+
+    steps = setting("steps") + (setting("refine_steps") if job.settings.get("refine") else 0)
+    return steps * setting("views") * setting("view_size") ** 2 * max(1.0, setting("seeds"))
+
+
+class Waiting:
+    """The rows that wait. Of those added, the one with the most work comes first, so that no run ends waiting
+    for one long row begun last; rows of equal work keep their order."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._fresh: list[tuple[float, int, Row]] = []
+        self._alone: deque[Row] = deque()
+        self._later: list[tuple[float, int, Row]] = []
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._alone) + len(self._later)
+
+    @property
+    def ready(self) -> int:
+        """How many could begin now."""
+        self._wake()
+        return len(self._fresh) + len(self._alone)
+
+    def add(self, row: Row, *, delay: float = 0.0) -> None:
+        """``row`` waits, not to begin before ``delay`` seconds have gone by."""
+        self._number += 1
+        if delay > 0:
+            heapq.heappush(self._later, (self._clock() + delay, self._number, row))
+        elif row.alone:
+            self._alone.append(row)
+        else:
+            heapq.heappush(self._fresh, (-work(row.job), self._number, row))
+
+    def take(self, lockstep: int, workers: int, *, all_known: bool) -> list[Row]:
+        """The next group for one worker, [] where none can begin now.
+
+        At most ``lockstep`` rows of one recipe; fewer where that leaves none of ``workers`` idle (``all_known``:
+        no further rows will be added). The recipe pads its batches, so who stands beside whom changes no byte.
+        """
+        self._wake()
+        if not self._fresh:
+            # What is suspected of killing workers comes last: the others' work is safe by then.
+            return [self._alone.popleft()] if self._alone else []
+        size, count = lockstep, len(self._fresh)
+        if all_known:
+            # Evened out, so that neither the last group nor a worker is left with a straggler.
+            groups = max(math.ceil(count / lockstep), min(max(1, workers), count))
+            size = math.ceil(count / groups)
+        group = [heapq.heappop(self._fresh)[2]]
+        while self._fresh and len(group) < size and self._fresh[0][2].job.recipe == group[0].job.recipe:
+            group.append(heapq.heappop(self._fresh)[2])
+        return group
+
+    def _wake(self) -> None:
+        now = self._clock()
+        while self._later and self._later[0][0] <= now:
+            row = heapq.heappop(self._later)[2]
+            self.add(row)
