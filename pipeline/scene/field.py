@@ -1,0 +1,214 @@
+"""The radiance field of Latent-NeRF: density and latent channels at a point, without view dependence.
+
+A multiresolution grid feeds a small MLP (Metzer et al., 2022; Instant-NGP's sizes). The first output, plus a blob of
+density around the origin, goes through a truncated exponential and is the density; the other C outputs are the latent.
+What lies behind the scene is a second MLP of the ray's direction.
+
+Working frame: right-handed, +Y up, +Z front; the scene fills the cube [-bound, bound]^3. Density is per unit length
+of that frame. N points, M directions, C latent channels.
+
+Everything but the grid is plain torch and runs on any device. That it runs on CUDA could not be verified here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.core.errors import SettingError
+from pipeline.core.rng import torch_generator
+from pipeline.scene.grid import GridSettings, encode
+
+# The exponent of the density is cut here: exp(15) = 3.3 million is opaque over any distance that matters.
+LARGEST_EXPONENT = 15.0
+# tiny-cuda-nn's start, small against what training writes: the first renders are the MLP's, smooth everywhere.
+_GRID_START = 1e-4
+_GRID_RATE = 10.0
+# Without gradients, points go through in pieces of this size: hidden layers of a piece stay in cache and memory flat.
+_PIECE = 1 << 14
+
+
+@dataclass(frozen=True)
+class FieldSettings:
+    """Sizes and constants of METHOD's field.
+
+    Attributes:
+        grid: the encoding.
+        channels: C, the prior's latent channels.
+        hidden, layers: width and number of linear layers of the field's MLP, with ReLU between them.
+        bound: half the side of the scene's cube.
+        blob_density, blob_radius: the exponent gets blob_density exp(-|x|^2 / (2 blob_radius^2)) on top.
+        background_hidden: width of the background's hidden layer.
+        background_frequencies: octaves in which it sees a direction.
+    """
+
+    grid: GridSettings
+    channels: int
+    hidden: int = 64
+    layers: int = 3
+    bound: float = 1.0
+    blob_density: float = 5.0
+    blob_radius: float = 0.2
+    background_hidden: int = 64
+    background_frequencies: int = 6
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.hidden, self.layers, self.background_hidden) < 1:
+            raise SettingError("field: channels, hidden, layers and background_hidden are 1 or more")
+        if self.background_frequencies < 0:
+            raise SettingError(f"field: background_frequencies is 0 or more, not {self.background_frequencies}")
+        if not (0 < self.bound < math.inf and 0 < self.blob_radius < math.inf):
+            raise SettingError(f"field: bound and blob_radius are above 0, not {self.bound} and {self.blob_radius}")
+
+
+class RadianceField(nn.Module):
+    """The field's parameters and what they say at a point.
+
+    Args:
+        settings: sizes and constants.
+        seed: of the initial values, which are the same on every machine.
+        base_latent: (C,) latent the colour starts near, e.g. the latent of a base colour; None for around 0.
+        backend: of the grid encoding; see ``grid.encode``.
+    """
+
+    def __init__(self, settings: FieldSettings, seed: int, *, base_latent: Tensor | None = None, backend: str = "auto"):
+        super().__init__()
+        self.settings, self.backend = settings, backend
+        # One stream, drawn from in this order: changing it changes every asset.
+        generator = torch_generator(seed, "field")
+        table = torch.empty(settings.grid.parameter_count)
+        self.table = nn.Parameter(table.uniform_(-_GRID_START, _GRID_START, generator=generator))
+        sizes = [settings.grid.width, *[settings.hidden] * (settings.layers - 1), 1 + settings.channels]
+        self.network = _linear_layers(sizes, generator)
+        width = 3 + 6 * settings.background_frequencies
+        self.background_network = _linear_layers([width, settings.background_hidden, settings.channels], generator)
+        if base_latent is not None:
+            colour: Any = self.network[-1].bias
+            with torch.no_grad():
+                colour[1:] = base_latent
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Density (N,) >= 0 and latent (N, C) at ``points`` (N, 3), working frame; differentiable in parameters."""
+        outputs = self._in_pieces(points, None)
+        return trunc_exp(outputs[:, 0]), outputs[:, 1:]
+
+    def density(self, points: Tensor) -> Tensor:
+        """Density (N,) alone: cheaper than ``forward`` and within rounding of it."""
+        return trunc_exp(self.exponent(points))
+
+    def exponent(self, points: Tensor) -> Tensor:
+        """(N,) whose truncated exponential is the density."""
+        return self._in_pieces(points, 1)[:, 0]
+
+    def background(self, directions: Tensor) -> Tensor:
+        """Latent (M, C) seen along unit ``directions`` (M, 3) where nothing is in the way."""
+        encoded = encode_directions(directions.to(self.table.dtype), self.settings.background_frequencies)
+        return _run(self.background_network, encoded)
+
+    def normals(self, points: Tensor, step: float = 0.01) -> Tensor:
+        """Outward unit normals (N, 3): where density falls fastest, by central differences over ``step``.
+
+        Differences are taken of the exponent: its gradient has the density's direction, and neither vanishes in
+        empty space nor overflows inside. At the cube's faces they are one-sided. Where the field is flat the
+        normal is +Y. Differentiable in parameters; costs six times ``density``.
+        """
+        bound = self.settings.bound
+        shifts = step * torch.eye(3, dtype=points.dtype, device=points.device)
+        ahead = (points[:, None] + shifts).clamp(-bound, bound)  # (N, 3 axes, 3)
+        behind = (points[:, None] - shifts).clamp(-bound, bound)
+        values = self.exponent(torch.cat([ahead, behind]).reshape(-1, 3)).reshape(2, -1, 3)
+        spacing = (ahead - behind).diagonal(dim1=1, dim2=2).clamp(min=step / 2)
+        downhill = (values[1] - values[0]) / spacing
+        length = downhill.norm(dim=1, keepdim=True)
+        up = downhill.new_tensor([0.0, 1.0, 0.0])
+        return torch.where(length > 1e-12, downhill / length.clamp(min=1e-12), up)
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Groups for Adam: the grid learns ten times faster than the MLPs, because a step reaches few entries."""
+        networks = [*self.network.parameters(), *self.background_network.parameters()]
+        return [{"params": [self.table], "lr": lr * _GRID_RATE}, {"params": networks, "lr": lr}]
+
+    def _in_pieces(self, points: Tensor, columns: int | None) -> Tensor:
+        if torch.is_grad_enabled() or len(points) <= _PIECE:
+            return self._outputs(points, columns)
+        return torch.cat([self._outputs(piece, columns) for piece in points.split(_PIECE)])
+
+    def _outputs(self, points: Tensor, columns: int | None) -> Tensor:
+        """The MLP's outputs (N, 1 + C), or only the first ``columns`` of them; the blob is in column 0."""
+        settings = self.settings
+        unit = (points / (2 * settings.bound) + 0.5).clamp(0, 1)
+        encoded = encode(unit, self.table, settings.grid, backend=self.backend)
+        outputs = _run(self.network, encoded, columns)
+        # In place, into the one column: the linear layer does not need its own output for its gradient.
+        outputs[:, 0] += self._blob(points)
+        return outputs
+
+    def _blob(self, points: Tensor) -> Tensor:
+        settings = self.settings
+        squared = points.to(self.table.dtype).square().sum(dim=1)
+        return settings.blob_density * torch.exp(squared * (-0.5 / settings.blob_radius**2))
+
+
+class _TruncatedExp(torch.autograd.Function):
+    """See ``trunc_exp``."""
+
+    @staticmethod
+    def forward(ctx: Any, exponent: Tensor) -> Tensor:
+        ctx.save_for_backward(exponent)
+        return exponent.clamp(max=LARGEST_EXPONENT).exp()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (exponent,) = ctx.saved_tensors
+        return grad * exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).exp()
+
+
+def trunc_exp(exponent: Tensor) -> Tensor:
+    """exp(exponent), at most exp(15), with a gradient that neither overflows nor dies.
+
+    Beyond +-15 the gradient is that at +-15 (Instant-NGP's rule), so that a density which ran away comes back and
+    empty space can fill. Unlike there the value is cut above, too: it stays finite.
+    """
+    apply: Any = _TruncatedExp.apply
+    density: Tensor = apply(exponent)
+    return density
+
+
+def encode_directions(directions: Tensor, frequencies: int) -> Tensor:
+    """Directions (M, 3) and their sines and cosines in octaves: (M, 3 + 6 frequencies).
+
+    Columns: the direction; then for k = 0, 1, ...: sin(2^k d), cos(2^k d), three columns each (Mildenhall et al.,
+    NeRF, 2020, section 5.1, without its factor pi, as a unit vector spans two units and not a whole period).
+    """
+    parts = [directions]
+    for k in range(frequencies):
+        parts += [torch.sin(directions * 2.0**k), torch.cos(directions * 2.0**k)]
+    return torch.cat(parts, dim=1)
+
+
+def _linear_layers(sizes: list[int], generator: torch.Generator) -> nn.ModuleList:
+    """Linear layers between ``sizes``, started as torch starts them, but from ``generator``."""
+    layers = nn.ModuleList()
+    for inputs, outputs in itertools.pairwise(sizes):
+        layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+        with torch.no_grad():
+            for parameter in (layer.weight, layer.bias):
+                parameter.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
+        layers.append(layer)
+    return layers
+
+
+def _run(layers: nn.ModuleList, values: Tensor, columns: int | None = None) -> Tensor:
+    """``layers`` with ReLU between them; only the first ``columns`` of the last one's outputs."""
+    *before, last = iter(layers)
+    for layer in before:
+        values = layer(values).relu_()
+    weight, bias = last.parameters()
+    return functional.linear(values, weight[:columns], bias[:columns])
