@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import meshes
 import pytest
+from s3_server import BUCKET, FaultProxy, S3Server, connect, environment
 
 import pipeline  # noqa: F401  (before torch: it makes idle threads sleep)
 
@@ -33,3 +36,41 @@ def shared_meshes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     meshes.write_obj(folder / "spot.obj", meshes.blob(1600))
     meshes.write_glb(folder / "CesiumMan.glb", meshes.uv_sphere(24, 48))
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A SeaweedFS for the whole session, with one bucket."""
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """An empty place in the bucket, s3://..., with the environment that reaches it."""
+    for name, value in environment(s3_server.endpoint).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LATENTKILN_CACHE", str(tmp_path / "cache"))
+    connect(s3_server.endpoint)
+    yield f"s3://{BUCKET}/{uuid.uuid4().hex[:8]}"
+    connect()
+
+
+@pytest.fixture(scope="session")
+def s3_proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
+    """A proxy before the server."""
+    proxy = FaultProxy(s3_server.endpoint)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def proxy(s3_proxy: FaultProxy, s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """The proxy, which lets all pass until its ``rule`` is set; ``s3`` goes through it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_proxy.endpoint)
+    s3_proxy.reset()
+    connect(s3_proxy.endpoint)
+    yield s3_proxy
+    s3_proxy.reset()

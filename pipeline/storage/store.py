@@ -29,6 +29,7 @@ _SLOWEST_BYTES = 256 << 10  # a second
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 8.0
 # Refusals are tried a few times too: a store that is just starting does not know its users yet.
 _REFUSED_ATTEMPTS = 3
+_PAGE = 1000  # names in an answer to a listing; the most that S3 gives
 
 ABSENT = ""
 """What a write expects that must not replace anything."""
@@ -287,7 +288,7 @@ class S3Store(Store):
     def _pages(self, folder: Remote, prefix: str, seconds: float, **arguments: Any) -> Iterator[dict[str, Any]]:
         bucket = folder.key.partition("/")[0]
         while True:
-            page = self._call(seconds, "list_objects_v2", Bucket=bucket, Prefix=prefix, **arguments)
+            page = self._call(seconds, "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=_PAGE, **arguments)
             yield page
             if not page.get("IsTruncated"):
                 return
@@ -332,8 +333,18 @@ def _open(place: Remote) -> Store:
         raise StorageError(f"{place}: its store cannot be opened: {reason_of(error)}") from None
     if scheme in ("s3", "s3a"):
         fs.retries = 1
+        _connect(fs)
         return S3Store(fs)
     return Store(fs)
+
+
+def _connect(fs: Any) -> None:
+    """Reads the client's model of S3, which takes seconds on a busy machine and must not count as a slow store."""
+    from fsspec.asyn import sync
+
+    # What is wrong with the configuration is told by the first request, with the place it was for.
+    with contextlib.suppress(Exception):
+        sync(fs.loop, fs.set_session)
 
 
 def _may_pass(error: Exception) -> bool:

@@ -1,0 +1,481 @@
+"""Stores: names, conditional writes, retries, leases, publishing; against a real S3 server and fsspec's memory."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from s3_server import ACCESS_KEY, SECRET_KEY, connect, free_ports
+
+from pipeline.core.content import sha256_bytes
+from pipeline.core.errors import UsageError
+from pipeline.export.record import describe_outputs, write_record
+from pipeline.storage import assets, lease, ship
+from pipeline.storage.errors import Clash, StorageError
+from pipeline.storage.place import Remote, parse_place
+from pipeline.storage.secrets import scrub
+from pipeline.storage.store import ABSENT, patience, store_of
+
+
+@pytest.fixture(params=["s3", "memory"])
+def root(request):
+    """An empty folder on each kind of store."""
+    if request.param == "memory":
+        connect()
+        return Remote("memory://bucket/place")
+    return Remote(request.getfixturevalue("s3"))
+
+
+# --- names ---
+
+
+def test_a_place_has_the_parts_of_a_path():
+    place = parse_place("S3://bucket/shop/boot.glb/")
+    assert str(place) == "s3://bucket/shop/boot.glb"
+    assert (place.name, place.suffix, str(place.parent), place.scheme) == ("boot.glb", ".glb", "s3://bucket/shop", "s3")
+    assert str(place.parent.parent.parent) == "s3://bucket" and str(place / "a") == "s3://bucket/shop/boot.glb/a"
+    assert parse_place("s3://bucket/shop").contains(place) and not parse_place("s3://bucket/sho").contains(place)
+
+
+@pytest.mark.parametrize("text", ["outputs", "/tmp/a b", "C:\\x", "a://"[:1], "./s3:/x"])
+def test_a_path_stays_a_path(text):
+    assert parse_place(text) == Path(text)
+
+
+def test_an_address_of_a_local_file_is_its_path():
+    assert parse_place("file:///tmp/out") == Path("/tmp/out")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["s3://", "s3:///x", "s3://key:pw-very-secret@b/x", "https://h/x?X-Amz-Signature=pw-very-secret", "s3://b/a/../c",
+     "s3://b/a//c", "zip://a::s3://b/c", "s3://b/x#pw-very-secret", "s3://b/a\nb"],
+)  # fmt: skip
+def test_an_address_that_cannot_be_used_is_refused_without_repeating_secrets(text):
+    with pytest.raises(UsageError) as caught:
+        parse_place(text)
+    assert "pw-very-secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_secrets_of_the_environment_never_come_through(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "abcdefgh-secret")
+    monkeypatch.setenv("FSSPEC_S3_PASSWORD", "password-in-config")
+    line = "at s3://joe:hunter22@b/x?X-Amz-Signature=0123abc&a=1 with abcdefgh-secret and password-in-config"
+    told = scrub(line)
+    assert not any(word in told for word in ("hunter22", "0123abc", "abcdefgh-secret", "password-in-config"))
+    assert told.startswith("at s3://") and "&a=1" in told
+    assert scrub("a red brick boot at s3://bucket/key") == "a red brick boot at s3://bucket/key"
+
+
+# --- reading and writing ---
+
+
+def test_what_is_written_is_read_and_listed(root):
+    store = store_of(root)
+    assert store.stat(root / "x") is None and store.files(root) == {} and store.folders(root) == []
+    tag = store.write(root / "a" / "x.txt", b"one")
+    data, found = store.read(root / "a" / "x.txt")
+    assert data == b"one" and found.tag == tag and found.size == 3
+    assert abs(found.now - time.time()) < 5 and abs(found.now - found.modified) < 5
+    store.write(root / "b" / "y", b"")
+    assert {name: f.tag for name, f in store.files(root).items()}["a/x.txt"] == tag
+    assert store.folders(root) == ["a", "b"]
+    store.delete(root / "a" / "x.txt")
+    store.delete(root / "a" / "x.txt")
+    assert list(store.files(root)) == ["b/y"]
+    with pytest.raises(FileNotFoundError):
+        store.read(root / "a" / "x.txt")
+    with pytest.raises(StorageError, match="allowed: at most 2"):
+        store.write(root / "c", b"123")
+        store.read(root / "c", 2)
+
+
+def test_a_listing_goes_on_behind_its_first_page(root, monkeypatch):
+    monkeypatch.setattr("pipeline.storage.store._PAGE", 7)
+    store = store_of(root)
+    expected = sorted(f"{folder}/{n}" for folder in "abcdefgh" for n in "12")
+    for name in expected:
+        store.write(root / name, b"")
+    assert sorted(store.files(root)) == expected and store.folders(root) == list("abcdefgh")
+
+
+def test_a_write_meets_its_expectation_or_clashes(root):
+    store = store_of(root)
+    first = store.write(root / "x", b"one", expect=ABSENT)
+    with pytest.raises(Clash):
+        store.write(root / "x", b"two", expect=ABSENT)
+    second = store.write(root / "x", b"two", expect=first)
+    with pytest.raises(Clash):
+        store.write(root / "x", b"three", expect=first)
+    with pytest.raises(Clash):
+        store.write(root / "gone", b"three", expect=second)
+    with pytest.raises(Clash):
+        store.delete(root / "x", expect=first)
+    assert store.read(root / "x")[0] == b"two"
+    store.delete(root / "x", expect=second)
+
+
+def test_of_many_writers_one_wins(root):
+    store = store_of(root)
+    for expect in (ABSENT, None):
+        expected = expect if expect is not None else store.stat(root / "x").tag
+        won = []
+
+        def attempt(number, expected=expected, won=won):
+            try:
+                store.write(root / "x", f"writer {number}".encode(), expect=expected)
+                won.append(number)
+            except Clash:
+                pass
+
+        threads = [threading.Thread(target=attempt, args=(n,)) for n in range(8 if expect is None else 6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1 and store.read(root / "x")[0] == f"writer {won[0]}".encode()
+        store.write(root / "x", b"again")
+
+
+# --- faults ---
+
+
+@pytest.mark.parametrize("fault", [500, 503, "drop", "lose", "half"])
+def test_passing_faults_are_lived_through(proxy, s3, fault):
+    place, left = Remote(s3) / "x", [2]
+
+    def rule(method, path):
+        if left[0] > 0 and "list-type" not in path:
+            left[0] -= 1
+            return fault
+        return None
+
+    proxy.rule = rule
+    first = store_of(place).write(place, b"one" * 100, expect=ABSENT)
+    left[0] = 2
+    store_of(place).write(place, b"two" * 100, expect=first)
+    left[0] = 2
+    assert store_of(place).read(place)[0] == b"two" * 100
+    assert store_of(place).files(place.parent).keys() == {"x"}
+
+
+def test_a_store_that_stays_away_is_one_clear_line_in_time(proxy, s3, monkeypatch):
+    monkeypatch.setenv("LATENTKILN_STORAGE_SECONDS", "1.5")
+    place = Remote(s3) / "x"
+    proxy.rule = lambda method, path: 503
+    begun = time.monotonic()
+    with pytest.raises(
+        StorageError, match=r"x: writing it failed \d+ times in 1.5 s, at last with SlowDown 503"
+    ) as caught:
+        store_of(place).write(place, b"x")
+    assert time.monotonic() - begun < 3 and len(proxy.seen) < 12 and "\n" not in str(caught.value)
+
+
+def test_a_store_that_is_not_there_at_all(s3, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
+    connect()
+    with pytest.raises(StorageError, match="run again when the store answers") as caught, patience(0.5):
+        store_of(Remote(s3)).read(Remote(s3) / "x")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_slow_answer_is_waited_for_and_a_missing_one_not(proxy, s3, monkeypatch):
+    place = Remote(s3) / "x"
+    store_of(place).write(place, b"x")
+    proxy.rule = lambda method, path: "slow"
+    assert store_of(place).read(place)[0] == b"x"
+    proxy.slow_seconds = 20
+    begun = time.monotonic()
+    with pytest.raises(StorageError, match="Timeout"), patience(1.0):
+        store_of(place).read(place)
+    assert time.monotonic() - begun < 4
+
+
+def test_wrong_credentials_are_told_without_showing_them(s3, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-value")
+    connect()
+    begun = time.monotonic()
+    with pytest.raises(StorageError, match="check the credentials in the environment") as caught:
+        store_of(Remote(s3)).write(Remote(s3) / "x", b"x")
+    assert time.monotonic() - begun < 5
+    assert "wrong-secret-value" not in str(caught.value) and ACCESS_KEY not in str(caught.value)
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    connect()
+    with pytest.raises(StorageError, match="set AWS_ACCESS_KEY_ID"):
+        store_of(Remote(s3)).read(Remote(s3) / "x")
+
+
+def test_a_bucket_or_scheme_that_is_not_there(s3):
+    with pytest.raises(StorageError, match=r"s3://no-such-bucket/x: .*"):
+        store_of(Remote(s3)).write(Remote("s3://no-such-bucket/x"), b"x")
+    with pytest.raises(StorageError, match="fsspec knows no file system 'nonsense'"):
+        store_of(Remote("nonsense://b/x"))
+
+
+# --- leases ---
+
+
+def owner(run="r1", attempt=1, machine="m1", pid=1):
+    return lease.Owner(run, attempt, machine, pid)
+
+
+def test_a_lease_is_held_by_one_and_given_back(root):
+    folder = root / "boot"
+    mine = lease.take(folder, owner())
+    assert mine is not None and mine.held and lease.holder(folder)["run"] == "r1"
+    assert lease.take(folder, owner("r2", machine="m2")) is None
+    mine.renew()
+    assert mine.held and lease.take(folder, owner("r2", machine="m2")) is None
+    mine.release()
+    assert not mine.held and lease.holder(folder) is None and not store_of(root).files(folder)
+    assert lease.take(folder, owner("r2", machine="m2")).held
+
+
+def test_a_lease_expires_by_the_stores_clock(root, monkeypatch):
+    folder = root / "boot"
+    dead = lease.take(folder, owner(), seconds=1.0)
+    assert lease.take(folder, owner("r2", machine="m2")) is None
+    # A node whose clock is a day off sees no more than others.
+    real = time.time
+    if root.scheme == "s3":
+        monkeypatch.setattr(time, "time", lambda: real() + 86_400)
+        assert lease.take(folder, owner("r2", machine="m2")) is None
+        monkeypatch.setattr(time, "time", real)
+    time.sleep(3.1)
+    assert not dead.held
+    heir = lease.take(folder, owner("r2", machine="m2"))
+    assert heir is not None and heir.held
+    dead.renew()
+    dead.release()
+    assert heir.held and lease.holder(folder)["run"] == "r2"
+
+
+def test_dead_holders_are_known_at_once(root):
+    import subprocess
+
+    folder = root / "boot"
+    child = subprocess.Popen(["true"])
+    child.wait()
+    here = lease.Owner.here("r2")
+    assert lease.take(folder, lease.Owner("r1", 1, here.machine, child.pid))
+    theirs = lease.take(folder, here)
+    assert theirs is not None
+    # Our own process lives.
+    assert lease.take(folder, lease.Owner("r3", 1, here.machine, 1)) is None
+    # The next attempt of the same run: its driver has ended the earlier one.
+    heir = lease.take(folder, lease.Owner("r2", 2, "elsewhere", 5))
+    assert heir is not None
+    theirs.renew()
+    assert not theirs.held and heir.held
+
+
+def test_a_keeper_renews_until_the_end(s3):
+    folder = Remote(s3) / "boot"
+    keeper = lease.Keeper()
+    mine = lease.take(folder, owner(), seconds=2.0)
+    with keeper.keeping(mine):
+        time.sleep(4.2)
+        assert mine.held and lease.take(folder, owner("r2", machine="m2")) is None
+    keeper.close()
+    assert lease.holder(folder) is None
+
+
+# --- publishing ---
+
+
+def make_asset(folder, text, *, preview=True, mark="f1"):
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ["asset.glb"] + ["preview.png"] * preview
+    for name in names:
+        (folder / name).write_text(f"{name} {text}")
+    record = {"id": "boot", "fingerprint": mark, "outputs": describe_outputs(folder, names)}
+    write_record(folder, record)
+    return folder
+
+
+def names(root):
+    return sorted(store_of(root).files(root / "boot"))
+
+
+def test_a_new_asset_then_a_rebuilt_one(root, tmp_path):
+    place = root / "boot"
+    store_of(root).write(place / ".work" / "checkpoint", b"half way")
+    store_of(root).write(place / "failure.json", b"{}")
+    store_of(root).write(place / "notes.txt", b"the user's own")
+    assets.publish(make_asset(tmp_path / "a", "one"), place)
+    assert names(root) == ["asset.glb", "notes.txt", "preview.png", "record.json"]
+    data, record = assets.read_output(place, "asset.glb")
+    assert data == b"asset.glb one" and record["outputs"]["asset.glb"]["sha256"] == sha256_bytes(data)
+    assert not assets.is_unsettled(record, names(root))
+    assets.publish(make_asset(tmp_path / "b", "two", preview=False, mark="f2"), place)
+    assert names(root) == ["asset.glb", "notes.txt", "record.json"]
+    assert assets.read_output(place, "asset.glb")[0] == b"asset.glb two"
+    assert assets.publish(tmp_path / "b", place)["fingerprint"] == "f2"
+    assert list(assets.ids(root)) == ["boot"]
+    assets.remove(root, "boot")
+    assert store_of(root).files(root) == {}
+
+
+class Killed(BaseException):
+    """Where a publisher died."""
+
+
+def test_killed_between_any_two_steps_a_reader_sees_old_or_new_and_the_next_run_goes_on(root, tmp_path, monkeypatch):
+    place = root / "boot"
+    store = store_of(root)
+    first, second = make_asset(tmp_path / "a", "one"), make_asset(tmp_path / "b", "two", preview=False, mark="f2")
+    states = set()
+    for fresh in (True, False):
+        for step in range(20):
+            for name in names(root):
+                store.delete(place / name)
+            if not fresh:
+                assets.publish(first, place)
+            left = [step]
+
+            def dying(real, left=left):
+                def call(*arguments, **options):
+                    if left[0] == 0:
+                        raise Killed
+                    left[0] -= 1
+                    return real(*arguments, **options)
+
+                return call
+
+            with monkeypatch.context() as patch:
+                patch.setattr(store, "write", dying(store.write))
+                patch.setattr(store, "delete", dying(store.delete))
+                try:
+                    assets.publish(second, place)
+                    finished = True
+                except Killed:
+                    finished = False
+            try:
+                data, record = assets.read_output(place, "asset.glb")
+                assert (data, record["fingerprint"]) in ((b"asset.glb one", "f1"), (b"asset.glb two", "f2"))
+                states.add((fresh, record["fingerprint"]))
+                for name in record["outputs"]:
+                    assets.read_output(place, name)
+            except FileNotFoundError:
+                assert fresh
+                states.add((fresh, "nothing"))
+                record = None
+            if record and record["fingerprint"] == "f2" and not finished:
+                assert assets.settle(place) or not assets.is_unsettled(record, names(root))
+            else:
+                assets.publish(second, place)
+            assert names(root) == ["asset.glb", "record.json"]
+            data, record = assets.read_output(place, "asset.glb")
+            assert data == b"asset.glb two" and "object" not in record["outputs"]["asset.glb"]
+            assert "replaces" not in record and not assets.settle(place)
+            if finished:
+                break
+        assert finished
+    assert states == {(True, "nothing"), (True, "f2"), (False, "f1"), (False, "f2")}
+
+
+def test_readers_that_look_all_the_time_never_see_half_an_asset(root, tmp_path):
+    place, seen, faults, end = root / "boot", set(), [], threading.Event()
+    versions = [make_asset(tmp_path / str(n), f"version {n}", preview=True, mark=f"f{n}") for n in range(6)]
+
+    def look():
+        while not end.is_set():
+            try:
+                glb, record = assets.read_output(place, "asset.glb")
+                seen.add(record["fingerprint"])
+                if glb.decode() != f"asset.glb version {record['fingerprint'][1:]}":
+                    faults.append((glb, record))
+            except FileNotFoundError:
+                if seen:
+                    faults.append("an asset that was there is gone")
+
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for version in versions:
+        assets.publish(version, place)
+        time.sleep(0.02)
+    end.set()
+    for thread in threads:
+        thread.join()
+    assert not faults and len(seen) >= 2
+
+
+def test_a_publisher_that_lost_its_lease_writes_nothing(root, tmp_path):
+    place = root / "boot"
+    assets.publish(make_asset(tmp_path / "a", "one"), place)
+    with pytest.raises(StorageError, match="another run has taken this row over"):
+        assets.publish(make_asset(tmp_path / "b", "two"), place, held=lambda: False)
+    # It did not know: between its look and its write another one published.
+    folder = assets._Folder(place, lambda: True)
+    assets.publish(make_asset(tmp_path / "c", "three"), place)
+    with pytest.raises(StorageError, match="another run"):
+        folder.write("asset.glb", b"late")
+    assert assets.read_output(place, "asset.glb")[0] == b"asset.glb three"
+
+
+def test_an_asset_being_built_is_not_removed(root, tmp_path):
+    assets.publish(make_asset(tmp_path / "a", "one"), root / "boot")
+    mine = lease.take(root / "boot", owner())
+    with pytest.raises(StorageError, match="a run is building it"):
+        assets.remove(root, "boot")
+    mine.release()
+    assets.remove(root, "boot")
+    assert not names(root)
+
+
+def test_a_damaged_output_is_not_published_and_a_changed_one_not_read(root, tmp_path):
+    folder = make_asset(tmp_path / "a", "one")
+    (folder / "asset.glb").write_text("asset.glb 0ne")
+    with pytest.raises(StorageError, match="other bytes than its record says"):
+        assets.publish(folder, root / "boot")
+    assert not names(root)
+    assets.publish(make_asset(tmp_path / "a", "one"), root / "boot")
+    store_of(root).write(root / "boot" / "asset.glb", b"vandal")
+    with pytest.raises(StorageError, match="build it again"):
+        assets.read_output(root / "boot", "asset.glb")
+
+
+def test_a_record_cannot_point_outside_its_folder():
+    good = f".next/{'0' * 64}-asset.glb"
+    for held, expected in (
+        (good, good),
+        ("../x", "asset.glb"),
+        (f".next/{'0' * 64}-../x", "asset.glb"),
+        (3, "asset.glb"),
+    ):
+        assert assets.object_of("asset.glb", {"object": held}) == expected
+
+
+# --- shipping ---
+
+
+def test_changed_files_are_shipped_and_come_back(root, tmp_path):
+    (tmp_path / "w").mkdir()
+    path = tmp_path / "w" / "checkpoint"
+    path.write_bytes(b"1")
+    (tmp_path / "w" / ".tmp-1-x").write_bytes(b"unfinished")
+    with ship.Shipper(lambda: ship.files_below(tmp_path / "w", root / ".work"), seconds=0.05) as shipper:
+        deadline = time.monotonic() + 10
+        while store_of(root).stat(root / ".work" / "checkpoint") is None:
+            assert time.monotonic() < deadline
+        path.write_bytes(b"22")
+    shipper.ship()
+    assert ship.pull(root / ".work", tmp_path / "back") == 1
+    assert (tmp_path / "back" / "checkpoint").read_bytes() == b"22"
+
+
+def test_a_store_that_is_away_stops_no_work(proxy, s3, tmp_path):
+    (tmp_path / "checkpoint").write_bytes(b"1")
+    proxy.rule = lambda method, path: 500
+    shipper = ship.Shipper(lambda: [(tmp_path / "checkpoint", Remote(s3) / "c")])
+    with patience(0.5):
+        shipper.ship()
+    assert "InternalError" in shipper.problem and SECRET_KEY not in shipper.problem
+    proxy.rule = lambda method, path: None
+    shipper.ship()
+    assert not shipper.problem and json.loads(store_of(Remote(s3)).read(Remote(s3) / "c")[0]) == 1
