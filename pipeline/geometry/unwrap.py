@@ -6,14 +6,7 @@ that suits the texture, and the same bytes for the same mesh.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from pipeline.core.errors import SettingError, UnwrapError
 from pipeline.core.job import Reporter, no_report
+from pipeline.geometry.child import run_child
 from pipeline.geometry.mesh import Mesh, UVMesh, face_areas, unique_rows, uv_areas
 
 # The mesh's own coordinates may leave the unit square by this much; beyond, the texture is tiled.
@@ -48,7 +42,6 @@ POOR_USE = 0.4
 BETTER_USE = 1.15
 # Charts that xatlas lets overlap more than this are not used.
 _XATLAS_OVERLAP = 0.002
-_HEARTBEAT = 0.25
 _CHILD = Path(__file__).with_name("xatlas_child.py")
 
 
@@ -242,42 +235,21 @@ def run_xatlas(
     Returns (((T, 2) float64 in texels, (F, 3) indices), "") or (None, one line why not). ``command`` is what is
     run with the folder, this process's id and a number of seconds behind it (empty: the program with xatlas).
     """
-    command = command or (sys.executable, "-P", str(_CHILD))
     # xatlas computes in float32 and calls faces below an absolute area degenerate: brought to a mean area of 1.
     centred = mesh.vertices - (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
     centred = centred / math.sqrt(max(float(face_areas(mesh.vertices, mesh.faces).mean()), 1e-300))
-    folder = Path(tempfile.mkdtemp(prefix="latentkiln-unwrap-"))
-    child: subprocess.Popen[bytes] | None = None
-    try:
-        np.save(folder / "vertices.npy", centred.astype(np.float32), allow_pickle=False)
-        np.save(folder / "faces.npy", mesh.faces.astype(np.uint32), allow_pickle=False)
-        began = time.monotonic()
-        with (folder / "said.txt").open("wb") as said:
-            child = subprocess.Popen(
-                [*command, str(folder), str(os.getpid()), str(math.ceil(time_limit) + 5)],
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-            )
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_HEARTBEAT)
-                break
-            passed = time.monotonic() - began
-            report("unwrap", int(passed), max(1, math.ceil(time_limit)))
-            if passed > time_limit:
-                return None, f"xatlas was not done after {time_limit:g} s"
-        if child.returncode != 0 or not (folder / "uv_faces.npy").is_file():
-            said_lines = (folder / "said.txt").read_text(errors="replace").split("\n")
-            last = next((line.strip() for line in reversed(said_lines) if line.strip()), "")
-            return None, f"xatlas failed (exit code {child.returncode}){': ' + last[:120] if last else ''}"
-        uv = np.load(folder / "uv.npy", allow_pickle=False).astype(np.float64)
-        uv_faces = np.load(folder / "uv_faces.npy", allow_pickle=False).astype(np.int64)
-    finally:
-        if child is not None and child.poll() is None:
-            child.kill()
-            child.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    found, failure = run_child(
+        command or _CHILD,
+        "xatlas",
+        {"vertices": centred.astype(np.float32), "faces": mesh.faces.astype(np.uint32)},
+        ("uv", "uv_faces"),
+        time_limit=time_limit,
+        stage="unwrap",
+        report=report,
+    )
+    if found is None:
+        return None, failure
+    uv, uv_faces = found["uv"].astype(np.float64), found["uv_faces"].astype(np.int64)
     fits = uv_faces.shape == mesh.faces.shape and uv.ndim == 2 and np.isfinite(uv).all()
     if not fits or uv_faces.max(initial=0) >= len(uv):
         return None, "xatlas returned something that does not fit the mesh"

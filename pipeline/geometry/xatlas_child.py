@@ -7,25 +7,14 @@ texels of equal size on both axes and, last, ``uv_faces.npy`` (F, 3) uint32.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
+import runpy
 import sys
 from pathlib import Path
 
 import numpy as np
 
-
-def die_with(parent: int, seconds: int) -> None:
-    """Has the system end this process with its parent (where it can), and after ``seconds`` in any case."""
-    # The default action of SIGALRM needs no interpreter: it also ends a process inside xatlas.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(max(1, seconds))
-    if sys.platform.startswith("linux"):
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit(1)
+die_with = runpy.run_path(str(Path(__file__).with_name("die_with.py")))["die_with"]
 
 
 def main(folder: Path) -> None:

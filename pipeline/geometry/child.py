@@ -1,0 +1,74 @@
+"""Native libraries that cannot be interrupted run in a process of their own: it is killed when its time is over."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.job import Reporter, no_report
+
+_HEARTBEAT = 0.25
+
+
+def run_child(
+    program: Path | Sequence[str],
+    name: str,
+    given: Mapping[str, NDArray],
+    wanted: Sequence[str],
+    *,
+    time_limit: float,
+    stage: str,
+    report: Reporter = no_report,
+) -> tuple[dict[str, NDArray] | None, str]:
+    """Runs ``program`` on the arrays ``given``; returns the arrays ``wanted`` and "", or None and one line why not.
+
+    program  a Python file, or the beginning of a command; a folder, this process's id and a number of seconds
+             follow. It reads ``<name>.npy`` files in the folder and writes its own there, the last wanted one last.
+    name     of the library, for the messages.
+    report   is called as (stage, seconds so far, time_limit) while the child runs.
+
+    The child ends with this process and after ``time_limit`` seconds in any case; its folder is removed.
+    """
+    command = (sys.executable, "-P", str(program)) if isinstance(program, Path) else tuple(program)
+    folder = Path(tempfile.mkdtemp(prefix=f"latentkiln-{stage}-"))
+    child: subprocess.Popen[bytes] | None = None
+    try:
+        for key, array in given.items():
+            np.save(folder / f"{key}.npy", array, allow_pickle=False)
+        began = time.monotonic()
+        with (folder / "said.txt").open("wb") as said:
+            child = subprocess.Popen(
+                [*command, str(folder), str(os.getpid()), str(math.ceil(time_limit) + 5)],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+            )
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_HEARTBEAT)
+                break
+            passed = time.monotonic() - began
+            report(stage, int(passed), max(1, math.ceil(time_limit)))
+            if passed > time_limit:
+                return None, f"{name} was not done after {time_limit:g} s"
+        if child.returncode != 0 or not (folder / f"{wanted[-1]}.npy").is_file():
+            said_lines = (folder / "said.txt").read_text(errors="replace").split("\n")
+            last = next((line.strip() for line in reversed(said_lines) if line.strip()), "")
+            return None, f"{name} failed (exit code {child.returncode}){': ' + last[:120] if last else ''}"
+        return {key: np.load(folder / f"{key}.npy", allow_pickle=False) for key in wanted}, ""
+    finally:
+        if child is not None and child.poll() is None:
+            child.kill()
+            child.wait()
+        shutil.rmtree(folder, ignore_errors=True)
