@@ -14,7 +14,7 @@ import torch
 from pipeline.core.job import Job, no_report
 from pipeline.distill.loop import Subject, distill
 from pipeline.prior.load import Prior, load_prior
-from pipeline.recipes.build import prepare
+from pipeline.recipes.build import prepare, variants
 from pipeline.recipes.paint import Paint
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.recipes.work import Work
@@ -29,6 +29,7 @@ def subjects(prior: Prior, mesh: Path, count: int, steps: int, out: Path, lockst
         settings = PaintSettings(steps=steps, views=4, preview=False)
         job = Job(f"bench-{seed}", "paint", "a red brick object", "", seed, mesh, settings.model_dump(mode="json"))
         work = Work(job, "bench", out / job.id, Paint().resolve(job, prior), no_report)
+        work.variants = variants(work)
         prepare(Paint(), work, prior, out, lockstep)
         subject = work.variants[0].subject
         assert subject is not None

@@ -221,6 +221,23 @@ def sample_paint_cameras(
     return replace(cameras, close=close)
 
 
+@dataclass(frozen=True)
+class OrbitSettings:
+    """Cameras that look at the origin (METHOD section 3). Radians; (least, most) each."""
+
+    elevation: tuple[float, float] = (math.radians(-60), math.radians(80))
+    radius: tuple[float, float] = (1.0, 1.5)
+    fov: tuple[float, float] = (math.radians(40), math.radians(70))
+
+
+def sample_orbit_cameras(rng: np.random.Generator, n: int, settings: OrbitSettings, near: float = 0.02) -> Cameras:
+    """``n`` cameras for one step: directions uniform by area and stratified, radius and field of view uniform."""
+    low, high = math.sin(settings.elevation[0]), math.sin(settings.elevation[1])
+    theta = np.arccos(np.clip(low + (high - low) * _stratified(rng, n), -1, 1))
+    phi = 2 * math.pi * _stratified(rng, n)
+    return orbit(theta, phi, rng.uniform(*settings.radius, size=n), rng.uniform(*settings.fov, size=n), near=near)
+
+
 def sample_surface(rng: np.random.Generator, vertices: ArrayLike, faces: ArrayLike, n: int) -> tuple[Floats, Floats]:
     """``n`` points uniform by area on a triangle mesh and their unit face normals, (n, 3) each.
 

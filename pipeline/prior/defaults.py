@@ -56,6 +56,11 @@ class GenerateDefaults(SharedDefaults):
     grid_finest: int = 2048
     grid_log2_table: int = 19
     samples_step: float = 0.0068
+    supersample: int = 1
+    radius_min: float = 1.0
+    radius_max: float = 1.5
+    fov_min: float = 40.0
+    fov_max: float = 70.0
     lambda_sparsity: float = 20.0
     lambda_shape: float = 500.0
 

@@ -73,8 +73,10 @@ def build(
         if stop():
             outcomes[index] = Outcome(job.id, "interrupted")
             continue
-        work = Work(job, fingerprint, out / job.id, steps.resolve(job, prior), report_for(index))
+        work = Work(job, fingerprint, out / job.id, None, report_for(index))
         try:
+            work.settings = steps.resolve(job, prior)
+            work.variants = variants(work)
             prepare(steps, work, prior, out, lockstep)
             works[index] = work
         except LatentkilnError as error:
@@ -92,6 +94,11 @@ def build(
     for index, work in works.items():
         outcomes[index] = _finish(steps, work, prior, lockstep)
     return [outcomes[index] for index in range(len(jobs))]
+
+
+def variants(work: Work) -> list[Variant]:
+    """One variant per seed of the row; the seeds follow on."""
+    return [Variant(i, work.job.seed + i, work.folder / WORK / str(i)) for i in range(work.settings.seeds)]
 
 
 def prepare(steps: Steps, work: Work, prior: Prior, out: Path, lockstep: int) -> None:

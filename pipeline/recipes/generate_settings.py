@@ -91,10 +91,21 @@ class GenerateSettings(SharedSettings):
         ("fov_min", "fov_max"),
     )
 
-    radius_min: float = Field(default=1.0, ge=0.2, le=10, description="Nearest camera, from the centre.")
-    radius_max: float = Field(default=1.5, ge=0.2, le=10, description="Farthest camera; above radius_min.")
-    fov_min: float = Field(default=40, ge=10, le=120, description="Narrowest vertical field of view, degrees.")
-    fov_max: float = Field(default=70, ge=10, le=120, description="Widest, degrees; above fov_min.")
+    radius_min: float | None = Field(
+        default=None, ge=0.2, le=10, description="Nearest camera, from the centre. Left out: the prior's."
+    )
+    radius_max: float | None = Field(
+        default=None, ge=0.2, le=10, description="Farthest camera; above radius_min. Left out: the prior's."
+    )
+    fov_min: float | None = Field(
+        default=None, ge=10, le=120, description="Narrowest vertical field of view, degrees. Left out: the prior's."
+    )
+    fov_max: float | None = Field(
+        default=None, ge=10, le=120, description="Widest, degrees; above fov_min. Left out: the prior's."
+    )
+    supersample: int | None = Field(
+        default=None, ge=1, le=8, description="Rays along each side of a latent pixel. Left out: the prior's."
+    )
     grid_levels: int | None = Field(
         default=None, ge=1, le=32, description="Levels of the field's grid. Left out: the prior's."
     )

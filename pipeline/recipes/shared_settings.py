@@ -92,7 +92,8 @@ class SharedSettings(BaseModel):
     def _in_order(self) -> Self:
         for low, high in self.ORDERED:
             a, b = getattr(self, low), getattr(self, high)
-            if a >= b:
+            # What is left to the prior is compared when it is known.
+            if a is not None and b is not None and a >= b:
                 raise PydanticCustomError(
                     "order",
                     "{low} is {a} and {high} is {b}; allowed: {low} below {high}",

@@ -59,7 +59,7 @@ class Variant:
 
 @dataclass
 class Work:
-    """One row. ``settings`` are resolved: nothing in them is left to the prior any more."""
+    """One row. ``settings`` are resolved: nothing in them is left to the prior any more (None before that)."""
 
     job: Job
     fingerprint: str
@@ -72,13 +72,6 @@ class Work:
     variants: list[Variant] = field(default_factory=list)
     # What all variants share: the recipe's own (paint: the mesh and its texture coordinates).
     shared: Any = None
-
-    def __post_init__(self) -> None:
-        if not self.variants:
-            count = int(getattr(self.settings, "seeds", 1))
-            self.variants = [
-                Variant(index, self.job.seed + index, self.folder / WORK / str(index)) for index in range(count)
-            ]
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -43,7 +43,9 @@ class RefinedMesh:
 
     def __init__(self, views: MeshViews, texture: torch.Tensor, prior: Prior, settings: RefinedMeshSettings, seed: int):
         self._views, self._prior, self._settings, self._seed = views, prior, settings, seed
-        self.texture = texture.detach().clone().to(prior.device).requires_grad_(True)
+        # Contiguous: Adam's state takes a parameter's strides, and checkpoints store contiguous tensors.
+        start = texture.detach().clone(memory_format=torch.contiguous_format)
+        self.texture = start.to(prior.device).requires_grad_(True)
         self._anchor = self._blocks(self.texture.detach())
 
     def _blocks(self, texture: torch.Tensor) -> torch.Tensor:
