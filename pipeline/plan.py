@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,6 +71,8 @@ def iterate(jobs: Iterable[Job], out: Path, *, prior_identity: str) -> Iterator[
     """As ``plan``, one by one."""
     meshes: dict[Path | None, tuple[str, str]] = {None: ("", "")}
     for job in jobs:
+        if len(meshes) > _REMEMBERED:
+            meshes = {None: ("", "")}
         if job.mesh not in meshes:
             meshes[job.mesh] = _identify(job.mesh)
         mesh, problem = meshes[job.mesh]
@@ -95,9 +97,14 @@ def iterate(jobs: Iterable[Job], out: Path, *, prior_identity: str) -> Iterator[
 def leftovers(out: Path, ids: Collection[str]) -> list[str]:
     """Assets under ``out`` whose ids are not among ``ids``, sorted: they are no longer in the manifest."""
     known = {name.lower() for name in ids}
+    return strangers(out, lambda name: name.lower() in known)
+
+
+def strangers(out: Path, knows: Callable[[str], bool]) -> list[str]:
+    """Assets under ``out`` of which ``knows`` is false, sorted. An asset is a folder with a record in it."""
     try:
         with os.scandir(out) as entries:
-            names = [entry.name for entry in entries if entry.name.lower() not in known and entry.is_dir()]
+            names = [entry.name for entry in entries if not knows(entry.name) and entry.is_dir()]
     except OSError:
         return []
     return sorted(name for name in names if (out / name / RECORD).is_file())
@@ -197,6 +204,8 @@ def _one_line(value: object) -> str:
 
 # Hashes of files, by what the file system says of them: a file that keeps all of it keeps its bytes.
 _Stamp = tuple[str, int, int, int]
+# Bounded, so that a long manifest fills no memory: beyond, they start anew.
+_REMEMBERED = 1 << 16
 _mesh_hashes: dict[_Stamp, str] = {}
 _sound_outputs: set[tuple[_Stamp, str]] = set()
 
@@ -223,6 +232,8 @@ def _hash_mesh(path: Path) -> str:
     if path.suffix.lower() == ".gltf":
         return mesh_sha256(path)
     stamp = _stamp(path)
+    if len(_mesh_hashes) > _REMEMBERED:
+        _mesh_hashes.clear()
     if stamp not in _mesh_hashes:
         _mesh_hashes[stamp] = mesh_sha256(path)
     return _mesh_hashes[stamp]
@@ -239,6 +250,8 @@ def _output_problem(folder: Path, record: Mapping[str, Any]) -> str:
     if keys <= _sound_outputs:
         return ""
     problem = output_problem(folder, record)
+    if len(_sound_outputs) > _REMEMBERED:
+        _sound_outputs.clear()
     if not problem:
         _sound_outputs.update(keys)
     return problem

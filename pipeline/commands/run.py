@@ -6,29 +6,35 @@ import contextlib
 import json
 import shlex
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.atomic import sweep
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, EXIT_USAGE
+from pipeline.core.job import Job
+from pipeline.core.redact import redact
 from pipeline.export.record import write_failure
 from pipeline.fleet.book import RunSummary
 from pipeline.fleet.driver import DEFAULT_LOCKSTEP, FleetSettings, run
 from pipeline.fleet.locks import asset_lock
 from pipeline.fleet.progress import duration, make_progress, result_json
 from pipeline.fleet.rows import Toolbox
-from pipeline.manifest import Manifest, Problem, load_manifest
+from pipeline.manifest import Problem, Survey
 from pipeline.manifest.meshes import mesh_problems
-from pipeline.plan import PlanItem, plan
+from pipeline.plan import iterate
 from pipeline.prior.identity import PriorIdentity, prior_identity
 from pipeline.recipes import UNWRAP_CACHE
+
+# Wrong rows that the last line of ``--json`` names; each of them has been told, and has its failure.json.
+_MOST_TOLD = 1000
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What ``run`` is asked for; see ``latentkiln run --help``. ``overrides`` are the ``--set`` pairs."""
+    """What ``run`` is asked for; see ``latentkiln run --help``. ``overrides`` are the ``--set`` pairs,
+    ``max_memory`` is in gigabytes (10^9 bytes)."""
 
     manifest: Path
     out: Path = Path("outputs")
@@ -45,9 +51,14 @@ class RunOptions:
     allow_outside: bool = False
     quiet: bool = False
     json: bool = False
+    max_seconds: float | None = None
+    max_memory: float | None = None
 
     def command(self, *, only: str | None = None) -> str:
-        """The command that does this again; with ``only``, for one row in this process, to see it fail."""
+        """The command that does this again; with ``only``, for one row in this process, to see it fail.
+
+        It goes into records: what looks like a credential in it is replaced.
+        """
         words = ["latentkiln", "run", str(self.manifest)]
         if self.out != Path("outputs"):
             words += ["--out", str(self.out)]
@@ -67,7 +78,9 @@ class RunOptions:
             words += ["--address", self.address] if self.address else []
             words += ["--workers", str(self.workers)] if self.workers else []
             words += ["--serial"] if self.serial else []
-        return shlex.join(words)
+            words += ["--max-memory", f"{self.max_memory:g}"] if self.max_memory else []
+        words += ["--max-seconds", f"{self.max_seconds:g}"] if self.max_seconds else []
+        return redact(shlex.join(words))
 
 
 def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
@@ -78,28 +91,23 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
     date. Raises ManifestError, UsageError, PriorError or FleetError. ``toolbox`` replaces prior and recipes.
     """
     begun = time.monotonic()
-    manifest = load_manifest(
+    survey = Survey(
         options.manifest,
         overrides=options.overrides,
         only=options.only,
         allow_outside=options.allow_outside,
+        on_problem=_teller(options),
     )
-    problems = list(manifest.problems)
-    if options.strict:
-        problems += mesh_problems(manifest.jobs)
-    if not options.json:
-        for problem in problems:
-            print(problem)
-    if options.strict and problems:
-        return _refuse(problems, options)
+    if options.strict and (wrong := survey.bad + _bad_meshes(survey, options)):
+        return _refuse(wrong, options)
     prior = prior_identity(options.prior)
-    items = plan(manifest.jobs, options.out, prior_identity=prior.identity)
     if options.dry_run:
-        return _show_plan(items, problems, options)
+        return _show_plan(survey, prior, options)
     # What a killed run left half written; an asset's own folder is cleared by whoever builds it next.
     for folder in (options.out, options.out / UNWRAP_CACHE):
         sweep(folder)
-    failed_rows = _record_problems(problems, options)
+    wrong_rows = _WrongRows(options)
+    items = iterate(_jobs(survey, wrong_rows.add), options.out, prior_identity=prior.identity)
     progress = make_progress(quiet=options.quiet, as_json=options.json)
     summary = run(
         items,
@@ -111,79 +119,121 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
             address=options.address,
             serial=options.serial,
             fail_fast=options.fail_fast,
+            max_seconds=options.max_seconds,
+            max_memory=int(options.max_memory * 1e9) if options.max_memory else None,
         ),
         progress=progress,
         toolbox=toolbox,
-        header=_header(options, manifest, prior),
+        header=_header(options, survey, prior),
         reproduce=lambda job: options.command(only=job.id),
+        total=survey.good,
     )
+    wrong_rows.close()
     summary.seconds = time.monotonic() - begun
     code = summary.exit_code
-    if code == EXIT_OK and problems:
+    if code == EXIT_OK and survey.bad:
         code = EXIT_ROWS_FAILED
-    _print_summary(summary, failed_rows, options, code)
+    _print_summary(summary, survey.bad, wrong_rows.told, options, code)
     return code
 
 
-def _refuse(problems: Sequence[Problem], options: RunOptions) -> int:
-    rows = len({problem.row for problem in problems})
+def _teller(options: RunOptions) -> Callable[[Problem], None]:
+    def tell(problem: Problem) -> None:
+        if not options.json:
+            print(problem)
+
+    return tell
+
+
+def _jobs(survey: Survey, on_problem: Callable[[Problem], None]) -> Iterator[Job]:
+    for item in survey:
+        if isinstance(item, Job):
+            yield item
+        else:
+            on_problem(item)
+
+
+def _bad_meshes(survey: Survey, options: RunOptions) -> int:
+    """How many rows have meshes that cannot be used; each is told."""
+    count = 0
+    tell = _teller(options)
+    for problem in mesh_problems(_jobs(survey, lambda problem: None)):
+        count += 1
+        tell(problem)
+    return count
+
+
+def _refuse(rows: int, options: RunOptions) -> int:
     if options.json:
-        print(json.dumps({"event": "refused", "problems": [str(problem) for problem in problems]}))
+        print(json.dumps({"event": "refused", "wrong_rows": rows}))
     else:
         print(f"nothing built: {rows} wrong row{'s' * (rows != 1)}, and --strict was asked for")
     return EXIT_USAGE
 
 
-def _show_plan(items: Sequence[PlanItem], problems: Sequence[Problem], options: RunOptions) -> int:
-    counts: dict[str, int] = defaultdict(int)
-    for item in items:
+def _show_plan(survey: Survey, prior: PriorIdentity, options: RunOptions) -> int:
+    counts: Counter[str] = Counter()
+    for item in iterate(_jobs(survey, lambda problem: None), options.out, prior_identity=prior.identity):
         counts[item.action] += 1
         if options.json:
             line = {"id": item.job.id, "action": item.action, "reason": item.reason}
             print(json.dumps({"event": "plan"} | line, ensure_ascii=False))
         elif not options.quiet or item.action == "blocked":
             print(f"{item.job.id}\t{item.action}\t{item.reason}")
-    wrong = len({problem.row for problem in problems})
     if not options.json:
         print(
             f"would build {counts['build']}, keep {counts['keep']}; "
-            f"{counts['blocked'] + wrong} cannot be built; nothing was done"
+            f"{counts['blocked'] + survey.bad} cannot be built; nothing was done"
         )
-    return EXIT_ROWS_FAILED if wrong or counts["blocked"] else EXIT_OK
+    return EXIT_ROWS_FAILED if survey.bad or counts["blocked"] else EXIT_OK
 
 
-def _record_problems(problems: Sequence[Problem], options: RunOptions) -> dict[str, list[Problem]]:
-    """Writes ``failure.json`` for each wrong row that has a usable id. The problems by row."""
-    rows: dict[str, list[Problem]] = defaultdict(list)
-    for problem in problems:
-        rows[problem.row_id or f"row {problem.row}"].append(problem)
-    for found in rows.values():
+class _WrongRows:
+    """Writes ``failure.json`` for each wrong row that has a usable id. ``told``: the first thousand, by id."""
+
+    def __init__(self, options: RunOptions):
+        self._options = options
+        self._row: list[Problem] = []
+        self.told: dict[str, list[str]] = {}
+
+    def add(self, problem: Problem) -> None:
+        """The problems of a row come one after another."""
+        if self._row and self._row[0].row != problem.row:
+            self.close()
+        self._row.append(problem)
+
+    def close(self) -> None:
+        """No more of this row."""
+        found, self._row = self._row, []
+        if not found:
+            return
         job_id = found[0].row_id
+        if len(self.told) < _MOST_TOLD:
+            self.told[job_id or f"row {found[0].row}"] = [str(problem) for problem in found]
         if job_id is None:
-            continue
-        folder = options.out / job_id
+            return
+        folder = self._options.out / job_id
         failure = {
             "id": job_id,
             "fingerprint": "",
             "source": f"{found[0].file}:{found[0].row}",
             "stage": "manifest",
             "error": "ManifestError",
-            "message": "; ".join(f"{problem.field}: {problem.message}" for problem in found),
-            "reproduce": options.command(only=job_id),
+            "message": redact("; ".join(f"{problem.field}: {problem.message}" for problem in found)),
+            "reproduce": self._options.command(only=job_id),
             "finished": time.time(),
         }
         # The problem has been printed; a disk that refuses the record adds nothing to it.
         with contextlib.suppress(OSError), asset_lock(folder) as held:
             if held:
                 write_failure(folder, failure)
-    return rows
 
 
-def _header(options: RunOptions, manifest: Manifest, prior: PriorIdentity) -> dict[str, object]:
+def _header(options: RunOptions, survey: Survey, prior: PriorIdentity) -> dict[str, object]:
     return {
         "manifest": str(options.manifest),
-        "rows": manifest.rows,
-        "wrong_rows": sorted({problem.row for problem in manifest.problems})[:1000],
+        "rows": survey.rows,
+        "wrong_rows": survey.bad_numbers,
         "prior": {"name": prior.name, "identity": prior.identity},
         "lockstep": options.lockstep or DEFAULT_LOCKSTEP,
         "serial": options.serial,
@@ -191,17 +241,21 @@ def _header(options: RunOptions, manifest: Manifest, prior: PriorIdentity) -> di
     }
 
 
-def _print_summary(summary: RunSummary, wrong: Mapping[str, Sequence[Problem]], options: RunOptions, code: int) -> None:
+def _print_summary(
+    summary: RunSummary, bad: int, wrong: Mapping[str, Sequence[str]], options: RunOptions, code: int
+) -> None:
     counts = summary.counts
     resume = options.command() if code == EXIT_INTERRUPTED else ""
-    failed = len(summary.failed) + len(wrong)
+    failed = summary.failures + bad
     if options.json:
         event = {
             "event": "summary",
             "built": summary.built,
             "kept": summary.kept + counts["kept"],
             "failed": [result_json(result) for result in summary.failed],
-            "wrong": {name: [str(problem) for problem in found] for name, found in wrong.items()},
+            "failed_rows": failed,
+            "quarantined": counts["quarantined"],
+            "wrong": wrong,
             "interrupted": counts["interrupted"],
             "elsewhere": counts["elsewhere"],
             "waiting": counts["waiting"],
@@ -211,10 +265,13 @@ def _print_summary(summary: RunSummary, wrong: Mapping[str, Sequence[Problem]], 
         print(json.dumps(event | ({"resume": resume} if resume else {}), ensure_ascii=False), flush=True)
         return
     for result in summary.failed:
-        print(f"failed: {result.job_id}: {result.stage}: {result.message}")
+        print(f"{result.state}: {result.job_id}: {result.stage}: {result.message}")
         if result.reproduce:
             print(f"    again alone: {result.reproduce}")
+    if summary.failures > len(summary.failed):
+        print(f"and {summary.failures - len(summary.failed)} more, each with a failure.json")
     parts = [f"built {summary.built}", f"{summary.kept + counts['kept']} up to date", f"{failed} failed"]
+    parts += [f"{counts['quarantined']} of these quarantined"] if counts["quarantined"] else []
     parts += [f"{counts['interrupted']} interrupted"] if counts["interrupted"] else []
     parts += [f"{counts['elsewhere']} being built by another run"] if counts["elsewhere"] else []
     parts += [f"{counts['waiting']} not begun"] if counts["waiting"] else []
