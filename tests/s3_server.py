@@ -228,7 +228,7 @@ def connect(endpoint: str | None = None) -> None:
         fsspec.get_filesystem_class("memory").store.clear()
         fsspec.get_filesystem_class("s3").clear_instance_cache()
     if endpoint is not None:
-        from pipeline.storage.place import Remote
+        from pipeline.core.place import Remote
 
         if endpoint not in _known:
             _known[endpoint] = store.store_of(Remote("s3://any"))

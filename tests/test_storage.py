@@ -15,7 +15,7 @@ from pipeline.core.errors import UsageError
 from pipeline.export.record import describe_outputs, write_record
 from pipeline.storage import assets, lease, ship
 from pipeline.storage.errors import Clash, StorageError
-from pipeline.storage.place import Remote, parse_place
+from pipeline.core.place import Remote, parse_place
 from pipeline.storage.secrets import scrub
 from pipeline.storage.store import ABSENT, patience, store_of
 

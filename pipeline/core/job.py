@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.place import Remote
+
 
 @dataclass(frozen=True)
 class Source:
@@ -27,8 +29,9 @@ class Source:
 class Job:
     """One asset to build. Everything in it but ``source`` and the mesh's *path* changes the asset's bytes.
 
-    ``mesh`` is the absolute path of the input mesh. ``settings`` holds every setting of the recipe by name,
-    validated, with defaults filled in; JSON values only.
+    ``mesh`` is the absolute path of the input mesh. Where that lies at a URL, ``origin`` names it, with its hash once
+    that is known, and ``mesh`` is this node's copy (None before it was fetched). ``settings`` holds every setting of
+    the recipe by name, validated, with defaults filled in; JSON values only.
     """
 
     id: str
@@ -39,6 +42,7 @@ class Job:
     mesh: Path | None
     settings: Mapping[str, Any] = field(default_factory=dict)
     source: Source = field(default=Source("", 0), compare=False)
+    origin: Remote | None = field(default=None, compare=False)
 
 
 # Called by long stages as report(stage, done, total); cheap enough to call at every step.

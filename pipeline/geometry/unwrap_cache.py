@@ -21,6 +21,7 @@ from pipeline.core.job import Reporter, no_report
 from pipeline.geometry.load import load_mesh
 from pipeline.geometry.mesh import Mesh, UVMesh
 from pipeline.geometry.unwrap import unwrap
+from pipeline.storage import shared
 
 # Changes whenever the unwrapper would lay out the same mesh differently.
 _LAYOUT_VERSION = "1"
@@ -58,10 +59,13 @@ def load_unwrapped(
     mesh = load_mesh(path, max_faces=max_faces)
     content = [_LAYOUT_VERSION, mesh.source_sha256, mesh.source_format, texture_size, mode, time_limit]
     entry = cache / f"{sha256_bytes(canonical_json(content))}.safetensors"
+    shared.ask(entry)
     found = _read(entry, mesh)
     if found is None:
         found = unwrap(mesh, texture_size=texture_size, mode=mode, time_limit=time_limit, report=report)
         _write(entry, found)
+        if shared.offer(entry):
+            found = _read(entry, mesh) or found
     with _lock:
         _memory[key] = found
         while len(_memory) > _IN_MEMORY:

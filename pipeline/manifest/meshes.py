@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from pipeline.core.errors import MeshError
 from pipeline.core.job import Job
+from pipeline.core.place import Place, Remote
+from pipeline.geometry.fetch import fetch_mesh
 from pipeline.manifest.problems import Problem
 from pipeline.recipes import MESH_FIELDS
+from pipeline.storage.errors import StorageError
+
+# Bounded, so that a long manifest fills no memory: beyond, meshes are read again.
+_REMEMBERED = 1 << 16
 
 
 class MeshChecker:
     """Reads each mesh once, however many jobs name it."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Path, int], str] = {}
+        self._known: dict[tuple[Place, int], str] = {}
 
     def problem(self, job: Job) -> Problem | None:
         """What is wrong with the mesh of ``job``; None where it can be used."""
-        if job.mesh is None:
+        mesh = job.origin or job.mesh
+        if mesh is None:
             return None
-        key = (job.mesh, int(job.settings["max_faces"]))
+        key = (mesh, int(job.settings["max_faces"]))
+        if len(self._known) > _REMEMBERED:
+            self._known.clear()
         if key not in self._known:
             self._known[key] = _reason(*key)
         message = self._known[key]
@@ -37,11 +45,12 @@ def mesh_problems(jobs: Iterable[Job]) -> Iterator[Problem]:
             yield problem
 
 
-def _reason(path: Path, max_faces: int) -> str:
+def _reason(mesh: Place, max_faces: int) -> str:
     from pipeline.geometry.load import load_mesh
 
     try:
+        path = fetch_mesh(mesh)[0] if isinstance(mesh, Remote) else mesh
         load_mesh(path, max_faces=max_faces)
-    except MeshError as error:
+    except (MeshError, StorageError) as error:
         return error.message
     return ""

@@ -7,20 +7,24 @@ Nothing here knows what a field means. A reader yields ``RawRow`` for what can b
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipeline.core.place import Place, Remote
 from pipeline.manifest.problems import Problem, either, shown, suggestion
+from pipeline.storage.errors import StorageError
+from pipeline.storage.store import store_of
 
 MAX_LINE = 1 << 20
 MAX_CELL = 128 << 10
 MAX_JSON = 256 << 20
+MAX_REMOTE = 1 << 30
 MAX_COLUMNS = 1000
 
 _BOM = b"\xef\xbb\xbf"
@@ -58,13 +62,23 @@ class Fields:
 Reader = Callable[[BinaryIO, str, Fields], Iterator[RawRow | Problem]]
 
 
-def read_rows(path: Path, fields: Fields) -> Iterator[RawRow | Problem]:
-    """The rows of the manifest at ``path``, in the format its name says."""
+def read_rows(path: Place, fields: Fields) -> Iterator[RawRow | Problem]:
+    """The rows of the manifest at ``path`` (or URL), in the format its name says."""
     name = str(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         ending = shown(path.suffix) if path.suffix else "no ending"
         yield _whole(name, f"a manifest's name ends in {either(READERS)}; this one has {ending}")
+        return
+    if isinstance(path, Remote):
+        try:
+            data = store_of(path).read(path, MAX_REMOTE)[0]
+        except FileNotFoundError:
+            yield _whole(name, "the manifest cannot be read: nothing is there")
+        except StorageError as error:
+            yield _whole(name, f"the manifest cannot be read: {error.message.removeprefix(f'{name}: ')}")
+        else:
+            yield from reader(io.BytesIO(data), name, fields)
         return
     try:
         # Without O_NONBLOCK a named pipe would hold us here for ever.

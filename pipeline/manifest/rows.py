@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.errors import UsageError
 from pipeline.core.job import Job, Source
+from pipeline.core.place import Place, Remote, is_url, parse_place, url_problem
 from pipeline.geometry.source import FORMATS
 from pipeline.manifest import schema
 from pipeline.manifest.problems import Problem, either, shown, suggestion
@@ -32,7 +33,6 @@ _DEVICES = frozenset(["con", "prn", "aux", "nul"] + [f"{port}{n}" for port in ("
 _TAKEN = frozenset(["run.json", "run.events.jsonl", "report.html"])
 # Control characters and lone surrogates; tab and line ends are white space in prompts.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
-_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 Fault = tuple[str, str]
@@ -64,19 +64,21 @@ class RowChecker:
 
     def __init__(
         self,
-        manifest: Path,
+        manifest: Place,
         *,
         overrides: Mapping[str, str] | None = None,
         allow_outside: bool = False,
         check_files: bool = True,
     ):
         self.file = str(manifest)
-        self.folder = os.path.realpath(manifest.parent)
+        # A manifest at a URL has no folder on this machine, but one there.
+        self.base = manifest.parent if isinstance(manifest, Remote) else None
+        self.folder = str(self.base) if isinstance(manifest, Remote) else os.path.realpath(manifest.parent)
         self.allow_outside = allow_outside
         self.check_files = check_files
         self._settings: dict[Any, Given] = {}
         self._recipes: set[str] = set()
-        self._meshes: dict[str, tuple[Path | None, str]] = {}
+        self._meshes: dict[str, tuple[Place | None, str]] = {}
         self._overrides = self._read_overrides(overrides or {})
 
     def _read_overrides(self, overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -167,9 +169,10 @@ class RowChecker:
             prompt=prompt,
             negative_prompt=overrides.get("negative_prompt", negative),
             seed=overrides.get("seed", seed),
-            mesh=mesh,
+            mesh=mesh if isinstance(mesh, Path) else None,
             settings=given.settings,
             source=Source(self.file, raw.row),
+            origin=mesh if isinstance(mesh, Remote) else None,
         )
         return job, row_id
 
@@ -278,8 +281,8 @@ class RowChecker:
             faults += [(name, f"{message} (with --set)") for name, message in wrong]
         return Given(settings, values, tuple(faults))
 
-    def _mesh(self, value: Any, field: str, faults: list[Fault]) -> tuple[Path | None, str]:
-        """The mesh's absolute path, and its path as it is hashed into a derived id."""
+    def _mesh(self, value: Any, field: str, faults: list[Fault]) -> tuple[Place | None, str]:
+        """The mesh's absolute path or URL, and its path as it is hashed into a derived id."""
         if value is None:
             return None, ""
         if not isinstance(value, str):
@@ -294,7 +297,9 @@ class RowChecker:
             faults.append((field, reason))
         return path, posixpath.normpath(value) if path else ""
 
-    def _find_mesh(self, text: str) -> tuple[Path | None, str]:
+    def _find_mesh(self, text: str) -> tuple[Place | None, str]:
+        if self.base is not None or is_url(text):
+            return self._find_remote(text)
         name = shown(text)
         if reason := _path_problem(text, self.allow_outside):
             return None, reason
@@ -321,6 +326,27 @@ class RowChecker:
             return None, f"{name} cannot be used: {reason}"
         return Path(path), ""
 
+    def _find_remote(self, text: str) -> tuple[Remote | None, str]:
+        """A mesh named by its URL, or relative to a manifest at one; whether it is there is seen when it is fetched."""
+        name = shown(text)
+        if not is_url(text):
+            if reason := _path_problem(text, False):
+                return None, reason
+            text = f"{self.base}/{posixpath.normpath(text)}"
+        if not self.allow_outside and (self.base is None or not text.startswith(f"{self.base}/")):
+            where = "is an address outside the manifest's folder; allowed: what lies inside it"
+            return None, f"{name if not url_problem(text) else 'this'} {where} (or give --allow-outside)"
+        if len(text) > MAX_PATH:
+            return None, f"the address has {len(text)} characters; allowed: at most {MAX_PATH}"
+        if reason := url_problem(text):
+            return None, reason
+        place = parse_place(text)
+        if not isinstance(place, Remote):
+            return None, f"{name} names a file of this machine; allowed: its path"
+        if place.suffix.lower() not in FORMATS:
+            return None, f"{name} is no mesh format; allowed: {either(FORMATS)}"
+        return place, ""
+
 
 def _path_problem(text: str, allow_outside: bool) -> str:
     """What is wrong with the text of a path, before the file system is asked."""
@@ -331,8 +357,6 @@ def _path_problem(text: str, allow_outside: bool) -> str:
         return f"the path has {len(text)} characters; allowed: at most {MAX_PATH}"
     if not all(c.isprintable() for c in text):
         return f"{name} has a control character in it; allowed: printable text"
-    if _REMOTE.match(text):
-        return f"{name} is an address; allowed: the path of a local file"
     if not allow_outside and (text.startswith("/") or _DRIVE.match(text)):
         return f"{name} is an absolute path; allowed: a path inside the manifest's folder (or give --allow-outside)"
     if "\\" in text and not _DRIVE.match(text):

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.content import sha256_bytes
+from pipeline.core.place import Remote
 from pipeline.storage.errors import Clash, StorageError
 from pipeline.storage.lease import holder
-from pipeline.storage.place import Remote
 from pipeline.storage.store import ABSENT, Found, store_of
 
 RECORD = "record.json"

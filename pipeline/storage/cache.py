@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipeline.core.atomic import TEMPORARY_PREFIX, write_json
 from pipeline.core.content import sha256_bytes
-from pipeline.storage.place import Remote
+from pipeline.core.place import Remote
 from pipeline.storage.store import Found
 
 CACHE_VARIABLE = "LATENTKILN_CACHE"
@@ -67,11 +67,12 @@ def staging() -> Iterator[Path]:
 
 
 def keep(folder: Path, sha256: str) -> Path:
-    """Moves a staged folder into the cache as ``sha256``; what was there before goes. The folder it is now."""
+    """Moves the files of a staged folder into the cache as ``sha256``. The folder they are in now."""
     target = kept(sha256)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(folder, target)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        goal = target / path.relative_to(folder)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, goal)
     return target
 
 

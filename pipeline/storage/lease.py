@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.place import Remote
 from pipeline.storage.errors import Clash, StorageError
-from pipeline.storage.place import Remote
 from pipeline.storage.store import ABSENT, Found, Store, patience, store_of
 
 LEASE = ".lease"

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pipeline.core.atomic import TEMPORARY_PREFIX, replacing
+from pipeline.core.place import Remote
 from pipeline.storage.errors import Clash, StorageError
-from pipeline.storage.place import Remote
 from pipeline.storage.store import patience, store_of
 
 _MAX_BYTES = 4 << 30

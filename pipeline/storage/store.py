@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pipeline.core.place import Remote
 from pipeline.storage.errors import Clash, StorageError, code_of, judge, reason_of
-from pipeline.storage.place import Remote
 
 LIMIT_VARIABLE = "LATENTKILN_STORAGE_SECONDS"
 # How long one operation is tried in all, and how long a single attempt may take; the latter grows with the size.

@@ -17,8 +17,8 @@ _LOCAL = ("file", "local")
 class Remote:
     """A file or folder at a URL (``s3://bucket/prefix/name``), without a slash at the end.
 
-    ``/``, ``name``, ``parent`` and ``suffix`` are those of a ``Path``; everything that asks the store is in
-    ``storage.store``. ``sha256``, where known, is the content that a file has to have; it is no part of the name.
+    ``/``, ``name``, ``parent`` and ``suffix`` are those of a ``Path``; what asks the store is in ``storage``.
+    ``sha256``, where known, is the content that a file has to have; it is no part of the name.
     """
 
     url: str

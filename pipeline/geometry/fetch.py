@@ -1,0 +1,100 @@
+"""Meshes at a URL: fetched once per node, kept under the hash of their content, checked by it before each use."""
+
+from __future__ import annotations
+
+import dataclasses
+import urllib.parse
+from pathlib import Path
+
+from pipeline.core.errors import LatentkilnError, MeshError
+from pipeline.core.job import Job
+from pipeline.core.place import Remote
+from pipeline.geometry.source import mesh_sha256
+from pipeline.storage import cache
+from pipeline.storage.store import store_of
+
+MAX_BYTES = 1 << 30
+
+
+def localised(job: Job) -> Job:
+    """``job`` with its mesh on this node, and the mesh's hash in ``origin``; as it is where no URL is involved.
+
+    Raises MeshError and StorageError.
+    """
+    if job.origin is None:
+        return job
+    path, sha256 = fetch_mesh(job.origin)
+    return dataclasses.replace(job, mesh=path, origin=dataclasses.replace(job.origin, sha256=sha256))
+
+
+def fetch_mesh(place: Remote) -> tuple[Path, str]:
+    """This node's copy of the mesh at ``place`` and its hash (``mesh_sha256``), which has to be ``place.sha256`` where
+    that is given. A .gltf comes with its buffers. Raises MeshError and StorageError."""
+    try:
+        with cache.only_one(place):
+            if place.sha256 and (path := _sound(place, place.sha256)):
+                return path, place.sha256
+            return _fetch(place)
+    except FileNotFoundError:
+        raise MeshError(f"{place}: there is no such file") from None
+    except OSError as error:
+        raise MeshError(f"{place}: cannot be kept in {cache.cache_root()}: {error.strerror or error}") from error
+
+
+def _fetch(place: Remote) -> tuple[Path, str]:
+    store = store_of(place)
+    found = store.stat(place)
+    if found is None:
+        raise FileNotFoundError(str(place))
+    if found.size == 0:
+        raise MeshError(f"{place}: it is an empty file")
+    # The tag of a .gltf says nothing of its buffers.
+    known = cache.remembered(place, found) if place.suffix.lower() != ".gltf" else ""
+    if known and known == (place.sha256 or known) and (path := _sound(place, known)):
+        return path, known
+    with cache.staging() as folder:
+        data, found = store.read(place, MAX_BYTES)
+        path = folder / place.name
+        path.write_bytes(data)
+        if place.suffix.lower() == ".gltf":
+            _fetch_buffers(place, data, folder)
+        sha256 = mesh_sha256(path)
+        if place.sha256 and sha256 != place.sha256:
+            raise MeshError(f"{place}: its bytes have changed since the run was planned; run again")
+        kept = cache.keep(folder, sha256)
+        cache.remember(place, found, sha256)
+        return kept / place.name, sha256
+
+
+def _sound(place: Remote, sha256: str) -> Path | None:
+    """The copy in the cache, if its bytes are still what they were."""
+    path = cache.kept(sha256) / place.name
+    try:
+        return path if mesh_sha256(path) == sha256 else None
+    except (OSError, LatentkilnError):
+        return None
+
+
+def _fetch_buffers(place: Remote, data: bytes, folder: Path) -> None:
+    """The buffers that a glTF document names, beside it; what it may not name is refused when it is read."""
+    from pipeline.geometry.readers.gltf import parse_document
+
+    left = MAX_BYTES
+    buffers = parse_document(data, place.name).get("buffers")
+    for buffer in buffers if isinstance(buffers, list) else ():
+        uri = buffer.get("uri") if isinstance(buffer, dict) else None
+        if not isinstance(uri, str) or uri.startswith("data:"):
+            continue
+        name = urllib.parse.unquote(uri)
+        if urllib.parse.urlsplit(uri).scheme or any(part in ("", ".", "..") for part in name.split("/")):
+            raise MeshError(f"{place.name}: its buffer {uri[:60]!r} is not a plain relative path")
+        if "\\" in name or not name.isprintable():
+            raise MeshError(f"{place.name}: its buffer {uri[:60]!r} is not a plain relative path")
+        try:
+            content, _ = store_of(place).read(place.parent / name, left)
+        except FileNotFoundError:
+            raise MeshError(f"{place.name}: its buffer {uri[:60]!r} does not exist") from None
+        left -= len(content)
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)

@@ -1,0 +1,51 @@
+"""Files that any node may make and all nodes must share, like texture coordinates found under a time limit.
+
+A local folder is tied to a place; whoever makes a file in it offers it, and whoever misses one asks for it. What was
+there first counts. A folder that is tied to nothing costs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from pipeline.core.atomic import write_bytes
+from pipeline.core.place import Remote
+from pipeline.storage.errors import Clash, StorageError
+from pipeline.storage.store import ABSENT, store_of
+
+_MAX_BYTES = 1 << 30
+_ties: dict[Path, Remote] = {}
+
+
+def tie(folder: Path, place: Remote) -> None:
+    """From now on the files of ``folder`` are shared at ``place``."""
+    _ties[folder] = place
+
+
+def ask(path: Path) -> None:
+    """Fetches ``path`` where it is not there and another node has made it. Never raises StorageError."""
+    place = _ties.get(path.parent)
+    if place is None or path.is_file():
+        return
+    with contextlib.suppress(FileNotFoundError, StorageError):
+        write_bytes(path, store_of(place).read(place / path.name, _MAX_BYTES)[0])
+
+
+def offer(path: Path) -> bool:
+    """Shares ``path``, just made. True where another node was first: then ``path`` is what that one made.
+
+    A store that cannot be reached is no reason to stop: publishing will say so.
+    """
+    place = _ties.get(path.parent)
+    if place is None:
+        return False
+    try:
+        store_of(place).write(place / path.name, path.read_bytes(), expect=ABSENT)
+    except Clash:
+        with contextlib.suppress(FileNotFoundError, StorageError):
+            write_bytes(path, store_of(place).read(place / path.name, _MAX_BYTES)[0])
+            return True
+    except StorageError:
+        pass
+    return False
