@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pipeline.core.errors import ManifestError, UsageError
 from pipeline.core.job import Job
+from pipeline.core.place import Place, Remote
 from pipeline.manifest.problems import Problem, shown, suggestion
 from pipeline.manifest.readers import Fields, read_rows
 from pipeline.manifest.rows import RowChecker
 from pipeline.manifest.schema import FIELDS
+from pipeline.storage.errors import StorageError
+from pipeline.storage.store import store_of
 
 # Without a column that says otherwise, all rows are painted.
 _FIELDS = Fields(known=frozenset(FIELDS), required={"prompt": "", "mesh": "recipe"})
 # How many problems an error's one line names; ``check`` names all.
 _NAMED = 5
+# How many are remembered.
+_MOST = 1000
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Manifest:
     and of rows left out by ``only``.
     """
 
-    path: Path
+    path: Place
     rows: int
     jobs: list[Job]
     problems: list[Problem]
@@ -51,14 +55,16 @@ class ManifestStream:
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         *,
         overrides: Mapping[str, str] | None = None,
         allow_outside: bool = False,
         check_files: bool = True,
+        unique: bool = False,
     ):
         self.path = path
         self.rows = 0
+        self._unique = unique
         self.ids: dict[str, tuple[str, int, bool]] = {}
         self._checker = RowChecker(path, overrides=overrides, allow_outside=allow_outside, check_files=check_files)
 
@@ -77,7 +83,7 @@ class ManifestStream:
                 continue
             self.rows += 1
             job, problems, row_id = self._checker.check(raw)
-            clash = self._clash(row_id, raw.row, "id" in raw.values) if row_id else None
+            clash = self._clash(row_id, raw.row, "id" in raw.values) if row_id and not self._unique else None
             if clash:
                 yield clash
             yield from problems
@@ -104,8 +110,114 @@ class ManifestStream:
         return Problem(str(self.path), row, "id", message, row_id, whole=True)
 
 
+class Survey:
+    """A manifest that was read once and is known to be usable as a whole, however long it is.
+
+    Iterating reads it again and yields a Job for each good row and the Problems of each bad one, in the order of
+    the file, of the rows in ``only`` where that is not empty: memory does not grow with the rows but for their ids.
+    ``rows`` counts all rows, ``good`` and ``bad`` those chosen, ``bad_numbers`` are the first thousand of the bad
+    ones. Each Problem is passed to ``on_problem`` during the first reading.
+
+    Raises ManifestError where the manifest as a whole cannot be used (or changes between the two readings),
+    UsageError for wrong ``overrides`` or an id in ``only`` that no row has.
+    """
+
+    def __init__(
+        self,
+        path: Place,
+        *,
+        overrides: Mapping[str, str] | None = None,
+        only: Sequence[str] = (),
+        allow_outside: bool = False,
+        on_problem: Callable[[Problem], None] = lambda problem: None,
+    ):
+        self.path, self._overrides, self._allow_outside = path, overrides, allow_outside
+        self._only = frozenset(only)
+        self._stamp = _stamp(path)
+        self.good = 0
+        self.bad_numbers: list[int] = []
+        self.bad = 0
+        whole: list[Problem] = []
+        latest = 0
+        stream = ManifestStream(path, overrides=overrides, allow_outside=allow_outside)
+        for item in stream:
+            if isinstance(item, Job):
+                self.good += self._wanted(item.id)
+            elif item.whole:
+                whole.append(item)
+                if len(whole) > _MOST:
+                    break
+            elif self._wanted(item.row_id):
+                if not whole:
+                    on_problem(item)
+                if item.row != latest:
+                    latest, self.bad = item.row, self.bad + 1
+                    if self.bad <= _MOST:
+                        self.bad_numbers.append(latest)
+        if whole:
+            raise _as_error(whole)
+        self.rows = stream.rows
+        self._ids = stream.ids
+        _require(only, self)
+
+    def __iter__(self) -> Iterator[Job | Problem]:
+        self._unchanged()
+        stream = ManifestStream(
+            self.path, overrides=self._overrides, allow_outside=self._allow_outside, unique=True
+        )  # fmt: skip
+        for item in stream:
+            if isinstance(item, Job):
+                if self._wanted(item.id):
+                    yield item
+            elif item.whole:
+                raise _as_error([item])
+            elif self._wanted(item.row_id):
+                yield item
+        self._unchanged()
+
+    def knows(self, row_id: str) -> bool:
+        """Some row, chosen or not, good or bad, has this id, or one that differs in upper and lower case only."""
+        return row_id.lower() in self._ids
+
+    def ids(self) -> Iterator[str]:
+        """All ids as written, also those of bad rows that have a usable one."""
+        return (written for written, _, _ in self._ids.values())
+
+    def has(self, row_id: str) -> bool:
+        """Some row has just this id."""
+        known = self._ids.get(row_id.lower())
+        return known is not None and known[0] == row_id
+
+    def _wanted(self, row_id: str | None) -> bool:
+        return not self._only or row_id in self._only
+
+    def _unchanged(self) -> None:
+        if _stamp(self.path) != self._stamp:
+            raise ManifestError(f"{self.path}: the manifest was changed while it was read; run again")
+
+
+def _stamp(path: Place) -> object:
+    """What changes when the file does; None where it cannot be seen."""
+    try:
+        if isinstance(path, Remote):
+            there = store_of(path).stat(path)
+            return (there.size, there.tag) if there else None
+        found = path.stat()
+    except (OSError, ValueError, StorageError):
+        return None  # reading it says why
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _require(only: Sequence[str], survey: Survey) -> None:
+    """Raises UsageError for an id in ``only`` that no row has."""
+    for name in only:
+        if not survey.has(name):
+            near = suggestion(name, survey.ids()) if survey.rows <= 10_000 else ""
+            raise UsageError(f"--only {name}: no row of {survey.path} has this id{near}")
+
+
 def load_manifest(
-    path: Path,
+    path: Place,
     *,
     overrides: Mapping[str, str] | None = None,
     only: Sequence[str] = (),
