@@ -54,6 +54,8 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("grid", "tinycudann", "tinycudann", "BSD-3-Clause", True, _TINYCUDANN),
     Backend("grid", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
     Backend("grid", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
+    Backend("volume", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
+    Backend("volume", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
 )
 
 

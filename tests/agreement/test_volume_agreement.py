@@ -1,0 +1,79 @@
+"""Marching and compositing: the compiled backend against its plain twin, values and gradients."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.core.rng import numpy_generator
+from pipeline.geometry.camera import OrbitSettings, sample_orbit_cameras
+from pipeline.scene import volume
+from pipeline.scene.background import ray_directions
+from pipeline.scene.occupancy import OccupancyGrid
+
+
+def grid(share: float, resolution: int = 24, name: str = "cells") -> OccupancyGrid:
+    occupancy = OccupancyGrid(resolution)
+    occupancy.binary[:] = numpy_generator(3, name).uniform(size=occupancy.binary.shape) < share
+    return occupancy
+
+
+def rays(count: int, name: str = "rays"):
+    """Camera rays, and rays from anywhere to anywhere: inside, outside, along axes, missing the cube."""
+    rng = numpy_generator(4, name)
+    cameras = sample_orbit_cameras(rng, 2, OrbitSettings())
+    side = 12
+    eyes = np.repeat(cameras.eye, side * side, axis=0)
+    seen = ray_directions(cameras, side, side).reshape(-1, 3)
+    origins = rng.uniform(-2, 2, size=(count, 3))
+    directions = rng.normal(size=(count, 3))
+    directions[:6] = np.concatenate([np.eye(3), -np.eye(3)])
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    both = np.concatenate([eyes, origins]), np.concatenate([seen, directions])
+    return tuple(torch.from_numpy(x.astype(np.float32)) for x in both)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 1.0])
+@pytest.mark.parametrize("step", [0.011, 0.2])
+def test_the_same_samples(share, step):
+    origins, directions = rays(300)
+    jitter = torch.rand(len(origins), generator=torch.Generator().manual_seed(1))
+    fast, plain = (
+        volume.march(origins, directions, grid(share), step=step, jitter=jitter, backend=name)
+        for name in ("numba", "torch")
+    )
+    assert torch.equal(fast.start, plain.start)
+    assert torch.equal(fast.t, plain.t)
+    assert torch.equal(fast.points, plain.points)
+    assert torch.equal(fast.delta, plain.delta)
+    assert bool(len(fast.t)) == (share > 0)
+    for a, b in zip((fast.points, fast.start), (plain.points, plain.start), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+
+
+def packed_rays(kind: torch.dtype):
+    generator = torch.Generator().manual_seed(2)
+    counts = torch.tensor([0, 7, 1, 0, 40, 23, 0])
+    start = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    total = int(start[-1])
+    t = torch.rand(total, generator=generator, dtype=kind).cumsum(0)
+    delta = torch.rand(total, generator=generator, dtype=kind) * 0.1
+    sigma = (torch.randn(total, generator=generator, dtype=kind) * 4).clamp(min=0)
+    sigma[20:24] = 2000.0  # opaque: what comes after has no weight
+    values = torch.randn(total, 4, generator=generator, dtype=kind)
+    return volume.Packed(torch.zeros(total, 3), t, delta, start), sigma, values
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
+def test_the_same_pictures_and_gradients(kind, tolerance):
+    packed, sigma, values = packed_rays(kind)
+    results = []
+    for name in ("numba", "torch"):
+        s, v = sigma.clone().requires_grad_(), values.clone().requires_grad_()
+        made = volume.composite(s, v, packed, backend=name)
+        mixed = made.values.square().sum() + (made.weight * 3).sin().sum() + made.depth.sum() + made.weights.square().sum()
+        mixed.backward()
+        results.append((made.values, made.weight, made.depth, made.weights, s.grad, v.grad))
+    for fast, plain in zip(*results, strict=True):
+        assert fast.dtype == plain.dtype == kind
+        scale = plain.abs().max().clamp(min=1)
+        assert (fast - plain).abs().max() <= tolerance * scale
