@@ -5,6 +5,8 @@ Textures are (C, S, S) float32.
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -13,6 +15,7 @@ from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 
 from pipeline.bake.atlas import Edges, TexelMap, along_edges, edge_points
+from pipeline.bake.solve import conjugate_gradients
 
 Texture = NDArray[np.float32]
 
@@ -24,6 +27,9 @@ _GAP = 1.5
 # Patches: sides that are tried in turn, and how many there must be and are compared.
 _PATCHES = (8, 5)
 _FEWEST_PATCHES, _MOST_PATCHES = 8, 512
+# Steps of conjugate gradients on the coarsest level and on finer ones, which only take the coarse one's blocks away;
+# textures are coarsened down to a side below four times the last.
+_MEMBRANE_STEPS, _REFINE_STEPS, _COARSEST = 300, 50, 48
 
 
 def fill_unreached(
@@ -39,8 +45,76 @@ def fill_unreached(
     known, missing = texels.mask & reached, texels.mask & ~reached
     if not known.any() or not missing.any():
         return texture.copy()
-    position = texels.position.astype(np.float64)
     graph, number = surface_graph(texels, borders)
+    filled, distance = _take_nearest(texture, texels, known, missing, graph, number)
+    usual = np.median(graph.data) if graph.nnz else 0.0
+    depth = np.zeros(missing.shape)
+    depth[missing] = distance
+    far = depth > _GAP * usual
+    for side in _PATCHES:
+        if _quilt(filled, texels, known, far, depth, side):
+            break
+    return filled
+
+
+def fill_smoothly(
+    texture: Texture, texels: TexelMap, reached: NDArray[np.bool_], borders: Edges | None = None
+) -> Texture:
+    """As ``fill_unreached``, for colours that people see: unreached texels become a membrane over the surface.
+
+    Each is the mean of its neighbours, over ``borders`` from chart to chart too, and what is reached stays: no
+    border shows and nothing is invented. Large textures are filled on every fourth texel first; where nothing better
+    is known it starts from the nearest reached texels, and pieces of the surface with none keep those.
+    """
+    known, missing = texels.mask & reached, texels.mask & ~reached
+    if not known.any() or not missing.any():
+        return texture.copy()
+    graph, number = surface_graph(texels, borders)
+    filled, _ = _take_nearest(texture, texels, known, missing, graph, number)
+    steps = _MEMBRANE_STEPS
+    if texels.size % 4 == 0 and texels.size >= 4 * _COARSEST:
+        steps = _REFINE_STEPS
+        coarse = _every_fourth(texels)
+        small = fill_smoothly(np.ascontiguousarray(texture[:, 2::4, 2::4]), coarse, reached[2::4, 2::4], borders)
+        enlarged, chart = (np.repeat(np.repeat(a, 4, axis=-2), 4, axis=-1) for a in (small, coarse.chart))
+        taken = missing & (chart == texels.chart)
+        filled[:, taken] = enlarged[:, taken]
+    links = graph + graph.T
+    links.data = np.median(links.data) / np.maximum(links.data, 1e-3 * np.median(links.data))
+    links = sparse.csr_array(links, dtype=np.float32)
+    unknown = number[missing.ravel()]
+    rows = links[unknown]
+    degree = np.asarray(rows.sum(axis=1), np.float32).ravel() + np.float32(1e-5)
+    inner = sparse.csr_array(rows[:, unknown])
+    values = np.ascontiguousarray(filled[:, texels.mask].T, np.float32)
+    # The correction of the nearest colours, so that where the steps end early those are what remains.
+    start = values[unknown]
+    pull = rows @ values - degree[:, None] * start
+    change = conjugate_gradients(lambda x: degree[:, None] * x - inner @ x, degree, pull, steps=steps)
+    filled[:, missing] = (start + change).T
+    return filled
+
+
+def _every_fourth(texels: TexelMap) -> TexelMap:
+    """The map of a texture of a quarter of the side."""
+    return replace(
+        texels, **{f.name: np.ascontiguousarray(getattr(texels, f.name)[2::4, 2::4]) for f in fields(texels)}
+    )
+
+
+def _take_nearest(
+    texture: Texture,
+    texels: TexelMap,
+    known: NDArray[np.bool_],
+    missing: NDArray[np.bool_],
+    graph: sparse.csr_array,
+    number: NDArray[np.int64],
+) -> tuple[Texture, NDArray[np.float64]]:
+    """The texture with each missing texel set to the nearest known one, and how far that is, (missing,).
+
+    Along the surface where there is a way, else through space.
+    """
+    position = texels.position.astype(np.float64)
     nearest, distance = _nearest_on_surface(graph, number, known, missing)
     apart = nearest < 0
     if apart.any():
@@ -50,14 +124,7 @@ def fill_unreached(
         distance[apart], nearest[apart] = cKDTree(points[known]).query(points[missing][apart])
     filled = texture.copy()
     filled[:, missing] = texture[:, known][:, nearest]
-    usual = np.median(graph.data) if graph.nnz else 0.0
-    depth = np.zeros(missing.shape)
-    depth[missing] = distance
-    far = depth > _GAP * usual
-    for side in _PATCHES:
-        if _quilt(filled, texels, known, far, depth, side):
-            break
-    return filled
+    return filled, distance
 
 
 def _quilt(

@@ -11,6 +11,7 @@ from scipy import sparse
 from scipy.ndimage import distance_transform_edt
 
 from pipeline.bake.atlas import Edges, TexelMap, along_edges, edge_points, shared_edges, texel_map
+from pipeline.bake.solve import conjugate_gradients
 from pipeline.geometry.mesh import UVMesh
 
 Image = NDArray[np.float32]
@@ -26,7 +27,6 @@ _SCREEN = 1e-4
 _INSETS = (0.0, 0.5, 1.0, 1.5)
 _AGREE = (8.0, 4.0, 1.0, 0.5)
 _Lookup = tuple[NDArray[np.int64], NDArray[np.float64]]
-_STEPS, _TOLERANCE = 200, 2e-3
 _MOST_SAMPLES = 400_000
 
 
@@ -69,7 +69,7 @@ def _step(image: NDArray[np.floating] | NDArray[np.uint8], edges: Edges, inset: 
 
 def bilinear(image: NDArray[np.floating] | NDArray[np.uint8], uv: NDArray[np.float64]) -> Image:
     """(P, C) float32 values of an (S, S, C) image at uv (P, 2), clamped at the border."""
-    index, weight = _footprint(uv, len(image))
+    index, weight = footprint(uv, len(image))
     flat = image.reshape(-1, image.shape[-1])
     result = np.zeros((len(uv), image.shape[-1]), np.float32)
     for k in range(4):
@@ -124,7 +124,9 @@ def level_seams(image: Image, uvmesh: UVMesh, texels: TexelMap | None = None, bo
     transposed = sparse.csr_array(gap.T)
     target = -(transposed @ (agree * (gap @ known)))
     squared = sparse.csr_array(transposed.multiply(transposed)) @ agree[:, 0]
-    correction = _solve(lambda x: smooth @ x + transposed @ (agree * (gap @ x)), smooth_diagonal + squared, target)
+    correction = conjugate_gradients(
+        lambda x: smooth @ x + transposed @ (agree * (gap @ x)), smooth_diagonal + squared, target
+    )
     flat[unknown.ravel()] = known + correction
     return np.clip(flat, 0, 1, out=flat).reshape(image.shape)
 
@@ -159,31 +161,7 @@ def _smoothness(texels: TexelMap, unknown: NDArray[np.bool_], number: NDArray[np
     return sparse.csr_array((values, places), shape=(count, count))
 
 
-def _solve(apply, diagonal: NDArray[np.float32], target: Image) -> Image:  # type: ignore[no-untyped-def]
-    """Conjugate gradients on a symmetric positive operator over (n, 3), each column on its own."""
-    inverse = (1 / diagonal)[:, None].astype(np.float32)
-    x = np.zeros_like(target)
-    residual = target.copy()
-    z = inverse * residual
-    direction = z.copy()
-    energy = np.einsum("nc,nc->c", residual, z, dtype=np.float64)
-    goal = energy * _TOLERANCE**2
-    for _ in range(_STEPS):
-        if (energy <= goal).all():
-            break
-        applied = apply(direction)
-        along = np.einsum("nc,nc->c", direction, applied, dtype=np.float64)
-        step = np.where(along > 0, energy / np.maximum(along, 1e-300), 0).astype(np.float32)
-        x += step * direction
-        residual -= step * applied
-        z = inverse * residual
-        new = np.einsum("nc,nc->c", residual, z, dtype=np.float64)
-        direction = z + (new / np.maximum(energy, 1e-300)).astype(np.float32) * direction
-        energy = new
-    return x
-
-
-def _footprint(uv: NDArray[np.float64], size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def footprint(uv: NDArray[np.float64], size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Flat texel indices (P, 4) and weights (P, 4) of bilinear lookups in an S x S texture."""
     x = np.clip(uv[:, 0] * size - 0.5, 0, size - 1)
     y = np.clip(uv[:, 1] * size - 0.5, 0, size - 1)
@@ -211,8 +189,8 @@ def _pairs(
 def _chart_footprint(
     uv: NDArray[np.float64], chart: NDArray[np.int32], charts: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """``_footprint`` restricted to texels of each lookup's own chart; all weights 0 where there is none."""
-    index, weight = _footprint(uv, len(charts))
+    """``footprint`` restricted to texels of each lookup's own chart; all weights 0 where there is none."""
+    index, weight = footprint(uv, len(charts))
     weight = np.where(charts.ravel()[index] == chart[:, None], weight, 0)
     total = weight.sum(axis=1, keepdims=True)
     return index, np.where(total > 0.05, weight / np.maximum(total, 1e-9), 0)

@@ -1,0 +1,300 @@
+"""Baking by projection: each texel takes its colour from the views that see its point of the surface best.
+
+N views, S the texture's side, M texels on the surface, H the side of the (square) images. Positions are in the
+cameras' world, which is the working frame; ``u, v`` are image coordinates in [0, 1] from the top left.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter, minimum_filter
+
+from pipeline.bake.atlas import TexelMap, shared_edges, texel_map
+from pipeline.bake.bake import BASE_COLOUR, BakedMaps, level_and_spread
+from pipeline.bake.fill import fill_smoothly
+from pipeline.bake.seams import LEVEL_RIM, bilinear, footprint, seam_ratio
+from pipeline.core.errors import SettingError
+from pipeline.core.job import Reporter, no_report
+from pipeline.export.normals import is_closed, smooth_normals
+from pipeline.geometry.camera import Cameras, orbit
+from pipeline.geometry.mesh import UVMesh, face_normals
+from pipeline.geometry.rasterise import interpolate, rasterise
+
+Floats = NDArray[np.float32]
+
+# Visibility is tested at this many pixels a side or more: small images would make coarse shadows.
+_LEAST_DEPTH_SIDE = 512
+# Slopes (tangents) beyond this are treated alike in the depth test: such views count for next to nothing.
+_STEEPEST = 6.0
+# A bilinear lookup within this many pixels of an outline mixes in what lies beyond.
+_RIM_PIXELS = 1.5
+_GOLDEN = math.pi * (3 - math.sqrt(5))
+
+
+@dataclass(frozen=True)
+class ProjectSettings:
+    """How views are blended.
+
+    Colours are split in two bands by a blur inside the object's outline. The low band, where views differ in tint and
+    shade, is blended broadly; the high band, where blending views that do not agree to the pixel would blur, is taken
+    almost from the best view alone. Weights are powers of the cosine between the normal and the view.
+    """
+
+    sharp: float = 12.0
+    broad: float = 3.0
+    # Views at a steeper angle see nothing of use.
+    least_cosine: float = 0.15
+    # Shares of the image's side: standard deviation of the blur; width over which a view fades in from the outlines
+    # of what it sees (a decoder mixes what lies within a latent pixel); outermost rim that is never used.
+    band: float = 1 / 40
+    feather: float = 1 / 20
+    rim: float = 1 / 250
+    # A depth step over this share of the mesh's radius is an outline.
+    outline_step: float = 0.06
+
+
+def covering_cameras(
+    count: int,
+    *,
+    radius: float,
+    fov: float,
+    elevation_min: float = math.radians(-55),
+    elevation_max: float = math.radians(80),
+) -> Cameras:
+    """``count`` cameras that look at the origin from all around, evenly by area (a Fibonacci spiral). Radians.
+
+    The first is the highest. Elevations lie in the given range.
+    """
+    low, high = math.sin(elevation_min), math.sin(elevation_max)
+    height = high + (low - high) * (np.arange(count) + 0.5) / count
+    near, far = 0.05 * radius, 4 * radius
+    return orbit(np.arccos(height), _GOLDEN * np.arange(count), radius, fov, near=near, far=far)
+
+
+def bake_projected(
+    uvmesh: UVMesh,
+    vertices: NDArray[np.floating],
+    cameras: Cameras,
+    images: NDArray[np.floating],
+    texture_size: int,
+    report: Reporter = no_report,
+    *,
+    near_depths: NDArray[np.floating] | None = None,
+    settings: ProjectSettings | None = None,
+) -> BakedMaps:
+    """The base colour map of ``uvmesh`` from pictures of it.
+
+    Args:
+        vertices: (V, 3) positions of ``uvmesh.mesh`` in the cameras' world.
+        images: (N, 3, H, H) in [0, 1], one per camera; values beyond are clamped.
+        texture_size: S, side of the map.
+        near_depths: (N, h, h) of any side, depth along the view axis of what the images show, inf where they show
+            background. Where the mesh is not what an image shows there (a floater that the mesh lacks stands in
+            front, or the field has nothing), the image is not used.
+
+    A texel sees a camera where the rasterised depth says so. Texels that no view sees become a smooth membrane between
+    those that are seen; chart borders are levelled and colours spread over the gutters, as for painted textures.
+    Raises SettingError where the shapes do not fit or no view sees anything of the mesh.
+    """
+    started = time.perf_counter()
+    settings = settings or ProjectSettings()
+    _check(cameras, images, near_depths)
+    positions: NDArray[np.float64] = np.asarray(vertices, np.float64)
+    borders, _ = shared_edges(uvmesh)
+    texels = texel_map(uvmesh, texture_size, LEVEL_RIM)
+    surface = _Surface.of(uvmesh, positions, texels)
+    blend = _Blend.empty(len(surface.position))
+    for n in range(len(cameras)):
+        depths = None if near_depths is None else np.asarray(near_depths[n], np.float32)
+        _add_view(blend, surface, cameras[n : n + 1], np.asarray(images[n], np.float32), depths, settings)
+        report("project", n + 1, len(cameras))
+    seen = blend.broad > 0
+    if not seen.any():
+        raise SettingError("no view sees the mesh: the cameras must stand around it and look at it", stage="bake")
+    colours = np.zeros((texture_size, texture_size, 3), np.float32)
+    colours[texels.mask] = blend.colours()
+    reached = np.zeros(texels.mask.shape, bool)
+    reached[texels.mask] = seen
+    filled = fill_smoothly(np.ascontiguousarray(colours.transpose(2, 0, 1)), texels, reached, borders)
+    pixels, before, after = level_and_spread(filled, uvmesh, borders, report)
+    notes = {
+        "texture_size": texture_size,
+        "views": len(cameras),
+        "view_size": int(images.shape[-1]),
+        "texels_on_surface": int(texels.mask.sum()),
+        "texels_unreached": int((~seen).sum()),
+        "chart_borders": len(borders),
+        "seam_ratio_decoded": round(seam_ratio(*before), 3),
+        "seam_ratio": round(seam_ratio(*after), 3),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    return BakedMaps({BASE_COLOUR: pixels}, notes)
+
+
+def _check(cameras: Cameras, images: NDArray[np.floating], near_depths: NDArray[np.floating] | None) -> None:
+    count = len(cameras)
+    if images.ndim != 4 or images.shape[:2] != (count, 3) or images.shape[2] != images.shape[3]:
+        raise SettingError(f"projection needs {count} square RGB images (N, 3, H, H), got {images.shape}", stage="bake")
+    if near_depths is not None and (near_depths.ndim != 3 or len(near_depths) != count):
+        raise SettingError(f"projection needs {count} depth images (N, h, h), got {near_depths.shape}", stage="bake")
+
+
+@dataclass(frozen=True)
+class _Surface:
+    """The texels' points in the cameras' world, and the mesh they lie on."""
+
+    position: NDArray[np.float64]  # (M, 3)
+    flat: Floats  # (M, 3) unit normal of the face
+    smooth: Floats  # (M, 3) unit normal interpolated over faces, so that weights do not jump at edges
+    vertices: NDArray[np.float64]  # (V, 3)
+    faces: NDArray[np.int64]  # (F, 3)
+    radius: float
+    closed: bool  # else both sides of a face are seen
+
+    @classmethod
+    def of(cls, uvmesh: UVMesh, vertices: NDArray[np.float64], texels: TexelMap) -> _Surface:
+        faces = uvmesh.mesh.faces
+        normals, normal_faces = smooth_normals(vertices, faces, math.radians(75))
+        flat = face_normals(vertices, faces)
+        flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-300)
+        smooth = interpolate(texels.face, texels.bary, normals, normal_faces)
+        smooth /= np.maximum(np.linalg.norm(smooth, axis=1, keepdims=True), 1e-12)
+        centre = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+        return cls(
+            interpolate(texels.face, texels.bary, vertices, faces),
+            flat.astype(np.float32)[texels.face[texels.mask]],
+            smooth,
+            vertices,
+            faces,
+            float(np.linalg.norm(vertices - centre, axis=1).max()),
+            is_closed(uvmesh.mesh),
+        )
+
+
+@dataclass
+class _Blend:
+    """Weighted sums over the views so far, of both bands."""
+
+    low: Floats  # (M, 3)
+    high: Floats  # (M, 3)
+    broad: NDArray[np.float64]  # (M,) sum of the low band's weights
+    sharp: NDArray[np.float64]  # (M,)
+
+    @classmethod
+    def empty(cls, count: int) -> _Blend:
+        low, high = (np.zeros((count, 3), np.float32) for _ in range(2))
+        return cls(low, high, np.zeros(count), np.zeros(count))
+
+    def colours(self) -> Floats:
+        """(M, 3) in [0, 1]; 0 where no view has added anything."""
+        low = self.low / np.maximum(self.broad, 1e-30)[:, None]
+        high = self.high / np.maximum(self.sharp, 1e-30)[:, None]
+        return np.clip(low + high, 0, 1).astype(np.float32)
+
+
+def _add_view(
+    blend: _Blend,
+    surface: _Surface,
+    camera: Cameras,
+    image: Floats,
+    near_depth: Floats | None,
+    settings: ProjectSettings,
+) -> None:
+    """Adds one view, ``image`` (3, H, H), to ``blend``."""
+    side = image.shape[-1]
+    fine = side * max(1, -(-_LEAST_DEPTH_SIDE // side))
+    depth = rasterise(surface.vertices, surface.faces, camera, fine, fine).depth[0]
+    shown = np.isfinite(depth)
+    if near_depth is not None:
+        shown &= _shown(near_depth, depth, settings.outline_step * surface.radius)
+    chosen, uv, distance, cosine, flat = _facing(surface, camera, settings.least_cosine)
+    if len(chosen) == 0:
+        return
+    # A pixel's size at the texel, and how much deeper the surface may be at the pixel's border.
+    pixel = 2 * math.tan(float(camera.fov[0]) / 2) * distance / fine
+    slope = np.minimum(np.sqrt(1 - flat**2) / np.maximum(flat, 1e-3), _STEEPEST)
+    index, weight = footprint(uv, fine)
+    lit = depth.ravel()[index] + (pixel * (1 + slope))[:, None] >= distance[:, None]
+    visible = (weight * lit).sum(axis=1)
+    nearest = index[np.arange(len(index)), weight.argmax(axis=1)]
+    rim = max(settings.rim, _RIM_PIXELS / side)
+    visible *= _fade(depth, shown, settings, rim, surface.radius).ravel()[nearest]
+    used = visible > 1e-6
+    chosen, uv, cosine, visible = chosen[used], uv[used], cosine[used], visible[used]
+    inside = shown.reshape(side, fine // side, side, fine // side).all(axis=(1, 3))
+    picture = np.ascontiguousarray(np.clip(image, 0, 1).transpose(1, 2, 0))
+    blurred = _blurred(picture, inside, settings.band * side)
+    low, whole = bilinear(blurred, uv), bilinear(picture, uv)
+    for power, band, band_sum, weights in (
+        (settings.broad, low, blend.low, blend.broad),
+        (settings.sharp, whole - low, blend.high, blend.sharp),
+    ):
+        share = visible * cosine**power
+        weights[chosen] += share
+        band_sum[chosen] += share[:, None].astype(np.float32) * band
+
+
+def _facing(
+    surface: _Surface, camera: Cameras, least_cosine: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Texels in the image that face the camera: (their numbers (K,), uv (K, 2), depth (K,), cosines (K,) of the
+    angle to the smooth and to the flat normal)."""
+    towards = camera.eye[0] - surface.position
+    towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-12)
+    flat, cosine = (np.einsum("mi,mi->m", towards, normal) for normal in (surface.flat, surface.smooth))
+    if not surface.closed:
+        flat, cosine = np.abs(flat), np.abs(cosine)
+    chosen = np.flatnonzero((cosine > least_cosine) & (flat > 0.5 * least_cosine))
+    matrix = camera.clip_from_world[0]
+    clip = surface.position[chosen] @ matrix[:, :3].T + matrix[:, 3]
+    depth = clip[:, 3]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        uv = np.stack([(clip[:, 0] / depth + 1) / 2, (1 - clip[:, 1] / depth) / 2], axis=1)
+    kept = (depth > 0) & ((uv > 0) & (uv < 1)).all(axis=1)
+    chosen = chosen[kept]
+    return chosen, uv[kept], depth[kept], np.minimum(cosine[chosen], 1.0), np.minimum(flat[chosen], 1.0)
+
+
+def _fade(depth: Floats, shown: NDArray[np.bool_], settings: ProjectSettings, rim: float, radius: float) -> Floats:
+    """(fine, fine) factor of each pixel: 0 beside outlines and the image's border, rising smoothly to 1 inwards.
+
+    What is not ``shown`` (fine, fine) lies outside.
+    """
+    fine = len(depth)
+    finite = np.where(np.isfinite(depth), depth, np.float32(1e6))
+    outline = maximum_filter(finite, 3) - minimum_filter(finite, 3) > settings.outline_step * radius
+    outline |= ~shown
+    outline[[0, -1]] = True
+    outline[:, [0, -1]] = True
+    away = distance_transform_edt(~outline) / fine
+    ramp = np.clip((away - rim) / settings.feather, 0, 1)
+    # What only such pixels see still takes its colour from them.
+    return np.where(away > rim, np.maximum(ramp * ramp * (3 - 2 * ramp), 1e-3), 0).astype(np.float32)
+
+
+def _shown(near_depth: Floats, depth: Floats, slack: float) -> NDArray[np.bool_]:
+    """(fine, fine) where the image shows the mesh, of rasterised ``depth``: not something before it, not background.
+
+    ``near_depth`` (h, h) is coarser as a rule: how far the mesh itself goes in depth within one of its pixels is
+    allowed for, up to a few times ``slack`` (so that outlines, where that is endless, still tell).
+    """
+    fine = len(depth)
+    cell = (np.arange(fine) * len(near_depth)) // fine
+    shown = near_depth[cell][:, cell]
+    width = max(3, -(-fine // len(near_depth)))
+    finite = np.where(np.isfinite(depth), depth, np.float32(1e6))
+    spread = np.minimum(finite - minimum_filter(finite, width), 4 * slack)
+    return np.isfinite(shown) & (shown >= finite - spread - slack)
+
+
+def _blurred(picture: Floats, inside: NDArray[np.bool_], sigma: float) -> Floats:
+    """(H, H, 3) Gaussian mean over the pixels ``inside`` (H, H) only; the picture itself where there are none near."""
+    weight = gaussian_filter(inside.astype(np.float32), sigma, truncate=3.0)
+    total = gaussian_filter(picture * inside[..., None], (sigma, sigma, 0), truncate=3.0)
+    near = weight > 1e-3
+    return np.where(near[..., None], total / np.maximum(weight, 1e-3)[..., None], picture).astype(np.float32)
