@@ -107,7 +107,7 @@ def test_the_backward_by_finite_differences(backend):
 
 def test_wrong_shapes_and_unknown_backends_are_told():
     packed = through((0, 0, 2), (0, 0, -1), step=0.5)
-    with pytest.raises(SettingError, match="samples do not fit"):
+    with pytest.raises(SettingError, match="samples, but densities"):
         volume.composite(torch.ones(3), torch.ones(3, 4), packed)
     with pytest.raises(SettingError, match="step must be above 0"):
         through((0, 0, 2), (0, 0, -1), step=0.0)

@@ -55,7 +55,9 @@ class GenerateDefaults(SharedDefaults):
     grid_levels: int = 16
     grid_finest: int = 2048
     grid_log2_table: int = 19
+    occupancy_resolution: int = 128
     samples_step: float = 0.0068
+    mesh_resolution: int = 256
     supersample: int = 1
     radius_min: float = 1.0
     radius_max: float = 1.5

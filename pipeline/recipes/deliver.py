@@ -76,7 +76,6 @@ def _write_variant(
 def _provenance(recipe: str, work: Work, variant: Variant, prior: Prior) -> dict[str, Any]:
     """What stands in the asset itself: no clock time, host or path, so that the same job gives the same bytes."""
     job = work.job
-    assert variant.asset is not None
     return {
         "fingerprint": work.fingerprint,
         "id": job.id,
@@ -86,7 +85,7 @@ def _provenance(recipe: str, work: Work, variant: Variant, prior: Prior) -> dict
         "negative_prompt": job.negative_prompt,
         "seed": variant.seed,
         "prior": {"name": prior.name, "identity": prior.identity},
-        "mesh_sha256": variant.asset.uvmesh.mesh.source_sha256,
+        "mesh_sha256": work.input_sha256,
         # Limits change no byte, so they must not stand in the bytes either.
         "settings": work.settings.model_dump(mode="json", exclude=set(LIMIT_SETTINGS[recipe])),
         "backends": backends(prior, recipe),

@@ -115,8 +115,11 @@ class GenerateSettings(SharedSettings):
     grid_log2_table: int | None = Field(
         default=None, ge=8, le=24, description="Most entries a level, as a power of 2. Left out: the prior's."
     )
-    occupancy_resolution: int = Field(
-        default=128, ge=16, le=512, description="Cells a side of the grid that says where rays need no samples."
+    occupancy_resolution: int | None = Field(
+        default=None,
+        ge=16,
+        le=512,
+        description="Cells a side of the grid that says where rays need no samples. Left out: the prior's.",
     )
     samples_step: float | None = Field(
         default=None, gt=0, le=0.5, description="Distance between the samples of a ray. Left out: the prior's."
@@ -145,7 +148,9 @@ class GenerateSettings(SharedSettings):
     sigma_shape: float = Field(
         default=0.3, gt=0, le=10, description="Distance from the sketch's surface up to which it is free."
     )
-    mesh_resolution: int = Field(default=192, ge=16, le=1024, description="Cells a side when the surface is found.")
+    mesh_resolution: int | None = Field(
+        default=None, ge=16, le=1024, description="Samples a side when the surface is found. Left out: the prior's."
+    )
     density_threshold: float | None = Field(
         default=None, gt=0, le=1e6, description="Density at the surface. Left out: found from the densities."
     )

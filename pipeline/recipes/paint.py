@@ -60,6 +60,7 @@ class Paint:
                 max_faces=settings.max_faces,
                 report=work.report,
             )
+        work.input_sha256 = uvmesh.mesh.source_sha256
         work.warnings += uvmesh.mesh.warnings
         vertices = uvmesh.mesh.vertices
         frame = normalise(vertices, radius=_MESH_RADIUS, up_axis=settings.up_axis, front=settings.front)

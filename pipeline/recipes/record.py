@@ -44,7 +44,7 @@ def done_record(
                 "seed": job.seed,
                 "settings": dict(job.settings),
             },
-            "mesh": {"name": job.mesh.name if job.mesh else None, "sha256": mesh.source_sha256 or None},
+            "mesh": {"name": job.mesh.name if job.mesh else None, "sha256": work.input_sha256},
             "prior": {"name": prior.name, "identity": prior.identity},
         },
         "resolved_settings": work.settings.model_dump(mode="json"),

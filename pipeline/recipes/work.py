@@ -72,6 +72,8 @@ class Work:
     variants: list[Variant] = field(default_factory=list)
     # What all variants share: the recipe's own (paint: the mesh and its texture coordinates).
     shared: Any = None
+    # Of the mesh that the row names (paint: the mesh, generate: the sketch).
+    input_sha256: str | None = None
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

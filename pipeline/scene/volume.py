@@ -1,16 +1,25 @@
-"""Volume rendering along rays: samples in occupied space only, and their compositing.
+"""Volume rendering: rays to packed samples, and samples to what each ray shows.
 
-R rays, M samples of all rays together, packed ray after ray. Positions in the scene's cube [-bound, bound]^3,
-distances in its units. ``volume_numba`` is the fast backend on the CPU; ``volume_torch`` is its plain twin and runs
-on any device.
+R rays, M samples of all of them, C channels. Samples lie ray after ray, near to far; ray r has the samples
+``start[r]`` to ``start[r + 1]``, which may be none. Lengths are in units of the working frame, directions have
+length 1, so t is the distance from the ray's origin.
 
-A sample stands for the interval of length delta around it: alpha = 1 - exp(-sigma delta), T_i the product of the
-(1 - alpha) before it, weight w_i = T_i alpha_i. A ray ends where T falls below ``stop``: what lies behind has neither
-weight nor gradient.
+A ray is cut into intervals of ``step`` from where it enters the cube [-bound, bound]^3 (or from its origin, inside)
+to where it leaves; the last one is shorter. Each has one sample at the share ``jitter`` of its length, and samples in
+cells that are not occupied are left out.
+
+Compositing is the quadrature of Max (1995) as in NeRF (Mildenhall et al., 2020, equation 3):
+x_i = sigma_i delta_i, T_i = exp(-sum_{j<i} x_j), w_i = T_i (1 - exp(-x_i)). A ray ends at the first sample with
+T_i < stop: from there on weights and gradients are 0.
+
+``volume_numba`` is the backend for the CPU; ``volume_torch`` is its plain twin, which also runs on CUDA (that could
+not be verified here).
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,31 +31,52 @@ from pipeline.core.errors import BackendError, SettingError
 from pipeline.scene.occupancy import OccupancyGrid
 
 STOP = 1e-4
-"""Transmittance below which a ray is over (METHOD section 3)."""
+"""Transmittance below which a ray ends (METHOD section 3)."""
+FAINT = 1e-4
+"""Weight below which a ray has met nothing: its depth goes to 0 with its weight, instead of being a mean of nothing."""
+
+# More intervals on the cube's diagonal than this are a mistake, and would take hours.
+_MOST_INTERVALS = 1 << 16
+_UNIT = 1e-3
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Samples of R rays: ray r owns samples start[r] .. start[r + 1]."""
+    """The samples of R rays.
 
-    points: Tensor  # (M, 3) float32
-    t: Tensor  # (M,) float32, distance from the ray's origin
-    delta: Tensor  # (M,) float32, length of the sample's interval
-    start: Tensor  # (R + 1,) int64
+    Attributes:
+        points: (M, 3) float32, working frame.
+        t: (M,) float32 distances from the rays' origins.
+        delta: (M,) float32 lengths of the intervals that the samples stand for.
+        start: (R + 1,) int64 offsets of the rays' samples.
+    """
+
+    points: Tensor
+    t: Tensor
+    delta: Tensor
+    start: Tensor
 
     @property
-    def rays(self) -> Tensor:
+    def rays(self) -> int:
+        """R."""
+        return len(self.start) - 1
+
+    @functools.cached_property
+    def ray(self) -> Tensor:
         """(M,) int64: the ray of each sample."""
-        counts = self.start[1:] - self.start[:-1]
-        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        order = torch.arange(self.rays, device=self.start.device)
+        return torch.repeat_interleave(order, self.start.diff(), output_size=len(self.t))
 
 
 @dataclass(frozen=True)
 class Composite:
-    """What rays show.
+    """What R rays show; all of it differentiable.
 
-    values (R, C) and depth (R,) are weighted means times the accumulated weight and the weighted mean distance:
-    values = sum_i w_i v_i, depth = sum_i w_i t_i / max(weight, 1e-6). weight (R,) in [0, 1]; weights (M,).
+    Attributes:
+        values: (R, C) sum of w_i values_i: nothing is added for what lies behind.
+        weight: (R,) sum of w_i, in [0, 1].
+        depth: (R,) mean distance from the origin, sum of w_i t_i over the weight; see FAINT.
+        weights: (M,) w_i.
     """
 
     values: Tensor
@@ -55,6 +85,7 @@ class Composite:
     weights: Tensor
 
 
+@torch.no_grad()
 def march(
     origins: Tensor,
     directions: Tensor,
@@ -62,49 +93,80 @@ def march(
     *,
     step: float,
     jitter: Tensor | None = None,
+    max_samples: int | None = None,
+    nearest: float = 0.0,
     backend: str = "auto",
 ) -> Packed:
-    """Samples every ``step`` along rays through the cube, in occupied cells only.
+    """Samples of rays in the occupied cells.
 
     Args:
-        origins, directions: (R, 3) float32; unit directions. Origins may lie inside the cube or outside.
-        jitter: (R,) in [0, 1), in steps: where in its first interval each ray begins. None: in the middle.
+        origins, directions: (R, 3) float32, working frame, any device; directions have length 1.
+        occupancy: cells and the cube's size.
+        step: length of an interval.
+        jitter: (R,) in [0, 1), where in its intervals a ray is sampled; None for their middles.
+        max_samples: a ray keeps its first so many samples; None for all.
+        nearest: nothing is sampled closer to the origin than this.
+        backend: "numba" (CPU), "torch", or "auto".
 
-    Sample i of a ray stands at t = near + (i + jitter) step. No gradient. Raises SettingError for wrong shapes or a
-    step that is not positive, BackendError for a backend that cannot be had.
+    Raises SettingError for a step that is not above 0 or far too short, ValueError for rays of wrong shape or length,
+    BackendError.
     """
+    step = float(step)
+    longest = 2 * math.sqrt(3) * occupancy.bound
+    if not longest / _MOST_INTERVALS <= step < math.inf:
+        raise SettingError(f"volume: samples_step is {step:g}; allowed: {longest / _MOST_INTERVALS:.2g} or more")
     if origins.shape != directions.shape or origins.ndim != 2 or origins.shape[1] != 3:
-        raise SettingError(f"march: rays have shape (R, 3), not {tuple(origins.shape)}, {tuple(directions.shape)}")
-    if not step > 0:
-        raise SettingError(f"march: the step must be above 0, got {step}")
+        raise ValueError(f"rays have shapes (R, 3), not {tuple(origins.shape)} and {tuple(directions.shape)}")
+    origins, directions = origins.float().contiguous(), directions.float().contiguous()
+    lengths = torch.linalg.vector_norm(directions, dim=1)
+    # So written that a NaN is refused, too.
+    if not bool(((lengths - 1).abs() < _UNIT).all() and origins.isfinite().all()):
+        raise ValueError("rays need finite origins and directions of length 1")
     if jitter is None:
         jitter = torch.full((len(origins),), 0.5, device=origins.device)
-    with torch.no_grad():
-        chosen = _backend(origins, backend)
-        return Packed(*chosen.march(origins.float(), directions.float(), occupancy, float(step), jitter.float()))
+    limit = _MOST_INTERVALS if max_samples is None else int(max_samples)
+    points, t, delta, start = _backend(origins.device, backend).march(
+        origins, directions, jitter.float().contiguous(), occupancy, step, float(nearest), limit
+    )
+    return Packed(points, t, delta, start)
 
 
-def composite(sigma: Tensor, values: Tensor, packed: Packed, *, stop: float = STOP, backend: str = "auto") -> Composite:
-    """Composites densities (M,) >= 0 and values (M, C) of the samples; differentiable in both.
+def composite(
+    sigma: Tensor, values: Tensor, packed: Packed, *, stop: float = STOP, backend: str = "auto"
+) -> Composite:
+    """What rays show of samples with densities ``sigma`` (M,) >= 0 per unit length and ``values`` (M, C).
 
-    float32 or float64 (for gradient checks). Raises SettingError where the shapes do not fit the samples.
+    Both of one dtype, float32 or float64, which is the result's; sums are taken in float64. Differentiable in both,
+    once. Raises ValueError for wrong shapes, BackendError.
     """
-    if sigma.shape != packed.t.shape or values.ndim != 2 or len(values) != len(sigma):
-        raise SettingError(
-            f"composite: {len(packed.t)} samples do not fit densities {tuple(sigma.shape)} and values {tuple(values.shape)}"
+    count = len(packed.t)
+    if sigma.shape != (count,) or values.ndim != 2 or len(values) != count or sigma.dtype != values.dtype:
+        raise ValueError(
+            f"{count} samples need densities ({count},) and values ({count}, C) of one dtype, not "
+            f"{tuple(sigma.shape)} {sigma.dtype} and {tuple(values.shape)} {values.dtype}"
         )
-    shown, weight, distance, weights = _backend(sigma, backend).composite(sigma, values, packed, float(stop))
-    return Composite(shown, weight, distance / weight.clamp(min=1e-6), weights)
+    made = _backend(sigma.device, backend).composite(sigma, values, packed, float(stop))
+    return Composite(*made)
 
 
-def _backend(tensor: Tensor, name: str) -> Any:
-    """The module that computes with ``tensor``. numba knows CPU tensors only; torch takes all."""
+def accumulate(weights: Tensor, values: Tensor, packed: Packed) -> Tensor:
+    """(R, D) sums of w_i values_i of any ``values`` (M, D) by a composite's ``weights`` (M,), e.g. of normals."""
+    weighted = weights[:, None] * values
+    return torch.segment_reduce(weighted, "sum", offsets=packed.start, axis=0, initial=0)
+
+
+def backend_for(device: str, name: str = "auto") -> str:
+    """Name of the backend that takes tensors on ``device`` ("cpu", "cuda"): what a record states."""
     chosen = backends.choose("volume", name).name
-    if chosen == "numba" and tensor.device.type != "cpu":
+    if chosen == "numba" and device != "cpu":
         if name != "auto":
-            raise BackendError(f"volume: numba takes cpu tensors only, these are on {tensor.device.type}; use torch")
-        chosen = "torch"
-    if chosen == "numba":
+            raise BackendError(f"volume: numba takes cpu tensors only, these are on {device}; use torch")
+        return "torch"
+    return chosen
+
+
+def _backend(device: torch.device, name: str) -> Any:
+    if backend_for(device.type, name) == "numba":
         from pipeline.scene import volume_numba
 
         return volume_numba

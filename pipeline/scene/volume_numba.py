@@ -1,159 +1,263 @@
-"""Marching and compositing compiled by numba for CPU tensors. Rays are independent: each thread owns whole rays, so
-nothing is ever added from two sides, and the results are the same for any number of threads."""
+"""Compiled volume rendering for the CPU; the rules are in ``volume``.
+
+One thread, ray after ray: the same bytes always. Marching steps over empty blocks of cells at once, and still finds
+the very samples that ``volume_torch`` finds by testing every interval: a step never reaches into another block.
+"""
+
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-incomplete-defs=False
+# Compiled functions take their types from their arguments.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit
 from torch import Tensor
 
-from pipeline.scene.occupancy import OccupancyGrid
+if TYPE_CHECKING:
+    from pipeline.scene.occupancy import OccupancyGrid
+    from pipeline.scene.volume import Packed
+
+# occupancy.BLOCK and volume.FAINT; compiled code takes them as constants.
+_BLOCK = 8
+_FAINT = 1e-4
+# In cells. This close to a block's face rounding may put a sample into the next one.
+_MARGIN = 1e-6
 
 
 def march(
-    origins: Tensor, directions: Tensor, occupancy: OccupancyGrid, step: float, jitter: Tensor
+    origins: Tensor,
+    directions: Tensor,
+    jitter: Tensor,
+    occupancy: OccupancyGrid,
+    step: float,
+    nearest: float,
+    limit: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See ``volume.march``: (points, t, delta, start)."""
-    o, d, j = (np.ascontiguousarray(x.numpy()) for x in (origins, directions, jitter))
-    where = (occupancy.binary, np.float32(occupancy.bound), np.float32(step))
-    nothing = np.zeros((0, 3), np.float32), np.zeros(0, np.float32)
-    counts = np.zeros(len(o), np.int64)
-    _march(o, d, j, *where, counts, np.zeros(len(o), np.int64), *nothing, False)
-    start = np.zeros(len(o) + 1, np.int64)
-    np.cumsum(counts, out=start[1:])
-    points, t = np.empty((start[-1], 3), np.float32), np.empty(start[-1], np.float32)
-    _march(o, d, j, *where, counts, start[:-1], points, t, True)
-    delta = np.full(len(t), step, np.float32)
-    return torch.from_numpy(points), torch.from_numpy(t), torch.from_numpy(delta), torch.from_numpy(start)
+    """As ``volume.march``: points (M, 3), t (M,), delta (M,), start (R + 1,)."""
+    start = np.zeros(len(origins) + 1, np.int64)
+    rays = (origins.numpy(), directions.numpy(), jitter.numpy())
+    cube = (occupancy.bound, step, nearest)
+    chosen = _choose(*rays, occupancy.binary, occupancy.coarse, *cube, limit, start)
+    points = np.empty((len(chosen), 3), np.float32)
+    t, delta = np.empty(len(chosen), np.float32), np.empty(len(chosen), np.float32)
+    _place(*rays, *cube, chosen, start, points, t, delta)
+    arrays = (torch.from_numpy(array) for array in (points, t, delta, start))
+    return tuple(arrays)  # type: ignore[return-value]
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _march(  # type: ignore[no-untyped-def]
-    origins, directions, jitter, binary, bound, step, counts, start, points, distances, write
-) -> None:
-    resolution = binary.shape[0]
-    to_cell = np.float32(np.float64(resolution) / (2 * np.float64(bound)))
-    for ray in prange(origins.shape[0]):
-        near, far = np.float32(0), np.float32(np.inf)
-        for axis in range(3):
-            d = directions[ray, axis]
-            if abs(d) < np.float32(1e-12):
-                d = np.float32(-1e-12) if d < 0 else np.float32(1e-12)
-            inverse = np.float32(1) / d
-            first = (-bound - origins[ray, axis]) * inverse
-            second = (bound - origins[ray, axis]) * inverse
-            near = max(near, min(first, second))
-            far = min(far, max(first, second))
-        found = 0
-        i = np.int64(0)
-        while True:
-            t = near + (np.float32(i) + jitter[ray]) * step
-            if not t < far:
-                break
-            x = origins[ray, 0] + t * directions[ray, 0]
-            y = origins[ray, 1] + t * directions[ray, 1]
-            z = origins[ray, 2] + t * directions[ray, 2]
-            cx = np.int64(np.floor((x + bound) * to_cell))
-            cy = np.int64(np.floor((y + bound) * to_cell))
-            cz = np.int64(np.floor((z + bound) * to_cell))
-            if cx < 0 or cy < 0 or cz < 0 or cx >= resolution or cy >= resolution or cz >= resolution:
-                i += 1
-                continue
-            if binary[cx, cy, cz] != 0:
-                if write:
-                    at = start[ray] + found
-                    points[at, 0], points[at, 1], points[at, 2] = x, y, z
-                    distances[at] = t
-                found += 1
-                i += 1
-                continue
-            # Steps that surely stay in this empty cell are jumped over; the last one before its border is not, so
-            # that rounding never skips a sample that the plain twin takes.
-            ahead = np.float64(np.inf)
-            for axis in range(3):
-                d = directions[ray, axis]
-                if d == 0:
-                    continue
-                cell = cx if axis == 0 else cy if axis == 1 else cz
-                border = (cell + (1 if d > 0 else 0)) / np.float64(to_cell) - np.float64(bound)
-                here = x if axis == 0 else y if axis == 1 else z
-                ahead = min(ahead, (border - np.float64(here)) / np.float64(d))
-            i += max(np.int64(1), np.int64(min(ahead, 1e6) / np.float64(step)))
-        if not write:
-            counts[ray] = found
+def composite(
+    sigma: Tensor, values: Tensor, packed: Packed, stop: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As ``volume.composite``: values (R, C), weight (R,), depth (R,), weights (M,)."""
+    apply: Any = _Composite.apply
+    made: tuple[Tensor, Tensor, Tensor, Tensor] = apply(sigma, values, packed, stop)
+    return made
 
 
 class _Composite(torch.autograd.Function):
-    """Both directions ray by ray. Symbols as in ``volume``."""
+    """The compiled loops, with their hand-written gradient for densities and values."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, sigma: Tensor, values: Tensor, delta: Tensor, t: Tensor, start: Tensor, stop: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        rays = len(start) - 1
-        arrays = [np.ascontiguousarray(x.detach().numpy()) for x in (sigma, values, delta, t, start)]
-        kind = arrays[0].dtype
-        out, weight, distance = np.zeros((rays, values.shape[1]), kind), np.zeros(rays, kind), np.zeros(rays, kind)
-        weights, through = np.zeros(len(sigma), kind), np.zeros(len(sigma), kind)
-        _forward(*arrays, kind.type(stop), out, weight, distance, weights, through)
-        ctx.arrays = (*arrays, weights, through)
-        return tuple(torch.from_numpy(x) for x in (out, weight, distance, weights))  # type: ignore[return-value]
+    def forward(ctx: Any, sigma: Tensor, values: Tensor, packed: Packed, stop: float) -> tuple[Tensor, ...]:
+        sigma, values = sigma.contiguous(), values.contiguous()
+        rays, channels = packed.rays, values.shape[1]
+        made = (sigma.new_empty(rays, channels), sigma.new_empty(rays), sigma.new_empty(rays))
+        weights = torch.empty_like(sigma)
+        _composite(*_arrays(sigma, values, packed), stop, *(x.numpy() for x in made), weights.numpy())
+        ctx.save_for_backward(sigma, values)
+        ctx.packed, ctx.stop = packed, stop
+        ctx.set_materialize_grads(False)
+        return (*made, weights)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        sigma, values, delta, t, start, weights, through = ctx.arrays
-        g_out, g_weight, g_distance, g_weights = (np.ascontiguousarray(g.numpy()) for g in gradients)
-        d_sigma, d_values = np.zeros_like(sigma), np.zeros_like(values)
-        _backward(values, delta, t, start, weights, through, g_out, g_weight, g_distance, g_weights, d_sigma, d_values)
-        return torch.from_numpy(d_sigma), torch.from_numpy(d_values), None, None, None, None
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, Tensor, None, None]:
+        sigma, values = ctx.saved_tensors
+        rays = ctx.packed.rays
+        shapes = ((rays, values.shape[1]), (rays,), (rays,), sigma.shape)
+        given = [
+            (sigma.new_zeros(shape) if grad is None else grad.contiguous()).numpy()
+            for grad, shape in zip(grads, shapes, strict=True)
+        ]
+        to_sigma, to_values = torch.zeros_like(sigma), torch.zeros_like(values)
+        _spread(*_arrays(sigma, values, ctx.packed), ctx.stop, *given, to_sigma.numpy(), to_values.numpy())
+        return to_sigma, to_values, None, None
 
 
-def composite(sigma: Tensor, values: Tensor, packed: Any, stop: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See ``volume.composite``: (values (R, C), weight (R,), sum of w t (R,), weights (M,))."""
-    kind = sigma.dtype
-    return _Composite.apply(sigma, values.to(kind), packed.delta.to(kind), packed.t.to(kind), packed.start, stop)
+def _arrays(sigma: Tensor, values: Tensor, packed: Packed) -> tuple[Any, ...]:
+    tensors = (sigma.detach(), values.detach(), packed.t.contiguous(), packed.delta.contiguous(), packed.start)
+    return tuple(tensor.numpy() for tensor in tensors)
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _forward(  # type: ignore[no-untyped-def]
-    sigma, values, delta, t, start, stop, out, weight, distance, weights, through
-) -> None:
-    for ray in prange(len(start) - 1):
-        tau = sigma[0] * 0 if len(sigma) else stop * 0
-        for i in range(start[ray], start[ray + 1]):
-            left = np.exp(-tau)
-            if left < stop:
-                break
-            here = sigma[i] * delta[i]
-            w = left * -np.expm1(-here)
-            tau += here
-            weights[i] = w
-            # What is left behind the sample; 0 marks samples beyond the ray's end.
-            through[i] = left * np.exp(-here)
-            weight[ray] += w
-            distance[ray] += w * t[i]
-            for c in range(values.shape[1]):
-                out[ray, c] += w * values[i, c]
+@njit(cache=True, nogil=True, error_model="numpy")
+def _clip(origin, direction, bound, nearest):
+    """Where a ray enters and leaves the cube; near >= far where it misses."""
+    near, far = nearest, np.inf
+    for axis in range(3):
+        o, d = np.float64(origin[axis]), np.float64(direction[axis])
+        if d == 0.0:
+            if abs(o) > bound:
+                return np.inf, -np.inf
+            continue
+        a, b = (-bound - o) / d, (bound - o) / d
+        near, far = max(near, min(a, b)), min(far, max(a, b))
+    return near, far
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _backward(  # type: ignore[no-untyped-def]
-    values, delta, t, start, weights, through, g_out, g_weight, g_distance, g_weights, d_sigma, d_values
-) -> None:
-    """With u_i = dL/dw_i: dL/dsigma_i = delta_i (T_{i+1} u_i - sum of w_j u_j over j > i)."""
-    for ray in prange(len(start) - 1):
-        behind = g_weight[ray] * 0
-        for k in range(start[ray + 1] - start[ray]):
-            i = start[ray + 1] - 1 - k
-            w = weights[i]
-            if w == 0 and through[i] == 0:
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _sample(near, far, step, jitter, k):
+    """Distance of a ray's k-th sample, and the length of its interval."""
+    begin = near + k * step
+    delta = min(max(far - begin, 0.0), step)
+    return begin + np.float64(jitter) * delta, delta
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _cell(place, resolution):
+    if not place > 0.0:
+        return 0
+    if place > resolution - 1.0:
+        return resolution - 1
+    return int(place)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _way_out(place, direction, block):
+    """How far along one axis, in cells per unit of t, the block's face is ahead: t may grow by this much.
+
+    ``place`` and ``direction`` in cells; 0 within the margin of any face.
+    """
+    low, high = block * _BLOCK + _MARGIN, (block + 1) * _BLOCK - _MARGIN
+    if place < low or place > high:
+        return 0.0
+    if direction > 0.0:
+        return (high - place) / direction
+    if direction < 0.0:
+        return (low - place) / direction
+    return np.inf
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _choose(origins, directions, jitter, binary, coarse, bound, step, nearest, limit, start):
+    """Which intervals of each ray have a sample: int32 numbers, ray after ray; fills ``start``."""
+    resolution = len(binary)
+    scale = resolution / (2 * bound)
+    chosen = np.empty(1024, np.int32)
+    total = 0
+    for r in range(len(origins)):
+        near, far = _clip(origins[r], directions[r], bound, nearest)
+        count = int(np.ceil((far - near) / step)) if near < far else 0
+        ox, oy, oz = np.float64(origins[r, 0]), np.float64(origins[r, 1]), np.float64(origins[r, 2])
+        dx, dy, dz = np.float64(directions[r, 0]), np.float64(directions[r, 1]), np.float64(directions[r, 2])
+        k, taken = 0, 0
+        while k < count and taken < limit:
+            t, _ = _sample(near, far, step, jitter[r], k)
+            px, py, pz = (ox + t * dx + bound) * scale, (oy + t * dy + bound) * scale, (oz + t * dz + bound) * scale
+            x, y, z = _cell(px, resolution), _cell(py, resolution), _cell(pz, resolution)
+            if binary[x, y, z] != 0:
+                if total == len(chosen):
+                    grown = np.empty(2 * total, np.int32)
+                    grown[:total] = chosen
+                    chosen = grown
+                chosen[total] = k
+                total += 1
+                taken += 1
+                k += 1
                 continue
-            u = g_weight[ray] + g_distance[ray] * t[i] + g_weights[i]
-            for c in range(values.shape[1]):
-                u += g_out[ray, c] * values[i, c]
-                d_values[i, c] = g_out[ray, c] * w
-            d_sigma[i] = delta[i] * (through[i] * u - behind)
-            behind += w * u
+            bx, by, bz = x // _BLOCK, y // _BLOCK, z // _BLOCK
+            k += 1
+            if coarse[bx, by, bz] == 0:
+                out = min(
+                    _way_out(px, dx * scale, bx), _way_out(py, dy * scale, by), _way_out(pz, dz * scale, bz)
+                )
+                # Rounded down: the last interval before the face is tested, not believed.
+                k = max(k, int((t + out - near) / step - np.float64(jitter[r])))
+        start[r + 1] = total
+    return chosen[:total]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _place(origins, directions, jitter, bound, step, nearest, chosen, start, points, t, delta):
+    """points (M, 3), t (M,) and delta (M,) of the chosen intervals."""
+    for r in range(len(origins)):
+        if start[r] == start[r + 1]:
+            continue
+        near, far = _clip(origins[r], directions[r], bound, nearest)
+        for i in range(start[r], start[r + 1]):
+            distance, length = _sample(near, far, step, jitter[r], np.int64(chosen[i]))
+            t[i], delta[i] = distance, length
+            for axis in range(3):
+                points[i, axis] = np.float64(origins[r, axis]) + distance * np.float64(directions[r, axis])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _composite(sigma, values, t, delta, start, stop, made, weight, depth, weights):
+    """made (R, C), weight (R,), depth (R,), weights (M,) of the rays."""
+    channels = values.shape[1]
+    total = np.empty(channels)
+    for r in range(len(weight)):
+        total[:] = 0.0
+        left, sum_w, sum_t = 1.0, 0.0, 0.0
+        for i in range(start[r], start[r + 1]):
+            if left < stop:
+                weights[i] = 0.0
+                continue
+            gone = -np.expm1(-np.float64(sigma[i]) * np.float64(delta[i]))
+            w = left * gone
+            left *= 1.0 - gone
+            weights[i] = w
+            sum_w += w
+            sum_t += w * t[i]
+            for c in range(channels):
+                total[c] += w * values[i, c]
+        for c in range(channels):
+            made[r, c] = total[c]
+        weight[r] = sum_w
+        depth[r] = sum_t / max(sum_w, _FAINT)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _spread(
+    sigma, values, t, delta, start, stop, g_made, g_weight, g_depth, g_weights, to_sigma, to_values
+):
+    """Gradients for sigma (M,) and values (M, C), which come as zeros, of those for what ``_composite`` made.
+
+    With a_i the loss's derivative by w_i: dw_i/dx_i = T_{i+1} and dw_j/dx_i = -w_j for j > i, so the derivative by
+    x_i is a_i T_{i+1} - sum_{j>i} a_j w_j.
+    """
+    channels = values.shape[1]
+    for r in range(len(g_weight)):
+        first, last = start[r], start[r + 1]
+        left, sum_w, sum_t, end = 1.0, 0.0, 0.0, last
+        for i in range(first, last):
+            if left < stop:
+                end = i
+                break
+            gone = -np.expm1(-np.float64(sigma[i]) * np.float64(delta[i]))
+            sum_w += left * gone
+            sum_t += left * gone * t[i]
+            left *= 1.0 - gone
+        # depth = sum_t / max(sum_w, FAINT)
+        by_t = g_depth[r] / max(sum_w, _FAINT)
+        by_w = g_weight[r] - (by_t * sum_t / sum_w if sum_w > _FAINT else 0.0)
+        behind = 0.0
+        # Twice front to back: what lies behind a sample is all there is less what came up to it.
+        for sweep in range(2):
+            left = 1.0
+            for i in range(first, end):
+                a = by_w + by_t * t[i] + g_weights[i]
+                for c in range(channels):
+                    a += g_made[r, c] * values[i, c]
+                gone = -np.expm1(-np.float64(sigma[i]) * np.float64(delta[i]))
+                w = left * gone
+                left *= 1.0 - gone
+                if sweep == 0:
+                    behind += a * w
+                    for c in range(channels):
+                        to_values[i, c] = w * g_made[r, c]
+                else:
+                    behind -= a * w
+                    to_sigma[i] = delta[i] * (a * left - behind)

@@ -1,0 +1,240 @@
+"""``generate``: text to 3D by a radiance field of latents, with or without a sketch, out as a textured mesh.
+
+Latent-NeRF, Sketch-Shape and RGB refinement (METHOD sections 3 to 5). Lengths are in units of the scene, whose cube
+reaches from -1 to 1; +Y is up and the object faces +Z, in the asset too.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.ndimage import maximum_filter
+
+from pipeline.bake.bake import BakedMaps
+from pipeline.bake.decode import decode_texture
+from pipeline.bake.project import bake_projected, covering_cameras
+from pipeline.core.errors import SettingError
+from pipeline.core.job import Job
+from pipeline.geometry.camera import Cameras, OrbitSettings
+from pipeline.geometry.isosurface import auto_threshold, decimate, extract, keep_components, smooth
+from pipeline.geometry.mesh import Mesh, UVMesh
+from pipeline.geometry.normalise import normalise
+from pipeline.geometry.sketch_volume import load_sketch
+from pipeline.geometry.source import mesh_sha256
+from pipeline.geometry.unwrap import unwrap
+from pipeline.prior.load import Prior
+from pipeline.recipes import SKETCH_CACHE
+from pipeline.recipes.build import build
+from pipeline.recipes.generate_settings import GenerateSettings
+from pipeline.recipes.work import Asset, Variant, Work
+from pipeline.scene.field import FieldSettings, RadianceField
+from pipeline.scene.grid import GridSettings
+from pipeline.scene.occupancy import OccupancyGrid
+from pipeline.scene.radiance_field import Lambdas, RadianceFieldScene, RadianceFieldSettings
+from pipeline.scene.sketch import Sketch
+
+BOUND = 1.0
+# The grid's coarsest level, as published.
+_COARSEST = 16
+# Views that the texture is projected from, and the object's radius they are framed for.
+_BAKE_VIEWS = 40
+_PREVIEW_RADIUS = 0.6
+# Points whose density is asked for at once.
+_CHUNK = 1 << 18
+
+
+class Generate:
+    """The recipe's own steps; ``recipes.build`` does the rest."""
+
+    name = "generate"
+
+    def resolve(self, job: Job, prior: Prior) -> GenerateSettings:
+        """The job's settings, with what the row left out taken from the prior. Raises SettingError."""
+        settings = GenerateSettings(**job.settings)
+        defaults = vars(prior.generate_defaults)
+        missing: dict[str, Any] = {k: v for k, v in defaults.items() if getattr(settings, k) is None}
+        if settings.front is None:
+            missing["front"] = "-y" if settings.up_axis == "z" else "+z"
+        resolved = settings.model_copy(update=missing)
+        for low, high in resolved.ORDERED:
+            if getattr(resolved, low) >= getattr(resolved, high):
+                raise SettingError(
+                    f"{job.id}: {low} is {getattr(resolved, low):g} and {high} is {getattr(resolved, high):g} "
+                    f"(one of them the prior's); allowed: {low} below {high}",
+                    stage="prepare",
+                )
+        return resolved
+
+    def prepare(self, work: Work, prior: Prior, out: Path) -> None:
+        """Reads and measures the sketch, where there is one."""
+        job, settings = work.job, work.settings
+        if job.mesh is None and not settings.shapes:
+            return
+        with work.stage("sketch"):
+            volume = load_sketch(
+                job.mesh,
+                [shape.model_dump() for shape in settings.shapes or ()],
+                out / SKETCH_CACHE,
+                fit=settings.sketch_fit,
+                up_axis=settings.up_axis,
+                front=settings.front,
+                max_faces=settings.max_faces,
+                bound=BOUND,
+                report=work.report,
+            )
+            work.shared = Sketch(volume, settings.sigma_shape, prior.device)
+            if job.mesh is not None:
+                work.input_sha256 = mesh_sha256(job.mesh)
+
+    def scene(self, work: Work, variant: Variant, prior: Prior) -> tuple[RadianceFieldScene, str]:
+        """A field that knows nothing yet but a blob of density."""
+        settings = work.settings
+        grid = GridSettings(
+            levels=settings.grid_levels,
+            base=min(_COARSEST, settings.grid_finest),
+            finest=settings.grid_finest,
+            log2_table=settings.grid_log2_table,
+        )
+        field = RadianceField(
+            FieldSettings(grid=grid, channels=prior.latent_channels, bound=BOUND),
+            variant.seed,
+            base_latent=_base_latent(settings.base_colour, prior),
+        )
+        occupancy = OccupancyGrid(resolution=settings.occupancy_resolution, bound=BOUND)
+        scene = RadianceFieldScene(
+            field.to(prior.device), occupancy, scene_settings(settings), prior.latent_rgb, variant.seed, work.shared
+        )
+        return scene, ""
+
+    def refined(self, work: Work, variant: Variant, prior: Prior) -> RadianceFieldScene:
+        """The same field, seen through a layer from latents to RGB and the prior's encoder."""
+        settings = scene_settings(work.settings, learning_rate=work.settings.refine_learning_rate)
+        grown = variant.scene
+        return RadianceFieldScene(
+            grown.field, grown.occupancy, settings, prior.latent_rgb, variant.seed, work.shared, refine=prior
+        )
+
+    def asset(self, work: Work, variant: Variant, prior: Prior) -> Asset:
+        """The field's surface, textured with what its views show."""
+        settings = work.settings
+        scene: RadianceFieldScene = variant.refined or variant.scene
+        with work.stage("surface"):
+            mesh, threshold = surface(scene, settings)
+        work.warnings += mesh.warnings
+        with work.stage("unwrap"):
+            uvmesh = unwrap(
+                mesh, texture_size=settings.texture_size, time_limit=settings.unwrap_seconds, report=work.report
+            )
+        with work.stage("bake"):
+            baked = _textured(scene, uvmesh, settings, prior, work)
+        notes = {**baked.notes, "density_threshold": round(threshold, 4)}
+        frame = normalise(mesh.vertices, radius=_PREVIEW_RADIUS)
+        return Asset(uvmesh, baked.maps, notes, frame)
+
+
+generate = functools.partial(build, Generate())
+
+
+def scene_settings(settings: GenerateSettings, learning_rate: float | None = None) -> RadianceFieldSettings:
+    """The scene's part of a row's resolved settings."""
+    return RadianceFieldSettings(
+        views=int(settings.views or 1),
+        view_size=int(settings.view_size or 64),
+        learning_rate=float(learning_rate or settings.learning_rate or 0),
+        cameras=OrbitSettings(
+            elevation=_radians(settings.elevation_min, settings.elevation_max),
+            radius=(float(settings.radius_min or 0), float(settings.radius_max or 0)),
+            fov=_radians(settings.fov_min, settings.fov_max),
+        ),
+        samples_step=float(settings.samples_step or 0),
+        background="learned" if settings.background == "learned" else "random",
+        supersample=int(settings.supersample or 1),
+        lambdas=Lambdas(
+            float(settings.lambda_sparsity or 0),
+            float(settings.lambda_shape or 0),
+            settings.lambda_orientation,
+            settings.lambda_tv,
+        ),
+    )
+
+
+def _base_latent(colour: str | None, prior: Prior) -> torch.Tensor:
+    """(C,) latent of the colour to start from, grey where there is none."""
+    rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] if colour else [0.5, 0.5, 0.5]
+    return torch.from_numpy(prior.latent_rgb.invert(np.array(rgb))).float()
+
+
+def _radians(low: float | None, high: float | None) -> tuple[float, float]:
+    return float(np.radians(low or 0)), float(np.radians(high or 0))
+
+
+@torch.no_grad()
+def density_grid(scene: RadianceFieldScene, resolution: int) -> np.ndarray:
+    """(R, R, R) float32 densities at the corners of R - 1 cells a side, [x, y, z]; 0 where space is known as empty."""
+    near = maximum_filter(np.asarray(scene.occupancy.binary, np.uint8), size=3).astype(bool)
+    axis = np.linspace(-BOUND, BOUND, resolution, dtype=np.float32)
+    cell = np.minimum((np.arange(resolution) * len(near)) // (resolution - 1), len(near) - 1)
+    grid = np.zeros((resolution,) * 3, np.float32)
+    wanted = np.argwhere(near[np.ix_(cell, cell, cell)])
+    for start in range(0, len(wanted), _CHUNK):
+        index = wanted[start : start + _CHUNK]
+        points = torch.from_numpy(axis[index]).to(scene.device)
+        grid[tuple(index.T)] = scene.field.density(points).float().cpu().numpy()
+    return grid
+
+
+def surface(scene: RadianceFieldScene, settings: GenerateSettings) -> tuple[Mesh, float]:
+    """The field's surface within the face budget, in the scene's frame, and the density on it. Raises
+    LatentkilnError."""
+    density = density_grid(scene, int(settings.mesh_resolution or 0))
+    threshold = settings.density_threshold or auto_threshold(density, BOUND)
+    mesh = keep_components(extract(density, threshold, BOUND))
+    return decimate(smooth(mesh), settings.face_budget), float(threshold)
+
+
+def _textured(
+    scene: RadianceFieldScene, uvmesh: UVMesh, settings: GenerateSettings, prior: Prior, work: Work
+) -> BakedMaps:
+    vertices = uvmesh.mesh.vertices
+    cameras = bake_cameras(vertices)
+    view_size = prior.sample_size * 2 if prior.sample_size < 64 else prior.sample_size
+    images, depths = [], []
+    for index in range(len(cameras)):
+        image, depth = picture(scene, cameras[index : index + 1], view_size, prior)
+        images.append(image)
+        depths.append(depth)
+        work.report("views", index + 1, len(cameras))
+    return bake_projected(
+        uvmesh,
+        vertices,
+        cameras,
+        np.concatenate(images),
+        int(settings.texture_size or 0),
+        work.report,
+        near_depths=np.concatenate(depths),
+    )
+
+
+def bake_cameras(vertices: np.ndarray) -> Cameras:
+    """Cameras all around the scene that hold the whole of ``vertices`` (V, 3)."""
+    reach = float(np.linalg.norm(vertices, axis=1).max())
+    fov = np.radians(45)
+    return covering_cameras(_BAKE_VIEWS, radius=reach / np.sin(fov / 2) * 1.05, fov=float(fov))
+
+
+@torch.no_grad()
+def picture(scene: RadianceFieldScene, camera: Cameras, view_size: int, prior: Prior) -> tuple[np.ndarray, np.ndarray]:
+    """What the decoder shows of the field: (1, 3, H, H) in [0, 1], and (1, h, h) depth along the view axis, inf where
+    rays pass."""
+    if scene.layer is not None:
+        image, weight, depth = scene.still(camera, view_size * prior.reduction, 1)
+        shown = image
+    else:
+        image, weight, depth = scene.still(camera, view_size)
+        shown = decode_texture(image[0], prior)[None]
+    along = torch.where(weight > 0.5, depth, torch.full_like(depth, float("inf")))
+    return shown.float().cpu().numpy(), along.float().cpu().numpy()

@@ -1,0 +1,258 @@
+"""A radiance field of latents that is grown from nothing (Latent-NeRF, METHOD sections 3 to 5).
+
+The same scene, with a linear layer from latents to RGB and the prior's encoder behind it, is the RGB refinement of
+section 4: compositing is linear, so the layer is applied to the composited rays and means the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+
+from pipeline.core.rng import numpy_generator, torch_generator
+from pipeline.geometry.camera import Cameras, OrbitSettings, sample_orbit_cameras
+from pipeline.prior.latent_rgb import LatentRgb
+from pipeline.prior.load import Prior
+from pipeline.scene import losses
+from pipeline.scene.background import plain_colours, ray_directions
+from pipeline.scene.field import RadianceField
+from pipeline.scene.occupancy import OccupancyGrid
+from pipeline.scene.protocol import Rendering, View
+from pipeline.scene.sketch import Sketch
+from pipeline.scene.volume import Composite, Packed, composite, march
+
+REFRESH = 16
+"""Steps between two looks at which cells of space are occupied."""
+
+# Points of the sketch's box on which its loss is taken besides the samples of the rays, so that empty space can fill.
+_BOX_POINTS = 4096
+# Samples that are evaluated at once when no gradient is needed.
+_CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class Lambdas:
+    """Weights of the further losses. Each loss is a mean, the guidance a sum over the latent pixels of its views."""
+
+    sparsity: float = 0.0
+    shape: float = 0.0
+    orientation: float = 0.0
+    tv: float = 0.0
+
+
+@dataclass(frozen=True)
+class RadianceFieldSettings:
+    """``view_size``: latent pixels a side of a view, each the mean of ``supersample``^2 rays. ``samples_step`` is the
+    distance of samples along a ray, in units of the scene."""
+
+    views: int
+    view_size: int
+    learning_rate: float
+    cameras: OrbitSettings
+    samples_step: float
+    background: Literal["learned", "random"] = "random"
+    supersample: int = 2
+    lambdas: Lambdas = Lambdas()
+    # Learning rate of the latent->RGB layer, as a share of the field's.
+    layer_rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class FieldViews:
+    """What V views of the field show, per ray: R = V side^2 rays, row-major.
+
+    features (R, C) composited latents without background, weight (R,) accumulated, depth (R,), directions (R, 3).
+    """
+
+    features: torch.Tensor
+    weight: torch.Tensor
+    depth: torch.Tensor
+    directions: torch.Tensor
+    side: int
+
+    def image(self, rays: torch.Tensor) -> torch.Tensor:
+        """(R, D) as (V, D, side, side)."""
+        return rays.view(-1, self.side, self.side, rays.shape[1]).permute(0, 3, 1, 2)
+
+
+class LatentToRgb(torch.nn.Module):
+    """The linear layer from latents (C) to RGB in [0, 1], begun as the prior's own least-squares map."""
+
+    def __init__(self, latent_rgb: LatentRgb):
+        super().__init__()
+        self.matrix = torch.nn.Parameter(torch.from_numpy(np.array(latent_rgb.matrix)).float())
+        self.bias = torch.nn.Parameter(torch.from_numpy(np.array(latent_rgb.bias)).float())
+
+    def forward(self, features: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """(R, 3) colours of composited latents (R, C) whose accumulated weight is (R,)."""
+        return features @ self.matrix + weight[:, None] * self.bias
+
+
+class RadianceFieldScene:
+    """The scene of the ``generate`` recipe.
+
+    Args:
+        field: density and latents of every point.
+        occupancy: where there may be any density.
+        latent_rgb: the prior's linear map, for plain backgrounds.
+        seed: of every draw.
+        sketch: a coarse shape that the density is drawn to.
+        refine: the prior, when this is the refinement in RGB: views then go through its encoder.
+    """
+
+    def __init__(
+        self,
+        field: RadianceField,
+        occupancy: OccupancyGrid,
+        settings: RadianceFieldSettings,
+        latent_rgb: LatentRgb,
+        seed: int,
+        sketch: Sketch | None = None,
+        refine: Prior | None = None,
+    ):
+        self.field, self.occupancy, self.settings = field, occupancy, settings
+        self._latent_rgb, self._seed, self._sketch, self._prior = latent_rgb, seed, sketch, refine
+        self.device = next(field.parameters()).device
+        self.layer = LatentToRgb(latent_rgb).to(self.device) if refine is not None else None
+        self._stream = "cameras" if refine is None else "refine-cameras"
+
+    def parameters(self) -> list[dict[str, object]]:
+        rate = self.settings.learning_rate
+        groups = list(self.field.parameter_groups(rate))
+        if self.layer is not None:
+            groups.append({"params": list(self.layer.parameters()), "lr": rate * self.settings.layer_rate})
+        return groups
+
+    def render(self, step: int, steps: int) -> Rendering:
+        settings = self.settings
+        if step % REFRESH == 0:
+            self.occupancy.update(self.field.density, self._seed, step)
+        rng = numpy_generator(self._seed, self._stream, step)
+        cameras = sample_orbit_cameras(rng, settings.views, settings.cameras)
+        seen, packed, sigma, weights = self._look(cameras, settings.view_size * settings.supersample, step)
+        views = [View(word, False) for word in cameras.words()]
+        extra = self._losses(seen, packed, sigma, weights, step)
+        return Rendering(self._guided(seen, step), views, extra)
+
+    def _guided(self, seen: FieldViews, step: int) -> torch.Tensor:
+        """(V, C, view_size, view_size) latents that the prior judges."""
+        settings, count = self.settings, self.settings.views
+        left = 1 - seen.weight[:, None]
+        if self.layer is None:
+            image = seen.image(seen.features + left * self._behind(seen, step, count))
+            return functional.avg_pool2d(image, settings.supersample)
+        assert self._prior is not None
+        if settings.background == "learned":
+            behind = self.layer(self.field.background(seen.directions), torch.ones_like(seen.weight))
+        else:
+            behind = self._plain(plain_colours(self._seed, step, count), seen)
+        rgb = seen.image(self.layer(seen.features, seen.weight) + left * behind)
+        side = settings.view_size * self._prior.reduction
+        rgb = functional.interpolate(rgb, size=(side, side), mode="bilinear", align_corners=False, antialias=False)
+        return self._prior.encode(rgb.clamp(0, 1))
+
+    def _behind(self, seen: FieldViews, step: int, count: int) -> torch.Tensor:
+        """(R, C) latents behind the field."""
+        if self.settings.background == "learned":
+            return self.field.background(seen.directions)
+        colours = plain_colours(self._seed, step, count)
+        return self._plain(np.stack([self._latent_rgb.invert(colour) for colour in colours]), seen)
+
+    def _plain(self, values: np.ndarray, seen: FieldViews) -> torch.Tensor:
+        """One row of ``values`` (V, D) for all rays of each view: (R, D)."""
+        rows = torch.from_numpy(values.astype(np.float32)).to(self.device)
+        return rows[:, None].expand(-1, seen.side**2, -1).reshape(-1, rows.shape[1])
+
+    def _losses(
+        self, seen: FieldViews, packed: Packed, sigma: torch.Tensor, weights: torch.Tensor, step: int
+    ) -> torch.Tensor:
+        lambdas = self.settings.lambdas
+        total = lambdas.sparsity * losses.sparsity(seen.weight)
+        if self._sketch is not None and lambdas.shape > 0:
+            box = self._sketch.box_points(self._seed, step, _BOX_POINTS)
+            points, densities = torch.cat([packed.points, box]), torch.cat([sigma, self.field.density(box)])
+            total = total + lambdas.shape * self._sketch.loss(points, densities)
+        if lambdas.orientation > 0 and len(packed.points):
+            normals = self.field.normals(packed.points)
+            total = total + lambdas.orientation * losses.orientation(weights, normals, seen.directions, packed)
+        if lambdas.tv > 0:
+            total = total + lambdas.tv * losses.total_variation(seen.image(seen.depth[:, None]))
+        # The guidance sums over views; these are means, so that their balance holds for any number of views.
+        return total * self.settings.views
+
+    def _look(
+        self, cameras: Cameras, side: int, step: int | None
+    ) -> tuple[FieldViews, Packed, torch.Tensor, torch.Tensor]:
+        """Rays of ``side`` x ``side`` views; samples are jittered by ``step``, or stand still for None."""
+        directions = ray_directions(cameras, side, side).reshape(-1, 3).astype(np.float32)
+        origins = np.repeat(cameras.eye.astype(np.float32), side * side, axis=0)
+        jitter = None
+        if step is not None:
+            jitter = torch.rand(len(origins), generator=torch_generator(self._seed, "jitter", step))
+        packed = march(
+            torch.from_numpy(origins).to(self.device),
+            torch.from_numpy(directions).to(self.device),
+            self.occupancy,
+            step=self.settings.samples_step,
+            jitter=None if jitter is None else jitter.to(self.device),
+        )
+        sigma, features = self._evaluate(packed.points)
+        made: Composite = composite(sigma, features, packed)
+        rays = torch.from_numpy(directions).to(self.device)
+        seen = FieldViews(made.values, made.weight, made.depth, rays, side)
+        return seen, packed, sigma, made.weights
+
+    def _evaluate(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if torch.is_grad_enabled() or len(points) <= _CHUNK:
+            sigma, features = self.field(points)
+            return sigma, features
+        parts = [self.field(part) for part in points.split(_CHUNK)]
+        return torch.cat([s for s, _ in parts]), torch.cat([f for _, f in parts])
+
+    @torch.no_grad()
+    def still(self, cameras: Cameras, view_size: int, supersample: int = 2) -> tuple[torch.Tensor, ...]:
+        """Views without noise, one camera at a time: images, weight and depth.
+
+        Returns ``image`` (V, C, view_size, view_size) scaled latents over a grey background, or (V, 3, ...) RGB in
+        [0, 1] after refinement; ``weight`` and ``depth`` (V, view_size, view_size).
+        """
+        images, covers, depths = [], [], []
+        grey = self._latent_rgb.invert(np.full(3, 0.5)) if self.layer is None else np.full(3, 0.5)
+        for index in range(len(cameras)):
+            seen = self._look(cameras[index : index + 1], view_size * supersample, None)[0]
+            left = (1 - seen.weight)[:, None]
+            shown = seen.features if self.layer is None else self.layer(seen.features, seen.weight)
+            rays = torch.cat(
+                [shown + left * self._plain(grey[None], seen), seen.weight[:, None], seen.depth[:, None]], 1
+            )
+            pooled = functional.avg_pool2d(seen.image(rays), supersample)
+            images.append(pooled[:, :-2] if self.layer is None else pooled[:, :-2].clamp(0, 1))
+            covers.append(pooled[:, -2])
+            depths.append(pooled[:, -1])
+        return torch.cat(images), torch.cat(covers), torch.cat(depths)
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        state = {f"field.{name}": value for name, value in self.field.state_dict().items()}
+        state |= {f"occupancy.{name}": value for name, value in self.occupancy.state().items()}
+        if self.layer is not None:
+            state |= {f"layer.{name}": value for name, value in self.layer.state_dict().items()}
+        return state
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        mine = self.state()
+        for name, value in mine.items():
+            if name not in state or state[name].shape != value.shape:
+                raise ValueError(f"checkpoint: {name} is missing or has another shape")
+        self.field.load_state_dict(_below(state, "field."))
+        self.occupancy.load_state(_below(state, "occupancy."))
+        if self.layer is not None:
+            self.layer.load_state_dict(_below(state, "layer."))
+
+
+def _below(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
