@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
+from pipeline.core.place import Place, Remote
 from pipeline.export.record import RECORD, load_record, output_problem, read_failure
+from pipeline.geometry.fetch import fetch_mesh
 from pipeline.geometry.source import mesh_sha256
 from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
+from pipeline.storage import assets
+from pipeline.storage.look import Snapshot, look_at_all
 
 Action = Literal["build", "keep", "blocked"]
 
 # What the fingerprint is made of. Raised when its make-up changes, which rebuilds every asset.
 _FINGERPRINT_SCHEMA = 1
 _SHOWN = 40
+# Rows whose assets at a URL are looked at together.
+_WINDOW = 256
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ def fingerprint(job: Job, *, prior_identity: str, recipe_version: str, mesh_sha2
     return sha256_bytes(canonical_json(content))
 
 
-def plan(jobs: Iterable[Job], out: Path, *, prior_identity: str) -> list[PlanItem]:
+def plan(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> list[PlanItem]:
     """One PlanItem for each job, in order, from the records under ``out``. Writes nothing, raises nothing.
 
     Each mesh is hashed once in a process while its size and time stay as they are; so is each output.
@@ -67,22 +75,24 @@ def plan(jobs: Iterable[Job], out: Path, *, prior_identity: str) -> list[PlanIte
     return list(iterate(jobs, out, prior_identity=prior_identity))
 
 
-def iterate(jobs: Iterable[Job], out: Path, *, prior_identity: str) -> Iterator[PlanItem]:
-    """As ``plan``, one by one."""
-    meshes: dict[Path | None, tuple[str, str]] = {None: ("", "")}
-    for job in jobs:
+def iterate(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> Iterator[PlanItem]:
+    """As ``plan``, one by one; of an output root at a URL a window of rows at a time. Raises StorageError for that."""
+    meshes: dict[Place | None, tuple[str, str]] = {None: ("", "")}
+    for given, folder in _with_folders(jobs, out):
+        job, named = given, given.origin or given.mesh
         if len(meshes) > _REMEMBERED:
             meshes = {None: ("", "")}
-        if job.mesh not in meshes:
-            meshes[job.mesh] = _identify(job.mesh)
-        mesh, problem = meshes[job.mesh]
+        if named not in meshes:
+            meshes[named] = _identify(named)
+        mesh, problem = meshes[named]
+        if job.origin and mesh:
+            job = dataclasses.replace(job, origin=dataclasses.replace(job.origin, sha256=mesh))
         if problem:
             yield PlanItem(job, "blocked", problem, "")
             continue
         version = RECIPE_VERSIONS[job.recipe]
         mark = fingerprint(job, prior_identity=prior_identity, recipe_version=version, mesh_sha256=mesh)
-        folder = out / job.id
-        if why := _in_the_way(folder):
+        if isinstance(folder, Path) and (why := _in_the_way(folder)):
             yield PlanItem(job, "blocked", why, mark)
             continue
         reason = _reason_to_build(job, folder, mark, mesh, prior_identity, version)
@@ -94,20 +104,34 @@ def iterate(jobs: Iterable[Job], out: Path, *, prior_identity: str) -> Iterator[
         yield PlanItem(job, "build", reason, mark, alone)
 
 
-def leftovers(out: Path, ids: Collection[str]) -> list[str]:
+def leftovers(out: Place, ids: Collection[str]) -> list[str]:
     """Assets under ``out`` whose ids are not among ``ids``, sorted: they are no longer in the manifest."""
     known = {name.lower() for name in ids}
     return strangers(out, lambda name: name.lower() in known)
 
 
-def strangers(out: Path, knows: Callable[[str], bool]) -> list[str]:
+def strangers(out: Place, knows: Callable[[str], bool]) -> list[str]:
     """Assets under ``out`` of which ``knows`` is false, sorted. An asset is a folder with a record in it."""
+    if isinstance(out, Remote):
+        unknown = (name for name in assets.ids(out) if not knows(name))
+        return sorted(name for name, there in look_at_all(out, unknown) if RECORD in there.files)
     try:
         with os.scandir(out) as entries:
             names = [entry.name for entry in entries if not knows(entry.name) and entry.is_dir()]
     except OSError:
         return []
     return sorted(name for name in names if (out / name / RECORD).is_file())
+
+
+def _with_folders(jobs: Iterable[Job], out: Place) -> Iterator[tuple[Job, Path | Snapshot]]:
+    """Each job with its folder, or with what stands in it at a URL."""
+    if not isinstance(out, Remote):
+        yield from ((job, out / job.id) for job in jobs)
+        return
+    rest = iter(jobs)
+    while window := list(islice(rest, _WINDOW)):
+        for job, (_, there) in zip(window, look_at_all(out, (job.id for job in window)), strict=True):
+            yield job, there
 
 
 def _in_the_way(folder: Path) -> str:
@@ -128,7 +152,7 @@ def _in_the_way(folder: Path) -> str:
         return f"{folder} cannot be used: {error.strerror or error}"
 
 
-def _reason_to_build(job: Job, folder: Path, mark: str, mesh: str, prior: str, version: str) -> str:
+def _reason_to_build(job: Job, folder: Path | Snapshot, mark: str, mesh: str, prior: str, version: str) -> str:
     """Why the asset in ``folder`` has to be built (again); empty when it is up to date."""
     record, damage = load_record(folder)
     if record is not None and record["fingerprint"] == mark:
@@ -215,12 +239,12 @@ def _stamp(path: Path) -> _Stamp:
     return (str(path), found.st_size, found.st_mtime_ns, found.st_ino)
 
 
-def _identify(mesh: Path | None) -> tuple[str, str]:
+def _identify(mesh: Place | None) -> tuple[str, str]:
     """The hash of a mesh and "", or "" and why there is none."""
     if mesh is None:
         return "", ""
     try:
-        return _hash_mesh(mesh), ""
+        return (fetch_mesh(mesh)[1] if isinstance(mesh, Remote) else _hash_mesh(mesh)), ""
     except LatentkilnError as error:
         return "", f"the mesh cannot be used: {error.message}"
     except OSError as error:
@@ -239,8 +263,10 @@ def _hash_mesh(path: Path) -> str:
     return _mesh_hashes[stamp]
 
 
-def _output_problem(folder: Path, record: Mapping[str, Any]) -> str:
+def _output_problem(folder: Path | Snapshot, record: Mapping[str, Any]) -> str:
     """As ``export.record.output_problem``, hashing an output once while it stays as it is."""
+    if isinstance(folder, Snapshot):
+        return output_problem(folder, record) if record["outputs"] else "the record names no outputs"
     try:
         keys = {(_stamp(folder / name), str(expected["sha256"])) for name, expected in record["outputs"].items()}
     except OSError:

@@ -14,6 +14,8 @@ from typing import Any
 
 from pipeline.core.atomic import sync_folder, write_json
 from pipeline.core.content import sha256_file
+from pipeline.storage.assets import is_unsettled, object_of
+from pipeline.storage.look import Snapshot
 
 RECORD = "record.json"
 FAILURE = "failure.json"
@@ -36,31 +38,37 @@ def write_failure(folder: Path, failure: Mapping[str, Any]) -> None:
     write_json(folder / FAILURE, {**failure, "schema": SCHEMA, "status": "failed"})
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
+def read_record(folder: Path | Snapshot) -> dict[str, Any] | None:
     """The record in ``folder``; None where there is none or it cannot be used (``load_record`` says why)."""
     return load_record(folder)[0]
 
 
-def load_record(folder: Path) -> tuple[dict[str, Any] | None, str]:
+def load_record(folder: Path | Snapshot) -> tuple[dict[str, Any] | None, str]:
     """The record in ``folder`` and "", or None and one line why not ("" where there simply is none)."""
-    record, reason = _load(folder / RECORD, "done")
+    record, reason = _load(folder, RECORD, "done")
     if record is None:
         return None, reason
     outputs = record.get("outputs")
     if not isinstance(outputs, dict) or not all(_is_output(name, value) for name, value in outputs.items()):
-        return None, f"{folder / RECORD}: 'outputs' is not a list of files with sha256 and bytes"
+        return None, f"{folder}/{RECORD}: 'outputs' is not a list of files with sha256 and bytes"
     return record, ""
 
 
-def read_failure(folder: Path) -> dict[str, Any] | None:
+def read_failure(folder: Path | Snapshot) -> dict[str, Any] | None:
     """The failure in ``folder``; None where there is none or it cannot be used."""
-    return _load(folder / FAILURE, "failed")[0]
+    return _load(folder, FAILURE, "failed")[0]
 
 
-def _load(path: Path, status: str) -> tuple[dict[str, Any] | None, str]:
+def _load(folder: Path | Snapshot, name: str, status: str) -> tuple[dict[str, Any] | None, str]:
+    path = f"{folder}/{name}"
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_MAX_BYTES + 1)
+        if isinstance(folder, Snapshot):
+            if name not in folder.texts:
+                return None, ""
+            data = folder.texts[name]
+        else:
+            with (folder / name).open("rb") as stream:
+                data = stream.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         return None, ""
     except OSError as error:
@@ -102,8 +110,10 @@ def describe_outputs(folder: Path, names: Iterable[str]) -> dict[str, dict[str, 
     }
 
 
-def output_problem(folder: Path, record: Mapping[str, Any]) -> str:
+def output_problem(folder: Path | Snapshot, record: Mapping[str, Any]) -> str:
     """Empty when every output the record names is there byte for byte, else one line which is not."""
+    if isinstance(folder, Snapshot):
+        return _remote_problem(folder, record)
     for name, expected in record["outputs"].items():
         path = folder / name
         try:
@@ -116,3 +126,16 @@ def output_problem(folder: Path, record: Mapping[str, Any]) -> str:
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
     return ""
+
+
+def _remote_problem(folder: Snapshot, record: Mapping[str, Any]) -> str:
+    """As ``output_problem`` at a URL: by size and by the tag the store gave the content when it was published."""
+    for name, expected in record["outputs"].items():
+        there = folder.files.get(object_of(name, expected))
+        if there is None:
+            return f"{name} is missing"
+        if there.size != expected["bytes"]:
+            return f"{name} has another size than recorded"
+        if there.tag and expected.get("tag") and there.tag != expected["tag"]:
+            return f"{name} has other bytes than recorded"
+    return "its publishing was cut short" if is_unsettled(record, folder.files) else ""

@@ -7,17 +7,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED
 from pipeline.core.job import Job
+from pipeline.fleet.depot import Depot
 from pipeline.fleet.group import record_failure
 from pipeline.fleet.ledger import Ledger
-from pipeline.fleet.locks import asset_lock
 from pipeline.fleet.progress import Progress
 from pipeline.fleet.rows import FAILURES, Row, RowResult, State
 from pipeline.fleet.waiting import WINDOW, Waiting
+from pipeline.storage.errors import StorageError
 
 if TYPE_CHECKING:
     from pipeline.plan import PlanItem
@@ -78,7 +78,7 @@ class Book:
     def __init__(
         self,
         items: Iterable[PlanItem],
-        out: Path,
+        depot: Depot,
         *,
         lockstep: int,
         fail_fast: bool = False,
@@ -90,7 +90,7 @@ class Book:
         window: int = WINDOW,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._items, self._out, self._lockstep = iter(items), out, max(1, lockstep)
+        self._items, self._depot, self._lockstep = iter(items), depot, max(1, lockstep)
         self._fail_fast, self._ledger, self._clock = fail_fast, ledger, clock
         self._watchers = [progress]
         self._reproduce, self._total, self._max_seconds, self._window = reproduce, total, max_seconds, window
@@ -311,12 +311,12 @@ class Book:
         result = RowResult(
             row.job.id, state, stage, error, message, reproduce=row.reproduce, attempts=row.attempt
         )  # fmt: skip
-        folder = self._out / row.job.id
         try:
             # A worker that was just killed may hold the lock a moment longer. Its file goes with ours.
-            with asset_lock(folder, wait_seconds=_LETTING_GO_SECONDS if row.job.id in self._since else 0.0):
-                record_failure(folder, row, result)
-        except OSError:
+            wait = _LETTING_GO_SECONDS if row.job.id in self._since else 0.0
+            with self._depot.claim(dataclasses.replace(row, attempt=row.attempt + 1), wait_seconds=wait):
+                record_failure(self._depot, row, result)
+        except (OSError, StorageError):
             pass  # its line in the summary is what remains
         self.ended(row, result)
 

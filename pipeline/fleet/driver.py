@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.job import Job
+from pipeline.core.place import Place, Remote
 from pipeline.fleet import machine
 from pipeline.fleet.book import Book, RunSummary
+from pipeline.fleet.depot import Depot, local_root, open_depot, publish_run
 from pipeline.fleet.group import Bench, build_group
 from pipeline.fleet.interrupts import Interrupts
-from pipeline.fleet.ledger import Ledger
+from pipeline.fleet.ledger import PUBLISHED, RUNS_FOLDER, Ledger
 from pipeline.fleet.progress import Progress
 from pipeline.fleet.rows import Row, Toolbox
 
@@ -55,7 +56,7 @@ class FleetSettings:
 
 def run(
     plan_items: Iterable[PlanItem],
-    out: Path,
+    out: Place,
     *,
     prior_spec: str,
     settings: FleetSettings | None = None,
@@ -74,12 +75,14 @@ def run(
     """
     begun = time.monotonic()
     progress, settings, toolbox = progress or Progress(), settings or FleetSettings(), toolbox or Toolbox()
-    out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(out, header or {})
+    out = out if isinstance(out, Remote) else out.resolve()
+    root = local_root(out)
+    root.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(root, header or {})
+    depot = open_depot(out, run_id=ledger.run_id)
     book = Book(
         plan_items,
-        out,
+        depot,
         lockstep=settings.lockstep,
         fail_fast=settings.fail_fast,
         ledger=ledger,
@@ -90,22 +93,24 @@ def run(
     )
     ledger.open()
     state, code = "failed", 1
-    try:
-        interrupted = _run(book, out, prior_spec, settings, toolbox, progress, ledger)
-        summary = book.close(interrupted=interrupted, seconds=time.monotonic() - begun)
-        state = {0: "done", 1: "failed"}.get(summary.exit_code, "interrupted")
-        code = summary.exit_code
-        return summary
-    finally:
-        ledger.close(state, code)
-        progress.close()
-        if ledger.problem:
-            progress.note(ledger.problem)
+    with publish_run(root, out, PUBLISHED, (RUNS_FOLDER,)):
+        try:
+            interrupted = _run(book, depot, out, prior_spec, settings, toolbox, progress, ledger)
+            summary = book.close(interrupted=interrupted, seconds=time.monotonic() - begun)
+            state = {0: "done", 1: "failed"}.get(summary.exit_code, "interrupted")
+            code = summary.exit_code
+            return summary
+        finally:
+            ledger.close(state, code)
+            progress.close()
+            if ledger.problem:
+                progress.note(ledger.problem)
 
 
 def _run(
     book: Book,
-    out: Path,
+    depot: Depot,
+    out: Place,
     prior_spec: str,
     settings: FleetSettings,
     toolbox: Toolbox,
@@ -123,13 +128,13 @@ def _run(
         if not book.more or interrupts.stopping:
             return interrupts.stopping
         if settings.serial:
-            return _run_serial(book, out, prior_spec, settings, toolbox, interrupts, ledger.run_id)
+            return _run_serial(book, depot, prior_spec, settings, toolbox, interrupts, ledger.run_id)
         return _run_ray(book, out, prior_spec, settings, toolbox, interrupts, progress, ledger)
 
 
 def _run_serial(
     book: Book,
-    out: Path,
+    depot: Depot,
     prior_spec: str,
     settings: FleetSettings,
     toolbox: Toolbox,
@@ -140,7 +145,7 @@ def _run_serial(
     group: list[Row] = []
     try:
         prior = toolbox.load_prior(prior_spec, settings.threads or machine.threads_per_worker())
-        bench = Bench(out, prior, settings.lockstep, toolbox, settings.checkpoint_seconds, run_id)
+        bench = Bench(depot, prior, settings.lockstep, toolbox, settings.checkpoint_seconds, run_id)
         while not interrupts.stopping and book.more:
             book.read_on()
             group = book.next_group()
@@ -202,7 +207,7 @@ def _alarm(end: float | None) -> Iterator[None]:
 
 def _run_ray(
     book: Book,
-    out: Path,
+    out: Place,
     prior_spec: str,
     settings: FleetSettings,
     toolbox: Toolbox,
@@ -243,7 +248,7 @@ def _run_ray(
                     toolbox,
                     prior_spec,
                     threads,
-                    str(out),
+                    out,
                     settings.lockstep,
                     settings.checkpoint_seconds,
                     ledger.run_id,

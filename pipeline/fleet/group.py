@@ -13,10 +13,11 @@ from pipeline.core.errors import Interrupted, LatentkilnError
 from pipeline.core.job import Reporter
 from pipeline.core.outcome import Outcome
 from pipeline.core.redact import redact
-from pipeline.export.record import output_problem, read_failure, read_record, write_failure
-from pipeline.fleet.locks import asset_lock
+from pipeline.fleet.depot import Depot
 from pipeline.fleet.rowlog import RowLog
 from pipeline.fleet.rows import Row, RowResult, Toolbox
+from pipeline.geometry.fetch import localised
+from pipeline.storage.errors import StorageError
 
 ELSEWHERE = "being built by another run"
 # A worker that was declared dead may hold its locks a moment longer.
@@ -25,14 +26,19 @@ _RETRY_LOCK_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a group is built: the output root, the loaded prior, and how. ``run_id`` goes into the rows' logs."""
+    """Where a group is built: the depot it goes to, the loaded prior, and how. ``run_id`` goes into the rows' logs."""
 
-    out: Path
+    depot: Depot
     prior: Any
     lockstep: int
     toolbox: Toolbox
     checkpoint_seconds: float = 30.0
     run_id: str = ""
+
+    @property
+    def out(self) -> Path:
+        """The local folder that recipes write into."""
+        return self.depot.root
 
 
 def build_group(
@@ -51,34 +57,61 @@ def build_group(
     with contextlib.ExitStack() as locks:
         mine: list[Row] = []
         for row in rows:
-            folder = bench.out / row.job.id
             wait = 0.0 if row.first else _RETRY_LOCK_SECONDS
             try:
-                held = locks.enter_context(asset_lock(folder, wait_seconds=wait))
+                held = locks.enter_context(bench.depot.claim(row, wait_seconds=wait))
+                if not held:
+                    results[row.job.id] = RowResult(row.job.id, "elsewhere", message=ELSEWHERE)
+                elif bench.depot.finished(row):
+                    results[row.job.id] = RowResult(row.job.id, "kept")
+                else:
+                    mine.append(row)
             except OSError as error:
-                reason = f"{folder}: cannot be written ({error.strerror or error}); check --out"
+                reason = f"{bench.out / row.job.id}: cannot be written ({error.strerror or error}); check --out"
                 results[row.job.id] = _failed(row, "fleet", type(error).__name__, reason)
-                continue
-            if not held:
-                results[row.job.id] = RowResult(row.job.id, "elsewhere", message=ELSEWHERE)
-            elif _is_finished(folder, row.fingerprint):
-                results[row.job.id] = RowResult(row.job.id, "kept")
-            else:
-                mine.append(row)
+            except StorageError as error:
+                results[row.job.id] = _failed(row, error.stage, type(error).__name__, error.message)
         logs = {row.job.id: RowLog(bench.out / row.job.id, row, bench.run_id) for row in mine}
 
         def tell(job_id: str, stage: str, done: int, total: int) -> None:
             logs[job_id].stage(stage, done, total)
             report(job_id, stage, done, total)
 
-        for result in _build(mine, bench, tell, stop):
-            results[result.job_id] = result
-        for row in mine:
-            result = results[row.job.id]
+        for row, built in zip(mine, _built_and_shipped(mine, bench, tell, stop), strict=True):
+            result = _committed(row, built, bench)
             if result.state == "failed":
-                record_failure(bench.out / row.job.id, row, result)
+                record_failure(bench.depot, row, result)
             logs[row.job.id].ended(result)
+            results[row.job.id] = result
     return [results[row.job.id] for row in rows]
+
+
+def _built_and_shipped(
+    rows: Sequence[Row],
+    bench: Bench,
+    report: Callable[[str, str, int, int], None],
+    stop: Callable[[], bool],
+) -> list[RowResult]:
+    """As ``_build``, with checkpoints kept where the depot wants them."""
+    try:
+        with bench.depot.working(rows):
+            return _build(rows, bench, report, stop)
+    except StorageError as error:
+        return [_failed(row, error.stage, type(error).__name__, error.message) for row in rows]
+
+
+def _committed(row: Row, result: RowResult, bench: Bench) -> RowResult:
+    """``result``, or the failure to publish what was built."""
+    if result.state != "done":
+        return result
+    try:
+        bench.depot.commit(row)
+    except StorageError as error:
+        return _failed(row, error.stage, type(error).__name__, error.message, result.seconds)
+    except OSError as error:
+        reason = f"{error.filename or bench.out}: {error.strerror or error}"
+        return _failed(row, "storage", type(error).__name__, reason, result.seconds)
+    return result
 
 
 def _build(
@@ -99,7 +132,7 @@ def _build(
 
     try:
         outcomes = bench.toolbox.recipe(rows[0].job.recipe)(
-            [row.job for row in rows],
+            [localised(row.job) for row in rows],
             bench.prior,
             bench.out,
             fingerprints=[row.fingerprint for row in rows],
@@ -139,17 +172,12 @@ def _failed(row: Row, stage: str, error: str, message: str, seconds: float = 0.0
     )
 
 
-def _is_finished(folder: Path, fingerprint: str) -> bool:
-    record = read_record(folder)
-    return record is not None and record["fingerprint"] == fingerprint and not output_problem(folder, record)
-
-
-def record_failure(folder: Path, row: Row, result: RowResult) -> None:
+def record_failure(depot: Depot, row: Row, result: RowResult) -> None:
     """Writes ``failure.json``, keeping what the recipe wrote there about this attempt. Never raises OSError.
 
     The caller holds the asset's lock.
     """
-    known = read_failure(folder) or {}
+    known = depot.read_failure(row.job.id) or {}
     if known.get("fingerprint") != row.fingerprint or known.get("message") != result.message:
         known = {}
     failure = known | {
@@ -166,8 +194,8 @@ def record_failure(folder: Path, row: Row, result: RowResult) -> None:
     }
     # The row has failed already, and its result says why; a disk that is full or read-only adds nothing to
     # it.
-    with contextlib.suppress(OSError):
-        write_failure(folder, failure)
+    with contextlib.suppress(OSError, StorageError):
+        depot.write_failure(row.job.id, failure)
 
 
 def one_line(text: str, limit: int = 300) -> str:

@@ -31,6 +31,7 @@ from pipeline.fleet.rows import FAILURES, RowResult
 
 RUN_FILE = "run.json"
 EVENTS_FILE = "run.events.jsonl"
+PUBLISHED = (RUN_FILE, EVENTS_FILE)
 LOCK_FILE = ".run.lock"
 RUNS_FOLDER = ".runs"
 SCHEMA = 1

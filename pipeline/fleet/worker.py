@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import psutil
 
 from pipeline.core.errors import LatentkilnError
+from pipeline.core.place import Place
+from pipeline.fleet.depot import open_depot
 from pipeline.fleet.group import Bench, build_group, one_line
 from pipeline.fleet.rows import Row, RowResult, Toolbox
 
@@ -28,12 +29,12 @@ ORPHANED_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What every worker of a run is made with; ``out`` is the output root on its machine."""
+    """What every worker of a run is made with; ``out`` is the output root, a folder on its machine or a URL."""
 
     toolbox: Toolbox
     prior_spec: str
     threads: int
-    out: str
+    out: Place
     lockstep: int
     checkpoint_seconds: float
     run_id: str = ""
@@ -99,7 +100,12 @@ class Worker:
             seconds = time.monotonic() - begun
             return Loaded(os.getpid(), seconds, type(error).__name__, one_line(str(error)), stage)
         self._bench = Bench(
-            Path(chosen.out), prior, chosen.lockstep, chosen.toolbox, chosen.checkpoint_seconds, chosen.run_id
+            open_depot(chosen.out, run_id=chosen.run_id),
+            prior,
+            chosen.lockstep,
+            chosen.toolbox,
+            chosen.checkpoint_seconds,
+            chosen.run_id,
         )
         return Loaded(
             os.getpid(),

@@ -1,0 +1,254 @@
+"""Where a run's assets go: the output folder itself, or a URL with a scratch folder of this node before it.
+
+Recipes write into ``root/<id>/`` and know nothing of this. For a local folder there is nothing more to do. For a URL
+a row is claimed by a lease there, its last checkpoint is fetched, new ones are shipped while it is built, and the
+finished asset is published before the lease is given back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.core.place import Place, Remote
+from pipeline.export.record import load_record, output_problem, read_failure, read_record, write_failure
+from pipeline.fleet.locks import asset_lock
+from pipeline.fleet.rowlog import LOG
+from pipeline.fleet.rows import Row
+from pipeline.recipes import UNWRAP_CACHE
+from pipeline.storage import assets, lease, shared, ship
+from pipeline.storage.cache import scratch_for
+from pipeline.storage.errors import StorageError
+from pipeline.storage.look import look
+from pipeline.storage.store import patience, store_of
+
+# How often checkpoints and the run's own files are looked at.
+SHIP_SECONDS = 15.0
+_PATIENCE_SECONDS = 20.0
+_WAIT_SECONDS = 1.0
+_MAX_LOG = 1 << 20
+
+
+class Depot(Protocol):
+    """What builders and the driver need of an output root. ``root`` is the local folder that recipes write into."""
+
+    root: Path
+
+    def claim(self, row: Row, *, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:
+        """Holds the row's asset inside the block; False when another builder holds it. Raises OSError, StorageError."""
+        ...
+
+    def finished(self, row: Row) -> bool:
+        """Whether the asset is there, of just these inputs and whole. The caller has claimed it."""
+        ...
+
+    def working(self, rows: Sequence[Row]) -> AbstractContextManager[None]:
+        """Around the recipe's work on claimed ``rows``. Raises StorageError."""
+        ...
+
+    def commit(self, row: Row) -> None:
+        """Publishes what the recipe has finished. Raises StorageError, OSError."""
+        ...
+
+    def read_failure(self, job_id: str) -> dict[str, Any] | None:
+        """What the recipe wrote about the failure of a row."""
+        ...
+
+    def write_failure(self, job_id: str, failure: Mapping[str, Any]) -> None:
+        """Writes ``failure.json``. Raises OSError, StorageError."""
+        ...
+
+
+def open_depot(out: Place, *, run_id: str = "") -> Depot:
+    """The depot of the output root ``out`` for the run ``run_id``. Asks no store yet."""
+    return RemoteDepot(out, run_id) if isinstance(out, Remote) else LocalDepot(out)
+
+
+def local_root(out: Place) -> Path:
+    """The local folder for ``out``: itself, or the scratch folder of this node."""
+    return scratch_for(out) if isinstance(out, Remote) else out.resolve()
+
+
+class LocalDepot:
+    """A folder of this machine or of a file system that all nodes share."""
+
+    def __init__(self, out: Path):
+        self.root = out
+
+    def claim(self, row: Row, *, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:
+        return asset_lock(self.root / row.job.id, wait_seconds=wait_seconds)
+
+    def finished(self, row: Row) -> bool:
+        return _is_whole(self.root / row.job.id, row.fingerprint)
+
+    def working(self, rows: Sequence[Row]) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def commit(self, row: Row) -> None:
+        pass
+
+    def read_failure(self, job_id: str) -> dict[str, Any] | None:
+        return read_failure(self.root / job_id)
+
+    def write_failure(self, job_id: str, failure: Mapping[str, Any]) -> None:
+        write_failure(self.root / job_id, failure)
+
+
+class RemoteDepot:
+    """A URL. What is here is a copy or not yet published; what counts is there."""
+
+    def __init__(self, out: Remote, run_id: str):
+        self.out, self._run_id = out, run_id
+        self.root = scratch_for(out)
+        self.root.mkdir(parents=True, exist_ok=True)
+        # Layouts are found under a time limit, and all nodes must work on the same.
+        shared.tie(self.root / UNWRAP_CACHE, self.out / UNWRAP_CACHE.as_posix())
+        self._keeper = lease.Keeper()
+        self._leases: dict[str, lease.Lease] = {}
+        self._checkpointed: set[str] = set()
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def claim(self, row: Row, *, wait_seconds: float = 0.0) -> Iterator[bool]:
+        job_id, deadline = row.job.id, time.monotonic() + wait_seconds
+        with asset_lock(self.root / job_id, wait_seconds=wait_seconds) as held:
+            owner = lease.Owner.here(self._run_id, row.attempt + row.setbacks)
+            taken = lease.take(self.out / job_id, owner) if held else None
+            while held and taken is None and time.monotonic() < deadline:
+                time.sleep(_WAIT_SECONDS)
+                taken = lease.take(self.out / job_id, owner)
+            if taken is None:
+                yield False
+                return
+            with self._keeper.keeping(taken):
+                self._leases[job_id] = taken
+                try:
+                    yield True
+                finally:
+                    self._ship_log(job_id)
+                    del self._leases[job_id]
+        # Nothing of a row that is done stays here.
+        with contextlib.suppress(OSError):
+            (self.root / job_id).rmdir()
+
+    def finished(self, row: Row) -> bool:
+        job_id = row.job.id
+        there = look(self.out / job_id)
+        self._checkpointed.discard(job_id)
+        if any(name.startswith(f"{assets.WORK}/") for name in there.files):
+            self._checkpointed.add(job_id)
+        record, _ = load_record(there)
+        if record is not None and record["fingerprint"] == row.fingerprint:
+            if assets.is_unsettled(record, there.files):
+                assets.settle(self.out / job_id, held=self._held(job_id))
+                there = look(self.out / job_id)
+                record, _ = load_record(there)
+            if record is not None and not output_problem(there, record):
+                self._empty(job_id)
+                return True
+        # Built here before, by someone who could not publish it: that is all that is left to do.
+        if _is_whole(self.root / job_id, row.fingerprint):
+            self.commit(row)
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def working(self, rows: Sequence[Row]) -> Iterator[None]:
+        ids = [row.job.id for row in rows]
+        for job_id in ids:
+            work = self.root / job_id / assets.WORK
+            if job_id in self._checkpointed:
+                shutil.rmtree(work, ignore_errors=True)
+                ship.pull(self.out / job_id / assets.WORK, work)
+
+        def checkpoints() -> list[ship.Pair]:
+            return [
+                pair
+                for job_id in ids
+                if self._held(job_id)()
+                for pair in ship.files_below(self.root / job_id / assets.WORK, self.out / job_id / assets.WORK)
+            ]
+
+        with ship.Shipper(checkpoints, seconds=SHIP_SECONDS) as shipper:
+            yield
+        shipper.ship()
+
+    def commit(self, row: Row) -> None:
+        job_id = row.job.id
+        assets.publish(self.root / job_id, self.out / job_id, held=self._held(job_id))
+        self._empty(job_id)
+
+    def read_failure(self, job_id: str) -> dict[str, Any] | None:
+        return read_failure(self.root / job_id)
+
+    def write_failure(self, job_id: str, failure: Mapping[str, Any]) -> None:
+        with patience(_PATIENCE_SECONDS):
+            assets.write_failure(self.out / job_id, failure)
+        (self.root / job_id / assets.FAILURE).unlink(missing_ok=True)
+
+    def _held(self, job_id: str) -> Any:
+        def held() -> bool:
+            taken = self._leases.get(job_id)
+            return taken is not None and taken.held
+
+        return held
+
+    def _empty(self, job_id: str) -> None:
+        """Clears the row's folder here, but for its lock and log."""
+        for path in (self.root / job_id).iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name not in (".lock", LOG):
+                path.unlink(missing_ok=True)
+
+    def _ship_log(self, job_id: str) -> None:
+        """Appends this attempt's lines to the row's log at the URL. A log that cannot be shipped stops nothing."""
+        path, place = self.root / job_id / LOG, self.out / job_id / LOG
+        with contextlib.suppress(OSError, StorageError, FileNotFoundError), patience(_PATIENCE_SECONDS):
+            lines = path.read_bytes()
+            before = b""
+            with contextlib.suppress(FileNotFoundError, StorageError):
+                before = store_of(place).read(place, _MAX_LOG)[0]
+            store_of(place).write(place, before + lines)
+            path.unlink()
+
+
+def _is_whole(folder: Path, fingerprint: str) -> bool:
+    record = read_record(folder)
+    return record is not None and record["fingerprint"] == fingerprint and not output_problem(folder, record)
+
+
+def publish_run(root: Path, out: Place, names: Sequence[str], folders: Sequence[str]) -> AbstractContextManager[Any]:
+    """While the block lasts, the run's own files in ``root`` are copied to ``out``, where that is a URL."""
+    if not isinstance(out, Remote):
+        return contextlib.nullcontext()
+
+    def files() -> list[ship.Pair]:
+        found = [(root / name, out / name) for name in names]
+        for folder in folders:
+            found += ship.files_below(root / folder, out / folder)
+        return found
+
+    return _shipped_at_the_end(ship.Shipper(files, seconds=SHIP_SECONDS / 3))
+
+
+@contextlib.contextmanager
+def _shipped_at_the_end(shipper: ship.Shipper) -> Iterator[ship.Shipper]:
+    try:
+        with shipper:
+            yield shipper
+    finally:
+        shipper.ship()
+
+
+def fetch_run(out: Remote, folder: Path, names: Sequence[str]) -> None:
+    """Copies the run's files ``names`` from ``out`` into the local ``folder``, those that are there."""
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).write_bytes(store_of(out).read(out / name)[0])
