@@ -1,0 +1,162 @@
+"""A coarse sketch of a shape, measured once on a grid: how often its surface winds around a point, and how far it is.
+
+The sketch is any set of triangles in the working frame: it may be open, have edges of many faces, and cut through
+itself. What counts as inside is a winding number above 0.5 (Jacobson et al., "Robust Inside-Outside Segmentation
+Using Generalized Winding Numbers", 2013); libigl evaluates it, with the approximation of Barill et al. (2018).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from pipeline.core.atomic import replacing
+from pipeline.core.content import canonical_json
+from pipeline.core.errors import SettingError
+from pipeline.core.job import Reporter, no_report
+from pipeline.geometry.child import run_child
+from pipeline.geometry.load import load_mesh
+from pipeline.geometry.normalise import normalise
+from pipeline.geometry.primitives import combine
+
+Floats = NDArray[np.float64]
+
+# A centred sketch's farthest vertex (METHOD 5: the paper's 0.7).
+RADIUS = 0.7
+RESOLUTION = 128
+TIME_LIMIT = 600.0
+# Changes whenever the same sketch would be measured differently.
+_VERSION = "1"
+_CHILD = Path(__file__).with_name("sketch_child.py")
+
+
+@dataclass(frozen=True)
+class SketchVolume:
+    """A sketch on a grid of R sites along each axis, the first at -bound, the last at bound; indexed [x, y, z].
+
+    winding   (R, R, R) float32 winding number: above 0.5 inside.
+    distance  (R, R, R) float32 distance to the surface, in scene units; exact within three sites of it.
+    bound     half the side of the grid's cube.
+    box       (2, 3) float64 least and largest coordinates of the sketch.
+    """
+
+    winding: NDArray[np.float32]
+    distance: NDArray[np.float32]
+    bound: float
+    box: Floats
+
+
+def load_sketch(
+    mesh: Path | None,
+    shapes: Sequence[Mapping[str, Any]] | None,
+    cache: Path | None,
+    *,
+    fit: str | None = None,
+    up_axis: str = "y",
+    front: str | None = None,
+    max_faces: int = 2_000_000,
+    bound: float = 1.0,
+    resolution: int = RESOLUTION,
+    time_limit: float = TIME_LIMIT,
+    report: Reporter = no_report,
+) -> SketchVolume:
+    """The sketch that a row names, by the file of a ``mesh`` or by ``shapes`` (see ``primitives.combine``).
+
+    ``fit``, ``up_axis`` and ``front`` as in ``place``; fit None is "centre" for a mesh and "keep" for shapes. The
+    axes are those of a mesh; shapes are in the working frame already. ``cache`` is a folder for what was measured.
+    Raises MeshError as ``load_mesh``, SettingError as ``combine`` and ``build``.
+    """
+    if mesh is not None:
+        found = load_mesh(mesh, max_faces=max_faces)
+        vertices, faces = place(found.vertices, fit or "centre", up_axis=up_axis, front=front), found.faces
+    else:
+        vertices, faces = combine(shapes or [])
+        vertices = place(vertices, fit or "keep")
+    return build(vertices, faces, cache=cache, bound=bound, resolution=resolution, time_limit=time_limit, report=report)
+
+
+def place(vertices: NDArray[np.floating], fit: str, *, up_axis: str = "y", front: str | None = None) -> Floats:
+    """(V, 3) ``vertices`` of a sketch in the working frame, upright and facing the viewer.
+
+    fit  "centre": the bounding box's centre at the origin and the farthest vertex at ``RADIUS``; "keep": where
+         they are and as large as they are, so that a sketch that is moved or stretched moves or stretches what
+         is made after it.
+    ``up_axis`` and ``front`` as in ``normalise``.
+    """
+    if fit not in ("centre", "keep"):
+        raise SettingError(f"sketch_fit {fit!r} is unknown; it is centre or keep")
+    frame = normalise(vertices, radius=RADIUS, up_axis=up_axis, front=front or "+z")
+    return frame.apply(vertices) if fit == "centre" else frame.apply_direction(vertices)
+
+
+def build(
+    vertices: NDArray[np.floating],
+    faces: NDArray[np.integer],
+    *,
+    cache: Path | None = None,
+    bound: float = 1.0,
+    resolution: int = RESOLUTION,
+    time_limit: float = TIME_LIMIT,
+    report: Reporter = no_report,
+) -> SketchVolume:
+    """Measures (V, 3) ``vertices`` and (F, 3) ``faces``, in the working frame, on ``resolution`` sites a side.
+
+    Found in ``cache`` where the same sketch was measured before; a damaged entry is made anew. ``report`` is called
+    as ("sketch", seconds so far, time_limit). Raises SettingError when the sketch encloses nothing that the grid
+    can see, or was not measured in ``time_limit`` seconds.
+    """
+    points: Floats = np.ascontiguousarray(vertices, np.float64)
+    corners: NDArray[np.int64] = np.ascontiguousarray(faces, np.int64)
+    box = np.stack([points[corners].min(axis=(0, 1)), points[corners].max(axis=(0, 1))])
+    entry = cache / f"{_key(points, corners, bound, resolution)}.safetensors" if cache else None
+    measured = _read(entry, resolution) if entry else None
+    if measured is None:
+        report("sketch", 0, max(1, math.ceil(time_limit)))
+        measured, failure = run_child(
+            _CHILD,
+            "libigl",
+            {"vertices": points, "faces": corners, "sites": np.linspace(-bound, bound, resolution)},
+            ("winding", "distance"),
+            time_limit=time_limit,
+            stage="sketch",
+            report=report,
+        )
+        if measured is None:
+            raise SettingError(f"the sketch ({len(faces)} faces) could not be measured: {failure}; simplify it")
+        if not all(np.isfinite(values).all() for values in measured.values()):
+            raise SettingError("the sketch could not be measured: libigl gave numbers that are not finite; repair it")
+        if entry:
+            with replacing(entry) as temporary:
+                save_file(measured, temporary)
+    if not (measured["winding"] > 0.5).any():
+        raise SettingError(
+            "the sketch encloses nothing: it is too thin, too open, or outside the scene "
+            f"(-{bound:g} to {bound:g}); close it, thicken it or set sketch_fit to centre"
+        )
+    return SketchVolume(measured["winding"], measured["distance"], bound, box)
+
+
+def _key(vertices: Floats, faces: NDArray[np.int64], bound: float, resolution: int) -> str:
+    head = canonical_json([_VERSION, bound, resolution, list(vertices.shape), list(faces.shape)])
+    return hashlib.sha256(head + vertices.tobytes() + faces.tobytes()).hexdigest()
+
+
+def _read(entry: Path, resolution: int) -> dict[str, NDArray] | None:
+    if not entry.is_file():
+        return None
+    try:
+        stored = load_file(entry)
+        found = {name: stored[name] for name in ("winding", "distance")}
+    except (SafetensorError, OSError, ValueError, KeyError):
+        return None
+    sound = all(v.shape == (resolution,) * 3 and v.dtype == np.float32 and np.isfinite(v).all() for v in found.values())
+    return found if sound else None

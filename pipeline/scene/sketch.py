@@ -1,0 +1,104 @@
+"""Sketch-Shape guidance: the density is asked to fill a coarse sketch, the more firmly the farther from its surface.
+
+N is the number of points, in the working frame. Source: Latent-NeRF (Metzer et al. 2022), section 4.2, equation 3;
+the sum over points is a mean here, so that the weight does not depend on how many samples a step happens to have.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional
+
+from pipeline.core.rng import torch_generator
+from pipeline.geometry.sketch_volume import SketchVolume
+
+# The length over which a density becomes an opacity (the paper's delta), and the bounds of that probability.
+DELTA = 0.2
+LEAST = 0.01
+# How far around the sketch's box points are drawn, in scene units: the empty space beside it is guided, too.
+MARGIN = 0.1
+
+
+class Sketch:
+    """A measured sketch on a torch ``device``, looked up by trilinear interpolation.
+
+    ``sigma_s`` is the paper's sigma_S in scene units: within about that distance of the sketch's surface the
+    density is free; smaller is stricter.
+    """
+
+    def __init__(self, volume: SketchVolume, sigma_s: float = 0.3, device: torch.device | str = "cpu"):
+        self.sigma_s = sigma_s
+        self.bound = volume.bound
+        winding, distance = torch.tensor(volume.winding), torch.tensor(volume.distance)
+        # The winding number jumps at the surface; the signed distance passes straight through zero there, which
+        # places it far better than half a cell. Across an opening it is the other way round.
+        signed = torch.where(winding > 0.5, -distance, distance)
+        # (1, 3, R, R, R), in the order z, y, x that grid_sample wants for points (x, y, z).
+        self._grid = torch.stack([winding, distance, signed]).permute(0, 3, 2, 1)[None].contiguous().to(device)
+        self._near = 1.5 * 2 * volume.bound / (len(volume.winding) - 1)
+        box = torch.tensor(volume.box, dtype=torch.float32)
+        self._low = (box[0] - MARGIN).clamp(-volume.bound, volume.bound)
+        self._high = (box[1] + MARGIN).clamp(-volume.bound, volume.bound)
+
+    @torch.no_grad()
+    def look_up(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N,) bool whether ``points`` (N, 3) float32 are inside, and (N,) float32 their distances to the surface.
+
+        Points beyond the grid are treated as the nearest point of its border.
+        """
+        where = (points.detach() / self.bound).to(self._grid)[None, None, None]
+        values = functional.grid_sample(self._grid, where, mode="bilinear", padding_mode="border", align_corners=True)
+        winding, distance, signed = values.reshape(3, -1)
+        near = distance < self._near
+        return torch.where(near, signed < 0, winding > 0.5), torch.where(near, signed.abs(), distance)
+
+    def inside(self, points: torch.Tensor) -> torch.Tensor:
+        """(N,) bool for ``points`` (N, 3)."""
+        return self.look_up(points)[0]
+
+    def distance(self, points: torch.Tensor) -> torch.Tensor:
+        """(N,) float32 distance of ``points`` (N, 3) to the sketch's surface."""
+        return self.look_up(points)[1]
+
+    def loss(self, points: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """The mean over N of CE(alpha, inside) (1 - exp(-d^2 / (2 sigma_S^2))), a scalar; 0 for no points.
+
+        points  (N, 3); sigma (N,) >= 0 density there, in which the loss is differentiable.
+        alpha = 1 - exp(-DELTA sigma) is clamped to [LEAST, 1 - LEAST] in the value. In the gradient the clamp holds
+        only where the answer is right already: where it is wrong, a clamp that let nothing pass would keep empty
+        space inside the sketch empty for ever.
+        """
+        if len(points) == 0:
+            return sigma.sum() * 0.0
+        inside, distance = self.look_up(points)
+        weight = 1 - torch.exp(-(distance**2) / (2 * self.sigma_s**2))
+        return (cross_entropy(sigma, inside) * weight.to(sigma)).mean()
+
+    def box_points(self, seed: int, step: int, count: int) -> torch.Tensor:
+        """(count, 3) float32 points drawn evenly in the sketch's box and a ``MARGIN`` around it, on the device.
+
+        The same for the same ``seed`` and ``step`` on every device. The renderer's own samples are where there is
+        density already; these let what is still empty fill.
+        """
+        drawn = torch.rand((count, 3), generator=torch_generator(seed, "sketch box", step))
+        return (self._low + drawn * (self._high - self._low)).to(self._grid.device)
+
+
+def cross_entropy(sigma: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """(N,) -log of the probability that the density ``sigma`` (N,) gives to the answer ``inside`` (N,) bool.
+
+    Clamped as ``Sketch.loss`` says.
+    """
+    depth = DELTA * sigma
+    filled = -torch.expm1(-depth)
+    full = -torch.log(_passing(filled, least=LEAST).clamp(max=1 - LEAST))
+    # -log(1 - alpha) is the optical depth itself.
+    empty = _passing(depth, most=-math.log(LEAST)).clamp(min=-math.log1p(-LEAST))
+    return torch.where(inside, full, empty)
+
+
+def _passing(values: torch.Tensor, *, least: float | None = None, most: float | None = None) -> torch.Tensor:
+    """``values`` clamped, with the gradient of values that are not."""
+    return values + (values.clamp(min=least, max=most) - values).detach()
