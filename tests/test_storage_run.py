@@ -1,0 +1,199 @@
+"""Runs into a URL: everything a local output folder promises, on a real S3 server and on fsspec's memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from counting_recipe import counting
+from s3_server import connect
+from stub_recipe import item, make_toolbox
+
+from pipeline.core.place import Remote
+from pipeline.export.record import load_record, read_failure
+from pipeline.fleet import driver
+from pipeline.fleet.driver import FleetSettings
+from pipeline.storage import assets, cache, lease
+from pipeline.storage.look import look
+from pipeline.storage.store import store_of
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(params=["s3", "memory"])
+def out(request, tmp_path, monkeypatch):
+    """An empty output root on each kind of store."""
+    if request.param == "s3":
+        return Remote(request.getfixturevalue("s3"))
+    monkeypatch.setenv("LATENTKILN_CACHE", str(tmp_path / "cache"))
+    connect()
+    return Remote("memory://bucket/out")
+
+
+def build(out, *rows, toolbox=None, **settings):
+    settings = {"serial": True, "lockstep": 2, "threads": 1} | settings
+    return driver.run(
+        list(rows), out, prior_spec="stub", settings=FleetSettings(**settings), toolbox=toolbox or make_toolbox(),
+        reproduce=lambda job: f"latentkiln run m.csv --only {job.id}",
+    )  # fmt: skip
+
+
+def names(out, job_id):
+    return sorted(store_of(out).files(out / job_id))
+
+
+def leftovers(out):
+    """What no run may leave: leases, checkpoints, pieces of publishing, and assets in the scratch folder."""
+    there = [n for n in store_of(out).files(out) if any(mark in n for mark in (".lease", ".work", ".next", ".tmp-"))]
+    scratch = cache.scratch_for(out)
+    files = [path.relative_to(scratch) for path in scratch.rglob("*") if path.is_file()]
+    return there + [str(path) for path in files if not path.parts[0].startswith(("run.", "."))]
+
+
+def test_rows_are_published_and_kept(out):
+    summary = build(out, *(item(f"r{n}") for n in range(3)), item("bad", "fail"))
+    assert (summary.built, summary.exit_code) == (3, 1)
+    assert names(out, "r0") == ["asset.glb", "log.jsonl", "record.json"]
+    data, record = assets.read_output(out / "r1", "asset.glb")
+    assert data == b"fine 1" and record["fingerprint"] == "fingerprint-r1-fine"
+    failure = read_failure(look(out / "bad"))
+    assert failure["stage"] == "unwrap" and failure["reproduce"] == "latentkiln run m.csv --only bad"
+    assert names(out, "bad") == ["failure.json", "log.jsonl"]
+    log = [json.loads(line) for line in store_of(out).read(out / "r0" / "log.jsonl")[0].splitlines()]
+    assert [line["event"] for line in log] == ["began", "stage", "ended"]
+    run = json.loads(store_of(out).read(out / "run.json")[0])
+    assert run["state"] == "failed" and run["counts"] == {"done": 3, "failed": 1}
+    assert b'"r2"' in store_of(out).read(out / "run.events.jsonl")[0]
+    assert not leftovers(out)
+    # Again: what is there is found, on any node.
+    assert build(out, item("r0"), item("r1")).counts == {"kept": 2, "waiting": 0}
+
+
+def test_a_rebuilt_row_replaces_the_asset_and_its_failure(out):
+    build(out, item("a"))
+    build(out, item("a", "fail"))
+    assert names(out, "a") == ["asset.glb", "failure.json", "log.jsonl", "record.json"]
+    assert assets.read_output(out / "a", "asset.glb")[0] == b"fine 1"
+    build(out, item("a", "fine too"))
+    assert names(out, "a") == ["asset.glb", "log.jsonl", "record.json"]
+    assert assets.read_output(out / "a", "asset.glb")[0] == b"fine too 1"
+    assert not leftovers(out)
+
+
+def test_a_row_that_another_node_builds_is_left_to_it(out):
+    theirs = lease.take(out / "shared", lease.Owner("another run", 1, "another machine", 7))
+    summary = build(out, item("shared"), item("mine"))
+    assert summary.counts["elsewhere"] == 1 and summary.built == 1 and summary.exit_code == 3
+    theirs.release()
+    assert build(out, item("shared")).built == 1
+    assert not leftovers(out)
+
+
+def test_what_could_not_be_published_is_published_by_the_next_run_not_built_again(proxy, s3, monkeypatch):
+    out = Remote(s3)
+    monkeypatch.setenv("LATENTKILN_STORAGE_SECONDS", "1")
+    proxy.rule = lambda method, path: 500 if method == "PUT" and "asset.glb" in path else None
+    summary = build(out, item("a"))
+    (failed,) = summary.failed
+    assert (failed.stage, failed.error) == ("storage", "StorageError") and "InternalError 500" in failed.message
+    assert "\n" not in failed.message and load_record(look(out / "a"))[0] is None
+    failure = read_failure(look(out / "a"))
+    assert failure["stage"] == "storage" and failure["reproduce"]
+    proxy.rule = lambda method, path: None
+
+    def no_recipe(name):
+        raise AssertionError("built again")
+
+    again = build(out, item("a"), toolbox=dataclasses.replace(make_toolbox(), recipe=no_recipe))
+    assert again.counts["kept"] == 1 and not again.failed
+    assert assets.read_output(out / "a", "asset.glb")[0] == b"fine 1"
+    assert names(out, "a") == ["asset.glb", "log.jsonl", "record.json"] and not leftovers(out)
+
+
+def test_throttled_and_slow_all_the_time_everything_is_built(proxy, s3):
+    out, chance = Remote(s3), random.Random(3)
+    proxy.slow_seconds = 0.2
+    faults = [500, 503, "slow", "lose", "drop", "half", None, None, None, None, None, None]
+    proxy.rule = lambda method, path: chance.choice(faults)
+    summary = build(out, *(item(f"r{n}") for n in range(6)))
+    assert summary.built == 6, summary.failed
+    proxy.rule = lambda method, path: None
+    for n in range(6):
+        assert assets.read_output(out / f"r{n}", "asset.glb")[0] == b"fine 1"
+    assert build(out, *(item(f"r{n}") for n in range(6))).counts["kept"] == 6
+    assert not leftovers(out)
+
+
+def test_a_store_that_refuses_from_the_start_fails_rows_and_says_why(s3, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-right-secret")
+    connect()
+    summary = build(Remote(s3), item("a"), item("b"))
+    assert summary.failures == 2
+    for result in summary.failed:
+        assert "check the credentials" in result.message and "not-the-right-secret" not in result.message
+
+
+NODE = f"""
+import sys; sys.path.insert(0, {str(TESTS)!r})
+from counting_recipe import counting
+from stub_recipe import item
+from pipeline.core.place import Remote
+from pipeline.fleet import depot, driver
+depot.SHIP_SECONDS = 0.2
+settings = driver.FleetSettings(lockstep=1, threads=1, serial=True)
+driver.run([item("a")], Remote(sys.argv[1]), prior_spec="stub", settings=settings, toolbox=counting(2000, 0.02))
+"""
+
+
+def start_node(out, tmp_path):
+    """A node of its own: a process with a cache of its own, that builds row ``a`` slowly."""
+    environment = os.environ | {"LATENTKILN_CACHE": str(tmp_path / "node")}
+    return subprocess.Popen([sys.executable, "-c", NODE, str(out)], env=environment)
+
+
+def shipped(out, at_least):
+    """The count in the checkpoint that other nodes can read, once it is that far."""
+    place = out / "a" / ".work" / "0" / "latent.safetensors"
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            if (count := int(store_of(out).read(place)[0])) >= at_least:
+                return count
+        except FileNotFoundError:
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_killed_nodes_row_goes_on_elsewhere_from_the_shipped_checkpoint(s3, tmp_path):
+    out, log = Remote(s3), []
+    node = start_node(out, tmp_path)
+    shipped(out, 10)
+    node.send_signal(signal.SIGKILL)
+    node.wait()
+    count = shipped(out, 10)
+    summary = build(out, item("a"), toolbox=counting(count + 5, 0.0, log), lockstep=1)
+    assert summary.built == 1 and log == [count]
+    assert assets.read_output(out / "a", "asset.glb")[0] == f"fine after {count + 5}".encode()
+    assert not leftovers(out)
+
+
+def test_an_interrupted_node_hands_back_its_last_step(s3, tmp_path):
+    out, log = Remote(s3), []
+    node = start_node(out, tmp_path)
+    shipped(out, 10)
+    node.send_signal(signal.SIGTERM)
+    node.wait()
+    last = int((tmp_path / "node").rglob("latent.safetensors").__next__().read_text())
+    assert shipped(out, last) == last and not [n for n in names(out, "a") if "lease" in n]
+    assert json.loads(store_of(out).read(out / "run.json")[0])["state"] == "interrupted"
+    assert build(out, item("a"), toolbox=counting(last + 1, 0.0, log), lockstep=1).built == 1
+    assert log == [last]
