@@ -20,7 +20,7 @@ from pipeline.core import backends
 
 CUDA = torch.device("cuda", 0)
 # A tensor in host memory may index, or be written into, one on the device.
-_MIXING_ALLOWED = {torch.Tensor.__getitem__, torch.Tensor.__setitem__, torch.Tensor.copy_}
+_MIXING_ALLOWED = {torch.Tensor.__getitem__, torch.Tensor.__setitem__, torch.Tensor.copy_, torch.Tensor.to}
 _TO_NUMPY = {torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tolist}
 
 
@@ -59,35 +59,38 @@ class FakeCuda(TorchFunctionMode):
             return CUDA if there else torch.device("cpu")
         if func == torch.Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
             return there
+        if func is torch._has_compatible_shallow_copy_type:  # asked when a module moves
+            return on_cuda(args[0]) == on_cuda(args[1])
         if func is torch.Tensor.get_device:
             return 0 if there else -1
         if func is torch.Tensor.cpu:
             return plain(args[0])
+        if func is torch.Tensor.cuda:
+            return marked(args[0])
         if func in _TO_NUMPY and there:
             raise TypeError("can't convert cuda:0 device type tensor to numpy; use .cpu() first")
-        args, kwargs, device = self._without_device(func, args, kwargs)
+        args, kwargs, device = self._on_the_cpu(func, args, kwargs)
         if there and func not in _MIXING_ALLOWED and any(x.dim() and not on_cuda(x) for x in tensors):
             raise RuntimeError(f"{func}: tensors on cuda:0 and on the CPU in one operation")
         result = func(*args, **kwargs)
         there = device.type == "cuda" if device is not None else there
-        return marked(result) if there else result
+        if there and not tensors and isinstance(result, torch.Tensor) and result.requires_grad:
+            return marked(result.detach()).requires_grad_()  # made there, so a leaf there
+        return marked(result) if there else plain(result)
 
     @staticmethod
-    def _without_device(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], Any]:
-        """Takes the device out of the arguments: the CPU does the work."""
-        if func is torch.Tensor.cuda:
-            return args[:1], {}, CUDA
-        device = kwargs.pop("device", None)
-        if func is torch.Tensor.to:
-            found = [x for x in args[1:] if _is_device(x)]
-            if found:
-                device, args = found[0], tuple(x for x in args if x is not found[0])
-            if len(args) == 1 and not kwargs:
-                kwargs["copy"] = False
-        if device is None:
+    def _on_the_cpu(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], Any]:
+        """The arguments with the CPU for a device, which does the work, and the device that was asked for."""
+        host = torch.device("cpu")
+        if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cuda":
+            return args, {**kwargs, "device": host}, CUDA
+        if func is torch.Tensor.to and len(args) > 1 and isinstance(args[1], torch.Tensor):
+            return args, kwargs, CUDA if on_cuda(args[1]) else host
+        named = [x for x in args if _is_device(x)] if func is torch.Tensor.to else []
+        if not named:
             return args, kwargs, None
-        device = torch.device(device)
-        return args, kwargs, device
+        there = torch.device(named[0])
+        return tuple(host if x is named[0] and there.type == "cuda" else x for x in args), kwargs, there
 
 
 @contextmanager

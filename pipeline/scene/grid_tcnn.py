@@ -60,11 +60,11 @@ def configuration(settings: GridSettings) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=8)
-def _encoding(configured: str, dtype: torch.dtype, parameter_count: int) -> torch.nn.Module:
+def _encoding(configured: str, dtype: torch.dtype, parameter_count: int) -> Any:
     """The library's module for a configuration, without the table it makes itself: 50 MB for the usual grid."""
     import tinycudann
 
-    module: torch.nn.Module = tinycudann.Encoding(3, json.loads(configured), dtype=dtype)
+    module: Any = tinycudann.Encoding(3, json.loads(configured), dtype=dtype)
     own = module.params.numel()
     if own != parameter_count:
         raise BackendError(

@@ -1,0 +1,52 @@
+"""The tests marked ``gpu``, run on a make-believe device with stand-ins for its libraries.
+
+They cannot prove a GPU here, but they prove themselves: imports, devices, shapes and tolerances that the plain
+twins meet. So what fails on the first real GPU is the GPU's answer and not the test.
+"""
+
+from __future__ import annotations
+
+import fake_nvdiffrast
+import fake_tinycudann
+import pytest
+import torch
+from fake_cuda import fake_cuda
+from gpu import test_backends_on_cuda as suite
+
+from pipeline.scene import grid_tcnn
+
+
+@pytest.fixture(autouse=True)
+def make_believe(monkeypatch):
+    fake_nvdiffrast.install(monkeypatch)
+    fake_tinycudann.install(monkeypatch)
+    with fake_cuda():
+        yield
+    grid_tcnn._encoding.cache_clear()
+
+
+@pytest.mark.parametrize("cull", [False, True])
+def test_rasterise(cull, monkeypatch):
+    blob = suite.blob
+    monkeypatch.setattr(suite, "blob", lambda: blob(300))
+    suite.test_rasterise("warp", (64, 64), cull)
+    suite.test_rasterise("nvdiffrast", (24, 24), cull)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("backend", ["torch", "nvdiffrast"])
+def test_texture(backend, mode, monkeypatch):
+    suite.test_texture(backend, mode, monkeypatch)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name", ["small", "tiled", "dense"])
+def test_grid(name, dtype):
+    suite.test_grid(name, dtype)
+
+
+def test_the_rest(monkeypatch):
+    suite.test_auto_is_a_cuda_rasteriser(monkeypatch)
+    suite.test_warp_gives_the_same_bits_twice()
+    suite.test_texture_gradients_have_the_same_bits_twice(monkeypatch)
+    suite.test_the_plain_grid_runs_on_cuda()
