@@ -6,7 +6,6 @@ few percent of its texture's colour. All filtering and shading is done in linear
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline.core.atomic import write_bytes
-from pipeline.export.gltf import BASE_COLOUR
+from pipeline.export.gltf import BASE_COLOUR, encode_image
 from pipeline.export.normals import corner_normals, face_directions
 from pipeline.geometry.camera import Cameras, directions, orbit
 from pipeline.geometry.mesh import UVMesh
@@ -72,15 +70,18 @@ def preview_png(
     arguments give the same bytes.
     """
     tiles = render_views(uvmesh, maps[BASE_COLOUR], frame, views=views, size=size, crease_angle=crease_angle)
-    rows = -(-views // COLUMNS)
-    columns = min(views, COLUMNS)
-    places = np.empty((rows * columns, size, size, 3), np.uint8)
-    places[: len(tiles)] = tiles
-    places[len(tiles) :] = _encoded(_background(size))
-    sheet = places.reshape(rows, columns, size, size, 3).swapaxes(1, 2).reshape(-1, columns * size, 3)
-    stream = io.BytesIO()
-    Image.fromarray(sheet).save(stream, "PNG", compress_level=6)
-    write_bytes(path, stream.getvalue())
+    write_bytes(path, encode_sheet(tiles, _encoded(_background(size))))
+
+
+def encode_sheet(tiles: NDArray[np.uint8], empty: NDArray[np.uint8]) -> bytes:
+    """``tiles`` (N, H, W, 3) as one PNG, four to a row; places left over show ``empty`` (H, W, 3)."""
+    count, height, width, _ = tiles.shape
+    rows, columns = -(-count // COLUMNS), min(count, COLUMNS)
+    places = np.empty((rows * columns, height, width, 3), np.uint8)
+    places[:count] = tiles
+    places[count:] = empty
+    sheet = places.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(-1, columns * width, 3)
+    return encode_image(sheet, "png")
 
 
 def render_views(
@@ -103,7 +104,7 @@ def render_views(
     density = _texel_density(uvmesh, vertices, image.shape[1], image.shape[0])
     halvings = math.log2(max(image.shape[0] / pyramid.height[0], 1))
 
-    cameras = _cameras(vertices, views)
+    cameras = sheet_cameras(vertices, views)
     across = size * _SAMPLES
     tiles = np.empty((views, size, size, 3), np.uint8)
     background = _background(across)
@@ -139,7 +140,7 @@ def _light(normal: Floats, in_camera: Floats) -> Floats:
     return np.asarray(_KEY * key + _GROUND + (_SKY - _GROUND) * sky, np.float32)
 
 
-def _cameras(vertices: NDArray[np.float64], views: int) -> Cameras:
+def sheet_cameras(vertices: NDArray[np.float64], views: int) -> Cameras:
     """Cameras that look from ``VIEWS`` and hold all ``vertices`` within ``_FILL`` of the image."""
     elevation, azimuth = np.radians(np.array(VIEWS[:views], float)).T
     theta = math.pi / 2 - elevation
