@@ -16,7 +16,7 @@ from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote
 from pipeline.export.record import RECORD, load_record, output_problem, read_failure
-from pipeline.geometry.fetch import fetch_mesh
+from pipeline.geometry.fetch import fetch_mesh, fetched_ahead
 from pipeline.geometry.source import mesh_sha256
 from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
 from pipeline.storage import assets
@@ -78,7 +78,7 @@ def plan(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> list[PlanIt
 def iterate(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> Iterator[PlanItem]:
     """As ``plan``, one by one; of an output root at a URL a window of rows at a time. Raises StorageError for that."""
     meshes: dict[Place | None, tuple[str, str]] = {None: ("", "")}
-    for given, folder in _with_folders(jobs, out):
+    for given, folder in _with_folders(fetched_ahead(jobs), out):
         job, named = given, given.origin or given.mesh
         if len(meshes) > _REMEMBERED:
             meshes = {None: ("", "")}

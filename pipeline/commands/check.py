@@ -11,6 +11,8 @@ from typing import Any
 
 from pipeline.core.errors import EXIT_OK, EXIT_USAGE, PriorError
 from pipeline.core.job import Job
+from pipeline.core.place import Place
+from pipeline.geometry.fetch import fetched_ahead
 from pipeline.manifest import ManifestStream, Problem, json_schema
 from pipeline.manifest.meshes import MeshChecker
 from pipeline.prior.identity import EMBEDDED, find_prior
@@ -24,7 +26,7 @@ def show_schema() -> int:
 
 
 def check(
-    manifest: Path,
+    manifest: Place,
     *,
     prior: str = "embedded",
     overrides: Mapping[str, str] | None = None,
@@ -72,7 +74,7 @@ def check(
 def _with_meshes(stream: ManifestStream) -> Iterator[Job | Problem]:
     """The stream, with a Problem in the place of each job whose mesh cannot be used."""
     meshes = MeshChecker()
-    for item in stream:
+    for item in fetched_ahead(stream):
         yield (meshes.problem(item) if isinstance(item, Job) else None) or item
 
 
@@ -110,7 +112,7 @@ def _line(problem: Problem, is_warning: bool) -> str:
     return str(dataclasses.replace(problem, message=f"warning: {problem.message}"))
 
 
-def _summary(manifest: Path, rows: int, problems: int, bad_rows: int, warnings: int) -> str:
+def _summary(manifest: Place, rows: int, problems: int, bad_rows: int, warnings: int) -> str:
     count = f"{rows} row{'s' * (rows != 1)}"
     warned = f", {warnings} warning{'s' * (warnings != 1)}" if warnings else ""
     if not problems:

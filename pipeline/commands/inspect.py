@@ -5,29 +5,37 @@ from __future__ import annotations
 import datetime
 import json as json_module
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED
+from pipeline.core.place import Place, Remote
 from pipeline.export.inspect import InspectError, inspect_glb
 from pipeline.export.record import RECORD, load_record
+from pipeline.storage.assets import read_output
+from pipeline.storage.look import look
+from pipeline.storage.store import store_of
 
 
-def inspect_asset(path: Path, json: bool = False) -> int:
+def inspect_asset(path: Place, json: bool = False) -> int:
     """Prints the provenance and figures of the GLB at ``path``; times and such from the record beside it.
 
-    ``path`` may also be an asset's folder. ``json`` prints one JSON object instead. Returns the exit code:
-    1 with one line on standard error for a file that is not ours or cannot be read.
+    ``path`` may also be an asset's folder, and either may lie at a URL. ``json`` prints one JSON object instead.
+    Returns the exit code: 1 with one line on standard error for a file that is not ours or cannot be read. Raises
+    StorageError.
     """
-    if path.is_dir():
-        path = path / "asset.glb"
     try:
-        asset = inspect_glb(path)
+        if isinstance(path, Remote):
+            path, asset, (record, reason) = _fetched(path)
+        else:
+            path = path / "asset.glb" if path.is_dir() else path
+            asset = inspect_glb(path)
+            record, reason = load_record(path.parent)
     except InspectError as error:
         print(f"latentkiln: error: {error}", file=sys.stderr)
         return EXIT_ROWS_FAILED
-    record, reason = load_record(path.parent)
     if record is not None and record["fingerprint"] != asset["provenance"].get("fingerprint"):
         record, reason = None, f"{path.parent / RECORD}: belongs to another asset (other fingerprint)"
     if json:
@@ -41,7 +49,29 @@ def inspect_asset(path: Path, json: bool = False) -> int:
     return EXIT_OK
 
 
-def _lines(path: Path, asset: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def _fetched(place: Remote) -> tuple[Remote, dict[str, Any], tuple[dict[str, Any] | None, str]]:
+    """The place of a GLB at a URL, what it says about itself, and its record. Raises InspectError, StorageError."""
+    if place.suffix.lower() != ".glb":
+        place = place / "asset.glb"
+    there = look(place.parent)
+    record, reason = load_record(there)
+    try:
+        if record is not None and place.name in record["outputs"]:
+            data = read_output(place.parent, place.name)[0]
+        else:
+            data = store_of(place).read(place)[0]
+    except FileNotFoundError:
+        raise InspectError(f"{place}: cannot be read: nothing is there") from None
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "asset.glb"
+        copy.write_bytes(data)
+        try:
+            return place, inspect_glb(copy), (record, reason)
+        except InspectError as error:
+            raise InspectError(error.message.replace(str(copy), str(place))) from None
+
+
+def _lines(path: Place, asset: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Label and text of each line; a line whose value is unknown is left out."""
     provenance = asset["provenance"]
     texture, bounds = asset["texture"], asset["bounds"]

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import json as json_module
 import os
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import EXIT_OK, UsageError
+from pipeline.core.place import Place, Remote
 from pipeline.export.record import FAILURE, RECORD, read_failure, read_record
-from pipeline.fleet.ledger import RunView, read_run
+from pipeline.fleet.depot import fetch_run
+from pipeline.fleet.ledger import PUBLISHED, RunView, read_run
 from pipeline.fleet.progress import duration
+from pipeline.storage import assets
+from pipeline.storage.look import Snapshot, look_at_all
 
 _WATCH_SECONDS = 1.0
 
 
-def show_status(out: Path, *, json: bool = False, watch: bool = False) -> int:
+def show_status(out: Place, *, json: bool = False, watch: bool = False) -> int:
     """Prints each row of the last run into ``out`` and how the run stands; without a run's record, what is
     there.
 
     ``watch`` prints again every second until the run has ended. Returns 0. Raises UsageError where there is
     no such folder.
     """
-    if not out.is_dir():
+    if not isinstance(out, Remote) and not out.is_dir():
         raise UsageError(f"{out}: no such folder; name the --out of a run")
     while True:
-        view = read_run(out)
+        view = _read_remote(out) if isinstance(out, Remote) else read_run(out)
         rows = _rows(out, view)
         if json:
             print(json_module.dumps(_as_json(view, rows), ensure_ascii=False), flush=True)
@@ -38,17 +44,32 @@ def show_status(out: Path, *, json: bool = False, watch: bool = False) -> int:
         time.sleep(_WATCH_SECONDS)
 
 
-def _rows(out: Path, view: RunView) -> list[dict[str, Any]]:
-    """The run's rows, then whatever else lies in the folder."""
-    rows = [dict(row) for row in view.rows.values()]
-    known = {row["id"] for row in rows}
+def _read_remote(out: Remote) -> RunView:
+    """The last run into a URL, as it stood a few seconds ago. Raises StorageError."""
+    with tempfile.TemporaryDirectory() as folder:
+        fetch_run(out, Path(folder), PUBLISHED)
+        return read_run(Path(folder))
+
+
+def _others(out: Place, known: Collection[str]) -> Iterator[tuple[str, Path | Snapshot]]:
+    """Names of folders in ``out`` that are not ``known``, with what stands in them."""
+    if isinstance(out, Remote):
+        yield from look_at_all(out, (name for name in assets.ids(out) if name not in known))
+        return
     with os.scandir(out) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and entry.name not in known)
     for name in names:
-        folder = out / name
-        if (folder / RECORD).is_file() and (record := read_record(folder)):
+        if (out / name / RECORD).is_file() or (out / name / FAILURE).is_file():
+            yield name, out / name
+
+
+def _rows(out: Place, view: RunView) -> list[dict[str, Any]]:
+    """The run's rows, then whatever else lies in the folder."""
+    rows = [dict(row) for row in view.rows.values()]
+    for name, folder in _others(out, {row["id"] for row in rows}):
+        if record := read_record(folder):
             rows.append({"id": name, "state": "done", "warnings": record.get("warnings") or []})
-        elif (folder / FAILURE).is_file() and (failure := read_failure(folder)):
+        elif failure := read_failure(folder):
             keep = ("stage", "error", "message", "reproduce")
             rows.append({"id": name, "state": "failed"} | {k: failure[k] for k in keep if failure.get(k)})
     if view.state == "killed":
@@ -64,7 +85,7 @@ def _as_json(view: RunView, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"state": view.state, **header, "counts": dict(Counter(r["state"] for r in rows)), "rows": rows}
 
 
-def _print(out: Path, view: RunView, rows: list[dict[str, Any]], *, clear: bool) -> None:
+def _print(out: Place, view: RunView, rows: list[dict[str, Any]], *, clear: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import urllib.parse
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.core.errors import LatentkilnError, MeshError
 from pipeline.core.job import Job
@@ -14,6 +19,9 @@ from pipeline.storage import cache
 from pipeline.storage.store import store_of
 
 MAX_BYTES = 1 << 30
+_WINDOW, _AT_ONCE, _REMEMBERED = 64, 8, 1 << 16
+
+T = TypeVar("T")
 
 
 def localised(job: Job) -> Job:
@@ -39,6 +47,26 @@ def fetch_mesh(place: Remote) -> tuple[Path, str]:
         raise MeshError(f"{place}: there is no such file") from None
     except OSError as error:
         raise MeshError(f"{place}: cannot be kept in {cache.cache_root()}: {error.strerror or error}") from error
+
+
+def fetched_ahead(items: Iterable[T]) -> Iterator[T]:
+    """``items`` as they come, with the meshes that the jobs among them name at URLs fetched some way ahead.
+
+    What cannot be fetched is told when it is asked for by itself.
+    """
+    rest, seen = iter(items), set[Remote]()
+    while window := list(islice(rest, _WINDOW)):
+        new = {item.origin for item in window if isinstance(item, Job) and item.origin is not None} - seen
+        if len(new) > 1:
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(_try_to_fetch, new))
+        seen = seen | new if len(seen) < _REMEMBERED else new
+        yield from window
+
+
+def _try_to_fetch(place: Remote) -> None:
+    with contextlib.suppress(LatentkilnError):
+        fetch_mesh(place)
 
 
 def _fetch(place: Remote) -> tuple[Path, str]:
