@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pipeline.prior.adapters import NONE as NO_ADAPTERS
+from pipeline.prior.adapters import Adapters
 from pipeline.prior.load import Prior, TextEmbedding
 from pipeline.scene.protocol import View
 
@@ -18,10 +20,19 @@ def view_prompt(prompt: str, view: View, *, view_words: bool, close_up: bool) ->
 class PromptTable:
     """Embeddings of one job's prompts for every kind of view, and of its negative prompt."""
 
-    def __init__(self, prior: Prior, prompt: str, negative: str, *, view_words: bool, close_up: bool):
-        self._prior, self._prompt = prior, prompt
+    def __init__(
+        self,
+        prior: Prior,
+        prompt: str,
+        negative: str,
+        *,
+        view_words: bool,
+        close_up: bool,
+        adapters: Adapters = NO_ADAPTERS,
+    ):
+        self._prior, self._prompt, self._adapters = prior, prompt, adapters
         self._view_words, self._close_up = view_words, close_up
-        self._negative = prior.embed([negative])
+        self._negative = prior.embed([negative], adapters, negative=True)
 
     def text(self, views: list[View]) -> TextEmbedding:
         """(V, L, D) embeddings of the prompts for ``views``."""
@@ -29,9 +40,10 @@ class PromptTable:
             [
                 view_prompt(self._prompt, view, view_words=self._view_words, close_up=self._close_up)
                 for view in views
-            ]
+            ],
+            self._adapters,
         )
 
     def negative(self, count: int) -> TextEmbedding:
         """(V, L, D): the negative prompt, ``count`` times."""
-        return TextEmbedding(self._negative.states.expand(count, *self._negative.states.shape[1:]))
+        return self._negative.expand(count)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.core.rng import torch_generator
+from pipeline.prior.adapters import Adapters
 from pipeline.prior.load import Prior, TextEmbedding
 
 
@@ -67,13 +68,21 @@ def sds_gradients(prior: Prior, queries: list[Query], lockstep: int) -> list[tor
 
     One UNet call of batch 2 S V (unconditional half first) for S slots. An asset's bytes must not depend on its
     neighbours, so S is ``lockstep`` whatever the number of queries, and empty slots are zeros; S shrinks to the
-    next power of two only where this prior was seen to give the same bits in the smaller batch.
+    next power of two only where this prior was seen to give the same bits in the smaller batch. Scenes with different
+    adapters (LoRAs) cannot share a call: each set of adapters has one of its own.
     """
     if not 0 < len(queries) <= lockstep:
         raise ValueError(f"{len(queries)} queries do not fit a lockstep of {lockstep}")
-    rows = queries + [_blank(queries[0])] * (_slots(prior, queries[0], len(queries), lockstep) - len(queries))
+    calls: dict[Adapters, list[int]] = {}
+    for index, query in enumerate(queries):
+        calls.setdefault(query.text.adapters.in_unet, []).append(index)
+    found: dict[int, torch.Tensor] = {}
     with torch.no_grad():
-        return _gradients(prior, rows)[: len(queries)]
+        for members in calls.values():
+            rows = [queries[index] for index in members]
+            rows += [_blank(rows[0])] * (_slots(prior, rows[0], len(rows), lockstep) - len(rows))
+            found |= zip(members, _gradients(prior, rows), strict=False)
+    return [found[index] for index in range(len(queries))]
 
 
 def _gradients(prior: Prior, rows: list[Query]) -> list[torch.Tensor]:
@@ -82,8 +91,8 @@ def _gradients(prior: Prior, rows: list[Query]) -> list[torch.Tensor]:
     z = torch.cat([q.latents for q in rows])
     abar = prior.alphas_cumprod[t].view(-1, 1, 1, 1)
     noisy = abar.sqrt() * z + (1 - abar).sqrt() * eps
-    states = torch.cat([q.negative.states for q in rows] + [q.text.states for q in rows])
-    out = prior.predict_noise(torch.cat([noisy, noisy]), torch.cat([t, t]), TextEmbedding(states))
+    text = TextEmbedding.cat([q.negative for q in rows] + [q.text for q in rows])
+    out = prior.predict_noise(torch.cat([noisy, noisy]), torch.cat([t, t]), text)
     unconditional, conditional = out.chunk(2)
     views = rows[0].latents.shape[0]
     scale = torch.cat([torch.full((views,), q.guidance_scale, device=z.device) for q in rows]).view(-1, 1, 1, 1)
@@ -95,8 +104,8 @@ def _blank(like: Query) -> Query:
     zero = torch.zeros_like
     return Query(
         zero(like.latents),
-        TextEmbedding(zero(like.text.states)),
-        TextEmbedding(zero(like.negative.states)),
+        like.text.map(zero),
+        like.negative.map(zero),
         zero(like.t),
         zero(like.eps),
         0.0,
@@ -108,7 +117,7 @@ def _slots(prior: Prior, query: Query, count: int, lockstep: int) -> int:
     smaller = 1 << (count - 1).bit_length()
     if smaller >= lockstep:
         return lockstep
-    key = (tuple(query.latents.shape), query.text.states.shape[1], smaller, lockstep)
+    key = (tuple(query.latents.shape), query.text.states.shape[1], query.text.adapters.in_unet, smaller, lockstep)
     known = prior.batch_invariance
     if key not in known:
         known[key] = _same_bits(prior, query, smaller, lockstep)
@@ -126,10 +135,8 @@ def _same_bits(prior: Prior, query: Query, smaller: int, lockstep: int) -> bool:
     for index in range(lockstep):
         generator = torch_generator(index, "batch invariance")
         draw_like = [torch.randn(x.shape, generator=generator).to(x) for x in (query.latents, query.eps)]
-        text = torch.randn(query.text.states.shape, generator=generator).to(query.text.states)
-        scenes.append(
-            Query(draw_like[0], TextEmbedding(text), TextEmbedding(-text), query.t, draw_like[1], 7.5)
-        )
+        text = query.text.map(lambda x, g=generator: torch.randn(x.shape, generator=g).to(x))
+        scenes.append(Query(draw_like[0], text, text.map(torch.neg), query.t, draw_like[1], 7.5))
     large = _gradients(prior, scenes)[-smaller:]
     small = _gradients(prior, scenes[-smaller:])
     return all(torch.equal(a, b) for a, b in zip(large, small, strict=True))

@@ -6,74 +6,149 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipeline.core.content import canonical_json, sha256_bytes, sha256_file
+from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.errors import PriorError
+from pipeline.prior import hub, single_file
+from pipeline.prior.cache import cache_folder, file_hash
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+LATENT_RGB_FILE = "latent_rgb.json"
 
 # What decides a prior's output. Cards, pictures and the like do not.
 _CONTENT_SUFFIXES = {".json", ".txt", ".safetensors", ".model"}
 _PICKLE_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
+# Parts of a pipeline that are never loaded here.
+_UNUSED_PARTS = {"safety_checker", "feature_extractor", "image_encoder"}
 
 
 @dataclass(frozen=True)
 class PriorIdentity:
-    """``identity`` is the sha256 over the names and bytes of every file that decides the prior's output."""
+    """``identity`` is the sha256 over the names and bytes of every file that decides the prior's output.
+
+    ``folder``: the diffusers folder; of a single file its sidecar, which need not exist. ``file``: the single file,
+    else None. ``latent_rgb``: where the map from latents to colours is read from; it need not exist.
+    """
 
     name: str
     folder: Path
     identity: str
+    file: Path | None = None
+    latent_rgb: Path = Path(LATENT_RGB_FILE)
 
 
-def find_prior(spec: str | Path) -> Path:
-    """The folder of a prior named on the command line: ``embedded``, or a path to a diffusers folder.
+def find_prior(spec: str | Path, *, download: bool = False) -> Path:
+    """The folder or file of a prior named on the command line.
 
-    Raises PriorError when there is no such folder, or it is no StableDiffusionPipeline in diffusers' layout.
+    ``embedded``; a diffusers folder; a ``.safetensors`` file; or a hub id (``org/name`` or ``org/name@revision``),
+    which is looked up in this machine's hub cache, and downloaded only with ``download``. Raises PriorError.
     """
     if str(spec) == EMBEDDED:
-        folder = EMBEDDED_FOLDER
-        if not (folder / "model_index.json").is_file():
+        if not (EMBEDDED_FOLDER / "model_index.json").is_file():
             raise PriorError(
-                f"the embedded prior is missing from this installation ({folder}); reinstall latentkiln, "
-                "or name a diffusers folder with --prior DIR"
+                f"the embedded prior is missing from this installation ({EMBEDDED_FOLDER}); reinstall latentkiln, "
+                "or name another with --prior"
             )
-        return folder
-    folder = Path(spec)
-    if folder.suffix in _PICKLE_SUFFIXES:
+        return EMBEDDED_FOLDER
+    path = Path(spec)
+    if path.suffix.lower() in _PICKLE_SUFFIXES:
+        raise PriorError(_no_pickles(path))
+    if path.is_file():
+        if path.suffix.lower() != single_file.SUFFIX:
+            raise PriorError(f"{path}: no prior; a single file has to be a .safetensors checkpoint")
+        return path
+    if not path.exists():
+        if model := hub.parse_id(str(spec)):
+            return hub.find(model, download=download)
         raise PriorError(
-            f"{folder}: pickled checkpoints can run code and are refused; convert it to a diffusers folder "
-            "of .safetensors files and pass that folder"
+            f"{spec}: no such prior; --prior takes 'embedded', a diffusers folder, a .safetensors checkpoint, or a "
+            "hub id like org/name"
         )
-    if not folder.exists():
-        raise PriorError(
-            f"{spec}: no such prior; --prior takes 'embedded' or the path of a folder in the diffusers layout "
-            "(this version reads local folders and downloads nothing)"
-        )
-    if not (folder / "model_index.json").is_file():
-        raise PriorError(f"{folder}: not a diffusers folder (it has no model_index.json)")
-    return folder
+    if not (path / "model_index.json").is_file():
+        raise PriorError(f"{path}: not a diffusers folder (it has no model_index.json)")
+    return path
 
 
-def prior_identity(spec: str | Path) -> PriorIdentity:
-    """Name, folder and content hash of a prior. Hashes once per process while the files stay as they are.
+def _no_pickles(path: Path) -> str:
+    target = path.with_suffix(single_file.SUFFIX)
+    program = (
+        "import sys,torch,safetensors.torch as s; d=torch.load(sys.argv[1],map_location='cpu',weights_only=True); "
+        "s.save_file({k:v.clone().contiguous() for k,v in d.get('state_dict',d).items() if torch.is_tensor(v)},"
+        "sys.argv[2])"
+    )
+    return (
+        f"{path}: pickled checkpoints can run code and are refused; convert it with: "
+        f'python -c "{program}" {path} {target}'
+    )
+
+
+def prior_identity(spec: str | Path, *, download: bool = False) -> PriorIdentity:
+    """Name, place and content hash of a prior. Hashes once per process while the files stay as they are.
 
     Raises PriorError as ``find_prior`` does.
     """
-    folder = find_prior(spec)
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in _CONTENT_SUFFIXES)
-    stamps = tuple((p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
-    name = EMBEDDED if str(spec) == EMBEDDED else folder.resolve().name
-    return PriorIdentity(name, folder, _hash_files(folder, stamps))
+    place = find_prior(spec, download=download)
+    if place.is_file():
+        folder, name = single_file.sidecar(place), place.stem
+        kind = single_file.family(place)
+        # Ours first, by their names in the package: where it is installed must not matter.
+        own = [(_config_name(p, folder), p) for p in single_file.deciding_files(place, kind)]
+        files = [*own, ("checkpoint", place)]
+    else:
+        folder = place
+        name = EMBEDDED if str(spec) == EMBEDDED else _name(spec, place)
+        files = [(p.relative_to(folder).as_posix(), p) for p in _content_files(folder)]
+    identity = _hash_files(tuple((key, p, p.stat().st_size, p.stat().st_mtime_ns) for key, p in files))
+    latent_rgb = folder / LATENT_RGB_FILE
+    if not latent_rgb.is_file():
+        # Fitted by ``prior fit-rgb`` for a prior whose folder cannot be written; it decides the output, too.
+        latent_rgb = cache_folder() / "latent_rgb" / f"{identity}.json"
+        if latent_rgb.is_file():
+            identity = sha256_bytes(canonical_json([identity, file_hash(latent_rgb)]))
+    return PriorIdentity(name, folder, identity, place if place.is_file() else None, latent_rgb)
+
+
+def _name(spec: str | Path, folder: Path) -> str:
+    model = hub.parse_id(str(spec)) if not Path(spec).exists() else None
+    return str(model) if model else folder.resolve().name
+
+
+def _config_name(path: Path, sidecar: Path) -> str:
+    for root in (sidecar, single_file.CONFIGS):
+        if path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    return path.name
+
+
+def _content_files(folder: Path) -> list[Path]:
+    """Files of a diffusers folder that decide its output, sorted. Half-precision copies beside full ones do not."""
+    found = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in _CONTENT_SUFFIXES):
+        parts = path.relative_to(folder).parts
+        if parts[0] in _UNUSED_PARTS or any(part.startswith(".") for part in parts):
+            continue
+        if len(parts) == 1 and path.suffix == single_file.SUFFIX:
+            continue  # the same model once more, as a single file
+        if path.suffix == single_file.SUFFIX and not _is_loaded(path):
+            continue
+        found.append(path)
+    return found
+
+
+def _is_loaded(path: Path) -> bool:
+    siblings = [p.name for p in path.parent.iterdir()]
+    variant = hub.variant_of(path.name)
+    return variant is None or variant == (hub.weights_variant(siblings) or "")
 
 
 @functools.lru_cache(maxsize=16)
-def _hash_files(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
-    return sha256_bytes(canonical_json([[name, sha256_file(folder / name)] for name, _, _ in stamps]))
+def _hash_files(stamps: tuple[tuple[str, Path, int, int], ...]) -> str:
+    return sha256_bytes(canonical_json([[name, file_hash(path)] for name, path, _, _ in stamps]))
 
 
-def read_config(folder: Path, part: str, name: str = "config.json") -> dict[str, object]:
+def read_config(folder: Path, part: str, name: str = "config.json") -> dict[str, Any]:
     """One JSON config of a prior's folder, e.g. ``read_config(folder, "vae")``.
 
     Raises PriorError when it is missing or no JSON object.

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.core.errors import PriorError
 
 LATENT_RGB_FILE = "latent_rgb.json"
+_SD1_SCALING = 0.18215
 
 # Rows: latent channels 1..4 of the SD 1.x autoencoder; columns R, G, B; result in [-1, 1] (Latent-NeRF, sec. 4).
 _SD1 = np.array(
@@ -39,15 +40,19 @@ class LatentRgb:
         return np.linalg.solve(a @ a.T + ridge * np.eye(len(a)), a @ target)
 
 
-def read_latent_rgb(folder: Path, channels: int, reduction: int) -> LatentRgb:
-    """The map of the prior in ``folder``: its own ``latent_rgb.json``, else the published SD 1.x one.
+def read_latent_rgb(place: Path, channels: int, reduction: int, scaling: float = _SD1_SCALING) -> LatentRgb:
+    """The map of a prior: its own, in the file ``place`` (or in the folder, as ``latent_rgb.json``), else the
+    published one of SD 1.x, which SD 2.x shares.
 
     Raises PriorError for a damaged file, or where there is none and the latents are not SD's.
     """
-    path = folder / LATENT_RGB_FILE
+    path = place if place.suffix == ".json" else place / LATENT_RGB_FILE
     if not path.is_file():
-        if (channels, reduction) != (4, 8):
-            raise PriorError(f"{path}: missing, and the autoencoder is not Stable Diffusion's")
+        if (channels, reduction) != (4, 8) or abs(scaling - _SD1_SCALING) > 1e-4:
+            raise PriorError(
+                f"{path}: missing, and the autoencoder is not Stable Diffusion's (1.x or 2.x); make it once with: "
+                "latentkiln prior fit-rgb PRIOR"
+            )
         return LatentRgb(_SD1 / 2, np.full(3, 0.5))
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

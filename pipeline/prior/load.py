@@ -1,14 +1,14 @@
 """The latent diffusion prior: text to embeddings, noise prediction, decoding and encoding.
 
-Any ``StableDiffusionPipeline`` folder of diffusers works. Every constant (latent channels, scaling factor,
-prediction type, sample size, text length) is read from its configs. Only safetensors weights are read, and only
-classes named below are ever constructed, whatever ``model_index.json`` says.
+Stable Diffusion 1.x, 2.x and SDXL, their fine-tunes, and small ones of the same make (the embedded one). Every
+constant (latent channels, scaling factor, prediction type, sample size, text length) is read from the configs.
 """
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,21 @@ import numpy as np
 import torch
 
 from pipeline.core.errors import PriorError
+from pipeline.prior import adapters as adapter_files
+from pipeline.prior.adapters import NONE, Adapter, Adapters, Concept, Lora
 from pipeline.prior.defaults import GenerateDefaults, PaintDefaults, read_defaults
-from pipeline.prior.identity import PriorIdentity, prior_identity, read_config
+from pipeline.prior.identity import PriorIdentity, prior_identity
 from pipeline.prior.latent_rgb import LatentRgb, read_latent_rgb
+from pipeline.prior.options import PriorOptions
+from pipeline.prior.parts import Parts, load_parts
+from pipeline.prior.precision import compiled, device_of, prepare_cuda, text_dtype, vae_dtype
+from pipeline.prior.text import TextEmbedding, TextEncoders, split_concepts
 from pipeline.prior.words import keep_known, unknown_words
 
-_PIPELINES = {"StableDiffusionPipeline"}
-_VAES = {"AutoencoderTiny", "AutoencoderKL"}
+__all__ = ["Prior", "TextEmbedding", "load_prior", "to_image"]
 
-
-@dataclass(frozen=True)
-class TextEmbedding:
-    """Text encoder states of N prompts: ``states`` (N, L, D) in the prior's dtype, on its device."""
-
-    states: torch.Tensor
-
-    def __getitem__(self, index: Any) -> TextEmbedding:
-        return TextEmbedding(self.states[index])
+_MOST_PROMPTS = 4096
+_MOST_LORAS = 16
 
 
 class Prior:
@@ -46,15 +44,20 @@ class Prior:
         alphas_cumprod: (T,) float32, abar_t of the noise schedule.
         latent_rgb: the linear map from scaled latents to RGB in [0, 1].
         defaults, generate_defaults: settings a row of ``paint`` or ``generate`` may leave out.
+        device, dtype: of the UNet; options: as given to ``load_prior``.
     """
 
-    def __init__(self, found: PriorIdentity, parts: dict[str, Any], device: torch.device, dtype: torch.dtype):
+    def __init__(self, found: PriorIdentity, parts: Parts, device: torch.device, options: PriorOptions):
         self.name, self.folder, self.identity = found.name, found.folder, found.identity
-        self.device, self.dtype = device, dtype
-        self._tokenizer, self._text, self._unet, self._vae = (
-            parts[key] for key in ("tokenizer", "text_encoder", "unet", "vae")
-        )
-        self.scheduler = scheduler = parts["scheduler"]
+        self.device, self.dtype, self.options = device, text_dtype(options, device), options
+        self._rgb_file, self._is_xl, self._zero_empty = found.latent_rgb, parts.is_xl, parts.zero_empty
+        self.text = TextEncoders(parts)
+        self._unet, self._vae = parts.unet, parts.vae
+        self._vae_dtype = vae_dtype(options, device, parts)
+        self._settle(parts)
+        self._fast_unet = compiled(self._unet, device) if options.compile else self._unet
+
+        self.scheduler = scheduler = parts.scheduler
         self.alphas_cumprod: torch.Tensor = scheduler.alphas_cumprod.float().to(device)
         self.train_steps = int(scheduler.config.num_train_timesteps)
         self.prediction_type = str(scheduler.config.prediction_type)
@@ -66,37 +69,69 @@ class Prior:
         vae = self._vae.config
         self._scaling = float(getattr(vae, "scaling_factor", 1.0) or 1.0)
         self._shift = float(getattr(vae, "shift_factor", 0.0) or 0.0)
-        self.reduction = _reduction(self._vae)
-        self.latent_rgb: LatentRgb = read_latent_rgb(self.folder, self.latent_channels, self.reduction)
+        self.reduction = self._measure_reduction()
         self.defaults = read_defaults(self.folder, "paint", PaintDefaults)
         self.generate_defaults = read_defaults(self.folder, "generate", GenerateDefaults)
-        self._cache: dict[str, torch.Tensor] = {}
+        self._embedded: dict[tuple[str, Adapters, bool], tuple[torch.Tensor, torch.Tensor | None]] = {}
+        self._loras: dict[Adapter, Lora] = {}
         # What the loop found out about this model on this machine: batch shapes that give the same bits.
         self.batch_invariance: dict[tuple[object, ...], bool] = {}
 
-    def unknown_words(self, prompt: str) -> list[str]:
+    def _settle(self, parts: Parts) -> None:
+        """Brings every network to its number format and place."""
+        home = torch.device("cpu") if self.options.offload else self.device
+        for model in parts.texts:
+            model.to(home, self.dtype).eval().requires_grad_(False)
+        parts.vae.to(home, self._vae_dtype).eval().requires_grad_(False)
+        parts.unet.to(self.device, self.dtype).eval().requires_grad_(False)
+        for model in (parts.unet, parts.vae):
+            # Twice as fast for float32 convolutions on the CPU, and what tensor cores want on CUDA.
+            model.to(memory_format=torch.channels_last)
+        if self.options.vae_slicing and hasattr(parts.vae, "enable_slicing"):
+            parts.vae.enable_slicing()
+        if self.options.vae_tiling and hasattr(parts.vae, "enable_tiling"):
+            parts.vae.enable_tiling()
+
+    @functools.cached_property
+    def latent_rgb(self) -> LatentRgb:
+        """The linear map from scaled latents to RGB. Raises PriorError where it has to be fitted first."""
+        return read_latent_rgb(self._rgb_file, self.latent_channels, self.reduction, self._scaling)
+
+    def unknown_words(self, prompt: str, adapters: Adapters = NONE) -> list[str]:
         """Words of ``prompt`` that this prior does not know (and drops)."""
-        return unknown_words(self.folder, prompt)
+        plain = [piece for piece in split_concepts(prompt, self._concepts(adapters)) if isinstance(piece, str)]
+        return unknown_words(self.folder, " ".join(plain))
 
     @torch.no_grad()
-    def embed(self, prompts: list[str]) -> TextEmbedding:
-        """Text embeddings of ``prompts``: (N, L, D). Each distinct prompt is encoded once per process."""
-        missing = [p for p in dict.fromkeys(prompts) if p not in self._cache]
-        # One prompt per call: the same text must give the same bytes whatever is asked for with it.
-        for prompt in missing:
-            tokens = self._tokenizer(
-                keep_known(self.folder, prompt),
-                padding="max_length",
-                max_length=self._tokenizer.model_max_length,
-                truncation=True,
-                return_tensors="pt",
-            )
-            if len(self._cache) > 4096:
-                self._cache.clear()
-            self._cache[prompt] = self._text(tokens.input_ids.to(self.device))[0][0].to(self.dtype)
-        # The cache may have been cleared half way through a very long list.
-        states = [self._cache[p] if p in self._cache else self.embed([p]).states[0] for p in prompts]
-        return TextEmbedding(torch.stack(states))
+    def embed(self, prompts: list[str], adapters: Adapters = NONE, *, negative: bool = False) -> TextEmbedding:
+        """Text embeddings of ``prompts``, each distinct one encoded once per process.
+
+        ``negative``: they are what to steer away from; an empty one is then what the prior was trained with for "no
+        text" (for SDXL zeros). Raises PriorError when ``adapters`` do not fit this prior.
+        """
+        # The cache may be cleared half way through a very long list.
+        found = [self._embed(prompt, adapters, negative and self._zero_empty and not prompt) for prompt in prompts]
+        pooled = [p for _, p in found if p is not None]
+        return TextEmbedding(torch.stack([s for s, _ in found]), torch.stack(pooled) if pooled else None, adapters)
+
+    def _embed(self, prompt: str, adapters: Adapters, zero: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        key = (prompt, adapters, zero)
+        if key not in self._embedded:
+            if len(self._embedded) >= _MOST_PROMPTS:
+                self._embedded.clear()
+            with contextlib.ExitStack() as stack:
+                for lora in self._active_loras(adapters):
+                    stack.enter_context(lora.active("text"))
+                    stack.enter_context(lora.active("text2"))
+                for model in self.text.models:
+                    stack.enter_context(self._on_device(model))
+                # One prompt per call: the same text must give the same bytes whatever is asked for with it.
+                states, pooled = self.text.encode(
+                    prompt, self._concepts(adapters), self.device, lambda text: keep_known(self.folder, text)
+                )
+            keep = [None if x is None else torch.zeros_like(x) if zero else x for x in (states, pooled)]
+            self._embedded[key] = tuple(None if x is None else x.to(self.dtype) for x in keep)  # type: ignore[assignment]
+        return self._embedded[key]
 
     @torch.no_grad()
     def predict_noise(self, noisy: torch.Tensor, t: torch.Tensor, text: TextEmbedding) -> torch.Tensor:
@@ -105,92 +140,119 @@ class Prior:
         Args:
             noisy: (B, C, h, w) float32, x_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps.
             t: (B,) int64 in [0, T).
-            text: B embeddings.
+            text: B embeddings; their adapters' LoRAs act on this call alone.
         Returns: (B, C, h, w) float32. A v-prediction is converted: eps = sqrt(abar) v + sqrt(1 - abar) x_t.
         """
         x = noisy.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        out = self._unet(x, t, encoder_hidden_states=text.states, return_dict=False)[0].float()
+        added = None
+        if text.pooled is not None:
+            added = {"text_embeds": text.pooled, "time_ids": self._time_ids(len(noisy))}
+        loras = self._active_loras(text.adapters)
+        # Compiled code would not see the hooks of a LoRA.
+        unet = self._unet if loras else self._fast_unet
+        with contextlib.ExitStack() as stack:
+            for lora in loras:
+                stack.enter_context(lora.active("unet"))
+            out = unet(x, t, encoder_hidden_states=text.states, added_cond_kwargs=added, return_dict=False)[0]
+        # A copy where it is compiled: CUDA graphs write every result to the same place.
+        out = out.float().clone() if self.options.compile else out.float()
         out = out.contiguous()
         if self.prediction_type == "v_prediction":
             abar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
             out = abar.sqrt() * out + (1 - abar).sqrt() * noisy
         return out
 
+    def _time_ids(self, count: int) -> torch.Tensor:
+        """(count, 6): SDXL's conditions original size, crop corner and target size: whole images of native size."""
+        side = self.sample_size * self.reduction
+        return torch.tensor([[side, side, 0, 0, side, side]], dtype=self.dtype, device=self.device).expand(count, 6)
+
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents (N, C, h, w) to RGB (N, 3, h r, w r) in [0, 1], float32. Differentiable."""
-        z = latents.to(self.device, self.dtype) / self._scaling + self._shift
-        return ((self._vae.decode(z, return_dict=False)[0].float() + 1) / 2).clamp(0, 1)
+        z = latents.to(self.device, self._vae_dtype) / self._scaling + self._shift
+        with self._on_device(self._vae, graph=latents.requires_grad):
+            return ((self._vae.decode(z, return_dict=False)[0].float() + 1) / 2).clamp(0, 1)
 
     def encode(self, rgb: torch.Tensor) -> torch.Tensor:
         """RGB (N, 3, H, W) in [0, 1] to scaled latents (N, C, H / r, W / r), float32. Differentiable.
 
         The mean of the encoder's distribution is used, so that encoding is a function.
         """
-        out = self._vae.encode(rgb.to(self.device, self.dtype) * 2 - 1)
+        with self._on_device(self._vae, graph=rgb.requires_grad):
+            out = self._vae.encode(rgb.to(self.device, self._vae_dtype) * 2 - 1)
         z = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
         return ((z - self._shift) * self._scaling).float()
 
+    @contextlib.contextmanager
+    def _on_device(self, model: Any, *, graph: bool = False) -> Iterator[None]:
+        """With ``offload``, brings ``model`` to the device for the length of the block.
 
-def load_prior(spec: str | Path = "embedded", device: str = "auto") -> Prior:
-    """Loads a prior from a folder; nothing is downloaded.
+        It stays there when a ``graph`` through it is kept: the way back needs its weights.
+        """
+        if not self.options.offload:
+            yield
+            return
+        model.to(self.device)
+        try:
+            yield
+        finally:
+            if not (graph and torch.is_grad_enabled()):
+                model.to("cpu")
 
-    Half precision on CUDA, float32 on the CPU. Raises PriorError, in one line, for anything missing or damaged.
+    def _measure_reduction(self) -> int:
+        """Image pixels per latent pixel along a side, measured on the model rather than guessed from its config."""
+        parameter = next(self._vae.parameters())
+        image = torch.zeros(1, 3, 64, 64, dtype=parameter.dtype, device=parameter.device)
+        with torch.no_grad():
+            out = self._vae.encode(image)
+        z = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
+        return 64 // int(z.shape[-1])
+
+    def adapters(self, loras: Sequence[tuple[Path, float]] = (), concepts: Sequence[Path] = ()) -> Adapters:
+        """The adapters of a row, checked against this prior. Raises PriorError when one does not fit."""
+        made = adapter_files.adapters(tuple(loras), tuple(concepts))
+        self._active_loras(made)
+        self._concepts(made)
+        return made
+
+    def concept_words(self, adapters: Adapters) -> list[str]:
+        """How the concepts of ``adapters`` are called in prompts."""
+        return [concept.word for concept in self._concepts(adapters)]
+
+    def _concepts(self, adapters: Adapters) -> list[Concept]:
+        return [c for adapter in adapters.concepts for c in self._read_concepts(adapter)]
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - a process has one prior
+    def _read_concepts(self, adapter: Adapter) -> list[Concept]:
+        return adapter_files.read_concepts(adapter, self.text.widths)
+
+    def _active_loras(self, adapters: Adapters) -> list[Lora]:
+        for adapter in adapters.loras:
+            if adapter not in self._loras:
+                if len(self._loras) >= _MOST_LORAS:
+                    self._loras.clear()
+                networks = {"unet": self._unet, **self.text.names()}
+                self._loras[adapter] = adapter_files.read_lora(adapter, networks, self._unet.config)
+        return [self._loras[adapter] for adapter in adapters.loras]
+
+
+def load_prior(
+    spec: str | Path = "embedded", device: str = "auto", options: PriorOptions | None = None, *, fitted: bool = True
+) -> Prior:
+    """Loads a prior from this machine; nothing is downloaded. ``spec`` as in ``find_prior``.
+
+    Half precision on CUDA, float32 on the CPU, unless ``options`` say otherwise. ``fitted`` off: a prior whose map from
+    latents to colours has still to be fitted is good enough. Raises PriorError, in one line, for anything missing,
+    damaged or not supported.
     """
+    options = options or PriorOptions()
     found = prior_identity(spec)
-    index = read_config(found.folder, "", "model_index.json")
-    if index.get("_class_name") not in _PIPELINES:
-        raise PriorError(
-            f"{found.folder}: a {index.get('_class_name')} is not supported; supported: {', '.join(_PIPELINES)}"
-        )
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    dtype = torch.float16 if where.type == "cuda" else torch.float32
-    try:
-        parts = _load_parts(found.folder, index)
-    except PriorError:
-        raise
-    except Exception as error:  # diffusers and transformers raise many kinds for a damaged folder
-        reason = " ".join(str(error).split())[:300]
-        raise PriorError(f"{found.folder}: cannot be loaded ({type(error).__name__}: {reason})") from error
-    for key in ("text_encoder", "unet", "vae"):
-        parts[key] = parts[key].to(where, dtype).eval().requires_grad_(False)
-    for key in ("unet", "vae"):
-        # Twice as fast for float32 convolutions on the CPU, and what tensor cores want on CUDA.
-        parts[key] = parts[key].to(memory_format=torch.channels_last)
-    return Prior(found, parts, where, dtype)
-
-
-def _load_parts(folder: Path, index: dict[str, object]) -> dict[str, Any]:
-    # Neither library may look for anything beyond the folder.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import diffusers
-    from transformers import CLIPTextModel, CLIPTokenizer
-    from transformers.utils import logging
-
-    for library in (logging, diffusers.utils.logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    entry = index.get("vae")
-    vae_class = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-    if vae_class not in _VAES:
-        raise PriorError(f"{folder}: the autoencoder {vae_class!r} is not supported; supported: {', '.join(_VAES)}")
-    local: dict[str, Any] = {"local_files_only": True}
-    weights = {**local, "use_safetensors": True}
-    return {
-        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer", **local),
-        "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder", **weights),
-        "unet": diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", **weights),
-        "vae": getattr(diffusers, str(vae_class)).from_pretrained(folder / "vae", **weights),
-        "scheduler": diffusers.DDPMScheduler.from_pretrained(folder / "scheduler", **local),
-    }
-
-
-def _reduction(vae: Any) -> int:
-    """Image pixels per latent pixel along a side, measured on the model rather than guessed from its config."""
-    parameter = next(vae.parameters())
-    with torch.no_grad():
-        out = vae.encode(torch.zeros(1, 3, 64, 64, dtype=parameter.dtype, device=parameter.device))
-    z = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
-    return 64 // int(z.shape[-1])
+    where = device_of(device)
+    prepare_cuda(where, options)
+    prior = Prior(found, load_parts(found), where, options)
+    if fitted:
+        _ = prior.latent_rgb
+    return prior
 
 
 def to_image(rgb: torch.Tensor) -> np.ndarray:

@@ -54,9 +54,10 @@ def _sample(
     shape = (prior.latent_channels, side, side)
     noise = [torch.randn(shape, generator=torch_generator(seed, "sample", first + i)) for i in range(len(prompts))]
     x = torch.stack(noise).to(prior.device)
-    text = prior.embed([negative_prompt] * len(prompts) + prompts)
+    empty = prior.embed([negative_prompt] * len(prompts), negative=True)
+    text = TextEmbedding.cat([empty, prior.embed(prompts)])
     for t in scheduler.timesteps:
         steps_t = torch.full((2 * len(prompts),), int(t), device=prior.device)
-        empty, told = prior.predict_noise(torch.cat([x, x]), steps_t, TextEmbedding(text.states)).chunk(2)
-        x = scheduler.step(empty + guidance_scale * (told - empty), t, x).prev_sample
+        without, told = prior.predict_noise(torch.cat([x, x]), steps_t, text).chunk(2)
+        x = scheduler.step(without + guidance_scale * (told - without), t, x).prev_sample
     return prior.decode(x).cpu()

@@ -1,0 +1,63 @@
+"""This user's cache folder: what can be found out again, but not quickly. Loads no torch.
+
+It may be deleted at any time. ``LATENTKILN_CACHE`` names another place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.atomic import write_json
+from pipeline.core.content import sha256_file
+
+CACHE_VARIABLE = "LATENTKILN_CACHE"
+_HASHES = "hashes.json"
+_LARGE = 16 << 20
+_MOST_HASHES = 4096
+
+
+def cache_folder() -> Path:
+    """``$LATENTKILN_CACHE``, else ``latentkiln`` in the system's cache folder of this user. It need not exist."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentkiln"
+
+
+def read_entry(name: str) -> dict[str, Any]:
+    """The JSON object in the cache's file ``name``; empty where there is none or it is damaged."""
+    try:
+        value = json.loads((cache_folder() / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_entry(name: str, value: dict[str, Any]) -> None:
+    """Writes the cache's file ``name``. A cache that cannot be written is no error."""
+    with contextlib.suppress(OSError):
+        write_json(cache_folder() / name, value)
+
+
+def file_hash(path: Path) -> str:
+    """Hex sha256 of a file. A large one is hashed once while its size, times and inode stay as they are.
+
+    Checkpoints have gigabytes, and every ``plan`` asks for their hash.
+    """
+    found = path.stat()
+    if found.st_size < _LARGE:
+        return sha256_file(path)
+    key = f"{path.resolve()}|{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}|{found.st_ino}"
+    known = read_entry(_HASHES)
+    if isinstance(known.get(key), str):
+        return str(known[key])
+    digest = sha256_file(path)
+    # Read again: another process may have added its own meanwhile.
+    known = read_entry(_HASHES)
+    if len(known) >= _MOST_HASHES:
+        known = {}
+    write_entry(_HASHES, known | {key: digest})
+    return digest

@@ -1,0 +1,40 @@
+"""How a prior computes: number formats, compilation and memory. Loads no torch.
+
+None of it is part of an asset's fingerprint; all of it stands in the asset's record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class PriorOptions:
+    """Choices for ``load_prior``.
+
+    ``precision``: of UNet and text encoders; ``auto`` is float16 on CUDA and float32 on the CPU. Score distillation
+        itself is float32 whatever this says. The decoder and encoder follow, but stay float32 where half precision
+        is known to spoil them: with bfloat16 (8 bits band the colours) and where the autoencoder's config says
+        ``force_upcast`` for an SDXL pipeline (its activations overflow float16).
+    ``tf32``: lets CUDA multiply float32 matrices with 10 bits of mantissa (on GPUs that can).
+    ``compile``: compiles the UNet with ``torch.compile``; on CUDA as CUDA graphs, since all shapes are fixed. The
+        first step takes minutes; compiled code is kept for later runs. Rows with a LoRA use the plain UNet.
+    ``offload``: text encoders and autoencoder wait in main memory and come to the device when they are called.
+    ``vae_slicing``: encodes and decodes one image at a time. ``vae_tiling``: large images in overlapping pieces.
+        Both save memory; tiling changes the image a little.
+    """
+
+    precision: Precision = "auto"
+    tf32: bool = True
+    compile: bool = False
+    offload: bool = False
+    vae_slicing: bool = False
+    vae_tiling: bool = False
+
+
+def low_memory(precision: Precision = "auto") -> PriorOptions:
+    """What ``--low-memory`` stands for: everything that saves memory, at the price of time."""
+    return PriorOptions(precision=precision, offload=True, vae_slicing=True, vae_tiling=True)

@@ -1,0 +1,52 @@
+"""Number formats, compilation and CUDA settings of a prior, from its options."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from pipeline.core.errors import PriorError
+from pipeline.prior.cache import cache_folder
+from pipeline.prior.options import PriorOptions
+from pipeline.prior.parts import Parts
+
+_FORMATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def device_of(name: str) -> torch.device:
+    """``auto`` is CUDA where there is a device. Raises PriorError for a device that torch does not have."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise PriorError(f"device {name}: torch {torch.__version__} sees no CUDA device")
+    return torch.device(name)
+
+
+def text_dtype(options: PriorOptions, device: torch.device) -> torch.dtype:
+    """Of UNet and text encoders."""
+    if options.precision == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return _FORMATS[options.precision]
+
+
+def vae_dtype(options: PriorOptions, device: torch.device, parts: Parts) -> torch.dtype:
+    """Of encoder and decoder: as the UNet's, but float32 where that would spoil images (see ``PriorOptions``)."""
+    wanted = text_dtype(options, device)
+    overflows = parts.is_xl and bool(getattr(parts.vae.config, "force_upcast", False))
+    return torch.float32 if wanted == torch.bfloat16 or (wanted == torch.float16 and overflows) else wanted
+
+
+def prepare_cuda(device: torch.device, options: PriorOptions) -> None:
+    """TF32 as asked for, on CUDA; nothing on the CPU."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = options.tf32
+        torch.backends.cudnn.allow_tf32 = options.tf32
+
+
+def compiled(unet: Any, device: torch.device) -> Any:
+    """``unet`` compiled for fixed shapes, on CUDA as CUDA graphs; compiled code is kept in this user's cache."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    return torch.compile(unet, mode=mode, dynamic=False)

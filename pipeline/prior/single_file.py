@@ -1,0 +1,128 @@
+"""Priors in one ``.safetensors`` file, in the layout in which Stable Diffusion was first published. Loads no torch.
+
+Which model it is, is read from the names and shapes in the file's header. Its configs are ours (``configs/``), none
+is fetched. A folder of the file's name without the ending, beside it, may hold what the file has not, in the diffusers
+layout: ``tokenizer/``, another ``vae/``, ``latent_rgb.json``, ``latentkiln.json``, or configs that replace ours.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import PriorError
+from pipeline.prior.hub import PARTS
+
+SUFFIX = ".safetensors"
+CONFIGS = Path(__file__).parent / "configs"
+CONFIG_NAMES = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
+
+UNET = "model.diffusion_model."
+VAE = "first_stage_model."
+_FIRST = f"{UNET}input_blocks.0.0.weight"
+_ATTENTION = "transformer_blocks.0.attn2.to_k.weight"
+_XL_LABELS = f"{UNET}label_emb.0.0.weight"
+_XL_TEXT = "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight"
+_LARGEST_HEADER = 64 << 20
+# Steps after which the 2.x checkpoint that predicts epsilon was saved; the one that predicts v has others.
+_SD2_BASE_STEPS = 875_000
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of a safetensors file: ``shapes`` of its tensors by name, and its free ``metadata``."""
+
+    shapes: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """Reads the header alone. Raises PriorError when ``path`` is no whole safetensors file."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > min(size, _LARGEST_HEADER):
+                raise ValueError("its header is longer than the file or 64 MiB")
+            value = json.loads(stream.read(length))
+        metadata = value.pop("__metadata__", {})
+        shapes = {str(name): tuple(int(n) for n in entry["shape"]) for name, entry in value.items()}
+        end = max((int(entry["data_offsets"][1]) for entry in value.values()), default=0)
+        if 8 + length + end > size:
+            raise ValueError(f"it is cut off: {size} of {8 + length + end} bytes")
+    except OSError as error:
+        raise PriorError(f"{path}: cannot be read ({error.strerror})") from None
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise PriorError(f"{path}: no safetensors file ({error})") from None
+    return Header(shapes, {str(key): str(text) for key, text in metadata.items()})
+
+
+def family(path: Path) -> str:
+    """Which of ``configs/`` the file is: sd1, sd2, sd2-768-v or sdxl. Raises PriorError for any other model."""
+    header = read_header(path)
+    shapes = header.shapes
+    first = shapes.get(_FIRST)
+    if first is None:
+        raise PriorError(
+            f"{path}: no whole Stable Diffusion checkpoint (it has no {_FIRST}); a LoRA or a textual inversion "
+            "belongs in a manifest's 'lora' or 'concept', and a lone UNet into a diffusers folder"
+        )
+    if len(first) != 4 or first[1] != 4:
+        raise PriorError(f"{path}: its UNet takes {first[1]} channels; inpainting and the like are not supported")
+    if _XL_LABELS in shapes:
+        if _XL_TEXT not in shapes:
+            raise PriorError(f"{path}: an SDXL refiner, or an SDXL file without its text encoders, is not supported")
+        return "sdxl"
+    widths = {shape[1] for name, shape in shapes.items() if name.startswith(UNET) and name.endswith(_ATTENTION)}
+    if "cond_stage_model.model.token_embedding.weight" in shapes:
+        return "sd2-768-v" if _predicts_v(path, header) else "sd2"
+    if "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight" in shapes:
+        return "sd1"
+    raise PriorError(f"{path}: no text encoder of SD 1.x, 2.x or SDXL is in it (its UNet reads {sorted(widths)})")
+
+
+def _predicts_v(path: Path, header: Header) -> bool:
+    """Whether an SD 2.x file predicts v: by its metadata, else by its training steps, else yes, as most do."""
+    stated = header.metadata.get("modelspec.prediction_type", "").lower()
+    if stated:
+        return stated.startswith("v")
+    if "global_step" not in header.shapes:
+        return True
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as stream:
+        return int(stream.get_tensor("global_step")) != _SD2_BASE_STEPS
+
+
+def sidecar(path: Path) -> Path:
+    """The folder beside the file that may complete it; it need not exist."""
+    return path.with_suffix("")
+
+
+def config_folder(path: Path, kind: str, part: str) -> Path:
+    """The folder whose subfolder ``part`` holds the part's config: the sidecar, else ours. ``kind``: the family."""
+    name = CONFIG_NAMES.get(part.removesuffix("_2"), "config.json")
+    own = sidecar(path)
+    return own if (own / part / name).is_file() else CONFIGS / kind
+
+
+def describe(path: Path) -> tuple[str, dict[str, Any]]:
+    """The file's family, and the pipeline's index (as ``model_index.json``)."""
+    kind = family(path)
+    own = sidecar(path) / "model_index.json"
+    index = own if own.is_file() else CONFIGS / kind / "model_index.json"
+    return kind, json.loads(index.read_text(encoding="utf-8"))
+
+
+def deciding_files(path: Path, kind: str) -> list[Path]:
+    """Every config that decides what the model computes, beside the file itself: ours and the sidecar's."""
+    found = []
+    for part in PARTS:
+        folder = config_folder(path, kind, part) / part
+        if folder.is_dir():
+            found += sorted(p for p in folder.iterdir() if p.suffix in {".json", ".txt", SUFFIX})
+    found += sorted(p for p in sidecar(path).glob("*.json"))
+    return found

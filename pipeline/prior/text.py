@@ -1,0 +1,145 @@
+"""Prompts to embeddings: one text encoder (SD 1.x and 2.x) or two (SDXL), with textual inversions.
+
+Shapes: N prompts, L tokens (77 for CLIP), D numbers a token (both encoders' side by side for SDXL), P pooled numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.prior.adapters import NONE, Adapters, Concept
+from pipeline.prior.parts import Parts
+
+# Stands where a learned word's vectors go: any token that does not end the text.
+_PLACE = 0
+
+
+@dataclass(frozen=True)
+class TextEmbedding:
+    """Text encoder states of N prompts: ``states`` (N, L, D) in the prior's dtype, on its device.
+
+    ``pooled`` (N, P) where the prior's UNet reads it (SDXL), else None. ``adapters``: what the UNet is to be used
+    with for these prompts.
+    """
+
+    states: Tensor
+    pooled: Tensor | None = None
+    adapters: Adapters = NONE
+
+    def __getitem__(self, index: Any) -> TextEmbedding:
+        return TextEmbedding(self.states[index], None if self.pooled is None else self.pooled[index], self.adapters)
+
+    def expand(self, count: int) -> TextEmbedding:
+        """One embedding, ``count`` times."""
+        pooled = None if self.pooled is None else self.pooled.expand(count, *self.pooled.shape[1:])
+        return TextEmbedding(self.states.expand(count, *self.states.shape[1:]), pooled, self.adapters)
+
+    def map(self, function: Any) -> TextEmbedding:
+        """``function`` of each tensor."""
+        return TextEmbedding(
+            function(self.states), None if self.pooled is None else function(self.pooled), self.adapters
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[TextEmbedding]) -> TextEmbedding:
+        """All of ``parts``, which have the same adapters, in order."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return TextEmbedding(
+            torch.cat([part.states for part in parts]), torch.cat(pooled) if pooled else None, parts[0].adapters
+        )
+
+
+class TextEncoders:
+    """Tokenizers and text encoders of a prior, frozen."""
+
+    def __init__(self, parts: Parts):
+        self._tokenizers, self.models, self._is_xl = parts.tokenizers, parts.texts, parts.is_xl
+
+    @property
+    def widths(self) -> list[int]:
+        """D of each encoder."""
+        return [int(model.config.hidden_size) for model in self.models]
+
+    def names(self) -> dict[str, Any]:
+        """The encoders by the names LoRA files have for them."""
+        return dict(zip(("text", "text2"), self.models, strict=False))
+
+    def encode(
+        self, prompt: str, concepts: Sequence[Concept], device: torch.device, clean: Callable[[str], str]
+    ) -> tuple[Tensor, Tensor | None]:
+        """States (L, D) and pooled state (P,) or None of one prompt. ``clean`` is applied to its plain text.
+
+        SD reads the encoder's last layer, SDXL the one before it of both encoders, and the second's projection.
+        """
+        states: list[Tensor] = []
+        pooled: Tensor | None = None
+        pieces = [clean(p) if isinstance(p, str) else p for p in split_concepts(prompt, concepts)]
+        for number, (tokenizer, model) in enumerate(zip(self._tokenizers, self.models, strict=True)):
+            ids, places = _tokens(tokenizer, pieces, number)
+            with _replaced(model, places):
+                if self._is_xl:
+                    out = model(ids.to(device), output_hidden_states=True)
+                    states.append(out.hidden_states[-2][0])
+                    pooled = out[0][0]
+                else:
+                    states.append(model(ids.to(device))[0][0])
+        return (torch.cat(states, dim=-1) if len(states) > 1 else states[0]), pooled
+
+
+def _tokens(
+    tokenizer: Any, pieces: Sequence[str | Concept], number: int
+) -> tuple[Tensor, list[tuple[int, Tensor]]]:
+    """Token ids (1, L), and where which learned vectors go. ``number``: of the text encoder."""
+    length = int(tokenizer.model_max_length)
+    if len(pieces) == 1 and isinstance(pieces[0], str):
+        plain = tokenizer(pieces[0], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        return plain.input_ids, []
+    ids: list[int] = []
+    places: list[tuple[int, Tensor]] = []
+    for piece in pieces:
+        if isinstance(piece, str):
+            ids += tokenizer(piece, add_special_tokens=False).input_ids
+            continue
+        for vector in piece.vectors[number]:
+            places.append((len(ids) + 1, vector))
+            ids.append(_PLACE)
+    ids = [tokenizer.bos_token_id, *ids[: length - 2], tokenizer.eos_token_id]
+    ids += [tokenizer.pad_token_id] * (length - len(ids))
+    return torch.tensor([ids]), [(place, vector) for place, vector in places if place < length - 1]
+
+
+def split_concepts(prompt: str, concepts: Sequence[Concept]) -> list[str | Concept]:
+    """``prompt`` cut into plain text and learned words; no part of a longer word is taken for one."""
+    by_word = {concept.word.lower(): concept for concept in concepts}
+    if not by_word:
+        return [prompt]
+    words = "|".join(re.escape(word) for word in sorted(by_word, key=len, reverse=True))
+    parts = re.split(rf"(?<!\w)({words})(?!\w)", prompt, flags=re.IGNORECASE)
+    return [by_word[part.lower()] if i % 2 else part for i, part in enumerate(parts) if part]
+
+
+@contextlib.contextmanager
+def _replaced(model: Any, places: list[tuple[int, Tensor]]) -> Iterator[None]:
+    """For the length of the block, ``model``'s embeddings of the given places are the given vectors."""
+    if not places:
+        yield
+        return
+
+    def put(module: Any, arguments: Any, output: Tensor) -> Tensor:
+        output = output.clone()
+        for place, vector in places:
+            output[:, place] = vector.to(output)
+        return output
+
+    handle = model.get_input_embeddings().register_forward_hook(put)
+    try:
+        yield
+    finally:
+        handle.remove()
