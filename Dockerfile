@@ -33,10 +33,10 @@ RUN pip install --no-cache-dir torch==${TORCH_VERSION} --index-url https://downl
     && pip install --no-cache-dir setuptools==80.9.0 wheel==0.45.1 ninja==1.13.0
 # The link asks for libcuda, which only the machine that runs the image has: the toolkit brings a stub of it.
 ENV LIBRARY_PATH=/usr/local/cuda/lib64/stubs
-RUN TCNN_CUDA_ARCHITECTURES="${ARCHITECTURES// /,}" pip install --no-cache-dir --no-build-isolation --no-deps \
+RUN TCNN_CUDA_ARCHITECTURES="$(printf '%s' "${ARCHITECTURES}" | tr ' ' ',')" pip install --no-cache-dir --no-build-isolation --no-deps \
         "git+https://github.com/NVlabs/tiny-cuda-nn@${TINYCUDANN}#subdirectory=bindings/torch"
 RUN if [ "${WITH_NVDIFFRAST}" = yes ]; then \
-        TORCH_CUDA_ARCH_LIST="$(sed -E 's/([0-9]+)([0-9])/\1.\2/g; s/ /;/g' <<< "${ARCHITECTURES}")" \
+        TORCH_CUDA_ARCH_LIST="$(printf '%s' "${ARCHITECTURES}" | sed -E 's/([0-9]+)([0-9])/\1.\2/g; s/ /;/g')" \
         pip install --no-cache-dir --no-build-isolation --no-deps \
             "git+https://github.com/NVlabs/nvdiffrast@${NVDIFFRAST}"; \
     fi
