@@ -19,6 +19,7 @@ from pipeline.core.job import Reporter, no_report
 from pipeline.distill import checkpoint
 from pipeline.distill.prompts import PromptTable
 from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients, sds_loss
+from pipeline.distill.width import Width
 from pipeline.prior.load import Prior
 from pipeline.scene.protocol import Rendering, Scene
 
@@ -49,6 +50,12 @@ class Subject:
     resumed_from: int = 0
     error: Exception | None = None
     seconds: dict[str, float] = field(default_factory=lambda: {"prior": 0.0, "scene": 0.0})
+    # What, beside the prior, decides how much memory a step takes; equal for all scenes of a batch.
+    batch: tuple[object, ...] = ()
+    # The fewest scenes that shared a call with this one; 0 before the first step. Less than asked for: see ``notes``.
+    width: int = 0
+    # What the record has to say about how it went.
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         groups = self.scene.parameters()
@@ -114,21 +121,60 @@ def distill(
     """Optimises up to ``lockstep`` scenes to their last step. True when done, False when ``stop`` said so.
 
     A scene that raises is left with its ``error`` set; the others go on. When stopped, every scene has a
-    checkpoint. All scenes must render the same number of views at the same size.
+    checkpoint. All scenes must render the same number of views at the same size. When they do not fit the device's
+    memory together, half as many go at once, by turns.
     """
     if len(subjects) > lockstep:
         raise ValueError(f"{len(subjects)} scenes do not fit a lockstep of {lockstep}")
     for subject in subjects:
         _guard(subject, subject.resume)
+    width = Width(prior, lockstep, subjects[0].batch if subjects else ())
+    if width.now < lockstep:
+        for subject in subjects:
+            subject.notes.append(f"a lockstep of {lockstep} did not fit this device before: {width.now} go at once")
     saved = time.monotonic()
     while not all(subject.finished for subject in subjects):
         if stop():
             _save_all(subjects)
             return False
-        _step(subjects, prior, lockstep)
+        _round(subjects, prior, width, lockstep)
         if time.monotonic() - saved >= checkpoint_seconds:
             _save_all(subjects)
             saved = time.monotonic()
+    return True
+
+
+def _round(subjects: list[Subject], prior: Prior, width: Width, lockstep: int) -> None:
+    """One step of every unfinished scene, as many of them at once as fit."""
+    waiting = [(subject, subject.step) for subject in subjects if not subject.finished]
+    while waiting:
+        together = [subject for subject, _ in waiting[: width.now]]
+        fits = _fits(together, prior, width.now)
+        for subject in together:
+            subject.width = min(subject.width or width.now, width.now)
+        # A scene whose step was done before memory ran out for another one is not stepped twice.
+        waiting = [(s, step) for s, step in waiting if s.error is None and s.step == step]
+        if fits:
+            continue
+        try:
+            width.halve()
+        except LatentkilnError as error:
+            waiting[0][0].error = error
+            waiting.pop(0)
+            continue
+        for subject in subjects:
+            subject.notes.append(
+                f"out of memory at a lockstep of {lockstep}: from step {subject.step} on {width.now} went at once"
+            )
+
+
+def _fits(subjects: list[Subject], prior: Prior, slots: int) -> bool:
+    """One step of ``subjects`` together. False when memory did not suffice; some may have been stepped, then."""
+    try:
+        _step(subjects, prior, slots)
+    except torch.OutOfMemoryError:
+        # Left at once: the traceback holds on to the tensors of the step that failed.
+        return False
     return True
 
 
@@ -136,10 +182,9 @@ def _step(subjects: list[Subject], prior: Prior, lockstep: int) -> None:
     start = time.perf_counter()
     asked: list[tuple[Subject, Rendering, Query]] = []
     for subject in subjects:
-        if not subject.finished:
-            made = _guard(subject, lambda s=subject: _ask(s, prior))  # type: ignore[misc]
-            if made is not None:
-                asked.append((subject, *made))
+        made = _guard(subject, lambda s=subject: _ask(s, prior))  # type: ignore[misc]
+        if made is not None:
+            asked.append((subject, *made))
     if not asked:
         return
     rendered = time.perf_counter()
@@ -177,9 +222,11 @@ def _save_all(subjects: list[Subject]) -> None:
 
 
 def _guard(subject: Subject, action: Callable[[], _T]) -> _T | None:
-    """Runs ``action``; an error becomes the subject's own and stops nobody else."""
+    """Runs ``action``; an error becomes the subject's own and stops nobody else. Lack of memory is everybody's."""
     try:
         return action()
+    except torch.OutOfMemoryError:
+        raise  # fewer scenes at once may fit
     except (LatentkilnError, ArithmeticError, ValueError, RuntimeError, IndexError) as error:
         subject.error = error
         return None
