@@ -102,6 +102,18 @@ def cli() -> None:
 @_option("--fail-fast", is_flag=True, show_default=False, help="Start nothing new after a failed row.")
 @_option("--dry-run", is_flag=True, show_default=False, help="Say what would be built, and build nothing.")
 @_option("--serial", is_flag=True, show_default=False, help="Build in this process, without Ray (to debug).")
+@_option(
+    "--max-seconds",
+    type=click.FloatRange(0, min_open=True),
+    metavar="S",
+    help="Cut a row after S seconds of wall time, unless the row says otherwise. Left out: no limit.",
+)
+@_option(
+    "--max-memory",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GB",
+    help="End a worker that holds more. Left out: no limit. No effect with --serial.",
+)
 @_outside
 @_option("--quiet", "-q", is_flag=True, show_default=False, help="Print failures and the last line only.")
 @_json
@@ -170,6 +182,28 @@ def plan(manifest: Path, **options: Any) -> int:
     from pipeline.commands.plan import show_plan
 
     return show_plan(manifest, **options)
+
+
+@cli.command()
+@click.argument("manifest", type=_FILE)
+@_out
+@_set
+@_outside
+@_option("--yes", is_flag=True, show_default=False, help="Delete them.")
+@_json
+def clean(manifest: Path, **options: Any) -> int:
+    """Lists assets that are no longer in MANIFEST.
+
+    With --yes it deletes them. Nothing but folders of ours is touched, and none that a run is building.
+
+    \b
+    Example:
+        latentkiln clean shop.csv --out outputs/shop
+        latentkiln clean shop.csv --out outputs/shop --yes
+    """
+    from pipeline.commands.clean import clean as clean_out
+
+    return clean_out(manifest, **options)
 
 
 @cli.command()

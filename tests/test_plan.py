@@ -343,7 +343,7 @@ def test_plan_in_every_state(tmp_path: Path, prior: Path, capsys: pytest.Capture
     assert capsys.readouterr().out.splitlines() == [
         "one\tkeep\tup to date",
         "two\tkeep\tup to date",
-        "gone\tgone\tnot in the manifest; kept",
+        "gone\tgone\tnot in the manifest; kept until 'latentkiln clean'",
         "2 up to date, 1 not in the manifest",
     ]
     manifest.write_text("id,prompt,mesh\none,y,a.obj\ntwo,x,a.obj\n")

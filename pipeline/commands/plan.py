@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json as json_module
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED
-from pipeline.manifest import Manifest, load_manifest
-from pipeline.plan import PlanItem, leftovers, plan
+from pipeline.core.job import Job
+from pipeline.core.place import Place
+from pipeline.manifest import Problem, Survey
+from pipeline.plan import iterate, strangers
 from pipeline.prior.identity import prior_identity
 
-# In the order in which they are listed and counted.
+# In the order in which they are counted.
 _WORDS = {
     "build": "to build",
     "keep": "up to date",
@@ -21,12 +26,25 @@ _WORDS = {
     "wrong": "wrong",
     "gone": "not in the manifest",
 }
+# A table is drawn as a whole, so only of a plan that fits a few screens.
+_LONGEST_TABLE = 500
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One row of the plan: ``row`` is its number in the manifest (0: it is not there), ``rest`` goes into JSON."""
+
+    id: str
+    action: str
+    reason: str
+    row: int = 0
+    rest: Mapping[str, Any] = field(default_factory=dict)
 
 
 def show_plan(
-    manifest: Path,
+    manifest: Place,
     *,
-    out: Path = Path("outputs"),
+    out: Place = Path("outputs"),
     prior: str = "embedded",
     only: Sequence[str] = (),
     overrides: Mapping[str, str] | None = None,
@@ -35,42 +53,65 @@ def show_plan(
 ) -> int:
     """Prints each row with what would be done and why, then what stands in ``out`` but not in the manifest.
 
-    A table on a terminal, else ``id TAB action TAB reason`` lines. Builds and writes nothing. Returns 0, or 1 where
-    rows are wrong or blocked. Raises ManifestError, UsageError or PriorError.
+    A table on a terminal, else ``id TAB action TAB reason`` lines, as they are found: memory does not grow with the
+    manifest. Builds and writes nothing. Returns 0, or 1 where rows are wrong or blocked. Raises ManifestError,
+    UsageError or PriorError.
     """
-    loaded = load_manifest(manifest, overrides=overrides, only=only, allow_outside=allow_outside)
-    items = plan(loaded.jobs, out, prior_identity=prior_identity(prior).identity)
-    gone = leftovers(out, loaded.ids)
-    lines = _lines(loaded, items, gone)
-    counts = Counter(action for _, action, _ in lines)
+    survey = Survey(manifest, overrides=overrides, only=only, allow_outside=allow_outside)
+    identity = prior_identity(prior).identity
+    counts: Counter[str] = Counter()
+
+    def counted() -> Iterator[_Line]:
+        for line in _lines(survey, out, identity):
+            counts[line.action] += 1
+            yield line
+
     if json:
-        print(json_module.dumps(_as_json(loaded, out, items, gone, counts), indent=1))
+        _print_json(manifest, out, counted(), counts)
     else:
-        _print_lines(lines)
+        table = sys.stdout.isatty() and survey.good + survey.bad <= _LONGEST_TABLE
+        (_print_table if table else _print_lines)(counted())
         print(", ".join(f"{counts[action]} {word}" for action, word in _WORDS.items() if counts[action]))
     return EXIT_ROWS_FAILED if counts["wrong"] or counts["blocked"] else EXIT_OK
 
 
-def _lines(manifest: Manifest, items: Sequence[PlanItem], gone: Sequence[str]) -> list[tuple[str, str, str]]:
-    """(id, action, reason) of each row in the manifest's order, then of what is no longer in it."""
-    rows: list[tuple[int, str, str, str]] = [
-        (item.job.source.row, item.job.id, item.action, item.reason) for item in items
-    ]
-    wrong: dict[int, list[str]] = {}
-    names: dict[int, str] = {}
-    for problem in manifest.problems:
-        wrong.setdefault(problem.row, []).append(f"{problem.field}: {problem.message}")
-        names[problem.row] = problem.row_id or f"row {problem.row}"
-    rows += [(row, names[row], "wrong", "; ".join(messages)) for row, messages in wrong.items()]
-    kept = [(name, "gone", "not in the manifest; kept") for name in gone]
-    return [(name, action, reason) for _, name, action, reason in sorted(rows, key=lambda row: row[0])] + kept
+def _lines(survey: Survey, out: Place, identity: str) -> Iterator[_Line]:
+    """Each row in the manifest's order, then what is no longer in it."""
+    wrong: list[Problem] = []
+
+    def jobs() -> Iterator[Job]:
+        for item in survey:
+            if isinstance(item, Job):
+                yield item
+            else:
+                wrong.append(item)
+
+    for item in iterate(jobs(), out, prior_identity=identity):
+        # The plan reads ahead, so that wrong rows behind this one may be known already.
+        row = item.job.source.row
+        yield from _wrong_lines(list(itertools.takewhile(lambda problem: problem.row < row, wrong)))
+        wrong[:] = [problem for problem in wrong if problem.row > row]
+        yield _Line(item.job.id, item.action, item.reason, row, {"fingerprint": item.fingerprint or None})
+    yield from _wrong_lines(wrong)
+    for name in strangers(out, survey.knows):
+        yield _Line(name, "gone", "not in the manifest; kept until 'latentkiln clean'")
 
 
-def _print_lines(lines: Sequence[tuple[str, str, str]]) -> None:
-    if not sys.stdout.isatty():
-        for line in lines:
-            print("\t".join(line))
-        return
+def _wrong_lines(problems: Sequence[Problem]) -> Iterator[_Line]:
+    """A line for each row that ``problems`` are about."""
+    for row, group in itertools.groupby(problems, key=lambda problem: problem.row):
+        found = list(group)
+        message = "; ".join(f"{problem.field}: {problem.message}" for problem in found)
+        details = [{"field": problem.field, "message": problem.message} for problem in found]
+        yield _Line(found[0].row_id or f"row {row}", "wrong", message, row, {"problems": details})
+
+
+def _print_lines(lines: Iterator[_Line]) -> None:
+    for line in lines:
+        print(f"{line.id}\t{line.action}\t{line.reason}")
+
+
+def _print_table(lines: Iterator[_Line]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -79,32 +120,28 @@ def _print_lines(lines: Sequence[tuple[str, str, str]]) -> None:
     for title in ("id", "action", "why"):
         table.add_column(title, overflow="fold", no_wrap=title == "action")
     colours = {"build": "yellow", "keep": "green", "blocked": "red", "wrong": "red", "gone": "dim"}
-    for name, action, reason in lines:
+    for line in lines:
         # Text, not markup: a prompt may hold square brackets.
-        table.add_row(Text(name), Text(action, style=colours[action]), Text(reason))
+        table.add_row(Text(line.id), Text(line.action, style=colours[line.action]), Text(line.reason))
     Console().print(table)
 
 
-def _as_json(
-    manifest: Manifest, out: Path, items: Sequence[PlanItem], gone: Sequence[str], counts: Mapping[str, int]
-) -> dict[str, object]:
-    return {
-        "manifest": str(manifest.path),
-        "out": str(out),
-        "rows": [
-            {
-                "id": item.job.id,
-                "row": item.job.source.row,
-                "action": item.action,
-                "reason": item.reason,
-                "fingerprint": item.fingerprint or None,
-            }
-            for item in items
-        ],
-        "wrong": [
-            {"id": problem.row_id, "row": problem.row, "field": problem.field, "message": problem.message}
-            for problem in manifest.problems
-        ],
-        "not_in_manifest": list(gone),
-        "counts": {action: counts.get(action, 0) for action in _WORDS},
-    }
+def _print_json(manifest: Place, out: Place, lines: Iterator[_Line], counts: Counter[str]) -> None:
+    """One object, written as its rows are found. ``wrong`` rows have an item for each problem."""
+    dumps = json_module.dumps
+    print(f'{{\n "manifest": {dumps(str(manifest))},\n "out": {dumps(str(out))},\n "rows": [', end="")
+    wrong: list[dict[str, Any]] = []
+    gone: list[str] = []
+    comma = ""
+    for line in lines:
+        if line.action == "gone":
+            gone.append(line.id)
+        elif line.action == "wrong":
+            row_id = None if line.id == f"row {line.row}" else line.id
+            wrong += [{"id": row_id, "row": line.row} | problem for problem in line.rest["problems"]]
+        else:
+            value = {"id": line.id, "row": line.row, "action": line.action, "reason": line.reason, **line.rest}
+            print(f"{comma}\n  {dumps(value)}", end="")
+            comma = ","
+    rest = {"wrong": wrong, "not_in_manifest": gone, "counts": {action: counts[action] for action in _WORDS}}
+    print("\n ]" + "".join(f",\n {dumps(key)}: {dumps(value)}" for key, value in rest.items()) + "\n}")

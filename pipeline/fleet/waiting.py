@@ -6,7 +6,7 @@ import heapq
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from pipeline.core.job import Job
 from pipeline.fleet.rows import Row
@@ -34,19 +34,14 @@ class Waiting:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
-        self._fresh: list[tuple[float, int, Row]] = []
+        # Rows that can share their prior's batches, by what they must have in common.
+        self._fresh: dict[Hashable, list[tuple[float, int, Row]]] = {}
         self._alone: deque[Row] = deque()
         self._later: list[tuple[float, int, Row]] = []
         self._number = 0
 
     def __len__(self) -> int:
-        return len(self._fresh) + len(self._alone) + len(self._later)
-
-    @property
-    def ready(self) -> int:
-        """How many could begin now."""
-        self._wake()
-        return len(self._fresh) + len(self._alone)
+        return sum(map(len, self._fresh.values())) + len(self._alone) + len(self._later)
 
     def add(self, row: Row, *, delay: float = 0.0) -> None:
         """``row`` waits, not to begin before ``delay`` seconds have gone by."""
@@ -56,30 +51,35 @@ class Waiting:
         elif row.alone:
             self._alone.append(row)
         else:
-            heapq.heappush(self._fresh, (-work(row.job), self._number, row))
+            heapq.heappush(self._fresh.setdefault(_batch(row.job), []), (-work(row.job), self._number, row))
 
     def take(self, lockstep: int, workers: int, *, all_known: bool) -> list[Row]:
         """The next group for one worker, [] where none can begin now.
 
-        At most ``lockstep`` rows of one recipe; fewer where that leaves none of ``workers`` idle (``all_known``:
+        At most ``lockstep`` rows that share batches; fewer where that leaves none of ``workers`` idle (``all_known``:
         no further rows will be added). The recipe pads its batches, so who stands beside whom changes no byte.
         """
         self._wake()
         if not self._fresh:
             # What is suspected of killing workers comes last: the others' work is safe by then.
             return [self._alone.popleft()] if self._alone else []
-        size, count = lockstep, len(self._fresh)
+        batch, rows = min(self._fresh.items(), key=lambda pair: pair[1][0][:2])
+        size, count = lockstep, len(rows)
         if all_known:
             # Evened out, so that neither the last group nor a worker is left with a straggler.
-            groups = max(math.ceil(count / lockstep), min(max(1, workers), count))
-            size = math.ceil(count / groups)
-        group = [heapq.heappop(self._fresh)[2]]
-        while self._fresh and len(group) < size and self._fresh[0][2].job.recipe == group[0].job.recipe:
-            group.append(heapq.heappop(self._fresh)[2])
+            share = max(1, workers // len(self._fresh))
+            size = math.ceil(count / max(math.ceil(count / lockstep), min(share, count)))
+        group = [heapq.heappop(rows)[2] for _ in range(min(size, count))]
+        if not rows:
+            del self._fresh[batch]
         return group
 
     def _wake(self) -> None:
         now = self._clock()
         while self._later and self._later[0][0] <= now:
-            row = heapq.heappop(self._later)[2]
-            self.add(row)
+            self.add(heapq.heappop(self._later)[2])
+
+
+def _batch(job: Job) -> Hashable:
+    """Jobs with the same value can share a call of the prior: one recipe, as many views, of one size."""
+    return job.recipe, job.settings.get("views"), job.settings.get("view_size")

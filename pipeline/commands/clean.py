@@ -1,0 +1,137 @@
+"""``latentkiln clean``: assets whose rows are no longer in the manifest, listed, and deleted when asked to."""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_module
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, ManifestError
+from pipeline.core.place import Place, Remote
+from pipeline.export.record import FAILURE, RECORD, read_failure, read_record
+from pipeline.fleet.locks import asset_lock
+from pipeline.manifest import Survey
+from pipeline.storage import assets
+from pipeline.storage.errors import StorageError
+from pipeline.storage.lease import holder
+from pipeline.storage.look import look_at_all
+
+_WOULD, _BUILT = "would be deleted", "being built"
+
+
+@dataclass(frozen=True)
+class _Leftover:
+    """A folder of ours that no row names: how many ``bytes`` it holds, and what became of it."""
+
+    id: str
+    bytes: int
+    fate: str
+
+
+def clean(
+    manifest: Place,
+    *,
+    out: Place = Path("outputs"),
+    overrides: Mapping[str, str] | None = None,
+    allow_outside: bool = False,
+    yes: bool = False,
+    json: bool = False,
+) -> int:
+    """Prints the assets under ``out`` that no row of ``manifest`` names; deletes them with ``yes``.
+
+    ``out`` is a folder or a URL. Only folders that hold a record or failure of ours under their own name are touched, none that a run is
+    building, and nothing through links. Returns 0; 1 where something could not be deleted, 3 where a run is building
+    it. Raises ManifestError where the manifest, or any row of it, is wrong: which assets such a row names is not
+    known.
+    """
+    survey = Survey(manifest, overrides=overrides, allow_outside=allow_outside)
+    if survey.bad:
+        rows = f"{survey.bad} row{'s' * (survey.bad != 1)}"
+        raise ManifestError(f"{manifest}: {rows} wrong; which assets they name is not known: 'latentkiln check' first")
+    fates: dict[str, int] = {}
+    total = 0
+    found = []
+    leftovers = _there(out, survey.knows, yes) if isinstance(out, Remote) else _here(out, survey.knows, yes)
+    for leftover in leftovers:
+        kind = leftover.fate.split(":")[0]
+        fates[kind] = fates.get(kind, 0) + 1
+        total += leftover.bytes
+        if json:
+            found.append(vars(leftover))
+        else:
+            print(f"{leftover.id}\t{leftover.fate}\t{leftover.bytes} bytes")
+    if json:
+        print(json_module.dumps({"out": str(out), "deleted": yes, "bytes": total, "assets": found}, ensure_ascii=False))
+    else:
+        counts = ", ".join(f"{count} {fate}" for fate, count in fates.items()) or "nothing that is not in the manifest"
+        hint = "" if yes or not fates else "; delete them with --yes"
+        print(f"{out}: {counts}" + (f" ({total / 1e6:.1f} MB)" if fates else "") + hint)
+    if fates.get("not deleted"):
+        return EXIT_ROWS_FAILED
+    return EXIT_INTERRUPTED if fates.get(_BUILT) else EXIT_OK
+
+
+def _here(out: Path, knows: Callable[[str], bool], yes: bool) -> Iterator[_Leftover]:
+    for folder in _ours(out, knows):
+        size = sum(_sizes(folder))
+        yield _Leftover(folder.name, size, _delete(folder) if yes else _WOULD)
+
+
+def _there(out: Remote, knows: Callable[[str], bool], yes: bool) -> Iterator[_Leftover]:
+    unknown = [name for name in assets.ids(out) if not knows(name)]
+    for name, found in look_at_all(out, unknown):
+        if not any(text and text.get("id") == name for text in (read_record(found), read_failure(found))):
+            continue
+        size = sum(file.size for file in found.files.values())
+        fate = _WOULD
+        if yes and holder(out / name) is not None:
+            fate = _BUILT
+        elif yes:
+            try:
+                assets.remove(out, name)
+                fate = "deleted"
+            except StorageError as error:
+                fate = f"not deleted: {error.message}"
+        yield _Leftover(name, size, fate)
+
+
+def _ours(out: Path, knows: Callable[[str], bool]) -> Iterator[Path]:
+    """Asset folders that ``knows`` does not know, in order of their names."""
+    try:
+        with os.scandir(out) as entries:
+            names = sorted(
+                entry.name
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".") and not knows(entry.name)
+            )
+    except OSError:
+        return
+    for name in names:
+        folder = out / name
+        if any(found and found.get("id") == name for found in (read_record(folder), read_failure(folder))):
+            yield folder
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    for base, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                yield os.lstat(os.path.join(base, name)).st_size
+
+
+def _delete(folder: Path) -> str:
+    """What became of it. The record goes first: what a crash leaves is then no asset."""
+    try:
+        with asset_lock(folder) as held:
+            if not held:
+                return _BUILT
+            for name in (RECORD, FAILURE):
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder)
+    except OSError as error:
+        return f"not deleted: {error.strerror or error}"
+    return "deleted"

@@ -1,0 +1,72 @@
+"""``clean``: only what is ours and no row names, only when asked, never while it is being built."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline.commands.clean import clean
+from pipeline.core.errors import ManifestError
+from pipeline.export.record import write_failure, write_record
+from pipeline.fleet.locks import asset_lock
+
+
+@pytest.fixture
+def out(tmp_path):
+    """``here`` is in the manifest; ``gone`` and ``bad`` are not; ``mine`` is nothing of ours, ``link`` leads out."""
+    (tmp_path / "cube.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    (tmp_path / "m.csv").write_text("id,prompt,mesh\nHere,red,cube.obj\n")
+    out = tmp_path / "out"
+    for name in ("Here", "gone"):
+        write_record(out / name, {"id": name, "fingerprint": "f", "outputs": {}})
+        (out / name / "asset.glb").write_bytes(bytes(1000))
+    write_failure(out / "bad", {"id": "bad", "fingerprint": "f"})
+    (out / "mine").mkdir()
+    (out / "mine" / "thesis.txt").write_text("years of work")
+    write_record(out / "copied", {"id": "gone", "fingerprint": "f", "outputs": {}})
+    outside = tmp_path / "outside"
+    write_record(outside, {"id": "link", "fingerprint": "f", "outputs": {}})
+    (out / "link").symlink_to(outside)
+    (out / ".cache").mkdir()
+    return out
+
+
+def names(out):
+    return sorted(path.name for path in out.iterdir())
+
+
+def test_it_lists_first_and_deletes_when_asked(out, tmp_path, capsys):
+    before = names(out)
+    assert clean(tmp_path / "m.csv", out=out) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[:2] for line in printed[:-1]] == [
+        ["bad", "would be deleted"],
+        ["gone", "would be deleted"],
+    ]
+    assert "2 would be deleted" in printed[-1] and "--yes" in printed[-1]
+    assert names(out) == before
+    assert clean(tmp_path / "m.csv", out=out, yes=True) == 0
+    assert names(out) == sorted(set(before) - {"gone", "bad"})
+    assert (tmp_path / "outside" / "record.json").exists()
+    assert clean(tmp_path / "m.csv", out=out, yes=True) == 0
+    assert "nothing that is not in the manifest" in capsys.readouterr().out
+
+
+def test_what_a_run_builds_stays(out, tmp_path, capsys):
+    with asset_lock(out / "gone"):
+        assert clean(tmp_path / "m.csv", out=out, yes=True, json=True) == 3
+    fates = {asset["id"]: asset["fate"] for asset in json.loads(capsys.readouterr().out)["assets"]}
+    assert fates == {"bad": "deleted", "gone": "being built"} and (out / "gone" / "record.json").exists()
+
+
+def test_a_manifest_with_wrong_rows_deletes_nothing(out, tmp_path):
+    # Without ids, a wrong row may be the one that names what looks forgotten.
+    (tmp_path / "m.csv").write_text("id,prompt,mesh\nHere,red,cube.obj\n,blue,none.obj\n")
+    with pytest.raises(ManifestError, match="1 row wrong"):
+        clean(tmp_path / "m.csv", out=out, yes=True)
+    assert (out / "gone").exists()
+
+
+def test_no_folder_is_nothing_to_do(tmp_path, out):
+    assert clean(tmp_path / "m.csv", out=tmp_path / "none", yes=True) == 0

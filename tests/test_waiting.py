@@ -1,0 +1,262 @@
+"""The queue and the book without Ray: order, bounded windows, deaths, limits; errors as Ray raises them."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import ray.exceptions
+from stub_recipe import item
+
+from pipeline.core.job import Job
+from pipeline.core.redact import redact
+from pipeline.export.record import read_failure
+from pipeline.fleet.book import MAX_SETBACKS, Book
+from pipeline.fleet.deaths import judge
+from pipeline.fleet.depot import LocalDepot
+from pipeline.fleet.ledger import Ledger
+from pipeline.fleet.locks import asset_lock
+from pipeline.fleet.progress import Progress
+from pipeline.fleet.rows import Row, RowResult
+from pipeline.fleet.waiting import Waiting
+
+
+def row(job_id, recipe="paint", alone=False, **settings):
+    return Row(Job(job_id, recipe, "p", "", 0, None, settings), "f", alone=alone)
+
+
+def taken(waiting, **options):
+    options = {"lockstep": 4, "workers": 1, "all_known": True} | options
+    groups = []
+    while group := waiting.take(**options):
+        groups.append([one.job.id for one in group])
+    return groups
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def book(tmp_path, clock):
+    def make(items, **options):
+        ledger = Ledger(tmp_path, {})
+        ledger.open()
+        options = {"lockstep": 2} | options
+        return Book(items, LocalDepot(tmp_path), ledger=ledger, progress=Progress(), clock=clock, **options)
+
+    return make
+
+
+def test_the_longest_comes_first_and_equals_keep_their_order():
+    waiting = Waiting()
+    for one in (row("a"), row("long", steps=3000), row("b"), row("short", steps=10), row("c", views=8)):
+        waiting.add(one)
+    assert taken(waiting, lockstep=1) == [["long"], ["c"], ["a"], ["b"], ["short"]]
+
+
+def test_groups_hold_one_recipe_and_lose_no_row():
+    waiting = Waiting()
+    for number in range(9):
+        waiting.add(row(f"r{number}", recipe=("paint", "generate")[number % 2]))
+    groups = taken(waiting)
+    assert sorted(itertools.chain(*groups)) == [f"r{number}" for number in range(9)]
+    assert all(len({int(name[1:]) % 2 for name in group}) == 1 for group in groups)
+    assert len(groups) == 3
+
+
+def test_suspects_come_last_and_by_themselves():
+    waiting = Waiting()
+    for one in (row("x", alone=True), row("a"), row("b"), row("y", alone=True)):
+        waiting.add(one)
+    assert taken(waiting) == [["a", "b"], ["x"], ["y"]]
+
+
+def test_what_waits_for_its_time_is_not_ready(clock):
+    waiting = Waiting(clock)
+    waiting.add(row("a"), delay=5)
+    assert not waiting.take(4, 1, all_known=True) and len(waiting) == 1
+    clock.now = 5.0
+    assert taken(waiting) == [["a"]]
+
+
+def test_a_book_reads_no_further_than_it_must(book):
+    read = []
+
+    def items():
+        for number in range(100):
+            read.append(number)
+            yield item(f"r{number}", action="keep" if number % 2 else "build")
+
+    made = book(items(), window=10, total=100)
+    made.read_on()
+    assert len(read) < 25 and made.rows_left == 10
+    assert made.expected() == {"build": 100 - made.summary.kept, "kept": made.summary.kept}
+    built = 0
+    while made.more:
+        made.read_on()
+        group = made.next_group()
+        made.began(group, "w")
+        for one in group:
+            made.ended(one, RowResult(one.job.id, "done"))
+        built += len(group)
+    assert built == 50 and made.summary.kept == 50 and made.exhausted
+
+
+def test_a_worker_that_dies_twice_with_a_row_quarantines_it(book, tmp_path):
+    made = book([item("a"), item("b")])
+    made.read_on()
+    group = made.next_group()
+    made.began(group, "w")
+    made.died(group, "crashed")
+    for _ in range(2):
+        (one,) = made.next_group()
+        assert one.alone and one.attempt == 2
+        made.began([one], "w")
+        made.died([one], "crashed") if one.job.id == "a" else made.ended(one, RowResult("b", "done"))
+    assert made.summary.counts["quarantined"] == 1 and made.summary.exit_code == 1 and not made.more
+    assert read_failure(tmp_path / "a")["quarantined"] is True
+
+
+def test_a_quarantined_row_is_tried_alone_by_the_next_run(book):
+    import dataclasses
+
+    made = book([dataclasses.replace(item("a"), alone=True), item("b"), item("c")])
+    made.read_on()
+    assert [[one.job.id for one in made.next_group()] for _ in range(2)] == [["b", "c"], ["a"]]
+
+
+def test_no_row_is_blamed_for_a_lost_machine(book):
+    made = book([item("a")])
+    made.read_on()
+    for setback in range(MAX_SETBACKS):
+        (one,) = made.next_group()
+        assert one.attempt == 1 and one.setbacks == setback and not one.alone
+        made.began([one], "w")
+        made.died([one], "its machine is gone", blame=False)
+    (one,) = made.next_group()
+    made.began([one], "w")
+    made.died([one], "its machine is gone", blame=False)
+    assert made.summary.failed[0].error == "WorkerLost" and not made.more
+
+
+def test_time_spent_on_lost_machines_counts(book, clock):
+    made = book([item("a", max_seconds=10)])
+    made.read_on()
+    (one,) = made.next_group()
+    made.began([one], "w")
+    clock.now = 7.0
+    made.died([one], "its machine is gone", blame=False)
+    (one,) = made.next_group()
+    made.began([one], "w")
+    assert made.deadline([one]) == pytest.approx(10.0) and not made.overdue(one)
+    clock.now = 10.0
+    made.returned(one, RowResult("a", "interrupted", "distill"))
+    assert made.summary.failed[0].error == "TimeLimit"
+
+
+def test_a_lock_that_a_lost_worker_holds_is_waited_for(book, clock, tmp_path):
+    made = book([item("a")])
+    made.read_on()
+    (one,) = made.next_group()
+    made.began([one], "w")
+    made.died([one], "out of reach", blame=False)
+    (one,) = made.next_group()
+    made.began([one], "w")
+    made.returned(one, RowResult("a", "elsewhere"))
+    assert not made.next_group() and made.more
+    clock.now += 6
+    (one,) = made.next_group()
+    made.returned(one, RowResult("a", "kept"))
+    assert made.summary.built == 1
+
+
+def actor_died(text):
+    context = ray.core.generated.common_pb2.ActorDiedErrorContext(actor_id=bytes(16), error_message=text)
+    return ray.exceptions.ActorDiedError(context)
+
+
+ERRORS = ray.exceptions
+NODE = "The actor died because its node has died. Node Id: 5a"
+
+
+@pytest.mark.parametrize(
+    ("error", "blame", "words"),
+    [
+        (ERRORS.OutOfMemoryError("Task was killed due to the node running low on memory."), True, "out of memory"),
+        (ERRORS.ActorUnavailableError("unreachable", bytes(16)), False, "out of reach"),
+        (ERRORS.WorkerCrashedError(), True, "crashed"),
+        (ERRORS.ActorDiedError(), True, "crashed"),
+        (actor_died("The actor is dead because its worker process has died."), True, "crashed"),
+        (actor_died(NODE), False, "machine is gone"),
+        (actor_died(NODE + "\n\tthe actor's node was preempted: spot"), False, "machine is gone"),
+        (ERRORS.NodeDiedError("gone"), False, "machine is gone"),
+        (ERRORS.ObjectReconstructionFailedError("00" * 28, None, ""), False, "lost with a machine"),
+        (ERRORS.OwnerDiedError("00" * 28, None, ""), False, "lost with a machine"),
+        (ERRORS.OutOfDiskError("full"), False, "disk is full"),
+        (ERRORS.ActorUnschedulableError("no room"), False, "no machine"),
+    ],
+)
+def test_who_is_to_blame(error, blame, words):
+    death = judge(ERRORS, error)
+    assert death.blame is blame and words in death.reason
+
+
+def test_a_node_that_the_cluster_calls_dead_takes_the_blame():
+    assert judge(ERRORS, ERRORS.ActorDiedError(), node_alive=False).blame is False
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("s3://user:hunter2@host/bucket", "s3://***@host/bucket"),
+        ("https://h/x?X-Amz-Signature=abc123&X-Amz-Date=5", "https://h/x?X-Amz-Signature=***&X-Amz-Date=5"),
+        ("AWS_SECRET_ACCESS_KEY=abc/def+1", "AWS_SECRET_ACCESS_KEY=***"),
+        ("Authorization: Bearer eyJhbGciOi.abc", "Authorization: Bearer ***"),
+        ("key AKIAIOSFODNN7EXAMPLE refused", "key *** refused"),
+        ("m.csv:4: mesh: there is no file 'x.obj'", "m.csv:4: mesh: there is no file 'x.obj'"),
+        ("latentkiln run m.csv --set steps=5 --only key-ring", "latentkiln run m.csv --set steps=5 --only key-ring"),
+    ],
+)
+def test_secrets_leave_no_trace(text, clean):
+    assert redact(text) == clean
+
+
+def test_no_failure_is_written_through_a_link_that_leads_out(book, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a").symlink_to(outside)
+    ledger = Ledger(out, {})
+    made = Book(
+        [item("a", action="blocked", reason="a link")], LocalDepot(out), lockstep=1, ledger=ledger, progress=Progress()
+    )
+    made.read_on()
+    assert made.summary.failures == 1 and not list(outside.iterdir())
+    with pytest.raises(OSError, match="leaves the output folder"), asset_lock(out / "a"):
+        pass
+
+
+def test_a_second_run_on_the_same_root_keeps_its_own_record(tmp_path):
+    first, second = Ledger(tmp_path, {}), Ledger(tmp_path, {})
+    first.open()
+    second.open()
+    second.planned("b", "planned")
+    second.close("done", 0)
+    first.planned("a", "planned")
+    first.close("done", 0)
+    assert (tmp_path / ".runs" / f"{second.run_id}.json").exists()
+    assert '"b"' not in (tmp_path / "run.events.jsonl").read_text()
+    third = Ledger(tmp_path, {})
+    third.open()
+    assert (tmp_path / ".runs" / f"{first.run_id}.jsonl").exists()
+    third.close("done", 0)
