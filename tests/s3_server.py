@@ -59,7 +59,7 @@ class S3Server:
         }  # fmt: skip
         weed = Path(sys.executable).with_name("weed")
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
+            process = subprocess.Popen(
                 [str(weed), "server", "-s3", *(f"-{name}={value}" for name, value in options.items())],
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -70,13 +70,15 @@ class S3Server:
             try:
                 self.client().list_buckets()
                 self.client().put_object(Bucket=BUCKET, Key="ready", Body=b"")
+                self.process = process
                 return
             except Exception as error:
                 if type(error).__name__ == "NoSuchBucket":
                     with contextlib.suppress(Exception):
                         self.client().create_bucket(Bucket=BUCKET)
-                if time.monotonic() > deadline or self.process.poll() is not None:
+                if time.monotonic() > deadline or process.poll() is not None:
                     tail = (self.folder / "log").read_text(errors="replace")[-2000:]
+                    process.kill()
                     raise RuntimeError(f"the S3 server does not come up: {error}\n{tail}") from error
                 time.sleep(0.1)
 

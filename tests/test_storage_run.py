@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -197,3 +198,36 @@ def test_an_interrupted_node_hands_back_its_last_step(s3, tmp_path):
     assert json.loads(store_of(out).read(out / "run.json")[0])["state"] == "interrupted"
     assert build(out, item("a"), toolbox=counting(last + 1, 0.0, log), lockstep=1).built == 1
     assert log == [last]
+
+
+def test_a_server_killed_in_the_middle_of_publishing_and_started_again(proxy, s3, s3_server):
+    out, deaths = Remote(s3), []
+
+    def rule(method, path):
+        """Kills the server once before the outputs of a row are there, and once between outputs and record."""
+        name = ("asset.glb", "record.json")[len(deaths) % 2]
+        if len(deaths) < 2 and method == "PUT" and path.endswith(name) and s3_server.process is not None:
+            s3_server.kill()
+            deaths.append(threading.Thread(target=s3_server.start))
+            deaths[-1].start()
+
+    proxy.rule = rule
+    try:
+        summary = build(out, *(item(f"r{n}") for n in range(4)))
+    finally:
+        for thread in deaths:
+            thread.join()
+    assert len(deaths) == 2 and summary.built == 4, summary.failed
+    for n in range(4):
+        assert assets.read_output(out / f"r{n}", "asset.glb")[0] == b"fine 1"
+        assert names(out, f"r{n}")[0] == "asset.glb" and "record.json" in names(out, f"r{n}")
+    assert build(out, *(item(f"r{n}") for n in range(4))).counts["kept"] == 4
+    assert not leftovers(out)
+
+
+def test_workers_on_ray_publish_too(s3):
+    out = Remote(s3)
+    summary = build(out, *(item(f"r{n}") for n in range(3)), item("unlucky", "die once"), serial=False)
+    assert summary.built == 4, summary.failed
+    assert assets.read_output(out / "unlucky", "asset.glb")[0] == b"die once 1"
+    assert not leftovers(out)
