@@ -1,0 +1,188 @@
+"""Where the time of a step goes on a GPU, part by part, beside the floor of docs/cost.md. Runs on the CPU, too.
+
+    python -m benchmarks.gpu_step --prior /models/stable-diffusion-v1-5 [--lockstep 1,2,4,8] [--repeats 20]
+
+Each part is timed alone, the device waited for before and after, and the median of the repeats is printed. For the
+prior's own parts the operations are counted in the same run, so the last column says what share of the device's
+published rate they reached. Has not been run on a GPU yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.cost import GPUS
+from pipeline.core import backends
+from pipeline.core.rng import numpy_generator, torch_generator
+from pipeline.geometry import camera, rasterise
+from pipeline.geometry.load import load_mesh
+from pipeline.geometry.normalise import normalise
+from pipeline.geometry.texture import sample_texture
+from pipeline.prior.load import Prior, load_prior
+from pipeline.scene import grid
+from pipeline.scene.grid import GridSettings
+
+MESHES = Path(__file__).parent.parent / "manifests" / "meshes"
+SUPERSAMPLE = 4  # texture lookups along a latent pixel, as in scene.painted_mesh
+
+Part = tuple[str, Callable[[], object], bool]  # name, what to time, whether its operations are counted
+
+
+def seconds(call: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median wall time of ``call``, after two that warm up, the device idle at both ends."""
+    taken = []
+    for turn in range(repeats + 2):
+        _wait(device)
+        begun = time.perf_counter()
+        call()
+        _wait(device)
+        if turn >= 2:
+            taken.append(time.perf_counter() - begun)
+    return statistics.median(taken)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def scene_parts(prior: Prior, mesh: Path, views: int = 1) -> Iterator[Part]:
+    """One scene's share of a step: drawing its views by each backend that works, lookups and their gradient."""
+    loaded = load_mesh(mesh)
+    frame = normalise(loaded.vertices, radius=0.6)
+    vertices = np.ascontiguousarray(frame.apply(loaded.vertices))
+    cameras = camera.sample_paint_cameras(numpy_generator(0, "bench"), views, camera.CameraSettings())
+    side = prior.defaults.view_size * SUPERSAMPLE
+    for backend in backends.BACKENDS:
+        if backend.operation == "rasterise" and backend.name != "torch" and not backends.why_not(backend):
+
+            def draw(name: str = backend.name) -> object:
+                return rasterise.rasterise(vertices, loaded.faces, cameras, side, side, backend=name)
+
+            yield f"rasterise {views} x {side}^2, {len(loaded.faces)} faces, {backend.name}", draw, False
+    texels = prior.defaults.texture_size // prior.reduction
+    texture = torch.zeros(prior.latent_channels, texels, texels, device=prior.device, requires_grad=True)
+    uv = torch.rand(views * side * side, 2, generator=torch_generator(0, "bench")).to(prior.device)
+
+    def look() -> object:
+        return torch.autograd.grad(sample_texture(texture, uv).sum(), texture)
+
+    yield f"texture lookups of {len(uv)} pixels, with gradient", look, False
+
+
+def prior_parts(prior: Prior, lockstep: int) -> Iterator[Part]:
+    """The UNet call that ``lockstep`` scenes of one view share."""
+    size, count = prior.defaults.view_size, 2 * lockstep
+    noisy = torch.randn(count, prior.latent_channels, size, size, generator=torch_generator(0, "bench"))
+    noisy, t = noisy.to(prior.device), torch.full((count,), prior.train_steps // 2, device=prior.device)
+    text = prior.embed(["a red brick"] * count)
+    yield f"UNet, K {lockstep}, batch {count} of {size}^2", lambda: prior.predict_noise(noisy, t, text), True
+
+
+def image_parts(prior: Prior) -> Iterator[Part]:
+    """Once an asset, and each step of a refinement."""
+    texels = prior.defaults.texture_size // prior.reduction
+    latents = torch.zeros(1, prior.latent_channels, texels, texels, device=prior.device)
+
+    def decode() -> object:
+        with torch.no_grad():
+            return prior.decode(latents)
+
+    side = prior.sample_size * prior.reduction
+    image = torch.full((1, 3, side, side), 0.5, device=prior.device, requires_grad=True)
+
+    def encode() -> object:
+        return torch.autograd.grad(prior.encode(image).sum(), image)
+
+    yield f"decode {texels}^2 latents", decode, True
+    yield f"encode {side}^2 pixels, with gradient", encode, True
+
+
+def grid_parts(device: torch.device, points: int, settings: GridSettings) -> Iterator[Part]:
+    """The radiance field's encoding by each backend that works, with the gradient of its table."""
+    places = torch.rand(points, 3, generator=torch_generator(0, "bench")).to(device)
+    table = torch.zeros(settings.parameter_count, device=device, requires_grad=True)
+    for name in ("tinycudann", "numba", "torch"):
+        backend = next(b for b in backends.BACKENDS if (b.operation, b.name) == ("grid", name))
+        if backends.why_not(backend) or (name == "numba" and device.type != "cpu"):
+            continue
+
+        def encode(chosen: str = name) -> object:
+            return torch.autograd.grad(grid.encode(places, table, settings, backend=chosen).sum(), table)
+
+        yield f"grid of {points} points, with gradient, {name}", encode, False
+
+
+def measure(parts: Iterator[Part], device: torch.device, repeats: int) -> Iterator[tuple[str, float, float]]:
+    """(name, seconds, operations; nan where they are not counted) of each part."""
+    for name, call, counted in parts:
+        flops = math.nan
+        if counted:
+            with FlopCounterMode(display=False) as counter:
+                call()
+            flops = float(counter.get_total_flops())
+        yield name, seconds(call, device, repeats), flops
+
+
+def published_rate(device: torch.device) -> float:
+    """Peak float16 operations a second of this device, nan where benchmarks.cost does not list it."""
+    if device.type != "cuda":
+        return math.nan
+    name = torch.cuda.get_device_name(device)
+    return next((gpu.flops for gpu in GPUS if gpu.name.split()[0] in name), math.nan)
+
+
+def report(
+    prior: Prior,
+    mesh: Path,
+    locksteps: list[int],
+    repeats: int,
+    points: int = 1 << 18,
+    settings: GridSettings | None = None,
+) -> list[str]:
+    """The table's lines."""
+    rate = published_rate(prior.device)
+
+    def parts() -> Iterator[Part]:
+        yield from scene_parts(prior, mesh)
+        for lockstep in locksteps:
+            yield from prior_parts(prior, lockstep)
+        yield from image_parts(prior)
+        yield from grid_parts(prior.device, points, settings or GridSettings())
+
+    lines = [f"{'part':<56} {'ms':>9} {'T operations':>13} {'of peak':>8}"]
+    for name, taken, flops in measure(parts(), prior.device, repeats):
+        reached = flops / taken / rate
+        share = "-" if math.isnan(reached) else f"{reached:.0%}"
+        counted = "-" if math.isnan(flops) else f"{flops / 1e12:.3f}"
+        lines.append(f"{name:<56} {taken * 1e3:>9.2f} {counted:>13} {share:>8}")
+    return lines
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prior", default="embedded")
+    parser.add_argument("--mesh", type=Path, default=MESHES / "teapot.obj")
+    parser.add_argument("--lockstep", default="1,2,4,8")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--points", type=int, default=1 << 18, help="samples of a radiance field's step")
+    args = parser.parse_args()
+    prior = load_prior(args.prior)
+    where = torch.cuda.get_device_name(prior.device) if prior.device.type == "cuda" else "CPU"
+    print(f"prior {prior.name}, {str(prior.dtype).removeprefix('torch.')} on {where}, torch {torch.__version__}")
+    for line in report(prior, args.mesh, [int(k) for k in args.lockstep.split(",")], args.repeats, args.points):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
