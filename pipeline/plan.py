@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from pipeline.core.place import Place, Remote
 from pipeline.export.record import RECORD, load_record, output_problem, read_failure
 from pipeline.geometry.fetch import fetch_mesh, fetched_ahead
 from pipeline.geometry.source import mesh_sha256
+from pipeline.prior.adapter_marks import adapter_marks
 from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
 from pipeline.storage import assets
 from pipeline.storage.look import Snapshot, look_at_all
@@ -46,11 +47,19 @@ class PlanItem:
     alone: bool = False
 
 
-def fingerprint(job: Job, *, prior_identity: str, recipe_version: str, mesh_sha256: str) -> str:
+def fingerprint(
+    job: Job,
+    *,
+    prior_identity: str,
+    recipe_version: str,
+    mesh_sha256: str,
+    adapters: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Hex sha256 that names the asset: same fingerprint, nothing to do.
 
     Made of everything that decides the asset: recipe and its version, prompts, seed, settings, the bytes of the
-    mesh, the prior. Not of ids, paths, the machine, or settings that are mere limits.
+    mesh, the prior, and of ``adapters`` (as ``adapter_marks`` gives them). Not of ids, paths, the machine, or settings
+    that are mere limits.
     """
     limits = LIMIT_SETTINGS.get(job.recipe, frozenset())
     content = {
@@ -64,6 +73,8 @@ def fingerprint(job: Job, *, prior_identity: str, recipe_version: str, mesh_sha2
         "mesh": mesh_sha256,
         "prior": prior_identity,
     }
+    if adapters:
+        content["adapters"] = [dict(mark) for mark in adapters]
     return sha256_bytes(canonical_json(content))
 
 
@@ -87,15 +98,18 @@ def iterate(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> Iterator
         mesh, problem = meshes[named]
         if job.origin and mesh:
             job = dataclasses.replace(job, origin=dataclasses.replace(job.origin, sha256=mesh))
-        if problem:
-            yield PlanItem(job, "blocked", problem, "")
+        adapters, adapters_problem = _identify_adapters(job)
+        if problem or adapters_problem:
+            yield PlanItem(job, "blocked", problem or adapters_problem, "")
             continue
         version = RECIPE_VERSIONS[job.recipe]
-        mark = fingerprint(job, prior_identity=prior_identity, recipe_version=version, mesh_sha256=mesh)
+        mark = fingerprint(
+            job, prior_identity=prior_identity, recipe_version=version, mesh_sha256=mesh, adapters=adapters
+        )
         if isinstance(folder, Path) and (why := _in_the_way(folder)):
             yield PlanItem(job, "blocked", why, mark)
             continue
-        reason = _reason_to_build(job, folder, mark, mesh, prior_identity, version)
+        reason = _reason_to_build(job, folder, mark, mesh, prior_identity, version, adapters)
         if not reason:
             yield PlanItem(job, "keep", "up to date", mark)
             continue
@@ -152,7 +166,9 @@ def _in_the_way(folder: Path) -> str:
         return f"{folder} cannot be used: {error.strerror or error}"
 
 
-def _reason_to_build(job: Job, folder: Path | Snapshot, mark: str, mesh: str, prior: str, version: str) -> str:
+def _reason_to_build(
+    job: Job, folder: Path | Snapshot, mark: str, mesh: str, prior: str, version: str, adapters: list[dict[str, Any]]
+) -> str:
     """Why the asset in ``folder`` has to be built (again); empty when it is up to date."""
     record, damage = load_record(folder)
     if record is not None and record["fingerprint"] == mark:
@@ -166,7 +182,10 @@ def _reason_to_build(job: Job, folder: Path | Snapshot, mark: str, mesh: str, pr
         if failed:
             return failed
         return f"the record is damaged ({damage.split(': ', 1)[-1]})" if damage else "new"
-    changes = "; ".join(_changes(record, job, mesh, prior, version)) or "its inputs changed"
+    words = list(_changes(record, job, mesh, prior, version))
+    if (_at(record, "inputs", "adapters") or []) != adapters:
+        words.append("lora or concept changed")
+    changes = "; ".join(words) or "its inputs changed"
     # A failure of just these inputs: the change was tried already.
     return f"{changes}; {failed}" if failure and failure.get("fingerprint") == mark else changes
 
@@ -249,6 +268,14 @@ def _identify(mesh: Place | None) -> tuple[str, str]:
         return "", f"the mesh cannot be used: {error.message}"
     except OSError as error:
         return "", f"the mesh cannot be read: {error.strerror or error}"
+
+
+def _identify_adapters(job: Job) -> tuple[list[dict[str, Any]], str]:
+    """What the job's LoRAs and concepts are and "", or nothing and why they cannot be used."""
+    try:
+        return adapter_marks(job.adapters), ""
+    except LatentkilnError as error:
+        return [], f"an adapter cannot be used: {error.message}"
 
 
 def _hash_mesh(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.core.place import Remote
 
@@ -26,8 +26,17 @@ class Source:
 
 
 @dataclass(frozen=True)
+class AdapterFile:
+    """A file that adapts the prior for one row: a ``lora`` with its weight, or a ``concept`` (textual inversion)."""
+
+    kind: Literal["lora", "concept"]
+    path: Path
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Job:
-    """One asset to build. Everything in it but ``source`` and the mesh's *path* changes the asset's bytes.
+    """One asset to build. Everything in it but ``source`` and the files' *paths* changes the asset's bytes.
 
     ``mesh`` is the absolute path of the input mesh. Where that lies at a URL, ``origin`` names it, with its hash once
     that is known, and ``mesh`` is this node's copy (None before it was fetched). ``settings`` holds every setting of
@@ -43,6 +52,7 @@ class Job:
     settings: Mapping[str, Any] = field(default_factory=dict)
     source: Source = field(default=Source("", 0), compare=False)
     origin: Remote | None = field(default=None, compare=False)
+    adapters: tuple[AdapterFile, ...] = ()
 
 
 # Called by long stages as report(stage, done, total); cheap enough to call at every step.

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import posixpath
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.errors import UsageError
-from pipeline.core.job import Job, Source
+from pipeline.core.job import AdapterFile, Job, Source
 from pipeline.core.place import Place, Remote, is_url, parse_place, url_problem
 from pipeline.geometry.source import FORMATS
 from pipeline.manifest import schema
+from pipeline.manifest.adapters import ADAPTERS, ENDINGS, read_adapters
 from pipeline.manifest.problems import Problem, either, shown, suggestion
 from pipeline.manifest.readers import RawRow
 from pipeline.manifest.schema import DEFAULT_RECIPE, ID_ALLOWED, MAX_ID, MAX_PATH, MAX_PROMPT, MAX_SEED, RECIPES
@@ -148,6 +150,7 @@ class RowChecker:
         mesh, mesh_text = None, ""
         for name in dict.fromkeys(other.mesh for other in ([fields] if fields else RECIPES.values())):
             mesh, mesh_text = self._mesh(values.get(name), name, faults)
+        adapters = self._adapters(values, faults)
         if "sketch" in values and not partial and ("shapes" in values or "shapes" in self._overrides):
             forced = "" if "shapes" in values else " (with --set)"
             faults.append(("shapes", f"the row has a sketch as well; allowed: one of the two{forced}"))
@@ -161,7 +164,8 @@ class RowChecker:
         if faults or partial:
             return None, row_id
         if row_id is None:
-            row_id = _derived_id(recipe, prompt, negative, mesh_text, seed, given.own)
+            named = {name: values[name] for name in ("lora", "concept") if name in values}
+            row_id = _derived_id(recipe, prompt, negative, mesh_text, seed, given.own | named)
         overrides = self._overrides
         job = Job(
             id=row_id,
@@ -173,6 +177,7 @@ class RowChecker:
             settings=given.settings,
             source=Source(self.file, raw.row),
             origin=mesh if isinstance(mesh, Remote) else None,
+            adapters=adapters,
         )
         return job, row_id
 
@@ -297,11 +302,30 @@ class RowChecker:
             faults.append((field, reason))
         return path, posixpath.normpath(value) if path else ""
 
+    def _adapters(self, values: Mapping[str, Any], faults: list[Fault]) -> tuple[AdapterFile, ...]:
+        """The files named by ``lora`` and ``concept``."""
+        found: tuple[AdapterFile, ...] = ()
+        for kind in ADAPTERS:
+            if kind in values:
+                files, reason = read_adapters(kind, values[kind], functools.partial(self._find_adapter, kind))
+                found += files
+                if reason:
+                    faults.append((kind, reason))
+        return found
+
+    def _find_adapter(self, kind: str, text: str) -> tuple[Path | None, str]:
+        if self.base is not None or is_url(text):
+            return None, f"{shown(text)} lies at an address; allowed: files on this machine, in a manifest on it"
+        return self._find_local(text, "LoRA" if kind == "lora" else kind, ENDINGS)
+
     def _find_mesh(self, text: str) -> tuple[Place | None, str]:
         if self.base is not None or is_url(text):
             return self._find_remote(text)
+        return self._find_local(text, "mesh", FORMATS)
+
+    def _find_local(self, text: str, what: str, endings: Sequence[str]) -> tuple[Path | None, str]:
         name = shown(text)
-        if reason := _path_problem(text, self.allow_outside):
+        if reason := _path_problem(text, self.allow_outside, what, endings):
             return None, reason
         try:
             path = os.path.realpath(os.path.join(self.folder, text))
@@ -312,11 +336,11 @@ class RowChecker:
             if self.check_files:
                 found = os.stat(path)
                 if stat.S_ISDIR(found.st_mode):
-                    return None, f"{name} is a folder; allowed: the path of a mesh file"
+                    return None, f"{name} is a folder; allowed: the path of a {what} file"
                 if not stat.S_ISREG(found.st_mode):
-                    return None, f"{name} is no plain file; allowed: the path of a mesh file"
+                    return None, f"{name} is no plain file; allowed: the path of a {what} file"
                 if found.st_size == 0:
-                    return None, f"{name} is an empty file; allowed: a mesh with faces"
+                    return None, f"{name} is an empty file; allowed: a {what} with something in it"
                 if not os.access(path, os.R_OK):
                     return None, f"{name} may not be read by this user; allowed: a readable file"
         except FileNotFoundError:
@@ -329,10 +353,14 @@ class RowChecker:
     def _find_remote(self, text: str) -> tuple[Remote | None, str]:
         """A mesh named by its URL, or relative to a manifest at one; whether it is there is seen when it is fetched."""
         name = shown(text)
-        if not is_url(text):
-            if reason := _path_problem(text, False):
+        if self.base is not None and not is_url(text):
+            if reason := _path_problem(text, False, "mesh", FORMATS):
                 return None, reason
-            text = f"{self.base}/{posixpath.normpath(text)}"
+            bucket, _, folder = self.base.key.partition("/")
+            path = posixpath.normpath(f"{folder}/{text}".lstrip("/"))
+            if path.startswith("..") or not (self.allow_outside or path.startswith(f"{folder}/" if folder else "")):
+                return None, f"{name} leaves the manifest's folder; allowed: files inside it (or give --allow-outside)"
+            text = f"{self.base.scheme}://{bucket}/{path}"
         if not self.allow_outside and (self.base is None or not text.startswith(f"{self.base}/")):
             where = "is an address outside the manifest's folder; allowed: what lies inside it"
             return None, f"{name if not url_problem(text) else 'this'} {where} (or give --allow-outside)"
@@ -348,11 +376,11 @@ class RowChecker:
         return place, ""
 
 
-def _path_problem(text: str, allow_outside: bool) -> str:
-    """What is wrong with the text of a path, before the file system is asked."""
+def _path_problem(text: str, allow_outside: bool, what: str, endings: Sequence[str]) -> str:
+    """What is wrong with the text of the path of a ``what``, before the file system is asked."""
     name = shown(text)
     if not text.strip():
-        return "it is empty; allowed: the path of a mesh"
+        return f"it is empty; allowed: the path of a {what}"
     if len(text) > MAX_PATH:
         return f"the path has {len(text)} characters; allowed: at most {MAX_PATH}"
     if not all(c.isprintable() for c in text):
@@ -362,9 +390,9 @@ def _path_problem(text: str, allow_outside: bool) -> str:
     if "\\" in text and not _DRIVE.match(text):
         return f"{name} has a backslash in it; allowed: '/' between folders, on every system"
     ending = posixpath.splitext(text)[1].lower()
-    if ending not in FORMATS:
-        what = f"{shown(ending)} is no mesh format" if ending else f"{name} has no ending"
-        return f"{what}; allowed: {either(FORMATS)}"
+    if ending not in endings:
+        wrong = f"{shown(ending)} is no {what} format" if ending else f"{name} has no ending"
+        return f"{wrong}; allowed: {either(endings)}"
     return ""
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from pipeline.manifest.adapters import MAX_FILES
 from pipeline.manifest.problems import either, shown, suggestion
 from pipeline.manifest.values import FieldRule, not_allowed, read_json, read_text, rule_of
 from pipeline.recipes import MESH_FIELDS
@@ -40,6 +41,18 @@ class Row(SharedSettings):
     prompt: str = Field(min_length=1, max_length=MAX_PROMPT, description="What the asset should look like.")
     negative_prompt: str = Field(default="", max_length=MAX_PROMPT, description="What it should not look like.")
     seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Same seed, same asset.")
+    lora: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_FILES * MAX_PATH,
+        description="LoRA for this row alone: PATH or PATH:WEIGHT of a .safetensors file; several parted by ';'.",
+    )
+    concept: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_FILES * MAX_PATH,
+        description="Textual inversion for this row alone: PATH of a .safetensors file; several parted by ';'.",
+    )
 
 
 class PaintRow(PaintSettings, Row):
@@ -89,7 +102,7 @@ class RecipeFields:
     @property
     def own(self) -> tuple[str, ...]:
         """Names of the row's own fields."""
-        return ("id", "recipe", "prompt", "negative_prompt", self.mesh, "seed")
+        return ("id", "recipe", "prompt", "negative_prompt", self.mesh, "seed", "lora", "concept")
 
     @functools.cached_property
     def settings(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.core.errors import PriorError
-from pipeline.prior.cache import file_hash
+from pipeline.core.job import AdapterFile
+from pipeline.prior.adapter_marks import adapter_marks
 
 _UNSUPPORTED = ("dora_scale", "lora_magnitude", "hada_", "lokr_", "lora_mid", "diff_b", "oft_")
 # What names a layer, then which of its two matrices (or alpha) it is.
@@ -38,12 +39,12 @@ class Adapter:
     """One file. Equal content and weight are equal adapters, wherever the file lies."""
 
     path: Path
-    sha256: str
+    content: str
     weight: float = 1.0
 
     @property
     def _key(self) -> tuple[str, float]:
-        return self.sha256, self.weight
+        return self.content, self.weight
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Adapter) and self._key == other._key
@@ -71,15 +72,13 @@ class Adapters:
 NONE = Adapters()
 
 
-def adapters(loras: tuple[tuple[Path, float], ...] = (), concepts: tuple[Path, ...] = ()) -> Adapters:
-    """Adapters from paths and weights. Raises PriorError when a file cannot be read."""
-    try:
-        return Adapters(
-            tuple(Adapter(path, file_hash(path), weight) for path, weight in loras),
-            tuple(Adapter(path, f"{path.stem}:{file_hash(path)}") for path in concepts),
-        )
-    except OSError as error:
-        raise PriorError(f"{error.filename}: cannot be read ({error.strerror})") from None
+def read_files(files: Sequence[AdapterFile]) -> Adapters:
+    """The adapters of a row. Raises PriorError when a file cannot be read."""
+    made = [
+        (file.kind, Adapter(file.path, f"{mark['name']}:{mark['sha256']}", file.weight))
+        for file, mark in zip(files, adapter_marks(files), strict=True)
+    ]
+    return Adapters(tuple(a for kind, a in made if kind == "lora"), tuple(a for kind, a in made if kind == "concept"))
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

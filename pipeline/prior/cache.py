@@ -43,14 +43,23 @@ def write_entry(name: str, value: dict[str, Any]) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """Hex sha256 of a file. A large one is hashed once while its size, times and inode stay as they are.
+    """Hex sha256 of a file, hashed once in a process while its size, times and inode stay as they are.
 
-    Checkpoints have gigabytes, and every ``plan`` asks for their hash.
+    That of a large file is kept in the cache: checkpoints have gigabytes, and every ``plan`` asks for their hash.
     """
     found = path.stat()
-    if found.st_size < _LARGE:
-        return sha256_file(path)
     key = f"{path.resolve()}|{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}|{found.st_ino}"
+    if key not in _hashed:
+        if len(_hashed) >= _MOST_HASHES:
+            _hashed.clear()
+        _hashed[key] = sha256_file(path) if found.st_size < _LARGE else _cached_hash(path, key)
+    return _hashed[key]
+
+
+_hashed: dict[str, str] = {}
+
+
+def _cached_hash(path: Path, key: str) -> str:
     known = read_entry(_HASHES)
     if isinstance(known.get(key), str):
         return str(known[key])

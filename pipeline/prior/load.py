@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from pipeline.core.errors import PriorError
+from pipeline.core.job import AdapterFile
 from pipeline.prior import adapters as adapter_files
 from pipeline.prior.adapters import NONE, Adapter, Adapters, Concept, Lora
 from pipeline.prior.defaults import GenerateDefaults, PaintDefaults, read_defaults
@@ -208,16 +209,22 @@ class Prior:
         z = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
         return 64 // int(z.shape[-1])
 
-    def adapters(self, loras: Sequence[tuple[Path, float]] = (), concepts: Sequence[Path] = ()) -> Adapters:
+    def adapters(self, files: Sequence[AdapterFile]) -> Adapters:
         """The adapters of a row, checked against this prior. Raises PriorError when one does not fit."""
-        made = adapter_files.adapters(tuple(loras), tuple(concepts))
+        made = adapter_files.read_files(files)
         self._active_loras(made)
         self._concepts(made)
         return made
 
-    def concept_words(self, adapters: Adapters) -> list[str]:
-        """How the concepts of ``adapters`` are called in prompts."""
-        return [concept.word for concept in self._concepts(adapters)]
+    def unused_concepts(self, prompt: str, adapters: Adapters) -> list[str]:
+        """A warning for each concept that ``prompt`` does not name."""
+        concepts = self._concepts(adapters)
+        used = split_concepts(prompt, concepts)
+        return [
+            f"the concept {concept.word!r} is not in the prompt, so it changes nothing; write its word into the prompt"
+            for concept in concepts
+            if not any(piece is concept for piece in used)
+        ]
 
     def _concepts(self, adapters: Adapters) -> list[Concept]:
         return [c for adapter in adapters.concepts for c in self._read_concepts(adapter)]

@@ -5,6 +5,7 @@ None of it is part of an asset's fingerprint; all of it stands in the asset's re
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +34,15 @@ class PriorOptions:
     offload: bool = False
     vae_slicing: bool = False
     vae_tiling: bool = False
+
+    def said(self) -> dict[str, bool]:
+        """For records: the switches that are not as usual. The number format in use stands there anyway."""
+        usual = PriorOptions()
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if isinstance(value, bool) and value != getattr(usual, name)
+        }
 
 
 def low_memory(precision: Precision = "auto") -> PriorOptions:

@@ -106,10 +106,12 @@ def prepare(steps: Steps, work: Work, prior: Prior, out: Path, lockstep: int) ->
     LatentkilnError."""
     _remove_leftovers(work)
     steps.prepare(work, prior, out)
-    unknown = prior.unknown_words(work.job.prompt)
-    if unknown:
-        work.warnings.append(f"the prior {prior.name} does not know: {', '.join(unknown)}")
     with work.stage("prepare"):
+        adapters = prior.adapters(work.job.adapters)
+        unknown = prior.unknown_words(work.job.prompt, adapters)
+        if unknown:
+            work.warnings.append(f"the prior {prior.name} does not know: {', '.join(unknown)}")
+        work.warnings += prior.unused_concepts(work.job.prompt, adapters)
         for variant in work.variants:
             variant.scene, layout = steps.scene(work, variant, prior)
             variant.subject = _subject(work, variant, prior, variant.scene, "latent", (lockstep, layout))
@@ -141,6 +143,7 @@ def _subject(work: Work, variant: Variant, prior: Prior, scene: Scene, phase: st
         job.negative_prompt,
         view_words=bool(settings.view_words),
         close_up=bool(getattr(settings, "prompt_close_up", False)),
+        adapters=prior.adapters(job.adapters),
     )
     guidance = settings.refine_guidance_scale if refining else settings.guidance_scale
     t_max = settings.refine_t_max if refining else settings.t_max
@@ -154,6 +157,7 @@ def _subject(work: Work, variant: Variant, prior: Prior, scene: Scene, phase: st
         key=sha256_bytes(canonical_json([work.fingerprint, variant.seed, phase, *fits])),
         report=lambda stage, done, total: work.report(_stage_name(stage, phase, work, variant), done, total),
         stream="sds-rgb" if refining else "sds",
+        batch=(work.job.recipe, phase, settings.views, settings.view_size),
     )
 
 
@@ -175,6 +179,7 @@ def _finish(steps: Steps, work: Work, prior: Prior, lockstep: int) -> Outcome:
     for variant in work.variants:
         for phase, subject in zip(("distill", "refine"), variant.subjects, strict=False):
             work.timings[phase] = work.timings.get(phase, 0.0) + sum(subject.seconds.values())
+            work.warnings += [note for note in subject.notes if note not in work.warnings]
     try:
         for variant in work.variants:
             _finish_variant(steps, work, variant, prior)

@@ -13,6 +13,7 @@ from pipeline.core.backends import choose
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.outcome import Outcome
 from pipeline.export.record import write_failure
+from pipeline.prior.adapter_marks import adapter_marks
 from pipeline.recipes import RECIPE_VERSIONS
 
 if TYPE_CHECKING:
@@ -46,11 +47,14 @@ def done_record(
             },
             "mesh": {"name": job.mesh.name if job.mesh else None, "sha256": work.input_sha256},
             "prior": {"name": prior.name, "identity": prior.identity},
+            "adapters": adapter_marks(job.adapters),
         },
         "resolved_settings": work.settings.model_dump(mode="json"),
         "outputs": outputs,
         "backends": backends(prior, job.recipe),
         "lockstep": lockstep,
+        # The fewest that went at once; less than asked for when memory did not suffice for all.
+        "lockstep_used": min((s.width for v in work.variants for s in v.subjects if s.width), default=lockstep),
         "timings": {stage: round(seconds, 4) for stage, seconds in work.timings.items()}
         | {name: round(seconds, 4) for name, seconds in phases},
         "resumed_from_step": best.subjects[0].resumed_from,
@@ -83,6 +87,7 @@ def backends(prior: Prior, recipe: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": str(prior.device),
         "dtype": str(prior.dtype).removeprefix("torch."),
+        **prior.options.said(),
         "threads": torch.get_num_threads(),
     }
 

@@ -1,0 +1,43 @@
+"""The fields ``lora`` and ``concept``: files that adapt the prior for one row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.core.job import AdapterFile
+from pipeline.manifest.problems import shown
+
+ADAPTERS: tuple[Literal["lora", "concept"], ...] = ("lora", "concept")
+ENDINGS = (".safetensors",)
+MAX_FILES = 8
+MAX_WEIGHT = 10.0
+_WEIGHT = re.compile(r"(?P<path>.+?)\s*:\s*(?P<weight>[+-]?[0-9]*\.?[0-9]+)")
+ALLOWED = {
+    "lora": "the path of a .safetensors LoRA, with :WEIGHT if it is not 1; several parted by ';'",
+    "concept": "the path of a .safetensors textual inversion; several parted by ';'",
+}
+
+
+def read_adapters(
+    kind: Literal["lora", "concept"], value: Any, find: Callable[[str], tuple[Path | None, str]]
+) -> tuple[tuple[AdapterFile, ...], str]:
+    """The files that a row's field names, or what is wrong with it. ``find`` gives a path, or why there is none."""
+    if not isinstance(value, str):
+        return (), f"{shown(value)} is not text; allowed: {ALLOWED[kind]}"
+    entries = [entry.strip() for entry in value.split(";") if entry.strip()]
+    if not 1 <= len(entries) <= MAX_FILES:
+        return (), f"it names {len(entries)} files; allowed: 1 to {MAX_FILES}"
+    made = []
+    for entry in entries:
+        weighed = _WEIGHT.fullmatch(entry) if kind == "lora" else None
+        weight = float(weighed["weight"]) if weighed else 1.0
+        if abs(weight) > MAX_WEIGHT:
+            return (), f"the weight {weight:g} is not allowed; allowed: from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
+        path, reason = find(weighed["path"] if weighed else entry)
+        if path is None:
+            return (), reason
+        made.append(AdapterFile(kind, path, weight))
+    return tuple(made), ""
