@@ -81,6 +81,6 @@ class Waiting:
 
 
 def _batch(job: Job) -> Hashable:
-    """Jobs with the same value can share a call of the prior: one recipe, as many views, of one size, the same LoRAs."""
+    """Jobs with the same value can share a call of the prior: one recipe, views of one size, one set of LoRAs."""
     loras = tuple(file for file in job.adapters if file.kind == "lora")
     return job.recipe, job.settings.get("views"), job.settings.get("view_size"), loras
