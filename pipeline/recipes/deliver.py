@@ -12,12 +12,16 @@ import numpy as np
 from pipeline.core.atomic import replacing
 from pipeline.core.content import sha256_file
 from pipeline.export.gltf import write_glb
+from pipeline.export.obj import obj_files
+from pipeline.export.ply import ply_files
 from pipeline.export.preview import preview_png
 from pipeline.export.record import read_record, write_record
+from pipeline.export.turntable import turntable_files
+from pipeline.prior.adapter_marks import adapter_marks
 from pipeline.prior.load import Prior
 from pipeline.recipes import LIMIT_SETTINGS, RECIPE_VERSIONS
 from pipeline.recipes.record import backends, done_record
-from pipeline.recipes.work import WORK, Variant, Work
+from pipeline.recipes.work import WORK, Asset, Variant, Work
 
 
 def deliver(recipe: str, work: Work, built: list[Variant], prior: Prior, lockstep: int) -> None:
@@ -67,10 +71,35 @@ def _write_variant(
             crease_angle=crease_angle,
             image_format=settings.image_format,
         )
+        for name, data in _further_files(work, asset, stem).items():
+            path = new[name] = stack.enter_context(replacing(folder / name))
+            path.write_bytes(data)
     if settings.preview:
         with work.stage("preview"):
             path = new[preview] = stack.enter_context(replacing(folder / preview))
             preview_png(path, asset.uvmesh, asset.maps, asset.frame, crease_angle=crease_angle)
+
+
+def _further_files(work: Work, asset: Asset, stem: str) -> dict[str, bytes]:
+    """What a row asks for besides the GLB: other formats, and sheets of depth and normals."""
+    settings, files = work.settings, dict[str, bytes]()
+    crease_angle = float(np.radians(settings.crease_angle))
+    if "obj" in settings.formats:
+        files |= obj_files(
+            stem,
+            asset.uvmesh,
+            asset.maps,
+            name=work.job.id,
+            crease_angle=crease_angle,
+            image_format=settings.image_format,
+        )
+    if "ply" in settings.formats:
+        files |= ply_files(stem, asset.uvmesh, asset.maps)
+    if settings.turntable:
+        prefix = "" if stem == "asset" else f"{stem}-"
+        sheets = turntable_files(asset.uvmesh.mesh, asset.frame)
+        files |= {f"{prefix}{name}": data for name, data in sheets.items()}
+    return files
 
 
 def _provenance(recipe: str, work: Work, variant: Variant, prior: Prior) -> dict[str, Any]:
@@ -86,6 +115,7 @@ def _provenance(recipe: str, work: Work, variant: Variant, prior: Prior) -> dict
         "seed": variant.seed,
         "prior": {"name": prior.name, "identity": prior.identity},
         "mesh_sha256": work.input_sha256,
+        **({"adapters": adapter_marks(job.adapters)} if job.adapters else {}),
         # Limits change no byte, so they must not stand in the bytes either.
         "settings": work.settings.model_dump(mode="json", exclude=set(LIMIT_SETTINGS[recipe])),
         "backends": backends(prior, recipe),

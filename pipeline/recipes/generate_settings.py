@@ -16,7 +16,6 @@ from pipeline.recipes.shared_settings import SharedSettings
 
 ShapeName = Literal["sphere", "box", "cylinder", "cone", "capsule", "torus"]
 SketchFit = Literal["centre", "keep"]
-AssetFormat = Literal["glb", "obj", "ply"]
 
 MAX_SHAPES = 64
 
@@ -155,15 +154,3 @@ class GenerateSettings(SharedSettings):
         default=None, gt=0, le=1e6, description="Density at the surface. Left out: found from the densities."
     )
     face_budget: int = Field(default=20_000, ge=100, le=2_000_000, description="Most faces of the mesh.")
-    formats: list[AssetFormat] = Field(
-        default=["glb"],
-        max_length=8,
-        description="Files to write; a GLB is always among them.",
-    )
-    turntable: bool = Field(default=False, description="Write depth.png and normal.png beside the asset.")
-
-    @field_validator("formats")
-    @classmethod
-    def _glb_first(cls, value: list[AssetFormat]) -> list[AssetFormat]:
-        known: tuple[AssetFormat, ...] = ("glb", "obj", "ply")
-        return [name for name in known if name == "glb" or name in value]

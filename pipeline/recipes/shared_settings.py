@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 UpAxis = Literal["y", "z"]
 Front = Literal["+x", "-x", "+y", "-y", "+z", "-z"]
 Background = Literal["random", "learned"]
 ImageFormat = Literal["png", "jpeg"]
+AssetFormat = Literal["glb", "obj", "ply"]
 
 
 class SharedSettings(BaseModel):
@@ -87,6 +88,18 @@ class SharedSettings(BaseModel):
     )
     image_format: ImageFormat = Field(default="png", description="Of the texture inside the GLB.")
     preview: bool = Field(default=True, description="Write preview.png beside the asset.")
+    formats: list[AssetFormat] = Field(
+        default=["glb"],
+        max_length=8,
+        description="Files to write; a GLB is always among them.",
+    )
+    turntable: bool = Field(default=False, description="Write depth.png and normal.png beside the asset.")
+
+    @field_validator("formats")
+    @classmethod
+    def _glb_first(cls, value: list[AssetFormat]) -> list[AssetFormat]:
+        known: tuple[AssetFormat, ...] = ("glb", "obj", "ply")
+        return [name for name in known if name == "glb" or name in value]
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -1,0 +1,215 @@
+"""The generate recipe end to end on a tiny prior: files, bytes, resume, sketches, refinement, failures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fake_prior import make_prior
+from real.validator import validate_glbs
+
+from pipeline.core.job import Job, Source
+from pipeline.export.inspect import inspect_glb
+from pipeline.export.record import read_record
+from pipeline.geometry.camera import OrbitSettings, sample_orbit_cameras
+from pipeline.geometry.load import load_mesh
+from pipeline.prior.load import Prior, load_prior
+from pipeline.recipes.generate import Generate, density_grid, generate, picture, scene_settings
+from pipeline.recipes.generate_settings import GenerateSettings
+from pipeline.recipes.work import Variant, Work
+from pipeline.scene.field import FieldSettings, RadianceField
+from pipeline.scene.grid import GridSettings
+from pipeline.scene.occupancy import OccupancyGrid
+from pipeline.scene.radiance_field import LatentToRgb, RadianceFieldScene
+
+SMALL = {
+    "steps": 4, "views": 2, "view_size": 8, "supersample": 1, "learning_rate": 0.001, "samples_step": 0.08,
+    "grid_levels": 3, "grid_finest": 32, "grid_log2_table": 10, "occupancy_resolution": 16, "mesh_resolution": 24,
+    "face_budget": 300, "texture_size": 64, "unwrap_seconds": 20, "preview": False, "background": "random",
+    "lambda_sparsity": 0.1, "lambda_shape": 20.0, "view_words": True,
+    "radius_min": 1.9, "radius_max": 2.2, "fov_min": 40, "fov_max": 48,
+    "refine_steps": 3, "refine_guidance_scale": 2.0, "refine_learning_rate": 0.0001, "refine_t_max": 0.5,
+}  # fmt: skip
+BALL = [{"shape": "sphere", "position": [0.0, 0.0, 0.0], "rotation": [0.0, 0.0, 0.0], "size": [0.8, 0.8, 0.8]}]
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+    return load_prior(make_prior(tmp_path_factory.mktemp("priors") / "tiny"))
+
+
+@pytest.fixture(autouse=True)
+def every_asset_is_valid(tmp_path: Path) -> Iterator[None]:
+    yield
+    assets = sorted(tmp_path.rglob("*.glb"))
+    if assets:
+        validate_glbs(assets)
+
+
+def job(name: str = "one", seed: int = 0, mesh: Path | None = None, **settings: object) -> Job:
+    values = GenerateSettings(**{**SMALL, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
+    return Job(name, "generate", "a red stone", "", seed, mesh, values, Source("m.csv", 2))
+
+
+def run(jobs: list[Job], prior: Prior, out: Path, stop: Callable[[], bool] = lambda: False, **more):  # type: ignore[no-untyped-def]
+    prints = [f"print-{j.id}" for j in jobs]
+    return generate(jobs, prior, out, fingerprints=prints, lockstep=2, stop=stop, **more)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def scene(prior: Prior, seed: int = 0, refine: bool = False) -> RadianceFieldScene:
+    settings = GenerateSettings(**SMALL)  # type: ignore[arg-type]
+    grid = GridSettings(levels=3, base=16, finest=32, log2_table=10)
+    field = RadianceField(FieldSettings(grid=grid, channels=prior.latent_channels), seed)
+    return RadianceFieldScene(
+        field, OccupancyGrid(16), scene_settings(settings), prior.latent_rgb, seed, refine=prior if refine else None
+    )
+
+
+def test_an_asset_from_nothing_but_a_prompt(prior: Prior, tmp_path: Path) -> None:
+    assert [o.status for o in run([job(preview=True), job("two", seed=1)], prior, tmp_path)] == ["done", "done"]
+    record = read_record(tmp_path / "one")
+    assert record is not None
+    assert set(record["outputs"]) == {"asset.glb", "preview.png"}
+    assert record["recipe"] == "generate" and record["inputs"]["mesh"] == {"name": None, "sha256": None}
+    assert {"grid", "volume", "rasterise"} <= set(record["backends"])
+    assert record["mesh_stats"]["faces"] <= 300
+    provenance = inspect_glb(tmp_path / "one" / "asset.glb")["provenance"]
+    assert provenance["prompt"] == "a red stone" and provenance["recipe"] == "generate"
+    assert digest(tmp_path / "one/asset.glb") != digest(tmp_path / "two/asset.glb")
+    mesh = load_mesh(tmp_path / "one" / "asset.glb")
+    assert np.abs(mesh.vertices).max() <= 1 + 1e-6
+
+
+def test_the_same_job_gives_the_same_bytes_whatever_its_neighbours(prior: Prior, tmp_path: Path) -> None:
+    run([job(), job("neighbour", seed=9)], prior, tmp_path / "a")
+    run([job()], prior, tmp_path / "b")
+    assert digest(tmp_path / "a/one/asset.glb") == digest(tmp_path / "b/one/asset.glb")
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_interrupted_and_resumed_it_ends_in_the_same_bytes(prior: Prior, tmp_path: Path, refine: bool) -> None:
+    # More steps than one look at the occupancy: what it remembers must survive as well.
+    settings = {"steps": 20, "refine": refine, "refine_steps": 5}
+    run([job(**settings)], prior, tmp_path / "whole")
+    for moment in (6, 19, 25):
+        calls = 0
+
+        def stop(last: int = moment) -> bool:
+            nonlocal calls
+            calls += 1
+            return calls == last
+
+        run([job(**settings)], prior, tmp_path / f"{moment}", stop)
+        (outcome,) = run([job(**settings)], prior, tmp_path / f"{moment}")
+        assert outcome.status == "done"
+        assert digest(tmp_path / f"{moment}/one/asset.glb") == digest(tmp_path / "whole/one/asset.glb")
+
+
+def test_a_sketch_gives_the_shape(prior: Prior, tmp_path: Path) -> None:
+    """The tiny prior knows nothing, so with a weak guidance the sketch alone decides."""
+    more = {"steps": 80, "guidance_scale": 0.0, "lambda_shape": 3000.0, "sigma_shape": 0.1, "mesh_resolution": 40}
+    more["learning_rate"] = 0.01
+    left, right = ([{**BALL[0], "position": [x, 0.0, 0.0], "size": [0.7, 0.9, 0.7]}] for x in (-0.4, 0.4))
+    outcomes = run([job("left", shapes=left, **more), job("right", shapes=right, **more)], prior, tmp_path)
+    assert [o.status for o in outcomes] == ["done", "done"]
+    centres = [load_mesh(tmp_path / name / "asset.glb").vertices.mean(axis=0) for name in ("left", "right")]
+    assert centres[0][0] < -0.15 and centres[1][0] > 0.15
+
+
+def test_a_sketch_that_cannot_be_used_is_one_failed_row(prior: Prior, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.obj"
+    bad.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    outcomes = run([job("flat", mesh=bad), job("good")], prior, tmp_path / "out")
+    assert [o.status for o in outcomes] == ["failed", "done"]
+    assert "sketch encloses nothing" in outcomes[0].message and "\n" not in outcomes[0].message
+
+
+def test_an_empty_field_is_told_not_exported(prior: Prior, tmp_path: Path) -> None:
+    (outcome,) = run([job(density_threshold=9e5)], prior, tmp_path)
+    assert outcome.status == "failed" and outcome.stage == "surface"
+    assert "density_threshold" in outcome.message
+    assert not (tmp_path / "one" / "asset.glb").exists()
+
+
+def test_settings_that_only_the_prior_completes_are_compared_too(prior: Prior, tmp_path: Path) -> None:
+    (outcome,) = run([job(radius_min=1.7, radius_max=None)], prior, tmp_path)  # the paper's radius_max is 1.5
+    assert outcome.status == "failed" and "radius_min is 1.7 and radius_max is 1.5" in outcome.message
+
+
+def test_density_is_asked_for_near_occupied_cells_only(prior: Prior) -> None:
+    made = scene(prior)
+    everywhere = density_grid(made, 20)
+    assert (everywhere > 0).all()
+    axis = np.linspace(-1, 1, 20)
+    point = torch.tensor([[axis[3], axis[11], axis[7]]], dtype=torch.float32)
+    assert everywhere[3, 11, 7] == pytest.approx(made.field.density(point).item(), rel=1e-4)
+    made.occupancy.binary[:] = 0
+    made.occupancy.binary[8, 8, 8] = 1
+    some = density_grid(made, 20)
+    assert 0 < (some > 0).sum() < 200
+    assert np.array_equal(some[some > 0], everywhere[some > 0])
+
+
+def test_the_refined_view_begins_as_the_linear_map_of_the_latent_view(prior: Prior) -> None:
+    latent, refined = scene(prior), scene(prior, refine=True)
+    rng = np.random.default_rng(0)
+    cameras = sample_orbit_cameras(rng, 2, OrbitSettings(radius=(1.9, 2.2)))
+    image, weight, _ = latent.still(cameras, 8, 1)
+    rgb, _, _ = refined.still(cameras, 8, 1)
+    grey = torch.from_numpy(prior.latent_rgb.invert(np.full(3, 0.5))).float().view(1, -1, 1, 1)
+    own = image - (1 - weight)[:, None] * grey
+    layer = LatentToRgb(prior.latent_rgb)
+    mapped = torch.einsum("vchw,cd->vdhw", own, layer.matrix) + weight[:, None] * layer.bias.view(1, 3, 1, 1)
+    assert torch.allclose(rgb, (mapped + (1 - weight)[:, None] * 0.5).clamp(0, 1), atol=1e-5)
+
+
+def test_refinement_trains_layer_and_field_through_the_encoder(prior: Prior) -> None:
+    made = scene(prior, refine=True)
+    rendering = made.render(0, 10)
+    assert rendering.latents.shape == (2, prior.latent_channels, 8, 8)
+    rendering.latents.square().sum().backward()
+    assert made.layer is not None
+    for parameter in (made.layer.matrix, made.layer.bias, made.field.table):
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0
+
+
+def test_pictures_have_no_depth_where_rays_pass(prior: Prior) -> None:
+    made = scene(prior)
+    cameras = sample_orbit_cameras(np.random.default_rng(1), 1, OrbitSettings(radius=(1.9, 2.2)))
+    for step in range(3):
+        made.occupancy.update(made.field.density, 0, step)
+    shown, depth = picture(made, cameras, 16, prior)
+    assert shown.shape == (1, 3, 16 * prior.reduction, 16 * prior.reduction)
+    # The blob at the centre stops rays about the camera's distance away; the corners see past it.
+    assert depth[0, 8, 8] == pytest.approx(np.linalg.norm(cameras.eye[0]), abs=0.5)
+    assert np.isinf(depth[0, 0, 0])
+
+
+def test_variants_of_a_field_in_every_format(prior: Prior, tmp_path: Path) -> None:
+    (outcome,) = run([job(seeds=2, formats=["obj", "ply"], turntable=True)], prior, tmp_path)
+    assert outcome.status == "done"
+    record = read_record(tmp_path / "one")
+    assert record is not None and len(record["variants"]) == 2
+    other = f"seed-{record['variants'][1]['seed']}"
+    names = {f"{stem}{end}" for stem in ("asset", other) for end in (".glb", ".obj", ".mtl", ".ply")}
+    sheets = {"depth.png", "normal.png", f"{other}-depth.png", f"{other}-normal.png"}
+    assert names | sheets <= set(record["outputs"])
+    assert load_mesh(tmp_path / "one" / "asset.obj").faces.shape == load_mesh(tmp_path / "one/asset.glb").faces.shape
+
+
+def test_the_recipe_resolves_what_the_row_leaves_out(prior: Prior) -> None:
+    row = Job("x", "generate", "a stone", "", 0, None, {}, Source("m", 1))
+    settings = Generate().resolve(row, prior)
+    # The tiny prior has no word on generate: the paper's figures.
+    assert (settings.steps, settings.grid_finest, settings.fov_max, settings.front) == (5000, 2048, 70.0, "+z")
+    assert all(getattr(settings, name) is not None for name in vars(prior.generate_defaults))
+    work = Work(row, "print", Path("x"), settings, lambda stage, done, total: None)
+    assert Generate().scene(work, Variant(0, 0, Path("x")), prior)[0].settings.view_size == 64
