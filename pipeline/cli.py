@@ -27,9 +27,22 @@ from pipeline.core.errors import (
     PriorError,
     UsageError,
 )
+from pipeline.core.place import Place, parse_place
 
 DEBUG_VARIABLE = "LATENTKILN_DEBUG"
 _FILE = click.Path(path_type=Path)
+
+
+class _PlaceType(click.ParamType):
+    """A path, or the URL of something that fsspec can reach."""
+
+    name = "path or URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:
+        return parse_place(value) if isinstance(value, str) else value
+
+
+_PLACE = _PlaceType()
 _Verb = Callable[..., Any]
 
 
@@ -48,7 +61,9 @@ def _overrides(context: click.Context, option: click.Parameter, values: Sequence
     return pairs
 
 
-_out = _option("--out", type=_FILE, default="outputs", metavar="DIR", help="Assets are written to DIR/<id>/.")
+_out = _option(
+    "--out", type=_PLACE, default="outputs", metavar="DIR|URL", help="Assets are written to DIR/<id>/ or URL/<id>/."
+)
 _prior = _option(
     "--prior", default="embedded", metavar="NAME|DIR", help="'embedded', or a folder in the diffusers layout."
 )
@@ -90,7 +105,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("manifest", type=_FILE)
+@click.argument("manifest", type=_PLACE)
 @_out
 @_prior
 @_only
@@ -121,11 +136,12 @@ def run(**options: Any) -> int:
     """Builds every row of MANIFEST that is not up to date.
 
     Rows that are wrong are reported and the others built (exit 1). Stopped with Ctrl-C or killed, the same
-    command goes on where it was, and gives the same bytes.
+    command goes on where it was, and gives the same bytes. MANIFEST and --out may be URLs.
 
     \b
     Example:
         latentkiln run shop.csv --out outputs/shop --set steps=500 --only brick-boot
+        latentkiln run s3://studio/shop.csv --out s3://studio/assets
     """
     from pipeline.commands.run import RunOptions, run_manifest
 
@@ -133,14 +149,14 @@ def run(**options: Any) -> int:
 
 
 @cli.command()
-@click.argument("manifest", type=_FILE, required=False)
+@click.argument("manifest", type=_PLACE, required=False)
 @_prior
 @_set
 @_outside
 @_option("--skip-meshes", is_flag=True, show_default=False, help="Do not open the meshes (faster).")
 @_option("--schema", is_flag=True, show_default=False, help="Print the JSON Schema of manifests.")
 @_json
-def check(manifest: Path | None, schema: bool, **options: Any) -> int:
+def check(manifest: Place | None, schema: bool, **options: Any) -> int:
     """Names every error in MANIFEST; builds nothing.
 
     One line per error: file:row: field: what is wrong, what is allowed. The row is the line of the file for
@@ -163,14 +179,14 @@ def check(manifest: Path | None, schema: bool, **options: Any) -> int:
 
 
 @cli.command()
-@click.argument("manifest", type=_FILE)
+@click.argument("manifest", type=_PLACE)
 @_out
 @_prior
 @_only
 @_set
 @_outside
 @_json
-def plan(manifest: Path, **options: Any) -> int:
+def plan(manifest: Place, **options: Any) -> int:
     """Says what `run` would build, and why; builds nothing.
 
     Exit 1 if rows are wrong, 2 if the manifest is.
@@ -185,13 +201,13 @@ def plan(manifest: Path, **options: Any) -> int:
 
 
 @cli.command()
-@click.argument("manifest", type=_FILE)
+@click.argument("manifest", type=_PLACE)
 @_out
 @_set
 @_outside
 @_option("--yes", is_flag=True, show_default=False, help="Delete them.")
 @_json
-def clean(manifest: Path, **options: Any) -> int:
+def clean(manifest: Place, **options: Any) -> int:
     """Lists assets that are no longer in MANIFEST.
 
     With --yes it deletes them. Nothing but folders of ours is touched, and none that a run is building.
@@ -207,13 +223,13 @@ def clean(manifest: Path, **options: Any) -> int:
 
 
 @cli.command()
-@click.argument("out", type=_FILE, default="outputs")
+@click.argument("out", type=_PLACE, default="outputs")
 @_option("--watch", is_flag=True, show_default=False, help="Print again every second until the run has ended.")
 @_json
-def status(out: Path, json: bool, watch: bool) -> int:
+def status(out: Place, json: bool, watch: bool) -> int:
     """Says how far the run into OUT is, or how it ended.
 
-    OUT is the folder that `run` was given with --out (left out: outputs).
+    OUT is the folder or URL that `run` was given with --out (left out: outputs).
 
     \b
     Example:
@@ -225,12 +241,13 @@ def status(out: Path, json: bool, watch: bool) -> int:
 
 
 @cli.command()
-@click.argument("asset", type=_FILE)
+@click.argument("asset", type=_PLACE)
 @_json
-def inspect(asset: Path, json: bool) -> int:
+def inspect(asset: Place, json: bool) -> int:
     """Says where ASSET came from.
 
-    ASSET is a .glb of ours or its folder. Prints its prompt, seed, prior, backends, fingerprint and times.
+    ASSET is a .glb of ours or its folder, or the URL of either. Prints its prompt, seed, prior, backends, fingerprint
+    and times.
 
     \b
     Example:

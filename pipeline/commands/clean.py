@@ -43,10 +43,10 @@ def clean(
 ) -> int:
     """Prints the assets under ``out`` that no row of ``manifest`` names; deletes them with ``yes``.
 
-    ``out`` is a folder or a URL. Only folders that hold a record or failure of ours under their own name are touched, none that a run is
-    building, and nothing through links. Returns 0; 1 where something could not be deleted, 3 where a run is building
-    it. Raises ManifestError where the manifest, or any row of it, is wrong: which assets such a row names is not
-    known.
+    ``out`` is a folder or a URL. Only what holds a record or failure of ours under its own name is touched, none that
+    a run is building, and nothing through links. Returns 0; 1 where something could not be deleted, 3 where a run is
+    building it. Raises ManifestError where the manifest, or any row of it, is wrong: which assets such a row names is
+    not known.
     """
     survey = Survey(manifest, overrides=overrides, allow_outside=allow_outside)
     if survey.bad:

@@ -89,7 +89,7 @@ def _lines(survey: Survey, out: Place, identity: str) -> Iterator[_Line]:
     for item in iterate(jobs(), out, prior_identity=identity):
         # The plan reads ahead, so that wrong rows behind this one may be known already.
         row = item.job.source.row
-        yield from _wrong_lines(list(itertools.takewhile(lambda problem: problem.row < row, wrong)))
+        yield from _wrong_lines([problem for problem in wrong if problem.row < row])
         wrong[:] = [problem for problem in wrong if problem.row > row]
         yield _Line(item.job.id, item.action, item.reason, row, {"fingerprint": item.fingerprint or None})
     yield from _wrong_lines(wrong)

@@ -14,9 +14,11 @@ from pathlib import Path
 from pipeline.core.atomic import sweep
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, EXIT_USAGE
 from pipeline.core.job import Job
+from pipeline.core.place import Place, Remote
 from pipeline.core.redact import redact
 from pipeline.export.record import write_failure
 from pipeline.fleet.book import RunSummary
+from pipeline.fleet.depot import local_root
 from pipeline.fleet.driver import DEFAULT_LOCKSTEP, FleetSettings, run
 from pipeline.fleet.locks import asset_lock
 from pipeline.fleet.progress import duration, make_progress, result_json
@@ -26,9 +28,14 @@ from pipeline.manifest.meshes import mesh_problems
 from pipeline.plan import iterate
 from pipeline.prior.identity import PriorIdentity, prior_identity
 from pipeline.recipes import UNWRAP_CACHE
+from pipeline.storage import assets
+from pipeline.storage.errors import StorageError
+from pipeline.storage.store import patience
 
 # Wrong rows that the last line of ``--json`` names; each of them has been told, and has its failure.json.
 _MOST_TOLD = 1000
+# How long a failure may take to be written at a URL.
+_PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,8 @@ class RunOptions:
     """What ``run`` is asked for; see ``latentkiln run --help``. ``overrides`` are the ``--set`` pairs,
     ``max_memory`` is in gigabytes (10^9 bytes)."""
 
-    manifest: Path
-    out: Path = Path("outputs")
+    manifest: Place
+    out: Place = Path("outputs")
     prior: str = "embedded"
     only: Sequence[str] = ()
     lockstep: int | None = None
@@ -104,7 +111,7 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
     if options.dry_run:
         return _show_plan(survey, prior, options)
     # What a killed run left half written; an asset's own folder is cleared by whoever builds it next.
-    for folder in (options.out, options.out / UNWRAP_CACHE):
+    for folder in (local_root(options.out), local_root(options.out) / UNWRAP_CACHE):
         sweep(folder)
     wrong_rows = _WrongRows(options)
     items = iterate(_jobs(survey, wrong_rows.add), options.out, prior_identity=prior.identity)
@@ -212,7 +219,7 @@ class _WrongRows:
             self.told[job_id or f"row {found[0].row}"] = [str(problem) for problem in found]
         if job_id is None:
             return
-        folder = self._options.out / job_id
+        out = self._options.out
         failure = {
             "id": job_id,
             "fingerprint": "",
@@ -224,9 +231,14 @@ class _WrongRows:
             "finished": time.time(),
         }
         # The problem has been printed; a disk that refuses the record adds nothing to it.
-        with contextlib.suppress(OSError), asset_lock(folder) as held:
-            if held:
-                write_failure(folder, failure)
+        with contextlib.suppress(OSError, StorageError):
+            if isinstance(out, Remote):
+                with patience(_PATIENCE_SECONDS):
+                    assets.write_failure(out / job_id, failure)
+                return
+            with asset_lock(out / job_id) as held:
+                if held:
+                    write_failure(out / job_id, failure)
 
 
 def _header(options: RunOptions, survey: Survey, prior: PriorIdentity) -> dict[str, object]:
