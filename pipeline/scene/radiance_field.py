@@ -219,21 +219,23 @@ class RadianceFieldScene:
         """Views without noise, one camera at a time: images, weight and depth.
 
         Returns ``image`` (V, C, view_size, view_size) scaled latents over a grey background, or (V, 3, ...) RGB in
-        [0, 1] after refinement; ``weight`` and ``depth`` (V, view_size, view_size).
+        [0, 1] after refinement; ``weight`` (V, view_size, view_size); ``depth`` of the same shape along the view axis,
+        of what the rays of a pixel hit, meaningless where the weight is near 0.
         """
         images, covers, depths = [], [], []
         grey = self._latent_rgb.invert(np.full(3, 0.5)) if self.layer is None else np.full(3, 0.5)
         for index in range(len(cameras)):
-            seen = self._look(cameras[index : index + 1], view_size * supersample, None)[0]
+            camera = cameras[index : index + 1]
+            seen = self._look(camera, view_size * supersample, None)[0]
+            axis = torch.from_numpy(-camera.view[0, 2, :3].astype(np.float32)).to(self.device)
             left = (1 - seen.weight)[:, None]
             shown = seen.features if self.layer is None else self.layer(seen.features, seen.weight)
-            rays = torch.cat(
-                [shown + left * self._plain(grey[None], seen), seen.weight[:, None], seen.depth[:, None]], 1
-            )
+            along = seen.weight * seen.depth * (seen.directions @ axis)
+            rays = torch.cat([shown + left * self._plain(grey[None], seen), seen.weight[:, None], along[:, None]], 1)
             pooled = functional.avg_pool2d(seen.image(rays), supersample)
             images.append(pooled[:, :-2] if self.layer is None else pooled[:, :-2].clamp(0, 1))
             covers.append(pooled[:, -2])
-            depths.append(pooled[:, -1])
+            depths.append(pooled[:, -1] / pooled[:, -2].clamp(min=1e-6))
         return torch.cat(images), torch.cat(covers), torch.cat(depths)
 
     def state(self) -> Mapping[str, torch.Tensor]:
