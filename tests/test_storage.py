@@ -12,10 +12,10 @@ from s3_server import ACCESS_KEY, SECRET_KEY, connect, free_ports
 
 from pipeline.core.content import sha256_bytes
 from pipeline.core.errors import UsageError
+from pipeline.core.place import Remote, parse_place
 from pipeline.export.record import describe_outputs, write_record
 from pipeline.storage import assets, lease, ship
 from pipeline.storage.errors import Clash, StorageError
-from pipeline.core.place import Remote, parse_place
 from pipeline.storage.secrets import scrub
 from pipeline.storage.store import ABSENT, patience, store_of
 
@@ -252,6 +252,18 @@ def test_a_lease_expires_by_the_stores_clock(root, monkeypatch):
     dead.renew()
     dead.release()
     assert heir.held and lease.holder(folder)["run"] == "r2"
+
+
+def test_a_lease_outlives_a_store_that_was_away_if_no_one_took_it(proxy, s3):
+    folder = Remote(s3) / "boot"
+    mine = lease.take(folder, owner(), seconds=1.0)
+    proxy.rule = lambda method, path: 503
+    time.sleep(1.0)
+    assert not mine.held and not mine.ensure()
+    proxy.rule = lambda method, path: None
+    assert mine.ensure() and mine.held
+    time.sleep(3.1)
+    assert lease.take(folder, owner("r2", machine="m2")) and not mine.ensure()
 
 
 def test_dead_holders_are_known_at_once(root):

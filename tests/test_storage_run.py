@@ -119,6 +119,33 @@ def test_what_could_not_be_published_is_published_by_the_next_run_not_built_agai
     assert names(out, "a") == ["asset.glb", "log.jsonl", "record.json"] and not leftovers(out)
 
 
+def test_scratch_folders_of_long_ago_go(out):
+    old, new = (cache.scratch_for(out) / name / "asset.glb" for name in ("old", "new"))
+    for path in (old, new):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    for path in (old, old.parent):
+        os.utime(path, (1e9, 1e9))
+    build(out, item("a"))
+    assert new.exists() and not old.parent.exists()
+
+
+def test_texture_coordinates_found_by_one_node_are_used_by_all(out, tmp_path):
+    from pipeline.storage import shared
+
+    here, there = tmp_path / "a" / "x.bin", tmp_path / "b" / "x.bin"
+    for path in (here, there):
+        path.parent.mkdir()
+        shared.tie(path.parent, out / ".cache" / "unwrap")
+    here.write_bytes(b"first")
+    assert not shared.offer(here)
+    shared.ask(there)
+    assert there.read_bytes() == b"first"
+    there.write_bytes(b"second, made at the same time")
+    assert shared.offer(there) and there.read_bytes() == b"first"
+    assert not shared.offer(tmp_path / "x.bin") and shared.ask(tmp_path / "y.bin") is None
+
+
 def test_throttled_and_slow_all_the_time_everything_is_built(proxy, s3):
     out, chance = Remote(s3), random.Random(3)
     proxy.slow_seconds = 0.2

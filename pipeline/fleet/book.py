@@ -18,6 +18,7 @@ from pipeline.fleet.progress import Progress
 from pipeline.fleet.rows import FAILURES, Row, RowResult, State
 from pipeline.fleet.waiting import WINDOW, Waiting
 from pipeline.storage.errors import StorageError
+from pipeline.storage.store import patience
 
 if TYPE_CHECKING:
     from pipeline.plan import PlanItem
@@ -31,6 +32,8 @@ MAX_SETBACKS = 20
 _LOCKED_SECONDS = 5.0
 _LETTING_GO_SECONDS = 3.0
 _MAX_FAILURES = 1000
+# How long a store may take for a failure's record: the driver has other things to do.
+_PATIENCE_SECONDS = 5.0
 
 
 @dataclass
@@ -314,7 +317,8 @@ class Book:
         try:
             # A worker that was just killed may hold the lock a moment longer. Its file goes with ours.
             wait = _LETTING_GO_SECONDS if row.job.id in self._since else 0.0
-            with self._depot.claim(dataclasses.replace(row, attempt=row.attempt + 1), wait_seconds=wait):
+            again = dataclasses.replace(row, attempt=row.attempt + 1)
+            with patience(_PATIENCE_SECONDS), self._depot.claim(again, wait_seconds=wait):
                 record_failure(self._depot, row, result)
         except (OSError, StorageError):
             pass  # its line in the summary is what remains

@@ -32,6 +32,7 @@ from pipeline.storage.store import patience, store_of
 SHIP_SECONDS = 15.0
 _PATIENCE_SECONDS = 20.0
 _WAIT_SECONDS = 1.0
+_STALE_SECONDS = 7 * 86_400.0
 _MAX_LOG = 1 << 20
 
 
@@ -125,14 +126,14 @@ class RemoteDepot:
                 taken = lease.take(self.out / job_id, owner)
             if taken is None:
                 yield False
-                return
-            with self._keeper.keeping(taken):
-                self._leases[job_id] = taken
-                try:
-                    yield True
-                finally:
-                    self._ship_log(job_id)
-                    del self._leases[job_id]
+            else:
+                with self._keeper.keeping(taken):
+                    self._leases[job_id] = taken
+                    try:
+                        yield True
+                    finally:
+                        self._ship_log(job_id)
+                        del self._leases[job_id]
         # Nothing of a row that is done stays here.
         with contextlib.suppress(OSError):
             (self.root / job_id).rmdir()
@@ -171,7 +172,7 @@ class RemoteDepot:
             return [
                 pair
                 for job_id in ids
-                if self._held(job_id)()
+                if job_id in self._leases and self._leases[job_id].held
                 for pair in ship.files_below(self.root / job_id / assets.WORK, self.out / job_id / assets.WORK)
             ]
 
@@ -195,7 +196,7 @@ class RemoteDepot:
     def _held(self, job_id: str) -> Any:
         def held() -> bool:
             taken = self._leases.get(job_id)
-            return taken is not None and taken.held
+            return taken is not None and taken.ensure()
 
         return held
 
@@ -217,6 +218,18 @@ class RemoteDepot:
                 before = store_of(place).read(place, _MAX_LOG)[0]
             store_of(place).write(place, before + lines)
             path.unlink()
+
+
+def sweep_scratch(out: Place) -> None:
+    """Removes what killed runs left in this node's scratch folder for a URL, once nothing has touched it for a week:
+    rows that were finished elsewhere."""
+    if not isinstance(out, Remote):
+        return
+    with contextlib.suppress(OSError):
+        for folder in scratch_for(out).iterdir():
+            newest = max((path.stat().st_mtime for path in [folder, *folder.rglob("*")]), default=0.0)
+            if folder.is_dir() and not folder.name.startswith(".") and time.time() - newest > _STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_whole(folder: Path, fingerprint: str) -> bool:

@@ -15,7 +15,7 @@ from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote
 from pipeline.fleet import machine
 from pipeline.fleet.book import Book, RunSummary
-from pipeline.fleet.depot import Depot, local_root, open_depot, publish_run
+from pipeline.fleet.depot import Depot, local_root, open_depot, publish_run, sweep_scratch
 from pipeline.fleet.group import Bench, build_group
 from pipeline.fleet.interrupts import Interrupts
 from pipeline.fleet.ledger import PUBLISHED, RUNS_FOLDER, Ledger
@@ -78,6 +78,7 @@ def run(
     out = out if isinstance(out, Remote) else out.resolve()
     root = local_root(out)
     root.mkdir(parents=True, exist_ok=True)
+    sweep_scratch(out)
     ledger = Ledger(root, header or {})
     depot = open_depot(out, run_id=ledger.run_id)
     book = Book(

@@ -62,6 +62,13 @@ class Lease:
         """Whether no one else can have it: a quarter of its time is kept in hand for a write that is under way."""
         return not self._lost and time.monotonic() - self._since < 0.75 * self.seconds
 
+    def ensure(self) -> bool:
+        """As ``held``, but one that only went unrenewed for too long, while the store did not answer, is renewed now:
+        nobody else has taken it, or that would clash."""
+        if not self.held:
+            self.renew()
+        return self.held
+
     def renew(self) -> None:
         """Writes it anew. A store that does not answer is no loss yet; another's lease in its place is."""
         with self._lock:

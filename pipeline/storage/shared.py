@@ -12,9 +12,10 @@ from pathlib import Path
 from pipeline.core.atomic import write_bytes
 from pipeline.core.place import Remote
 from pipeline.storage.errors import Clash, StorageError
-from pipeline.storage.store import ABSENT, store_of
+from pipeline.storage.store import ABSENT, patience, store_of
 
 _MAX_BYTES = 1 << 30
+_PATIENCE_SECONDS = 20.0
 _ties: dict[Path, Remote] = {}
 
 
@@ -28,7 +29,7 @@ def ask(path: Path) -> None:
     place = _ties.get(path.parent)
     if place is None or path.is_file():
         return
-    with contextlib.suppress(FileNotFoundError, StorageError):
+    with contextlib.suppress(FileNotFoundError, StorageError), patience(_PATIENCE_SECONDS):
         write_bytes(path, store_of(place).read(place / path.name, _MAX_BYTES)[0])
 
 
@@ -41,7 +42,8 @@ def offer(path: Path) -> bool:
     if place is None:
         return False
     try:
-        store_of(place).write(place / path.name, path.read_bytes(), expect=ABSENT)
+        with patience(_PATIENCE_SECONDS):
+            store_of(place).write(place / path.name, path.read_bytes(), expect=ABSENT)
     except Clash:
         with contextlib.suppress(FileNotFoundError, StorageError):
             write_bytes(path, store_of(place).read(place / path.name, _MAX_BYTES)[0])
