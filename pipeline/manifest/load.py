@@ -86,7 +86,8 @@ class ManifestStream:
             clash = self._clash(row_id, raw.row, "id" in raw.values) if row_id and not self._unique else None
             if clash:
                 yield clash
-            yield from problems
+            if problems:
+                yield from problems
             if job is not None and clash is None:
                 yield job
         if sound and not self.rows:

@@ -37,6 +37,8 @@ _TAKEN = frozenset(["run.json", "run.events.jsonl", "report.html"])
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
+_SETTINGS_OF = {name: frozenset(recipe.model.model_fields) for name, recipe in RECIPES.items()}
+
 Fault = tuple[str, str]
 
 
@@ -59,6 +61,9 @@ class Given:
     settings: dict[str, Any]
     own: dict[str, Any]
     faults: tuple[Fault, ...]
+
+
+_NONE_GIVEN = Given({}, {}, ())
 
 
 class RowChecker:
@@ -148,14 +153,14 @@ class RowChecker:
         negative = self._text(values, "negative_prompt", MAX_PROMPT, faults)
         seed = self._seed(values, raw.text, faults)
         mesh, mesh_text = None, ""
-        for name in dict.fromkeys(other.mesh for other in ([fields] if fields else RECIPES.values())):
+        for name in (fields.mesh,) if fields else dict.fromkeys(other.mesh for other in RECIPES.values()):
             mesh, mesh_text = self._mesh(values.get(name), name, faults)
         adapters = self._adapters(values, faults)
         if "sketch" in values and not partial and ("shapes" in values or "shapes" in self._overrides):
             forced = "" if "shapes" in values else " (with --set)"
             faults.append(("shapes", f"the row has a sketch as well; allowed: one of the two{forced}"))
         # Which settings an unknown recipe has is not known: then there is nothing to say about them.
-        given = Given({}, {}, ())
+        given = _NONE_GIVEN
         if partial:
             faults += self._default_faults(values, recipe)
         elif fields:
@@ -402,7 +407,7 @@ def _field(name: str) -> str:
 
 
 def _settings_of(recipe: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    settings = RECIPES[recipe].model.model_fields
+    settings = _SETTINGS_OF[recipe]
     return {name: value for name, value in values.items() if name in settings}
 
 
