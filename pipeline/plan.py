@@ -21,6 +21,7 @@ from pipeline.geometry.source import mesh_sha256
 from pipeline.prior.adapter_marks import adapter_marks
 from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
 from pipeline.storage import assets
+from pipeline.storage.lease import LEASE
 from pipeline.storage.look import Snapshot, look_at_all
 
 Action = Literal["build", "keep", "blocked"]
@@ -293,6 +294,8 @@ def _hash_mesh(path: Path) -> str:
 def _output_problem(folder: Path | Snapshot, record: Mapping[str, Any]) -> str:
     """As ``export.record.output_problem``, hashing an output once while it stays as it is."""
     if isinstance(folder, Snapshot):
+        if LEASE in folder.files:
+            return "its builder is still at it, or was killed at the very end"
         return output_problem(folder, record) if record["outputs"] else "the record names no outputs"
     try:
         keys = {(_stamp(folder / name), str(expected["sha256"])) for name, expected in record["outputs"].items()}
