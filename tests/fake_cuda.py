@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,6 +100,9 @@ def fake_cuda() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, FakeCuda():
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "current_device", lambda: 0)
+        patch.setattr(torch.cuda, "empty_cache", lambda: None)
+        properties = SimpleNamespace(name="make-believe", total_memory=16 << 30, major=8, minor=0)
+        patch.setattr(torch.cuda, "get_device_properties", lambda device=None: properties)
         backends.forget()
         yield
     backends.forget()
