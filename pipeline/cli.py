@@ -65,7 +65,13 @@ _out = _option(
     "--out", type=_PLACE, default="outputs", metavar="DIR|URL", help="Assets are written to DIR/<id>/ or URL/<id>/."
 )
 _prior = _option(
-    "--prior", default="embedded", metavar="NAME|DIR", help="'embedded', or a folder in the diffusers layout."
+    "--prior",
+    default="embedded",
+    metavar="PRIOR",
+    help="'embedded', a diffusers folder, a .safetensors checkpoint, or a hub id: org/name or org/name@revision.",
+)
+_download = _option(
+    "--download/--offline", default=False, help="Whether a hub id that is not on this machine may be downloaded."
 )
 _only = _option("--only", multiple=True, metavar="ID", help="Only the row with this id; may be repeated.")
 _set = _option(
@@ -129,6 +135,15 @@ def cli() -> None:
     metavar="GB",
     help="End a worker that holds more. Left out: no limit. No effect with --serial.",
 )
+@_option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
+    default="auto",
+    help="Of the prior's UNet; auto: float16 on a GPU, float32 else.",
+)
+@_option("--compile", is_flag=True, show_default=False, help="Compile the UNet (slow start, faster steps).")
+@_option("--low-memory", is_flag=True, show_default=False, help="Keep in main memory what the GPU need not hold.")
+@_download
 @_outside
 @_option("--quiet", "-q", is_flag=True, show_default=False, help="Print failures and the last line only.")
 @_json
@@ -283,11 +298,48 @@ def prior() -> None:
     Example:
         latentkiln prior show
         latentkiln prior sample "a red brick wall" --out wall.png
+        latentkiln prior fetch stable-diffusion-v1-5/stable-diffusion-v1-5
     """
 
 
+@prior.command("fetch")
+@click.argument("prior")
+def prior_fetch(prior: str) -> int:
+    """Downloads PRIOR from the Hugging Face hub into this machine's hub cache.
+
+    PRIOR is a hub id with or without a revision. Only what is needed comes: configs, tokenizers and safetensors.
+    Everything else works offline.
+
+    \b
+    Example:
+        latentkiln prior fetch stable-diffusion-v1-5/stable-diffusion-v1-5@main
+    """
+    from pipeline.commands.prior import fetch_prior
+
+    return fetch_prior(prior)
+
+
+@prior.command("fit-rgb")
+@click.argument("prior")
+@_option("--images", type=click.IntRange(8, 10_000), default=48, help="Pictures to fit on; a quarter is held out.")
+@_json
+def prior_fit_rgb(prior: str, images: int, json: bool) -> int:
+    """Fits the map from PRIOR's latents to colours.
+
+    Needed once for SDXL and other autoencoders; SD 1.x and 2.x have a published one. It is written into the prior's
+    folder, or to your cache if that is read-only, and becomes a part of the prior's identity.
+
+    \b
+    Example:
+        latentkiln prior fit-rgb priors/sdxl.safetensors
+    """
+    from pipeline.commands.prior import fit_rgb
+
+    return fit_rgb(prior, images=images, as_json=json)
+
+
 @prior.command("show")
-@click.argument("name", default="embedded", metavar="[NAME|DIR]")
+@click.argument("name", default="embedded", metavar="[PRIOR]")
 @_json
 def prior_show(name: str, json: bool) -> int:
     """Says what a prior is and knows.

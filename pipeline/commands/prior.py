@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.core.atomic import replacing
 from pipeline.core.errors import UsageError
+from pipeline.prior import hub
 from pipeline.prior.defaults import GenerateDefaults, PaintDefaults, read_defaults
 from pipeline.prior.identity import prior_identity
 from pipeline.prior.words import known_words
@@ -34,6 +35,33 @@ def show_prior(spec: str, *, as_json: bool = False) -> int:
     print(f"folder    {found.folder}")
     print(f"identity  {found.identity}")
     print("words     " + (f"{len(words)} known" if words is not None else "any (no word list)"))
+    return 0
+
+
+def fetch_prior(spec: str) -> int:
+    """Downloads a hub id and says where it lies and what it is. Exit code 0. Raises UsageError, PriorError."""
+    if hub.parse_id(spec) is None:
+        raise UsageError(f"prior fetch: {spec!r} is no hub id; example: org/name or org/name@revision")
+    found = prior_identity(spec, download=True)
+    print(f"folder    {found.folder}")
+    print(f"identity  {found.identity}")
+    return 0
+
+
+def fit_rgb(spec: str, *, images: int = 48, as_json: bool = False) -> int:
+    """Fits a prior's map from latents to colours, and prints where it went and how good it is. Exit code 0.
+
+    Raises PriorError.
+    """
+    from pipeline.prior.fit_rgb import fit_prior
+
+    result = fit_prior(spec, images=images)
+    if as_json:
+        print(json.dumps({"path": str(result.path), "r2": result.r2}))
+        return 0
+    colours = ", ".join(f"{name} {value:.3f}" for name, value in zip(("red", "green", "blue"), result.r2, strict=True))
+    print(f"R2        {colours} (on images that were held out)")
+    print(f"map       {result.path}")
     return 0
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import json
 import shlex
 import time
@@ -22,11 +24,12 @@ from pipeline.fleet.depot import local_root
 from pipeline.fleet.driver import DEFAULT_LOCKSTEP, FleetSettings, run
 from pipeline.fleet.locks import asset_lock
 from pipeline.fleet.progress import duration, make_progress, result_json
-from pipeline.fleet.rows import Toolbox
+from pipeline.fleet.rows import Toolbox, load_prior
 from pipeline.manifest import Problem, Survey
 from pipeline.manifest.meshes import mesh_problems
 from pipeline.plan import iterate
 from pipeline.prior.identity import PriorIdentity, prior_identity
+from pipeline.prior.options import Precision, PriorOptions, low_memory
 from pipeline.recipes import UNWRAP_CACHE
 from pipeline.storage import assets
 from pipeline.storage.errors import StorageError
@@ -60,6 +63,17 @@ class RunOptions:
     json: bool = False
     max_seconds: float | None = None
     max_memory: float | None = None
+    precision: Precision = "auto"
+    compile: bool = False
+    low_memory: bool = False
+    download: bool = False
+
+    @property
+    def prior_options(self) -> PriorOptions:
+        """How the prior is to compute."""
+        if self.low_memory:
+            return dataclasses.replace(low_memory(self.precision), compile=self.compile)
+        return PriorOptions(precision=self.precision, compile=self.compile)
 
     def command(self, *, only: str | None = None) -> str:
         """The command that does this again; with ``only``, for one row in this process, to see it fail.
@@ -77,6 +91,8 @@ class RunOptions:
             words += ["--lockstep", str(self.lockstep)]
         for key, value in self.overrides.items():
             words += ["--set", f"{key}={value}"]
+        words += ["--precision", self.precision] if self.precision != "auto" else []
+        words += [f"--{name}" for name in ("compile", "low-memory") if getattr(self, name.replace("-", "_"))]
         if self.allow_outside:
             words.append("--allow-outside")
         if only is not None:
@@ -107,7 +123,7 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
     )
     if options.strict and (wrong := survey.bad + _bad_meshes(survey, options)):
         return _refuse(wrong, options)
-    prior = prior_identity(options.prior)
+    prior = prior_identity(options.prior, download=options.download)
     if options.dry_run:
         return _show_plan(survey, prior, options)
     # What a killed run left half written; an asset's own folder is cleared by whoever builds it next.
@@ -130,7 +146,7 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
             max_memory=int(options.max_memory * 1e9) if options.max_memory else None,
         ),
         progress=progress,
-        toolbox=toolbox,
+        toolbox=toolbox or Toolbox(functools.partial(load_prior, options=options.prior_options)),
         header=_header(options, survey, prior),
         reproduce=lambda job: options.command(only=job.id),
         total=survey.good,

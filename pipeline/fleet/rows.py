@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.core.job import Job
+from pipeline.prior.options import PriorOptions
 from pipeline.recipes.registry import Recipe, get_recipe
 
 # done: built now. kept: found finished. elsewhere: another run is building it. waiting: never begun.
@@ -54,7 +55,7 @@ class RowResult:
     attempts: int = 1
 
 
-def load_prior(spec: str, threads: int) -> Any:
+def load_prior(spec: str, threads: int, options: PriorOptions | None = None) -> Any:
     """Loads the prior named ``spec`` with torch bound to ``threads`` threads of this process.
 
     The number of threads decides in which order floating-point sums are formed, so it is set, never guessed.
@@ -65,7 +66,7 @@ def load_prior(spec: str, threads: int) -> Any:
     torch.set_num_threads(threads)
     from pipeline.prior import load
 
-    return load.load_prior(spec)
+    return load.load_prior(spec, options=options)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class PriorIdentity:
 
     ``folder``: the diffusers folder; of a single file its sidecar, which need not exist. ``file``: the single file,
     else None. ``latent_rgb``: where the map from latents to colours is read from; it need not exist.
+    ``files_identity``: the identity without a map in this user's cache.
     """
 
     name: str
@@ -37,6 +38,7 @@ class PriorIdentity:
     identity: str
     file: Path | None = None
     latent_rgb: Path = Path(LATENT_RGB_FILE)
+    files_identity: str = ""
 
 
 def find_prior(spec: str | Path, *, download: bool = False) -> Path:
@@ -100,14 +102,19 @@ def prior_identity(spec: str | Path, *, download: bool = False) -> PriorIdentity
         folder = place
         name = EMBEDDED if str(spec) == EMBEDDED else _name(spec, place)
         files = [(p.relative_to(folder).as_posix(), p) for p in _content_files(folder)]
-    identity = _hash_files(tuple((key, p, p.stat().st_size, p.stat().st_mtime_ns) for key, p in files))
+    identity = files_identity = _hash_files(tuple((key, p, p.stat().st_size, p.stat().st_mtime_ns) for key, p in files))
     latent_rgb = folder / LATENT_RGB_FILE
     if not latent_rgb.is_file():
         # Fitted by ``prior fit-rgb`` for a prior whose folder cannot be written; it decides the output, too.
-        latent_rgb = cache_folder() / "latent_rgb" / f"{identity}.json"
+        latent_rgb = cached_map(files_identity)
         if latent_rgb.is_file():
             identity = sha256_bytes(canonical_json([identity, file_hash(latent_rgb)]))
-    return PriorIdentity(name, folder, identity, place if place.is_file() else None, latent_rgb)
+    return PriorIdentity(name, folder, identity, place if place.is_file() else None, latent_rgb, files_identity)
+
+
+def cached_map(files_identity: str) -> Path:
+    """Where the map of a prior whose folder cannot be written is kept."""
+    return cache_folder() / "latent_rgb" / f"{files_identity}.json"
 
 
 def _name(spec: str | Path, folder: Path) -> str:

@@ -7,6 +7,7 @@ constant (latent channels, scaling factor, prediction type, sample size, text le
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from pipeline.core.errors import PriorError
 from pipeline.core.job import AdapterFile
 from pipeline.prior import adapters as adapter_files
 from pipeline.prior.adapters import NONE, Adapter, Adapters, Concept, Lora
-from pipeline.prior.defaults import GenerateDefaults, PaintDefaults, read_defaults
+from pipeline.prior.defaults import DEFAULTS_FILE, D, GenerateDefaults, PaintDefaults, read_defaults
 from pipeline.prior.identity import PriorIdentity, prior_identity
 from pipeline.prior.latent_rgb import LatentRgb, read_latent_rgb
 from pipeline.prior.options import PriorOptions
@@ -71,8 +72,8 @@ class Prior:
         self._scaling = float(getattr(vae, "scaling_factor", 1.0) or 1.0)
         self._shift = float(getattr(vae, "shift_factor", 0.0) or 0.0)
         self.reduction = self._measure_reduction()
-        self.defaults = read_defaults(self.folder, "paint", PaintDefaults)
-        self.generate_defaults = read_defaults(self.folder, "generate", GenerateDefaults)
+        self.defaults = self._native(read_defaults(self.folder, "paint", PaintDefaults))
+        self.generate_defaults = self._native(read_defaults(self.folder, "generate", GenerateDefaults))
         self._embedded: dict[tuple[str, Adapters, bool], tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._loras: dict[Adapter, Lora] = {}
         # What the loop found out about this model on this machine: batch shapes that give the same bits.
@@ -92,6 +93,13 @@ class Prior:
             parts.vae.enable_slicing()
         if self.options.vae_tiling and hasattr(parts.vae, "enable_tiling"):
             parts.vae.enable_tiling()
+
+    def _native(self, defaults: D) -> D:
+        """``defaults`` for views of the prior's own size, where it does not bring its own defaults: 64 for SD 1.x."""
+        if (self.folder / DEFAULTS_FILE).is_file():
+            return defaults
+        size = self.sample_size
+        return dataclasses.replace(defaults, view_size=size, texture_size=2 * size * self.reduction)
 
     @functools.cached_property
     def latent_rgb(self) -> LatentRgb:

@@ -1,0 +1,209 @@
+"""Number formats, compilation, memory: what each option does, and that score distillation stays float32."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_variants import make_diffusers, make_lora
+
+from pipeline.cli import main
+from pipeline.core.errors import PriorError
+from pipeline.core.job import AdapterFile
+from pipeline.core.rng import torch_generator
+from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients
+from pipeline.prior.cache import CACHE_VARIABLE
+from pipeline.prior.fit_rgb import fit_prior, picture
+from pipeline.prior.identity import prior_identity
+from pipeline.prior.load import Prior, load_prior
+from pipeline.prior.options import PriorOptions, low_memory
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("priors")
+    return {kind: make_diffusers(root / kind, kind) for kind in ("sd1", "sd2-768-v", "sdxl")}
+
+
+def gradient(prior: Prior) -> torch.Tensor:
+    t, eps = draw(SdsSettings(7.5), prior, 1, 0, 10, (2, 4, 8, 8))
+    latents = torch.randn(2, 4, 8, 8, generator=torch_generator(1, "z"))
+    empty = prior.embed([""] * 2, negative=True)
+    return sds_gradients(prior, [Query(latents, prior.embed(["a red cube"] * 2), empty, t, eps, 7.5)], 1)[0]
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2-768-v", "sdxl"])
+def test_half_precision_networks_and_float32_arithmetic(kind: str, folders: dict[str, Path]) -> None:
+    full = gradient(load_prior(folders[kind]))
+    for precision in ("bfloat16", "float16"):
+        prior = load_prior(folders[kind], options=PriorOptions(precision=precision))  # type: ignore[arg-type]
+        half = getattr(torch, precision)
+        assert prior.dtype == half and prior._unet.dtype == half and prior.text.models[0].dtype == half
+        found = gradient(prior)
+        assert found.dtype == torch.float32 and found.isfinite().all()
+        # Eight bits of mantissa, times the guidance.
+        assert float((found - full).abs().max()) < 0.3 * float(full.abs().max())
+        assert prior.decode(torch.zeros(1, 4, 8, 8)).dtype == torch.float32
+        assert prior.encode(torch.zeros(1, 3, 64, 64)).dtype == torch.float32
+
+
+def test_the_autoencoder_stays_float32_where_half_would_spoil_it(folders: dict[str, Path]) -> None:
+    def dtype(kind: str, precision: Any) -> torch.dtype:
+        return load_prior(folders[kind], options=PriorOptions(precision=precision))._vae.dtype
+
+    assert dtype("sd1", "float16") == torch.float16 and dtype("sd1", "bfloat16") == torch.float32
+    # SDXL's says force_upcast: its activations leave float16's range.
+    assert dtype("sdxl", "float16") == torch.float32
+
+
+def test_saving_memory_changes_no_number(folders: dict[str, Path]) -> None:
+    plain = load_prior(folders["sd1"])
+    saving = load_prior(folders["sd1"], options=low_memory())
+    assert torch.equal(gradient(plain), gradient(saving))
+    image = torch.rand(3, 3, 64, 64)
+    assert torch.allclose(plain.encode(image), saving.encode(image), atol=1e-6)
+    assert saving._vae.use_slicing and saving._vae.use_tiling
+    assert saving.options.said() == {"offload": True, "vae_slicing": True, "vae_tiling": True}
+    assert plain.options.said() == {}
+    image.requires_grad_(True)
+    saving.encode(image).sum().backward()
+    assert image.grad is not None and image.grad.abs().sum() > 0
+
+
+def test_offloading_brings_networks_to_the_device_and_back(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = load_prior(folders["sd1"], options=PriorOptions(offload=True))
+    moves: list[str] = []
+    for model, name in ((prior._vae, "vae"), (prior.text.models[0], "text")):
+        to = model.to
+        monkeypatch.setattr(
+            model, "to", lambda place, to=to, name=name: (moves.append(f"{name} {place}"), to(place))[1]
+        )
+    prior.decode(torch.zeros(1, 4, 8, 8))
+    prior.embed(["a stone"])
+    prior.embed(["a stone"])
+    assert moves == ["vae cpu", "vae cpu", "text cpu", "text cpu"]
+    moves.clear()
+    # The way back through the encoder needs its weights where they were.
+    prior.encode(torch.zeros(1, 3, 64, 64, requires_grad=True))
+    assert moves == ["vae cpu"]
+
+
+def test_compiled_but_not_with_a_lora(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, Any]] = []
+    used: list[int] = []
+
+    def compile(module: Any, **settings: Any) -> Any:
+        calls.append(settings)
+
+        def fast(*arguments: Any, **named: Any) -> Any:
+            used.append(1)
+            return module(*arguments, **named)
+
+        return fast
+
+    monkeypatch.setattr(torch, "compile", compile)
+    prior = load_prior(folders["sd1"], options=PriorOptions(compile=True))
+    assert calls == [{"mode": "default", "dynamic": False}]
+    assert torch.equal(gradient(prior), gradient(load_prior(folders["sd1"]))) and used
+    used.clear()
+    make_lora(tmp_path / "x.safetensors", prior)
+    adapters = prior.adapters([AdapterFile("lora", tmp_path / "x.safetensors")])
+    prior.predict_noise(torch.zeros(1, 4, 8, 8), torch.tensor([5]), prior.embed(["a"], adapters))
+    assert not used
+
+
+def test_attention_is_torchs_fused_one(folders: dict[str, Path]) -> None:
+    names = {type(p).__name__ for p in load_prior(folders["sdxl"])._unet.attn_processors.values()}
+    assert names == {"AttnProcessor2_0"}
+
+
+def test_a_device_that_is_not_there() -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(PriorError, match="no CUDA device"):
+            load_prior("embedded", "cuda")
+
+
+def test_views_are_of_the_priors_own_size_where_it_says_nothing(folders: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folders["sd1"], copy)
+    (copy / "latentkiln.json").unlink()
+    defaults = load_prior(copy).defaults
+    assert (defaults.view_size, defaults.texture_size) == (8, 128)
+
+
+# fit-rgb ------------------------------------------------------------------------------------------------------------
+
+
+class Plain:
+    """An "autoencoder" whose latents are mixed block means, with an offset: a linear map fits it exactly."""
+
+    mix = torch.tensor([[0.9, 0.1, 0.2], [0.1, -0.8, 0.3], [0.2, 0.2, 0.7], [0.5, 0.5, -0.5]])
+
+    def encode(self, rgb: torch.Tensor) -> torch.Tensor:
+        means = torch.nn.functional.avg_pool2d(rgb, 8)
+        return torch.einsum("cr,nrhw->nchw", self.mix, means) + 0.3
+
+
+def test_fitting_finds_the_map_and_becomes_part_of_the_identity(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    import shutil
+
+    copy = tmp_path / "xl"
+    shutil.copytree(folders["sdxl"], copy)
+    (copy / "latent_rgb.json").unlink()
+    before = prior_identity(copy).identity
+    monkeypatch.setattr(Prior, "encode", lambda self, rgb: Plain().encode(rgb))
+    assert main(["prior", "fit-rgb", str(copy), "--images", "12"]) == 0
+    assert "red 1.000, green 1.000, blue 1.000" in capsys.readouterr().out
+    prior = load_prior(copy)
+    assert prior.identity != before
+    colours = torch.rand(5, 3)
+    latents = (colours @ Plain.mix.T + 0.3).numpy()
+    assert np.allclose(latents @ prior.latent_rgb.matrix + prior.latent_rgb.bias, colours, atol=1e-4)
+
+
+def test_a_prior_that_cannot_be_written_has_its_map_in_the_cache(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    copy = tmp_path / "snapshots" / "abc"
+    shutil.copytree(folders["sdxl"], copy)
+    (copy / "latent_rgb.json").unlink()
+    mode = stat.S_IMODE(os.stat(copy).st_mode)
+    os.chmod(copy, 0o555)
+    try:
+        before = prior_identity(copy)
+        result = fit_prior(copy, images=8)
+        assert result.path.is_relative_to(tmp_path / "cache") and not (copy / "latent_rgb.json").exists()
+        after = prior_identity(copy)
+        assert after.identity != before.identity and after.files_identity == before.files_identity
+        assert np.allclose(load_prior(copy).latent_rgb.matrix, result.map.matrix)
+        # Fitted again, it is the same to the bit.
+        data = result.path.read_bytes()
+        fit_prior(copy, images=8)
+        assert result.path.read_bytes() == data
+    finally:
+        os.chmod(copy, mode)
+
+
+def test_pictures_are_varied_and_repeatable() -> None:
+    pictures = [picture(0, index, 64) for index in range(6)]
+    assert torch.equal(pictures[3], picture(0, 3, 64))
+    for image in pictures:
+        assert image.shape == (3, 64, 64) and image.min() >= 0 and image.max() <= 1
+        assert image.std() > 0.05
+    assert len({float(image.mean()) for image in pictures}) == 6
