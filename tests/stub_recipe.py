@@ -1,7 +1,8 @@
 """A recipe that paints nothing: what a row does is written in its prompt. For tests of the fleet and of ``run``.
 
 Prompts: ``fine``; ``fail`` (a failed Outcome); ``raise`` (breaks the recipe's promise); ``die`` (SIGKILL to itself);
-``die once``; ``wait`` (reports steps until asked to stop, then is interrupted); ``wait once``; ``stuck`` (hears nothing);
+``die once``; ``wait`` (reports steps until asked to stop, then is interrupted); ``wait once``;
+``sleep once``; ``stuck`` (hears nothing);
 ``stuck in C`` (not even a signal: a call into compiled code that takes a minute); ``hog`` (takes 300 MB).
 """
 
@@ -52,6 +53,9 @@ def make_toolbox(prior_error: str = "") -> Toolbox:
                 (folder / "tried").touch()
                 time.sleep(0.3)
                 os.kill(os.getpid(), 9)
+            if job.prompt == "sleep once" and not (folder / "waiting").exists():
+                (folder / "waiting").write_text(str(os.getpid()))
+                time.sleep(300)
             if job.prompt == "stuck":
                 for _ in range(1200):
                     time.sleep(0.05)

@@ -276,7 +276,7 @@ def test_logs_carry_one_id_through_run_and_rows(fleet, tmp_path):
     assert (tmp_path / ".runs" / f"{identity}.jsonl").exists()
 
 
-def wait_for(path, seconds=30.0):
+def wait_for(path, seconds=90.0):
     deadline = time.monotonic() + seconds
     while not (path.exists() and path.stat().st_size):
         assert time.monotonic() < deadline, f"{path} never came"
@@ -334,6 +334,18 @@ def test_everything_killed_at_once_then_run_again(tmp_path):
     assert again.wait(30) == 0
     assert read_record(tmp_path / "slow") and read_record(tmp_path / "next") and not leftovers(tmp_path)
     assert not list(Path("/tmp").glob(f"lk-*-{process.pid}"))  # swept up by the second run
+
+
+@pytest.mark.parametrize("server", ["raylet", "gcs_server"])
+def test_ray_is_started_again_when_its_servers_die(tmp_path, server):
+    process = start_driver(tmp_path, "sleep once")
+    wait_for(tmp_path / "slow" / "waiting")
+    (victim,) = [p for p in family(process) if p.name() == server]
+    victim.kill()
+    assert process.wait(90) == 0
+    assert read_record(tmp_path / "slow") and read_record(tmp_path / "next") and not leftovers(tmp_path)
+    notes = [line["text"] for line in log_of(tmp_path / "run.events.jsonl") if line.get("event") == "note"]
+    assert any("servers on this machine died; they are started again" in note for note in notes)
 
 
 def test_workers_end_when_only_their_driver_is_killed(tmp_path):

@@ -37,7 +37,7 @@ class ActorSettings:
     """``options`` are those of the Ray actor. ``workers`` says how many there may be now: clusters grow and shrink.
 
     ``memory`` is what one worker may hold, in bytes; None for no limit of ours. ``draining`` names the nodes that are
-    about to go.
+    about to go. ``alive`` turns false when the cluster's own servers are dead.
     """
 
     worker: WorkerSettings
@@ -45,6 +45,7 @@ class ActorSettings:
     workers: Callable[[], int]
     memory: int | None = None
     draining: Callable[[], frozenset[str]] = frozenset
+    alive: Callable[[], bool] = lambda: True
 
 
 @dataclass
@@ -87,7 +88,10 @@ class Fleet:
         self._patient = True
 
     def run(self) -> None:
-        """Until nothing is left to do, or to wait for. Raises FleetError or what loading the prior raised."""
+        """Until nothing is left to do, or to wait for.
+
+        Raises ClusterLost, FleetError or what loading the prior raised.
+        """
         while True:
             if self._interrupts.stopping and not self._asked_to_stop:
                 self._ask_to_stop()
@@ -127,6 +131,7 @@ class Fleet:
         if now < self._next_look:
             return
         self._next_look = now + _LOOK_SECONDS
+        self._check_cluster()
         self._target = max(1, self._settings.workers())
         going = self._settings.draining()
         for slot in self._slots:
@@ -136,6 +141,17 @@ class Fleet:
             elif slot.node_id in going and slot.state == "idle":
                 self._kill(slot)
                 slot.state = "gone"
+
+    def _check_cluster(self) -> None:
+        """Raises ClusterLost, having taken all rows back, when the cluster's servers are dead."""
+        if self._settings.alive():
+            return
+        slots, self._slots = self._slots, []
+        for slot in slots:
+            self._book.died(slot.rows, "Ray's servers on this machine died", blame=False)
+        from pipeline.fleet.cluster import ClusterLost
+
+        raise ClusterLost("Ray's servers on this machine died, again and again; is there enough memory?")
 
     def _new_slot(self) -> _Slot:
         handle = self._actor.remote(self._settings.worker)
@@ -178,6 +194,7 @@ class Fleet:
         except errors.RayTaskError as error:
             self._broken(slot, error)
         except errors.RayError as error:
+            self._check_cluster()
             self._lost(slot, judge(errors, error, node_alive=self._node_alive(slot.node_id)))
         else:
             if slot.state == "loading":

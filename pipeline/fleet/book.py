@@ -112,6 +112,10 @@ class Book:
         """Tells ``progress``, too, from now on."""
         self._watchers.append(progress)
 
+    def unwatch(self, progress: Progress) -> None:
+        """No longer."""
+        self._watchers.remove(progress)
+
     def read_on(self, seconds: float = float("inf")) -> None:
         """Reads the plan until a window of rows waits, it ends, or ``seconds`` have gone by.
 

@@ -32,13 +32,24 @@ class FleetError(LatentkilnError):
     stage = "fleet"
 
 
+class ClusterLost(FleetError):
+    """The servers of our own cluster died under us; another may be started."""
+
+
 @dataclass(frozen=True)
 class Cluster:
-    """What was found: ``local`` when it is ours; GPUs in all; CPUs of the largest node."""
+    """What was found: ``local`` when it is ours, with its ``servers``; GPUs in all; CPUs of the largest node."""
 
     local: bool
     gpus: int
     node_cpus: int
+    servers: tuple[psutil.Process, ...] = ()
+
+    def alive(self) -> bool:
+        """Its servers run, as far as they are ours: without them no call of Ray's comes back, or ever fails."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return all(server.status() != psutil.STATUS_ZOMBIE for server in self.servers)
+        return False
 
 
 @contextlib.contextmanager
@@ -82,7 +93,18 @@ def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
             raise FleetError("Ray was imported before its network was set up; it would listen beyond this machine")
         resources = untyped.cluster_resources()
         largest = max((n["Resources"].get("CPU", 0) for n in untyped.nodes() if n["Alive"]), default=1)
-        yield Cluster(address is None, int(resources.get("GPU", 0)), int(largest))
+        servers = _servers() if address is None else ()
+        yield Cluster(address is None, int(resources.get("GPU", 0)), int(largest), servers)
+
+
+def _servers() -> tuple[psutil.Process, ...]:
+    """Ray's servers among this process's children."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.name() in ("raylet", "gcs_server"):
+                found.append(child)
+    return tuple(found)
 
 
 @contextlib.contextmanager

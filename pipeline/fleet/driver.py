@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pipeline.plan import PlanItem
 
 DEFAULT_LOCKSTEP = 4
+# How often Ray is started on this machine before a run gives up.
+_MAX_CLUSTERS = 4
 # How long the plan is read before the first row begins.
 _READ_SECONDS = 0.5
 # How long a late row may take to save its work before it is cut where it stands (in this process).
@@ -217,11 +219,35 @@ def _run_ray(
     ledger: Ledger,
 ) -> bool:
     """Workers on Ray. True when interrupted."""
-    from pipeline.fleet.cluster import capacity, draining_nodes, ray_cluster
+    from pipeline.fleet.cluster import ClusterLost
 
     def note(text: str) -> None:
         ledger.note(text)
         progress.note(text)
+
+    for left in reversed(range(_MAX_CLUSTERS)):
+        try:
+            _run_cluster(book, out, prior_spec, settings, toolbox, interrupts, note, ledger.run_id)
+            break
+        except ClusterLost:
+            if not left or interrupts.stopping:
+                raise
+            note("Ray's servers on this machine died; they are started again")
+    return interrupts.stopping
+
+
+def _run_cluster(
+    book: Book,
+    out: Place,
+    prior_spec: str,
+    settings: FleetSettings,
+    toolbox: Toolbox,
+    interrupts: Interrupts,
+    note: Callable[[str], None],
+    run_id: str,
+) -> None:
+    """As ``_run_ray``, in one cluster. Raises ClusterLost when that dies."""
+    from pipeline.fleet.cluster import capacity, draining_nodes, ray_cluster
 
     threads = settings.threads or machine.threads_per_worker()
     note(f"joining Ray at {settings.address}" if settings.address else "starting workers")
@@ -231,7 +257,8 @@ def _run_ray(
         from pipeline.fleet.worker import WorkerSettings
 
         interrupts.install()  # Ray took SIGTERM for itself
-        book.watch(Metrics(ledger.run_id))
+        metrics = Metrics(run_id)
+        book.watch(metrics)
         options: dict[str, Any] = {"num_gpus": 1 if cluster.gpus else 0}
         if settings.workers and cluster.gpus:
             options["num_gpus"] = min(1.0, cluster.gpus / settings.workers)
@@ -252,16 +279,17 @@ def _run_ray(
                     out,
                     settings.lockstep,
                     settings.checkpoint_seconds,
-                    ledger.run_id,
+                    run_id,
                 ),
                 options,
                 workers=lambda: count or capacity(threads),
                 memory=settings.max_memory,
                 draining=frozenset if cluster.local else draining_nodes,
+                alive=cluster.alive,
             ),
         )
         try:
             fleet.run()
         finally:
+            book.unwatch(metrics)
             fleet.close()
-    return interrupts.stopping
