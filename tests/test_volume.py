@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.core.errors import BackendError, SettingError
+from pipeline.core.errors import BackendError, LatentkilnError, SettingError
 from pipeline.core.rng import numpy_generator
 from pipeline.scene import losses, volume
 from pipeline.scene.occupancy import OccupancyGrid
@@ -181,3 +181,132 @@ def test_total_variation_is_the_mean_step():
     image = torch.zeros(1, 1, 4, 4)
     image[..., 2:] = 1.0  # one step in three, across only
     assert losses.total_variation(image).item() == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_intervals_fill_a_ray_from_face_to_face(backend):
+    """The last interval is cut at the face, so a full cube absorbs exactly as the law says, whatever the step."""
+    jitter = torch.tensor([0.9])
+    packed = through((0.1, 0.1, 3), (0, 0, -1), step=0.13, jitter=jitter, backend=backend)
+    assert packed.delta.sum().item() == pytest.approx(2, rel=1e-6)
+    assert packed.delta[-1].item() == pytest.approx(2 % 0.13, rel=1e-4)
+    assert packed.t.min() > 2 and packed.t.max() < 4
+    made = volume.composite(torch.full_like(packed.t, 1.7), torch.ones(len(packed.t), 1), packed, backend=backend)
+    assert made.weight.item() == pytest.approx(1 - math.exp(-3.4), rel=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rays_along_the_faces(backend):
+    """Directions with zeros: on a face the ray is inside, beyond it never."""
+    assert len(through((1.0, 0, 3), (0, 0, -1), step=0.1, backend=backend).t) == 20
+    assert len(through((1.001, 0, 3), (0, 0, -1), step=0.1, backend=backend).t) == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_ray_keeps_its_first_samples_beyond_the_nearest(backend):
+    whole = through((0, 0, 0), (0, 0, -1), step=0.1, backend=backend)
+    assert torch.equal(through((0, 0, 0), (0, 0, -1), step=0.1, max_samples=3, backend=backend).t, whole.t[:3])
+    later = through((0, 0, 0), (0, 0, -1), step=0.1, nearest=0.5, backend=backend)
+    assert later.t.tolist() == pytest.approx([0.55, 0.65, 0.75, 0.85, 0.95])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_rays_and_no_samples(backend):
+    nothing = volume.march(torch.zeros(0, 3), torch.zeros(0, 3), OccupancyGrid(16), step=0.1, backend=backend)
+    assert nothing.start.tolist() == [0] and nothing.points.shape == (0, 3)
+    packed = through((0, 3, 3), (0, 0, -1), backend=backend)
+    sigma, values = torch.zeros(0, requires_grad=True), torch.zeros(0, 4, requires_grad=True)
+    made = volume.composite(sigma, values, packed, backend=backend)
+    assert made.values.tolist() == [[0.0] * 4]
+    assert made.weight.tolist() == made.depth.tolist() == [0.0]
+    (made.values.sum() + made.depth.sum()).backward()
+    assert sigma.grad.shape == (0,)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_faint_ray_has_no_wild_depth_gradient(backend):
+    """A mean distance divides by the weight; where that is next to nothing the gradient must stay finite."""
+    packed = Packed(torch.zeros(2, 3), torch.tensor([1.0, 2.0]), torch.full((2,), 0.01), torch.tensor([0, 2]))
+    sigma = torch.full((2,), 1e-20, requires_grad=True)
+    made = volume.composite(sigma, torch.zeros(2, 1), packed, backend=backend)
+    made.depth.sum().backward()
+    assert made.depth.item() < 1e-12
+    assert sigma.grad.abs().max() < 1e3
+
+
+def test_compositing_takes_a_view_of_wider_rows_and_any_threads():
+    packed = through((0.1, 0.2, 3.0), (0, 0, -1), step=0.01)
+    rows = torch.rand(len(packed.t), 5, generator=torch.Generator().manual_seed(1))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            whole = rows.clone().requires_grad_()
+            made = volume.composite(whole[:, 0], whole[:, 1:], packed)
+            made.values.sum().backward()
+            found.append(made.values.detach().numpy().tobytes() + whole.grad.numpy().tobytes())
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("broken", [(0.0, 0.0, -2.0), (0.0, 0.0, 0.0), (math.nan, 0.0, 1.0)])
+def test_directions_that_are_none_are_refused(broken):
+    with pytest.raises(SettingError, match="length 1"):
+        through((0, 0, 2), broken)
+
+
+@pytest.mark.parametrize("step", [1e-9, -1.0, math.nan])
+def test_a_step_that_would_never_end_is_refused(step):
+    with pytest.raises(SettingError, match="samples_step"):
+        through((0, 0, 2), (0, 0, -1), step=step)
+
+
+def test_density_in_a_culled_cell_is_found_within_four_looks():
+    occupancy = OccupancyGrid(16)
+    for step in range(20):
+        occupancy.update(ball((0.4, 0.0, 0.0), 0.3), 1, step)
+    culled = occupancy.binary == 0
+    assert culled.mean() > 0.8
+    for step in range(20, 24):
+        occupancy.update(lambda points: torch.full((len(points),), 100.0), 1, step)
+    assert occupancy.binary[culled].all()
+
+
+def test_an_even_density_keeps_every_cell_and_none_keeps_no_cell():
+    occupancy = OccupancyGrid(8)
+    occupancy.update(lambda points: torch.full((len(points),), 0.3), 0, 0)
+    assert occupancy.share == 1
+    empty = OccupancyGrid(8)
+    empty.update(lambda points: torch.zeros(len(points)), 0, 0)
+    assert empty.share == 0
+
+
+def test_points_of_a_look_lie_in_their_cells():
+    occupancy, seen = OccupancyGrid(6, bound=2.0), []
+    occupancy.update(lambda points: (seen.append(points), torch.ones(len(points)))[1], 3, 5)
+    cells = ((seen[0].numpy() + 2.0) * 1.5).astype(int)
+    assert np.array_equal(cells, np.stack(np.unravel_index(np.arange(216), (6, 6, 6)), axis=1))
+
+
+def test_a_density_that_is_not_a_number_is_told():
+    with pytest.raises(LatentkilnError, match="diverged"):
+        OccupancyGrid(4).update(lambda points: torch.full((len(points),), math.nan), 0, 0)
+
+
+def test_losses_do_not_depend_on_how_many_rays_there_are():
+    weight = torch.tensor([0.3, 0.8])
+    assert losses.sparsity(weight.repeat(5)).item() == pytest.approx(losses.sparsity(weight).item())
+    assert losses.sparsity(torch.zeros(0)).item() == 0
+    images = torch.rand(1, 1, 5, 6, generator=torch.Generator().manual_seed(2))
+    assert losses.total_variation(images.repeat(3, 1, 1, 1)).item() == pytest.approx(
+        losses.total_variation(images).item()
+    )
+
+
+def test_total_variation_leaves_out_what_does_not_count():
+    image = torch.zeros(1, 1, 4, 4)
+    image[..., 2:] = 1.0
+    assert losses.total_variation(image, (image == 0).float()).item() == 0
+    assert losses.total_variation(image, torch.ones(1, 1, 4, 4)).item() == pytest.approx(1 / 3)
+    assert losses.total_variation(torch.ones(1, 1, 1, 1)).item() == 0

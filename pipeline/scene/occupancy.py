@@ -1,6 +1,9 @@
 """Which cells of the scene's cube may hold density, so that rays are sampled nowhere else (Instant-NGP, appendix C).
 
 R cells a side, indexed [x, y, z]; cell i spans [-bound + i s, -bound + (i + 1) s) with s = 2 bound / R.
+
+Culled cells are looked at again, or what grows in one would never be rendered: a look takes the occupied cells and a
+quarter of all, one in every four along any axis, so any four looks have seen each cell.
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.core.errors import LatentkilnError, SettingError
 from pipeline.core.rng import numpy_generator
 
 # Looks at every cell before looks at some: the first shape has to be found wherever it forms.
 _FULL_LOOKS = 16
-# Afterwards, shares of all cells that are looked at: any ones, and as many at most of the occupied ones.
-_ANY, _OCCUPIED = 1 / 8, 1 / 8
+_PARTS = 4
+# The mean of equal densities is a rounding away from each of them.
+_SLACK = 1e-6
 
 
 class OccupancyGrid:
@@ -24,48 +29,58 @@ class OccupancyGrid:
 
     Attributes:
         density: (R, R, R) float32, per unit length.
-        binary: (R, R, R) uint8, 1 where rays are sampled; all ones before the first update.
+        binary: (R, R, R) uint8, 1 where rays are sampled; all ones before the first update. May be written in place.
+        looks: how many updates there were.
     """
 
-    def __init__(self, resolution: int = 128, bound: float = 1.0, decay: float = 0.95, cap: float = 10.0):
-        self.resolution, self.bound, self.decay, self.cap = resolution, bound, decay, cap
+    def __init__(
+        self,
+        resolution: int = 128,
+        bound: float = 1.0,
+        decay: float = 0.95,
+        cap: float = 10.0,
+        device: torch.device | str = "cpu",
+    ):
+        """``device`` is where ``update`` puts the points; the grid itself is in host memory. Raises SettingError."""
+        if not 2 <= resolution <= 1024:
+            raise SettingError(f"occupancy: the resolution is 2 to 1024, not {resolution}")
+        self.resolution, self.bound, self.decay, self.cap = resolution, float(bound), decay, cap
+        self.device = torch.device(device)
         self.density: NDArray[np.float32] = np.zeros((resolution,) * 3, np.float32)
         self.binary: NDArray[np.uint8] = np.ones((resolution,) * 3, np.uint8)
         self.looks = 0
 
     @torch.no_grad()
     def update(self, density: Callable[[torch.Tensor], torch.Tensor], seed: int, step: int) -> None:
-        """Looks at the density again: max(decayed, new) per cell looked at, decay in the others.
+        """Looks at the density again: max(decayed, new) per cell looked at; the others stay as they are.
 
-        ``density`` maps points (M, 3) float32 (CPU) to (M,). One point in each cell looked at, jittered by the
-        stream (seed, step). The first looks see all cells; later ones an eighth of all cells at random and as many of
-        the occupied ones, so that density which appears in an empty cell is found again within a few looks.
-        The threshold is min(mean, cap) (METHOD section 3).
+        ``density`` maps points (M, 3) float32 on ``device`` to (M,) >= 0. One point in each cell looked at, jittered
+        by the stream (seed, step). The first looks see all cells. A cell is occupied from min(mean, cap) on (METHOD
+        section 3). Raises LatentkilnError for a density that is not a number.
         """
-        rng = numpy_generator(seed, "occupancy", step)
-        cells = self._cells(rng)
-        side = 2 * self.bound / self.resolution
-        index = np.stack(np.unravel_index(cells, self.density.shape), axis=1)
-        points = ((index + rng.uniform(size=index.shape)) * side - self.bound).astype(np.float32)
-        new = density(torch.from_numpy(points)).detach().float().cpu().numpy()
+        cells = self._cells()
+        jitter = numpy_generator(seed, "occupancy", step).random((len(cells), 3), np.float32)
+        index = np.stack(np.unravel_index(cells, self.density.shape), axis=1).astype(np.float32)
+        points = (index + jitter) * np.float32(2 * self.bound / self.resolution) - np.float32(self.bound)
+        new = density(torch.from_numpy(points).to(self.device)).detach().float().cpu().numpy()
+        if np.isnan(new).any():
+            raise LatentkilnError(
+                f"the density is not a number at step {step}: the field diverged; lower learning_rate", stage="distill"
+            )
         flat = self.density.reshape(-1)
-        flat *= np.float32(self.decay)
-        # A cell may come up twice: its maximum counts, whatever the order.
-        np.maximum.at(flat, cells, new)
-        threshold = min(float(flat.mean(dtype=np.float64)), self.cap)
-        self.binary[:] = self.density > threshold
+        flat[cells] = np.maximum(flat[cells] * np.float32(self.decay), new)
+        # By numpy, which adds in one order on any number of threads: a rounding could turn a cell.
+        threshold = min(float(flat.mean(dtype=np.float64)), self.cap) * (1 - _SLACK)
+        self.binary[:] = (self.density >= threshold) & (self.density > 0)
         self.looks += 1
 
-    def _cells(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        total = self.density.size
+    def _cells(self) -> NDArray[np.int64]:
+        """Flat indices of the cells that the next look takes, ascending, each once."""
         if self.looks < _FULL_LOOKS:
-            return np.arange(total)
-        anywhere = rng.integers(0, total, int(total * _ANY))
-        occupied = np.flatnonzero(self.binary)
-        most = int(total * _OCCUPIED)
-        if len(occupied) > most:
-            occupied = occupied[rng.integers(0, len(occupied), most)]
-        return np.concatenate([anywhere, occupied])
+            return np.arange(self.density.size)
+        axis = np.arange(self.resolution)
+        part = (axis[:, None, None] + axis[:, None] + axis) % _PARTS
+        return np.flatnonzero((part == self.looks % _PARTS) | (self.binary != 0))
 
     @property
     def share(self) -> float:
@@ -84,6 +99,6 @@ class OccupancyGrid:
         """Takes back what ``state`` gave. Raises ValueError when shapes differ."""
         if state["density"].shape != self.density.shape or state["binary"].shape != self.binary.shape:
             raise ValueError("checkpoint: the occupancy grid has another resolution")
-        self.density[:] = state["density"].numpy()
-        self.binary[:] = state["binary"].numpy()
+        self.density[:] = state["density"].cpu().numpy()
+        self.binary[:] = state["binary"].cpu().numpy()
         self.looks = int(state["looks"])

@@ -56,15 +56,10 @@ class Packed:
     delta: Tensor
     start: Tensor
 
-    @property
-    def rays(self) -> int:
-        """R."""
-        return len(self.start) - 1
-
     @functools.cached_property
-    def ray(self) -> Tensor:
+    def rays(self) -> Tensor:
         """(M,) int64: the ray of each sample."""
-        order = torch.arange(self.rays, device=self.start.device)
+        order = torch.arange(len(self.start) - 1, device=self.start.device)
         return torch.repeat_interleave(order, self.start.diff(), output_size=len(self.t))
 
 
@@ -108,20 +103,21 @@ def march(
         nearest: nothing is sampled closer to the origin than this.
         backend: "numba" (CPU), "torch", or "auto".
 
-    Raises SettingError for a step that is not above 0 or far too short, ValueError for rays of wrong shape or length,
-    BackendError.
+    Raises SettingError for a step that is not above 0 or far too short and for rays of wrong shape or length,
+    BackendError for a backend that cannot be had.
     """
     step = float(step)
     longest = 2 * math.sqrt(3) * occupancy.bound
     if not longest / _MOST_INTERVALS <= step < math.inf:
-        raise SettingError(f"volume: samples_step is {step:g}; allowed: {longest / _MOST_INTERVALS:.2g} or more")
+        least = longest / _MOST_INTERVALS
+        raise SettingError(f"march: the step must be above 0, and at least {least:.2g}, not {step:g} (samples_step)")
     if origins.shape != directions.shape or origins.ndim != 2 or origins.shape[1] != 3:
-        raise ValueError(f"rays have shapes (R, 3), not {tuple(origins.shape)} and {tuple(directions.shape)}")
+        raise SettingError(f"march: rays have shape (R, 3), not {tuple(origins.shape)}, {tuple(directions.shape)}")
     origins, directions = origins.float().contiguous(), directions.float().contiguous()
     lengths = torch.linalg.vector_norm(directions, dim=1)
     # So written that a NaN is refused, too.
     if not bool(((lengths - 1).abs() < _UNIT).all() and origins.isfinite().all()):
-        raise ValueError("rays need finite origins and directions of length 1")
+        raise SettingError("march: rays need finite origins and directions of length 1")
     if jitter is None:
         jitter = torch.full((len(origins),), 0.5, device=origins.device)
     limit = _MOST_INTERVALS if max_samples is None else int(max_samples)
@@ -131,19 +127,17 @@ def march(
     return Packed(points, t, delta, start)
 
 
-def composite(
-    sigma: Tensor, values: Tensor, packed: Packed, *, stop: float = STOP, backend: str = "auto"
-) -> Composite:
+def composite(sigma: Tensor, values: Tensor, packed: Packed, *, stop: float = STOP, backend: str = "auto") -> Composite:
     """What rays show of samples with densities ``sigma`` (M,) >= 0 per unit length and ``values`` (M, C).
 
     Both of one dtype, float32 or float64, which is the result's; sums are taken in float64. Differentiable in both,
-    once. Raises ValueError for wrong shapes, BackendError.
+    once. Raises SettingError for wrong shapes, BackendError.
     """
     count = len(packed.t)
     if sigma.shape != (count,) or values.ndim != 2 or len(values) != count or sigma.dtype != values.dtype:
-        raise ValueError(
-            f"{count} samples need densities ({count},) and values ({count}, C) of one dtype, not "
-            f"{tuple(sigma.shape)} {sigma.dtype} and {tuple(values.shape)} {values.dtype}"
+        raise SettingError(
+            f"composite: {count} samples, but densities {tuple(sigma.shape)} {sigma.dtype} and values "
+            f"{tuple(values.shape)} {values.dtype}; they need ({count},) and ({count}, C) of one dtype"
         )
     made = _backend(sigma.device, backend).composite(sigma, values, packed, float(stop))
     return Composite(*made)

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from pipeline.scene.occupancy import OccupancyGrid
     from pipeline.scene.volume import Packed
 
-# occupancy.BLOCK and volume.FAINT; compiled code takes them as constants.
+# Cells along an axis of the blocks that are stepped over at once where they are empty.
 _BLOCK = 8
+# volume.FAINT; compiled code takes it as a constant.
 _FAINT = 1e-4
 # In cells. This close to a block's face rounding may put a sample into the next one.
 _MARGIN = 1e-6
@@ -40,17 +41,18 @@ def march(
     start = np.zeros(len(origins) + 1, np.int64)
     rays = (origins.numpy(), directions.numpy(), jitter.numpy())
     cube = (occupancy.bound, step, nearest)
-    chosen = _choose(*rays, occupancy.binary, occupancy.coarse, *cube, limit, start)
+    binary = np.ascontiguousarray(occupancy.binary, np.uint8)
+    choose: Any = _choose
+    chosen = choose(*rays, binary, _blocks(binary), *cube, limit, start)
     points = np.empty((len(chosen), 3), np.float32)
     t, delta = np.empty(len(chosen), np.float32), np.empty(len(chosen), np.float32)
-    _place(*rays, *cube, chosen, start, points, t, delta)
+    place: Any = _place
+    place(*rays, *cube, chosen, start, points, t, delta)
     arrays = (torch.from_numpy(array) for array in (points, t, delta, start))
     return tuple(arrays)  # type: ignore[return-value]
 
 
-def composite(
-    sigma: Tensor, values: Tensor, packed: Packed, stop: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def composite(sigma: Tensor, values: Tensor, packed: Packed, stop: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As ``volume.composite``: values (R, C), weight (R,), depth (R,), weights (M,)."""
     apply: Any = _Composite.apply
     made: tuple[Tensor, Tensor, Tensor, Tensor] = apply(sigma, values, packed, stop)
@@ -63,10 +65,11 @@ class _Composite(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, sigma: Tensor, values: Tensor, packed: Packed, stop: float) -> tuple[Tensor, ...]:
         sigma, values = sigma.contiguous(), values.contiguous()
-        rays, channels = packed.rays, values.shape[1]
+        rays, channels = len(packed.start) - 1, values.shape[1]
         made = (sigma.new_empty(rays, channels), sigma.new_empty(rays), sigma.new_empty(rays))
         weights = torch.empty_like(sigma)
-        _composite(*_arrays(sigma, values, packed), stop, *(x.numpy() for x in made), weights.numpy())
+        kernel: Any = _composite
+        kernel(*_arrays(sigma, values, packed), stop, *(x.numpy() for x in made), weights.numpy())
         ctx.save_for_backward(sigma, values)
         ctx.packed, ctx.stop = packed, stop
         ctx.set_materialize_grads(False)
@@ -76,20 +79,35 @@ class _Composite(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, Tensor, None, None]:
         sigma, values = ctx.saved_tensors
-        rays = ctx.packed.rays
+        rays = len(ctx.packed.start) - 1
         shapes = ((rays, values.shape[1]), (rays,), (rays,), sigma.shape)
         given = [
             (sigma.new_zeros(shape) if grad is None else grad.contiguous()).numpy()
             for grad, shape in zip(grads, shapes, strict=True)
         ]
         to_sigma, to_values = torch.zeros_like(sigma), torch.zeros_like(values)
-        _spread(*_arrays(sigma, values, ctx.packed), ctx.stop, *given, to_sigma.numpy(), to_values.numpy())
+        kernel: Any = _spread
+        kernel(*_arrays(sigma, values, ctx.packed), ctx.stop, *given, to_sigma.numpy(), to_values.numpy())
         return to_sigma, to_values, None, None
 
 
 def _arrays(sigma: Tensor, values: Tensor, packed: Packed) -> tuple[Any, ...]:
     tensors = (sigma.detach(), values.detach(), packed.t.contiguous(), packed.delta.contiguous(), packed.start)
     return tuple(tensor.numpy() for tensor in tensors)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _blocks(binary):
+    """(B, B, B) uint8, 1 for each block with an occupied cell. Made anew for each march: a millisecond for 128^3."""
+    resolution = len(binary)
+    count = (resolution + _BLOCK - 1) // _BLOCK
+    blocks = np.zeros((count, count, count), np.uint8)
+    for x in range(resolution):
+        for y in range(resolution):
+            for bz in range(count):
+                for z in range(bz * _BLOCK, min((bz + 1) * _BLOCK, resolution)):
+                    blocks[x // _BLOCK, y // _BLOCK, bz] |= binary[x, y, z]
+    return blocks
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -170,9 +188,7 @@ def _choose(origins, directions, jitter, binary, coarse, bound, step, nearest, l
             bx, by, bz = x // _BLOCK, y // _BLOCK, z // _BLOCK
             k += 1
             if coarse[bx, by, bz] == 0:
-                out = min(
-                    _way_out(px, dx * scale, bx), _way_out(py, dy * scale, by), _way_out(pz, dz * scale, bz)
-                )
+                out = min(_way_out(px, dx * scale, bx), _way_out(py, dy * scale, by), _way_out(pz, dz * scale, bz))
                 # Rounded down: the last interval before the face is tested, not believed.
                 k = max(k, int((t + out - near) / step - np.float64(jitter[r])))
         start[r + 1] = total
@@ -220,9 +236,7 @@ def _composite(sigma, values, t, delta, start, stop, made, weight, depth, weight
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _spread(
-    sigma, values, t, delta, start, stop, g_made, g_weight, g_depth, g_weights, to_sigma, to_values
-):
+def _spread(sigma, values, t, delta, start, stop, g_made, g_weight, g_depth, g_weights, to_sigma, to_values):
     """Gradients for sigma (M,) and values (M, C), which come as zeros, of those for what ``_composite`` made.
 
     With a_i the loss's derivative by w_i: dw_i/dx_i = T_{i+1} and dw_j/dx_i = -w_j for j > i, so the derivative by

@@ -1,69 +1,112 @@
-"""The plain twin of ``volume_numba``: the same functions in torch alone, on any device."""
+"""Volume rendering in plain tensor operations, on any device; the rules are in ``volume``.
+
+Everything up to the choice of samples is float64, operation by operation as in ``volume_numba``, so both choose the
+same samples. Every interval of a ray is tested here, occupied or not.
+"""
 
 from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from pipeline.scene.occupancy import OccupancyGrid
+if TYPE_CHECKING:
+    from pipeline.scene.occupancy import OccupancyGrid
+    from pipeline.scene.volume import Packed
 
-# Candidate samples (ray x step) that are looked at together.
-_CHUNK = 1 << 22
+# Intervals that are tested at once: some 30 float64 numbers each are in memory.
+_PIECE = 1 << 20
+# An optical depth whose exponential is as good as 0: more of it would only cost digits in the sum over all rays.
+_OPAQUE = 100.0
 
 
 def march(
-    origins: Tensor, directions: Tensor, occupancy: OccupancyGrid, step: float, jitter: Tensor
+    origins: Tensor,
+    directions: Tensor,
+    jitter: Tensor,
+    occupancy: OccupancyGrid,
+    step: float,
+    nearest: float,
+    limit: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See ``volume.march``: (points, t, delta, start)."""
-    device, bound, resolution = origins.device, occupancy.bound, occupancy.resolution
-    binary = torch.from_numpy(occupancy.binary).to(device).bool()
-    near, far = _clip(origins, directions, bound)
-    longest = int(torch.clamp((far - near).max() / step, min=0).item()) + 2 if len(origins) else 0
-    rows = max(_CHUNK // max(longest, 1), 1)
-    width = torch.tensor(step, dtype=torch.float32, device=device)
-    points, distances, counts = [], [], []
-    for a in range(0, len(origins), rows):
-        o, d = origins[a : a + rows], directions[a : a + rows]
-        index = torch.arange(longest, dtype=torch.float32, device=device)
-        t = near[a : a + rows, None] + (index + jitter[a : a + rows, None]) * width
-        # Multiplied and added apart, as the compiled twin does: a fused operation would round otherwise.
-        p = o[:, None] + t[..., None] * d[:, None]
-        cell = ((p + bound) * (resolution / (2 * bound))).floor().long()
-        inside = (t < far[a : a + rows, None]) & ((cell >= 0) & (cell < resolution)).all(-1)
-        cell = cell.clamp(0, resolution - 1)
-        hit = inside & binary[cell[..., 0], cell[..., 1], cell[..., 2]]
-        points.append(p[hit])
-        distances.append(t[hit])
-        counts.append(hit.sum(1))
-    start = torch.zeros(len(origins) + 1, dtype=torch.int64, device=device)
-    if not points:
-        return origins.new_zeros(0, 3), origins.new_zeros(0), origins.new_zeros(0), start
-    start[1:] = torch.cat(counts).cumsum(0)
-    t = torch.cat(distances)
-    return torch.cat(points), t, torch.full_like(t, step), start
+    """As ``volume.march``: points (M, 3), t (M,), delta (M,), start (R + 1,)."""
+    o, d, u = origins.double(), directions.double(), jitter.double()
+    binary = torch.from_numpy(occupancy.binary).to(origins.device) != 0
+    near, far = _clip(o, d, occupancy.bound, nearest)
+    hit = near < far
+    near, far = near.where(hit, 0.0), far.where(hit, 0.0)
+    counts = torch.ceil((far - near) / step).long()
+    most = int(counts.max()) if len(counts) else 0
+    if most == 0:
+        return origins.new_empty(0, 3), origins.new_empty(0), origins.new_empty(0), counts.new_zeros(len(counts) + 1)
+    rows = max(1, _PIECE // most)
+    parts = [
+        _march_piece(*piece, binary, occupancy.bound, step, limit)  # type: ignore[call-arg]
+        for piece in zip(*[x.split(rows) for x in (o, d, u, near, far, counts)], strict=True)
+    ]
+    start = counts.new_zeros(len(counts) + 1)
+    points, t, delta, kept = (torch.cat(column) for column in zip(*parts, strict=True))
+    torch.cumsum(kept, 0, out=start[1:])
+    return points, t, delta, start
 
 
-def _clip(origins: Tensor, directions: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """Distances (R,) at which rays enter and leave the cube, near >= 0; far <= near where they miss."""
-    tiny = torch.where(directions < 0, -1e-12, 1e-12)
-    inverse = 1 / torch.where(directions.abs() < 1e-12, tiny, directions)
-    first, second = (-bound - origins) * inverse, (bound - origins) * inverse
-    near = torch.minimum(first, second).amax(1).clamp(min=0)
-    return near, torch.maximum(first, second).amin(1)
+def _march_piece(
+    o: Tensor,
+    d: Tensor,
+    u: Tensor,
+    near: Tensor,
+    far: Tensor,
+    counts: Tensor,
+    binary: Tensor,
+    bound: float,
+    step: float,
+    limit: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The samples of some rays, and how many each has."""
+    # float64 at once: whole numbers times a Python float would be float32.
+    k = torch.arange(int(counts.max()), device=o.device, dtype=torch.float64)
+    begin = near[:, None] + k * step
+    delta = (far[:, None] - begin).clamp(0, step)
+    t = begin + u[:, None] * delta
+    points = o[:, None] + t[..., None] * d[:, None]  # (rays, intervals, 3)
+    resolution = len(binary)
+    place = (points + bound) * (resolution / (2 * bound))
+    x, y, z = place.clamp(0, resolution - 1).long().unbind(dim=-1)
+    keep = binary[x, y, z] & (k < counts[:, None])
+    keep &= keep.cumsum(dim=1) <= limit
+    return points[keep].float(), t[keep].float(), delta[keep].float(), keep.sum(dim=1)
 
 
-def composite(sigma: Tensor, values: Tensor, packed: object, stop: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See ``volume.composite``: (values (R, C), weight (R,), sum of w t (R,), weights (M,))."""
-    start, rays = packed.start, packed.rays  # type: ignore[attr-defined]
-    tau = sigma * packed.delta.to(sigma.dtype)  # type: ignore[attr-defined]
-    # Optical depth in front of each sample: sums over all rays, less what earlier rays brought. In float64, because
-    # the sums run over hundreds of thousands of samples.
-    total = torch.cat([tau.new_zeros(1, dtype=torch.float64), tau.double().cumsum(0)])
-    before = (total[:-1] - total[start[:-1]][rays]).to(sigma.dtype)
-    transmittance = torch.exp(-before)
-    seen = (transmittance >= stop).to(sigma.dtype)
-    weights = transmittance * seen * -torch.expm1(-tau)
-    count = len(start) - 1
-    rows = torch.cat([weights[:, None] * values, weights[:, None], (weights * packed.t.to(sigma.dtype))[:, None]], 1)  # type: ignore[attr-defined]
-    sums = rows.new_zeros(count, rows.shape[1]).index_add(0, rays, rows)
-    return sums[:, :-2], sums[:, -2], sums[:, -1], weights
+def _clip(o: Tensor, d: Tensor, bound: float, nearest: float) -> tuple[Tensor, Tensor]:
+    """Where rays enter and leave the cube, (R,) each; near >= far for rays that miss it."""
+    inside = o.abs() <= bound
+    still = d == 0
+    safe = torch.where(still, torch.ones_like(d), d)
+    a, b = (-bound - o) / safe, (bound - o) / safe
+    # A ray along a pair of faces is always between them, or never.
+    always, never = torch.full_like(d, math.inf), torch.full_like(d, -math.inf)
+    low = torch.where(still, torch.where(inside, never, always), torch.minimum(a, b))
+    high = torch.where(still, torch.where(inside, always, never), torch.maximum(a, b))
+    return low.amax(dim=1).clamp(min=nearest), high.amin(dim=1)
+
+
+def composite(sigma: Tensor, values: Tensor, packed: Packed, stop: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As ``volume.composite``: values (R, C), weight (R,), depth (R,), weights (M,). Autograd does the backward."""
+    from pipeline.scene.volume import FAINT
+
+    t, dtype = packed.t.double(), sigma.dtype
+    x = sigma.double() * packed.delta.double()
+    capped = x.clamp(max=_OPAQUE)
+    before = capped.cumsum(0) - capped
+    # The sum runs on from ray to ray: what the first sample of a ray has before it is not the ray's.
+    if len(x):
+        before = before - before[packed.start[:-1].clamp(max=len(x) - 1)][packed.rays]
+    lit = before.detach() <= (-math.log(stop) if stop > 0 else math.inf)
+    weights = torch.where(lit, torch.exp(-before) * -torch.expm1(-x), torch.zeros_like(x))
+    columns = torch.cat([values.double(), t[:, None], torch.ones_like(t)[:, None]], dim=1)
+    sums = torch.segment_reduce(weights[:, None] * columns, "sum", offsets=packed.start, axis=0, initial=0)
+    weight = sums[:, -1]
+    depth = sums[:, -2] / weight.clamp(min=FAINT)
+    return sums[:, :-2].to(dtype), weight.to(dtype), depth.to(dtype), weights.to(dtype)

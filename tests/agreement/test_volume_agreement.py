@@ -78,3 +78,26 @@ def test_the_same_pictures_and_gradients(kind, tolerance):
         assert fast.dtype == plain.dtype == kind
         scale = plain.abs().max().clamp(min=1)
         assert (fast - plain).abs().max() <= tolerance * scale
+
+
+@pytest.mark.parametrize("resolution", [20, 64])
+@pytest.mark.parametrize("step", [0.011, 0.2])
+def test_the_same_samples_over_empty_blocks(resolution, step):
+    """Most blocks are empty and stepped over at once; some rays run along the faces of cells and blocks."""
+    occupancy = OccupancyGrid(resolution)
+    occupancy.binary[:] = 0
+    third = resolution // 3
+    occupancy.binary[third : 2 * third, third : 2 * third, third : 2 * third] = 1
+    occupancy.binary[1, -2, 3] = occupancy.binary[-1, -1, -1] = 1
+    origins, directions = rays(300)
+    origins[-100:] = (origins[-100:] * 8).round() / 8
+    directions[-60:] = torch.eye(3).repeat(20, 1)
+    jitter = torch.rand(len(origins), generator=torch.Generator().manual_seed(1))
+    for limit in (None, 2):
+        fast, plain = (
+            volume.march(origins, directions, occupancy, step=step, jitter=jitter, max_samples=limit, backend=name)
+            for name in ("numba", "torch")
+        )
+        assert len(fast.t) > 20
+        for name in ("start", "t", "delta", "points"):
+            assert torch.equal(getattr(fast, name), getattr(plain, name)), name
