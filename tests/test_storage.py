@@ -237,7 +237,7 @@ def test_a_lease_is_held_by_one_and_given_back(root):
 
 def test_a_lease_expires_by_the_stores_clock(root, monkeypatch):
     folder = root / "boot"
-    dead = lease.take(folder, owner(), seconds=1.0)
+    dead = lease.take(folder, owner(), seconds=0.3)
     assert lease.take(folder, owner("r2", machine="m2")) is None
     # A node whose clock is a day off sees no more than others.
     real = time.time
@@ -245,7 +245,7 @@ def test_a_lease_expires_by_the_stores_clock(root, monkeypatch):
         monkeypatch.setattr(time, "time", lambda: real() + 86_400)
         assert lease.take(folder, owner("r2", machine="m2")) is None
         monkeypatch.setattr(time, "time", real)
-    time.sleep(3.1)
+    time.sleep(2.4)
     assert not dead.held
     heir = lease.take(folder, owner("r2", machine="m2"))
     assert heir is not None and heir.held
@@ -288,9 +288,9 @@ def test_dead_holders_are_known_at_once(root):
 def test_a_keeper_renews_until_the_end(s3):
     folder = Remote(s3) / "boot"
     keeper = lease.Keeper()
-    mine = lease.take(folder, owner(), seconds=2.0)
+    mine = lease.take(folder, owner(), seconds=1.0)
     with keeper.keeping(mine):
-        time.sleep(4.2)
+        time.sleep(2.2)
         assert mine.held and lease.take(folder, owner("r2", machine="m2")) is None
     keeper.close()
     assert lease.holder(folder) is None

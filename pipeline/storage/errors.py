@@ -71,7 +71,7 @@ def judge(error: Exception) -> Kind:
         return "refused"
     if any(cls.__name__ in _REFUSALS for cls in type(error).__mro__):
         return "refused"
-    if isinstance(error, (TypeError, ValueError, AttributeError, NotImplementedError)):
+    if isinstance(error, (TypeError, ValueError, LookupError, AttributeError, NotImplementedError)):
         return "refused"
     # Connections that are refused, reset or cut, time limits, and what client libraries make of them.
     return "passing"
