@@ -18,6 +18,7 @@ from pipeline import __version__
 from pipeline.core.backends import BACKENDS, why_not
 from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED, PriorError
 from pipeline.fleet import machine
+from pipeline.fleet.cluster import open_clusters
 
 PACKAGES = ("torch", "diffusers", "transformers", "numba", "ray", "trimesh", "xatlas", "DracoPy", "pygltflib")
 _LEAST_MEMORY = 3 << 30
@@ -142,6 +143,7 @@ def _ray(found: Diagnosis) -> None:
     found.facts["ray"] = "a local cluster on 127.0.0.1 for each run, with a token, without dashboard"
     if mode.lower() == "disabled":
         found.warnings.append("RAY_AUTH_MODE=disabled: whoever reaches Ray's ports can run code as you; unset it")
+    found.warnings += open_clusters()
     if address := os.environ.get("RAY_ADDRESS"):
         found.warnings.append(f"RAY_ADDRESS={address} is not used: name a cluster with --address")
 

@@ -164,3 +164,32 @@ def draining_nodes() -> frozenset[str]:
         return frozenset(known()) if known else frozenset()
     except Exception:
         return frozenset()
+
+
+def open_clusters() -> list[str]:
+    """One line for each Ray server on this machine that strangers can reach: whoever can may run code as its user.
+
+    Judged by what the process itself says: the addresses it listens on, and its environment where that may be read.
+    """
+    found = []
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] not in ("gcs_server", "raylet"):
+            continue
+        with contextlib.suppress(psutil.Error):
+            ports = sorted(
+                connection.laddr.port
+                for connection in process.net_connections(kind="tcp")
+                if connection.status == psutil.CONN_LISTEN and not _is_loopback(connection.laddr.ip)
+            )
+            mode = process.environ().get("RAY_AUTH_MODE", "").lower()
+            if ports and mode != "token":
+                where = ", ".join(map(str, ports[:3]))
+                found.append(
+                    f"{process.info['name']} (process {process.pid}) listens beyond this machine on port {where} and "
+                    "asks for no token: start Ray with RAY_AUTH_MODE=token"
+                )
+    return found
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address in ("::1", "::ffff:127.0.0.1")
