@@ -1,0 +1,161 @@
+"""Two Ray nodes in network namespaces of their own on one machine: a node killed, and its link cut without a kill.
+
+Needs root, ``ip netns`` and veth. The driver runs beside the head node; the other node's worker holds rows when its
+node goes. The run has to end with every row built, by the node that is left.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from harness import HERE, arguments, faults_of, finish, kill, wait_until, workplace, write_manifest
+
+HEAD, OTHER = "10.203.7.1", "10.203.7.2"
+PORT = "6399"
+# A node that does not answer is declared dead after some seconds, not after Ray's half minute.
+QUICK = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "1000"}
+QUICK |= {"RAY_health_check_failure_threshold": "3", "RAY_health_check_initial_delay_ms": "1000"}
+
+
+class TwoNodes:
+    """The namespaces with a Ray node in each; a context."""
+
+    def __init__(self, folder: Path):
+        tag = f"{os.getpid() % 100_000}"
+        self.head, self.other, self.wires = f"lka{tag}", f"lkb{tag}", (f"lkva{tag}", f"lkvb{tag}")
+        self._temporary = Path(f"/tmp/lkf{tag}")
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "LATENTKILN_STEP_SECONDS": "0.05", "OMP_NUM_THREADS": "1"}
+        self.environment = os.environ | QUICK | token | quiet
+        self._log = (folder / "nodes.log").open("w")
+
+    def __enter__(self) -> TwoNodes:
+        try:
+            one, two = self.wires
+            for words in (
+                f"netns add {self.head}",
+                f"netns add {self.other}",
+                f"link add {one} netns {self.head} type veth peer name {two} netns {self.other}",
+                f"-n {self.head} addr add {HEAD}/24 dev {one}",
+                f"-n {self.other} addr add {OTHER}/24 dev {two}",
+                *(
+                    f"-n {space} link set {wire} up"
+                    for space, wire in zip((self.head, self.other), self.wires, strict=True)
+                ),
+                *(f"-n {space} link set lo up" for space in (self.head, self.other)),
+            ):
+                ip(words)
+            common = ["--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats"]
+            self._start(self.head, "--head", f"--port={PORT}", f"--node-ip-address={HEAD}", *common,
+                        f"--temp-dir={self._temporary}", "--include-dashboard=false")  # fmt: skip
+            self._start(self.other, f"--address={HEAD}:{PORT}", f"--node-ip-address={OTHER}", *common)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for space in (self.head, self.other):
+            self.kill(space)
+            subprocess.run(["ip", "netns", "del", space], capture_output=True, check=False)
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _start(self, space: str, *options: str) -> None:
+        command = [*self.inside(space), str(Path(sys.executable).with_name("ray")), "start", *options]
+        subprocess.run(command, env=self.environment, stdout=self._log, stderr=self._log, check=True, timeout=180)
+
+    @staticmethod
+    def inside(space: str) -> list[str]:
+        return ["ip", "netns", "exec", space]
+
+    def run(self, manifest: Path, out: Path) -> subprocess.Popen[bytes]:
+        """``latentkiln run`` beside the head node, with one worker on each."""
+        options = ["--address", f"{HEAD}:{PORT}", "--workers", "2", "--lockstep", "2"]
+        command = [
+            *self.inside(self.head),
+            sys.executable,
+            str(HERE / "slow_run.py"),
+            str(manifest),
+            str(out),
+            *options,
+        ]
+        with out.with_name(out.name + ".log").open("w") as log:
+            return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+
+    def pids(self, space: str) -> list[int]:
+        """The processes of a namespace."""
+        done = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True, check=False)
+        return [int(word) for word in done.stdout.split()]
+
+    def kill(self, space: str) -> int:
+        """SIGKILL to all of them."""
+        import psutil
+
+        alive = [psutil.Process(pid) for pid in self.pids(space) if psutil.pid_exists(pid)]
+        return kill(alive)
+
+    def cut(self) -> None:
+        """Takes the wire between the two away; their processes know nothing of it."""
+        ip(f"-n {self.other} link set {self.wires[1]} down")
+
+
+def ip(words: str) -> None:
+    subprocess.run(["ip", *words.split()], check=True, capture_output=True)
+
+
+def builders(out: Path) -> set[int]:
+    """Processes that hold rows now."""
+    import json
+
+    found = set()
+    for log in out.glob("*/log.jsonl"):
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        if lines and lines[-1]["event"] == "stage":
+            found.add(next(line["pid"] for line in reversed(lines) if line["event"] == "began"))
+    return found
+
+
+def scenario(name: str, folder: Path, rows: int) -> dict:
+    """One run during which the other node goes, by ``name``: ``kill`` or ``cut``."""
+    folder.mkdir()
+    for shared in ("cube.obj", "prior"):
+        (folder / shared).symlink_to(folder.parent / shared)
+    (folder / "cube.obj").unlink()
+    shutil.copy(folder.parent / "cube.obj", folder / "cube.obj")
+    manifest, out = write_manifest(folder, rows, "work 80"), folder / "out"
+    with TwoNodes(folder) as nodes:
+        begun = time.monotonic()
+        process = nodes.run(manifest, out)
+        try:
+            wait_until(lambda: len(builders(out)) == 2 or process.poll() is not None, 180, "both nodes at work")
+            there = len(set(nodes.pids(nodes.other)) & builders(out))
+            if name == "kill":
+                nodes.kill(nodes.other)
+            else:
+                nodes.cut()
+            code = process.wait(timeout=300)
+        finally:
+            process.kill()
+        seconds = time.monotonic() - begun
+    return {"exit": code, "workers_lost": there, "seconds": round(seconds, 1)} | faults_of(out, manifest)
+
+
+def main() -> None:
+    chosen = arguments(__doc__, rows=(8, 60))
+    with workplace(chosen) as folder:
+        found = {name: scenario(name, folder / name, chosen.rows) for name in ("kill", "cut")}
+    ok = all(
+        one["exit"] == 0 and one["workers_lost"] == 1 and not (one["missing"] or one["different"] or one["strays"])
+        for one in found.values()
+    )
+    finish(ok, rows=chosen.rows, **found)
+
+
+if __name__ == "__main__":
+    main()
