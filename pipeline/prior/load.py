@@ -264,7 +264,7 @@ def load_prior(
     found = prior_identity(spec)
     where = device_of(device)
     prepare_cuda(where, options)
-    prior = Prior(found, load_parts(found), where, options)
+    prior = Prior(found, load_parts(found, text_dtype(options, where)), where, options)
     if fitted:
         _ = prior.latent_rgb
     return prior

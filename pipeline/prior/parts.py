@@ -43,12 +43,15 @@ class Parts:
         return self.pipeline == "StableDiffusionXLPipeline"
 
 
-def load_parts(found: PriorIdentity) -> Parts:
-    """Every part of the prior. Raises PriorError, in one line, for anything missing, damaged or not supported."""
+def load_parts(found: PriorIdentity, dtype: torch.dtype = torch.float32) -> Parts:
+    """Every part of the prior, the UNet in ``dtype`` at once: in float32 a large one would not fit small machines.
+
+    Raises PriorError, in one line, for anything missing, damaged or not supported.
+    """
     where = found.file or found.folder
     try:
         _silence()
-        parts = _from_file(found.file) if found.file else _from_folder(found.folder)
+        parts = _from_file(found.file, dtype) if found.file else _from_folder(found.folder, dtype)
     except PriorError:
         raise
     except Exception as error:  # diffusers and transformers raise many kinds for a damaged folder
@@ -91,31 +94,31 @@ def _checked_vae(where: Path, index: dict[str, Any]) -> Any:
     return getattr(diffusers, str(name))
 
 
-def _from_folder(folder: Path) -> Parts:
+def _from_folder(folder: Path, dtype: torch.dtype) -> Parts:
     import diffusers
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     index = read_config(folder, "", "model_index.json")
     pipeline, vae = _checked_pipeline(folder, index), _checked_vae(folder, index)
 
-    def weights(part: str, cls: Any) -> Any:
+    def weights(part: str, cls: Any, **more: Any) -> Any:
         place = folder / part
         variant = weights_variant(p.name for p in place.iterdir()) if place.is_dir() else None
-        return cls.from_pretrained(place, local_files_only=True, use_safetensors=True, variant=variant)
+        return cls.from_pretrained(place, local_files_only=True, use_safetensors=True, variant=variant, **more)
 
     classes = [("", CLIPTextModel)] + ([("_2", CLIPTextModelWithProjection)] if "XL" in pipeline else [])
     return Parts(
         pipeline,
         [CLIPTokenizer.from_pretrained(folder / f"tokenizer{n}", local_files_only=True) for n, _ in classes],
         [weights(f"text_encoder{n}", cls) for n, cls in classes],
-        weights("unet", diffusers.UNet2DConditionModel),
+        weights("unet", diffusers.UNet2DConditionModel, dtype=dtype),
         weights("vae", vae),
         diffusers.DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
         bool(index.get("force_zeros_for_empty_prompt", "XL" in pipeline)),
     )
 
 
-def _from_file(path: Path) -> Parts:
+def _from_file(path: Path, dtype: torch.dtype) -> Parts:
     import diffusers
     from safetensors.torch import load_file
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -124,10 +127,10 @@ def _from_file(path: Path) -> Parts:
     pipeline, vae_class = _checked_pipeline(path, index), _checked_vae(path, index)
     tensors = load_file(path)
 
-    def converted(part: str, cls: Any, prefix: str) -> Any:
+    def converted(part: str, cls: Any, prefix: str, **more: Any) -> Any:
         own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         config = str(single_file.config_folder(path, kind, part))
-        return cls.from_single_file(own, config=config, subfolder=part, local_files_only=True)
+        return cls.from_single_file(own, config=config, subfolder=part, local_files_only=True, **more)
 
     def text(part: str, cls: Any, prefix: str) -> Any:
         config = cls.config_class.from_pretrained(single_file.config_folder(path, kind, part) / part)
@@ -154,7 +157,7 @@ def _from_file(path: Path) -> Parts:
         pipeline,
         [_tokenizer(path, kind, f"tokenizer{n}") for n in numbers],
         texts,
-        converted("unet", diffusers.UNet2DConditionModel, single_file.UNET),
+        converted("unet", diffusers.UNet2DConditionModel, single_file.UNET, dtype=dtype),
         vae,
         diffusers.DDPMScheduler.from_pretrained(scheduler, local_files_only=True),
         bool(index.get("force_zeros_for_empty_prompt", kind == "sdxl")),

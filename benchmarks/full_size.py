@@ -1,0 +1,89 @@
+"""Paints a few steps with Stable Diffusion in its full size (random weights, nothing downloaded): memory and time.
+
+    python benchmarks/full_size.py [--kind sd1] [--steps 3] [--lockstep 1] [--precision bfloat16] [--texture-size 512]
+
+The model is made in one process and used in another, so that the peak is that of a worker. Needs about 6 GB of memory
+and 2.5 GB of disk for sd1; minutes on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+MAKE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from full_size import make_full_size
+make_full_size(Path(sys.argv[2]), sys.argv[3])
+"""
+
+PAINT = """
+import json, sys, time
+from pathlib import Path
+from pipeline.core.job import Job
+from pipeline.export.record import read_record
+from pipeline.prior.load import load_prior
+from pipeline.prior.options import PriorOptions
+from pipeline.recipes.paint import paint
+from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.record import peak_rss_mb
+prior, mesh, out, steps, lockstep, precision, size = sys.argv[1:]
+begun = time.monotonic()
+loaded = load_prior(prior, options=PriorOptions(precision=precision))
+load = time.monotonic() - begun
+after_load = peak_rss_mb()
+settings = PaintSettings(steps=int(steps), texture_size=int(size), preview=False).model_dump(mode="json")
+count = int(lockstep)
+jobs = [Job(f"m{i}", "paint", "a red brick cube", "", i, Path(mesh), settings) for i in range(count)]
+outcomes = paint(jobs, loaded, Path(out), fingerprints=["f"] * count, lockstep=count)
+assert all(o.status == "done" for o in outcomes), outcomes
+record = read_record(Path(out) / "m0")
+print(json.dumps({"load": load, "after_load": after_load, "peak": peak_rss_mb(), "device": record["backends"]["device"],
+                  "bytes": record["outputs"]["asset.glb"]["bytes"], "timings": record["timings"]}))
+"""
+
+
+def main() -> None:
+    """Prints peak memory and where the time went."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kind", default="sd1", choices=["sd1", "sd2", "sd2-768-v", "sdxl"])
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--lockstep", type=int, default=1)
+    parser.add_argument("--precision", default="bfloat16", choices=["auto", "float32", "float16", "bfloat16"])
+    parser.add_argument("--texture-size", type=int, default=512)
+    parser.add_argument(
+        "--mesh", type=Path, default=next(iter(sorted((ROOT / "manifests/meshes").glob("*.obj"))), None)
+    )
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / args.kind
+        begun = time.monotonic()
+        subprocess.run([sys.executable, "-c", MAKE, str(ROOT / "tests"), folder, args.kind], check=True)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        print(f"{args.kind}: {size / 1e9:.2f} GB made in {time.monotonic() - begun:.0f} s")
+        options = [str(args.steps), str(args.lockstep), args.precision, str(args.texture_size)]
+        done = subprocess.run(
+            [sys.executable, "-c", PAINT, folder, args.mesh, Path(place) / "out", *options],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(f"device {found['device']}, {args.precision}, lockstep {args.lockstep}, {args.steps} steps")
+    print(f"peak memory {found['peak']:.0f} MB ({found['after_load']:.0f} MB after loading in {found['load']:.1f} s)")
+    print(f"asset.glb {found['bytes']} bytes")
+    for stage, seconds in found["timings"].items():
+        print(f"  {stage:<20} {seconds:>9.1f} s")
+
+
+if __name__ == "__main__":
+    main()
