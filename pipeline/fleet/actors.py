@@ -82,6 +82,7 @@ class Fleet:
         self._slots: list[_Slot] = []
         self._made = self._tickets = self._load_deaths = self._load_losses = 0
         self._target = 1
+        self._going: frozenset[str] = frozenset()
         self._asked_to_stop = False
         self._begun = time.monotonic()
         self._next_look = self._next_pulse = 0.0
@@ -133,14 +134,11 @@ class Fleet:
         self._next_look = now + _LOOK_SECONDS
         self._check_cluster()
         self._target = max(1, self._settings.workers())
-        going = self._settings.draining()
+        self._going = self._settings.draining()
         for slot in self._slots:
-            if slot.node_id in going and slot.state == "building" and not slot.asked:
+            if slot.node_id in self._going and slot.state == "building" and not slot.asked:
                 self._note(f"{slot.name}: its machine {slot.node} is going away; its work is being saved")
                 self._ask(slot)
-            elif slot.node_id in going and slot.state == "idle":
-                self._kill(slot)
-                slot.state = "gone"
 
     def _check_cluster(self) -> None:
         """Raises ClusterLost, having taken all rows back, when the cluster's servers are dead."""
@@ -159,6 +157,10 @@ class Fleet:
         return _Slot(f"worker {self._made}", handle, handle.load.remote())
 
     def _hand_out(self) -> None:
+        for slot in self._slots:
+            if slot.state == "idle" and slot.node_id in self._going:
+                self._kill(slot)
+                slot.state = "gone"
         self._slots = [slot for slot in self._slots if slot.state != "gone"]
         occupied = sum(slot.state == "building" for slot in self._slots)
         wanted = min(self._target, occupied + self._book.rows_left)

@@ -27,15 +27,20 @@ ROOT = HERE.parent.parent
 CUBE = "v -1 -1 -1\nv 1 -1 -1\nv 1 1 -1\nv -1 1 1\nf 1 2 3\nf 1 3 4\nf 1 4 2\nf 2 4 3\n"
 
 
-def arguments(description: str | None, **sizes: tuple[int, int]) -> argparse.Namespace:
-    """``--full`` chooses the second of each pair of ``sizes``, which are options themselves; ``--seed``, ``--keep``."""
+def arguments(description: str | None, parts: tuple[str, ...] = (), **sizes: tuple[int, int]) -> argparse.Namespace:
+    """``--full`` chooses the second of each pair of ``sizes``, which are options themselves; ``--part`` (repeated)
+    chooses among ``parts``, else all of them are done."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--full", action="store_true", help="the size the project promises, not the quick one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="work here and leave it; else in a temporary folder")
+    if parts:
+        parser.add_argument("--part", dest="parts", action="append", choices=parts, help="only this; all when left out")
     for name, (small, full) in sizes.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{small}, or {full} with --full")
     chosen = parser.parse_args()
+    if parts:
+        chosen.parts = chosen.parts or list(parts)
     for name, pair in sizes.items():
         if getattr(chosen, name) is None:
             setattr(chosen, name, pair[chosen.full])

@@ -1,4 +1,5 @@
-"""Two Ray nodes in network namespaces of their own on one machine: a node killed, and its link cut without a kill.
+"""Two Ray nodes in network namespaces of their own on one machine: a node killed, its link cut without a kill, and one
+drained, as a machine that is about to be taken away is.
 
 Needs root, ``ip netns`` and veth. The driver runs beside the head node; the other node's worker holds rows when its
 node goes. The run has to end with every row built, by the node that is left.
@@ -21,6 +22,19 @@ PORT = "6399"
 # A node that does not answer is declared dead after some seconds, not after Ray's half minute.
 QUICK = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "1000"}
 QUICK |= {"RAY_health_check_failure_threshold": "3", "RAY_health_check_initial_delay_ms": "1000"}
+
+# What Ray itself does when its node's process is told to end.
+DRAIN = """
+import sys, time
+import ray
+from ray._raylet import GcsClient
+from ray.core.generated import autoscaler_pb2
+ray.init(address=sys.argv[1], log_to_driver=False)
+(node,) = [node["NodeID"] for node in ray.nodes() if node["NodeManagerAddress"] == sys.argv[2]]
+reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+deadline = int(1000 * (time.time() + 60))
+print(GcsClient(address=sys.argv[1]).drain_node(node, reason, "to be taken away", deadline))
+"""
 
 
 class TwoNodes:
@@ -100,6 +114,11 @@ class TwoNodes:
         alive = [psutil.Process(pid) for pid in self.pids(space) if psutil.pid_exists(pid)]
         return kill(alive)
 
+    def drain(self) -> None:
+        """Tells the head that the other node will be taken away in a minute."""
+        command = [*self.inside(self.head), sys.executable, "-c", DRAIN, f"{HEAD}:{PORT}", OTHER]
+        subprocess.run(command, env=self.environment, stdout=self._log, stderr=self._log, check=True, timeout=120)
+
     def cut(self) -> None:
         """Takes the wire between the two away; their processes know nothing of it."""
         ip(f"-n {self.other} link set {self.wires[1]} down")
@@ -122,7 +141,7 @@ def builders(out: Path) -> set[int]:
 
 
 def scenario(name: str, folder: Path, rows: int) -> dict:
-    """One run during which the other node goes, by ``name``: ``kill`` or ``cut``."""
+    """One run during which the other node goes, by ``name``: ``kill``, ``cut`` or ``drain``."""
     folder.mkdir()
     for shared in ("cube.obj", "prior"):
         (folder / shared).symlink_to(folder.parent / shared)
@@ -138,21 +157,27 @@ def scenario(name: str, folder: Path, rows: int) -> dict:
             if name == "kill":
                 nodes.kill(nodes.other)
             else:
-                nodes.cut()
+                getattr(nodes, name)()
             code = process.wait(timeout=300)
         finally:
             process.kill()
         seconds = time.monotonic() - begun
-    return {"exit": code, "workers_lost": there, "seconds": round(seconds, 1)} | faults_of(out, manifest)
+    log = (out / "run.events.jsonl").read_text()
+    told = log.count("is going away")
+    found = {"exit": code, "workers_lost": there, "seconds": round(seconds, 1), "told": told}
+    return found | faults_of(out, manifest)
 
 
 def main() -> None:
-    chosen = arguments(__doc__, rows=(8, 60))
+    chosen = arguments(__doc__, ("kill", "cut", "drain"), rows=(8, 60))
     with workplace(chosen) as folder:
-        found = {name: scenario(name, folder / name, chosen.rows) for name in ("kill", "cut")}
+        found = {name: scenario(name, folder / name, chosen.rows) for name in chosen.parts}
     ok = all(
-        one["exit"] == 0 and one["workers_lost"] == 1 and not (one["missing"] or one["different"] or one["strays"])
-        for one in found.values()
+        one["exit"] == 0
+        and one["workers_lost"] == 1
+        and not (one["missing"] or one["different"] or one["strays"])
+        and one["told"] == (name == "drain")
+        for name, one in found.items()
     )
     finish(ok, rows=chosen.rows, **found)
 
