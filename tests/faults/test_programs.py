@@ -13,13 +13,12 @@ import pytest
 HERE = Path(__file__).parent
 PROGRAMS = ("kill_matrix", "many_rows", "check_million", "fuzz_manifests", "fuzz_meshes")
 # They mount file systems and make network namespaces.
-AS_ROOT = ("bad_disk", "two_nodes")
+AS_ROOT = (["bad_disk"], *(["two_nodes", "--part", part] for part in ("kill", "cut", "drain")))
 
 
-def run(name: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(HERE / f"{name}.py")], capture_output=True, text=True, check=False, timeout=600
-    )
+def run(name: str, *options: str) -> None:
+    command = [sys.executable, str(HERE / f"{name}.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert json.loads(done.stdout.splitlines()[-1])["ok"] is True
 
@@ -41,6 +40,6 @@ def may_isolate() -> bool:
 
 
 @pytest.mark.skipif(not may_isolate(), reason="needs root, mounts and network namespaces")
-@pytest.mark.parametrize("name", AS_ROOT)
-def test_program_of_root(name: str) -> None:
-    run(name)
+@pytest.mark.parametrize("words", AS_ROOT, ids="-".join)
+def test_program_of_root(words: list[str]) -> None:
+    run(*words)
