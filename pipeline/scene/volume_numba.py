@@ -69,8 +69,10 @@ class _Composite(torch.autograd.Function):
         made = (sigma.new_empty(rays, channels), sigma.new_empty(rays), sigma.new_empty(rays))
         weights = torch.empty_like(sigma)
         kernel: Any = _composite
-        kernel(*_arrays(sigma, values, packed), stop, *(x.numpy() for x in made), weights.numpy())
-        ctx.save_for_backward(sigma, values)
+        after = torch.empty(sigma.shape, dtype=torch.float64)
+        kernel(*_arrays(sigma, values, packed), stop, *(x.numpy() for x in made), weights.numpy(), after.numpy())
+        # Transmittances are kept: their exponentials are the dearest part of either direction.
+        ctx.save_for_backward(sigma, values, after)
         ctx.packed, ctx.stop = packed, stop
         ctx.set_materialize_grads(False)
         return (*made, weights)
@@ -78,7 +80,7 @@ class _Composite(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, Tensor, None, None]:
-        sigma, values = ctx.saved_tensors
+        sigma, values, after = ctx.saved_tensors
         rays = len(ctx.packed.start) - 1
         shapes = ((rays, values.shape[1]), (rays,), (rays,), sigma.shape)
         given = [
@@ -87,7 +89,8 @@ class _Composite(torch.autograd.Function):
         ]
         to_sigma, to_values = torch.zeros_like(sigma), torch.zeros_like(values)
         kernel: Any = _spread
-        kernel(*_arrays(sigma, values, ctx.packed), ctx.stop, *given, to_sigma.numpy(), to_values.numpy())
+        rest = _arrays(sigma, values, ctx.packed)[1:]
+        kernel(*rest, ctx.stop, after.numpy(), *given, to_sigma.numpy(), to_values.numpy())
         return to_sigma, to_values, None, None
 
 
@@ -210,8 +213,8 @@ def _place(origins, directions, jitter, bound, step, nearest, chosen, start, poi
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _composite(sigma, values, t, delta, start, stop, made, weight, depth, weights):
-    """made (R, C), weight (R,), depth (R,), weights (M,) of the rays."""
+def _composite(sigma, values, t, delta, start, stop, made, weight, depth, weights, after):
+    """made (R, C), weight (R,), depth (R,), weights (M,) of the rays, and after (M,) float64: T_{i+1}."""
     channels = values.shape[1]
     total = np.empty(channels)
     for r in range(len(weight)):
@@ -220,11 +223,13 @@ def _composite(sigma, values, t, delta, start, stop, made, weight, depth, weight
         for i in range(start[r], start[r + 1]):
             if left < stop:
                 weights[i] = 0.0
+                after[i] = left
                 continue
             gone = -np.expm1(-np.float64(sigma[i]) * np.float64(delta[i]))
             w = left * gone
-            left *= 1.0 - gone
+            left -= w
             weights[i] = w
+            after[i] = left
             sum_w += w
             sum_t += w * t[i]
             for c in range(channels):
@@ -236,42 +241,30 @@ def _composite(sigma, values, t, delta, start, stop, made, weight, depth, weight
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _spread(sigma, values, t, delta, start, stop, g_made, g_weight, g_depth, g_weights, to_sigma, to_values):
+def _spread(values, t, delta, start, stop, after, g_made, g_weight, g_depth, g_weights, to_sigma, to_values):
     """Gradients for sigma (M,) and values (M, C), which come as zeros, of those for what ``_composite`` made.
 
     With a_i the loss's derivative by w_i: dw_i/dx_i = T_{i+1} and dw_j/dx_i = -w_j for j > i, so the derivative by
-    x_i is a_i T_{i+1} - sum_{j>i} a_j w_j.
+    x_i is a_i T_{i+1} - sum_{j>i} a_j w_j: the rays are gone through from their ends.
     """
     channels = values.shape[1]
     for r in range(len(g_weight)):
-        first, last = start[r], start[r + 1]
-        left, sum_w, sum_t, end = 1.0, 0.0, 0.0, last
-        for i in range(first, last):
-            if left < stop:
-                end = i
-                break
-            gone = -np.expm1(-np.float64(sigma[i]) * np.float64(delta[i]))
-            sum_w += left * gone
-            sum_t += left * gone * t[i]
-            left *= 1.0 - gone
+        first, end = start[r], start[r]
+        left, sum_w, sum_t = 1.0, 0.0, 0.0
+        while end < start[r + 1] and left >= stop:
+            sum_w += left - after[end]
+            sum_t += (left - after[end]) * t[end]
+            left = after[end]
+            end += 1
         # depth = sum_t / max(sum_w, FAINT)
         by_t = g_depth[r] / max(sum_w, _FAINT)
         by_w = g_weight[r] - (by_t * sum_t / sum_w if sum_w > _FAINT else 0.0)
         behind = 0.0
-        # Twice front to back: what lies behind a sample is all there is less what came up to it.
-        for sweep in range(2):
-            left = 1.0
-            for i in range(first, end):
-                a = by_w + by_t * t[i] + g_weights[i]
-                for c in range(channels):
-                    a += g_made[r, c] * values[i, c]
-                gone = -np.expm1(-np.float64(sigma[i]) * np.float64(delta[i]))
-                w = left * gone
-                left *= 1.0 - gone
-                if sweep == 0:
-                    behind += a * w
-                    for c in range(channels):
-                        to_values[i, c] = w * g_made[r, c]
-                else:
-                    behind -= a * w
-                    to_sigma[i] = delta[i] * (a * left - behind)
+        for i in range(end - 1, first - 1, -1):
+            w = (after[i - 1] if i > first else 1.0) - after[i]
+            a = by_w + by_t * t[i] + g_weights[i]
+            for c in range(channels):
+                a += g_made[r, c] * values[i, c]
+                to_values[i, c] = w * g_made[r, c]
+            to_sigma[i] = delta[i] * (a * after[i] - behind)
+            behind += a * w
