@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -58,12 +57,15 @@ class S3Server:
             "volume.port": volume, "volume.port.grpc": volume_grpc, "volume.max": 30,
         }  # fmt: skip
         weed = Path(sys.executable).with_name("weed")
+        # It dies with us, however we die, and not of a signal that is sent to our process group.
+        guard = '"$@" </dev/null & server=$!; read end; kill -9 $server'
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
-                [str(weed), "server", "-s3", *(f"-{name}={value}" for name, value in options.items())],
+                ["sh", "-c", guard, "sh", str(weed), "server", "-s3", *(f"-{n}={v}" for n, v in options.items())],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
+                start_new_session=True,
             )
         deadline = time.monotonic() + 60
         while True:
@@ -78,15 +80,14 @@ class S3Server:
                         self.client().create_bucket(Bucket=BUCKET)
                 if time.monotonic() > deadline or process.poll() is not None:
                     tail = (self.folder / "log").read_text(errors="replace")[-2000:]
-                    process.kill()
+                    process.communicate()
                     raise RuntimeError(f"the S3 server does not come up: {error}\n{tail}") from error
                 time.sleep(0.1)
 
     def kill(self) -> None:
         """SIGKILL, as when its machine goes."""
         if self.process is not None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
+            self.process.communicate()  # closes its input: the guard kills the server
             self.process = None
 
     def client(self, endpoint: str | None = None):
