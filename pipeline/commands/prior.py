@@ -32,7 +32,7 @@ def show_prior(spec: str, *, as_json: bool = False) -> int:
     if card.is_file():
         print(card.read_text(encoding="utf-8").rstrip())
         print()
-    print(f"folder    {found.folder}")
+    print(f"file      {found.file}" if found.file else f"folder    {found.folder}")
     print(f"identity  {found.identity}")
     print("words     " + (f"{len(words)} known" if words is not None else "any (no word list)"))
     return 0
