@@ -104,7 +104,7 @@ class Generate:
             variant.seed,
             base_latent=_base_latent(settings.base_colour, prior),
         )
-        occupancy = OccupancyGrid(resolution=settings.occupancy_resolution, bound=BOUND)
+        occupancy = OccupancyGrid(resolution=settings.occupancy_resolution, bound=BOUND, device=prior.device)
         scene = RadianceFieldScene(
             field.to(prior.device), occupancy, scene_settings(settings), prior.latent_rgb, variant.seed, work.shared
         )

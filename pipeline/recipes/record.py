@@ -15,6 +15,7 @@ from pipeline.core.outcome import Outcome
 from pipeline.export.record import write_failure
 from pipeline.prior.adapter_marks import adapter_marks
 from pipeline.recipes import RECIPE_VERSIONS
+from pipeline.scene import grid, volume
 
 if TYPE_CHECKING:
     from pipeline.prior.load import Prior
@@ -81,9 +82,11 @@ def done_record(
 
 def backends(prior: Prior, recipe: str) -> dict[str, Any]:
     """What computed the asset: another of these may give other bytes."""
-    operations = ("rasterise", "grid", "volume") if recipe == "generate" else ("rasterise",)
+    device = prior.device.type
+    fields = {"grid": grid.backend_for(device), "volume": volume.backend_for(device)} if recipe == "generate" else {}
     return {
-        **{operation: choose(operation).name for operation in operations},
+        "rasterise": choose("rasterise").name,
+        **fields,
         "torch": torch.__version__,
         "device": str(prior.device),
         "dtype": str(prior.dtype).removeprefix("torch."),

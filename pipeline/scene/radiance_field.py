@@ -31,6 +31,8 @@ REFRESH = 16
 
 # Points of the sketch's box on which its loss is taken besides the samples of the rays, so that empty space can fill.
 _BOX_POINTS = 4096
+# A camera may stand inside the cube: what is closer to it than this would fill its picture.
+_NEAREST = 0.1
 # Samples that are evaluated at once when no gradient is needed.
 _CHUNK = 1 << 18
 
@@ -181,7 +183,9 @@ class RadianceFieldScene:
             normals = self.field.normals(packed.points)
             total = total + lambdas.orientation * losses.orientation(weights, normals, seen.directions, packed)
         if lambdas.tv > 0:
-            total = total + lambdas.tv * losses.total_variation(seen.image(seen.depth[:, None]))
+            total = total + lambdas.tv * losses.total_variation(
+                seen.image(seen.depth[:, None]), seen.image(seen.weight[:, None])
+            )
         # The guidance sums over views; these are means, so that their balance holds for any number of views.
         return total * self.settings.views
 
@@ -200,6 +204,7 @@ class RadianceFieldScene:
             self.occupancy,
             step=self.settings.samples_step,
             jitter=None if jitter is None else jitter.to(self.device),
+            nearest=_NEAREST,
         )
         sigma, features = self._evaluate(packed.points)
         made: Composite = composite(sigma, features, packed)
