@@ -346,7 +346,7 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--from", dest="start_from", type=Path, help="an exported prior to go on from")
     p.add_argument("--large", type=float, default=0.0, help="share of steps on 32x32 latents")
     p.add_argument("--workers", type=int, default=1, help="processes of one thread each; 1: one process, two threads")
-    p.add_argument("--compile", action="store_true", help="torch.compile the UNet: minutes at first, a fifth faster then")
+    p.add_argument("--compile", action="store_true", help="torch.compile the UNet: a fifth faster after minutes")
     p.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     a = p.parse_args(argv)
     if (a.minutes is None) == (a.steps is None):
