@@ -218,6 +218,8 @@ class Book:
         """A worker's word on ``row``: its end, unless it is to be tried again."""
         if result.state == "interrupted" and not self.halting:
             if self.overdue(row):
+                # It ended before it was asked how far it is.
+                self._where.setdefault(row.job.id, (result.stage or "fleet", 0, 0))
                 self.cut(row)
             else:
                 self.took_back(row, "handed back by its worker")
