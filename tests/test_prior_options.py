@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_variants import make_diffusers, make_lora
+from fake_cuda import fake_cuda
+from fake_variants import make_concept, make_diffusers, make_lora
 
 from pipeline.cli import main
 from pipeline.core.errors import PriorError
@@ -22,6 +23,7 @@ from pipeline.prior.fit_rgb import fit_prior, picture
 from pipeline.prior.identity import prior_identity
 from pipeline.prior.load import Prior, load_prior
 from pipeline.prior.options import PriorOptions, low_memory
+from pipeline.prior.parts import load_parts
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def gradient(prior: Prior) -> torch.Tensor:
     t, eps = draw(SdsSettings(7.5), prior, 1, 0, 10, (2, 4, 8, 8))
-    latents = torch.randn(2, 4, 8, 8, generator=torch_generator(1, "z"))
+    latents = torch.randn(2, 4, 8, 8, generator=torch_generator(1, "z")).to(prior.device)
     empty = prior.embed([""] * 2, negative=True)
     return sds_gradients(prior, [Query(latents, prior.embed(["a red cube"] * 2), empty, t, eps, 7.5)], 1)[0]
 
@@ -124,6 +126,32 @@ def test_compiled_but_not_with_a_lora(
 def test_attention_is_torchs_fused_one(folders: dict[str, Path]) -> None:
     names = {type(p).__name__ for p in load_prior(folders["sdxl"])._unet.attn_processors.values()}
     assert names == {"AttnProcessor2_0"}
+
+
+@pytest.mark.parametrize("kind", ["sd2-768-v", "sdxl"])
+def test_everything_goes_to_the_device_it_is_used_on(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    expected = gradient(load_prior(folders[kind]))
+    found = prior_identity(folders[kind])
+    for options in (PriorOptions(precision="float32"), low_memory("float32"), PriorOptions()):
+        # Read before: the libraries' own way to fill networks is no concern of the make-believe device.
+        parts = load_parts(found)
+        with fake_cuda():
+            prior = Prior(found, parts, torch.device("cuda"), options)
+            mine = gradient(prior)
+            assert mine.device.type == "cuda"
+            if options.precision == "float32":
+                assert torch.allclose(mine.cpu(), expected, atol=1e-5)
+            make_lora(tmp_path / "x.safetensors", prior)
+            make_concept(tmp_path / "toy.safetensors", prior.text.widths)
+            files = [
+                AdapterFile("lora", tmp_path / "x.safetensors"),
+                AdapterFile("concept", tmp_path / "toy.safetensors"),
+            ]
+            text = prior.embed(["a toy"], prior.adapters(files))
+            noisy = torch.zeros(1, 4, 8, 8, device="cuda")
+            assert prior.predict_noise(noisy, torch.tensor([5], device="cuda"), text).isfinite().all()
+            image = prior.decode(noisy)
+            assert image.device.type == "cuda" and prior.encode(image).device.type == "cuda"
 
 
 def test_a_device_that_is_not_there() -> None:

@@ -103,11 +103,13 @@ class LoraLayer:
     scale: float
 
     def add(self, value: Tensor, output: Tensor) -> Tensor:
+        # An offloaded layer comes to the device and goes again: the matrices follow what it is given.
+        down, up = self.down.to(value), self.up.to(value)
         if isinstance(self.module, nn.Conv2d):
             m = self.module
-            inner = nn.functional.conv2d(value, self.down, None, m.stride, m.padding, m.dilation)  # type: ignore[arg-type]
-            return output + self.scale * nn.functional.conv2d(inner, self.up)
-        return output + self.scale * nn.functional.linear(nn.functional.linear(value, self.down), self.up)
+            inner = nn.functional.conv2d(value, down, None, m.stride, m.padding, m.dilation)  # type: ignore[arg-type]
+            return output + self.scale * nn.functional.conv2d(inner, up)
+        return output + self.scale * nn.functional.linear(nn.functional.linear(value, down), up)
 
 
 @dataclass
@@ -120,7 +122,6 @@ class Lora:
     def active(self, network: str) -> Iterator[None]:
         """Adds the LoRA to ``network`` ("unet", "text", "text2") for the length of the block."""
         handles = [
-            # The LoRA follows its layer to whatever device that is on.
             layer.module.register_forward_hook(lambda m, args, out, layer=layer: layer.add(args[0], out))
             for layer in self.layers.get(network, [])
         ]
