@@ -137,6 +137,7 @@ class Book:
     def _take_in(self, item: PlanItem) -> None:
         job_id = item.job.id
         if item.action == "keep":
+            self._depot.tidy(item.job.id)
             self.summary.kept += 1
             self._ledger.planned(job_id, "kept")
             return

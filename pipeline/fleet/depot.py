@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from pipeline.core.place import Place, Remote
 from pipeline.export.record import load_record, output_problem, read_failure, read_record, write_failure
-from pipeline.fleet.locks import asset_lock
+from pipeline.fleet.locks import asset_lock, clear
 from pipeline.fleet.rowlog import LOG
 from pipeline.fleet.rows import Row
 from pipeline.recipes import UNWRAP_CACHE
@@ -57,6 +57,10 @@ class Depot(Protocol):
         """Publishes what the recipe has finished. Raises StorageError, OSError."""
         ...
 
+    def tidy(self, job_id: str) -> None:
+        """Removes what a killed builder may have left beside an asset that is finished."""
+        ...
+
     def read_failure(self, job_id: str) -> dict[str, Any] | None:
         """What the recipe wrote about the failure of a row."""
         ...
@@ -93,6 +97,9 @@ class LocalDepot:
 
     def commit(self, row: Row) -> None:
         pass
+
+    def tidy(self, job_id: str) -> None:
+        clear(self.root / job_id)
 
     def read_failure(self, job_id: str) -> dict[str, Any] | None:
         return read_failure(self.root / job_id)
@@ -184,6 +191,9 @@ class RemoteDepot:
         job_id = row.job.id
         assets.publish(self.root / job_id, self.out / job_id, held=self._held(job_id))
         self._empty(job_id)
+
+    def tidy(self, job_id: str) -> None:
+        pass  # a lease runs out by itself, and the scratch folder goes
 
     def read_failure(self, job_id: str) -> dict[str, Any] | None:
         return read_failure(self.root / job_id)
