@@ -237,7 +237,13 @@ def test_a_real_ctrl_c_ends_with_3(tmp_path: Path) -> None:
     manifest = tmp_path / "many.csv"
     (tmp_path / "a.obj").write_text("v 0 0 0\n")
     manifest.write_text("prompt,mesh\n" + "".join(f"x{i},no{i}.obj\n" for i in range(200_000)))
-    process = subprocess.Popen([*MODULE, "check", str(manifest)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # As a terminal starts it: in a shell's background the signal would be ignored, and a child inherits that.
+    process = subprocess.Popen(
+        [*MODULE, "check", str(manifest)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
