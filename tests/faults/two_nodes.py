@@ -46,7 +46,9 @@ class TwoNodes:
         self._temporary = Path(f"/tmp/lkf{tag}")
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "LATENTKILN_STEP_SECONDS": "0.05", "OMP_NUM_THREADS": "1"}
-        self.environment = os.environ | QUICK | token | quiet
+        # Whoever starts this may have kept Ray to the loopback; these two nodes are to meet.
+        joined = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+        self.environment = os.environ | QUICK | token | quiet | joined
         self._log = (folder / "nodes.log").open("w")
 
     def __enter__(self) -> TwoNodes:
