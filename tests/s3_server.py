@@ -91,11 +91,11 @@ class S3Server:
             self.process = None
 
     def client(self, endpoint: str | None = None):
-        """A plain boto3 client of an administrator, to look at what is there with other eyes than ours."""
-        import boto3
+        """A plain botocore client of an administrator, to look at what is there with other eyes than ours."""
         from botocore.config import Config
+        from botocore.session import get_session
 
-        return boto3.client(
+        return get_session().create_client(
             "s3",
             endpoint_url=endpoint or self.endpoint,
             aws_access_key_id=ADMIN_KEY,
