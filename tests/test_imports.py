@@ -30,7 +30,15 @@ TIERS = (
 HEIGHT = {room: -number for number, rooms in enumerate(TIERS) for room in rooms}
 
 # Modules that only some rooms may import, and names that nothing may call: they run code out of data files.
-CONFINED = {"click": ("cli",), "ray": ("fleet",), "igl": ("geometry",), "fsspec": ("storage",), "s3fs": (), "boto3": (), "botocore": ()}
+CONFINED = {
+    "click": ("cli",),
+    "ray": ("fleet",),
+    "igl": ("geometry",),
+    "fsspec": ("storage",),
+    "s3fs": (),
+    "boto3": (),
+    "botocore": (),
+}
 BANNED_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 BANNED_CALLS = {"eval", "exec", "torch.load", "torch.save", "yaml.load", "yaml.unsafe_load"}
 

@@ -1,8 +1,7 @@
 """The loop over Ray actors: one group in flight per worker, deaths survived, late rows cut.
 
 Actors, not Ray Data: the driver has to know which rows a worker held when it died, to try each of them alone, to cut
-one that is late, and to let every row's end be final the moment it comes. ``benchmarks/scheduling.py`` measures what
-that costs.
+one that is late, and to let every row's end be final the moment it comes.
 """
 
 from __future__ import annotations
