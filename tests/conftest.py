@@ -74,3 +74,22 @@ def proxy(s3_proxy: FaultProxy, s3: str, monkeypatch: pytest.MonkeyPatch) -> Ite
     connect(s3_proxy.endpoint)
     yield s3_proxy
     s3_proxy.reset()
+
+
+@pytest.fixture(scope="session")
+def prior(tmp_path_factory):
+    """A loaded prior of a few thousand random weights, for tests of the plumbing."""
+    from fake_prior import make_prior
+
+    from pipeline.prior.load import load_prior
+
+    return load_prior(make_prior(tmp_path_factory.mktemp("priors") / "tiny"))
+
+
+@pytest.fixture
+def cube(tmp_path):
+    """The file of a cube without texture coordinates, in a folder of its own."""
+    path = tmp_path / "in" / "cube.obj"
+    path.parent.mkdir()
+    path.write_text(meshes.CUBE)
+    return path

@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 
 from pipeline.geometry.mesh import Mesh, assemble
 
+# The file of a cube from -1 to 1 without texture coordinates (OBJ).
+CUBE = """v -1 -1 -1\nv 1 -1 -1\nv 1 1 -1\nv -1 1 -1\nv -1 -1 1\nv 1 -1 1\nv 1 1 1\nv -1 1 1
+f 1 4 3 2\nf 5 6 7 8\nf 1 2 6 5\nf 3 4 8 7\nf 2 3 7 6\nf 1 5 8 4\n"""
+
 
 def make(vertices: NDArray, faces: NDArray, uv: NDArray | None = None, uv_faces: NDArray | None = None) -> Mesh:
     """A ``Mesh`` as the loader would give it; uv with a top-left origin, one per vertex unless uv_faces is given."""

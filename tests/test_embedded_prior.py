@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pygltflib
 import torch
+from meshes import CUBE
 from PIL import Image
 from real.validator import validate_glb
 
@@ -16,9 +17,6 @@ from pipeline.prior.identity import EMBEDDED_FOLDER
 from pipeline.prior.load import load_prior
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
-
-CUBE = """v -1 -1 -1\nv 1 -1 -1\nv 1 1 -1\nv -1 1 -1\nv -1 -1 1\nv 1 -1 1\nv 1 1 1\nv -1 1 1
-f 1 4 3 2\nf 5 6 7 8\nf 1 2 6 5\nf 3 4 8 7\nf 2 3 7 6\nf 1 5 8 4\n"""
 
 
 def test_the_package_carries_it_whole_and_small() -> None:

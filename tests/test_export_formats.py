@@ -15,8 +15,8 @@ from PIL import Image
 
 from pipeline.core.errors import ExportError
 from pipeline.export.gltf import BASE_COLOUR
-from pipeline.export.obj import write_obj
-from pipeline.export.ply import write_ply
+from pipeline.export.obj import obj_files
+from pipeline.export.ply import ply_files
 from pipeline.export.preview import render_views
 from pipeline.export.turntable import render_shape, turntable_files
 from pipeline.geometry.load import load_mesh
@@ -41,6 +41,14 @@ def asset(kind: str) -> UVMesh:
     return unwrap(mesh, texture_size=64, mode="input")
 
 
+def written(folder: Path, files: dict[str, bytes]) -> list[str]:
+    """Puts ``files`` into ``folder``; their names in the order of the files."""
+    folder.mkdir(exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return list(files)
+
+
 def corners(mesh: Mesh | UVMesh) -> tuple[NDArray, NDArray]:
     """Positions (F, 3, 3) and texture coordinates (F, 3, 2) of the corners, in the order of the file."""
     surface = mesh.mesh if isinstance(mesh, UVMesh) else mesh
@@ -52,7 +60,7 @@ def corners(mesh: Mesh | UVMesh) -> tuple[NDArray, NDArray]:
 @pytest.mark.parametrize("kind", ["cube", "ball"])
 def test_an_obj_reads_back_as_the_same_mesh(tmp_path: Path, kind: str) -> None:
     uvmesh = asset(kind)
-    names = write_obj(tmp_path / "asset.obj", uvmesh, {BASE_COLOUR: image()}, name="two words")
+    names = written(tmp_path, obj_files("asset", uvmesh, {BASE_COLOUR: image()}, name="two words"))
     assert names == ["asset_base_colour.png", "asset.mtl", "asset.obj"]
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
     back = load_mesh(tmp_path / "asset.obj")
@@ -71,7 +79,7 @@ def test_an_obj_reads_back_as_the_same_mesh(tmp_path: Path, kind: str) -> None:
 
 def test_another_program_finds_the_colours_of_an_obj_in_their_places(tmp_path: Path) -> None:
     uvmesh = asset("cube")
-    write_obj(tmp_path / "asset.obj", uvmesh, {BASE_COLOUR: image()}, name="cube", image_format="png")
+    written(tmp_path, obj_files("asset", uvmesh, {BASE_COLOUR: image()}, name="cube", image_format="png"))
     loaded = trimesh.load(tmp_path / "asset.obj", process=False, force="mesh")
     theirs = loaded.visual.to_color().vertex_colors[:, :3].astype(int)
     uv = np.stack([loaded.visual.uv[:, 0], 1 - loaded.visual.uv[:, 1]], axis=1)
@@ -83,7 +91,7 @@ def test_another_program_finds_the_colours_of_an_obj_in_their_places(tmp_path: P
 @pytest.mark.parametrize("kind", ["cube", "ball"])
 def test_a_ply_with_a_texture_reads_back_as_the_same_mesh(tmp_path: Path, kind: str) -> None:
     uvmesh = asset(kind)
-    names = write_ply(tmp_path / "a.ply", uvmesh, {BASE_COLOUR: image()}, texture=True, image_format="jpeg")
+    names = written(tmp_path, ply_files("a", uvmesh, {BASE_COLOUR: image()}, texture=True, image_format="jpeg"))
     assert names == ["a_base_colour.jpg", "a.ply"]
     back = load_mesh(tmp_path / "a.ply")
     for found, expected in zip(corners(back), corners(uvmesh), strict=True):
@@ -95,7 +103,7 @@ def test_a_ply_with_a_texture_reads_back_as_the_same_mesh(tmp_path: Path, kind: 
 @pytest.mark.parametrize("kind", ["cube", "ball"])
 def test_a_ply_with_vertex_colours_holds_the_textures(tmp_path: Path, kind: str) -> None:
     uvmesh = asset(kind)
-    assert write_ply(tmp_path / "a.ply", uvmesh, {BASE_COLOUR: image()}) == ["a.ply"]
+    assert written(tmp_path, ply_files("a", uvmesh, {BASE_COLOUR: image()})) == ["a.ply"]
     back = load_mesh(tmp_path / "a.ply")
     np.testing.assert_array_equal(back.vertices, uvmesh.mesh.vertices)
     np.testing.assert_array_equal(back.faces, uvmesh.mesh.faces)
@@ -113,8 +121,8 @@ def test_a_ply_with_vertex_colours_holds_the_textures(tmp_path: Path, kind: str)
 def test_coordinates_that_float_cannot_hold_are_kept(tmp_path: Path) -> None:
     mesh = meshes.make(meshes.cube().vertices / 3 + 1e7, meshes.cube().faces, meshes.cube().uv, meshes.cube().uv_faces)
     uvmesh = unwrap(mesh, texture_size=64, mode="input")
-    write_ply(tmp_path / "a.ply", uvmesh, {BASE_COLOUR: image()})
-    write_obj(tmp_path / "a.obj", uvmesh, {BASE_COLOUR: image()}, name="")
+    written(tmp_path, ply_files("a", uvmesh, {BASE_COLOUR: image()}))
+    written(tmp_path, obj_files("a", uvmesh, {BASE_COLOUR: image()}, name=""))
     for name in ("a.ply", "a.obj"):
         np.testing.assert_array_equal(load_mesh(tmp_path / name).vertices, mesh.vertices)
 
@@ -122,18 +130,18 @@ def test_coordinates_that_float_cannot_hold_are_kept(tmp_path: Path) -> None:
 def test_the_same_asset_gives_the_same_bytes(tmp_path: Path) -> None:
     uvmesh, maps = asset("ball"), {BASE_COLOUR: image()}
     for folder in ("one", "two"):
-        write_obj(tmp_path / folder / "a.obj", uvmesh, maps, name="a")
-        write_ply(tmp_path / folder / "a.ply", uvmesh, maps)
-        write_ply(tmp_path / folder / "b.ply", uvmesh, maps, texture=True)
+        written(tmp_path / folder, obj_files("a", uvmesh, maps, name="a"))
+        written(tmp_path / folder, ply_files("a", uvmesh, maps))
+        written(tmp_path / folder, ply_files("b", uvmesh, maps, texture=True))
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="image_format 'gif' is not known"):
-        write_obj(tmp_path / "a.obj", asset("cube"), {BASE_COLOUR: image()}, name="a", image_format="gif")
+        written(tmp_path, obj_files("a", asset("cube"), {BASE_COLOUR: image()}, name="a", image_format="gif"))
     with pytest.raises(ExportError, match="blanks"):
-        write_obj(tmp_path / "a b.obj", asset("cube"), {BASE_COLOUR: image()}, name="a")
+        written(tmp_path, obj_files("a b", asset("cube"), {BASE_COLOUR: image()}, name="a"))
     assert list(tmp_path.iterdir()) == []
 
 

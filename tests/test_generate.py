@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_prior import make_prior
 from real.validator import validate_glbs
 
 from pipeline.core.job import Job, Source
@@ -17,7 +16,7 @@ from pipeline.export.inspect import inspect_glb
 from pipeline.export.record import read_record
 from pipeline.geometry.camera import OrbitSettings, sample_orbit_cameras
 from pipeline.geometry.load import load_mesh
-from pipeline.prior.load import Prior, load_prior
+from pipeline.prior.load import Prior
 from pipeline.recipes.generate import Generate, density_grid, generate, picture, scene_settings
 from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.recipes.work import Variant, Work
@@ -35,11 +34,6 @@ SMALL = {
     "refine_steps": 3, "refine_guidance_scale": 2.0, "refine_learning_rate": 0.0001, "refine_t_max": 0.5,
 }  # fmt: skip
 BALL = [{"shape": "sphere", "position": [0.0, 0.0, 0.0], "rotation": [0.0, 0.0, 0.0], "size": [0.8, 0.8, 0.8]}]
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
-    return load_prior(make_prior(tmp_path_factory.mktemp("priors") / "tiny"))
 
 
 @pytest.fixture(autouse=True)

@@ -10,23 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_prior import make_prior
 from real.validator import validate_glbs
 
 from pipeline.core.job import Job, Source
 from pipeline.export.inspect import inspect_glb
 from pipeline.export.record import read_record
-from pipeline.prior.load import Prior, load_prior
+from pipeline.prior.load import Prior
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
-
-CUBE = """v -1 -1 -1\nv 1 -1 -1\nv 1 1 -1\nv -1 1 -1\nv -1 -1 1\nv 1 -1 1\nv 1 1 1\nv -1 1 1
-f 1 4 3 2\nf 5 6 7 8\nf 1 2 6 5\nf 3 4 8 7\nf 2 3 7 6\nf 1 5 8 4\n"""
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
-    return load_prior(make_prior(tmp_path_factory.mktemp("priors") / "tiny"))
 
 
 @pytest.fixture(autouse=True)
@@ -36,14 +27,6 @@ def every_asset_is_valid(tmp_path: Path) -> Iterator[None]:
     assets = sorted(tmp_path.rglob("asset.glb"))
     if assets:
         validate_glbs(assets)
-
-
-@pytest.fixture
-def cube(tmp_path: Path) -> Path:
-    path = tmp_path / "in" / "cube.obj"
-    path.parent.mkdir()
-    path.write_text(CUBE)
-    return path
 
 
 def job(mesh: Path, name: str = "one", seed: int = 0, **settings: object) -> Job:

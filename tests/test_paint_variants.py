@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from fake_variants import make_concept, make_diffusers, make_lora, make_single_file
+from meshes import CUBE
 from real.validator import validate_glbs
-from test_paint import CUBE, digest, run
+from test_paint import digest, run
 
 from pipeline.core.job import AdapterFile, Job, Source
 from pipeline.export.inspect import inspect_glb

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_prior import make_prior
 from real.validator import validate_glbs
 
 from pipeline.core.job import Job, Source
@@ -27,26 +26,10 @@ from pipeline.scene.mesh_views import MeshViews
 from pipeline.scene.painted_mesh import CameraSettings
 from pipeline.scene.refined_mesh import RefinedMesh, RefinedMeshSettings
 
-CUBE = """v -1 -1 -1\nv 1 -1 -1\nv 1 1 -1\nv -1 1 -1\nv -1 -1 1\nv 1 -1 1\nv 1 1 1\nv -1 1 1
-f 1 4 3 2\nf 5 6 7 8\nf 1 2 6 5\nf 3 4 8 7\nf 2 3 7 6\nf 1 5 8 4\n"""
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
-    return load_prior(make_prior(tmp_path_factory.mktemp("priors") / "tiny"))
-
 
 @pytest.fixture(scope="module")
 def embedded() -> Prior:
     return load_prior("embedded")
-
-
-@pytest.fixture
-def cube(tmp_path: Path) -> Path:
-    path = tmp_path / "in" / "cube.obj"
-    path.parent.mkdir()
-    path.write_text(CUBE)
-    return path
 
 
 def job(mesh: Path, name: str = "one", seed: int = 0, **settings: object) -> Job:

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 from fake_prior import make_prior
+from meshes import CUBE
 from stub_recipe import make_toolbox
 
 from pipeline.commands.run import RunOptions, run_manifest
 from pipeline.export.record import read_failure, read_record
-
-CUBE = """v -1 -1 -1\nv 1 -1 -1\nv 1 1 -1\nv -1 1 -1\nv -1 -1 1\nv 1 -1 1\nv 1 1 1\nv -1 1 1
-f 1 4 3 2\nf 5 6 7 8\nf 1 2 6 5\nf 3 4 8 7\nf 2 3 7 6\nf 1 5 8 4\n"""
 
 
 @pytest.fixture(scope="module")

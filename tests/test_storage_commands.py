@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_prior import make_prior
+from meshes import CUBE
 from s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, environment
 from stub_recipe import make_toolbox
 
@@ -20,8 +21,6 @@ from pipeline.geometry.fetch import fetch_mesh
 from pipeline.storage import assets, cache
 from pipeline.storage.store import store_of
 
-CUBE = """v -1 -1 -1\nv 1 -1 -1\nv 1 1 -1\nv -1 1 -1\nv -1 -1 1\nv 1 -1 1\nv 1 1 1\nv -1 1 1
-f 1 4 3 2\nf 5 6 7 8\nf 1 2 6 5\nf 3 4 8 7\nf 2 3 7 6\nf 1 5 8 4\n"""
 CUBE_GLTF = {
     "asset": {"version": "2.0"}, "buffers": [{"uri": "sub/cube%20data.bin", "byteLength": 42}],
     "bufferViews": [{"buffer": 0, "byteLength": 36}, {"buffer": 0, "byteOffset": 36, "byteLength": 6}],

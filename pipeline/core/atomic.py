@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.process import is_alive
+
 TEMPORARY_PREFIX = ".tmp-"
 _DAY = 86_400
 
@@ -47,7 +49,7 @@ def sweep(folder: Path) -> int:
         number = path.name.removeprefix(TEMPORARY_PREFIX).split("-")[0]
         with contextlib.suppress(OSError):
             old = time.time() - path.stat().st_mtime > _DAY
-            if old or (number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists()):
+            if old or (number.isdigit() and not is_alive(int(number))):
                 path.unlink()
                 removed += 1
     return removed

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import __version__
-from pipeline.core.atomic import write_bytes
 from pipeline.core.errors import ExportError
 from pipeline.export.gltf import BASE_COLOUR, encode_image
 from pipeline.export.normals import corner_normals
@@ -58,22 +56,6 @@ def obj_files(
         material: _material(texture).encode(),
         stem + ".obj": text.encode(),
     }
-
-
-def write_obj(
-    path: Path,
-    uvmesh: UVMesh,
-    maps: Mapping[str, NDArray[np.uint8]],
-    *,
-    name: str,
-    crease_angle: float = math.radians(60),
-    image_format: str = "png",
-) -> list[str]:
-    """Writes ``obj_files`` to ``path``'s folder, each atomically and the OBJ last; returns their names."""
-    files = obj_files(path.stem, uvmesh, maps, name=name, crease_angle=crease_angle, image_format=image_format)
-    for file, data in files.items():
-        write_bytes(path.with_name(file), data)
-    return list(files)
 
 
 def _material(texture: str) -> str:

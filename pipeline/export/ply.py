@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import __version__
 from pipeline.bake.seams import bilinear
-from pipeline.core.atomic import write_bytes
 from pipeline.export.gltf import BASE_COLOUR, encode_image, split_corners
 from pipeline.export.normals import smooth_normals
 from pipeline.export.obj import texture_name
@@ -55,22 +53,6 @@ def ply_files(
         name: encode_image(image, image_format),
         stem + ".ply": _encode(columns, corners.faces, [f"TextureFile {name}"]),
     }
-
-
-def write_ply(
-    path: Path,
-    uvmesh: UVMesh,
-    maps: Mapping[str, NDArray[np.uint8]],
-    *,
-    texture: bool = False,
-    crease_angle: float = math.radians(60),
-    image_format: str = "png",
-) -> list[str]:
-    """Writes ``ply_files`` to ``path``'s folder, each atomically and the PLY last; returns their names."""
-    files = ply_files(path.stem, uvmesh, maps, texture=texture, crease_angle=crease_angle, image_format=image_format)
-    for file, data in files.items():
-        write_bytes(path.with_name(file), data)
-    return list(files)
 
 
 def vertex_colours(uvmesh: UVMesh, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.core.atomic import replacing, write_json
+from pipeline.core.process import is_alive
 from pipeline.core.redact import redact
 from pipeline.fleet.locks import hold
 from pipeline.fleet.rows import FAILURES, RowResult
@@ -209,7 +210,7 @@ class RunView:
         ``unknown``."""
         state = str(self.header.get("state", "unknown"))
         if state == "running" and self.header.get("node") == platform.node():
-            return "running" if _alive(self.header.get("pid")) else "killed"
+            return "running" if is_alive(self.header.get("pid")) else "killed"
         return state
 
 
@@ -242,15 +243,3 @@ def _json_object(path: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
     return {}
-
-
-def _alive(pid: object) -> bool:
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from scipy.ndimage import maximum_filter
 from pipeline.bake.bake import BakedMaps
 from pipeline.bake.decode import decode_texture
 from pipeline.bake.project import bake_projected, covering_cameras
-from pipeline.core.errors import SettingError
 from pipeline.core.job import Job
 from pipeline.geometry.camera import Cameras, OrbitSettings
 from pipeline.geometry.isosurface import auto_threshold, decimate, extract, keep_components, smooth
@@ -54,20 +52,7 @@ class Generate:
 
     def resolve(self, job: Job, prior: Prior) -> GenerateSettings:
         """The job's settings, with what the row left out taken from the prior. Raises SettingError."""
-        settings = GenerateSettings(**job.settings)
-        defaults = vars(prior.generate_defaults)
-        missing: dict[str, Any] = {k: v for k, v in defaults.items() if getattr(settings, k) is None}
-        if settings.front is None:
-            missing["front"] = "-y" if settings.up_axis == "z" else "+z"
-        resolved = settings.model_copy(update=missing)
-        for low, high in resolved.ORDERED:
-            if getattr(resolved, low) >= getattr(resolved, high):
-                raise SettingError(
-                    f"{job.id}: {low} is {getattr(resolved, low):g} and {high} is {getattr(resolved, high):g} "
-                    f"(one of them the prior's); allowed: {low} below {high}",
-                    stage="prepare",
-                )
-        return resolved
+        return GenerateSettings(**job.settings).completed(vars(prior.generate_defaults))
 
     def prepare(self, work: Work, prior: Prior, out: Path) -> None:
         """Reads and measures the sketch, where there is one."""

@@ -43,7 +43,7 @@ class Paint:
 
     def resolve(self, job: Job, prior: Prior) -> PaintSettings:
         """The job's settings, with what the row left out taken from the prior."""
-        return resolve(PaintSettings(**job.settings), prior)
+        return PaintSettings(**job.settings).completed(vars(prior.defaults))
 
     def prepare(self, work: Work, prior: Prior, out: Path) -> None:
         """Reads the mesh and gives it texture coordinates."""
@@ -113,15 +113,6 @@ def _decoded(work: Work, variant: Variant, prior: Prior) -> BakedMaps:
 
 
 paint = functools.partial(build, Paint())
-
-
-def resolve(settings: PaintSettings, prior: Prior) -> PaintSettings:
-    """``settings`` with what the row left out taken from the prior."""
-    defaults = prior.defaults
-    missing = {name: value for name, value in vars(defaults).items() if getattr(settings, name) is None}
-    if settings.front is None:
-        missing["front"] = "-y" if settings.up_axis == "z" else "+z"
-    return settings.model_copy(update=missing)
 
 
 def scene_settings(settings: PaintSettings, prior: Prior) -> PaintedMeshSettings:

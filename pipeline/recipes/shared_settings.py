@@ -6,10 +6,13 @@ are in degrees here, as in manifests.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+
+from pipeline.core.errors import SettingError
 
 UpAxis = Literal["y", "z"]
 Front = Literal["+x", "-x", "+y", "-y", "+z", "-z"]
@@ -119,3 +122,21 @@ class SharedSettings(BaseModel):
                 {"field": "front", "front": self.front, "up": self.up_axis},
             )
         return self
+
+    def completed(self, defaults: Mapping[str, Any]) -> Self:
+        """These settings with what is None taken from the prior's ``defaults``; front by what is up.
+
+        Raises SettingError where a pair that was completed is out of order.
+        """
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        if self.front is None:
+            missing["front"] = "-y" if self.up_axis == "z" else "+z"
+        whole = self.model_copy(update=missing)
+        for low, high in self.ORDERED:
+            a, b = getattr(whole, low), getattr(whole, high)
+            if a >= b:
+                raise SettingError(
+                    f"{low} is {a:g} and {high} is {b:g} (one of them the prior's); allowed: {low} below {high}",
+                    stage="prepare",
+                )
+        return whole

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.place import Remote
+from pipeline.core.process import is_alive
 from pipeline.storage.errors import Clash, StorageError
 from pipeline.storage.store import ABSENT, Found, Store, patience, store_of
 
@@ -183,7 +184,7 @@ def _abandoned(lease: dict[str, Any], found: Found, owner: Owner) -> bool:
     attempt, pid = lease.get("attempt"), lease.get("pid")
     if owner.run and lease.get("run") == owner.run and isinstance(attempt, int) and attempt < owner.attempt:
         return True
-    if lease.get("machine") == owner.machine and isinstance(pid, int) and pid > 0 and not _alive(pid):
+    if lease.get("machine") == owner.machine and isinstance(pid, int) and pid > 0 and not is_alive(pid):
         return True
     return _expired(lease, found)
 
@@ -213,13 +214,3 @@ def _machine() -> str:
 
     boot = read(lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip())
     return f"{platform.node()}/{boot}/{read(lambda: os.readlink('/proc/self/ns/pid'))}"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
