@@ -115,6 +115,34 @@ def test_variants_stay_beside_the_best_and_are_what_their_seeds_make(prior: Prio
     assert not list((tmp_path / "one").glob("seed-*"))
 
 
+def test_variants_that_were_done_are_not_done_again(prior: Prior, cube: Path, tmp_path: Path) -> None:
+    """Three variants at a lockstep of two: the third is interrupted when the first two are through."""
+    run([job(cube, seeds=3, steps=5)], prior, tmp_path / "whole")
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked >= 10
+
+    (outcome,) = run([job(cube, seeds=3, steps=5)], prior, tmp_path / "halved", stop)
+    assert outcome.status == "interrupted"
+    left = {path.parent.name for path in (tmp_path / "halved/one/.work").rglob("latent.safetensors")}
+    assert {"0", "1"} <= left
+    steps: list[int] = []
+    (outcome,) = run(
+        [job(cube, seeds=3, steps=5)],
+        prior,
+        tmp_path / "halved",
+        report_for=lambda index: lambda stage, done, total: steps.append(done) if stage.startswith("distill") else None,
+    )
+    assert outcome.status == "done"
+    assert 0 < len(steps) <= 5
+    for name in ("asset.glb", *(f"seed-{seed}.glb" for seed in range(3))):
+        if (tmp_path / "whole" / "one" / name).exists():
+            assert (tmp_path / "halved/one" / name).read_bytes() == (tmp_path / "whole/one" / name).read_bytes()
+
+
 def test_a_variant_that_fails_leaves_the_others(
     prior: Prior, cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

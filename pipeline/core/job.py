@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from pipeline.core.place import Remote
 
+WORK = ".work"
+"""Below an asset's folder: checkpoints while the row is being built; gone when it is done."""
+
 
 @dataclass(frozen=True)
 class Source:

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.core.job import WORK
 from pipeline.core.place import Place, Remote
 from pipeline.export.record import load_record, output_problem, read_failure, read_record, write_failure
 from pipeline.fleet.locks import asset_lock, clear
@@ -149,7 +150,7 @@ class RemoteDepot:
         job_id = row.job.id
         there = look(self.out / job_id)
         self._checkpointed.discard(job_id)
-        if any(name.startswith(f"{assets.WORK}/") for name in there.files):
+        if any(name.startswith(f"{WORK}/") for name in there.files):
             self._checkpointed.add(job_id)
         record, _ = load_record(there)
         if record is not None and record["fingerprint"] == row.fingerprint:
@@ -170,17 +171,17 @@ class RemoteDepot:
     def working(self, rows: Sequence[Row]) -> Iterator[None]:
         ids = [row.job.id for row in rows]
         for job_id in ids:
-            work = self.root / job_id / assets.WORK
+            work = self.root / job_id / WORK
             if job_id in self._checkpointed:
                 shutil.rmtree(work, ignore_errors=True)
-                ship.pull(self.out / job_id / assets.WORK, work)
+                ship.pull(self.out / job_id / WORK, work)
 
         def checkpoints() -> list[ship.Pair]:
             return [
                 pair
                 for job_id in ids
                 if job_id in self._leases and self._leases[job_id].held
-                for pair in ship.files_below(self.root / job_id / assets.WORK, self.out / job_id / assets.WORK)
+                for pair in ship.files_below(self.root / job_id / WORK, self.out / job_id / WORK)
             ]
 
         with ship.Shipper(checkpoints, seconds=SHIP_SECONDS) as shipper:

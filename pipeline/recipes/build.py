@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.errors import LatentkilnError
-from pipeline.core.job import Job, Reporter, no_report
+from pipeline.core.job import WORK, Job, Reporter, no_report
 from pipeline.core.outcome import Outcome
 from pipeline.distill.loop import Subject, distill
 from pipeline.distill.prompts import PromptTable
@@ -21,7 +21,7 @@ from pipeline.prior.load import Prior
 from pipeline.recipes.deliver import deliver
 from pipeline.recipes.rank import score
 from pipeline.recipes.record import failed
-from pipeline.recipes.work import WORK, Asset, Variant, Work
+from pipeline.recipes.work import Asset, Variant, Work
 from pipeline.scene.protocol import Scene
 
 
@@ -89,7 +89,8 @@ def build(
 
     run([(work, v, v.subject) for work in works.values() for v in work.variants if v.subject is not None])
     for work in works.values():
-        _begin_refinement(steps, work, prior, lockstep)
+        if not stop():
+            _begin_refinement(steps, work, prior, lockstep)
     run([(work, v, v.refinement) for work in works.values() for v in work.variants if v.refinement is not None])
     for index, work in works.items():
         outcomes[index] = _finish(steps, work, prior, lockstep)
@@ -181,12 +182,15 @@ def _finish(steps: Steps, work: Work, prior: Prior, lockstep: int) -> Outcome:
             work.timings[phase] = work.timings.get(phase, 0.0) + sum(subject.seconds.values())
             work.warnings += [note for note in subject.notes if note not in work.warnings]
     try:
+        if any(_is_unfinished(work, variant) for variant in work.variants):
+            # Variants that are done wait for their siblings: what they came to must be there when the row goes on.
+            with work.stage("checkpoint"):
+                for subject in (s for v in work.variants for s in v.subjects if s.error is None):
+                    subject.save()
+            return Outcome(work.job.id, "interrupted", stage="distill", seconds=time.time() - work.started)
         for variant in work.variants:
             _finish_variant(steps, work, variant, prior)
         built = [variant for variant in work.variants if variant.asset is not None]
-        unfinished = [v for v in work.variants if v.error is None and v.asset is None]
-        if unfinished:
-            return Outcome(work.job.id, "interrupted", stage="distill", seconds=time.time() - work.started)
         if not built:
             raise work.variants[0].error or LatentkilnError(f"{work.job.id}: no variant was built")
         for variant in work.variants:
@@ -203,16 +207,22 @@ def _finish(steps: Steps, work: Work, prior: Prior, lockstep: int) -> Outcome:
         return failed(work, error)
 
 
+def _is_unfinished(work: Work, variant: Variant) -> bool:
+    """Whether the variant was interrupted before its last phase ended."""
+    if any(subject.error is not None for subject in variant.subjects):
+        return False
+    begun = variant.refinement is not None or not work.settings.refine
+    return not begun or not all(subject.finished for subject in variant.subjects)
+
+
 def _finish_variant(steps: Steps, work: Work, variant: Variant, prior: Prior) -> None:
-    """Sets ``asset`` or ``error``, or neither when the variant was interrupted."""
+    """Sets ``asset``, or ``error``."""
     try:
         for subject in variant.subjects:
             if subject.error is not None:
                 with work.stage("distill"):
                     raise subject.error
-        done = all(subject.finished for subject in variant.subjects)
-        if done and (variant.refinement is not None or not work.settings.refine):
-            variant.asset = steps.asset(work, variant, prior)
+        variant.asset = steps.asset(work, variant, prior)
     except LatentkilnError as error:
         variant.error = error
 

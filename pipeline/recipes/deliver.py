@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.core.atomic import replacing
 from pipeline.core.content import sha256_file
+from pipeline.core.job import WORK
 from pipeline.export.gltf import write_glb
 from pipeline.export.obj import obj_files
 from pipeline.export.ply import ply_files
@@ -21,7 +22,7 @@ from pipeline.prior.adapter_marks import adapter_marks
 from pipeline.prior.load import Prior
 from pipeline.recipes import LIMIT_SETTINGS, RECIPE_VERSIONS
 from pipeline.recipes.record import backends, done_record
-from pipeline.recipes.work import WORK, Asset, Variant, Work
+from pipeline.recipes.work import Asset, Variant, Work
 
 
 def deliver(recipe: str, work: Work, built: list[Variant], prior: Prior, lockstep: int) -> None:

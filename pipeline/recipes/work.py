@@ -17,9 +17,6 @@ from pipeline.distill.loop import Subject
 from pipeline.geometry.mesh import UVMesh
 from pipeline.geometry.normalise import Frame
 
-# Holds checkpoints while a row is being built; gone when it is done.
-WORK = ".work"
-
 
 @dataclass
 class Asset:

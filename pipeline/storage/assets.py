@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.content import sha256_bytes
+from pipeline.core.job import WORK
 from pipeline.core.place import Remote
 from pipeline.storage.errors import Clash, StorageError
 from pipeline.storage.lease import holder
@@ -32,8 +33,6 @@ from pipeline.storage.store import ABSENT, Found, store_of
 RECORD = "record.json"
 FAILURE = "failure.json"
 NEXT = ".next"
-# What a recipe keeps for itself while it works; see ``ship``.
-WORK = ".work"
 MAX_RECORD = 16 << 20
 _MAX_OUTPUT = 4 << 30
 _OBJECT = re.compile(rf"{re.escape(NEXT)}/[0-9a-f]{{64}}-[^/\\]+")
