@@ -7,17 +7,19 @@ devices fails as it would on a real one. Nothing else of CUDA is imitated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _pop_mode_temporarily
 from torch.utils._pytree import tree_flatten, tree_map
 
 from pipeline.core import backends
+from pipeline.prior import load
 
 CUDA = torch.device("cuda", 0)
 # A tensor in host memory may index, or be written into, one on the device.
@@ -61,7 +63,7 @@ class FakeCuda(TorchFunctionMode):
         if func == torch.Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
             return there
         if func is torch._has_compatible_shallow_copy_type:  # asked when a module moves
-            return on_cuda(args[0]) == on_cuda(args[1])
+            return on_cuda(args[0]) == on_cuda(args[1]) and func(*plain(args))
         if func is torch.Tensor.get_device:
             return 0 if there else -1
         if func is torch.Tensor.cpu:
@@ -94,10 +96,23 @@ class FakeCuda(TorchFunctionMode):
         return tuple(host if x is named[0] and there.type == "cuda" else x for x in args), kwargs, there
 
 
+def _outside(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` as it is without the device: for reading weights, which the libraries fill in ways of their own."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        with _pop_mode_temporarily():
+            return function(*arguments, **named)
+
+    return call
+
+
 @contextmanager
 def fake_cuda() -> Iterator[None]:
     """The device, and everybody who asks for one being told that it is there."""
     with pytest.MonkeyPatch.context() as patch, FakeCuda():
+        # They are read in host memory on any machine, and moved after.
+        patch.setattr(load, "load_parts", _outside(load.load_parts))
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "current_device", lambda: 0)
         patch.setattr(torch.cuda, "empty_cache", lambda: None)
