@@ -11,13 +11,27 @@ import fake_tinycudann
 import pytest
 import torch
 from fake_cuda import fake_cuda
+from fake_prior import make_prior
+from fake_variants import make_diffusers
 from gpu import test_backends_on_cuda as suite
+from gpu import test_paint_on_cuda as paint_suite
+from gpu import test_prior_on_cuda as prior_suite
 
 from pipeline.scene import grid_tcnn
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_prior(tmp_path_factory.mktemp("priors") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory):
+    return make_diffusers(tmp_path_factory.mktemp("priors") / "sdxl", "sdxl")
+
+
 @pytest.fixture(autouse=True)
-def make_believe(monkeypatch):
+def make_believe(tiny, xl, monkeypatch):
     fake_nvdiffrast.install(monkeypatch)
     fake_tinycudann.install(monkeypatch)
     with fake_cuda():
@@ -50,3 +64,24 @@ def test_the_rest(monkeypatch):
     suite.test_warp_gives_the_same_bits_twice()
     suite.test_texture_gradients_have_the_same_bits_twice(monkeypatch)
     suite.test_the_plain_grid_runs_on_cuda()
+
+
+def test_the_prior(xl):
+    prior_suite.test_float32_agrees_with_the_cpu(xl)
+    prior_suite.test_half_precision_is_the_default_and_near(xl)
+    prior_suite.test_offloaded_parts_leave_the_device(xl)
+
+
+def test_paint(tiny, tmp_path, monkeypatch):
+    blob = paint_suite.meshes.blob
+    monkeypatch.setattr(paint_suite.meshes, "blob", lambda faces: blob(60))
+    for number, test in enumerate(
+        (
+            paint_suite.test_paint_agrees_with_the_cpu,
+            paint_suite.test_paint_with_the_cuda_rasteriser,
+            paint_suite.test_the_same_row_twice_gives_the_same_bytes,
+        )
+    ):
+        (tmp_path / str(number)).mkdir()
+        test(tiny, tmp_path / str(number), monkeypatch)
+    paint_suite.test_the_prior_in_half_precision_agrees_with_the_cpu(tiny)

@@ -6,47 +6,26 @@ is in tests/gpu.
 
 from __future__ import annotations
 
-from typing import Any
-
 import fake_nvdiffrast
 import meshes
 import pytest
-import torch
-from fake_cuda import CUDA, CudaTensor, fake_cuda
+from fake_cuda import CudaTensor, fake_cuda
 from fake_prior import make_prior
 
 from pipeline.core.job import Job, Source
 from pipeline.export.record import read_record
 from pipeline.prior.load import Prior, load_prior
-from pipeline.prior.options import PriorOptions
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
 
 
-def moved(value: Any, done: set[int]) -> Any:
-    """``value``, an object of ours or what it holds, with its networks and tensors on the device."""
-    if isinstance(value, torch.nn.Module | torch.Tensor):
-        return value.to("cuda")
-    if isinstance(value, list):
-        value[:] = [moved(x, done) for x in value]
-    elif isinstance(value, dict):
-        value.update({key: moved(x, done) for key, x in value.items()})
-    elif type(value).__module__.startswith("pipeline.") and hasattr(value, "__dict__") and id(value) not in done:
-        done.add(id(value))
-        for name, x in vars(value).items():
-            object.__setattr__(value, name, moved(x, done))
-    return value
-
-
 @pytest.fixture
 def prior(tmp_path, monkeypatch):
-    """A prior on the device. Loaded on the CPU and moved after: transformers fills its buffers behind torch's back."""
-    loaded = load_prior(make_prior(tmp_path / "prior"), "cpu", PriorOptions(precision="float16"))
+    """A prior on the device."""
     fake_nvdiffrast.install(monkeypatch)
+    folder = make_prior(tmp_path / "prior")
     with fake_cuda():
-        moved(loaded, set())
-        loaded.device = CUDA
-        yield loaded
+        yield load_prior(folder, "cuda")
 
 
 def test_paint(prior: Prior, tmp_path, monkeypatch):
