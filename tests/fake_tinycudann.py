@@ -161,6 +161,7 @@ class _Kernel(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         check(grad.dtype == ctx.like.dtype, "dL_doutput.scalar_type")
+        check(grad.is_contiguous(), "dL_doutput.is_contiguous")
         scaled = grad * ctx.loss_scale
         total = torch.zeros(len(ctx.like) // ctx.features, ctx.features, dtype=torch.float64)
         for level, (entries, weights) in enumerate(ctx.levels):

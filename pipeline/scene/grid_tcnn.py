@@ -5,10 +5,14 @@ Written against its sources (``bindings/torch/tinycudann/modules.py``, ``grid.h`
 * The table is ours in its order; the library's module gets it for the length of a call, so that the optimiser, the
   checkpoint and the other backends see one float32 tensor. The module casts it to its own precision, and the
   gradient comes back through that cast.
-* Precision is float16 by default, the library's own choice on every GPU since 2017: half the bandwidth, and gradients
-  scaled by 128 inside. float32 costs about twice the time and is there to compare with.
+* Precision is float32 by default. The library's own choice, float16, moves half the bytes, but adds up the gradient of
+  an entry in float16 and scaled by 128: beyond 512 it is infinite, and what thousands of rays send to an entry of the
+  coarsest level under a guidance of 100 gets there. It is there for who has small gradients.
 * A batch is padded to a multiple of 256 points and cut again by the library. An ``Encoding`` alone pads no columns
   (a network would ask for multiples of 16); columns beyond ours would be padding, and are cut.
+* Its backward pass takes a contiguous gradient only, and throws for any other.
+* Its networks (``NetworkWithInputEncoding``) are not used: they have no biases, which the field's have, and would be
+  another model than on the CPU.
 * Points are not checked against [0, 1]: what lies outside wraps around.
 * Its backward pass adds with atomics: two runs differ in the last digits.
 """
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 _TYPES = {"hash": "Hash", "tiled": "Tiled", "dense": "Dense"}
 
 
-def encode(points: Tensor, table: Tensor, settings: GridSettings, *, dtype: torch.dtype = torch.float16) -> Tensor:
+def encode(points: Tensor, table: Tensor, settings: GridSettings, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """As ``grid.encode``: (N, 3) float32 points, (parameter_count,) table, both on CUDA -> (N, L F) float32.
 
     ``dtype``: float16 or float32, what the library computes in. Differentiable in ``table``.
@@ -40,6 +44,8 @@ def encode(points: Tensor, table: Tensor, settings: GridSettings, *, dtype: torc
         return table[:0].reshape(0, 1).expand(0, settings.width)
     module = _encoding(json.dumps(configuration(settings), sort_keys=True), dtype, settings.parameter_count)
     found: Tensor = torch.func.functional_call(module, {"params": table.float()}, (points.contiguous(),))
+    if found.requires_grad:
+        found.register_hook(torch.Tensor.contiguous)
     return found[:, : settings.width].float()
 
 

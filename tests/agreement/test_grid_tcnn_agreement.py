@@ -65,9 +65,10 @@ def test_the_layout_is_the_librarys(name, calls):
     torch.testing.assert_close(gradient, expected, atol=2e-4, rtol=1e-4)
 
 
-def test_half_precision_is_the_default_and_close(calls):
-    (plain, expected), (found, gradient) = answers(SETTINGS["hash"])
-    assert calls[0][1]["dtype"] == torch.float16
+def test_half_precision_is_close_and_not_the_default(calls):
+    answers(SETTINGS["hash"])
+    assert calls[0][1]["dtype"] == torch.float32
+    (plain, expected), (found, gradient) = answers(SETTINGS["hash"], torch.float16)
     assert gradient.dtype == torch.float32
     assert 0 < (found - plain).abs().max() < 2e-2
     torch.testing.assert_close(gradient, expected, atol=2e-2, rtol=5e-3)
@@ -103,6 +104,19 @@ def test_the_table_is_ours_and_the_batch_is_padded(calls):
     used = [arguments for name, arguments in calls if name == "forward"]
     assert len(made) == 1 and len(used) == 2  # the module is kept, without a table of its own
     assert used[0]["padded"] == 512 and used[0]["params"].data_ptr() == there.data_ptr()
+
+
+@pytest.mark.parametrize("layout", ["columns", "one value"])
+def test_a_gradient_of_any_layout_reaches_the_library_contiguous(layout, calls):
+    settings = SETTINGS["hash"]
+    points, table, weight = problem(settings, 512)  # nothing to pad, so the gradient goes through as it is
+    there = table.to("cuda").requires_grad_(True)
+    found = grid_tcnn.encode(points.to("cuda"), there, settings)
+    given = torch.ones(()).expand_as(weight) if layout == "one value" else weight.T.contiguous().T
+    (gradient,) = torch.autograd.grad(found, there, given.to("cuda"))
+    plain = table.requires_grad_(True)
+    (expected,) = torch.autograd.grad(grid.encode(points, plain, settings, backend="torch"), plain, given.contiguous())
+    torch.testing.assert_close(gradient.cpu(), expected, atol=2e-4, rtol=1e-4)
 
 
 def test_no_points_give_no_rows_but_a_gradient(calls):
