@@ -1,17 +1,22 @@
-"""Memory that does not suffice: half as many scenes at once, the same numbers, and a record that says so."""
+"""Memory: the width that fits is measured; where it does not suffice, half as many scenes go at once, with the same
+numbers and a record that says so."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from fake_cuda import fake_cuda
 from fake_prior import make_prior
 from test_distill import Canvas, subject
 
+from pipeline.core.errors import LatentkilnError
+from pipeline.distill import width
 from pipeline.distill.loop import distill
-from pipeline.distill.width import OutOfMemory
+from pipeline.distill.width import OutOfMemory, fitting, lacks_memory
 from pipeline.prior.cache import CACHE_VARIABLE
 from pipeline.prior.load import Prior, TextEmbedding, load_prior
 
@@ -108,3 +113,150 @@ def test_lack_of_memory_is_no_scenes_own_error(prior: Prior, monkeypatch: pytest
     assert group[0].error is None and group[0].step == 2
     assert isinstance(group[1].error, RuntimeError) and group[1].step == 1
     assert memory.sizes[0] == 2 and set(memory.sizes[1:]) == {1}
+
+
+def test_after_a_while_more_go_at_once_again(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(width, "_PATIENCE", 2)
+    monkeypatch.setattr(prior, "batch_invariance", {})
+    memory = SmallMemory(prior, 1, monkeypatch)
+    group = [subject(prior, seed, steps=7) for seed in range(2)]
+    group[0].report = lambda stage, done, total: setattr(memory, "scenes", 1 if done < 3 else 2)
+    assert distill(group, prior, lockstep=2)
+    assert [(s.error, s.step, s.width) for s in group] == [(None, 7, 1)] * 2
+    # The patience of 2 calls was multiplied when memory did not suffice: 8 calls are the steps of 4 rounds.
+    assert group[0].notes == [
+        "out of memory at a lockstep of 2: from step 0 on 1 went at once",
+        "from step 4 on 2 went at once again",
+    ]
+    assert memory.sizes == [2, *[1] * 8, *[2] * 3]
+
+
+@pytest.mark.parametrize(
+    ("error", "lacks"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cudaMalloc(&rawptr, n_bytes) failed: out of memory"), True),
+        (RuntimeError("Failed to allocate 1234 bytes on device 'cuda:0'"), True),
+        (RuntimeError("this scene is broken"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_lack_of_memory_in_the_words_of_each_library(error: Exception, lacks: bool) -> None:
+    assert lacks_memory(error) is lacks
+
+
+def test_answers_that_are_not_numbers_fail_the_row(
+    prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = prior.predict_noise
+
+    def overflowing(noisy: torch.Tensor, t: torch.Tensor, text: TextEmbedding) -> torch.Tensor:
+        out = predict(noisy, t, text)
+        out[0] = torch.inf
+        return out
+
+    monkeypatch.setattr(prior, "predict_noise", overflowing)
+    group = [subject(prior, seed, steps=3, path=tmp_path / f"{seed}.safetensors") for seed in range(2)]
+    assert distill(group, prior, lockstep=2)
+    # The first row of the batch is the first scene's; the second one does not suffer.
+    assert group[0].error is not None and "--precision bfloat16" in str(group[0].error)
+    assert group[1].error is None and group[1].step == 3
+    with pytest.raises(LatentkilnError):
+        group[0].save()
+    assert not (tmp_path / "0.safetensors").exists()
+
+
+# Measuring ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Device:
+    """The memory of a make-believe GPU: ``base`` for the model, ``each`` for a scene; a step over ``total`` fails."""
+
+    total: int
+    base: int
+    each: int
+    held: int = 0
+    tried: list[int] = dataclasses.field(default_factory=list)
+
+    def step(self, count: int) -> None:
+        self.tried.append(count)
+        self.held = self.base + count * self.each
+        if self.held > self.total:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {
+            "mem_get_info": lambda device=None: (self.total - self.base, self.total),
+            "memory_reserved": lambda device=None: self.base,
+            "max_memory_allocated": lambda device=None: self.held,
+            "reset_peak_memory_stats": lambda device=None: None,
+            "synchronize": lambda device=None: None,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+
+
+@pytest.fixture
+def there(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Prior]:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    with fake_cuda():
+        yield load_prior(folder, "cuda")
+
+
+GB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("device", "expected", "tried"),
+    [
+        (Device(24 * GB, 4 * GB, GB), 16, [1, 2, 16]),  # 16.4 fit
+        (Device(24 * GB, 4 * GB, 3 * GB), 4, [1, 2, 4]),
+        (Device(80 * GB, 4 * GB, GB), 32, [1, 2, 32]),  # as many as are asked for
+        (Device(8 * GB, 4 * GB, 3 * GB), 1, [1, 2]),
+    ],
+)
+def test_the_width_is_extrapolated_tried_and_remembered(
+    device: Device, expected: int, tried: list[int], there: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.install(monkeypatch)
+    assert fitting(there, 1, 64, step=device.step) == expected
+    assert device.tried == tried
+    assert fitting(there, 1, 64, step=device.step) == expected and device.tried == tried
+    # Other views are measured anew.
+    fitting(there, 1, 96, step=device.step)
+    assert len(device.tried) == 2 * len(tried)
+
+
+def test_an_estimate_that_is_too_large_is_halved(there: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(24 * GB, 4 * GB, GB)
+    device.install(monkeypatch)
+
+    def step(count: int) -> None:
+        device.step(count)
+        if count > 4:
+            raise RuntimeError("cuDNN: out of memory for a workspace")
+
+    assert fitting(there, 1, 64, step=step) == 4 and device.tried == [1, 2, 16, 8, 4]
+    device.total = 1
+    with pytest.raises(OutOfMemory, match="--low-memory"):
+        fitting(there, 4, 64, step=device.step)
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_what_is_measured_is_the_priors_part_of_a_step(
+    refine: bool, there: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(24 * GB, 4 * GB, GB)
+    device.install(monkeypatch)
+    sizes, views = [], []
+    predict, encode = there.predict_noise, there.encode
+    monkeypatch.setattr(there, "predict_noise", lambda *a: (sizes.append(tuple(a[0].shape)), predict(*a))[1])
+    monkeypatch.setattr(there, "encode", lambda rgb: (views.append(tuple(rgb.shape)), encode(rgb))[1])
+    fitting(there, 3, 8, refine=refine, most=2)
+    assert sizes == [(6, 4, 8, 8), (12, 4, 8, 8)]
+    assert views == [(3, 3, 32, 32)] * (3 if refine else 0)
+
+
+def test_without_cuda_there_is_nothing_to_measure(prior: Prior) -> None:
+    assert fitting(prior, 1, 8) == 4 and fitting(prior, 1, 8, most=2) == 2

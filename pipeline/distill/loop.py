@@ -19,13 +19,15 @@ from pipeline.core.job import Reporter, no_report
 from pipeline.distill import checkpoint
 from pipeline.distill.prompts import PromptTable
 from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients, sds_loss
-from pipeline.distill.width import Width
+from pipeline.distill.width import Width, lacks_memory
 from pipeline.prior.load import Prior
 from pipeline.scene.protocol import Rendering, Scene
 
 _T = TypeVar("_T")
 _BETAS = (0.9, 0.99)
 _EPS = 1e-15
+# Steps between two looks at whether the prior's answers are numbers.
+_LOOK = 64
 
 
 @dataclass
@@ -58,6 +60,8 @@ class Subject:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        # Stays on the device and is read now and then: reading it at each step would wait for the device.
+        self._finite: torch.Tensor | None = None
         groups = self.scene.parameters()
         self._lr = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
         # The fused step updates all texels in one pass, several times faster on the CPU.
@@ -75,6 +79,8 @@ class Subject:
 
     def update(self, rendering: Rendering, gradient: torch.Tensor) -> None:
         """One Adam step along the SDS gradient (and the scene's own losses)."""
+        finite = gradient.isfinite().all()
+        self._finite = finite if self._finite is None else self._finite & finite
         loss = sds_loss(rendering.latents, gradient)
         if rendering.extra_loss is not None:
             loss = loss + rendering.extra_loss
@@ -83,9 +89,21 @@ class Subject:
         self.anneal_rate()
         self._adam.step()
         self.step += 1
+        if self.step % _LOOK == 0 or self.step >= self.steps:
+            self._check_finite()
+
+    def _check_finite(self) -> None:
+        """Raises LatentkilnError where the prior has answered with something that is not a number."""
+        if self._finite is not None and not bool(self._finite):
+            raise LatentkilnError(
+                f"the prior's answers are not finite numbers (before step {self.step}); float16 overflows with some "
+                "models: try --precision bfloat16 or float32",
+                stage="distill",
+            )
 
     def save(self) -> None:
-        """Writes the checkpoint, if this subject has a place for one."""
+        """Writes the checkpoint, if this subject has a place for one. Raises LatentkilnError for one without sense."""
+        self._check_finite()
         if self.checkpoint is None:
             return
         tensors = {f"scene.{name}": value for name, value in self.scene.state().items()}
@@ -155,6 +173,9 @@ def _round(subjects: list[Subject], prior: Prior, width: Width, lockstep: int) -
         # A scene whose step was done before memory ran out for another one is not stepped twice.
         waiting = [(s, step) for s, step in waiting if s.error is None and s.step == step]
         if fits:
+            if width.passed():
+                for subject in subjects:
+                    subject.notes.append(f"from step {subject.step} on {width.now} went at once again")
             continue
         try:
             width.halve()
@@ -172,7 +193,9 @@ def _fits(subjects: list[Subject], prior: Prior, slots: int) -> bool:
     """One step of ``subjects`` together. False when memory did not suffice; some may have been stepped, then."""
     try:
         _step(subjects, prior, slots)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not lacks_memory(error):
+            raise
         # Left at once: the traceback holds on to the tensors of the step that failed.
         return False
     return True
@@ -218,15 +241,15 @@ def _ask(subject: Subject, prior: Prior) -> tuple[Rendering, Query]:
 def _save_all(subjects: list[Subject]) -> None:
     for subject in subjects:
         if subject.error is None and subject.step > subject.resumed_from:
-            subject.save()
+            _guard(subject, subject.save)
 
 
 def _guard(subject: Subject, action: Callable[[], _T]) -> _T | None:
     """Runs ``action``; an error becomes the subject's own and stops nobody else. Lack of memory is everybody's."""
     try:
         return action()
-    except torch.OutOfMemoryError:
-        raise  # fewer scenes at once may fit
     except (LatentkilnError, ArithmeticError, ValueError, RuntimeError, IndexError) as error:
+        if lacks_memory(error):
+            raise  # fewer scenes at once may fit
         subject.error = error
         return None

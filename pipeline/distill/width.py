@@ -1,11 +1,14 @@
-"""How many scenes go through the prior at once: as many as were asked for, half as many when memory does not suffice.
+"""How many scenes go through the prior at once.
 
-What fits is remembered for this prior, device and kind of view, in the process and in this user's cache, so that it
-is found out once. Numbers do not depend on the width; the last bits may, so the record says which it was.
+``fitting`` finds the number that a device has memory for, by measuring, before a run. ``Width`` corrects it while the
+loop runs: half as many when memory does not suffice after all, and after a long while twice as many again, should
+somebody else have held the memory then. Both are remembered for this prior, device and kind of view, in this user's
+cache. Numbers do not depend on the width; the last bits may, so the record says which it was.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,12 +21,27 @@ if TYPE_CHECKING:
     from pipeline.prior.load import Prior
 
 _FILE = "lockstep.json"
+WITHOUT_CUDA = 4
+"""What ``fitting`` answers where there is no device memory to measure."""
+# Of the device's memory; the rest is for what scenes hold while the prior computes, and for fragmentation.
+_SHARE = 0.85
+# Rounds without lack of memory after which a width that was halved is doubled; four times as many after each failure.
+_PATIENCE = 256
+# How libraries beside torch say it: cuBLAS, CUDA's own calls, Warp.
+_WORDS = ("out of memory", "alloc_failed", "failed to allocate", "cudaerrormemoryallocation")
 
 
 class OutOfMemory(LatentkilnError):
     """Not even one scene fits the device's memory."""
 
     stage = "distill"
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that the device's memory did not suffice, in torch's words or in another library's."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
 
 
 class Width:
@@ -33,14 +51,10 @@ class Width:
     """
 
     def __init__(self, prior: Prior, lockstep: int, kind: tuple[object, ...]):
-        place = str(prior.device)
-        if prior.device.type == "cuda":
-            found = torch.cuda.get_device_properties(prior.device)
-            place = f"{found.name} {found.total_memory}"
-        fits = [prior.identity, place, str(prior.dtype), repr(prior.options), list(map(str, kind))]
-        self._key = sha256_bytes(canonical_json(fits))
-        known = read_entry(_FILE).get(self._key)
-        self.now = min(lockstep, known) if isinstance(known, int) and known >= 1 else lockstep
+        self._key, self._lockstep = _key(prior, kind), lockstep
+        known = _remembered(self._key)
+        self.now = min(lockstep, known or lockstep)
+        self._rounds, self._patience = 0, _PATIENCE
 
     def halve(self) -> None:
         """After memory did not suffice for ``now`` scenes. Raises OutOfMemory when that was one."""
@@ -51,4 +65,124 @@ class Width:
                 "out of memory with one asset at a time; try --low-memory, or set views=1 or a smaller view_size"
             )
         self.now = (self.now + 1) // 2
-        write_entry(_FILE, read_entry(_FILE) | {self._key: self.now})
+        self._rounds, self._patience = 0, self._patience * 4
+        _remember(self._key, self.now)
+
+    def passed(self) -> bool:
+        """After a round that had the memory it needed. True when the next one is wider."""
+        self._rounds += 1
+        if self.now >= self._lockstep or self._rounds < self._patience:
+            return False
+        self.now, self._rounds = min(self._lockstep, 2 * self.now), 0
+        _remember(self._key, self.now)
+        return True
+
+
+def fitting(
+    prior: Prior,
+    views: int,
+    view_size: int,
+    *,
+    refine: bool = False,
+    most: int = 32,
+    step: Callable[[int], object] | None = None,
+) -> int:
+    """The lockstep width, a power of two up to ``most``, for which ``prior``'s device has memory.
+
+    Measured once for this prior, device, number format and shape of views, then remembered: the peak of a step with
+    one scene and with two gives what each further one costs; the width that follows is tried, and halved until it
+    works. Takes seconds. Without CUDA there is nothing to measure, and the answer is ``WITHOUT_CUDA``.
+
+    Args:
+        views, view_size: of a step of one scene, in latent pixels a side.
+        refine: whether views go through the prior's encoder, whose gradient keeps memory for every scene.
+        step: does a whole step for so many scenes; by default the prior's part alone.
+
+    Raises OutOfMemory where not even one scene fits.
+    """
+    if prior.device.type != "cuda":
+        return min(most, WITHOUT_CUDA)
+    key = _key(prior, ("fitting", views, view_size, refine, most))
+    if known := _remembered(key):
+        return known
+    try_step = step or (lambda count: _prior_step(prior, count, views, view_size, refine))
+    one = _peak(prior.device, try_step, 1)
+    if one is None:
+        raise OutOfMemory("out of memory with one asset at a time; try --low-memory, or a smaller view_size")
+    width = 1
+    two = _peak(prior.device, try_step, 2) if most > 1 else None
+    if two is not None:
+        # Scenes cost alike; where the second seems to cost nothing, the first call's own needs hid it.
+        each = max(two - one, 1 << 20)
+        width = _power_of_two(min(most, int(1 + (_SHARE * _memory(prior.device) - one) / each)))
+        while width > 2 and _peak(prior.device, try_step, width) is None:
+            width //= 2
+    _remember(key, width)
+    return width
+
+
+def _power_of_two(count: int) -> int:
+    """The largest not above ``count``, at least 1: the UNet's batches are made of powers of two."""
+    return 1 << max(count.bit_length() - 1, 0) if count > 0 else 1
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes that this process can have: what it holds and what nobody does."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free + torch.cuda.memory_reserved(device))
+
+
+def _peak(device: torch.device, step: Callable[[int], object], count: int) -> int | None:
+    """Most bytes allocated at a time by ``step(count)``, or None when memory did not suffice."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    if not _suffices(step, count):
+        torch.cuda.empty_cache()
+        return None
+    torch.cuda.synchronize(device)
+    return int(torch.cuda.max_memory_allocated(device))
+
+
+def _suffices(step: Callable[[int], object], count: int) -> bool:
+    try:
+        step(count)
+    except RuntimeError as error:
+        if not lacks_memory(error):
+            raise
+        # Left at once: the traceback holds on to the tensors of the step that failed.
+        return False
+    return True
+
+
+def _prior_step(prior: Prior, count: int, views: int, view_size: int, refine: bool) -> None:
+    """What ``count`` scenes ask of the prior in a step, on numbers that mean nothing."""
+    batch = count * views
+    kept = []
+    if refine:
+        side = view_size * prior.reduction
+        for _ in range(count):
+            image = torch.full((views, 3, side, side), 0.5, device=prior.device, requires_grad=True)
+            kept.append(prior.encode(image).sum())
+    noisy = torch.zeros(2 * batch, prior.latent_channels, view_size, view_size, device=prior.device)
+    t = torch.full((2 * batch,), prior.train_steps // 2, device=prior.device)
+    prior.predict_noise(noisy, t, prior.embed([""]).expand(2 * batch))
+    for value in kept:
+        value.backward()
+
+
+def _key(prior: Prior, kind: tuple[object, ...]) -> str:
+    place = str(prior.device)
+    if prior.device.type == "cuda":
+        found = torch.cuda.get_device_properties(prior.device)
+        place = f"{found.name} {found.total_memory}"
+    fits = [prior.identity, place, str(prior.dtype), repr(prior.options), list(map(str, kind))]
+    return sha256_bytes(canonical_json(fits))
+
+
+def _remembered(key: str) -> int | None:
+    known = read_entry(_FILE).get(key)
+    return known if isinstance(known, int) and known >= 1 else None
+
+
+def _remember(key: str, width: int) -> None:
+    write_entry(_FILE, read_entry(_FILE) | {key: width})
