@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json as json_module
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,18 +92,19 @@ class _Warner:
                 raise
             self.problem = error.message
 
-    def words(self, job: Job) -> Iterator[Problem]:
+    def words(self, job: Job) -> Sequence[Problem]:
         """A Problem for the job's prompt where it has unknown words."""
         if self.folder is None:
-            return
+            return ()
         try:
             unknown = unknown_words(self.folder, job.prompt)
         except PriorError as error:
             self.problem, self.folder = error.message, None
-            return
-        if unknown:
-            message = f"the prior '{self.name}' does not know: {', '.join(unknown)}"
-            yield Problem(job.source.file, job.source.row, "prompt", message, job.id)
+            return ()
+        if not unknown:
+            return ()
+        message = f"the prior '{self.name}' does not know: {', '.join(unknown)}"
+        return (Problem(job.source.file, job.source.row, "prompt", message, job.id),)
 
 
 def _line(problem: Problem, is_warning: bool) -> str:

@@ -26,6 +26,7 @@ MAX_CELL = 128 << 10
 MAX_JSON = 256 << 20
 MAX_REMOTE = 1 << 30
 MAX_COLUMNS = 1000
+_BUFFER = 256 << 10
 
 _BOM = b"\xef\xbb\xbf"
 _DELIMITERS = (",", ";", "\t")
@@ -91,7 +92,7 @@ def read_rows(path: Place, fields: Fields) -> Iterator[RawRow | Problem]:
         os.close(descriptor)
         yield _whole(name, "the manifest is no plain file; allowed: the path of a file")
         return
-    with os.fdopen(descriptor, "rb") as stream:
+    with os.fdopen(descriptor, "rb", _BUFFER) as stream:
         try:
             yield from reader(stream, name, fields)
         except OSError as error:

@@ -38,6 +38,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udff
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 _SETTINGS_OF = {name: frozenset(recipe.model.model_fields) for name, recipe in RECIPES.items()}
+_REQUIRED = {name: frozenset(recipe.required) for name, recipe in RECIPES.items()}
 
 Fault = tuple[str, str]
 
@@ -47,7 +48,7 @@ def id_problem(text: str) -> str:
     if not _ID.fullmatch(text):
         return f"{shown(text)} is no safe file name; allowed: {ID_ALLOWED}"
     lower = text.lower()
-    if lower.split(".")[0] in _DEVICES:
+    if lower.partition(".")[0] in _DEVICES:
         return f"{shown(text)} is the name of a device on Windows; allowed: any other name"
     if lower in _TAKEN:
         return f"{shown(text)} is a file of the run itself; allowed: any other name"
@@ -85,7 +86,8 @@ class RowChecker:
         self.check_files = check_files
         self._settings: dict[Any, Given] = {}
         self._recipes: set[str] = set()
-        self._meshes: dict[str, tuple[Place | None, str]] = {}
+        # By the text of the field: the mesh, its path as it is hashed into a derived id, what is wrong with it.
+        self._meshes: dict[str, tuple[Place | None, str, str]] = {}
         self._overrides = self._read_overrides(overrides or {})
 
     def _read_overrides(self, overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -131,8 +133,9 @@ class RowChecker:
         """The row's job (None when anything is wrong), its problems, and its id where it has a usable one."""
         faults = list(raw.faults)
         job, row_id = self._check(raw, faults)
-        problems = [Problem(self.file, raw.row, _field(field), message, row_id) for field, message in faults]
-        return job, problems, row_id
+        if not faults:
+            return job, [], row_id
+        return job, [Problem(self.file, raw.row, _field(field), text, row_id) for field, text in faults], row_id
 
     def _check(self, raw: RawRow, faults: list[Fault], partial: bool = False) -> tuple[Job | None, str | None]:
         row_id = None
@@ -146,16 +149,16 @@ class RowChecker:
         fields = RECIPES.get(recipe) if not partial else None
         if not (fields.names if fields else _KNOWN).issuperset(values):
             faults += _strange_fields(values, recipe if fields else "")
-        if not partial:
+        if not partial and not (recipe and _REQUIRED[recipe] <= values.keys()):
             faults += _missing(values, raw.text, recipe)
         wanted = RECIPES[recipe].prompt if recipe else "text"
         prompt = self._text(values, "prompt", MAX_PROMPT, faults, wanted)
-        negative = self._text(values, "negative_prompt", MAX_PROMPT, faults)
+        negative = self._text(values, "negative_prompt", MAX_PROMPT, faults) if "negative_prompt" in values else ""
         seed = self._seed(values, raw.text, faults)
         mesh, mesh_text = None, ""
         for name in (fields.mesh,) if fields else dict.fromkeys(other.mesh for other in RECIPES.values()):
             mesh, mesh_text = self._mesh(values.get(name), name, faults)
-        adapters = self._adapters(values, faults)
+        adapters = self._adapters(values, faults) if "lora" in values or "concept" in values else ()
         if "sketch" in values and not partial and ("shapes" in values or "shapes" in self._overrides):
             forced = "" if "shapes" in values else " (with --set)"
             faults.append(("shapes", f"the row has a sketch as well; allowed: one of the two{forced}"))
@@ -301,11 +304,12 @@ class RowChecker:
         if value not in self._meshes:
             if len(self._meshes) >= _CACHED:
                 self._meshes.clear()
-            self._meshes[value] = self._find_mesh(value)
-        path, reason = self._meshes[value]
+            found, wrong = self._find_mesh(value)
+            self._meshes[value] = found, posixpath.normpath(value) if found else "", wrong
+        path, text, reason = self._meshes[value]
         if reason:
             faults.append((field, reason))
-        return path, posixpath.normpath(value) if path else ""
+        return path, text
 
     def _adapters(self, values: Mapping[str, Any], faults: list[Fault]) -> tuple[AdapterFile, ...]:
         """The files named by ``lora`` and ``concept``."""

@@ -94,7 +94,7 @@ class RecipeFields:
     model: type[SharedSettings]
     prompt: str
 
-    @property
+    @functools.cached_property
     def mesh(self) -> str:
         """The field that names the input mesh."""
         return MESH_FIELDS[self.recipe]
