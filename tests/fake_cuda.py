@@ -68,6 +68,8 @@ class FakeCuda(TorchFunctionMode):
             return 0 if there else -1
         if func is torch.Tensor.cpu:
             return plain(args[0])
+        if func is torch.Tensor.pin_memory and not there:
+            return args[0]
         if func is torch.Tensor.cuda:
             return marked(args[0])
         if func in _TO_NUMPY and there:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.core.rng import torch_generator
 from pipeline.geometry.camera import CameraSettings, orbit
 from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, ray_directions
-from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
+from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings, _stretched, enlarged
 
 RGB = LatentRgb(np.random.default_rng(0).normal(0, 0.2, (4, 3)), np.full(3, 0.5))
 
@@ -134,3 +135,13 @@ def test_the_texture_is_the_sum_of_its_levels() -> None:
     assert change.max() > 0.5 and change[:16].abs().max() == 0 and abs(float(change.sum()) - 16) < 1e-3
     made.render(0, 10).latents.square().sum().backward()
     assert all(level.grad is not None and level.grad.abs().sum() > 0 for level in made._levels)
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_what_cuda_enlarges_by_is_interpolation(factor: int) -> None:
+    level = torch.randn(3, 5, 5, generator=torch_generator(3, "level"), requires_grad=True)
+    weight = torch.randn(3, 5 * factor, 5 * factor, generator=torch_generator(4, "weight"))
+    both = (enlarged(level, 5 * factor), _stretched(_stretched(level, factor, -1), factor, -2))
+    answers = [(made, *torch.autograd.grad((made * weight).sum(), level)) for made in both]
+    for mine, torchs in zip(answers[1], answers[0], strict=True):
+        torch.testing.assert_close(mine, torchs, atol=1e-5, rtol=1e-5)

@@ -123,6 +123,46 @@ def test_compiled_but_not_with_a_lora(
     assert not used
 
 
+def test_on_cuda_it_is_compiled_as_cuda_graphs(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    place: list[torch.Tensor] = []
+
+    def compile(module: Any, **settings: Any) -> Any:
+        """As a replayed graph does, it writes each result to the same place."""
+        asked.append(settings)
+
+        def replay(*arguments: Any, **named: Any) -> Any:
+            result = module(*arguments, **named)[0]
+            place.append(place[0].copy_(result) if place else result)
+            return (place[0],)
+
+        return replay
+
+    monkeypatch.setattr(torch, "compile", compile)
+    with fake_cuda():
+        prior = load_prior(folders["sdxl"], "cuda", PriorOptions(compile=True, precision="float32"))
+        assert asked == [{"mode": "reduce-overhead", "dynamic": False}]
+        text, t = prior.embed(["a red cube"]), torch.tensor([500], device="cuda")
+        first, second = (prior.predict_noise(torch.full((1, 4, 8, 8), x, device="cuda"), t, text) for x in (0.0, 1.0))
+        assert len(place) == 2 and not torch.equal(first, second)
+
+
+def test_a_decoder_that_overflows_half_precision_is_asked_in_float32(folders: dict[str, Path]) -> None:
+    prior = load_prior(folders["sd1"], options=PriorOptions(precision="float16"))
+    plain = load_prior(folders["sd1"])
+    latents = torch.randn(1, 4, 8, 8, generator=torch_generator(2, "latents"))
+    for model in (prior._vae, plain._vae):
+        with torch.no_grad():
+            model.decoder.conv_in.weight.mul_(2.0**14)
+            model.post_quant_conv.weight.mul_(2.0**8)
+    assert not prior._decode(latents, torch.float16).isfinite().all()
+    found, expected = prior.decode(latents), plain.decode(latents)
+    assert found.isfinite().all() and prior._vae.dtype == torch.float16
+    torch.testing.assert_close(found, expected, atol=2e-2, rtol=0)
+    with pytest.raises(PriorError, match="in float32, too"):
+        prior.decode(torch.full((1, 4, 8, 8), torch.nan))
+
+
 def test_attention_is_torchs_fused_one(folders: dict[str, Path]) -> None:
     names = {type(p).__name__ for p in load_prior(folders["sdxl"])._unet.attn_processors.values()}
     assert names == {"AttnProcessor2_0"}

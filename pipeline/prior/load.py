@@ -173,14 +173,34 @@ class Prior:
 
     def _time_ids(self, count: int) -> torch.Tensor:
         """(count, 6): SDXL's conditions original size, crop corner and target size: whole images of native size."""
+        return self._whole_image.expand(count, 6)
+
+    @functools.cached_property
+    def _whole_image(self) -> torch.Tensor:
         side = self.sample_size * self.reduction
-        return torch.tensor([[side, side, 0, 0, side, side]], dtype=self.dtype, device=self.device).expand(count, 6)
+        return torch.tensor([[side, side, 0, 0, side, side]], dtype=self.dtype, device=self.device)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Scaled latents (N, C, h, w) to RGB (N, 3, h r, w r) in [0, 1], float32. Differentiable."""
-        z = latents.to(self.device, self._vae_dtype) / self._scaling + self._shift
+        """Scaled latents (N, C, h, w) to RGB (N, 3, h r, w r) in [0, 1], float32. Differentiable.
+
+        The decoders of some fine-tunes overflow float16: these latents are decoded again, in float32. Raises
+        PriorError when even that gives no numbers.
+        """
         with self._on_device(self._vae, graph=latents.requires_grad):
-            return ((self._vae.decode(z, return_dict=False)[0].float() + 1) / 2).clamp(0, 1)
+            made = self._decode(latents, self._vae_dtype)
+            if not made.isfinite().all() and self._vae_dtype != torch.float32:
+                # For this call alone: what one row needs must not change another one's bytes.
+                self._vae.to(torch.float32)
+                made = self._decode(latents, torch.float32)
+                self._vae.to(self._vae_dtype)
+        if not made.isfinite().all():
+            raise PriorError(f"{self.name}: its decoder gives numbers that are not finite, in float32, too")
+        return ((made + 1) / 2).clamp(0, 1)
+
+    def _decode(self, latents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        z = latents.to(self.device, dtype) / self._scaling + self._shift
+        decoded: torch.Tensor = self._vae.decode(z, return_dict=False)[0].float()
+        return decoded
 
     def encode(self, rgb: torch.Tensor) -> torch.Tensor:
         """RGB (N, 3, H, W) in [0, 1] to scaled latents (N, C, H / r, W / r), float32. Differentiable.

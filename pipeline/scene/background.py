@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.core.rng import numpy_generator
+from pipeline.core.transfer import send
 from pipeline.geometry.camera import Cameras
 from pipeline.geometry.texture import sample_texture
 
@@ -29,7 +30,7 @@ class LatentSphere:
         padded = torch.cat([self.values[..., -1:], self.values, self.values[..., :1]], dim=-1)
         u = (phi * COLUMNS + 1.0) / (COLUMNS + 2)
         uv = torch.from_numpy(np.stack([u, theta], axis=-1).astype(np.float32))
-        return sample_texture(padded, uv.to(self.values.device))
+        return sample_texture(padded, send(uv, self.values.device))
 
 
 def ray_directions(cameras: Cameras, height: int, width: int) -> np.ndarray:

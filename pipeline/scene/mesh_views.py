@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.core.rng import numpy_generator
+from pipeline.core.transfer import send
 from pipeline.geometry.camera import Cameras, CameraSettings, sample_paint_cameras, sample_surface
 from pipeline.geometry.rasterise import interpolate, rasterise
 from pipeline.geometry.texture import sample_texture
@@ -26,8 +27,8 @@ class Seen:
     def composite(self, texture: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
         """Views (V, C, side, side) of ``texture`` (C, S, S) over ``background`` (V side side, C)."""
         count, side, _ = self.covered.shape
-        pixels = torch.from_numpy(self.covered.reshape(-1).nonzero()[0]).to(texture.device)
-        colours = sample_texture(texture, torch.from_numpy(self.uv).to(texture.device))
+        pixels = send(torch.from_numpy(self.covered.reshape(-1).nonzero()[0]), texture.device)
+        colours = sample_texture(texture, send(torch.from_numpy(self.uv), texture.device))
         image = background.index_copy(0, pixels, colours).view(count, side, side, texture.shape[0])
         return image.permute(0, 3, 1, 2)
 

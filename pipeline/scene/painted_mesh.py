@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.core.rng import torch_generator
+from pipeline.core.transfer import send
 from pipeline.geometry.camera import Cameras, CameraSettings
 from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, plain_colours, ray_directions
@@ -84,9 +85,7 @@ class PaintedMesh:
         """The latent texture (C, S, S): the sum of its levels, each brought to full size."""
         total = self._levels[0]
         for level in self._levels[1:]:
-            total = total + torch.nn.functional.interpolate(
-                level[None], total.shape[-2:], mode="bilinear", align_corners=False
-            )[0]
+            total = total + enlarged(level, total.shape[-1])
         return total
 
     def parameters(self) -> list[dict[str, object]]:
@@ -119,7 +118,7 @@ class PaintedMesh:
             return self._sphere.sample(ray_directions(cameras, height, width).reshape(-1, 3))
         colours = plain_colours(self._seed, step, count)
         latents = np.stack([self._latent_rgb.invert(colour) for colour in colours]).astype(np.float32)
-        rows = torch.from_numpy(latents).to(self._device)
+        rows = send(torch.from_numpy(latents), self._device)
         return rows[:, None].expand(-1, height * width, -1).reshape(count * height * width, -1)
 
     def state(self) -> Mapping[str, torch.Tensor]:
@@ -152,6 +151,28 @@ def _pyramid(base: torch.Tensor, smallest: int) -> list[torch.Tensor]:
         side //= 2
         levels.append(torch.zeros(base.shape[0], side, side, device=base.device).requires_grad_(True))
     return levels
+
+
+def enlarged(level: torch.Tensor, side: int) -> torch.Tensor:
+    """(C, s, s) as (C, side, side), ``side`` a multiple of s, bilinear between texel centres, as ``interpolate`` does.
+
+    On CUDA by plain sums: the gradient of torch's own adds there in no fixed order, and runs would differ.
+    """
+    if level.device.type == "cpu":
+        size = (side, side)
+        return torch.nn.functional.interpolate(level[None], size, mode="bilinear", align_corners=False)[0]
+    return _stretched(_stretched(level, side // level.shape[-1], -1), side // level.shape[-1], -2)
+
+
+def _stretched(values: torch.Tensor, factor: int, axis: int) -> torch.Tensor:
+    """``values`` with ``factor`` times as many along ``axis``: each lies between two old ones, or is the outermost."""
+    x = values.movedim(axis, -1)
+    before, after = torch.cat([x[..., :1], x[..., :-1]], -1), torch.cat([x[..., 1:], x[..., -1:]], -1)
+    # Where the new centres lie, from the old one's, in old texels: -1/2 to 1/2.
+    offset = (torch.arange(factor, device=x.device) + 0.5) / factor - 0.5
+    back, ahead = (-offset).clamp(min=0), offset.clamp(min=0)
+    made = before[..., None] * back + x[..., None] * (1 - back - ahead) + after[..., None] * ahead
+    return made.flatten(-2).movedim(-1, axis)
 
 
 def _initial(

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as functional
 
 from pipeline.core.rng import numpy_generator, torch_generator
+from pipeline.core.transfer import send
 from pipeline.geometry.camera import Cameras, OrbitSettings, sample_orbit_cameras
 from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.prior.load import Prior
@@ -167,7 +168,7 @@ class RadianceFieldScene:
 
     def _plain(self, values: np.ndarray, seen: FieldViews) -> torch.Tensor:
         """One row of ``values`` (V, D) for all rays of each view: (R, D)."""
-        rows = torch.from_numpy(values.astype(np.float32)).to(self.device)
+        rows = send(torch.from_numpy(values.astype(np.float32)), self.device)
         return rows[:, None].expand(-1, seen.side**2, -1).reshape(-1, rows.shape[1])
 
     def _losses(
@@ -198,17 +199,17 @@ class RadianceFieldScene:
         jitter = None
         if step is not None:
             jitter = torch.rand(len(origins), generator=torch_generator(self._seed, "jitter", step))
+        rays = send(torch.from_numpy(directions), self.device)
         packed = march(
-            torch.from_numpy(origins).to(self.device),
-            torch.from_numpy(directions).to(self.device),
+            send(torch.from_numpy(origins), self.device),
+            rays,
             self.occupancy,
             step=self.settings.samples_step,
-            jitter=None if jitter is None else jitter.to(self.device),
+            jitter=None if jitter is None else send(jitter, self.device),
             nearest=_NEAREST,
         )
         sigma, features = self._evaluate(packed.points)
         made: Composite = composite(sigma, features, packed)
-        rays = torch.from_numpy(directions).to(self.device)
         seen = FieldViews(made.values, made.weight, made.depth, rays, side)
         return seen, packed, sigma, made.weights
 
