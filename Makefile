@@ -37,9 +37,13 @@ $(STAMPS)/package: $(STAMPS)/torch pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(STAMPS)/dev: $(STAMPS)/package tests/real/package-lock.json
-	@echo "==> test tools (pytest, ruff, mypy; the Khronos glTF validator by npm)"
+$(STAMPS)/tools: $(STAMPS)/package
+	@echo "==> test tools (pytest, ruff, mypy)"
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/tools tests/real/package-lock.json
+	@echo "==> the Khronos glTF validator by npm"
 	@npm ci --prefix tests/real --silent --no-audit --no-fund
 	@touch $@
 
@@ -58,9 +62,9 @@ test: lint
 	@$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85
 
 # On a machine with a GPU, after make setup with a torch built for CUDA; libraries that are not installed are named as skipped.
-test-gpu: $(STAMPS)/dev
+test-gpu: $(STAMPS)/tools
 	@echo "==> pytest, the tests marked gpu"
-	@$(BIN)/python -m pytest -m gpu
+	@$(BIN)/python -m pytest -m gpu tests/gpu
 
 bench: setup
 	@$(BIN)/python benchmarks/paint_step.py
