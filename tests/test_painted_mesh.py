@@ -9,7 +9,7 @@ import torch
 from pipeline.core.rng import torch_generator
 from pipeline.geometry.camera import CameraSettings, orbit
 from pipeline.prior.latent_rgb import LatentRgb
-from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, ray_directions
+from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, _places_on, ray_directions
 from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings, _stretched, enlarged
 
 RGB = LatentRgb(np.random.default_rng(0).normal(0, 0.2, (4, 3)), np.full(3, 0.5))
@@ -145,3 +145,10 @@ def test_what_cuda_enlarges_by_is_interpolation(factor: int) -> None:
     answers = [(made, *torch.autograd.grad((made * weight).sum(), level)) for made in both]
     for mine, torchs in zip(answers[1], answers[0], strict=True):
         torch.testing.assert_close(mine, torchs, atol=1e-5, rtol=1e-5)
+
+
+def test_the_places_that_cuda_computes_are_the_hosts() -> None:
+    cameras = orbit(np.radians([50.0, 95.0]), np.radians([10.0, 200.0]), 1.4, np.radians(50.0))
+    sphere = LatentSphere(torch.randn(4, ROWS, COLUMNS, generator=torch_generator(5, "sphere")))
+    there = sphere._look_up(_places_on(torch.device("cpu"), cameras, 12, 20))
+    torch.testing.assert_close(there, sphere.behind(cameras, 12, 20), atol=1e-5, rtol=1e-5)

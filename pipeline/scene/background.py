@@ -26,11 +26,37 @@ class LatentSphere:
         """Latents (M, C) seen along ``directions`` (M, 3), unit vectors in the working frame."""
         theta = np.arccos(np.clip(directions[:, 1], -1, 1)) / np.pi
         phi = (np.arctan2(directions[:, 0], directions[:, 2]) / (2 * np.pi)) % 1.0
+        u = (phi * COLUMNS + 1.0) / (COLUMNS + 2)
+        return self._look_up(torch.from_numpy(np.stack([u, theta], axis=-1).astype(np.float32)))
+
+    def behind(self, cameras: Cameras, height: int, width: int) -> torch.Tensor:
+        """Latents (N height width, C) behind every pixel of the cameras' views, row-major."""
+        if self.values.device.type == "cpu":
+            return self.sample(ray_directions(cameras, height, width).reshape(-1, 3))
+        return self._look_up(_places_on(self.values.device, cameras, height, width))
+
+    def _look_up(self, uv: torch.Tensor) -> torch.Tensor:
         # One column more on either side, so that interpolation runs across the wrap-around.
         padded = torch.cat([self.values[..., -1:], self.values, self.values[..., :1]], dim=-1)
-        u = (phi * COLUMNS + 1.0) / (COLUMNS + 2)
-        uv = torch.from_numpy(np.stack([u, theta], axis=-1).astype(np.float32))
-        return sample_texture(padded, send(uv, self.values.device))
+        return sample_texture(padded, uv)
+
+
+def _places_on(device: torch.device, cameras: Cameras, height: int, width: int) -> torch.Tensor:
+    """What ``LatentSphere.sample`` makes of ``ray_directions``, computed on ``device``: (N height width, 2) float32.
+
+    For CUDA: on the host it takes as long for one view as all else there.
+    """
+    scale = send(torch.from_numpy(1 / cameras.projection[:, [0, 1], [0, 1]]), device).double()
+    axes = send(torch.from_numpy(np.ascontiguousarray(cameras.view[:, :3, :3])), device).double()
+    x = (torch.arange(width, dtype=torch.float64, device=device) + 0.5) / width * 2 - 1
+    y = 1 - (torch.arange(height, dtype=torch.float64, device=device) + 0.5) / height * 2
+    across = (scale[:, 0, None, None] * x).expand(-1, height, -1)
+    up = (scale[:, 1, None, None] * y[:, None]).expand(-1, -1, width)
+    ray = torch.einsum("nji,nhwj->nhwi", axes, torch.stack([across, up, -torch.ones_like(up)], dim=-1))
+    ray = ray / ray.norm(dim=-1, keepdim=True)
+    theta = ray[..., 1].clamp(-1, 1).arccos() / np.pi
+    phi = (torch.atan2(ray[..., 0], ray[..., 2]) / (2 * np.pi)) % 1.0
+    return torch.stack([(phi * COLUMNS + 1.0) / (COLUMNS + 2), theta], dim=-1).reshape(-1, 2).float()
 
 
 def ray_directions(cameras: Cameras, height: int, width: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from pipeline.core.rng import torch_generator
 from pipeline.core.transfer import send
 from pipeline.geometry.camera import Cameras, CameraSettings
 from pipeline.prior.latent_rgb import LatentRgb
-from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, plain_colours, ray_directions
+from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, plain_colours
 from pipeline.scene.mesh_views import MeshViews
 from pipeline.scene.protocol import Rendering
 from pipeline.scene.visibility import Visibility
@@ -115,7 +115,7 @@ class PaintedMesh:
         """
         count, height, width = covered.shape
         if self._settings.background == "learned":
-            return self._sphere.sample(ray_directions(cameras, height, width).reshape(-1, 3))
+            return self._sphere.behind(cameras, height, width)
         colours = plain_colours(self._seed, step, count)
         latents = np.stack([self._latent_rgb.invert(colour) for colour in colours]).astype(np.float32)
         rows = send(torch.from_numpy(latents), self._device)
