@@ -116,7 +116,7 @@ def march(
     origins, directions = origins.float().contiguous(), directions.float().contiguous()
     lengths = torch.linalg.vector_norm(directions, dim=1)
     # So written that a NaN is refused, too.
-    if not bool(((lengths - 1).abs() < _UNIT).all() and origins.isfinite().all()):
+    if not bool(((lengths - 1).abs() < _UNIT).all() & origins.isfinite().all()):
         raise SettingError("march: rays need finite origins and directions of length 1")
     if jitter is None:
         jitter = torch.full((len(origins),), 0.5, device=origins.device)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from pipeline.core.transfer import send
+
 if TYPE_CHECKING:
     from pipeline.scene.occupancy import OccupancyGrid
     from pipeline.scene.volume import Packed
@@ -33,7 +35,7 @@ def march(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As ``volume.march``: points (M, 3), t (M,), delta (M,), start (R + 1,)."""
     o, d, u = origins.double(), directions.double(), jitter.double()
-    binary = torch.from_numpy(occupancy.binary).to(origins.device) != 0
+    binary = send(torch.from_numpy(occupancy.binary), origins.device) != 0
     near, far = _clip(o, d, occupancy.bound, nearest)
     hit = near < far
     near, far = near.where(hit, 0.0), far.where(hit, 0.0)
@@ -76,7 +78,10 @@ def _march_piece(
     x, y, z = place.clamp(0, resolution - 1).long().unbind(dim=-1)
     keep = binary[x, y, z] & (k < counts[:, None])
     keep &= keep.cumsum(dim=1) <= limit
-    return points[keep].float(), t[keep].float(), delta[keep].float(), keep.sum(dim=1)
+    # Once for the three of them: on CUDA the host waits for how many there are.
+    kept = keep.flatten().nonzero()[:, 0]
+    points, t, delta = points.reshape(-1, 3)[kept], t.flatten()[kept], delta.flatten()[kept]
+    return points.float(), t.float(), delta.float(), keep.sum(dim=1)
 
 
 def _clip(o: Tensor, d: Tensor, bound: float, nearest: float) -> tuple[Tensor, Tensor]:
