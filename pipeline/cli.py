@@ -42,7 +42,15 @@ class _PlaceType(click.ParamType):
         return parse_place(value) if isinstance(value, str) else value
 
 
+class _LockstepType(click.IntRange):
+    """A whole number, or ``auto``, which is None."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if value == "auto" else super().convert(value, param, ctx)
+
+
 _PLACE = _PlaceType()
+_LOCKSTEP = _LockstepType(1, 256)
 _Verb = Callable[..., Any]
 
 
@@ -115,10 +123,21 @@ def cli() -> None:
 @_out
 @_prior
 @_only
-@_option("--lockstep", type=click.IntRange(1, 256), metavar="K", help="Assets per prior call. Left out: 4.")
+@_option(
+    "--lockstep",
+    type=_LOCKSTEP,
+    metavar="K",
+    help="Assets per prior call. Left out, or auto: what a GPU's memory carries, measured; 4 without.",
+)
 @_set
 @_option("--address", metavar="RAY", help="A running Ray cluster to use. Left out: a local one for this run.")
 @_option("--workers", type=click.IntRange(1, 4096), metavar="N", help="Worker processes. Left out: chosen.")
+@_option(
+    "--gpus-per-worker",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="F",
+    help="Part of a GPU that each worker takes. Left out: as measured with --lockstep K, else a whole one.",
+)
 @_option("--strict", is_flag=True, show_default=False, help="Build nothing if any row is wrong.")
 @_option("--fail-fast", is_flag=True, show_default=False, help="Start nothing new after a failed row.")
 @_option("--dry-run", is_flag=True, show_default=False, help="Say what would be built, and build nothing.")

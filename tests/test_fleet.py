@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -36,11 +38,13 @@ def ready(tmp_path_factory):
     return tmp_path_factory.mktemp("cluster") / "address"
 
 
-@pytest.fixture(scope="module")
-def cluster_process(ready):
-    """A process that holds a Ray cluster, started once for all tests here."""
+@contextlib.contextmanager
+def held_cluster(ready, gpus=0):
+    """A process that holds a Ray cluster with so many GPUs declared; it writes its address to ``ready``."""
     code = (
-        "import pathlib, sys\n"
+        "import pathlib, ray, sys\n"
+        "plain = ray.init\n"
+        f"ray.init = lambda **more: plain(**more | {{'num_gpus': {gpus}, 'num_cpus': max(1, 4 * {gpus})}})\n"
         "from pipeline.fleet.cluster import ray_cluster\n"
         "with ray_cluster(None, 1):\n"
         "    import ray\n"
@@ -49,9 +53,18 @@ def cluster_process(ready):
         "    sys.stdin.read()\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
-    yield process
-    process.stdin.close()
-    process.wait(30)
+    try:
+        yield process
+    finally:
+        process.stdin.close()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def cluster_process(ready):
+    """Started once for all tests here that need no GPU."""
+    with held_cluster(ready) as process:
+        yield process
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +259,108 @@ def test_a_row_that_takes_too_much_memory_is_quarantined(fleet, tmp_path):
     assert summary.built == 2
     (failed,) = summary.failed
     assert failed.job_id == "hog" and failed.state == "quarantined" and "--max-memory allows 0.25 GB" in failed.message
+
+
+def test_a_group_is_as_large_as_the_worker_has_measured(fleet, tmp_path):
+    rows = [item(f"r{n}") for n in range(4)]
+    fleet(*rows, lockstep=None, toolbox=measuring(lockstep=3, per_gpu=1))
+    assert [read_record(tmp_path / f"r{n}")["neighbours"] for n in (0, 3)] == [["r0", "r1"], ["r2", "r3"]]
+
+
+def measuring(lockstep, per_gpu, together=0):
+    """The stub recipe behind a measurement that finds this. Each call of the recipe waits until ``together`` workers
+    are at work."""
+    base = make_toolbox()
+
+    def measure(prior, wanted):
+        from pipeline.fleet.fit import Fit
+
+        return Fit(wanted or lockstep, per_gpu)
+
+    def recipe_named(name):
+        def recipe(jobs, prior, out, **more):
+            import os
+            import time
+
+            (out / f"worker-{os.getpid()}").touch()
+            until = time.monotonic() + 40
+            while len(list(out.glob("worker-*"))) < together and time.monotonic() < until:
+                time.sleep(0.05)
+            return base.recipe(name)(jobs, prior, out, **more)
+
+        return recipe
+
+    return dataclasses.replace(base, measure=measure, recipe=recipe_named)
+
+
+@pytest.mark.parametrize(
+    ("settings", "workers", "noted"),
+    [({"lockstep": 1}, 3, True), ({"lockstep": None}, 1, False), ({"lockstep": 1, "gpus_per_worker": 0.5}, 2, False)],
+)
+def test_workers_share_a_gpu_as_measured(gpu_cluster, tmp_path, settings, workers, noted):
+    rows = [item(f"r{n}") for n in range(6)]
+    settings = {"address": gpu_cluster, "threads": 1} | settings
+    toolbox = measuring(lockstep=2, per_gpu=3, together=workers)
+    summary = driver.run(rows, tmp_path, prior_spec="stub", settings=FleetSettings(**settings), toolbox=toolbox)
+    assert summary.built == 6 and not leftovers(tmp_path)
+    assert len({read_record(tmp_path / f"r{n}")["pid"] for n in range(6)}) == workers
+    notes = [line["text"] for line in log_of(tmp_path / "run.events.jsonl") if line.get("event") == "note"]
+    assert ("3 workers share a GPU: that much memory was measured" in notes) is noted
+
+
+@pytest.fixture(scope="module")
+def gpu_cluster(tmp_path_factory):
+    """The address of a cluster that says it has a GPU: to Ray that is a number."""
+    ready = tmp_path_factory.mktemp("gpu") / "address"
+    with held_cluster(ready, gpus=1):
+        wait_for(ready, 60)
+        yield ready.read_text()
+
+
+def test_what_ray_raises_in_the_middle_of_a_row_ends_in_an_asset_or_in_quarantine(fleet, tmp_path, monkeypatch):
+    import ray
+
+    errors = ray.exceptions
+    injected = {
+        "full": [errors.OutOfMemoryError("Task was killed: its node is low on memory")],
+        "far": [errors.ActorUnavailableError("no answer", bytes(16))],
+        "crashed": [errors.WorkerCrashedError()],
+        "lost": [errors.ObjectReconstructionFailedError("00" * 28)],
+        "hog": [errors.OutOfMemoryError("its node is low on memory") for _ in range(2)],
+    }
+    plain, raising = ray.get, {}
+
+    def get(ref, **more):
+        if error := raising.pop(ref, None):
+            raise error
+        return plain(ref, **more)
+
+    def look(self, now=actors.Fleet._take_pulses):
+        now(self)
+        for slot in list(self._slots):
+            name = slot.rows[0].job.id if slot.state == "building" else ""
+            if injected.get(name) and (tmp_path / name / "waiting").exists():
+                raising[slot.ref] = injected[name].pop()
+                (tmp_path / name / "waiting").unlink()  # the next worker makes it anew,
+                (tmp_path / name / "checkpoint").touch()  # and goes on from here
+                self._settle(slot)
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(actors.Fleet, "_take_pulses", look)
+    rows = [item(name, "wait" if name == "hog" else "wait once") for name in injected]
+    summary = fleet(*rows, lockstep=1, workers=2)
+    assert not any(injected.values()) and summary.counts["done"] == 4 and not leftovers(tmp_path)
+    (failed,) = summary.failed
+    assert (failed.job_id, failed.state, failed.attempts) == ("hog", "quarantined", 2)
+    assert "ran out of memory" in failed.message and read_failure(tmp_path / "hog")["quarantined"]
+    retries = {line["id"]: line["retry"] for line in log_of(tmp_path / "run.events.jsonl") if "retry" in line}
+    assert retries == {
+        "full": "killed by Ray: its machine ran out of memory",
+        "far": "out of reach",
+        "crashed": "its process was killed or crashed",
+        "lost": "its answer was lost with a machine",
+        "hog": "killed by Ray: its machine ran out of memory",
+    }
 
 
 def test_a_worker_that_is_told_to_go_saves_its_row_and_another_goes_on(fleet, tmp_path):

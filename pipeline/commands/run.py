@@ -21,7 +21,7 @@ from pipeline.core.redact import redact
 from pipeline.export.record import write_failure
 from pipeline.fleet.book import RunSummary
 from pipeline.fleet.depot import local_root
-from pipeline.fleet.driver import DEFAULT_LOCKSTEP, FleetSettings, run
+from pipeline.fleet.driver import FleetSettings, run
 from pipeline.fleet.locks import asset_lock
 from pipeline.fleet.progress import duration, make_progress, result_json
 from pipeline.fleet.rows import Toolbox, load_prior
@@ -44,7 +44,7 @@ _PATIENCE_SECONDS = 10.0
 @dataclass(frozen=True)
 class RunOptions:
     """What ``run`` is asked for; see ``latentkiln run --help``. ``overrides`` are the ``--set`` pairs,
-    ``max_memory`` is in gigabytes (10^9 bytes)."""
+    ``max_memory`` is in gigabytes (10^9 bytes), ``lockstep`` None is ``auto``."""
 
     manifest: Place
     out: Place = Path("outputs")
@@ -54,6 +54,7 @@ class RunOptions:
     overrides: Mapping[str, str] = field(default_factory=dict)
     address: str | None = None
     workers: int | None = None
+    gpus_per_worker: float | None = None
     strict: bool = False
     fail_fast: bool = False
     dry_run: bool = False
@@ -100,6 +101,7 @@ class RunOptions:
         else:
             words += ["--address", self.address] if self.address else []
             words += ["--workers", str(self.workers)] if self.workers else []
+            words += ["--gpus-per-worker", f"{self.gpus_per_worker:g}"] if self.gpus_per_worker else []
             words += ["--serial"] if self.serial else []
             words += ["--max-memory", f"{self.max_memory:g}"] if self.max_memory else []
         words += ["--max-seconds", f"{self.max_seconds:g}"] if self.max_seconds else []
@@ -137,8 +139,9 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
         options.out,
         prior_spec=options.prior,
         settings=FleetSettings(
-            lockstep=options.lockstep or DEFAULT_LOCKSTEP,
+            lockstep=options.lockstep,
             workers=options.workers,
+            gpus_per_worker=options.gpus_per_worker,
             address=options.address,
             serial=options.serial,
             fail_fast=options.fail_fast,
@@ -263,7 +266,7 @@ def _header(options: RunOptions, survey: Survey, prior: PriorIdentity) -> dict[s
         "rows": survey.rows,
         "wrong_rows": survey.bad_numbers,
         "prior": {"name": prior.name, "identity": prior.identity},
-        "lockstep": options.lockstep or DEFAULT_LOCKSTEP,
+        "lockstep": options.lockstep or "auto",
         "serial": options.serial,
         "command": options.command(),
     }

@@ -121,6 +121,17 @@ def fitting(
     return width
 
 
+def step_bytes(prior: Prior, count: int, views: int, view_size: int, *, refine: bool = False) -> int | None:
+    """Most bytes allocated on ``prior``'s CUDA device, its own weights included, by a step of ``count`` scenes; None
+    where memory did not suffice."""
+    return _peak(prior.device, lambda number: _prior_step(prior, number, views, view_size, refine), count)
+
+
+def device_bytes(device: torch.device) -> int:
+    """All memory of a CUDA device, whoever holds it."""
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
 def _power_of_two(count: int) -> int:
     """The largest not above ``count``, at least 1: the UNet's batches are made of powers of two."""
     return 1 << max(count.bit_length() - 1, 0) if count > 0 else 1

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.core.errors import PriorError
 from pipeline.fleet.book import Book
 from pipeline.fleet.deaths import Death, judge
+from pipeline.fleet.fit import gpu_options
 from pipeline.fleet.group import one_line
 from pipeline.fleet.interrupts import Interrupts
 from pipeline.fleet.rows import Row, RowResult
@@ -33,7 +34,9 @@ _MAX_LOAD_DEATHS, _MAX_LOAD_LOSSES = 2, 20
 
 @dataclass(frozen=True)
 class ActorSettings:
-    """``options`` are those of the Ray actor. ``workers`` says how many there may be now: clusters grow and shrink.
+    """``options`` are those of the Ray actor. ``workers`` says how many there may be now, given how many share a GPU:
+    clusters grow and shrink. ``probe``: how many share a GPU is to be found out by the first worker, which has one to
+    itself; until then it is the only one.
 
     ``memory`` is what one worker may hold, in bytes; None for no limit of ours. ``draining`` names the nodes that are
     about to go. ``alive`` turns false when the cluster's own servers are dead.
@@ -41,10 +44,11 @@ class ActorSettings:
 
     worker: WorkerSettings
     options: dict[str, Any]
-    workers: Callable[[], int]
+    workers: Callable[[int], int]
     memory: int | None = None
     draining: Callable[[], frozenset[str]] = frozenset
     alive: Callable[[], bool] = lambda: True
+    probe: bool = False
 
 
 @dataclass
@@ -63,6 +67,7 @@ class _Slot:
     node_id: str = ""
     asked: bool = False
     cut_at: float | None = None
+    lockstep: int | None = None
 
 
 class Fleet:
@@ -80,7 +85,8 @@ class Fleet:
         )(Worker)
         self._slots: list[_Slot] = []
         self._made = self._tickets = self._load_deaths = self._load_losses = 0
-        self._target = 1
+        self._target = self._per_gpu = 1
+        self._probing = settings.probe
         self._going: frozenset[str] = frozenset()
         self._asked_to_stop = False
         self._begun = time.monotonic()
@@ -132,7 +138,7 @@ class Fleet:
             return
         self._next_look = now + _LOOK_SECONDS
         self._check_cluster()
-        self._target = max(1, self._settings.workers())
+        self._target = 1 if self._probing else max(1, self._settings.workers(self._per_gpu))
         self._going = self._settings.draining()
         for slot in self._slots:
             if slot.node_id in self._going and slot.state == "building" and not slot.asked:
@@ -151,7 +157,10 @@ class Fleet:
         raise ClusterLost("Ray's servers on this machine died, again and again; is there enough memory?")
 
     def _new_slot(self) -> _Slot:
-        handle = self._actor.remote(self._settings.worker)
+        options = self._settings.options
+        if self._per_gpu > 1:
+            options = options | gpu_options(self._per_gpu, options.get("num_cpus", 0))
+        handle = self._actor.options(**options).remote(self._settings.worker)
         self._made += 1
         return _Slot(f"worker {self._made}", handle, handle.load.remote())
 
@@ -166,7 +175,7 @@ class Fleet:
         while len(self._slots) < wanted:
             self._slots.append(self._new_slot())
         for slot in self._slots:
-            if slot.state == "idle" and (group := self._book.next_group(self._target)):
+            if slot.state == "idle" and (group := self._book.next_group(self._target, slot.lockstep)):
                 self._tickets += 1
                 slot.rows, slot.state, slot.ticket = group, "building", self._tickets
                 slot.asked, slot.cut_at = False, None
@@ -213,7 +222,21 @@ class Fleet:
                 f"{_gigabytes(limit)}; allow more"
             )
         self._load_deaths = self._load_losses = 0
-        slot.state, slot.node, slot.node_id = "idle", answer.node, answer.node_id
+        slot.state, slot.node, slot.node_id, slot.lockstep = "idle", answer.node, answer.node_id, answer.fit.lockstep
+        if self._probing:
+            self._probed(slot, answer.fit.per_gpu)
+
+    def _probed(self, slot: _Slot, per_gpu: int) -> None:
+        """The first worker has measured: where a GPU carries several of its kind, it makes room for them."""
+        self._probing, self._per_gpu = False, per_gpu
+        self._target = max(1, self._settings.workers(per_gpu))
+        if per_gpu > 1 and self._book.rows_left > 1 and self._target > 1:
+            self._note(f"{per_gpu} workers share a GPU: that much memory was measured")
+            self._kill(slot)
+            slot.state = "gone"
+        else:
+            self._per_gpu = 1
+            self._target = max(1, self._settings.workers(1))
 
     def _built(self, slot: _Slot, answer: Built) -> None:
         rows, slot.rows, slot.state, slot.pulse = slot.rows, [], "idle", None

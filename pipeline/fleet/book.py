@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED
 from pipeline.core.job import Job
 from pipeline.fleet.depot import Depot
+from pipeline.fleet.fit import DEFAULT_LOCKSTEP
 from pipeline.fleet.group import record_failure
 from pipeline.fleet.ledger import Ledger
 from pipeline.fleet.progress import Progress
@@ -75,7 +76,7 @@ class Book:
 
     ``items`` is read lazily: at most a window of rows is held, so that memory does not grow with the manifest.
     ``total`` is how many items there will be, where that is known. ``max_seconds`` limits the wall time of each
-    row that sets no limit of its own.
+    row that sets no limit of its own. ``lockstep`` None leaves the size of groups to whoever asks for them.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Book:
         items: Iterable[PlanItem],
         depot: Depot,
         *,
-        lockstep: int,
+        lockstep: int | None,
         fail_fast: bool = False,
         ledger: Ledger,
         progress: Progress,
@@ -93,7 +94,7 @@ class Book:
         window: int = WINDOW,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._items, self._depot, self._lockstep = iter(items), depot, max(1, lockstep)
+        self._items, self._depot, self._lockstep = iter(items), depot, lockstep
         self._fail_fast, self._ledger, self._clock = fail_fast, ledger, clock
         self._watchers = [progress]
         self._reproduce, self._total, self._max_seconds, self._window = reproduce, total, max_seconds, window
@@ -168,11 +169,13 @@ class Book:
 
     # -- rows -------------------------------------------------------------------------------------------------
 
-    def next_group(self, workers: int = 1) -> list[Row]:
-        """The next rows for one worker; [] when there are none (now) or the run is halting."""
+    def next_group(self, workers: int = 1, lockstep: int | None = None) -> list[Row]:
+        """The next rows for one worker, at most ``lockstep`` of them where the run names no number; [] when there are
+        none (now) or the run is halting."""
         if self.halting:
             return []
-        return self._waiting.take(self._lockstep, workers, all_known=self.exhausted)
+        most = self._lockstep or lockstep or DEFAULT_LOCKSTEP
+        return self._waiting.take(most, workers, all_known=self.exhausted)
 
     def began(self, rows: Sequence[Row], worker: str, node: str = "") -> None:
         """``rows`` went to a worker."""

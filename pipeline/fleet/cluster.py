@@ -141,14 +141,15 @@ def _temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def capacity(threads: int) -> int:
-    """How many workers the joined cluster can hold now: one per GPU, or per ``threads`` CPUs where there is none."""
+def capacity(threads: int, per_gpu: int = 1) -> int:
+    """How many workers the joined cluster can hold now: ``per_gpu`` for each GPU, or one for each ``threads`` CPUs
+    where there is none."""
     import ray
 
     untyped: Any = ray
     alive = [node["Resources"] for node in untyped.nodes() if node["Alive"]]
     if gpus := int(sum(node.get("GPU", 0) for node in alive)):
-        return gpus
+        return gpus * per_gpu
     return max(1, sum(int(node.get("CPU", 0) // threads) for node in alive))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote
-from pipeline.fleet import machine
+from pipeline.fleet import fit, machine
 from pipeline.fleet.book import Book, RunSummary
 from pipeline.fleet.depot import Depot, local_root, open_depot, publish_run, sweep_scratch
 from pipeline.fleet.group import Bench, build_group
@@ -25,7 +26,6 @@ from pipeline.fleet.rows import Row, Toolbox
 if TYPE_CHECKING:
     from pipeline.plan import PlanItem
 
-DEFAULT_LOCKSTEP = 4
 # How often Ray is started on this machine before a run gives up.
 _MAX_CLUSTERS = 4
 # How long the plan is read before the first row begins.
@@ -38,15 +38,18 @@ _GRACE_SECONDS = 5.0
 class FleetSettings:
     """How a run is spread, and its limits.
 
-    ``lockstep``: rows built together by one worker. ``workers``: None for ``machine.default_workers()``, or in a
-    joined cluster for as many as it can hold at any time. ``address`` of a Ray cluster to join; None starts one.
+    ``lockstep``: rows built together by one worker; None for what its device's memory carries. ``workers``: None for
+    ``machine.default_workers()``, or in a joined cluster for as many as it can hold at any time. ``gpus_per_worker``:
+    None to find out, by measuring the first worker where ``lockstep`` is given (else one worker fills a GPU).
+    ``address`` of a Ray cluster to join; None starts one.
     ``serial``: everything in this process, no Ray. ``threads`` of each worker: None for
     ``machine.threads_per_worker()``. ``max_seconds``: wall time of a row whose settings name no limit.
     ``max_memory``: bytes one worker may hold; has no effect with ``serial``.
     """
 
-    lockstep: int = DEFAULT_LOCKSTEP
+    lockstep: int | None = None
     workers: int | None = None
+    gpus_per_worker: float | None = None
     address: str | None = None
     serial: bool = False
     fail_fast: bool = False
@@ -148,10 +151,11 @@ def _run_serial(
     group: list[Row] = []
     try:
         prior = toolbox.load_prior(prior_spec, settings.threads or machine.threads_per_worker())
-        bench = Bench(depot, prior, settings.lockstep, toolbox, settings.checkpoint_seconds, run_id)
+        width = toolbox.measure(prior, settings.lockstep).lockstep
+        bench = Bench(depot, prior, width, toolbox, settings.checkpoint_seconds, run_id)
         while not interrupts.stopping and book.more:
             book.read_on()
-            group = book.next_group()
+            group = book.next_group(lockstep=width)
             if not group:
                 time.sleep(0.05)  # what waits has to wait a little longer
                 continue
@@ -179,6 +183,13 @@ def _build_here(book: Book, group: list[Row], bench: Bench, interrupts: Interrup
     book.halting = book.halting or interrupts.stopping
     for row, result in zip(group, results, strict=True):
         book.returned(row, result)
+
+
+def _per_gpu(settings: FleetSettings, gpus: int) -> int:
+    """How many workers share a GPU in a cluster of so many, where the settings say so; else 0."""
+    if settings.gpus_per_worker:
+        return max(1, int(1 / settings.gpus_per_worker + 1e-3))
+    return math.ceil(settings.workers / gpus) if settings.workers else 0
 
 
 class _Late(BaseException):
@@ -259,14 +270,27 @@ def _run_cluster(
         interrupts.install()  # Ray took SIGTERM for itself
         metrics = Metrics(run_id)
         book.watch(metrics)
-        options: dict[str, Any] = {"num_gpus": 1 if cluster.gpus else 0}
-        if settings.workers and cluster.gpus:
-            options["num_gpus"] = min(1.0, cluster.gpus / settings.workers)
-        options["num_cpus"] = 0 if cluster.local else min(threads, cluster.node_cpus)
+        cpus = 0 if cluster.local else min(threads, cluster.node_cpus)
+        options: dict[str, Any] = {"num_gpus": 1 if cluster.gpus else 0, "num_cpus": cpus}
+        per_chosen = _per_gpu(settings, cluster.gpus) if cluster.gpus else 0
+        if per_chosen:
+            options |= fit.gpu_options(per_chosen, cpus)
+            if settings.gpus_per_worker:
+                options["num_gpus"] = settings.gpus_per_worker
         if settings.max_memory and not cluster.local:
             # So that the scheduler puts no more workers on a machine than its memory carries.
             options["memory"] = settings.max_memory
-        count = settings.workers or (cluster.gpus or machine.default_workers() if cluster.local else None)
+
+        def workers(per_gpu: int) -> int:
+            if settings.workers:
+                return settings.workers
+            per_gpu = per_gpu if probe else per_chosen or 1
+            if not cluster.local:
+                return capacity(threads, per_gpu)
+            return per_gpu * cluster.gpus or machine.default_workers()
+
+        # A width that was asked for may leave most of a GPU idle; one that was measured fills it.
+        probe = bool(cluster.gpus and settings.lockstep and not per_chosen)
         fleet = Fleet(
             book,
             note,
@@ -282,10 +306,11 @@ def _run_cluster(
                     run_id,
                 ),
                 options,
-                workers=lambda: count or capacity(threads),
+                workers=workers,
                 memory=settings.max_memory,
                 draining=frozenset if cluster.local else draining_nodes,
                 alive=cluster.alive,
+                probe=probe,
             ),
         )
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.core.job import Job
+from pipeline.fleet.fit import Fit, measure
 from pipeline.prior.options import PriorOptions
 from pipeline.recipes.registry import Recipe, get_recipe
 
@@ -71,7 +72,9 @@ def load_prior(spec: str, threads: int, options: PriorOptions | None = None) -> 
 
 @dataclass(frozen=True)
 class Toolbox:
-    """How a worker gets its prior and its recipes: a value, so that it can be replaced as a whole."""
+    """How a worker gets its prior and its recipes, and learns what the prior leaves room for: a value, so that it can
+    be replaced as a whole."""
 
     load_prior: Callable[[str, int], Any] = load_prior
     recipe: Callable[[str], Recipe] = get_recipe
+    measure: Callable[[Any, int | None], Fit] = measure

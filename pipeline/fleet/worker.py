@@ -19,6 +19,7 @@ import psutil
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.place import Place
 from pipeline.fleet.depot import open_depot
+from pipeline.fleet.fit import Fit
 from pipeline.fleet.group import Bench, build_group, one_line
 from pipeline.fleet.rows import Row, RowResult, Toolbox
 
@@ -29,13 +30,14 @@ ORPHANED_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What every worker of a run is made with; ``out`` is the output root, a folder on its machine or a URL."""
+    """What every worker of a run is made with; ``out`` is the output root, a folder on its machine or a URL.
+    ``lockstep`` None: as many rows at a time as the worker's device is found to have memory for."""
 
     toolbox: Toolbox
     prior_spec: str
     threads: int
     out: Place
-    lockstep: int
+    lockstep: int | None
     checkpoint_seconds: float
     run_id: str = ""
 
@@ -44,7 +46,7 @@ class WorkerSettings:
 class Loaded:
     """A worker that is ready, or why it is not (``error`` is the class name, ``stage`` as in LatentkilnError).
 
-    ``memory`` is what the process holds, in bytes; ``node_id`` is Ray's.
+    ``memory`` is what the process holds, in bytes; ``node_id`` is Ray's; ``fit`` what its device was found to carry.
     """
 
     pid: int
@@ -55,6 +57,7 @@ class Loaded:
     node: str = ""
     node_id: str = ""
     memory: int = 0
+    fit: Fit = field(default_factory=Fit)
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Worker:
         begun, chosen = time.monotonic(), self._settings
         try:
             prior = chosen.toolbox.load_prior(chosen.prior_spec, chosen.threads)
+            fit = chosen.toolbox.measure(prior, chosen.lockstep)
         except Exception as error:
             stage = error.stage if isinstance(error, LatentkilnError) else "prior"
             seconds = time.monotonic() - begun
@@ -102,7 +106,7 @@ class Worker:
         self._bench = Bench(
             open_depot(chosen.out, run_id=chosen.run_id),
             prior,
-            chosen.lockstep,
+            fit.lockstep,
             chosen.toolbox,
             chosen.checkpoint_seconds,
             chosen.run_id,
@@ -113,6 +117,7 @@ class Worker:
             node=platform.node(),
             node_id=_node_id(),
             memory=self._memory(),
+            fit=fit,
         )
 
     def build(self, rows: Sequence[Row], ticket: int) -> Built:
