@@ -28,10 +28,14 @@ from pipeline.geometry.load import load_mesh
 from pipeline.geometry.normalise import normalise
 from pipeline.geometry.texture import sample_texture
 from pipeline.prior.load import Prior, load_prior
-from pipeline.scene import grid
+from pipeline.scene import grid, volume
+from pipeline.scene.background import ray_directions
+from pipeline.scene.field import FieldSettings, RadianceField
 from pipeline.scene.grid import GridSettings
+from pipeline.scene.occupancy import OccupancyGrid
 
 MESHES = Path(__file__).parent.parent / "manifests" / "meshes"
+CELLS, RAYS = 128, 64  # a side, of the occupancy grid and of a radiance field's view: the defaults of generate
 SUPERSAMPLE = 4  # texture lookups along a latent pixel, as in scene.painted_mesh
 
 Part = tuple[str, Callable[[], object], bool]  # name, what to time, whether its operations are counted
@@ -122,6 +126,34 @@ def grid_parts(device: torch.device, points: int, settings: GridSettings) -> Ite
         yield f"grid of {points} points, with gradient, {name}", encode, False
 
 
+def volume_parts(device: torch.device, settings: GridSettings, step: float = 0.0068) -> Iterator[Part]:
+    """What else a radiance field's step has: finding the samples of a view, and adding them up with the gradient.
+
+    The object is a ball of radius 0.5, so that about as many samples are taken as of a real one.
+    """
+    occupancy = OccupancyGrid(CELLS, device=device)
+    centres = (np.arange(occupancy.resolution) + 0.5) / occupancy.resolution * 2 - 1
+    occupancy.binary[:] = sum(np.meshgrid(*[centres**2] * 3, indexing="ij")) < 0.25
+    cameras = camera.orbit(np.radians([60.0]), np.radians([30.0]), 1.25, np.radians(55.0))
+    directions = torch.from_numpy(ray_directions(cameras, RAYS, RAYS).reshape(-1, 3).astype(np.float32)).to(device)
+    origins = torch.from_numpy(np.repeat(cameras.eye.astype(np.float32), RAYS * RAYS, axis=0)).to(device)
+
+    def march() -> volume.Packed:
+        return volume.march(origins, directions, occupancy, step=step, nearest=0.1)
+
+    packed = march()
+    samples = torch.rand(len(packed.t), 5, generator=torch_generator(0, "bench")).to(device).requires_grad_(True)
+
+    def composite() -> object:
+        made = volume.composite(samples[:, 0], samples[:, 1:], packed)
+        return torch.autograd.grad(made.values.sum() + made.weight.sum(), samples)
+
+    yield f"march {RAYS}^2 rays", march, False
+    yield f"composite {len(packed.t)} samples, with gradient", composite, False
+    field = RadianceField(FieldSettings(settings, channels=4), seed=0).to(device)
+    yield "a look at which space is occupied (1 step in 16)", lambda: occupancy.update(field.density, 0, 0), False
+
+
 def measure(parts: Iterator[Part], device: torch.device, repeats: int) -> Iterator[tuple[str, float, float]]:
     """(name, seconds, operations; nan where they are not counted) of each part."""
     for name, call, counted in parts:
@@ -141,6 +173,16 @@ def published_rate(device: torch.device) -> float:
     return next((gpu.flops for gpu in GPUS if gpu.name.split()[0] in name), math.nan)
 
 
+def every_part(prior: Prior, mesh: Path, locksteps: list[int], points: int, settings: GridSettings) -> Iterator[Part]:
+    """All parts, in the order of the table."""
+    yield from scene_parts(prior, mesh)
+    for lockstep in locksteps:
+        yield from prior_parts(prior, lockstep)
+    yield from image_parts(prior)
+    yield from grid_parts(prior.device, points, settings)
+    yield from volume_parts(prior.device, settings)
+
+
 def report(
     prior: Prior,
     mesh: Path,
@@ -151,16 +193,9 @@ def report(
 ) -> list[str]:
     """The table's lines."""
     rate = published_rate(prior.device)
-
-    def parts() -> Iterator[Part]:
-        yield from scene_parts(prior, mesh)
-        for lockstep in locksteps:
-            yield from prior_parts(prior, lockstep)
-        yield from image_parts(prior)
-        yield from grid_parts(prior.device, points, settings or GridSettings())
-
+    parts = every_part(prior, mesh, locksteps, points, settings or GridSettings())
     lines = [f"{'part':<56} {'ms':>9} {'T operations':>13} {'of peak':>8}"]
-    for name, taken, flops in measure(parts(), prior.device, repeats):
+    for name, taken, flops in measure(parts, prior.device, repeats):
         reached = flops / taken / rate
         share = "-" if math.isnan(reached) else f"{reached:.0%}"
         counted = "-" if math.isnan(flops) else f"{flops / 1e12:.3f}"

@@ -117,7 +117,9 @@ def fake_cuda() -> Iterator[None]:
         patch.setattr(load, "load_parts", _outside(load.load_parts))
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "current_device", lambda: 0)
-        patch.setattr(torch.cuda, "empty_cache", lambda: None)
+        for name in ("empty_cache", "synchronize", "reset_peak_memory_stats"):
+            patch.setattr(torch.cuda, name, lambda device=None: None)
+        patch.setattr(torch.cuda, "get_device_name", lambda device=None: "make-believe")
         properties = SimpleNamespace(name="make-believe", total_memory=16 << 30, major=8, minor=0)
         patch.setattr(torch.cuda, "get_device_properties", lambda device=None: properties)
         backends.forget()

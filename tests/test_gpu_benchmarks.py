@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_cuda import fake_cuda
 from fake_prior import make_prior
 
 from benchmarks import cost, gpu_step
@@ -14,6 +15,7 @@ from pipeline.prior.load import load_prior
 from pipeline.scene.grid import GridSettings
 
 ROOT = Path(__file__).parent.parent
+SETTINGS = GridSettings(levels=4, finest=64, log2_table=12)
 
 
 def test_the_cost_page_is_what_its_program_prints():
@@ -38,12 +40,19 @@ def test_the_floor_is_the_slower_of_arithmetic_and_memory():
     assert cost.floor(cost.Cost(20, 5, 1), lockstep=4, steps=10, gpu=gpu) == 5
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu_step, "CELLS", 12)
+        patch.setattr(gpu_step, "RAYS", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory):
     prior = load_prior(make_prior(tmp_path_factory.mktemp("priors") / "tiny"), "cpu")
-    settings = GridSettings(levels=4, finest=64, log2_table=12)
     mesh = ROOT / "manifests" / "meshes" / "vase.obj"
-    return gpu_step.report(prior, mesh, [1, 2], repeats=1, points=1000, settings=settings)
+    return gpu_step.report(prior, mesh, [1, 2], repeats=1, points=1000, settings=SETTINGS)
 
 
 def test_each_part_is_timed(lines):
@@ -57,11 +66,24 @@ def test_each_part_is_timed(lines):
         "decode",
         "encode",
         "grid",
+        "march",
+        "composite",
+        "a look",
     ):
         assert any(part in line for line in lines[1:]), part
     assert all(float(line[56:].split()[0]) > 0 for line in lines[1:])
     unet = [float(line.split()[-2]) for line in lines if "UNet" in line]
     assert all(not math.isnan(value) for value in unet)
+
+
+def test_each_part_runs_on_a_device(tmp_path):
+    folder = make_prior(tmp_path / "tiny")
+    with fake_cuda():
+        parts = gpu_step.every_part(
+            load_prior(folder, "cuda"), ROOT / "manifests" / "meshes" / "vase.obj", [1], 1000, SETTINGS
+        )
+        names = [(name, call())[0] for name, call, _ in parts]
+    assert len(names) >= 8 and not any("grid" in name and "numba" in name for name in names)
 
 
 def test_the_peak_of_a_listed_gpu_is_found(monkeypatch):

@@ -99,6 +99,22 @@ def test_the_gradient_is_what_diffusers_parts_give_for_any_lockstep(
     assert torch.equal(alone, sds_gradients(prior, [rows[3], rows[2], rows[1]], 4)[2])
 
 
+def test_a_distilled_unet_without_a_middle_is_guided_alike(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As BK-SDM and its like: the same classes with blocks left out."""
+    from diffusers import UNet2DConditionModel
+
+    copy = tmp_path / "distilled"
+    shutil.copytree(folders["sd1"], copy)
+    config = json.loads((copy / "unet" / "config.json").read_text())
+    shutil.rmtree(copy / "unet")
+    torch.manual_seed(3)
+    UNet2DConditionModel.from_config({**config, "mid_block_type": None}).save_pretrained(copy / "unet")
+    row = query(load_prior(copy), 0, 7.5, "")
+    (found,) = sds_gradients(load_prior(copy), [row], 1)
+    wanted = straight_line(copy, row, PROMPTS[0], "")
+    assert (found - wanted).abs().max() < 1e-5 * max(1.0, float(wanted.abs().max()))
+
+
 def test_constants_of_each_kind(priors: dict[str, Prior]) -> None:
     assert {kind: prior.prediction_type for kind, prior in priors.items()} == {
         "sd1": "epsilon", "sd2-768-v": "v_prediction", "sdxl": "epsilon",
@@ -215,7 +231,9 @@ def test_pickles_are_refused_with_the_command_that_converts_them(suffix: str, tm
     with pytest.raises(PriorError, match="refused") as caught:
         load_prior(path)
     program = re.search(r'python -c "(.*)"', str(caught.value))
-    assert program is not None
+    assert program is not None and str(caught.value).endswith(f"{path} {tmp_path / 'model.safetensors'}")
+    if suffix != ".ckpt":
+        return  # the same program
     target = tmp_path / "model.safetensors"
     subprocess.run([sys.executable, "-c", program[1], path, target], check=True)
     from safetensors.torch import load_file
