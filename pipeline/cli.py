@@ -93,6 +93,7 @@ _set = _option(
 _outside = _option(
     "--allow-outside", is_flag=True, show_default=False, help="Allow meshes outside the manifest's folder."
 )
+_csv = _option("--csv", is_flag=True, show_default=False, help="Print CSV, for spreadsheets.")
 _json = _option("--json", "json", is_flag=True, show_default=False, help="Print JSON instead of text.")
 
 
@@ -219,6 +220,7 @@ def check(manifest: Place | None, schema: bool, **options: Any) -> int:
 @_only
 @_set
 @_outside
+@_csv
 @_json
 def plan(manifest: Place, **options: Any) -> int:
     """Says what `run` would build, and why; builds nothing.
@@ -259,8 +261,9 @@ def clean(manifest: Place, **options: Any) -> int:
 @cli.command()
 @click.argument("out", type=_PLACE, default="outputs")
 @_option("--watch", is_flag=True, show_default=False, help="Print again every second until the run has ended.")
+@_csv
 @_json
-def status(out: Place, json: bool, watch: bool) -> int:
+def status(out: Place, json: bool, csv: bool, watch: bool) -> int:
     """Says how far the run into OUT is, or how it ended.
 
     OUT is the folder or URL that `run` was given with --out (left out: outputs).
@@ -271,7 +274,7 @@ def status(out: Place, json: bool, watch: bool) -> int:
     """
     from pipeline.commands.status import show_status
 
-    return show_status(out, json=json, watch=watch)
+    return show_status(out, json=json, csv=csv, watch=watch)
 
 
 @cli.command()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import functools
+import io
 import json
 import os
+import tracemalloc
 
 import pytest
 
 from pipeline.commands.status import show_status
+from pipeline.commands.table import cell
 from pipeline.core.errors import UsageError
 from pipeline.export.record import write_failure, write_record
 from pipeline.fleet.ledger import Ledger, read_run
@@ -98,3 +103,70 @@ def test_a_disk_that_refuses_the_record_stops_nothing(tmp_path):
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(UsageError, match="no such folder"):
         show_status(tmp_path / "none")
+
+
+def write_log(out, rows):
+    """A run of so many rows: all planned, then built one by one, the last ones failed or running."""
+    names = [f"r{number:06d}" for number in range(rows)]
+    events = [{"id": name, "state": "planned"} for name in names]
+    for number, name in enumerate(names[:-3] + names[-2:]):
+        events.append({"id": name, "state": "running"})
+        if number < rows - 2:
+            end = {"state": "failed", "message": "it broke"} if number == rows - 3 else {"state": "done"}
+            events.append({"id": name} | end)
+    (out / "run.events.jsonl").write_text("\n".join(map(json.dumps, events)))
+    return {"done": rows - 3, "running": 1, "failed": 1, "planned": 1}
+
+
+def test_of_a_long_run_what_is_held_is_bounded_and_what_is_counted_is_whole(tmp_path):
+    peaks = []
+    for rows in (2_000, 20_000):
+        counts = write_log(tmp_path, rows)
+        tracemalloc.start()
+        view = read_run(tmp_path, most=50)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert view.counts == counts and not view.whole and len(view.rows) <= 100
+        assert [view.rows[f"r{rows - n:06d}"]["state"] for n in (1, 2)] == ["running", "failed"]
+    # A million rows take as much as these.
+    assert peaks[1] < peaks[0] + 100_000 < 2_000_000
+
+
+def test_a_long_run_is_told_in_short(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pipeline.commands.status.read_run", functools.partial(read_run, most=10))
+    counts = write_log(tmp_path, 500)
+    write_record(tmp_path / "r000400", {"id": "r000400", "fingerprint": "f", "outputs": {}})
+    show_status(tmp_path)
+    printed = capsys.readouterr().out
+    assert "r000498\tfailed" in printed and "and 488 rows more" in printed and "497 done" in printed
+    show_status(tmp_path, json=True)
+    value = json.loads(capsys.readouterr().out)
+    assert value["counts"] == counts and value["left_out"] == 488 and len(value["rows"]) == 12
+
+
+def test_a_row_that_is_tried_again_is_counted_once(tmp_path):
+    events = [
+        ("planned", {}),
+        ("running", {}),
+        ("planned", {"retry": "its worker died"}),
+        ("running", {}),
+        ("done", {}),
+    ]
+    lines = [json.dumps({"id": "a", "state": state} | more) for state, more in events]
+    (tmp_path / "run.events.jsonl").write_text("\n".join(lines))
+    assert read_run(tmp_path).counts == {"done": 1}
+
+
+def test_a_table_for_spreadsheets_holds_no_formula(ledger, tmp_path, capsys):
+    ledger.ended(RowResult("b", "failed", "", "E", '=HYPERLINK("http://evil","x")'))
+    show_status(tmp_path, csv=True)
+    rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert rows[0] == ["id", "state", "seconds", "what"] and rows[1][:2] == ["a", "running"]
+    assert rows[2] == ["b", "failed", "0.0", '\'=HYPERLINK("http://evil","x")']
+    with pytest.raises(UsageError, match="do not go together"):
+        show_status(tmp_path, csv=True, json=True)
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\t=1", " =1", "\r=1", "\uff1d1"])
+def test_cells_that_start_a_formula_are_quoted(text):
+    assert cell(text) == f"'{text}" and cell(f"a{text}") == f"a{text}" and cell(-1) == -1

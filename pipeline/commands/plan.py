@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED
+from pipeline.commands.table import print_csv
+from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED, UsageError
 from pipeline.core.job import Job
 from pipeline.core.place import Place
 from pipeline.manifest import Problem, Survey
@@ -50,13 +51,16 @@ def show_plan(
     overrides: Mapping[str, str] | None = None,
     allow_outside: bool = False,
     json: bool = False,
+    csv: bool = False,
 ) -> int:
     """Prints each row with what would be done and why, then what stands in ``out`` but not in the manifest.
 
     A table on a terminal, else ``id TAB action TAB reason`` lines, as they are found: memory does not grow with the
-    manifest. Builds and writes nothing. Returns 0, or 1 where rows are wrong or blocked. Raises ManifestError,
-    UsageError or PriorError.
+    manifest. ``json`` prints one object, ``csv`` a table for a spreadsheet. Builds and writes nothing. Returns 0, or 1
+    where rows are wrong or blocked. Raises ManifestError, UsageError or PriorError.
     """
+    if csv and json:
+        raise UsageError("--csv and --json do not go together; give one of them")
     survey = Survey(manifest, overrides=overrides, only=only, allow_outside=allow_outside)
     identity = prior_identity(prior).identity
     counts: Counter[str] = Counter()
@@ -68,6 +72,8 @@ def show_plan(
 
     if json:
         _print_json(manifest, out, counted(), counts)
+    elif csv:
+        print_csv(("id", "row", "action", "reason"), ((x.id, x.row or "", x.action, x.reason) for x in counted()))
     else:
         table = sys.stdout.isatty() and survey.good + survey.bad <= _LONGEST_TABLE
         (_print_table if table else _print_lines)(counted())

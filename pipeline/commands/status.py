@@ -11,11 +11,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.table import print_csv
 from pipeline.core.errors import EXIT_OK, UsageError
 from pipeline.core.place import Place, Remote
 from pipeline.export.record import FAILURE, RECORD, read_failure, read_record
 from pipeline.fleet.depot import fetch_run
-from pipeline.fleet.ledger import PUBLISHED, RunView, read_run
+from pipeline.fleet.ledger import EVENTS_FILE, MOST_ROWS, PUBLISHED, RunView, read_run
 from pipeline.fleet.progress import duration
 from pipeline.storage import assets
 from pipeline.storage.look import Snapshot, look_at_all
@@ -23,22 +24,27 @@ from pipeline.storage.look import Snapshot, look_at_all
 _WATCH_SECONDS = 1.0
 
 
-def show_status(out: Place, *, json: bool = False, watch: bool = False) -> int:
+def show_status(out: Place, *, json: bool = False, csv: bool = False, watch: bool = False) -> int:
     """Prints each row of the last run into ``out`` and how the run stands; without a run's record, what is
-    there.
+    there. Of a very long run the first rows, and those that run or failed: the counts are whole.
 
     ``watch`` prints again every second until the run has ended. Returns 0. Raises UsageError where there is
-    no such folder.
+    no such folder, or for two formats at once.
     """
+    if csv and (json or watch):
+        raise UsageError(f"--csv and --{'json' if json else 'watch'} do not go together; give one of them")
     if not isinstance(out, Remote) and not out.is_dir():
         raise UsageError(f"{out}: no such folder; name the --out of a run")
     while True:
         view = _read_remote(out) if isinstance(out, Remote) else read_run(out)
-        rows = _rows(out, view)
+        rows, counts = _rows(out, view)
         if json:
-            print(json_module.dumps(_as_json(view, rows), ensure_ascii=False), flush=True)
+            print(json_module.dumps(_as_json(view, rows, counts), ensure_ascii=False), flush=True)
+        elif csv:
+            titles = ("id", "state", "seconds", "what")
+            print_csv(titles, ((row["id"], row.get("state"), row.get("seconds", ""), _what(row)) for row in rows))
         else:
-            _print(out, view, rows, clear=watch)
+            _print(out, view, rows, counts, clear=watch)
         if not watch or view.state != "running":
             return EXIT_OK
         time.sleep(_WATCH_SECONDS)
@@ -57,35 +63,53 @@ def _others(out: Place, known: Collection[str]) -> Iterator[tuple[str, Path | Sn
         yield from look_at_all(out, (name for name in assets.ids(out) if name not in known))
         return
     with os.scandir(out) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and entry.name not in known)
-    for name in names:
-        if (out / name / RECORD).is_file() or (out / name / FAILURE).is_file():
-            yield name, out / name
+        for entry in entries:
+            name = entry.name
+            if name not in known and entry.is_dir() and any((out / name / f).is_file() for f in (RECORD, FAILURE)):
+                yield name, out / name
 
 
-def _rows(out: Place, view: RunView) -> list[dict[str, Any]]:
-    """The run's rows, then whatever else lies in the folder."""
+def _rows(out: Place, view: RunView) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """The run's rows, then whatever else lies in the folder, as many of both as are listed; all of them by state."""
     rows = [dict(row) for row in view.rows.values()]
-    for name, folder in _others(out, {row["id"] for row in rows}):
-        if record := read_record(folder):
-            rows.append({"id": name, "state": "done", "warnings": record.get("warnings") or []})
-        elif failure := read_failure(folder):
-            keep = ("stage", "error", "message", "reproduce")
-            rows.append({"id": name, "state": "failed"} | {k: failure[k] for k in keep if failure.get(k)})
+    counts = Counter(view.counts)
+    # What is beside a run of which not every row is known cannot be told from its rows.
+    others = list(_other_rows(out, view, counts)) if view.whole else []
+    rows += sorted(others, key=lambda row: str(row["id"]))
     if view.state == "killed":
         for row in rows:
             if row["state"] == "running":
                 row["state"] = "killed"
-    return rows
+        if running := counts.pop("running", 0):
+            counts["killed"] = running
+    return rows, counts
 
 
-def _as_json(view: RunView, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _other_rows(out: Place, view: RunView, counts: Counter[str]) -> Iterator[dict[str, Any]]:
+    """Assets and failures that are no rows of the run: counted all, given as far as they are listed."""
+    given = 0
+    for name, folder in _others(out, view.rows):
+        if record := read_record(folder):
+            row: dict[str, Any] = {"id": name, "state": "done", "warnings": record.get("warnings") or []}
+        elif failure := read_failure(folder):
+            keep = ("stage", "error", "message", "reproduce")
+            row = {"id": name, "state": "failed"} | {k: failure[k] for k in keep if failure.get(k)}
+        else:
+            continue
+        counts[row["state"]] += 1
+        given += 1
+        if given <= MOST_ROWS:
+            yield row
+
+
+def _as_json(view: RunView, rows: list[dict[str, Any]], counts: Counter[str]) -> dict[str, Any]:
     keys = ("run", "manifest", "command", "prior", "lockstep", "started", "updated", "finished", "exit_code")
     header = {key: view.header[key] for key in keys if key in view.header}
-    return {"state": view.state, **header, "counts": dict(Counter(r["state"] for r in rows)), "rows": rows}
+    left = sum(counts.values()) - len(rows)
+    return {"state": view.state, **header, "counts": dict(counts), "rows": rows} | ({"left_out": left} if left else {})
 
 
-def _print(out: Place, view: RunView, rows: list[dict[str, Any]], *, clear: bool) -> None:
+def _print(out: Place, view: RunView, rows: list[dict[str, Any]], counts: Counter[str], *, clear: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -109,7 +133,8 @@ def _print(out: Place, view: RunView, rows: list[dict[str, Any]], *, clear: bool
     else:
         for row in rows:
             print(f"{row['id']}\t{row.get('state')}\t{_what(row)}")
-    counts = Counter(str(row.get("state")) for row in rows)
+    if left := sum(counts.values()) - len(rows):
+        print(f"and {left} rows more; see {EVENTS_FILE}")
     total = ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing here"
     print(f"{out}: {_word(view)}: {total}")
     if view.state in ("killed", "interrupted") and isinstance(view.header.get("command"), str):

@@ -190,9 +190,10 @@ class Fleet:
                 return
             time.sleep(min(timeout, 0.05))
             return
-        by_ref = {slot.ref: slot for slot in busy}
+        # Without those that were given up since: what their refs say is known.
+        by_ref = {slot.ref: slot for slot in busy if slot.state != "gone"}
         # One at a time: what is ready stays ready, and signals are looked at in between.
-        ready, _ = self._ray.wait(list(by_ref), num_returns=1, timeout=timeout)
+        ready, _ = self._ray.wait(list(by_ref), num_returns=1, timeout=timeout) if by_ref else ([], [])
         for ref in ready:
             self._settle(by_ref[ref])
 

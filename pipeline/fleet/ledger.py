@@ -37,6 +37,8 @@ LOCK_FILE = ".run.lock"
 RUNS_FOLDER = ".runs"
 SCHEMA = 1
 _MAX_FAILURES = 1000
+# Rows that a reader of the log holds at most, twice.
+MOST_ROWS = 10_000
 _MIN_INTERVAL = 1.0
 _RUN_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
 # Logs of earlier runs that are kept.
@@ -198,11 +200,16 @@ def _put_away(out: Path) -> None:
 
 @dataclass
 class RunView:
-    """What a reader sees: ``header`` is ``run.json`` ({} where missing), ``rows`` the last event of each
-    row."""
+    """What a reader sees: ``header`` is ``run.json`` ({} where missing), ``rows`` the last event of each row.
+
+    Of a long run not every row is held: the first ones, and of the others those that run, failed or were left.
+    ``counts`` are those of all rows by state; ``whole`` says that ``rows`` are all of them.
+    """
 
     header: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    whole: bool = True
 
     @property
     def state(self) -> str:
@@ -214,10 +221,49 @@ class RunView:
         return state
 
 
-def read_run(out: Path) -> RunView:
-    """The last run on the output root ``out``. Never raises: what cannot be read is left out."""
+class _Rows:
+    """The last event of each row as far as ``most`` goes, and how many rows are in each state.
+
+    Every event of a row says what it becomes, and what it was follows from that: it was running if it had begun, else
+    planned. So states can be counted without remembering each row.
+    """
+
+    def __init__(self, most: int):
+        self._most = most
+        self._rows: dict[str, dict[str, Any]] = {}
+        # Beyond the first ones: what a reader looks for.
+        self._told: dict[str, dict[str, Any]] = {}
+        self._running: set[str] = set()
+        self.counts: Counter[str] = Counter()
+        self.whole = True
+
+    def add(self, event: dict[str, Any]) -> None:
+        """The next line of the log, about a row."""
+        job_id, state = event["id"], str(event.get("state"))
+        if state != "kept" and not (state == "planned" and "retry" not in event):
+            self.counts["running" if job_id in self._running else "planned"] -= 1
+        self.counts[state] += 1
+        self._running.add(job_id) if state == "running" else self._running.discard(job_id)
+        if job_id in self._rows or len(self._rows) < self._most:
+            self._rows[job_id] = event
+            return
+        self.whole = False
+        self._told.pop(job_id, None)
+        if state == "running" or (state not in ("planned", "kept", "done") and len(self._told) < self._most):
+            self._told[job_id] = event
+
+    def all(self) -> dict[str, dict[str, Any]]:
+        """The first rows of the log, and what came beyond."""
+        return self._rows | self._told
+
+
+def read_run(out: Path, most: int = MOST_ROWS) -> RunView:
+    """The last run on the output root ``out``. Never raises: what cannot be read is left out.
+
+    ``most`` rows are held from the first on, and as many of the others that run, failed or were left.
+    """
     header = _json_object(out / RUN_FILE)
-    rows: dict[str, dict[str, Any]] = {}
+    found = _Rows(most)
     with contextlib.suppress(OSError), (out / EVENTS_FILE).open(encoding="utf-8", errors="replace") as stream:
         for number, line in enumerate(stream):
             try:
@@ -229,12 +275,13 @@ def read_run(out: Path) -> RunView:
             if number == 0 and event.get("run") != header.get("run", event.get("run")):
                 break  # of another run than run.json
             if isinstance(event.get("id"), str):
-                rows[event["id"]] = event
+                found.add(event)
+    rows = found.all()
     running = header.get("running")
     for job_id, where in running.items() if isinstance(running, dict) else ():
         if rows.get(job_id, {}).get("state") == "running" and isinstance(where, dict):
             rows[job_id] = rows[job_id] | where
-    return RunView(header, rows)
+    return RunView(header, rows, +found.counts, found.whole)
 
 
 def _json_object(path: Path) -> dict[str, Any]:
