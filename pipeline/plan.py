@@ -16,7 +16,7 @@ from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote
 from pipeline.export.record import RECORD, load_record, output_problem, read_failure
-from pipeline.geometry.fetch import fetch_mesh, fetched_ahead
+from pipeline.geometry.fetch import fetch_mesh, fetched_ahead, with_adapters
 from pipeline.geometry.source import mesh_sha256
 from pipeline.prior.adapter_marks import adapter_marks
 from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
@@ -99,7 +99,7 @@ def iterate(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> Iterator
         mesh, problem = meshes[named]
         if job.origin and mesh:
             job = dataclasses.replace(job, origin=dataclasses.replace(job.origin, sha256=mesh))
-        adapters, adapters_problem = _identify_adapters(job)
+        job, adapters, adapters_problem = _identify_adapters(job)
         if problem or adapters_problem:
             yield PlanItem(job, "blocked", problem or adapters_problem, "")
             continue
@@ -271,12 +271,13 @@ def _identify(mesh: Place | None) -> tuple[str, str]:
         return "", f"the mesh cannot be read: {error.strerror or error}"
 
 
-def _identify_adapters(job: Job) -> tuple[list[dict[str, Any]], str]:
-    """What the job's LoRAs and concepts are and "", or nothing and why they cannot be used."""
+def _identify_adapters(job: Job) -> tuple[Job, list[dict[str, Any]], str]:
+    """The job with its LoRAs and concepts on this node, what they are, and "" or why they cannot be used."""
     try:
-        return adapter_marks(job.adapters), ""
+        job = with_adapters(job)
+        return job, adapter_marks(job.adapters), ""
     except LatentkilnError as error:
-        return [], f"an adapter cannot be used: {error.message}"
+        return job, [], f"an adapter cannot be used: {error.message}"
 
 
 def _hash_mesh(path: Path) -> str:

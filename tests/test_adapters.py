@@ -246,7 +246,7 @@ def test_rows_name_adapters_and_their_bytes_are_in_the_fingerprint(prior: Prior,
         ("lora", "x.safetensors:11", "the weight 11 is not allowed"),
         ("lora", ";", "it names 0 files"),
         ("concept", "empty.safetensors", "is an empty file"),
-        ("concept", "s3://bucket/x.safetensors", "lies at an address"),
+        ("concept", "s3://bucket/x.safetensors", "is an address outside the manifest's folder"),
     ],
 )
 def test_wrong_adapters_are_named(field: str, value: str, part: str, tmp_path: Path) -> None:

@@ -206,7 +206,8 @@ def test_run_hands_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pipeline.commands.run", module)
     assert cli.main(["run", "a.csv"]) == 0
     line = "run a.csv --out o --prior p --only x --only y --lockstep 4 --set steps=5 --set seed=1=2 --set steps=6"
-    line += " --max-seconds 9.5 --max-memory 4 --precision bfloat16 --compile --low-memory --download --gpus-per-worker 0.5"
+    line += " --max-seconds 9.5 --max-memory 4 --precision bfloat16 --compile --low-memory --download"
+    line += " --gpus-per-worker 0.5"
     line += " --address local --workers 2 --strict --fail-fast --dry-run --serial --allow-outside --quiet --json"
     assert cli.main(line.split()) == 0
     flags = ("strict", "fail_fast", "dry_run", "serial", "allow_outside", "quiet", "json")

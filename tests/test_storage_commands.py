@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline.commands.run import RunOptions, run_manifest
 from pipeline.core.errors import MeshError
 from pipeline.core.place import Remote
 from pipeline.geometry.fetch import fetch_mesh
-from pipeline.storage import assets, cache
+from pipeline.storage import assets, cache, look
 from pipeline.storage.store import store_of
 
 CUBE_GLTF = {
@@ -156,6 +157,53 @@ def test_a_mesh_is_fetched_once_per_node_and_checked_by_its_hash(proxy, s3):
     store_of(place).write(place, b"")
     with pytest.raises(MeshError, match="empty file"):
         fetch_mesh(place)
+
+
+def test_adapters_in_a_bucket_are_fetched_and_their_bytes_decide(shop, s3, prior, capsys, monkeypatch):
+    place, out, lora = shop / "m.csv", Remote(s3) / "out", shop / "loras" / "toon.safetensors"
+    text = "id,prompt,mesh,lora\na,fine,meshes/cube.obj,loras/toon.safetensors:0.5\nb,fine,meshes/cube.obj,\n"
+    store_of(place).write(place, text.encode())
+    plan = ["plan", str(place), "--out", str(out), "--prior", prior]
+    assert main(plan) == 1
+    assert f"a\tblocked\tan adapter cannot be used: {lora}: there is no such file" in capsys.readouterr().out
+    store_of(lora).write(lora, b"one")
+    seen = {}
+    toolbox = make_toolbox()
+
+    def recipe(jobs, *rest, **more):
+        for job in jobs:
+            seen[job.id] = [(file.kind, file.path.read_bytes(), file.weight) for file in job.adapters]
+        return toolbox.recipe("paint")(jobs, *rest, **more)
+
+    options = RunOptions(manifest=place, out=out, serial=True, lockstep=2, prior=prior)
+    assert run_manifest(options, toolbox=dataclasses.replace(toolbox, recipe=lambda name: recipe)) == 0
+    assert seen == {"a": [("lora", b"one", 0.5)], "b": []}
+    capsys.readouterr()
+    assert main(plan) == 0 and "2 up to date" in capsys.readouterr().out
+    # Another node, and other bytes there.
+    monkeypatch.setenv(cache.CACHE_VARIABLE, f"{cache.cache_root()}-other")
+    store_of(lora).write(lora, b"two")
+    assert main(plan) == 0
+    assert "b\tkeep" in (told := capsys.readouterr().out) and "a\tbuild\t" in told and "lora or concept changed" in told
+
+
+def test_a_long_plan_lists_the_bucket_once(proxy, s3, monkeypatch):
+    out = Remote(s3) / "out"
+    for name in ("r01", "r05"):
+        store_of(out).write(out / name / "record.json", b"{}")
+        store_of(out).write(out / name / "asset.glb", b"x")
+    ids = [f"r{number:02d}" for number in range(20)]
+    alone = dict(look.look_at_all(out, ids))
+    monkeypatch.setattr(look, "_WINDOW", 8)
+    proxy.seen.clear()
+    assert dict(look.look_at_all(out, ids)) == alone
+    assert sorted(alone["r05"].files) == ["asset.glb", "record.json"] and alone["r05"].texts == {"record.json": b"{}"}
+    asked = [path.partition("?")[0].rpartition("/")[2] for _, path in proxy.seen]
+    assert len(asked) == 3 and asked.count("record.json") == 2
+    # Too many files to hold: each row asks for itself.
+    monkeypatch.setattr(look, "MOST_LISTED", 3)
+    proxy.seen.clear()
+    assert dict(look.look_at_all(out, ids)) == alone and len(proxy.seen) > 20
 
 
 def test_a_gltf_comes_with_its_buffers(s3):

@@ -30,11 +30,16 @@ class Source:
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """A file that adapts the prior for one row: a ``lora`` with its weight, or a ``concept`` (textual inversion)."""
+    """A file that adapts the prior for one row: a ``lora`` with its weight, or a ``concept`` (textual inversion).
+
+    Where it lies at a URL, ``origin`` names it, with its hash once that is known, and ``path`` is this node's copy (its
+    mere name before it was fetched).
+    """
 
     kind: Literal["lora", "concept"]
     path: Path
     weight: float = 1.0
+    origin: Remote | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

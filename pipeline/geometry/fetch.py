@@ -1,4 +1,4 @@
-"""Meshes at a URL: fetched once per node, kept under the hash of their content, checked by it before each use."""
+"""Meshes and adapters at a URL: fetched once per node, kept under their content's hash, checked by it before use."""
 
 from __future__ import annotations
 
@@ -25,19 +25,36 @@ T = TypeVar("T")
 
 
 def localised(job: Job) -> Job:
-    """``job`` with its mesh on this node, and the mesh's hash in ``origin``; as it is where no URL is involved.
+    """``job`` with its files on this node, and their hashes in their ``origin``; as it is where no URL is involved.
 
     Raises MeshError and StorageError.
     """
+    job = with_adapters(job)
     if job.origin is None:
         return job
     path, sha256 = fetch_mesh(job.origin)
     return dataclasses.replace(job, mesh=path, origin=dataclasses.replace(job.origin, sha256=sha256))
 
 
+def with_adapters(job: Job) -> Job:
+    """As ``localised``, of the job's adapters alone."""
+    if not any(file.origin for file in job.adapters):
+        return job
+    found = []
+    for file in job.adapters:
+        if file.origin is not None:
+            path, sha256 = fetch_mesh(file.origin)
+            file = dataclasses.replace(file, path=path, origin=dataclasses.replace(file.origin, sha256=sha256))
+        found.append(file)
+    return dataclasses.replace(job, adapters=tuple(found))
+
+
 def fetch_mesh(place: Remote) -> tuple[Path, str]:
-    """This node's copy of the mesh at ``place`` and its hash (``mesh_sha256``), which has to be ``place.sha256`` where
-    that is given. A .gltf comes with its buffers. Raises MeshError and StorageError."""
+    """This node's copy of the mesh (or adapter) at ``place`` and its hash (``mesh_sha256``).
+
+    That has to be ``place.sha256`` where it is given. A .gltf comes with its buffers. Raises MeshError and
+    StorageError.
+    """
     try:
         with cache.only_one(place):
             if place.sha256 and (path := _sound(place, place.sha256)):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.core.job import AdapterFile
+from pipeline.core.place import Place, Remote
 from pipeline.manifest.problems import shown
 
 ADAPTERS: tuple[Literal["lora", "concept"], ...] = ("lora", "concept")
@@ -22,9 +23,10 @@ ALLOWED = {
 
 
 def read_adapters(
-    kind: Literal["lora", "concept"], value: Any, find: Callable[[str], tuple[Path | None, str]]
+    kind: Literal["lora", "concept"], value: Any, find: Callable[[str], tuple[Place | None, str]]
 ) -> tuple[tuple[AdapterFile, ...], str]:
-    """The files that a row's field names, or what is wrong with it. ``find`` gives a path, or why there is none."""
+    """The files that a row's field names, or what is wrong with it. ``find`` gives a path or URL, or why there is
+    none."""
     if not isinstance(value, str):
         return (), f"{shown(value)} is not text; allowed: {ALLOWED[kind]}"
     entries = [entry.strip() for entry in value.split(";") if entry.strip()]
@@ -39,5 +41,6 @@ def read_adapters(
         path, reason = find(weighed["path"] if weighed else entry)
         if path is None:
             return (), reason
-        made.append(AdapterFile(kind, path, weight))
+        origin = path if isinstance(path, Remote) else None
+        made.append(AdapterFile(kind, Path(path.name) if isinstance(path, Remote) else path, weight, origin))
     return tuple(made), ""

@@ -322,14 +322,15 @@ class RowChecker:
                     faults.append((kind, reason))
         return found
 
-    def _find_adapter(self, kind: str, text: str) -> tuple[Path | None, str]:
+    def _find_adapter(self, kind: str, text: str) -> tuple[Place | None, str]:
+        what = "LoRA" if kind == "lora" else kind
         if self.base is not None or is_url(text):
-            return None, f"{shown(text)} lies at an address; allowed: files on this machine, in a manifest on it"
-        return self._find_local(text, "LoRA" if kind == "lora" else kind, ENDINGS)
+            return self._find_remote(text, what, ENDINGS)
+        return self._find_local(text, what, ENDINGS)
 
     def _find_mesh(self, text: str) -> tuple[Place | None, str]:
         if self.base is not None or is_url(text):
-            return self._find_remote(text)
+            return self._find_remote(text, "mesh", FORMATS)
         return self._find_local(text, "mesh", FORMATS)
 
     def _find_local(self, text: str, what: str, endings: Sequence[str]) -> tuple[Path | None, str]:
@@ -359,11 +360,11 @@ class RowChecker:
             return None, f"{name} cannot be used: {reason}"
         return Path(path), ""
 
-    def _find_remote(self, text: str) -> tuple[Remote | None, str]:
-        """A mesh named by its URL, or relative to a manifest at one; whether it is there is seen when it is fetched."""
+    def _find_remote(self, text: str, what: str, endings: Sequence[str]) -> tuple[Remote | None, str]:
+        """A file named by its URL, or relative to a manifest at one; whether it is there is seen when it is fetched."""
         name = shown(text)
         if self.base is not None and not is_url(text):
-            if reason := _path_problem(text, False, "mesh", FORMATS):
+            if reason := _path_problem(text, False, what, endings):
                 return None, reason
             bucket, _, folder = self.base.key.partition("/")
             path = posixpath.normpath(f"{folder}/{text}".lstrip("/"))
@@ -380,8 +381,8 @@ class RowChecker:
         place = parse_place(text)
         if not isinstance(place, Remote):
             return None, f"{name} names a file of this machine; allowed: its path"
-        if place.suffix.lower() not in FORMATS:
-            return None, f"{name} is no mesh format; allowed: {either(FORMATS)}"
+        if place.suffix.lower() not in endings:
+            return None, f"{name} is no {what} format; allowed: {either(endings)}"
         return place, ""
 
 

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 from pipeline.core.place import Remote
@@ -124,6 +125,18 @@ class Store:
         """Every file below ``folder``, by its name relative to it; none where there is no such folder."""
         try:
             return self._attempt("listing", folder, lambda seconds: dict(self._list(folder, seconds)))
+        except FileNotFoundError:
+            return {}
+
+    def some_files(self, folder: Remote, most: int) -> dict[str, Found] | None:
+        """As ``files``, or None where there are more than ``most``: what is held is bounded."""
+
+        def call(seconds: float) -> dict[str, Found] | None:
+            found = dict(islice(self._list(folder, seconds), most + 1))
+            return found if len(found) <= most else None
+
+        try:
+            return self._attempt("listing", folder, call)
         except FileNotFoundError:
             return {}
 
