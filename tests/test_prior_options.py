@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -139,12 +140,75 @@ def test_on_cuda_it_is_compiled_as_cuda_graphs(folders: dict[str, Path], monkeyp
         return replay
 
     monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr("pipeline.prior.precision.can_compile", lambda: True)
     with fake_cuda():
         prior = load_prior(folders["sdxl"], "cuda", PriorOptions(compile=True, precision="float32"))
         assert asked == [{"mode": "reduce-overhead", "dynamic": False}]
         text, t = prior.embed(["a red cube"]), torch.tensor([500], device="cuda")
         first, second = (prior.predict_noise(torch.full((1, 4, 8, 8), x, device="cuda"), t, text) for x in (0.0, 1.0))
         assert len(place) == 2 and not torch.equal(first, second)
+
+
+class Recorder:
+    """Stand-ins for CUDA's streams and graphs. What is called while a graph is recorded runs again at each replay."""
+
+    def __init__(self, prior: Prior, monkeypatch: pytest.MonkeyPatch):
+        self.recording: Recorder.Graph | None = None
+        self.calls, self.replays = 0, 0
+        forward, recorder = prior._unet.forward, self
+
+        def called(*arguments: Any, **named: Any) -> Any:
+            recorder.calls += 1
+            result = forward(*arguments, **named)
+            if recorder.recording is not None:
+                recorder.recording.work = lambda: result[0].copy_(forward(*arguments, **named)[0])
+            return result
+
+        class Graph:
+            def replay(self) -> None:
+                recorder.replays += 1
+                self.work()
+
+        class Recording:
+            def __init__(self, graph: Graph):
+                self.graph = graph
+
+            def __enter__(self) -> None:
+                recorder.recording = self.graph
+
+            def __exit__(self, *error: object) -> None:
+                recorder.recording = None
+
+        class Stream:
+            def wait_stream(self, other: Any) -> None:
+                assert isinstance(other, Stream)
+
+        monkeypatch.setattr(prior._unet, "forward", called)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+        monkeypatch.setattr(torch.cuda, "graph", Recording)
+        monkeypatch.setattr(torch.cuda, "Stream", Stream)
+        monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_without_a_compiler_the_unet_is_recorded_as_it_is(
+    kind: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.prior.precision.can_compile", lambda: False)
+    with fake_cuda():
+        plain = load_prior(folders[kind], "cuda", PriorOptions(precision="float32"))
+        prior = load_prior(folders[kind], "cuda", PriorOptions(compile=True, precision="float32"))
+        recorder = Recorder(prior, monkeypatch)
+        answers = []
+        for count, value, prompt in ((1, 0.0, "a red cube"), (1, 1.0, "a stone"), (2, 1.0, "a red cube")):
+            x = torch.full((count, 4, 8, 8), value, device="cuda")
+            t = torch.full((count,), 100 + 800 * int(value), device="cuda")
+            answers.append([p.predict_noise(x, t, p.embed([prompt]).expand(count)) for p in (prior, plain)])
+        # Three calls to warm up and one that is recorded for each shape; the second call was replayed only.
+        assert (recorder.calls, recorder.replays) == (8, 3)
+        for found, expected in answers:
+            assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_a_decoder_that_overflows_half_precision_is_asked_in_float32(folders: dict[str, Path]) -> None:

@@ -51,13 +51,14 @@ class Width:
     """
 
     def __init__(self, prior: Prior, lockstep: int, kind: tuple[object, ...]):
-        self._key, self._lockstep = _key(prior, kind), lockstep
+        self._key, self._lockstep, self._prior = _key(prior, kind), lockstep, prior
         known = _remembered(self._key)
         self.now = min(lockstep, known or lockstep)
         self._rounds, self._patience = 0, _PATIENCE
 
     def halve(self) -> None:
         """After memory did not suffice for ``now`` scenes. Raises OutOfMemory when that was one."""
+        self._prior.release()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if self.now == 1:
@@ -106,16 +107,16 @@ def fitting(
     if known := _remembered(key):
         return known
     try_step = step or (lambda count: _prior_step(prior, count, views, view_size, refine))
-    one = _peak(prior.device, try_step, 1)
+    one = _peak(prior, try_step, 1)
     if one is None:
         raise OutOfMemory("out of memory with one asset at a time; try --low-memory, or a smaller view_size")
     width = 1
-    two = _peak(prior.device, try_step, 2) if most > 1 else None
+    two = _peak(prior, try_step, 2) if most > 1 else None
     if two is not None:
         # Scenes cost alike; where the second seems to cost nothing, the first call's own needs hid it.
         each = max(two - one, 1 << 20)
         width = _power_of_two(min(most, int(1 + (_SHARE * _memory(prior.device) - one) / each)))
-        while width > 2 and _peak(prior.device, try_step, width) is None:
+        while width > 2 and _peak(prior, try_step, width) is None:
             width //= 2
     _remember(key, width)
     return width
@@ -124,7 +125,7 @@ def fitting(
 def step_bytes(prior: Prior, count: int, views: int, view_size: int, *, refine: bool = False) -> int | None:
     """Most bytes allocated on ``prior``'s CUDA device, its own weights included, by a step of ``count`` scenes; None
     where memory did not suffice."""
-    return _peak(prior.device, lambda number: _prior_step(prior, number, views, view_size, refine), count)
+    return _peak(prior, lambda number: _prior_step(prior, number, views, view_size, refine), count)
 
 
 def device_bytes(device: torch.device) -> int:
@@ -143,11 +144,14 @@ def _memory(device: torch.device) -> int:
     return int(free + torch.cuda.memory_reserved(device))
 
 
-def _peak(device: torch.device, step: Callable[[int], object], count: int) -> int | None:
+def _peak(prior: Prior, step: Callable[[int], object], count: int) -> int | None:
     """Most bytes allocated at a time by ``step(count)``, or None when memory did not suffice."""
+    device = prior.device
+    prior.release()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     if not _suffices(step, count):
+        prior.release()
         torch.cuda.empty_cache()
         return None
     torch.cuda.synchronize(device)

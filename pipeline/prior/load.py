@@ -21,6 +21,7 @@ from pipeline.core.job import AdapterFile
 from pipeline.prior import adapters as adapter_files
 from pipeline.prior.adapters import NONE, Adapter, Adapters, Concept, Lora
 from pipeline.prior.defaults import DEFAULTS_FILE, D, GenerateDefaults, PaintDefaults, read_defaults
+from pipeline.prior.graphs import GraphedUNet
 from pipeline.prior.identity import PriorIdentity, prior_identity
 from pipeline.prior.latent_rgb import LatentRgb, read_latent_rgb
 from pipeline.prior.options import PriorOptions
@@ -170,6 +171,11 @@ class Prior:
             abar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
             out = abar.sqrt() * out + (1 - abar).sqrt() * noisy
         return out
+
+    def release(self) -> None:
+        """Gives back what is kept on the device for later calls of the same shape."""
+        if isinstance(self._fast_unet, GraphedUNet):
+            self._fast_unet.clear()
 
     def _time_ids(self, count: int) -> torch.Tensor:
         """(count, 6): SDXL's conditions original size, crop corner and target size: whole images of native size."""

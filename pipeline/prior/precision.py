@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 from typing import Any
 
 import torch
 
 from pipeline.core.errors import PriorError
 from pipeline.prior.cache import cache_folder
+from pipeline.prior.graphs import GraphedUNet
 from pipeline.prior.options import PriorOptions
 from pipeline.prior.parts import Parts
 
@@ -45,8 +48,19 @@ def prepare_cuda(device: torch.device, options: PriorOptions) -> None:
         torch.backends.cudnn.allow_tf32 = options.tf32
 
 
+def can_compile() -> bool:
+    """Whether Triton is here, and the C compiler that it builds its launchers with."""
+    compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
+    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
+
+
 def compiled(unet: Any, device: torch.device) -> Any:
-    """``unet`` compiled for fixed shapes, on CUDA as CUDA graphs; compiled code is kept in this user's cache."""
+    """``unet`` compiled for fixed shapes, on CUDA as CUDA graphs; compiled code is kept in this user's cache.
+
+    Where CUDA code cannot be compiled, CUDA graphs of the network as it is.
+    """
+    if device.type == "cuda" and not can_compile():
+        return GraphedUNet(unet)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     return torch.compile(unet, mode=mode, dynamic=False)

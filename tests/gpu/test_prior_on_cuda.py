@@ -9,6 +9,7 @@ import torch
 from fake_variants import make_diffusers
 from test_prior_options import gradient
 
+from pipeline.prior import precision
 from pipeline.prior.load import load_prior
 from pipeline.prior.options import PriorOptions, low_memory
 
@@ -34,7 +35,13 @@ def test_half_precision_is_the_default_and_near(folder: Path) -> None:
     assert float((found.cpu() - expected).abs().max()) < 0.05 * float(expected.abs().max())
 
 
-def test_cuda_graphs_give_each_call_its_own_result(folder: Path) -> None:
+@pytest.mark.parametrize("compiles", [True, False])
+def test_cuda_graphs_give_each_call_its_own_result(
+    compiles: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if compiles and not precision.can_compile():
+        pytest.skip("Triton or a C compiler is not here")
+    monkeypatch.setattr(precision, "can_compile", lambda: compiles)
     prior = load_prior(folder, "cuda", PriorOptions(compile=True))
     text = prior.embed(["a red cube"])
     x = [torch.randn(1, 4, 8, 8, device="cuda", generator=torch.Generator("cuda").manual_seed(i)) for i in range(3)]
