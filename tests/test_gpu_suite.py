@@ -73,6 +73,7 @@ def test_the_prior(xl):
 
 
 def test_paint(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(paint_suite, "STEPS", 2)
     blob = paint_suite.meshes.blob
     monkeypatch.setattr(paint_suite.meshes, "blob", lambda faces: blob(60))
     for number, test in enumerate(

@@ -19,6 +19,7 @@ from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
 
 pytestmark = pytest.mark.gpu
+STEPS = 8
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def build(prior, out, lockstep=2, names=("one",), **settings):
     mesh = out.parent / "blob.obj"
     if not mesh.exists():
         meshes.write_obj(mesh, meshes.blob(800))
-    values = PaintSettings(**{"steps": 8, "preview": False, **settings}).model_dump(mode="json")
+    values = PaintSettings(**{"steps": STEPS, "preview": False, **settings}).model_dump(mode="json")
     jobs = [
         Job(name, "paint", "a red brick cube", "", seed, mesh, values, Source("m.csv", 2))
         for seed, name in enumerate(names)
@@ -69,7 +70,7 @@ def test_the_prior_in_half_precision_agrees_with_the_cpu(folder):
 
 
 def test_paint_agrees_with_the_cpu(folder, tmp_path, monkeypatch):
-    """The same cameras, noise and rasteriser: what differs is half precision, eight steps long."""
+    """The same cameras, noise and rasteriser: what differs is half precision, step after step."""
     monkeypatch.setenv("LATENTKILN_RASTERISE", "numba")
     (here,) = build(load_prior(folder, "cpu"), tmp_path / "cpu")
     (there,) = build(load_prior(folder, "cuda"), tmp_path / "cuda")
