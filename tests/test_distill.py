@@ -51,9 +51,7 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
 
 def subject(prior: Prior, seed: int, *, steps: int = 6, path: Path | None = None, fail_at: int = -1) -> Subject:
     prompts = PromptTable(prior, "a red brick cube", "", view_words=True, close_up=True)
-    return Subject(
-        Canvas(seed, fail_at), prompts, SdsSettings(5.0), seed, steps, checkpoint=path, key=f"job {seed}"
-    )
+    return Subject(Canvas(seed, fail_at), prompts, SdsSettings(5.0), seed, steps, checkpoint=path, key=f"job {seed}")
 
 
 def query(prior: Prior, seed: int, scale: float = 5.0, negative: str = "") -> Query:
@@ -126,7 +124,7 @@ def test_draws_are_keyed_and_in_range(prior: Prior) -> None:
     assert early.min() >= 100 and 850 < early.max() < 900
     assert late.min() >= 100 and 470 < late.max() <= 500
     assert not torch.equal(draw(settings, prior, 8, 0, 100, shape)[1], noise)
-    flat, _ = draw(SdsSettings(1.0, 0.1, 0.9, anneal=False), prior, 7, 99, 100, shape)
+    flat, _ = draw(SdsSettings(1.0, 0.1, 0.9, timesteps="uniform"), prior, 7, 99, 100, shape)
     assert flat.max() > 850
 
 
@@ -208,3 +206,18 @@ def test_prompt_table_gives_one_row_per_view(prior: Prior) -> None:
     assert torch.equal(text.states[1], prior.embed(["a red cube, close up"]).states[0])
     negative = table.negative(2)
     assert isinstance(negative, TextEmbedding) and torch.equal(negative.states[1], prior.embed(["blue"]).states[0])
+
+
+def test_descending_timesteps_go_down_in_a_band(prior: Prior) -> None:
+    settings = SdsSettings(1.0, 0.1, 0.9, timesteps="descending")
+    for step, low, high in ((0, 740, 900), (50, 420, 580), (99, 100, 260)):
+        t, _ = draw(settings, prior, 7, step, 100, (512, 4, 2, 2))
+        assert low - 5 <= t.min() < low + 20 and high - 20 < t.max() <= high + 5
+
+
+def test_a_flow_has_one_timestep_a_step_and_half_the_guidance_for_colour(prior: Prior) -> None:
+    settings = SdsSettings(8.0, 0.1, 0.9, flow=True)
+    drawn = [draw(settings, prior, 7, step, 11, (4, 4, 2, 2))[0].unique().tolist() for step in (0, 5, 10)]
+    assert drawn == [[900], [500], [100]]
+    assert (settings.guidance(0.1), settings.guidance(0.9)) == (4.0, 8.0)
+    assert SdsSettings(8.0).guidance(0.1) == 8.0

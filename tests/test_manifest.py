@@ -87,7 +87,7 @@ def test_a_row_becomes_a_job_with_all_settings(write: Write) -> None:
 
 ROWS: list[dict[str, Any]] = [
     {"id": "one", "prompt": "a red brick thing", "mesh": "meshes/a.obj", "seed": 3, "steps": 20, "guidance_scale": 7},
-    {"prompt": 'weiße Fliesen, "glänzend"; neu', "mesh": "meshes/b.obj", "anneal": False, "t_min": 0.1},
+    {"prompt": 'weiße Fliesen, "glänzend"; neu', "mesh": "meshes/b.obj", "turntable": True, "t_min": 0.1},
     {"id": "three", "prompt": "two\nlines", "mesh": "meshes/a.obj", "negative_prompt": "blurry", "front": "-x"},
     {"id": "4", "recipe": "paint", "prompt": "日本の壁", "mesh": "meshes/b.obj", "base_colour": "#a0b0c0", "fov": 45.5},
 ]
@@ -127,7 +127,7 @@ def test_the_formats_mean_the_same(write: Write) -> None:
 
 
 def test_whole_numbers_and_switches_may_be_written_as_spreadsheets_do(write: Write) -> None:
-    head = "id,prompt,mesh,steps,anneal,preview\n"
+    head = "id,prompt,mesh,steps,prompt_close_up,preview\n"
     (one, two) = jobs_of(write("m.csv", head + "a,x,meshes/a.obj,300.0,TRUE,no\nb,x,meshes/a.obj,+300,1,False\n"))
     assert one.settings == two.settings and one.settings["preview"] is False
     (three,) = jobs_of(write("m.json", '[{"prompt": "x", "mesh": "meshes/a.obj", "steps": 300.0, "preview": false}]'))
@@ -180,7 +180,7 @@ def test_derived_ids_are_stable_and_readable(write: Write) -> None:
 def test_any_difference_gives_another_derived_id(write: Write) -> None:
     base = {"prompt": "x", "mesh": "meshes/a.obj"}
     changes: list[dict[str, Any]] = [{}, {"prompt": "y"}, {"mesh": "meshes/b.obj"}, {"seed": 1}, {"steps": 5}]
-    changes += [{"negative_prompt": "y"}, {"anneal": False}, {"prompt": "x" * 300}, {"prompt": "壁"}]
+    changes += [{"negative_prompt": "y"}, {"turntable": True}, {"prompt": "x" * 300}, {"prompt": "壁"}]
     jobs = jobs_of(write("m.json", json.dumps([{**base, **change} for change in changes])))
     assert len({job.id for job in jobs}) == len(changes)
     for job in jobs:
@@ -295,8 +295,8 @@ def test_many_clashes_stay_one_line_of_bounded_length(write: Write) -> None:
         ("texture_size", 65, "65 is not allowed; allowed: a whole number from 64 to 8192 that is a multiple of 64"),
         ("texture_size", 8256, "8256 is not allowed"),
         ("learning_rate", 0, "0 is not allowed; allowed: a number above 0 and at most 10"),
-        ("anneal", "true", "'true' is not allowed; allowed: true or false"),
-        ("anneal", 1, "1 is not allowed; allowed: true or false"),
+        ("turntable", "true", "'true' is not allowed; allowed: true or false"),
+        ("turntable", 1, "1 is not allowed; allowed: true or false"),
         ("base_colour", "red", "'red' is not allowed; allowed: a colour like #c04020"),
         ("base_colour", "#12345\n", "is not allowed"),
         ("unwrap", "magic", "'magic' is not allowed; allowed: auto, input, xatlas or box"),
@@ -530,9 +530,9 @@ def test_overrides_win_and_leave_ids_alone(write: Write) -> None:
     rows = [{"prompt": "x", "mesh": "meshes/a.obj", "steps": 5, "seed": 3}, {"prompt": "y", "mesh": "meshes/a.obj"}]
     path = write("m.json", json.dumps(rows))
     plain = jobs_of(path)
-    forced = jobs_of(path, overrides={"steps": "9", "seed": "4", "anneal": "false", "negative_prompt": "blurry"})
+    forced = jobs_of(path, overrides={"steps": "9", "seed": "4", "turntable": "true", "negative_prompt": "blurry"})
     assert [job.id for job in forced] == [job.id for job in plain]
-    assert [(job.settings["steps"], job.settings["anneal"], job.seed) for job in forced] == [(9, False, 4)] * 2
+    assert [(job.settings["steps"], job.settings["turntable"], job.seed) for job in forced] == [(9, True, 4)] * 2
     assert {job.negative_prompt for job in forced} == {"blurry"}
 
 

@@ -27,7 +27,7 @@ PRIOR = "5" * 64
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     mesh = write_tetrahedron(tmp_path / "meshes/a.obj")
-    settings = {"steps": 20, "guidance_scale": None, "anneal": True, "fov": 60.0, "max_faces": 1000}
+    settings = {"steps": 20, "guidance_scale": None, "preview": True, "fov": 60.0, "max_faces": 1000}
     return Job("boot", "paint", "a red brick", "blurry", 7, mesh, settings, Source("m.csv", 2))
 
 
@@ -83,7 +83,7 @@ def test_everything_that_decides_the_asset_is_in_the_fingerprint(job: Job) -> No
     base = {"prior_identity": PRIOR, "recipe_version": "1", "mesh_sha256": "a" * 64}
     marks = {fingerprint(job, **base)}
     variants = [changed(job, **change) for change in ({"prompt": "b"}, {"negative_prompt": ""}, {"seed": 8})]
-    variants += [changed(job, settings=change) for change in ({"steps": 21}, {"anneal": False}, {"guidance_scale": 7})]
+    variants += [changed(job, settings=change) for change in ({"steps": 21}, {"preview": False}, {"guidance_scale": 7})]
     variants += [changed(job, settings={"a_new_one": 1}), changed(job, recipe="generate")]
     marks |= {fingerprint(variant, **base) for variant in variants}
     marks |= {fingerprint(job, **{**base, key: "b"}) for key in base}
@@ -123,7 +123,7 @@ def test_new_then_up_to_date(job: Job, out: Path) -> None:
         ({"negative_prompt": ""}, "negative prompt changed"),
         ({"seed": 8}, "seed changed from 7 to 8"),
         ({"settings": {"steps": 30}}, "steps changed from 20 to 30"),
-        ({"settings": {"anneal": False}}, "anneal changed from true to false"),
+        ({"settings": {"preview": False}}, "preview changed from true to false"),
         ({"settings": {"guidance_scale": 7.5}}, "guidance_scale changed from the prior's to 7.5"),
         ({"settings": {"brand_new": 1}}, "brand_new is a new setting"),
         (

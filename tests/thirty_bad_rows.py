@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 HEADER = ["id", "recipe", "prompt", "negative_prompt", "mesh", "seed", "steps", "guidance_scale", "texture_size"]
-HEADER += ["t_min", "t_max", "close_up", "fov", "anneal", "base_colour", "unwrap", "front", "up_axis"]
+HEADER += ["t_min", "t_max", "close_up", "fov", "turntable", "base_colour", "unwrap", "front", "up_axis"]
 HEADER += ["learning_rate", "views", "colour"]
 
 GOOD = {"prompt": "a red brick thing", "mesh": "meshes/good.obj", "steps": "2", "texture_size": "64"}
@@ -40,7 +40,7 @@ BAD: list[tuple[dict[str, str], str, str]] = [
     ({"texture_size": "100"}, "texture_size", "multiple of 64"),
     ({"t_min": "0.9", "t_max": "0.1"}, "t_min", "below t_max"),
     ({"close_up": "1.5"}, "close_up", "from 0 to 1"),
-    ({"anneal": "perhaps"}, "anneal", "true or false"),
+    ({"turntable": "perhaps"}, "turntable", "true or false"),
     ({"base_colour": "red"}, "base_colour", "#c04020"),
     ({"unwrap": "magic"}, "unwrap", "auto, input, xatlas or box"),
     ({"colour": "blue"}, "colour", "did you mean 'base_colour'?"),

@@ -121,8 +121,10 @@ class Trainee(nn.Module):
     def forward(self, noisy: Tensor, t: Tensor, ids: Tensor, bf16: bool = True) -> Tensor:
         """Predicted noise (N, 4, h, w) float32."""
         states = self.encoder(ids).last_hidden_state
+        # Compiled for one size only: a second one would stop the training for the minutes that compiling takes.
+        usual = noisy.shape[-1] == self.unet.config.sample_size
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            return self.unet(noisy, t, states).sample.float()
+            return (self.unet if usual else self.unet.forward)(noisy, t, states).sample.float()
 
 
 def groups(model: Trainee, c: dict) -> list[dict]:
@@ -246,7 +248,7 @@ def train(cfg: Settings, plan: Plan) -> None:
         state = json.loads((plan.start_from / "training.json").read_text())
         step, hours, samples = state["step"], state["hours"], state["samples"]
     if plan.compiled:
-        # After the average was copied: that stays plain. Shapes never change but for --large, which compiles again.
+        # After the average was copied: that stays plain. Large latents go the uncompiled way.
         model.unet.compile(dynamic=False)
     team = Team(plan.rank, plan.workers, plan.meeting)
     pool = Latents(cfg, "train", vae, vocabulary)

@@ -21,7 +21,7 @@ from pipeline.distill.prompts import PromptTable
 from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients, sds_loss
 from pipeline.distill.width import Width, lacks_memory
 from pipeline.prior.load import Prior
-from pipeline.scene.protocol import Rendering, Scene
+from pipeline.scene.protocol import FlowScene, Rendering, Scene
 
 _T = TypeVar("_T")
 _BETAS = (0.9, 0.99)
@@ -77,10 +77,19 @@ class Subject:
         for group, rate in zip(self._adam.param_groups, self._lr, strict=True):
             group["lr"] = rate * (1 - 0.9 * progress)
 
-    def update(self, rendering: Rendering, gradient: torch.Tensor) -> None:
-        """One Adam step along the SDS gradient (and the scene's own losses)."""
+    def update(self, rendering: Rendering, gradient: torch.Tensor, abar: torch.Tensor) -> None:
+        """One Adam step along the SDS gradient (and the scene's own losses), or a step of the flow. abar: (V,)."""
         finite = gradient.isfinite().all()
         self._finite = finite if self._finite is None else self._finite & finite
+        if self.sds.flow:
+            self._flow(rendering, gradient, abar)
+        else:
+            self._descend(rendering, gradient)
+        self.step += 1
+        if self.step % _LOOK == 0 or self.step >= self.steps:
+            self._check_finite()
+
+    def _descend(self, rendering: Rendering, gradient: torch.Tensor) -> None:
         loss = sds_loss(rendering.latents, gradient)
         if rendering.extra_loss is not None:
             loss = loss + rendering.extra_loss
@@ -88,9 +97,6 @@ class Subject:
         loss.backward()
         self.anneal_rate()
         self._adam.step()
-        self.step += 1
-        if self.step % _LOOK == 0 or self.step >= self.steps:
-            self._check_finite()
 
     def _check_finite(self) -> None:
         """Raises LatentkilnError where the prior has answered with something that is not a number."""
@@ -100,6 +106,13 @@ class Subject:
                 "models: try --precision bfloat16 or float32",
                 stage="distill",
             )
+
+    def _flow(self, rendering: Rendering, gradient: torch.Tensor, abar: torch.Tensor) -> None:
+        assert isinstance(self.scene, FlowScene)  # what ``sds.flow`` says
+        # grad = sqrt(abar) (1 - abar) (eps_hat - eps), and z - z_hat = sqrt((1 - abar) / abar) (eps_hat - eps).
+        residual = gradient / (abar * (1 - abar).sqrt()).view(-1, 1, 1, 1)
+        level = ((1 - abar[0]) / abar[0]).sqrt()
+        self.scene.follow(rendering, residual.to(rendering.latents.device), level.to(rendering.latents.device))
 
     def save(self) -> None:
         """Writes the checkpoint, if this subject has a place for one. Raises LatentkilnError for one without sense."""
@@ -213,9 +226,10 @@ def _step(subjects: list[Subject], prior: Prior, lockstep: int) -> None:
     rendered = time.perf_counter()
     gradients = sds_gradients(prior, [query for _, _, query in asked], lockstep)
     guided = time.perf_counter()
-    for (subject, rendering, _), gradient in zip(asked, gradients, strict=True):
+    for (subject, rendering, query), gradient in zip(asked, gradients, strict=True):
         begun = time.perf_counter()
-        _guard(subject, lambda s=subject, r=rendering, g=gradient: s.update(r, g))  # type: ignore[misc]
+        abar = prior.alphas_cumprod[query.t]
+        _guard(subject, lambda s=subject, r=rendering, g=gradient, a=abar: s.update(r, g, a))  # type: ignore[misc]
         subject.seconds["scene"] += time.perf_counter() - begun + (rendered - start) / len(asked)
         subject.seconds["prior"] += (guided - rendered) / len(asked)
         subject.report("distill", subject.step, subject.steps)
@@ -224,16 +238,14 @@ def _step(subjects: list[Subject], prior: Prior, lockstep: int) -> None:
 def _ask(subject: Subject, prior: Prior) -> tuple[Rendering, Query]:
     rendering = subject.scene.render(subject.step, subject.steps)
     latents = rendering.latents
-    t, eps = draw(
-        subject.sds, prior, subject.seed, subject.step, subject.steps, tuple(latents.shape), subject.stream
-    )
+    t, eps = draw(subject.sds, prior, subject.seed, subject.step, subject.steps, tuple(latents.shape), subject.stream)
     query = Query(
         latents.detach().to(prior.device),
         subject.prompts.text(rendering.views),
         subject.prompts.negative(len(rendering.views)),
         t,
-        eps,
-        subject.sds.guidance_scale,
+        eps if rendering.noise is None else rendering.noise.to(prior.device),
+        subject.sds.guidance(subject.step / subject.steps),
     )
     return rendering, query
 

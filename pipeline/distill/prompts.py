@@ -37,10 +37,7 @@ class PromptTable:
     def text(self, views: list[View]) -> TextEmbedding:
         """(V, L, D) embeddings of the prompts for ``views``."""
         return self._prior.embed(
-            [
-                view_prompt(self._prompt, view, view_words=self._view_words, close_up=self._close_up)
-                for view in views
-            ],
+            [view_prompt(self._prompt, view, view_words=self._view_words, close_up=self._close_up) for view in views],
             self._adapters,
         )
 

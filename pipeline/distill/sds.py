@@ -3,26 +3,57 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from pipeline.core.rng import torch_generator
+from pipeline.core.transfer import send
 from pipeline.prior.adapters import Adapters
 from pipeline.prior.load import Prior, TextEmbedding
+from pipeline.scene.protocol import COLOUR_SHARE
+
+Timesteps = Literal["uniform", "annealed", "descending"]
+# Width of the band of descending timesteps, as a share of the whole range.
+_BAND = 0.2
 
 
 @dataclass(frozen=True)
 class SdsSettings:
     """How a scene is guided.
 
-    ``t_min`` and ``t_max`` are fractions of T. With ``anneal``, the upper end falls from ``t_max`` to the middle
-    of the range as sqrt(progress): shape and colour first, detail later.
+    ``t_min`` and ``t_max`` are fractions of T. ``timesteps`` says how t is drawn between them as the run progresses:
+
+    - ``uniform``: from the whole range all the time, as published;
+    - ``annealed``: the upper end falls from ``t_max`` to the middle of the range as sqrt(progress);
+    - ``descending``: from a band a fifth of the range wide that goes from the upper to the lower end. Colour is
+      decided where there is most noise, detail where there is least, in this order, as in sampling. A small prior
+      needs it: at a t that is too low for the picture of the moment it takes whatever colour is there for meant.
     """
 
     guidance_scale: float
     t_min: float = 0.02
     t_max: float = 0.98
-    anneal: bool = True
+    timesteps: Timesteps = "annealed"
+    # For a FlowScene: one timestep for all views of a step, from the upper to the lower end.
+    flow: bool = False
+
+    def guidance(self, progress: float) -> float:
+        """The guidance scale at ``progress`` in [0, 1]: of a flow, half of it while the colour is found, since much
+        of it shifts hues where there is most noise."""
+        return self.guidance_scale * (0.5 if self.flow and progress < COLOUR_SHARE else 1.0)
+
+    def bounds(self, progress: float) -> tuple[float, float]:
+        """Least and most t, as fractions of T, at ``progress`` in [0, 1]."""
+        span = self.t_max - self.t_min
+        if self.flow:
+            return (self.t_max - span * progress,) * 2
+        if self.timesteps == "annealed":
+            return self.t_min, self.t_max - span / 2 * progress**0.5
+        if self.timesteps == "descending":
+            upper = self.t_max - (1 - _BAND) * span * progress
+            return upper - _BAND * span, upper
+        return self.t_min, self.t_max
 
 
 def draw(
@@ -40,15 +71,11 @@ def draw(
     Drawn on the CPU, so that they are the same whatever device computes with them.
     """
     generator = torch_generator(seed, stream, step)
-    upper = settings.t_max
-    if settings.anneal and steps > 1:
-        upper -= (settings.t_max - (settings.t_min + settings.t_max) / 2) * (step / (steps - 1)) ** 0.5
-    low = settings.t_min * prior.train_steps
-    high = upper * prior.train_steps
+    low, high = (bound * prior.train_steps for bound in settings.bounds(step / max(steps - 1, 1)))
     uniform = torch.rand(shape[0], generator=generator)
     t = (low + uniform * (high - low)).long().clamp(0, prior.train_steps - 1)
     eps = torch.randn(shape, generator=generator)
-    return t.to(prior.device), eps.to(prior.device)
+    return send(t, prior.device), send(eps, prior.device)
 
 
 @dataclass

@@ -33,6 +33,7 @@ class SharedDefaults:
     learning_rate: float = 0.01
     view_words: bool = True
     background: str = "learned"
+    timesteps: str = "annealed"
     refine_steps: int = 1000
     refine_guidance_scale: float = 100.0
     refine_learning_rate: float = 0.003
@@ -44,6 +45,7 @@ class PaintDefaults(SharedDefaults):
     """What ``paint`` uses besides."""
 
     initial_noise: float = 0.4
+    distillation: str = "score"
 
 
 @dataclass(frozen=True)

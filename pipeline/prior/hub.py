@@ -123,9 +123,7 @@ def _download(model: HubId) -> Path:
         wanted = wanted_files(names)
         if not any(name.startswith("unet/") and name.endswith(".safetensors") for name in wanted):
             raise PriorError(f"{model}: it has no .safetensors weights; pickled ones are refused")
-        return Path(
-            huggingface_hub.snapshot_download(model.repository, revision=model.revision, allow_patterns=wanted)
-        )
+        return Path(huggingface_hub.snapshot_download(model.repository, revision=model.revision, allow_patterns=wanted))
     except PriorError:
         raise
     except Exception as error:  # the client raises its own, the HTTP library's and the system's errors

@@ -14,9 +14,7 @@ LATENT_RGB_FILE = "latent_rgb.json"
 _SD1_SCALING = 0.18215
 
 # Rows: latent channels 1..4 of the SD 1.x autoencoder; columns R, G, B; result in [-1, 1] (Latent-NeRF, sec. 4).
-_SD1 = np.array(
-    [[0.298, 0.207, 0.208], [0.187, 0.286, 0.173], [-0.158, 0.189, 0.264], [-0.184, -0.271, -0.473]]
-)
+_SD1 = np.array([[0.298, 0.207, 0.208], [0.187, 0.286, 0.173], [-0.158, 0.189, 0.264], [-0.184, -0.271, -0.473]])
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,7 @@ class TextEncoders:
         return (torch.cat(states, dim=-1) if len(states) > 1 else states[0]), pooled
 
 
-def _tokens(
-    tokenizer: Any, pieces: Sequence[str | Concept], number: int
-) -> tuple[Tensor, list[tuple[int, Tensor]]]:
+def _tokens(tokenizer: Any, pieces: Sequence[str | Concept], number: int) -> tuple[Tensor, list[tuple[int, Tensor]]]:
     """Token ids (1, L), and where which learned vectors go. ``number``: of the text encoder."""
     length = int(tokenizer.model_max_length)
     if len(pieces) == 1 and isinstance(pieces[0], str):

@@ -22,6 +22,7 @@ from pipeline.recipes import UNWRAP_CACHE
 from pipeline.recipes.build import build
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.recipes.work import Asset, Variant, Work
+from pipeline.scene.flow_mesh import FlowMesh
 from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
 from pipeline.scene.refined_mesh import RefinedMesh, RefinedMeshSettings
 
@@ -69,7 +70,7 @@ class Paint:
     def scene(self, work: Work, variant: Variant, prior: Prior) -> tuple[PaintedMesh, str]:
         """The mesh under a latent texture."""
         uvmesh, frame = work.shared.uvmesh, work.shared.frame
-        scene = PaintedMesh(
+        made = (
             frame.apply(uvmesh.mesh.vertices),
             uvmesh.mesh.faces,
             uvmesh.uv,
@@ -79,7 +80,10 @@ class Paint:
             variant.seed,
             prior.device,
         )
-        return scene, _layout(uvmesh)
+        if work.settings.distillation == "flow":
+            abar = prior.alphas_cumprod[int(work.settings.t_max * (prior.train_steps - 1))]
+            return FlowMesh(*made, level=float(((1 - abar) / abar).sqrt())), _layout(uvmesh)
+        return PaintedMesh(*made), _layout(uvmesh)
 
     def refined(self, work: Work, variant: Variant, prior: Prior) -> RefinedMesh:
         """The same mesh under the decoded texture."""

@@ -19,6 +19,7 @@ Front = Literal["+x", "-x", "+y", "-y", "+z", "-z"]
 Background = Literal["random", "learned"]
 ImageFormat = Literal["png", "jpeg"]
 AssetFormat = Literal["glb", "obj", "ply"]
+Timesteps = Literal["uniform", "annealed", "descending"]
 
 
 class SharedSettings(BaseModel):
@@ -45,7 +46,11 @@ class SharedSettings(BaseModel):
     learning_rate: float | None = Field(default=None, gt=0, le=10, description="Of Adam. Left out: the prior's.")
     t_min: float = Field(default=0.02, ge=0, le=1, description="Least noise, as a share of the prior's timesteps.")
     t_max: float = Field(default=0.98, ge=0, le=1, description="Most noise, as a share; above t_min.")
-    anneal: bool = Field(default=True, description="Let the most noise fall during the run.")
+    timesteps: Timesteps | None = Field(
+        default=None,
+        description="How noise is drawn: uniform, annealed (its upper end falls) or descending (from most to least). "
+        "Left out: the prior's.",
+    )
     elevation_min: float = Field(default=-60, ge=-90, le=90, description="Lowest camera, degrees above the horizon.")
     elevation_max: float = Field(default=80, ge=-90, le=90, description="Highest, degrees; above elevation_min.")
     view_words: bool | None = Field(

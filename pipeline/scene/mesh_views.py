@@ -57,10 +57,12 @@ class MeshViews:
         # Points that close-ups look at, and their normals.
         self._details = sample_surface(numpy_generator(seed, "details"), vertices, faces, _DETAILS)
 
-    def draw(self, step: int, count: int, purpose: str = "cameras") -> tuple[Cameras, list[View]]:
-        """``count`` cameras for ``step``, and how the guidance sees them."""
+    def draw(
+        self, step: int, count: int, purpose: str = "cameras", settings: CameraSettings | None = None
+    ) -> tuple[Cameras, list[View]]:
+        """``count`` cameras for ``step``, and how the guidance sees them; drawn by other ``settings`` if given."""
         rng = numpy_generator(self._seed, purpose, step)
-        cameras = sample_paint_cameras(rng, count, self._cameras, *self._details)
+        cameras = sample_paint_cameras(rng, count, settings or self._cameras, *self._details)
         return cameras, [View(w, bool(c)) for w, c in zip(cameras.words(), cameras.close, strict=True)]
 
     def look(self, cameras: Cameras, side: int) -> Seen:

@@ -72,13 +72,22 @@ class PaintedMesh:
         self._device = device
         channels = latent_rgb.matrix.shape[0]
         size = settings.texture_size
-        noise = settings.initial_noise
+        noise = self._initial_noise()
         base = _initial(latent_rgb, settings.base_colour, (channels, size, size), seed, "texture", noise)
-        self._levels = _pyramid(base.to(device), settings.view_size)
+        self._levels = self._levels_from(base.to(device))
         sphere = _initial(latent_rgb, (0.5, 0.5, 0.5), (channels, ROWS, COLUMNS), seed, "background", noise)
         self._sphere = LatentSphere(sphere.to(device))
         self._latent_rgb = latent_rgb
         self.visibility = Visibility(size)
+
+    def _background_kind(self) -> str:
+        return self._settings.background
+
+    def _initial_noise(self) -> float:
+        return self._settings.initial_noise
+
+    def _levels_from(self, base: torch.Tensor) -> list[torch.Tensor]:
+        return _pyramid(base, self._settings.view_size)
 
     @property
     def texture(self) -> torch.Tensor:
@@ -91,7 +100,7 @@ class PaintedMesh:
     def parameters(self) -> list[dict[str, object]]:
         rate = self._settings.learning_rate / len(self._levels)
         groups: list[dict[str, object]] = [{"params": [level], "lr": rate} for level in self._levels]
-        if self._settings.background == "learned":
+        if self._background_kind() == "learned":
             groups.append({"params": [self._sphere.values], "lr": self._settings.learning_rate})
         return groups
 
@@ -114,7 +123,7 @@ class PaintedMesh:
         surrounds it. ``learned``: the latent sphere of the paper.
         """
         count, height, width = covered.shape
-        if self._settings.background == "learned":
+        if self._background_kind() == "learned":
             return self._sphere.behind(cameras, height, width)
         colours = plain_colours(self._seed, step, count)
         latents = np.stack([self._latent_rgb.invert(colour) for colour in colours]).astype(np.float32)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
+
+COLOUR_SHARE = 0.4
+"""The share of its steps in which a FlowScene finds its colour; the structure comes after."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,13 @@ class Rendering:
         latents: (V, C, h, w) float32 scaled latents on the scene's device, with a graph to its parameters.
         views: V descriptions, from which prompts are chosen.
         extra_loss: further differentiable terms, already weighted and summed; None for none.
+        noise: (V, C, h, w) standard normal noise to guide with, where it belongs to the scene; None: fresh noise.
     """
 
     latents: torch.Tensor
     views: list[View]
     extra_loss: torch.Tensor | None = None
+    noise: torch.Tensor | None = None
 
 
 class Scene(Protocol):
@@ -49,4 +54,14 @@ class Scene(Protocol):
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Takes back what ``state`` gave. Raises ValueError when names or shapes differ."""
+        ...
+
+
+@runtime_checkable
+class FlowScene(Scene, Protocol):
+    """A scene that is moved along the model's flow instead of by Adam: it brings its noise and takes its own steps."""
+
+    def follow(self, rendering: Rendering, residual: torch.Tensor, level: torch.Tensor) -> None:
+        """One step: ``residual`` (V, C, h, w) is the rendered latents less the clean ones that the model sees in
+        them, ``level`` () sigma / alpha of the step's timestep."""
         ...

@@ -21,9 +21,7 @@ def reports(paths: Sequence[Path]) -> list[dict[str, Any]]:
     if node is None:
         pytest.fail("Node.js is not on PATH; the glTF validator needs it (install Node 18 or newer)")
     if not (FOLDER / "node_modules" / "gltf-validator").is_dir():
-        pytest.fail(
-            "the Khronos validator is not installed: run `npm ci --prefix tests/real` (or `make test`)"
-        )
+        pytest.fail("the Khronos validator is not installed: run `npm ci --prefix tests/real` (or `make test`)")
     command = [node, str(FOLDER / "validate.mjs"), *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode != 0:

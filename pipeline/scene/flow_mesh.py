@@ -1,0 +1,138 @@
+"""A painted mesh that follows the flow of the diffusion model instead of descending along its score.
+
+Score distillation seeks the mode of the model: smooth surfaces whose colours get stronger the longer it runs. With
+noise that stays with the surface, and with noise levels that only fall, the same gradient is the one of sampling (Yan
+et al., "Flow Score Distillation", 2024): for x = alpha z + sigma eps with eps fixed, the probability flow of DDIM is
+
+    dz = (eps_hat(x) - eps) d(sigma / alpha),
+
+so that each place of the surface goes the way on which the model makes pictures, the views of it averaged.
+
+Two phases. First the colour: fresh noise at every step, all kinds of views; what many pictures of the prompt agree
+on is a colour for the whole object. Then the structure: noise of the surface, and a fixed set of close-ups, so that
+every view meets again what it made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.core.transfer import send
+from pipeline.geometry.camera import Cameras, CameraSettings
+from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
+from pipeline.scene.protocol import COLOUR_SHARE, Rendering, View
+from pipeline.scene.surface_noise import SurfaceNoise
+
+# The close-ups of the structure: how many there are, their height in object radii, and how far they lean.
+_CAMERAS = 32
+_HEIGHT = 1.1
+_LEAN = 0.4
+# A texel of which the views of a step showed less than this is left for others.
+_LEAST_REACH = 1e-4
+
+
+@dataclass(frozen=True)
+class FlowRendering(Rendering):
+    """``reach``: (V, 1, h, w), how much of each latent pixel the texture fills, with a graph to the texels' weights."""
+
+    reach: Tensor | None = None
+
+
+class FlowMesh(PaintedMesh):
+    """As ``PaintedMesh``, with one texture and no optimiser.
+
+    Every texel has a noise level sigma / alpha of its own, the one of the step that last saw it. When a step at level
+    r sees it again, it goes the share 1 - r / (its level) of the way to the clean latents that the model sees.
+
+    ``level``: sigma / alpha at the start.
+    """
+
+    def __init__(self, *args: Any, level: float, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        size = self._settings.texture_size
+        self._noise = SurfaceNoise(self._seed, self.texture.shape[0])
+        self._weight = torch.ones(1, size, size, device=self._device, requires_grad=True)
+        self._level = torch.full((size, size), level, device=self._device)
+        side = self._settings.view_size
+        ramp = torch.sin((torch.arange(side) + 0.5) / side * math.pi)
+        # Where views overlap, the one that has a place nearest to its middle counts most.
+        self._window = ((ramp[:, None] * ramp) ** 2).to(self._device)
+        self._close = _fixed(self._settings)
+
+    def _background_kind(self) -> str:
+        """Always plain: nothing here would learn another."""
+        return "random"
+
+    def _levels_from(self, base: Tensor) -> list[Tensor]:
+        return [base.requires_grad_(True)]
+
+    def _initial_noise(self) -> float:
+        """None: the flow brings its own noise, and takes any other for something to keep."""
+        return 0.0
+
+    def parameters(self) -> list[dict[str, object]]:
+        """The texture, which ``follow`` moves; Adam has no part in it."""
+        return [{"params": list(self._levels), "lr": 0.0}]
+
+    def render(self, step: int, steps: int) -> FlowRendering:
+        settings = self._settings
+        finds_colour = step < COLOUR_SHARE * steps
+        cameras, views = self._cameras(step, finds_colour)
+        seen = self.views.look(cameras, settings.view_size * settings.supersample)
+        self.visibility.add(seen.uv)
+        behind = self._background(cameras, seen.covered, step)
+        behind = torch.cat([behind, torch.zeros_like(behind[:, :1])], dim=1)
+        image = seen.composite(torch.cat([self.texture, self._weight]), behind)
+        image = torch.nn.functional.avg_pool2d(image, settings.supersample)
+        noise = None
+        if not finds_colour:
+            noise = send(self._noise.views(seen, settings.supersample, step), self._device)
+        return FlowRendering(image[:, :-1], views, noise=noise, reach=image[:, -1:])
+
+    def _cameras(self, step: int, finds_colour: bool) -> tuple[Cameras, list[View]]:
+        count = self._settings.views
+        if finds_colour:
+            return self.views.draw(step, count)
+        return self.views.draw(step % math.ceil(_CAMERAS / count), count, "structure", self._close)
+
+    def follow(self, rendering: Rendering, residual: Tensor, level: Tensor) -> None:
+        """Moves the texels that ``rendering`` shows.
+
+        Args:
+            rendering: what ``render`` gave.
+            residual: (V, C, h, w) the rendered latents less the clean ones that the model sees in them.
+            level: () sigma / alpha of the step's timestep.
+        """
+        if not isinstance(rendering, FlowRendering) or rendering.reach is None:
+            raise TypeError("a flow goes on from what this scene rendered")
+        (texture,) = self._levels
+        shown = (rendering.latents * residual * self._window).sum() + (rendering.reach * self._window).sum()
+        moved, weight = torch.autograd.grad(shown, [texture, self._weight])
+        with torch.no_grad():
+            seen = weight[0] > _LEAST_REACH
+            share = torch.where(seen, (1 - level / self._level).clamp(min=0), torch.zeros_like(self._level))
+            texture -= share * moved / weight.clamp(min=_LEAST_REACH)
+            self._level.copy_(torch.where(seen, self._level.minimum(level), self._level))
+
+    def state(self) -> Mapping[str, Tensor]:
+        return {**super().state(), "level": self._level}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state(state)
+        with torch.no_grad():
+            self._level.copy_(state["level"])
+
+
+def _fixed(settings: PaintedMeshSettings) -> CameraSettings:
+    """The cameras of the structure: close-ups of one scale, unless close-ups are not wanted at all."""
+    cameras = settings.cameras
+    if cameras.close_up == 0:
+        return cameras
+    return dataclasses.replace(cameras, close_up=1.0, close_height=(_HEIGHT, _HEIGHT), close_angle=_LEAN)
