@@ -8,7 +8,7 @@ import torch
 from test_painted_mesh import FACES, RGB, SQUARE, UV
 
 from pipeline.geometry.camera import CameraSettings, orbit
-from pipeline.scene.flow_mesh import FlowMesh
+from pipeline.scene.flow_mesh import FlowMesh, with_waves_of
 from pipeline.scene.mesh_views import MeshViews
 from pipeline.scene.painted_mesh import PaintedMeshSettings
 from pipeline.scene.protocol import FlowScene, Rendering
@@ -133,3 +133,17 @@ def test_no_background_is_learned() -> None:
     assert sum(len(group["params"]) for group in made.parameters()) == 1  # type: ignore[arg-type]
     one, two = (made.render(step, 10).latents[0, :, 0, 0] for step in (0, 1))
     assert not torch.equal(one, two)
+
+
+def test_long_waves_of_one_noise_and_short_ones_of_another_make_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    own, other = torch.randn(2, 400, 4, 16, 16, generator=generator)
+    made = with_waves_of(own, other)
+    assert abs(float(made.var()) - 1) < 0.02 and abs(correlation(made[..., 1:], made[..., :-1])) < 0.02
+    smooth = torch.nn.functional.avg_pool2d
+    assert correlation(smooth(made, 8), smooth(other, 8)) > 0.8
+    assert abs(correlation(smooth(made, 8), smooth(own, 8))) < 0.2
+    fine = own - torch.nn.functional.interpolate(smooth(own, 4), scale_factor=4)
+    assert correlation(made, fine) > 0.8
+    assert torch.equal(with_waves_of(own, other, 0.0), own)
+    assert torch.allclose(with_waves_of(own, other, 1.0), other, atol=1e-5)

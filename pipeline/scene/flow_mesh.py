@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.core.rng import torch_generator
 from pipeline.core.transfer import send
 from pipeline.geometry.camera import Cameras, CameraSettings
 from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
@@ -34,6 +35,9 @@ from pipeline.scene.surface_noise import SurfaceNoise
 _CAMERAS = 32
 _HEIGHT = 1.1
 _LEAN = 0.4
+# Of the waves of a view's noise, the longest, which hold its colours, are fresh at every step: their mean is the colour
+# that was found; those of the surface would tint each place in its own way.
+_LONG_WAVES = 0.3
 # A texel of which the views of a step showed less than this is left for others.
 _LEAST_REACH = 1e-4
 
@@ -93,7 +97,9 @@ class FlowMesh(PaintedMesh):
         image = torch.nn.functional.avg_pool2d(image, settings.supersample)
         noise = None
         if not finds_colour:
-            noise = send(self._noise.views(seen, settings.supersample, step), self._device)
+            own = self._noise.views(seen, settings.supersample, step)
+            fresh = torch.randn(own.shape, generator=torch_generator(self._seed, "fresh noise", step))
+            noise = send(with_waves_of(own, fresh), self._device)
         return FlowRendering(image[:, :-1], views, noise=noise, reach=image[:, -1:])
 
     def _cameras(self, step: int, finds_colour: bool) -> tuple[Cameras, list[View]]:
@@ -128,6 +134,20 @@ class FlowMesh(PaintedMesh):
         super().load_state(state)
         with torch.no_grad():
             self._level.copy_(state["level"])
+
+
+def with_waves_of(noise: Tensor, other: Tensor, share: float = _LONG_WAVES) -> Tensor:
+    """``noise`` (V, C, h, h) whose longest waves, a ``share`` of each axis, are those of ``other``.
+
+    By the orthonormal cosine transform: of two independent normal noises it makes a third.
+    """
+    side = noise.shape[-1]
+    place = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+    waves = torch.cos(math.pi * torch.arange(side, dtype=torch.float64)[:, None] * place) * math.sqrt(2 / side)
+    waves[0] /= math.sqrt(2)
+    long = waves[: round(share * side)].to(noise)
+    only = long.T @ long  # the projection of one axis on its long waves
+    return noise + only @ (other - noise) @ only
 
 
 def _fixed(settings: PaintedMeshSettings) -> CameraSettings:
