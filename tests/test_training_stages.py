@@ -104,3 +104,27 @@ def test_fold_changes_nothing_but_scale() -> None:
         normalise(vae, mean, std)
         after = vae.encode(x).latents
     assert torch.allclose(after, (before - mean.view(1, 4, 1, 1)) / std.view(1, 4, 1, 1), atol=1e-5)
+
+
+def test_curves_show_what_the_log_measured(tmp_path: Path) -> None:
+    from xml.etree import ElementTree
+
+    from training.curves import draw, points
+
+    def row(step: int, value: float) -> dict:
+        kinds = {"caption": value, "empty": value + 0.01, "shuffled": value + 0.02}
+        return {"step": step, "samples": 64 * step, **kinds, **{f"{k}_high": v / 10 for k, v in kinds.items()}}
+
+    log = tmp_path / "unet.jsonl"
+    rows = [row(100, 0.5), row(200, 0.3), {"step": 250, "error": 0.2}, row(300, 0.25)]
+    log.write_text("\n".join(json.dumps(r) for r in rows))
+    found = points(log, 150)
+    assert [r["step"] for r in found] == [200, 300]
+    picture = ElementTree.fromstring(draw(found))
+    lines = [e for e in picture.iter() if e.tag.endswith("polyline")]
+    assert len(lines) == 6
+    # Down the picture is up in y: the error with its caption fell.
+    first, last = (float(p.split(",")[1]) for p in lines[2].attrib["points"].split())
+    assert last > first
+    with pytest.raises(ValueError, match="fewer than two"):
+        draw(points(log, 300))
