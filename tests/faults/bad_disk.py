@@ -56,7 +56,8 @@ def read_only(folder: Path, rows: int) -> dict:
     """An output root in which nothing can be written."""
     manifest, disk = write_manifest(folder, rows, PROMPT, "readonly.csv"), folder / "sealed"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], check=True)
+    # Room enough for all rows once it may be written.
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={8192 + rows * 32}k", "tmpfs", str(disk)], check=True)
     try:
         (disk / "out").mkdir()
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
