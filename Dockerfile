@@ -45,7 +45,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY pipeline ./pipeline
 # The package itself, from this folder; its dependencies are bounded in pyproject.toml.
 # hadolint ignore=DL3013
-RUN pip install --no-cache-dir '.[gpu,s3]' \
+RUN pip install --no-cache-dir '.[gpu,s3,cluster]' \
     && pip uninstall --yes ninja wheel
 
 # The base image holds no CUDA libraries but the driver's hooks; torch's wheels bring the ones it needs.
@@ -84,7 +84,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY pipeline ./pipeline
 # hadolint ignore=DL3013
-RUN pip install --no-cache-dir '.[s3]'
+RUN pip install --no-cache-dir '.[s3,cluster]'
 
 FROM ${PYTHON_IMAGE} AS cpu
 RUN useradd --create-home --uid 10001 kiln
