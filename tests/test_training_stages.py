@@ -128,3 +128,30 @@ def test_curves_show_what_the_log_measured(tmp_path: Path) -> None:
     assert last > first
     with pytest.raises(ValueError, match="fewer than two"):
         draw(points(log, 300))
+
+
+def test_a_resumed_optimiser_steps_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    from training import checkpoint
+
+    def network() -> torch.nn.Conv2d:
+        torch.manual_seed(0)
+        return torch.nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+
+    def step(model: torch.nn.Conv2d, optimiser: torch.optim.Optimizer, index: int) -> None:
+        x = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(index))
+        optimiser.zero_grad()
+        model(x.contiguous(memory_format=torch.channels_last)).square().mean().backward()
+        optimiser.step()
+
+    model = network()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    for index in range(5):
+        step(model, optimiser, index)
+    checkpoint.save(tmp_path / "c.safetensors", {"model": model}, optimiser)
+    again = network()
+    resumed = torch.optim.AdamW(again.parameters(), lr=1e-2, fused=True)
+    checkpoint.load(tmp_path / "c.safetensors", {"model": again}, resumed)
+    for index in range(5, 8):
+        step(model, optimiser, index)
+        step(again, resumed, index)
+    assert torch.equal(model.weight, again.weight)

@@ -48,7 +48,20 @@ def load(path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optim
                 entries.setdefault(int(index), {})[key] = f.get_tensor(k)
             full["state"] = entries
             optimiser.load_state_dict(full)
+            _in_layout_of_parameters(optimiser)
     return state
+
+
+def _in_layout_of_parameters(optimiser: torch.optim.Optimizer) -> None:
+    """Gives moments the strides of their parameters: they are stored plainly, parameters may be channels-last.
+
+    The fused step walks both in memory order and would pair each weight with the moments of another one: at every
+    resume some weights jumped by many times the learning rate.
+    """
+    for parameter, entry in optimiser.state.items():
+        for key, value in entry.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                entry[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 class Average(nn.Module):
