@@ -8,9 +8,10 @@ et al., "Flow Score Distillation", 2024): for x = alpha z + sigma eps with eps f
 
 so that each place of the surface goes the way on which the model makes pictures, the views of it averaged.
 
-Two phases. First the colour: fresh noise at every step, all kinds of views; what many pictures of the prompt agree
+Three phases. First the colour: fresh noise at every step, all kinds of views; what many pictures of the prompt agree
 on is a colour for the whole object. Then the structure: noise of the surface, and a fixed set of close-ups, so that
-every view meets again what it made.
+every view meets again what it made. At last fresh noise on the same close-ups, at low levels, which evens out what
+only one noise would have made of a place.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ _HEIGHT = 1.1
 _LEAN = 0.4
 # Of the waves of a view's noise, the longest, which hold its colours, are fresh at every step: their mean is the colour
 # that was found; those of the surface would tint each place in its own way.
-_LONG_WAVES = 0.3
+_LONG_WAVES = 0.5
+# From this share of the steps on, all noise is fresh again: what only one noise would have made of a place fades.
+_FINISH = 0.75
 # A texel of which the views of a step showed less than this is left for others.
 _LEAST_REACH = 1e-4
 
@@ -96,7 +99,7 @@ class FlowMesh(PaintedMesh):
         image = seen.composite(torch.cat([self.texture, self._weight]), behind)
         image = torch.nn.functional.avg_pool2d(image, settings.supersample)
         noise = None
-        if not finds_colour:
+        if not finds_colour and step < _FINISH * steps:
             own = self._noise.views(seen, settings.supersample, step)
             fresh = torch.randn(own.shape, generator=torch_generator(self._seed, "fresh noise", step))
             noise = send(with_waves_of(own, fresh), self._device)
