@@ -90,7 +90,9 @@ def quality(cfg: Settings) -> str:
                 f"| samples, {k} top-1 (guidance {best['guidance']:g}, n = {b['n']}, chance {b['chance']:.0%}) | "
                 f"{b['top1']:.0%} | {want} |"
             )
-    errors = [r for r in _rows(cfg.work / "unet.jsonl") if "caption" in r]
+    # Errors on the latents of another autoencoder cannot be compared.
+    since = cfg["card"].get("since_step", 0)
+    errors = [r for r in _rows(cfg.work / "unet.jsonl") if "caption" in r and r["step"] >= since]
     if errors:
         out += [
             "",
