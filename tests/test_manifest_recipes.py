@@ -331,7 +331,8 @@ def test_the_plan_says_that_the_sketch_changed(write: Write, tmp_path: Path) -> 
     inputs: dict[str, Any] = {"mesh": {"name": "a.obj", "sha256": "0" * 64}, "prior": {"identity": PRIOR}}
     before = {**job.settings, "shapes": [BOX], "sigma_shape": 0.5}
     inputs["job"] = {"prompt": job.prompt, "negative_prompt": "", "seed": 0, "settings": before}
-    record = {"id": "chair", "recipe": "generate", "recipe_version": "1", "inputs": inputs, "outputs": {}}
+    record = {"id": "chair", "recipe": "generate", "recipe_version": RECIPE_VERSIONS["generate"]}
+    record |= {"inputs": inputs, "outputs": {}}
     write_record(out / "chair", {**record, "fingerprint": "f" * 64})
     (again,) = plan([job], out, prior_identity=PRIOR)
     assert again.fingerprint == item.fingerprint
