@@ -73,16 +73,13 @@ class FlowMesh(PaintedMesh):
         self._window = ((ramp[:, None] * ramp) ** 2).to(self._device)
         self._close = _fixed(self._settings)
 
-    def _background_kind(self) -> str:
-        """Always plain: nothing here would learn another."""
-        return "random"
+    def _suited(self, settings: PaintedMeshSettings) -> PaintedMeshSettings:
+        """Plain backgrounds, since nothing here would learn others, and no noise at the start: the flow brings its own,
+        and takes any other for something to keep."""
+        return dataclasses.replace(settings, background="random", initial_noise=0.0)
 
     def _levels_from(self, base: Tensor) -> list[Tensor]:
         return [base.requires_grad_(True)]
-
-    def _initial_noise(self) -> float:
-        """None: the flow brings its own noise, and takes any other for something to keep."""
-        return 0.0
 
     def parameters(self) -> list[dict[str, object]]:
         """The texture, which ``follow`` moves; Adam has no part in it."""

@@ -67,12 +67,13 @@ class PaintedMesh:
         seed: int,
         device: torch.device,
     ):
+        settings = self._suited(settings)
         self._settings, self._seed = settings, seed
         self.views = MeshViews(vertices, faces, uv, uv_faces, settings.cameras, seed)
         self._device = device
         channels = latent_rgb.matrix.shape[0]
         size = settings.texture_size
-        noise = self._initial_noise()
+        noise = settings.initial_noise
         base = _initial(latent_rgb, settings.base_colour, (channels, size, size), seed, "texture", noise)
         self._levels = self._levels_from(base.to(device))
         sphere = _initial(latent_rgb, (0.5, 0.5, 0.5), (channels, ROWS, COLUMNS), seed, "background", noise)
@@ -80,11 +81,9 @@ class PaintedMesh:
         self._latent_rgb = latent_rgb
         self.visibility = Visibility(size)
 
-    def _background_kind(self) -> str:
-        return self._settings.background
-
-    def _initial_noise(self) -> float:
-        return self._settings.initial_noise
+    def _suited(self, settings: PaintedMeshSettings) -> PaintedMeshSettings:
+        """What this kind of scene makes of ``settings``."""
+        return settings
 
     def _levels_from(self, base: torch.Tensor) -> list[torch.Tensor]:
         return _pyramid(base, self._settings.view_size)
@@ -100,7 +99,7 @@ class PaintedMesh:
     def parameters(self) -> list[dict[str, object]]:
         rate = self._settings.learning_rate / len(self._levels)
         groups: list[dict[str, object]] = [{"params": [level], "lr": rate} for level in self._levels]
-        if self._background_kind() == "learned":
+        if self._settings.background == "learned":
             groups.append({"params": [self._sphere.values], "lr": self._settings.learning_rate})
         return groups
 
@@ -123,7 +122,7 @@ class PaintedMesh:
         surrounds it. ``learned``: the latent sphere of the paper.
         """
         count, height, width = covered.shape
-        if self._background_kind() == "learned":
+        if self._settings.background == "learned":
             return self._sphere.behind(cameras, height, width)
         colours = plain_colours(self._seed, step, count)
         latents = np.stack([self._latent_rgb.invert(colour) for colour in colours]).astype(np.float32)
