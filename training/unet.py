@@ -32,6 +32,7 @@ from transformers import CLIPTextModel
 from training import checkpoint, text
 from training.autoencoder import encode_all
 from training.data import read_shard
+from training.optimiser import Orthogonal, matrices
 from training.settings import Log, Settings, load
 
 
@@ -235,7 +236,14 @@ def train(cfg: Settings, plan: Plan) -> None:
         checkpoint.load(cfg.work / "text.safetensors", {"model": encoder})
     model.unet.to(memory_format=torch.channels_last)
     ema = checkpoint.Average(model, c["ema"])
-    opt = torch.optim.AdamW(groups(model, c), lr=c["lr"], betas=(0.9, 0.98), fused=True)
+    opt = Orthogonal(
+        groups(model, c),
+        matrices(model),
+        lr=c["lr"],
+        rank=plan.rank,
+        workers=plan.workers,
+        gather=dist.all_reduce if plan.workers > 1 else lambda _: None,
+    )
     step, hours, samples = 0, 0.0, 0
     if path.exists():
         state = checkpoint.load(path, {"model": model, "ema": ema}, opt)
