@@ -83,7 +83,7 @@ def test_a_texel_goes_its_share_of_the_way_and_the_rest_waits() -> None:
     assert isinstance(made, FlowScene)
     goal = torch.tensor([1.0, -2.0, 0.5, 3.0]).view(4, 1, 1)
     start = made.texture.detach().clone()
-    rendering = made.render(0, 100)
+    rendering = made.render(25, 100)
     made.follow(rendering, rendering.latents.detach() - goal, torch.tensor(4.0))
     moved = made.state()["level"] == 4.0
     assert 0 < moved.sum() < moved.numel()
@@ -95,9 +95,28 @@ def test_a_texel_goes_its_share_of_the_way_and_the_rest_waits() -> None:
     assert torch.equal(made.texture[:, ~moved], start[:, ~moved])
     # Nothing goes back to a level that it has passed.
     now = made.texture.detach().clone()
-    rendering = made.render(0, 100)
+    rendering = made.render(25, 100)
     made.follow(rendering, rendering.latents.detach() - goal, torch.tensor(5.0))
     assert torch.equal(made.texture[:, moved], now[:, moved])
+
+
+def test_at_first_all_texels_go_as_one_where_the_object_is_seen_purely() -> None:
+    made = scene(level=10.0)
+    goal = torch.tensor([1.0, -2.0, 0.5, 3.0]).view(4, 1, 1)
+    start = made.texture.detach()[:, :1, :1].clone()
+    rendering = made.render(0, 100)
+    residual = rendering.latents.detach() - goal
+    # What is said of the background must not matter.
+    residual = torch.where(rendering.reach > 0.5, residual, torch.full_like(residual, 50.0))  # type: ignore[operator]
+    made.follow(rendering, residual, torch.tensor(4.0))
+    texture = made.texture.detach()
+    assert torch.equal(texture, texture[:, :1, :1].expand_as(texture))
+    torch.testing.assert_close(texture[:, :1, :1], start + 0.6 * (goal - start), atol=0.15, rtol=0)
+    assert bool((made.state()["level"] == 4.0).all())
+    # After a fifth of the steps each goes its own way.
+    rendering = made.render(20, 100)
+    made.follow(rendering, torch.randn(rendering.latents.shape), torch.tensor(3.0))
+    assert made.texture.detach().std(dim=(1, 2)).min() > 0
 
 
 def test_following_to_the_end_arrives() -> None:

@@ -9,7 +9,8 @@ et al., "Flow Score Distillation", 2024): for x = alpha z + sigma eps with eps f
 so that each place of the surface goes the way on which the model makes pictures, the views of it averaged.
 
 Three phases. First the colour: fresh noise at every step, all kinds of views; what many pictures of the prompt agree
-on is a colour for the whole object. Then the structure: noise of the surface, and a fixed set of close-ups, so that
+on is a colour for the whole object. It is found for all texels as one before each goes its own way: thin parts, which
+the model would take for background by themselves, then have the object's colour. Then the structure: noise of the surface, and a fixed set of close-ups, so that
 every view meets again what it made. At last fresh noise on the same close-ups, at low levels, which evens out what
 only one noise would have made of a place.
 """
@@ -39,6 +40,10 @@ _LEAN = 0.4
 # Of the waves of a view's noise, the longest, which hold its colours, are fresh at every step: their mean is the colour
 # that was found; those of the surface would tint each place in its own way.
 _LONG_WAVES = 0.5
+# Up to this share of the steps all texels move as one.
+_WHOLE = 0.2
+# Latent pixels that show the object as purely as this share of the purest tell its colour.
+_PURE = 0.9
 # From this share of the steps on, all noise is fresh again: what only one noise would have made of a place fades.
 _FINISH = 0.75
 # A texel of which the views of a step showed less than this is left for others.
@@ -47,9 +52,11 @@ _LEAST_REACH = 1e-4
 
 @dataclass(frozen=True)
 class FlowRendering(Rendering):
-    """``reach``: (V, 1, h, w), how much of each latent pixel the texture fills, with a graph to the texels' weights."""
+    """``reach``: (V, 1, h, w), how much of each latent pixel the texture fills, with a graph to the texels' weights.
+    ``whole``: all texels move as one."""
 
     reach: Tensor | None = None
+    whole: bool = False
 
 
 class FlowMesh(PaintedMesh):
@@ -100,7 +107,7 @@ class FlowMesh(PaintedMesh):
             own = self._noise.views(seen, settings.supersample, step)
             fresh = torch.randn(own.shape, generator=torch_generator(self._seed, "fresh noise", step))
             noise = send(with_waves_of(own, fresh), self._device)
-        return FlowRendering(image[:, :-1], views, noise=noise, reach=image[:, -1:])
+        return FlowRendering(image[:, :-1], views, noise=noise, reach=image[:, -1:], whole=step < _WHOLE * steps)
 
     def _cameras(self, step: int, finds_colour: bool) -> tuple[Cameras, list[View]]:
         count = self._settings.views
@@ -119,6 +126,9 @@ class FlowMesh(PaintedMesh):
         if not isinstance(rendering, FlowRendering) or rendering.reach is None:
             raise TypeError("a flow goes on from what this scene rendered")
         (texture,) = self._levels
+        if rendering.whole:
+            self._follow_whole(texture, rendering.reach, residual, level)
+            return
         shown = (rendering.latents * residual * self._window).sum() + (rendering.reach * self._window).sum()
         moved, weight = torch.autograd.grad(shown, [texture, self._weight])
         with torch.no_grad():
@@ -126,6 +136,17 @@ class FlowMesh(PaintedMesh):
             share = torch.where(seen, (1 - level / self._level).clamp(min=0), torch.zeros_like(self._level))
             texture -= share * moved / weight.clamp(min=_LEAST_REACH)
             self._level.copy_(torch.where(seen, self._level.minimum(level), self._level))
+
+    @torch.no_grad()
+    def _follow_whole(self, texture: Tensor, reach: Tensor, residual: Tensor, level: Tensor) -> None:
+        """Moves all texels by what the latent pixels that show little but the object agree on."""
+        weight = self._window * reach * (reach > _PURE * reach.max())
+        total = weight.sum()
+        if total <= _LEAST_REACH:
+            return
+        share = (1 - level / self._level).clamp(min=0)
+        texture -= share * ((residual * weight).sum(dim=(0, 2, 3)) / total)[:, None, None]
+        self._level.copy_(self._level.minimum(level))
 
     def state(self) -> Mapping[str, Tensor]:
         return {**super().state(), "level": self._level}
