@@ -2,6 +2,7 @@
 
     python -m training.judge train --config training/configs/embedded.toml
     python -m training.judge samples --config training/configs/embedded.toml --guidance 5
+    python -m training.judge assets --config training/configs/embedded.toml --out outputs/generate
 
 `score(images)` is what evaluations of samples and of painted meshes call.
 """
@@ -17,14 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from training import checkpoint
 from training.data import COLOUR_NAMES, MATERIAL_NAMES, OBJECT_NAMES, read_pool, sheet
+from training.optimiser import Orthogonal, matrices
 from training.settings import Log, Settings, load
 from training.shapes import THINGS
 from training.text import HEADS
-from training.vocabulary import MATERIALS, VIEWS
+from training.vocabulary import COLOUR_WORDS, COLOURS, MATERIALS, VIEWS
 
 NAMES = {"material": MATERIAL_NAMES, "colour": COLOUR_NAMES, "thing": OBJECT_NAMES, "view": list(VIEWS)}
 WEIGHTS = Path(__file__).parent / "work" / "embedded" / "judge.safetensors"
@@ -102,7 +105,8 @@ def train(cfg: Settings) -> None:
     hx = torch.from_numpy(hp[: c["held"]]).permute(0, 3, 1, 2).float() / 127.5 - 1
     held_labels = torch.from_numpy(hl[: c["held"]])
     model = Judge(c["width"]).to(memory_format=torch.channels_last)
-    opt = torch.optim.AdamW(model.parameters(), lr=c["lr"], weight_decay=0.05, fused=True)
+    groups = [{"params": list(model.parameters()), "weight_decay": 0.05}]
+    opt = Orthogonal(groups, matrices(model), lr=c["lr"])
     lab = torch.from_numpy(labels)
     rng = np.random.default_rng(c["seed"])
     start = time.time()
@@ -222,10 +226,60 @@ def judge_samples(cfg: Settings, count: int, guidance: float, steps: int, seed: 
     }
 
 
+def asked_of(prompt: str) -> dict[str, str]:
+    """What a prompt names, by head: the material, the colour and the object that it has a word for."""
+    words = " ".join(w.strip(",.") for w in prompt.lower().split())
+    names = {
+        "material": {w: m for m, about in MATERIALS.items() for w in (*about.nouns, *about.adjectives)},
+        "colour": {c: c for c in COLOURS} | {w: about[0] for w, about in COLOUR_WORDS.items()},
+        "thing": {w: n for n, about in THINGS.items() for w in about.nouns},
+    }
+    found = {}
+    for head, table in names.items():
+        # "teddy bear" before "bear", and the word that comes first.
+        hits = [(f" {words} ".find(f" {w} "), -len(w), name) for w, name in table.items() if f" {w} " in f" {words} "]
+        if hits:
+            found[head] = min(hits)[2]
+    return found
+
+
+def judge_assets(root: Path, weights: Path) -> dict:
+    """Top-1 by label over the finished assets below ``root``: of six views of each, together and one by one.
+
+    The views are those of ``preview.png``: level from four sides and from two corners.
+    """
+    asset: dict[str, list[bool]] = {}
+    view: dict[str, list[bool]] = {}
+    for record in sorted(root.glob("*/record.json")):
+        prompt = str(json.loads(record.read_text(encoding="utf-8"))["inputs"]["job"]["prompt"])
+        sheet_ = np.asarray(Image.open(record.parent / "preview.png").convert("RGB"))
+        side = sheet_.shape[1] // 4
+        tiles = sheet_.reshape(-1, side, 4, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)[:6]
+        rows = score(tiles, weights)
+        said = {}
+        for head, name in asked_of(prompt).items():
+            if name not in NAMES[head]:
+                continue
+            total = sum(torch.from_numpy(row[head + "_logits"]).log_softmax(0) for row in rows)
+            said[head] = NAMES[head][int(total.argmax())]  # type: ignore[union-attr]
+            asset.setdefault(head, []).append(said[head] == name)
+            view.setdefault(head, []).extend(row[head] == name for row in rows)
+        print(f"{record.parent.name}: {prompt!r} looks like {said}", flush=True)
+    return {
+        k: {
+            "top1": round(float(np.mean(v)), 3),
+            "views": round(float(np.mean(view[k])), 3),
+            "n": len(v),
+            "chance": round(1 / len(NAMES[k]), 3),
+        }
+        for k, v in asset.items()
+    }
+
+
 def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("command", choices=("train", "samples"))
+    p.add_argument("command", choices=("train", "samples", "assets"))
     p.add_argument("--config", type=Path, required=True)
     p.add_argument("--work", type=Path)
     p.add_argument("--count", type=int, default=258)
@@ -233,7 +287,7 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--steps", type=int, default=20)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--out", type=Path)
+    p.add_argument("--out", type=Path, help="samples: a contact sheet; assets: the output root of a run")
     a = p.parse_args(argv)
     torch.set_num_threads(a.threads)
     cfg = load(a.config, a.work)
@@ -241,6 +295,11 @@ def main(argv: list[str] | None = None) -> None:
         train(cfg)
         return
     log = Log(cfg.work / "judged.jsonl")
+    if a.command == "assets":
+        if a.out is None:
+            p.error("assets: --out names the output root of a run")
+        log(stage="assets", root=a.out.name, **judge_assets(a.out, cfg.work / "judge.safetensors"))
+        return
     for guidance in a.guidance or [5.0]:
         log(
             stage="samples",
