@@ -90,7 +90,7 @@ def build(
     run([(work, v, v.subject) for work in works.values() for v in work.variants if v.subject is not None])
     for work in works.values():
         if not stop():
-            _begin_refinement(steps, work, prior, lockstep)
+            begin_refinement(steps, work, prior, lockstep)
     run([(work, v, v.refinement) for work in works.values() for v in work.variants if v.refinement is not None])
     for index, work in works.items():
         outcomes[index] = _finish(steps, work, prior, lockstep)
@@ -118,7 +118,8 @@ def prepare(steps: Steps, work: Work, prior: Prior, out: Path, lockstep: int) ->
             variant.subject = _subject(work, variant, prior, variant.scene, "latent", (lockstep, layout))
 
 
-def _begin_refinement(steps: Steps, work: Work, prior: Prior, lockstep: int) -> None:
+def begin_refinement(steps: Steps, work: Work, prior: Prior, lockstep: int) -> None:
+    """Gives every variant whose latent steps are done its scene in RGB, where the row asks for it."""
     if not work.settings.refine:
         return
     for variant in work.variants:

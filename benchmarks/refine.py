@@ -1,0 +1,125 @@
+"""Whether refinement in RGB starts where decoding left off, and whether it keeps the colours.
+
+    python benchmarks/refine.py [--prior embedded] [--prompt TEXT] [--steps 300] [--refine-steps 150]
+
+A mushroom of two solids is grown in latent space, then refined. Printed: PSNR of the first refined renders (linear map
+of the field, no decoder) against the decoded latent renders of the same views; the same for the linear map applied to
+those latent renders, which is what the map's own fit gives; and mean chroma (CIE LCh, D65) of the object before and
+after.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage.color import rgb2lab
+
+from benchmarks.sketch import MUSHROOM
+from pipeline.core.job import Job, Source, no_report
+from pipeline.distill.loop import distill
+from pipeline.geometry.camera import Cameras, orbit
+from pipeline.prior.load import Prior, load_prior
+from pipeline.recipes.build import begin_refinement, prepare, variants
+from pipeline.recipes.generate import Generate, picture
+from pipeline.recipes.generate_settings import GenerateSettings
+from pipeline.recipes.work import Variant, Work
+from pipeline.scene.radiance_field import RadianceFieldScene
+
+_AZIMUTHS = 6
+
+
+def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:
+    """dB between images (N, 3, H, W) in [0, 1] over the pixels (N, H, W)."""
+    error = ((a - b) ** 2).transpose(0, 2, 3, 1)[where].mean()
+    return float(-10 * np.log10(max(error, 1e-12)))
+
+
+def chroma(images: np.ndarray, where: np.ndarray) -> float:
+    """Mean CIE chroma of the pixels (N, H, W) of images (N, 3, H, W) in [0, 1]."""
+    lab = rgb2lab(images.transpose(0, 2, 3, 1))
+    return float(np.hypot(lab[..., 1], lab[..., 2])[where].mean())
+
+
+def views(prior: Prior) -> Cameras:
+    """A ring of cameras at the distance of training."""
+    azimuth = np.arange(_AZIMUTHS) * 2 * np.pi / _AZIMUTHS
+    return orbit(
+        np.full(_AZIMUTHS, np.pi / 2 - 0.2), azimuth, np.full(_AZIMUTHS, 2.0), np.full(_AZIMUTHS, np.radians(45))
+    )
+
+
+def pictures(scene: RadianceFieldScene, cameras: Cameras, prior: Prior) -> tuple[np.ndarray, np.ndarray]:
+    """Decoded (or refined) images (N, 3, H, W) in [0, 1] and where the object is (N, H, W)."""
+    size = 2 * prior.sample_size if prior.sample_size < 64 else prior.sample_size
+    made = [picture(scene, cameras[i : i + 1], size, prior) for i in range(len(cameras))]
+    images = np.concatenate([image for image, _ in made])
+    depth = torch.from_numpy(np.concatenate([depth for _, depth in made]))[:, None]
+    inside = torch.nn.functional.interpolate(depth.isfinite().float(), size=images.shape[-2:], mode="nearest")
+    return images, inside[:, 0].numpy() > 0
+
+
+@torch.no_grad()
+def mapped(scene: RadianceFieldScene, cameras: Cameras, prior: Prior, side: int) -> np.ndarray:
+    """The prior's linear map of the latent renders, enlarged: (N, 3, side, side) in [0, 1]."""
+    latents = scene.still(cameras, side // prior.reduction)[0].cpu()
+    linear = prior.latent_rgb
+    rgb = torch.einsum("nchw,cd->ndhw", latents, torch.from_numpy(linear.matrix).float())
+    rgb = rgb + torch.from_numpy(linear.bias).float()[:, None, None]
+    big = torch.nn.functional.interpolate(rgb, size=(side, side), mode="bilinear", align_corners=False)
+    return big.clamp(0, 1).numpy()
+
+
+def grown(prior: Prior, prompt: str, steps: int, refine_steps: int, out: Path) -> tuple[Work, Variant]:
+    """A field after its latent steps, with its refinement about to begin."""
+    settings = GenerateSettings(steps=steps, refine=True, refine_steps=refine_steps, shapes=MUSHROOM)  # type: ignore[arg-type]
+    job = Job("refine", "generate", prompt, "", 0, None, settings.model_dump(mode="json"), Source("benchmark", 1))
+    recipe = Generate()
+    work = Work(job, "benchmark", out / job.id, recipe.resolve(job, prior), no_report)
+    work.variants = variants(work)
+    prepare(recipe, work, prior, out, 1)
+    variant = work.variants[0]
+    assert variant.subject is not None
+    variant.subject.checkpoint = None
+    distill([variant.subject], prior, lockstep=1)
+    if variant.subject.error:
+        raise variant.subject.error
+    begin_refinement(recipe, work, prior, 1)
+    return work, variant
+
+
+def main() -> None:
+    """Prints the figures and writes before.png and after.png."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prior", default="embedded")
+    parser.add_argument("--prompt", default="a red mushroom")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--refine-steps", type=int, default=150)
+    parser.add_argument("--out", type=Path, default=Path("outputs") / "bench-refine")
+    args = parser.parse_args()
+    prior = load_prior(args.prior)
+    _, variant = grown(prior, args.prompt, args.steps, args.refine_steps, args.out)
+    assert variant.refinement is not None
+    variant.refinement.checkpoint = None
+    cameras = views(prior)
+    decoded, inside = pictures(variant.scene, cameras, prior)
+    first, _ = pictures(variant.refined, cameras, prior)
+    linear = mapped(variant.scene, cameras, prior, decoded.shape[-1])
+    print(f"first refined renders against decoded latents: {psnr(first, decoded, inside):.1f} dB")
+    print(f"the linear map of the same latents:            {psnr(linear, decoded, inside):.1f} dB")
+    distill([variant.refinement], prior, lockstep=1)
+    after, still_inside = pictures(variant.refined, cameras, prior)
+    colours = chroma(decoded, inside), chroma(first, inside), chroma(after, still_inside)
+    print(f"mean chroma: decoded {colours[0]:.1f}, first refined {colours[1]:.1f}, refined {colours[2]:.1f}")
+    print(f"after refinement {colours[2] / colours[0] - 1:+.1%} of before")
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, images in (("before", decoded), ("after", after)):
+        row = (np.concatenate(list(images.transpose(0, 2, 3, 1)), axis=1) * 255).round().astype(np.uint8)
+        Image.fromarray(row).save(args.out / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
