@@ -10,9 +10,9 @@ so that each place of the surface goes the way on which the model makes pictures
 
 Three phases. First the colour: fresh noise at every step, all kinds of views; what many pictures of the prompt agree
 on is a colour for the whole object. It is found for all texels as one before each goes its own way: thin parts, which
-the model would take for background by themselves, then have the object's colour. Then the structure: noise of the surface, and a fixed set of close-ups, so that
-every view meets again what it made. At last fresh noise on the same close-ups, at low levels, which evens out what
-only one noise would have made of a place.
+the model would take for background by themselves, then have the object's colour. Then the structure: noise of the
+surface, and a fixed set of close-ups, so that every view meets again what it made. At last fresh noise on the same
+close-ups, at low levels, which evens out what only one noise would have made of a place.
 """
 
 from __future__ import annotations
