@@ -112,7 +112,7 @@ def image_parts(prior: Prior) -> Iterator[Part]:
 
 
 def grid_parts(device: torch.device, points: int, settings: GridSettings) -> Iterator[Part]:
-    """The radiance field's encoding by each backend that works, with the gradient of its table."""
+    """The radiance field's encoding by each backend that works, and with its MLP, each with its gradient."""
     places = torch.rand(points, 3, generator=torch_generator(0, "bench")).to(device)
     table = torch.zeros(settings.parameter_count, device=device, requires_grad=True)
     for name in ("tinycudann", "numba", "torch"):
@@ -124,6 +124,16 @@ def grid_parts(device: torch.device, points: int, settings: GridSettings) -> Ite
             return torch.autograd.grad(grid.encode(places, table, settings, backend=chosen).sum(), table)
 
         yield f"grid of {points} points, with gradient, {name}", encode, False
+    for backend in backends.BACKENDS:
+        if backend.operation != "network" or backends.why_not(backend):
+            continue
+        field = RadianceField(FieldSettings(settings, channels=4), seed=0, network_backend=backend.name).to(device)
+
+        def evaluate(made: RadianceField = field) -> object:
+            sigma, latent = made(places * 2 - 1)
+            return torch.autograd.grad(sigma.sum() + latent.sum(), [made.table, *made.network.parameters()])
+
+        yield f"grid and MLP of {points} points, with gradient, {backend.name}", evaluate, False
 
 
 def volume_parts(device: torch.device, settings: GridSettings, step: float = 0.0068) -> Iterator[Part]:

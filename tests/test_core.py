@@ -106,3 +106,4 @@ def test_on_cuda_warp_is_taken_where_nvdiffrast_is_absent(monkeypatch: pytest.Mo
     reasons.clear()
     assert backends.choose("rasterise").name == "nvdiffrast"
     assert backends.choose("texture").name == "torch"  # its additions have no fixed order: only when asked for
+    assert backends.choose("network").name == "torch"  # nor is half precision taken unasked

@@ -22,7 +22,6 @@ def blank(settings=SMALL, **arguments):
     field = RadianceField(settings, 0, **arguments)
     with torch.no_grad():
         field.network[-1].weight.zero_()
-        field.network[-1].bias.zero_()
     return field
 
 
@@ -34,6 +33,7 @@ def test_shapes_and_sizes():
     assert (sigma >= 0).all()
     assert sigma.dtype == features.dtype == torch.float32
     assert [tuple(layer.weight.shape) for layer in field.network] == [(64, 8), (64, 64), (5, 64)]
+    assert all(layer.bias is None for layer in field.network) and field.offset.shape == (5,)
     assert [tuple(layer.weight.shape) for layer in field.background_network] == [(64, 39), (4, 64)]
     assert field.background(torch.eye(3)).shape == (3, 4)
     assert field.density(torch.zeros(0, 3)).shape == (0,)
@@ -147,13 +147,25 @@ def test_same_seed_same_bytes_whatever_was_drawn_before():
     assert not any(torch.equal(fields[0][name], other[name]) for name in other)
 
 
-def test_start_of_the_grid_and_of_the_colour():
-    field = RadianceField(SMALL, 7, base_latent=torch.tensor([1.0, -2.0, 0.5, 3.0]))
+def test_the_start_is_the_blob_in_the_base_colour():
+    base = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    field = RadianceField(SMALL, 7, base_latent=base)
     assert 0.9e-4 < field.table.abs().max() <= 1e-4
     assert abs(field.table.mean()) < 1e-5
-    mean = field(some_points(2000))[1].mean(dim=0)
-    torch.testing.assert_close(mean.detach(), torch.tensor([1.0, -2.0, 0.5, 3.0]), rtol=0, atol=0.4)
     assert field.network[1].weight.abs().max() <= 64**-0.5
+    points = some_points(2000)
+    sigma, latent = field(points)
+    torch.testing.assert_close(latent, base.expand(2000, -1), rtol=0, atol=1e-3)
+    blob = torch.exp(5 * torch.exp(-points.square().sum(1) / (2 * 0.2**2)))
+    torch.testing.assert_close(sigma, blob, rtol=1e-3, atol=0)
+    assert RadianceField(SMALL, 7).offset.tolist() == [0.0] * 5
+
+
+def test_the_offset_learns():
+    field = RadianceField(SMALL, 7)
+    sigma, latent = field(some_points(100))
+    (sigma.log().sum() + 2 * latent.sum()).backward()
+    torch.testing.assert_close(field.offset.grad, torch.tensor([100.0, 200, 200, 200, 200]))
 
 
 def test_background_sees_directions_in_octaves():

@@ -14,7 +14,7 @@ from fake_cuda import CudaTensor, fake_cuda
 from fake_prior import make_prior
 from gpu import test_generate_on_cuda as suite
 
-from pipeline.scene import grid_tcnn
+from pipeline.scene import grid_tcnn, network_tcnn
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +31,24 @@ def device(folder: Path, monkeypatch: pytest.MonkeyPatch):
     with fake_cuda():
         yield
     grid_tcnn._encoding.cache_clear()
+    network_tcnn._network.cache_clear()
 
 
 def test_volume_rendering() -> None:
     suite.test_march_and_composite_agree_with_the_cpu()
 
 
-def test_generate_with_tinycudann(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    suite.test_generate_from_a_sketch_and_refined("tinycudann", folder, tmp_path, monkeypatch)
+@pytest.mark.parametrize(
+    ("grid", "network", "made"),
+    [("tinycudann", "torch", "Encoding"), ("torch", "tinycudann", "NetworkWithInputEncoding")],
+)
+def test_generate_with_tinycudann(
+    grid: str, network: str, made: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite.test_generate_from_a_sketch_and_refined(grid, network, folder, tmp_path, monkeypatch)
+    assert {name for name, _ in fake_tinycudann.calls} == {made, "forward"}
     seen = [arguments for name, arguments in fake_tinycudann.calls if name == "forward"]
-    assert seen and all(isinstance(arguments["params"], CudaTensor) for arguments in seen)
+    assert all(isinstance(arguments["params"], CudaTensor) for arguments in seen)
 
 
 def test_generate_with_the_plain_grid(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from gpu import test_backends_on_cuda as suite
 from gpu import test_paint_on_cuda as paint_suite
 from gpu import test_prior_on_cuda as prior_suite
 
-from pipeline.scene import grid_tcnn
+from pipeline.scene import grid_tcnn, network_tcnn
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,7 @@ def make_believe(tiny, xl, monkeypatch):
     with fake_cuda():
         yield
     grid_tcnn._encoding.cache_clear()
+    network_tcnn._network.cache_clear()
 
 
 @pytest.mark.parametrize("cull", [False, True])
@@ -57,6 +58,11 @@ def test_texture(backend, mode, monkeypatch):
 @pytest.mark.parametrize("name", ["small", "tiled", "dense"])
 def test_grid(name, dtype):
     suite.test_grid(name, dtype)
+
+
+@pytest.mark.parametrize(("name", "hidden"), [("small", 64), ("tiled", 40), ("dense", 64)])
+def test_network(name, hidden):
+    suite.test_network(name, hidden)
 
 
 def test_the_rest(monkeypatch):

@@ -54,6 +54,9 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("grid", "tinycudann", "tinycudann", "BSD-3-Clause", True, _TINYCUDANN),
     Backend("grid", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
     Backend("grid", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
+    # tiny-cuda-nn's is in half precision, so it has to be asked for.
+    Backend("network", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
+    Backend("network", "tinycudann", "tinycudann", "BSD-3-Clause", True, _TINYCUDANN),
     Backend("volume", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
     Backend("volume", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
 )

@@ -15,7 +15,7 @@ from pipeline.core.outcome import Outcome
 from pipeline.export.record import write_failure
 from pipeline.prior.adapter_marks import adapter_marks
 from pipeline.recipes import RECIPE_VERSIONS
-from pipeline.scene import grid, volume
+from pipeline.scene import grid, network, volume
 
 if TYPE_CHECKING:
     from pipeline.prior.load import Prior
@@ -83,7 +83,10 @@ def done_record(
 def backends(prior: Prior, recipe: str) -> dict[str, Any]:
     """What computed the asset: another of these may give other bytes."""
     device = prior.device.type
-    fields = {"grid": grid.backend_for(device), "volume": volume.backend_for(device)} if recipe == "generate" else {}
+    fields = {}
+    if recipe == "generate":
+        rooms = {"grid": grid.backend_for, "network": network.backend_for, "volume": volume.backend_for}
+        fields = {name: backend_for(device) for name, backend_for in rooms.items()}
     return {
         "rasterise": choose("rasterise").name,
         **fields,

@@ -1,13 +1,15 @@
 """The radiance field of Latent-NeRF: density and latent channels at a point, without view dependence.
 
-A multiresolution grid feeds a small MLP (Metzer et al., 2022; Instant-NGP's sizes). The first output, plus a blob of
-density around the origin, goes through a truncated exponential and is the density; the other C outputs are the latent.
-What lies behind the scene is a second MLP of the ray's direction.
+A multiresolution grid feeds a small MLP without biases (Metzer et al., 2022; Instant-NGP's sizes). To its outputs an
+offset is added, which is learned: the base colour at the start, when the MLP says next to nothing. The first output,
+plus a blob of density around the origin, goes through a truncated exponential and is the density; the other C outputs
+are the latent. What lies behind the scene is a second MLP of the ray's direction.
 
 Working frame: right-handed, +Y up, +Z front; the scene fills the cube [-bound, bound]^3. Density is per unit length
 of that frame. N points, M directions, C latent channels.
 
-Everything but the grid is plain torch and runs on any device. That it runs on CUDA could not be verified here.
+Everything but the grid, and the MLP where that is asked for, is plain torch and runs on any device. That it runs on
+CUDA could not be verified here.
 """
 
 from __future__ import annotations
@@ -19,15 +21,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.core.errors import SettingError
 from pipeline.core.rng import torch_generator
-from pipeline.scene.grid import GridSettings, encode
+from pipeline.scene import network
+from pipeline.scene.grid import GridSettings
 
 # The exponent of the density is cut here: exp(15) = 3.3 million is opaque over any distance that matters.
 LARGEST_EXPONENT = 15.0
-# tiny-cuda-nn's start, small against what training writes: the first renders are the MLP's, smooth everywhere.
+# tiny-cuda-nn's start, small against what training writes: the first renders are the offset's and the blob's.
 _GRID_START = 1e-4
 _GRID_RATE = 10.0
 # Without gradients, points go through in pieces of this size: hidden layers of a piece stay in cache and memory flat.
@@ -74,25 +76,36 @@ class RadianceField(nn.Module):
     Args:
         settings: sizes and constants.
         seed: of the initial values, which are the same on every machine.
-        base_latent: (C,) latent the colour starts near, e.g. the latent of a base colour; None for around 0.
+        base_latent: (C,) latent the colour starts with, e.g. the latent of a base colour; None for 0.
         backend: of the grid encoding; see ``grid.encode``.
+        network_backend: of the grid and the MLP together; see ``network.evaluate``. The parameters are the same ones
+            whatever the backends.
     """
 
-    def __init__(self, settings: FieldSettings, seed: int, *, base_latent: Tensor | None = None, backend: str = "auto"):
+    def __init__(
+        self,
+        settings: FieldSettings,
+        seed: int,
+        *,
+        base_latent: Tensor | None = None,
+        backend: str = "auto",
+        network_backend: str = "auto",
+    ):
         super().__init__()
-        self.settings, self.backend = settings, backend
+        self.settings, self.backend, self.network_backend = settings, backend, network_backend
         # One stream, drawn from in this order: changing it changes every asset.
         generator = torch_generator(seed, "field")
         table = torch.empty(settings.grid.parameter_count)
         self.table = nn.Parameter(table.uniform_(-_GRID_START, _GRID_START, generator=generator))
         sizes = [settings.grid.width, *[settings.hidden] * (settings.layers - 1), 1 + settings.channels]
-        self.network = _linear_layers(sizes, generator)
-        width = 3 + 6 * settings.background_frequencies
-        self.background_network = _linear_layers([width, settings.background_hidden, settings.channels], generator)
+        self.network = _linear_layers(sizes, generator, bias=False)
+        offset = torch.zeros(1 + settings.channels)
         if base_latent is not None:
-            colour: Any = self.network[-1].bias
-            with torch.no_grad():
-                colour[1:] = base_latent
+            offset[1:] = base_latent
+        self.offset = nn.Parameter(offset)
+        width = 3 + 6 * settings.background_frequencies
+        sizes = [width, settings.background_hidden, settings.channels]
+        self.background_network = _linear_layers(sizes, generator, bias=True)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density (N,) >= 0 and latent (N, C) at ``points`` (N, 3), working frame; differentiable in parameters."""
@@ -109,8 +122,12 @@ class RadianceField(nn.Module):
 
     def background(self, directions: Tensor) -> Tensor:
         """Latent (M, C) seen along unit ``directions`` (M, 3) where nothing is in the way."""
-        encoded = encode_directions(directions.to(self.table.dtype), self.settings.background_frequencies)
-        return _run(self.background_network, encoded)
+        values = encode_directions(directions.to(self.table.dtype), self.settings.background_frequencies)
+        *before, last = self.background_network
+        for layer in before:
+            values = layer(values).relu_()
+        latent: Tensor = last(values)
+        return latent
 
     def normals(self, points: Tensor, step: float = 0.01) -> Tensor:
         """Outward unit normals (N, 3): where density falls fastest, by central differences over ``step``.
@@ -132,7 +149,7 @@ class RadianceField(nn.Module):
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for Adam: the grid learns ten times faster than the MLPs, because a step reaches few entries."""
-        networks = [*self.network.parameters(), *self.background_network.parameters()]
+        networks = [*self.network.parameters(), self.offset, *self.background_network.parameters()]
         return [{"params": [self.table], "lr": lr * _GRID_RATE}, {"params": networks, "lr": lr}]
 
     def _in_pieces(self, points: Tensor, columns: int | None) -> Tensor:
@@ -142,12 +159,16 @@ class RadianceField(nn.Module):
         return torch.cat([self._outputs(part, columns) for part in points.split(piece)])
 
     def _outputs(self, points: Tensor, columns: int | None) -> Tensor:
-        """The MLP's outputs (N, 1 + C), or only the first ``columns`` of them; the blob is in column 0."""
+        """The MLP's outputs (N, 1 + C), or only the first ``columns``; with the offset, and the blob in column 0."""
         settings = self.settings
         unit = (points / (2 * settings.bound) + 0.5).clamp(0, 1)
-        encoded = encode(unit, self.table, settings.grid, backend=self.backend)
-        outputs = _run(self.network, encoded, columns)
-        # In place, into the one column: the linear layer does not need its own output for its gradient.
+        weights: list[Any] = [layer.weight for layer in self.network]
+        weights[-1] = weights[-1][:columns]
+        outputs = network.evaluate(
+            unit, self.table, weights, settings.grid, backend=self.network_backend, grid_backend=self.backend
+        )
+        outputs = outputs + self.offset[:columns]
+        # In place, into the one column: a sum does not need its own value for its gradient.
         outputs[:, 0] += self._blob(points)
         return outputs
 
@@ -195,22 +216,13 @@ def encode_directions(directions: Tensor, frequencies: int) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _linear_layers(sizes: list[int], generator: torch.Generator) -> nn.ModuleList:
+def _linear_layers(sizes: list[int], generator: torch.Generator, *, bias: bool) -> nn.ModuleList:
     """Linear layers between ``sizes``, started as torch starts them, but from ``generator``."""
     layers = nn.ModuleList()
     for inputs, outputs in itertools.pairwise(sizes):
-        layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+        layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
         with torch.no_grad():
-            for parameter in (layer.weight, layer.bias):
+            for parameter in layer.parameters():
                 parameter.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
         layers.append(layer)
     return layers
-
-
-def _run(layers: nn.ModuleList, values: Tensor, columns: int | None = None) -> Tensor:
-    """``layers`` with ReLU between them; only the first ``columns`` of the last one's outputs."""
-    *before, last = iter(layers)
-    for layer in before:
-        values = layer(values).relu_()
-    weight, bias = last.parameters()
-    return functional.linear(values, weight[:columns], bias[:columns])

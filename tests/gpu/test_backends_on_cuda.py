@@ -12,6 +12,7 @@ from pipeline.core.rng import numpy_generator, torch_generator
 from pipeline.geometry import camera, rasterise
 from pipeline.geometry.texture import gather_texture, sample_texture
 from pipeline.scene import grid, grid_tcnn
+from pipeline.scene.field import FieldSettings, RadianceField
 from pipeline.scene.grid import GridSettings
 
 pytestmark = pytest.mark.gpu
@@ -123,6 +124,32 @@ def test_grid(name, dtype):
     value, gradient = (5e-3, 1e-2) if dtype == torch.float32 else (3e-2, 1e-1)
     torch.testing.assert_close(found.detach().cpu(), plain.detach(), atol=value, rtol=1e-2)
     torch.testing.assert_close(there.grad.cpu(), plain_table.grad, atol=gradient, rtol=1e-2)
+
+
+@pytest.mark.parametrize("hidden", [64, 40])
+@pytest.mark.parametrize("name", GRIDS)
+def test_network(name, hidden):
+    """The fused network: the vector's order and filling (or values would be unrelated), half precision's digits, and
+    gradients a thousand times larger than float16 holds once the library has multiplied them."""
+    need("network", "tinycudann")
+    points = torch.rand(4000, 3, generator=torch_generator(48, "points")) * 2 - 1
+    weight = torch.randn(4000, 4, generator=torch_generator(48, "weight"))
+    answers = []
+    for where, backend in (("cpu", "torch"), ("cuda", "tinycudann")):
+        field = RadianceField(FieldSettings(GRIDS[name], channels=4, hidden=hidden), 5, network_backend=backend)
+        with torch.no_grad():
+            field.table.mul_(5e3)  # 0.5, as of a field that has learned
+        field.to(where)
+        sigma, latent = field(points.to(where))
+        (1e6 * ((latent * weight.to(where)).sum() + sigma.log().sum())).backward()
+        assert latent.dtype == torch.float32
+        layers = [layer.weight.grad.cpu() / 1e6 for layer in field.network]
+        answers.append(([sigma.detach().cpu(), latent.detach().cpu()], [field.table.grad.cpu() / 1e6, *layers]))
+    (plain, expected), (found, gradients) = answers
+    for a, b in zip(found, plain, strict=True):
+        torch.testing.assert_close(a, b, atol=3e-2, rtol=3e-2)
+    for a, b in zip(gradients, expected, strict=True):
+        assert (a - b).norm() < 0.1 * b.norm()
 
 
 def test_the_plain_grid_runs_on_cuda():

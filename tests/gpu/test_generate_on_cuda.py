@@ -65,14 +65,17 @@ def test_march_and_composite_agree_with_the_cpu():
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("grid", ["torch", "tinycudann"])
-def test_generate_from_a_sketch_and_refined(grid, folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("grid", "network"), [("torch", "torch"), ("tinycudann", "torch"), ("torch", "tinycudann")])
+def test_generate_from_a_sketch_and_refined(grid, network, folder, tmp_path, monkeypatch):
     need("grid", grid)
+    need("network", network)
     monkeypatch.setenv("LATENTKILN_GRID", grid)
+    monkeypatch.setenv("LATENTKILN_NETWORK", network)
     more = {"shapes": BALL, "background": "learned", "refine": True, "refine_steps": 1, "lambda_orientation": 0.1}
     record, _ = build(load_prior(folder, "cuda"), tmp_path, lambda_tv=0.1, **more)
     assert record["backends"]["device"].startswith("cuda") and record["backends"]["dtype"] == "float16"
     assert record["backends"]["grid"] == grid and record["backends"]["volume"] == "torch"
+    assert record["backends"]["network"] == network
 
 
 def test_the_surface_is_the_cpus(folder, tmp_path, monkeypatch):

@@ -1,0 +1,65 @@
+"""The field's network: grid features through a few linear layers, with ReLU between them and no biases.
+
+N points, O outputs. Without biases, as Instant-NGP's, so that on CUDA one fused kernel of tiny-cuda-nn can do it all
+with the same parameters; what the outputs are moved by is up to the caller.
+
+The plain way is the grid's own backend and torch, in the table's precision. ``network_tcnn`` computes in half
+precision and is there for who asks for it (LATENTKILN_NETWORK=tinycudann): an exponent of 10 is known to 1/128 then,
+finite differences are as coarse, and what it saves is small beside a diffusion model's step (docs/cost.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.core import backends
+from pipeline.core.errors import BackendError
+from pipeline.scene.grid import GridSettings, encode
+
+
+def evaluate(
+    points: Tensor,
+    table: Tensor,
+    weights: Sequence[Tensor],
+    settings: GridSettings,
+    *,
+    backend: str = "auto",
+    grid_backend: str = "auto",
+) -> Tensor:
+    """Outputs (N, O) at ``points``, differentiable in ``table`` and ``weights`` (once) and in nothing else.
+
+    Args:
+        points: (N, 3) float32 in [0, 1].
+        table: (settings.parameter_count,) the grid's, on the device of the points.
+        weights: of the layers, each (outputs, inputs); the first takes settings.width inputs, the last gives O.
+        backend: "torch", "tinycudann" (CUDA tensors; float32 comes back, with the digits of float16), or "auto".
+        grid_backend: of the grid, where torch does the layers; see ``grid.encode``.
+
+    Raises SettingError and BackendError as ``grid.encode`` does.
+    """
+    if backend_for(table.device.type, backend) == "tinycudann":
+        from pipeline.scene import network_tcnn
+
+        found: Tensor = network_tcnn.evaluate(points, table, weights, settings)
+        return found
+    values = encode(points, table, settings, backend=grid_backend)
+    *before, last = weights
+    for weight in before:
+        values = functional.linear(values, weight).relu_()
+    return functional.linear(values, last)
+
+
+def backend_for(device: str, name: str = "auto") -> str:
+    """Name of the backend that ``evaluate`` uses for tensors on ``device`` ("cpu", "cuda"): what a record states.
+
+    "auto" is torch, or what the environment asks for where that takes tensors of this device.
+    """
+    chosen = backends.choose("network", name).name
+    if chosen == "torch" or device == "cuda":
+        return chosen
+    if name != "auto":
+        raise BackendError(f"network: {chosen} takes cuda tensors only, these are on {device}; use torch")
+    return "torch"

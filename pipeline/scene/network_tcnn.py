@@ -1,0 +1,110 @@
+"""Grid and network in one kernel of tiny-cuda-nn: a thin layer over ``tinycudann.NetworkWithInputEncoding``.
+
+Written against its sources, at the commit that ``core.backends`` installs (``bindings/torch``, ``cpp_api.cu``,
+``network_with_input_encoding.h``, ``fully_fused_mlp.cu``, ``cutlass_mlp.cu``, ``grid.h``). What matters of them:
+
+* One flat vector of parameters: the network's, then the grid's. The network's are its matrices in order, each
+  (outputs, inputs) row by row; there are no biases. Matrices and table stay ours: they are put together for a call.
+* Widths are multiples of 16. Features beyond the grid's are 0, outputs beyond those asked for are cut by the library;
+  hidden units beyond ours are never on. So what our matrices are filled up with is 0 and changes nothing.
+* The fully fused kernel knows hidden widths of 16, 32, 64 and 128 and needs a hidden layer; CUTLASS does the others.
+  For GPUs older than 7.5 the library takes CUTLASS by itself. The vector is the same for both.
+* Parameters, activations, sums and gradients are float16 (float32 where the library was built for GPUs that lack it);
+  the vector it is given is float32. See ``_kept_in_range``.
+* A batch is filled up to a multiple of 256 points and cut again by the library; its backward pass takes contiguous
+  gradients only; points are not checked against [0, 1]; gradients of the grid are added with atomics, in no order.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.core.errors import BackendError
+from pipeline.scene.grid_tcnn import configuration
+
+if TYPE_CHECKING:
+    from pipeline.scene.grid import GridSettings
+
+_BLOCK = 16
+_FUSED_WIDTHS = (16, 32, 64, 128)
+# What a gradient sums to over all points and outputs, once it is scaled. The library multiplies it by 128, and float16
+# ends at 65,504: even if everything ran together in one parameter, activations and weights could multiply it by 8.
+_GRADIENT = 64.0
+
+
+def evaluate(points: Tensor, table: Tensor, weights: Sequence[Tensor], settings: GridSettings) -> Tensor:
+    """As ``network.evaluate``: (N, 3) points, table and weights on CUDA -> (N, O) float32.
+
+    Raises BackendError where the library lays the parameters out in another length.
+    """
+    parameters = flat_parameters(table, weights)
+    if not len(points):
+        return parameters[:0].reshape(0, 1).expand(0, len(weights[-1]))
+    described = json.dumps([configuration(settings), network_configuration(weights)], sort_keys=True)
+    module = _network(described, len(weights[-1]), len(parameters))
+    found: Tensor = torch.func.functional_call(module, {"params": parameters}, (points.detach().float().contiguous(),))
+    if not found.requires_grad:
+        return found.float()
+    found.register_hook(torch.Tensor.contiguous)
+    return _kept_in_range(found.float(), parameters)
+
+
+def flat_parameters(table: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """The library's vector, float32: ``weights`` filled up to multiples of 16, then ``table``; differentiable."""
+    filled = [functional.pad(w, (0, -w.shape[1] % _BLOCK, 0, -w.shape[0] % _BLOCK)).flatten() for w in weights]
+    return torch.cat([*filled, table]).float()
+
+
+def network_configuration(weights: Sequence[Tensor]) -> dict[str, Any]:
+    """The library's JSON for layers of these shapes."""
+    hidden = len(weights[0]) + -len(weights[0]) % _BLOCK if len(weights) > 1 else _BLOCK
+    fused = len(weights) > 1 and hidden in _FUSED_WIDTHS
+    return {
+        "otype": "FullyFusedMLP" if fused else "CutlassMLP",
+        "activation": "ReLU",
+        "output_activation": "None",
+        "n_neurons": hidden,
+        "n_hidden_layers": len(weights) - 1,
+    }
+
+
+def _kept_in_range(outputs: Tensor, parameters: Tensor) -> Tensor:
+    """``outputs`` whose gradient passes the library scaled, by a power of two, and reaches ``parameters`` unscaled.
+
+    The library multiplies by a constant 128, which overflows float16 under strong guidance and underflows under weak.
+    The factor stays on the device: nothing waits for it.
+    """
+    factor = torch.ones((), device=outputs.device)
+
+    def scaled(gradient: Tensor) -> Tensor:
+        total = gradient.abs().sum().clamp(min=1e-30)
+        factor.copy_(torch.exp2(torch.floor(torch.log2(_GRADIENT / total))))
+        return gradient * factor
+
+    outputs.register_hook(scaled)
+    parameters.register_hook(lambda gradient: gradient / factor)
+    return outputs
+
+
+@functools.lru_cache(maxsize=8)
+def _network(described: str, outputs: int, parameter_count: int) -> Any:
+    """The library's module for a configuration, without the parameters it makes itself."""
+    import tinycudann
+
+    encoding, network = json.loads(described)
+    module: Any = tinycudann.NetworkWithInputEncoding(3, outputs, encoding, network)
+    own = module.params.numel()
+    if own != parameter_count:
+        raise BackendError(
+            f"network: tinycudann lays this network out in {own} parameters, not {parameter_count}; "
+            "use LATENTKILN_NETWORK=torch, and report both numbers with the settings"
+        )
+    module.params = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+    return module
