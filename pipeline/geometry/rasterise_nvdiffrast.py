@@ -58,13 +58,16 @@ def rasterise(
     triangles = torch.from_numpy(np.ascontiguousarray(faces, np.int32)).to(device)
     if cull:
         seen = [front_faces(vertices, faces, matrix) for matrix in matrices]
-        raster, face = _draw_ranges(clip, triangles, seen, height, width)
+        raster, face, depth = _draw_ranges(clip, triangles, seen, height, width)
     else:
-        raster = _draw(device)(clip, triangles, (height, width))
+        raster, depth = _draw(clip, triangles, (height, width))
         face = _face_ids(raster[..., 3])
-    raster, face = raster.flip(1), face.flip(1)  # bottom-up to top-down
-    bary, depth = _weights_and_depth(raster, face, clip[..., 3], triangles)
-    return face.cpu().numpy(), bary.cpu().numpy(), depth.cpu().numpy()
+    covered = face >= 0
+    weights = torch.cat([raster[..., :2], 1.0 - raster[..., :1] - raster[..., 1:2]], dim=-1)
+    bary = torch.where(covered[..., None], weights, 0.0)
+    depth = torch.where(covered, depth, torch.inf)
+    # Bottom-up to top-down.
+    return face.flip(1).cpu().numpy(), bary.flip(1).cpu().numpy(), depth.flip(1).cpu().numpy()
 
 
 def _clip_positions(vertices: NDArray[np.float64], matrices: NDArray[np.float64], device: torch.device) -> Tensor:
@@ -90,8 +93,8 @@ def _endless(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _draw_ranges(
     clip: Tensor, triangles: Tensor, seen: list[NDArray[np.int64]], height: int, width: int
-) -> tuple[Tensor, Tensor]:
-    """Each view with its own faces: the (N, H, W, 4) image, bottom-up, and face ids (N, H, W) into ``triangles``."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each view with its own faces: image (N, H, W, 4), bottom-up, face ids (N, H, W) into ``triangles``, and depth."""
     views, count = clip.shape[:2]
     # A view that sees no face draws the first one and forgets it: a range of none is not known to be allowed.
     blank = np.array([not len(part) for part in seen])
@@ -102,22 +105,26 @@ def _draw_ranges(
     moved = torch.from_numpy(np.repeat(np.arange(views, dtype=np.int32) * count, lengths)).to(clip.device)
     own = (triangles[ids] + moved[:, None]).contiguous()
     ranges = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1).astype(np.int32)
-    raster = _draw(clip.device)(clip.reshape(-1, 4), own, (height, width), torch.from_numpy(ranges))
+    raster, depth = _draw(clip.reshape(-1, 4), own, (height, width), torch.from_numpy(ranges))
     place = _face_ids(raster[..., 3])
     known = (place >= 0) & ~torch.from_numpy(blank).to(clip.device)[:, None, None]
-    return raster, torch.where(known, ids[place.clamp(min=0).long()].int(), -1)
+    return raster, torch.where(known, ids[place.clamp(min=0).long()].int(), -1), depth
 
 
-def _draw(device: torch.device) -> Any:
-    """``rasterize`` on the context of ``device``, without gradients; the image only."""
+def _draw(
+    clip: Tensor, triangles: Tensor, size: tuple[int, int], ranges: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The image (N, H, W, 4) and depth (N, H, W), 0 where nothing is; both bottom-up, without gradients.
+
+    Depth is clip-space w, interpolated: it is linear on a face, and keeps seven digits at any distance, which z/w
+    would not.
+    """
     import nvdiffrast.torch as dr
 
-    def draw(clip: Tensor, triangles: Tensor, size: tuple[int, int], ranges: Tensor | None = None) -> Tensor:
-        with torch.no_grad():
-            image: Tensor = dr.rasterize(_context(device), clip, triangles, size, ranges=ranges, grad_db=False)[0]
-        return image
-
-    return draw
+    with torch.no_grad():
+        image: Tensor = dr.rasterize(_context(clip.device), clip, triangles, size, ranges=ranges, grad_db=False)[0]
+        depth: Tensor = dr.interpolate(clip[..., 3:].contiguous(), image, triangles)[0]
+    return image, depth[..., 0]
 
 
 @functools.cache
@@ -133,17 +140,3 @@ def _face_ids(stored: Tensor) -> Tensor:
     counted = stored.clamp(max=_EXACT).int()
     bits = stored.contiguous().view(torch.int32) - _ID_BITS
     return torch.where(stored <= _EXACT, counted, bits) - 1
-
-
-def _weights_and_depth(raster: Tensor, face: Tensor, w: Tensor, triangles: Tensor) -> tuple[Tensor, Tensor]:
-    """Barycentrics (N, H, W, 3) and depth (N, H, W): w is linear on a face, so its corners' weights give it too.
-
-    That keeps seven digits at any distance, which z/w would not.
-    """
-    covered = face >= 0
-    weights = torch.cat([raster[..., :2], 1.0 - raster[..., :1] - raster[..., 1:2]], dim=-1)
-    bary = torch.where(covered[..., None], weights, 0.0)
-    corners = triangles[face.clamp(min=0).long()].long()  # (N, H, W, 3)
-    view = torch.arange(len(w), device=w.device)[:, None, None, None]
-    depth = (bary * w[view, corners]).sum(dim=-1)
-    return bary, torch.where(covered, depth, torch.inf)

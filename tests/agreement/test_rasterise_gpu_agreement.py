@@ -119,6 +119,11 @@ def test_nvdiffrast_is_called_as_documented(nvdiffrast):
     fronts = [len(front_faces(vertices, faces, matrix)) for matrix in cameras.clip_from_world]
     assert ranged["ranges"].tolist() == [[0, fronts[0]], [fronts[0], fronts[1]], [sum(fronts[:2]), fronts[2]]]
     assert instanced["resolution"] == (20, 12)
+    # Depths are w, taken through each call's own positions and indices.
+    depths = [arguments for name, arguments in nvdiffrast if name == "interpolate"]
+    for drawn, depth in zip((instanced, ranged), depths, strict=True):
+        assert depth["attr"].shape == (*drawn["pos"].shape[:-1], 1) and depth["tri"] is drawn["tri"]
+        assert (depth["attr"] == drawn["pos"][..., 3:]).all()
 
 
 def test_large_ids_survive_their_float():
