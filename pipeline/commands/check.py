@@ -6,7 +6,6 @@ import dataclasses
 import json as json_module
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import EXIT_OK, EXIT_USAGE, PriorError
@@ -16,7 +15,7 @@ from pipeline.geometry.fetch import fetched_ahead
 from pipeline.manifest import ManifestStream, Problem, json_schema
 from pipeline.manifest.meshes import MeshChecker
 from pipeline.prior.identity import EMBEDDED, find_prior
-from pipeline.prior.words import unknown_words
+from pipeline.prior.words import known_words, split_words
 
 
 def show_schema() -> int:
@@ -84,23 +83,28 @@ class _Warner:
     def __init__(self, prior: str):
         self.name = prior
         self.problem = ""
-        self.folder: Path | None = None
+        # None: any word will do, or it cannot be said.
+        self._known: frozenset[str] | None = None
+        # Of these, what is one word between two spaces.
+        self._plain: frozenset[str] = frozenset()
         try:
-            self.folder = find_prior(prior)
+            folder = find_prior(prior)
         except PriorError as error:
             if prior != EMBEDDED:
                 raise
             self.problem = error.message
+            return
+        try:
+            self._known = known_words(folder)
+        except PriorError as error:
+            self.problem = error.message
+        self._plain = frozenset(word for word in self._known or () if split_words(word) == [word])
 
     def words(self, job: Job) -> Sequence[Problem]:
         """A Problem for the job's prompt where it has unknown words."""
-        if self.folder is None:
+        if self._known is None or self._plain.issuperset(job.prompt.split()):
             return ()
-        try:
-            unknown = unknown_words(self.folder, job.prompt)
-        except PriorError as error:
-            self.problem, self.folder = error.message, None
-            return ()
+        unknown = [word for word in dict.fromkeys(split_words(job.prompt)) if word not in self._known]
         if not unknown:
             return ()
         message = f"the prior '{self.name}' does not know: {', '.join(unknown)}"

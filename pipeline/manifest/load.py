@@ -43,14 +43,46 @@ class Manifest:
         return len({problem.row for problem in self.problems})
 
 
+class Ids:
+    """The ids of a manifest's rows, which must differ in more than upper and lower case. What is held for each of a
+    million rows is one string and one number."""
+
+    def __init__(self) -> None:
+        # In lower case; the row that had it first, negative where the id was derived.
+        self._rows: dict[str, int] = {}
+        # Those that are written otherwise.
+        self._spelled: dict[str, str] = {}
+
+    def __contains__(self, row_id: str) -> bool:
+        return row_id.lower() in self._rows
+
+    def __iter__(self) -> Iterator[str]:
+        """All of them as written."""
+        return (self._spelled.get(lower, lower) for lower in self._rows)
+
+    def add(self, row_id: str, row: int, written: bool) -> int:
+        """0, or the row that has this id already: negative where it was derived."""
+        lower, mark = row_id.lower(), row if written else -row
+        first = self._rows.setdefault(lower, mark)
+        if first != mark:
+            return first
+        if lower != row_id:
+            self._spelled[lower] = row_id
+        return 0
+
+    def spelled(self, row_id: str) -> str:
+        """``row_id`` as the row that had it first writes it; "" where there is none."""
+        lower = row_id.lower()
+        return self._spelled.get(lower, lower) if lower in self._rows else ""
+
+
 class ManifestStream:
     """Iterating yields a Job for each good row and the Problems of each bad one, in the order of the file.
 
     Memory is bounded by the longest row, plus the ids (they have to differ). Problems with ``whole`` set make
     the manifest as a whole unusable; iteration goes on after them where it can, so that all are named at once.
-    ``rows`` and ``ids`` (lower case -> id as written, row) are complete when the iteration has ended. Raises
-    UsageError at once for ``overrides`` that no row could take, and at the end for those that no row took because
-    of its recipe.
+    ``rows`` and ``ids`` are complete when the iteration has ended. Raises UsageError at once for ``overrides`` that no
+    row could take, and at the end for those that no row took because of its recipe.
     """
 
     def __init__(
@@ -65,11 +97,11 @@ class ManifestStream:
         self.path = path
         self.rows = 0
         self._unique = unique
-        self.ids: dict[str, tuple[str, int, bool]] = {}
+        self.ids = Ids()
         self._checker = RowChecker(path, overrides=overrides, allow_outside=allow_outside, check_files=check_files)
 
     def __iter__(self) -> Iterator[Job | Problem]:
-        sound = True
+        sound, check, ids = True, self._checker.check, None if self._unique else self.ids
         for raw in read_rows(self.path, _FIELDS):
             if isinstance(raw, Problem):
                 sound = False
@@ -82,23 +114,20 @@ class ManifestStream:
                     return
                 continue
             self.rows += 1
-            job, problems, row_id = self._checker.check(raw)
-            clash = self._clash(row_id, raw.row, "id" in raw.values) if row_id and not self._unique else None
-            if clash:
-                yield clash
+            job, problems, row_id = check(raw)
+            if row_id and ids is not None and (first := ids.add(row_id, raw.row, "id" in raw.values)):
+                yield self._clash(row_id, raw.row, "id" in raw.values, first)
+                job = None
             if problems:
                 yield from problems
-            if job is not None and clash is None:
+            if job is not None:
                 yield job
         if sound and not self.rows:
             yield Problem(str(self.path), 0, "", "the manifest has no rows", whole=True)
         self._checker.raise_for_unused()
 
-    def _clash(self, row_id: str, row: int, written: bool) -> Problem | None:
-        other = self.ids.setdefault(row_id.lower(), (row_id, row, written))
-        if other[1] == row:
-            return None
-        first_id, first_row, first_written = other
+    def _clash(self, row_id: str, row: int, written: bool, first: int) -> Problem:
+        first_id, first_row, first_written = self.ids.spelled(row_id), abs(first), first > 0
         if not written and not first_written:
             message = f"this row is a duplicate of row {first_row}, and neither has an id; remove one or give it an id"
         elif row_id == first_id:
@@ -178,16 +207,15 @@ class Survey:
 
     def knows(self, row_id: str) -> bool:
         """Some row, chosen or not, good or bad, has this id, or one that differs in upper and lower case only."""
-        return row_id.lower() in self._ids
+        return row_id in self._ids
 
     def ids(self) -> Iterator[str]:
         """All ids as written, also those of bad rows that have a usable one."""
-        return (written for written, _, _ in self._ids.values())
+        return iter(self._ids)
 
     def has(self, row_id: str) -> bool:
         """Some row has just this id."""
-        known = self._ids.get(row_id.lower())
-        return known is not None and known[0] == row_id
+        return row_id != "" and self._ids.spelled(row_id) == row_id
 
     def _wanted(self, row_id: str | None) -> bool:
         return not self._only or row_id in self._only
@@ -248,7 +276,7 @@ def load_manifest(
             problems.append(item)
     if whole:
         raise _as_error(whole)
-    ids = frozenset(written for written, _, _ in stream.ids.values())
+    ids = frozenset(stream.ids)
     for name in only:
         if name not in ids:
             near = suggestion(name, ids) if len(ids) <= 10_000 else ""

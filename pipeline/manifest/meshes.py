@@ -28,13 +28,12 @@ class MeshChecker:
         if mesh is None:
             return None
         key = (mesh, int(job.settings["max_faces"]))
-        if len(self._known) > _REMEMBERED:
-            self._known.clear()
-        if key not in self._known:
-            self._known[key] = _reason(*key)
-        message = self._known[key]
-        field = MESH_FIELDS[job.recipe]
-        return Problem(job.source.file, job.source.row, field, message, job.id) if message else None
+        message = self._known.get(key)
+        if message is None:
+            if len(self._known) > _REMEMBERED:
+                self._known.clear()
+            message = self._known[key] = _reason(*key)
+        return Problem(job.source.file, job.source.row, MESH_FIELDS[job.recipe], message, job.id) if message else None
 
 
 def mesh_problems(jobs: Iterable[Job]) -> Iterator[Problem]:

@@ -28,6 +28,8 @@ from pipeline.manifest.schema import DEFAULT_RECIPE, ID_ALLOWED, MAX_ID, MAX_PAT
 _SETTABLE = ("seed", "negative_prompt", *schema.SETTINGS)
 _KNOWN = frozenset(schema.FIELDS)
 _CACHED = 4096
+# Fewer digits than this are a seed that is allowed.
+_SURE_DIGITS = len(str(MAX_SEED))
 
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_ID - 1}}}(?<!\.)")
 # Names that Windows keeps for devices (with any ending), and names that stand beside the assets in the output.
@@ -107,7 +109,7 @@ class RowChecker:
                 if reason:
                     faults.append((name, reason))
                 elif name == "seed":
-                    self._seed({name: text}, True, faults)
+                    self._seed(text, True, faults)
             if faults:
                 raise UsageError(f"{option}: {faults[0][1]}")
         # Whether settings fit together can only be said row by row.
@@ -144,21 +146,17 @@ class RowChecker:
         if raw.broken:
             return None, row_id
         recipe = self._recipe(raw.values.get("recipe", DEFAULT_RECIPE), faults)
-        values = self._own_values(raw, recipe)
-        # Where the recipe is not known, or rows may yet name others, every recipe's fields are.
-        fields = RECIPES.get(recipe) if not partial else None
-        if not (fields.names if fields else _KNOWN).issuperset(values):
-            faults += _strange_fields(values, recipe if fields else "")
-        if not partial and not (recipe and _REQUIRED[recipe] <= values.keys()):
-            faults += _missing(values, raw.text, recipe)
+        values = self._own_values(raw, recipe) if raw.inherited else raw.values
+        names = _names(recipe, tuple(values), raw.text, partial)
+        faults += names.faults
         wanted = RECIPES[recipe].prompt if recipe else "text"
         prompt = self._text(values, "prompt", MAX_PROMPT, faults, wanted)
         negative = self._text(values, "negative_prompt", MAX_PROMPT, faults) if "negative_prompt" in values else ""
-        seed = self._seed(values, raw.text, faults)
+        seed = self._seed(values["seed"], raw.text, faults) if "seed" in values else 0
         mesh, mesh_text = None, ""
-        for name in (fields.mesh,) if fields else dict.fromkeys(other.mesh for other in RECIPES.values()):
+        for name in names.meshes:
             mesh, mesh_text = self._mesh(values.get(name), name, faults)
-        adapters = self._adapters(values, faults) if "lora" in values or "concept" in values else ()
+        adapters = self._adapters(values, faults) if names.adapters else ()
         if "sketch" in values and not partial and ("shapes" in values or "shapes" in self._overrides):
             forced = "" if "shapes" in values else " (with --set)"
             faults.append(("shapes", f"the row has a sketch as well; allowed: one of the two{forced}"))
@@ -166,8 +164,8 @@ class RowChecker:
         given = _NONE_GIVEN
         if partial:
             faults += self._default_faults(values, recipe)
-        elif fields:
-            given = self._given(recipe, values, raw.text)
+        elif recipe:
+            given = self._given(recipe, names.settings, values, raw.text)
         faults += given.faults
         if faults or partial:
             return None, row_id
@@ -194,7 +192,7 @@ class RowChecker:
 
         A sketch of the row's own puts aside the one that the defaults give.
         """
-        if not raw.inherited or not recipe:
+        if not recipe:
             return raw.values
         known = RECIPES[recipe].names
         dropped = {name for name in raw.inherited if name not in known and name in _KNOWN}
@@ -222,7 +220,8 @@ class RowChecker:
 
     def _recipe(self, value: Any, faults: list[Fault]) -> str:
         if isinstance(value, str) and value in RECIPES:
-            self._recipes.add(value)
+            if value not in self._recipes:
+                self._recipes.add(value)
             return value
         hint = suggestion(value, RECIPES) if isinstance(value, str) else ""
         faults.append(("recipe", f"{shown(value)} is no recipe; allowed: {either(RECIPES)}{hint}"))
@@ -249,11 +248,14 @@ class RowChecker:
             faults.append((name, f"it is empty; allowed: {wanted}"))
         return text
 
-    def _seed(self, values: Mapping[str, Any], text: bool, faults: list[Fault]) -> int:
-        if "seed" not in values:
-            return 0
+    def _seed(self, given: Any, text: bool, faults: list[Fault]) -> int:
+        # As nearly all are written; all others, and what is wrong with them, by the rule.
+        if text and len(given) < _SURE_DIGITS and given.isascii() and given.isdigit():
+            return int(given)
+        if type(given) is int and 0 <= given <= MAX_SEED:
+            return given
         read = schema.from_text if text else schema.from_json
-        value, reason = read("seed", values["seed"])
+        value, reason = read("seed", given)
         if not reason and not 0 <= value <= MAX_SEED:
             reason = f"{shown(value)} is not allowed; allowed: {schema.RULES['seed'].allowed}"
         if reason:
@@ -261,20 +263,20 @@ class RowChecker:
             return 0
         return int(value)
 
-    def _given(self, recipe: str, values: Mapping[str, Any], text: bool) -> Given:
-        own = _settings_of(recipe, values)
+    def _given(self, recipe: str, names: tuple[str, ...], values: Mapping[str, Any], text: bool) -> Given:
+        """The settings ``names`` among ``values``, read."""
+        row = tuple([values[name] for name in names])
         try:
             # 1, 1.0 and True are one key to a dict, but not one setting.
-            kinds = () if text else tuple(map(type, own.values()))
-            key = (recipe, text, kinds, tuple(own.items()))
+            key = (recipe, names, row, () if text else tuple(map(type, row)))
             if (found := self._settings.get(key)) is not None:
                 return found
         except TypeError:
             # A list or an object is among them.
-            return self._read_settings(recipe, own, text)
+            return self._read_settings(recipe, dict(zip(names, row, strict=True)), text)
         if len(self._settings) >= _CACHED:
             self._settings.clear()
-        given = self._settings[key] = self._read_settings(recipe, own, text)
+        given = self._settings[key] = self._read_settings(recipe, dict(zip(names, row, strict=True)), text)
         return given
 
     def _read_settings(self, recipe: str, own: Mapping[str, Any], text: bool) -> Given:
@@ -301,12 +303,13 @@ class RowChecker:
         if not isinstance(value, str):
             faults.append((field, f"{shown(value)} is not text; allowed: the path of a mesh"))
             return None, ""
-        if value not in self._meshes:
+        known = self._meshes.get(value)
+        if known is None:
             if len(self._meshes) >= _CACHED:
                 self._meshes.clear()
             found, wrong = self._find_mesh(value)
-            self._meshes[value] = found, posixpath.normpath(value) if found else "", wrong
-        path, text, reason = self._meshes[value]
+            known = self._meshes[value] = found, posixpath.normpath(value) if found else "", wrong
+        path, text, reason = known
         if reason:
             faults.append((field, reason))
         return path, text
@@ -416,10 +419,40 @@ def _settings_of(recipe: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in settings}
 
 
-def _strange_fields(values: Mapping[str, Any], recipe: str) -> Iterator[Fault]:
+@dataclass(frozen=True)
+class _Names:
+    """What the names of a row's values say by themselves: what is wrong with them, which of them are ``settings``,
+    under which one its mesh stands (or may), and whether ``adapters`` are among them."""
+
+    faults: tuple[Fault, ...]
+    settings: tuple[str, ...]
+    meshes: tuple[str, ...]
+    adapters: bool
+
+
+@functools.lru_cache(_CACHED)
+def _names(recipe: str, names: tuple[str, ...], text: bool, partial: bool) -> _Names:
+    """Of a row of ``recipe`` ("" where it is not known) with values under ``names``: most rows of a manifest have the
+    same. ``partial``: defaults, to which rows may add, also others' recipes."""
+    # Where the recipe is not known, or rows may yet name others, every recipe's fields are.
+    fields = RECIPES.get(recipe) if not partial else None
+    faults: list[Fault] = []
+    if not (fields.names if fields else _KNOWN).issuperset(names):
+        faults += _strange_fields(names, recipe if fields else "")
+    if not partial and not (recipe and _REQUIRED[recipe].issubset(names)):
+        faults += _missing(names, text, recipe)
+    return _Names(
+        tuple(faults),
+        tuple(name for name in names if recipe and name in _SETTINGS_OF[recipe]),
+        (fields.mesh,) if fields else tuple(dict.fromkeys(other.mesh for other in RECIPES.values())),
+        "lora" in names or "concept" in names,
+    )
+
+
+def _strange_fields(names: Sequence[str], recipe: str) -> Iterator[Fault]:
     """Fields that rows of ``recipe`` do not have; "" for a recipe that is not known."""
     fields = RECIPES.get(recipe)
-    for name in values:
+    for name in names:
         owners = schema.recipes_with(name)
         if not owners:
             known = (*fields.own, *fields.settings) if fields else schema.FIELDS
@@ -430,10 +463,10 @@ def _strange_fields(values: Mapping[str, Any], recipe: str) -> Iterator[Fault]:
             yield name, f"a field of the recipe {either(owners)}, but this row's is {recipe}{hint}"
 
 
-def _missing(values: Mapping[str, Any], text: bool, recipe: str) -> Iterator[Fault]:
+def _missing(names: Sequence[str], text: bool, recipe: str) -> Iterator[Fault]:
     what = "it is empty" if text else "it is missing"
     for name in RECIPES[recipe].required if recipe else ("prompt",):
-        if name not in values:
+        if name not in names:
             wanted = "the path of a mesh" if name != "prompt" else RECIPES[recipe or DEFAULT_RECIPE].prompt
             yield name, f"{what}; allowed: {wanted}"
 
