@@ -6,6 +6,7 @@ import base64
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import meshes
 import numpy as np
@@ -517,6 +518,104 @@ def test_bent_gltf_is_refused_before_anything_is_allocated(how: str, says: str, 
     path = write(tmp_path / "b.glb", meshes.glb_bytes(json.dumps(document).encode(), binary))
     with pytest.raises(MeshError, match=says):
         load_mesh(path, max_faces=10_000)
+
+
+def number(value: int) -> bytes:
+    """As Draco writes it: seven bits at a time, the lowest first."""
+    pieces = bytearray()
+    while value > 127:
+        pieces.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*pieces, value])
+
+
+def draco_claiming(faces: int, vertices: int, *, sequential: bool) -> bytes:
+    """A Draco mesh of some 700 faces whose header claims other numbers, as the decoder believes them."""
+    import DracoPy
+
+    from pipeline.geometry.readers.draco import _number
+
+    rows, columns = np.divmod(np.arange(400, dtype=np.uint32), 20)
+    corner = np.flatnonzero((rows < 19) & (columns < 19))
+    quads = np.concatenate(
+        [np.stack([corner, corner + 1, corner + 20], 1), np.stack([corner + 1, corner + 21, corner + 20], 1)]
+    )
+    points = np.stack([rows, columns, 0 * rows], axis=1).astype(np.float32)
+    data = DracoPy.encode(points, quads.astype(np.uint32), compression_level=0 if sequential else 5)
+    if sequential:
+        return data[:11] + number(faces) + number(vertices) + data[_number(data, _number(data, 11)[1])[1] :]
+    at = _number(data, _number(data, 12)[1])[1] + 1
+    # The third of them is how many steps the walk over the faces has.
+    return (
+        data[:12] + number(vertices) + number(faces) + data[at - 1 : at] + number(faces) + data[_number(data, at)[1] :]
+    )
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+@pytest.mark.parametrize(
+    ("faces", "vertices", "indices", "says"),
+    [
+        (100_000_000, 20_000, 2166, "claim 100000000 faces where its JSON says 722"),
+        (722, 90_000_000, 2166, "claim 90000000 vertices"),
+        (100_000_000, 20_000, 300_000_000, "max_faces"),
+        (722, 400, 2166, ""),
+    ],
+)
+def test_what_draco_data_claim_is_bounded_before_they_are_decoded(
+    sequential: bool,
+    faces: int,
+    vertices: int,
+    indices: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import DracoPy
+
+    decoded = []
+    monkeypatch.setattr(DracoPy, "decode", lambda data, now=DracoPy.decode: decoded.append(data) or now(data))
+    data = draco_claiming(faces, vertices, sequential=sequential)
+    extension = {"KHR_draco_mesh_compression": {"bufferView": 0, "attributes": {"POSITION": 0}}}
+    document = {
+        "asset": {"version": "2.0"},
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1, "extensions": extension}]}],
+        "accessors": [
+            {"componentType": 5126, "count": 400, "type": "VEC3"},
+            {"componentType": 5125, "count": indices, "type": "SCALAR"},
+        ],
+        "bufferViews": [{"buffer": 0, "byteLength": len(data)}],
+        "buffers": [{"byteLength": len(data)}],
+    }
+    path = write(tmp_path / "b.glb", meshes.glb_bytes(json.dumps(document).encode(), data))
+    if says:
+        with pytest.raises(MeshError, match=says):
+            load_mesh(path)
+        assert not decoded
+    else:
+        assert len(load_mesh(path).faces) == 722 and decoded
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda data: b"DARCO" + data[5:], "do not begin"),
+        (lambda data: data[:6] + b"\x01" + data[7:], "version 2.1"),
+        (lambda data: data[:7] + b"\x00" + data[8:], "points, not a mesh"),
+        (lambda data: data[:8] + b"\x07" + data[9:], "method 7"),
+        (lambda data: data[:10] + b"\x80" + data[11:], "metadata"),
+        (lambda data: data[:12], "truncated"),
+        (lambda data: data[:12] + b"\xff" * 9, "damaged"),
+    ],
+)
+def test_draco_data_that_are_not_what_gltf_allows(change: Any, says: str) -> None:
+    from pipeline.geometry.readers.draco import draco_claims
+
+    data = draco_claiming(722, 400, sequential=False)
+    assert draco_claims(data) == (722, 400)
+    with pytest.raises(ValueError, match=says):
+        draco_claims(change(data))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
+from pipeline.geometry.readers.draco import draco_claims
 from pipeline.geometry.readers.raw import RawMesh
 
 _COMPONENT = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
@@ -259,7 +260,7 @@ class _Reader:
         names = [n for n in ("POSITION", "NORMAL", wanted) if n in attributes]
         draco = (primitive.get("extensions") or {}).get(_DRACO)
         if draco is not None:
-            values, index = self._draco(draco, attributes, names)
+            values, index = self._draco(draco, attributes, names, self._count_faces(primitive))
         else:
             values = {n: self._accessor(attributes[n]) for n in names}
             index = None
@@ -311,12 +312,21 @@ class _Reader:
         return self._whole(transform.get("texCoord", texture.get("texCoord", 0)), "texCoord")
 
     def _draco(
-        self, draco: dict[str, Any], attributes: dict[str, int], names: list[str]
+        self, draco: dict[str, Any], attributes: dict[str, int], names: list[str], counted: int
     ) -> tuple[dict[str, NDArray], NDArray[np.int64]]:
-        """(attributes by name, indices) of a Draco-compressed primitive."""
+        """(attributes by name, indices) of a Draco-compressed primitive that has ``counted`` faces by the JSON."""
         import DracoPy
 
         data = self._view(draco["bufferView"])
+        try:
+            faces, vertices = draco_claims(data)
+        except ValueError as error:
+            raise MeshError(f"{self.name}: its Draco data cannot be decoded ({error})") from None
+        # What the JSON says was held against max_faces.
+        if faces > counted:
+            raise MeshError(f"{self.name}: its Draco data claim {faces} faces where its JSON says {counted}")
+        if vertices > 3 * self.max_faces:
+            raise MeshError(f"{self.name}: its Draco data claim {vertices} vertices; its faces are at most max_faces")
         try:
             decoded = DracoPy.decode(data)
             index = np.asarray(decoded.faces).astype(np.int64).reshape(-1)

@@ -1,0 +1,45 @@
+"""What a Draco stream claims to hold, read before anything is decoded: the decoder allocates what is claimed, and a
+file of a kilobyte may claim a billion faces. The layout is that of the Draco bitstream specification, version 2.2,
+which is the one that glTF allows."""
+
+from __future__ import annotations
+
+import struct
+
+_MESH = 1
+_SEQUENTIAL, _EDGEBREAKER = 0, 1
+_METADATA = 0x8000
+
+
+def draco_claims(data: bytes) -> tuple[int, int]:
+    """(faces, vertices) that the Draco stream ``data`` says it holds. Raises ValueError, in words, for none of ours."""
+    if len(data) < 11 or data[:5] != b"DRACO":
+        raise ValueError("they do not begin like Draco data")
+    major, minor, kind, method, flags = struct.unpack_from("<4BH", data, 5)
+    if (major, minor) != (2, 2):
+        raise ValueError(f"they are of version {major}.{minor}; allowed: 2.2")
+    if kind != _MESH:
+        raise ValueError("they hold points, not a mesh")
+    if flags & _METADATA:
+        raise ValueError("they hold metadata, which cannot be read")
+    if method == _SEQUENTIAL:
+        faces, at = _number(data, 11)
+        return faces, _number(data, at)[0]
+    if method != _EDGEBREAKER:
+        raise ValueError(f"their method {method} is unknown")
+    # After the byte that says how the edges are walked.
+    vertices, at = _number(data, 12)
+    return _number(data, at)[0], vertices
+
+
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    """The number of 7-bit pieces, lowest first, that begins at byte ``at``, and where the next one does."""
+    value = 0
+    for shift in range(0, 35, 7):
+        if at >= len(data):
+            raise ValueError("they are truncated")
+        value |= (data[at] & 0x7F) << shift
+        at += 1
+        if data[at - 1] < 0x80:
+            return value, at
+    raise ValueError("they are damaged")
