@@ -28,7 +28,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("nvdiffrast.torch")
     package.__spec__ = importlib.machinery.ModuleSpec("nvdiffrast", None, is_package=True)
     package.__path__ = []
-    for function in (RasterizeCudaContext, rasterize, interpolate, texture):
+    for function in (RasterizeCudaContext, rasterize, interpolate, texture, antialias):
         setattr(module, function.__name__, function)
     package.torch = module  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "nvdiffrast", package)
@@ -143,3 +143,82 @@ def texture(tex: Tensor, uv: Tensor, *, filter_mode: str = "auto", boundary_mode
         for i, place in enumerate(places)
     ]
     return marked(torch.stack(rows).reshape(*uv.shape[:3], tex.shape[3]))
+
+
+def antialias(
+    color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor, topology_hash: Any = None, pos_gradient_boost: float = 1.0
+) -> Tensor:
+    """``color`` (N, H, W, C) with its silhouettes smoothed; instanced. Additions come in another order each time."""
+    check_tensor("color", color, torch.float32, None, None, None, None)
+    check_tensor("rast", rast, torch.float32, *color.shape[:3], 4)
+    check_tensor("pos", pos, torch.float32, len(color), None, 4)
+    check_tensor("tri", tri, torch.int32, None, 3)
+    check(topology_hash is None and pos_gradient_boost == 1.0, "not imitated")
+    calls.append(("antialias", {"color": color, "rast": rast, "pos": pos, "tri": tri}))
+    image, pixels, triangles = plain(color), plain(rast).double().numpy(), plain(tri).numpy()
+    wings = _wings(triangles)
+    found: list[tuple[int, int, float]] = []
+    height, width = pixels.shape[1:3]
+    for view, (raster, corners) in enumerate(zip(pixels, plain(pos).double().numpy(), strict=True)):
+        for down in (0, 1):
+            first, second = (raster[:-1], raster[1:]) if down else (raster[:, :-1], raster[:, 1:])
+            for y, x in zip(*np.nonzero(first[..., 3] != second[..., 3]), strict=True):
+                alpha = _alpha(raster, corners, triangles, wings, int(x), int(y), down)
+                place = (view * height + y) * width + x
+                found.append((int(place), int(place + (width if down else 1)), alpha))
+    _order.shuffle(found)
+    flat = image.reshape(-1, image.shape[-1])
+    total = flat
+    for one, other, alpha in found:
+        if alpha:
+            target = torch.tensor([one if alpha > 0 else other])
+            total = total.index_add(0, target, (alpha * (flat[other] - flat[one]))[None])
+    return marked(total.reshape(image.shape))
+
+
+_order = np.random.default_rng()
+
+
+def _wings(triangles: np.ndarray) -> dict[tuple[int, int], list[int]]:
+    """The third vertices at each edge, by its vertices in ascending order."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for triangle in triangles.tolist():
+        for k in range(3):
+            a, b = sorted((triangle[k - 2], triangle[k - 1]))
+            found.setdefault((a, b), []).append(triangle[k])
+    return found
+
+
+def _alpha(raster: Any, clip: Any, triangles: Any, wings: Any, x: int, y: int, down: int) -> float:
+    """Of pixel (x, y) and the one to its right, or with ``down`` the one in the next row: how they mix."""
+    height, width = raster.shape[:2]
+    (z0, id0), (z1, id1) = raster[y, x, 2:], raster[y + down, x + 1 - down, 2:]
+    first = id1 == 0 or (id0 != 0 and z0 < z1)
+    px, py = (x, y) if first else (x + 1 - down, y + down)
+    triangle = triangles[int(id0 if first else id1) - 1].tolist()
+
+    def project(vertex: int) -> tuple[float, float]:
+        cx, cy, _, w = clip[vertex]
+        return (cx / w + 1) * width / 2 - px - 0.5, (cy / w + 1) * height / 2 - py - 0.5
+
+    def area(a: Any, b: Any, c: Any) -> float:
+        return (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1])
+
+    corner = [project(v) for v in triangle]
+    own = area(*corner)
+    sign = 1.0 if first else -1.0
+    best: tuple[float, bool] = (-np.inf, False)
+    for k in range(3):
+        i, j = (k + 1) % 3, (k + 2) % 3
+        others = list(wings[tuple(sorted((triangle[i], triangle[j])))])
+        others.remove(triangle[k])
+        wing = project(others[0]) if len(others) == 1 else corner[k]
+        outline = np.signbit(area(*(wing if n == k else corner[n] for n in range(3)))) == np.signbit(own)
+        (x1, y1), (x2, y2) = (corner[i][::-1], corner[j][::-1]) if down else (corner[i], corner[j])
+        if np.signbit(y1) != np.signbit(y2):
+            cut = sign * (x1 * (y2 - y1) - y1 * (x2 - x1)) / (y2 - y1)
+            best = max(best, (cut, bool(outline and abs(y2 - y1) >= abs(x2 - x1))))
+    cut, good = best
+    if not good or not -0.0625 < cut < 1.0625:
+        return 0.0
+    return float(sign * (0.5 - min(max(cut, 0.0), 1.0)))

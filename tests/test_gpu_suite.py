@@ -48,6 +48,12 @@ def test_rasterise(cull, monkeypatch):
     suite.test_rasterise("nvdiffrast", (24, 24), cull)
 
 
+def test_outlines(monkeypatch):
+    blob = suite.blob
+    monkeypatch.setattr(suite, "blob", lambda: blob(100))
+    suite.test_outlines()
+
+
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 @pytest.mark.parametrize("backend", ["torch", "nvdiffrast"])
 def test_texture(backend, mode, monkeypatch):

@@ -128,6 +128,14 @@ def test_a_learned_background_is_optimised_and_resumed(prior: Prior, cube: Path,
     assert digest(tmp_path / "plain/one/asset.glb") != digest(tmp_path / "whole/one/asset.glb")
 
 
+def test_outlines_may_be_smoothed(prior: Prior, cube: Path, tmp_path: Path) -> None:
+    plain, smooth = job(cube, "plain"), job(cube, "smooth", antialias=True, refine=True, refine_steps=1)
+    assert [o.status for o in run([plain, smooth], prior, tmp_path)] == ["done", "done"]
+    one, other = (read_record(tmp_path / name) for name in ("plain", "smooth"))
+    assert one is not None and other is not None
+    assert "antialias" not in one["backends"] and other["backends"]["antialias"] in ("numpy", "nvdiffrast")
+
+
 def test_leftovers_of_a_killed_run_are_cleared(prior: Prior, cube: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out" / "one"
     (folder / ".work").mkdir(parents=True)

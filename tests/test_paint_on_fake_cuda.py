@@ -32,8 +32,10 @@ def test_paint(prior: Prior, tmp_path, monkeypatch):
     monkeypatch.setenv("LATENTKILN_RASTERISE", "nvdiffrast")
     mesh = tmp_path / "blob.obj"
     meshes.write_obj(mesh, meshes.blob(60))
-    values = PaintSettings(steps=2, views=1, preview=False).model_dump(mode="json")
-    jobs = [Job(f"j{n}", "paint", "a red brick cube", "", n, mesh, values, Source("m.csv", 2)) for n in range(2)]
+    jobs = []
+    for n in range(2):
+        values = PaintSettings(steps=2, views=1, preview=False, antialias=bool(n)).model_dump(mode="json")
+        jobs.append(Job(f"j{n}", "paint", "a red brick cube", "", n, mesh, values, Source("m.csv", 2)))
     outcomes = paint(jobs, prior, tmp_path / "out", fingerprints=["a", "b"], lockstep=2)
     assert [o.status for o in outcomes] == ["done", "done"], outcomes
     record = read_record(tmp_path / "out" / "j0")
@@ -42,3 +44,5 @@ def test_paint(prior: Prior, tmp_path, monkeypatch):
     assert record["backends"]["device"].startswith("cuda")
     drawn = [arguments for name, arguments in fake_nvdiffrast.calls if name == "rasterize"]
     assert len(drawn) >= 4 and all(isinstance(arguments["pos"], CudaTensor) for arguments in drawn)
+    smoothed = [arguments for name, arguments in fake_nvdiffrast.calls if name == "antialias"]
+    assert len(smoothed) == 2 and all(isinstance(arguments["color"], CudaTensor) for arguments in smoothed)

@@ -63,6 +63,26 @@ def test_a_latent_pixel_is_the_mean_over_its_area() -> None:
     assert torch.allclose(fine.render_views(front, 0), mean, atol=1e-5)
 
 
+@pytest.mark.parametrize("antialias", [False, True])
+def test_smoothed_outlines_are_what_the_mesh_covers(antialias: bool) -> None:
+    made = scene(supersample=1, antialias=antialias)
+    with torch.no_grad():
+        for level in made._levels:
+            level.zero_()
+        made._levels[0][0] = 9.0
+    border = (0.4 / (1.5 * np.tan(np.radians(20))) + 1) * 8  # in pixels: 13.86
+    front = orbit(np.pi / 2, 0.0, 1.5, np.radians(40))
+    view = made.render_views(front, 0)[0, 0]
+    behind = view[0, 0].detach()
+    covered = ((view - behind) / (9 - behind)).detach()
+    assert float(covered[8, 13]) == pytest.approx(border - 13 if antialias else 1.0, abs=0.01)
+    assert covered[8, 14] == 0 and covered[8, 8] == 1
+    # The gradient reaches the texture with the same weights: in all, the area that is covered.
+    view.sum().backward()
+    area = float(made._levels[0].grad[0].sum())  # type: ignore[index]
+    assert area == pytest.approx((2 * (border - 8)) ** 2 if antialias else 12**2, rel=0.01)
+
+
 def test_close_ups_are_marked_and_share_as_asked() -> None:
     views = [v for step in range(40) for v in scene(cameras=CameraSettings(close_up=0.25)).render(step, 40).views]
     share = np.mean([v.close for v in views])

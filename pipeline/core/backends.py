@@ -51,6 +51,8 @@ BACKENDS: tuple[Backend, ...] = (
     # On CUDA only: on the CPU lookups are compiled. nvdiffrast's adds in no fixed order, so it has to be asked for.
     Backend("texture", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
     Backend("texture", "nvdiffrast", "nvdiffrast.torch", _NON_COMMERCIAL, True, _NVDIFFRAST),
+    Backend("antialias", "nvdiffrast", "nvdiffrast.torch", _NON_COMMERCIAL, True, _NVDIFFRAST),
+    Backend("antialias", "numpy", "numpy", "BSD-3-Clause", install="pip install numpy"),
     Backend("grid", "tinycudann", "tinycudann", "BSD-3-Clause", True, _TINYCUDANN),
     Backend("grid", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
     Backend("grid", "torch", "torch", "BSD-3-Clause", install="pip install torch"),

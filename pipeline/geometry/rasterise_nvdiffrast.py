@@ -14,8 +14,8 @@ of 8; since then it pads inside). What is converted, as its ``rasterize`` docume
 * It clips at the far plane, which our rules do not: ``_endless`` moves that plane to infinity.
 
 Corners are snapped to 1/16 pixel (ours: 1/4096), so ids differ where a pixel's centre lies within about 1/32
-pixel of an edge. Its antialiasing and its derivatives of positions are not used: geometry is fixed here, and a
-view averages several lookups a pixel.
+pixel of an edge. Its derivatives of positions are not used: geometry is fixed here. ``antialias_nvdiffrast`` asks it
+where outlines run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def rasterise(
     if not len(matrices) or not len(faces):
         return empty
     device = torch.device("cuda", torch.cuda.current_device())
-    clip = _clip_positions(vertices, matrices, device)
+    clip = clip_positions(vertices, matrices, device)
     triangles = torch.from_numpy(np.ascontiguousarray(faces, np.int32)).to(device)
     if cull:
         seen = [front_faces(vertices, faces, matrix) for matrix in matrices]
@@ -70,7 +70,7 @@ def rasterise(
     return face.flip(1).cpu().numpy(), bary.flip(1).cpu().numpy(), depth.flip(1).cpu().numpy()
 
 
-def _clip_positions(vertices: NDArray[np.float64], matrices: NDArray[np.float64], device: torch.device) -> Tensor:
+def clip_positions(vertices: NDArray[np.float64], matrices: NDArray[np.float64], device: torch.device) -> Tensor:
     """(N, V, 4) float32: computed in float64, so that all that is lost is the last rounding."""
     transforms = torch.from_numpy(np.stack([_endless(matrix) for matrix in matrices])).to(device)
     points = torch.from_numpy(vertices).to(device)
@@ -133,6 +133,12 @@ def _context(device: torch.device) -> Any:
     import nvdiffrast.torch as dr
 
     return dr.RasterizeCudaContext(device=device)
+
+
+def stored_ids(face: Tensor) -> Tensor:
+    """The fourth channel (float32) for ids (int32, -1 for none); see ``_face_ids``."""
+    number = face + 1
+    return torch.where(number <= _EXACT, number.float(), (number + _ID_BITS).view(torch.float32))
 
 
 def _face_ids(stored: Tensor) -> Tensor:

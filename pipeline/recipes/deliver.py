@@ -119,5 +119,5 @@ def _provenance(recipe: str, work: Work, variant: Variant, prior: Prior) -> dict
         **({"adapters": adapter_marks(job.adapters)} if job.adapters else {}),
         # Limits change no byte, so they must not stand in the bytes either.
         "settings": work.settings.model_dump(mode="json", exclude=set(LIMIT_SETTINGS[recipe])),
-        "backends": backends(prior, recipe),
+        "backends": backends(prior, work),
     }

@@ -138,6 +138,7 @@ def scene_settings(settings: PaintSettings, prior: Prior) -> PaintedMeshSettings
         background="learned" if settings.background == "learned" else "random",
         initial_noise=float(settings.initial_noise or 0),
         base_colour=rgb,  # type: ignore[arg-type]
+        antialias=settings.antialias,
     )
 
 

@@ -31,4 +31,9 @@ class PaintSettings(SharedSettings):
     initial_noise: float | None = Field(
         default=None, ge=0, le=2, description="Strength of the random latents at the start. Left out: the prior's."
     )
+    antialias: bool = Field(
+        default=False,
+        description="Smooth the outlines of drawn views by the share of a pixel that edges leave free: for meshes of "
+        "large faces, and for refinement.",
+    )
     unwrap: UnwrapMode = Field(default="auto", description="Where texture coordinates come from.")

@@ -52,7 +52,7 @@ def done_record(
         },
         "resolved_settings": work.settings.model_dump(mode="json"),
         "outputs": outputs,
-        "backends": backends(prior, job.recipe),
+        "backends": backends(prior, work),
         "lockstep": lockstep,
         # The fewest that went at once; less than asked for when memory did not suffice for all.
         "lockstep_used": min((s.width for v in work.variants for s in v.subjects if s.width), default=lockstep),
@@ -80,16 +80,18 @@ def done_record(
     return record
 
 
-def backends(prior: Prior, recipe: str) -> dict[str, Any]:
+def backends(prior: Prior, work: Work) -> dict[str, Any]:
     """What computed the asset: another of these may give other bytes."""
     device = prior.device.type
-    fields = {}
-    if recipe == "generate":
+    used = {}
+    if work.job.recipe == "generate":
         rooms = {"grid": grid.backend_for, "network": network.backend_for, "volume": volume.backend_for}
-        fields = {name: backend_for(device) for name, backend_for in rooms.items()}
+        used = {name: backend_for(device) for name, backend_for in rooms.items()}
+    elif work.settings.antialias:
+        used = {"antialias": choose("antialias").name}
     return {
         "rasterise": choose("rasterise").name,
-        **fields,
+        **used,
         "torch": torch.__version__,
         "device": str(prior.device),
         "dtype": str(prior.dtype).removeprefix("torch."),

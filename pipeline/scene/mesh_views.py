@@ -9,6 +9,7 @@ import torch
 
 from pipeline.core.rng import numpy_generator
 from pipeline.core.transfer import send
+from pipeline.geometry.antialias import Outlines, faces_across, mix, outlines
 from pipeline.geometry.camera import Cameras, CameraSettings, sample_paint_cameras, sample_surface
 from pipeline.geometry.rasterise import interpolate, rasterise
 from pipeline.geometry.texture import sample_texture
@@ -19,10 +20,14 @@ _DETAILS = 4096
 
 @dataclass(frozen=True)
 class Seen:
-    """What V square views show. covered: (V, side, side) bool; uv: (M, 2) float32 of the covered pixels, row-major."""
+    """What V square views show. covered: (V, side, side) bool; uv: (M, 2) float32 of the covered pixels, row-major.
+
+    ``outlines``: along which colours mix; None leaves pixels as they are.
+    """
 
     covered: np.ndarray
     uv: np.ndarray
+    outlines: Outlines | None = None
 
     def composite(self, texture: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
         """Views (V, C, side, side) of ``texture`` (C, S, S) over ``background`` (V side side, C)."""
@@ -30,7 +35,8 @@ class Seen:
         pixels = send(torch.from_numpy(self.covered.reshape(-1).nonzero()[0]), texture.device)
         colours = sample_texture(texture, send(torch.from_numpy(self.uv), texture.device))
         image = background.index_copy(0, pixels, colours).view(count, side, side, texture.shape[0])
-        return image.permute(0, 3, 1, 2)
+        image = image.permute(0, 3, 1, 2)
+        return image if self.outlines is None else mix(image, self.outlines)
 
 
 class MeshViews:
@@ -41,6 +47,7 @@ class MeshViews:
         faces: (F, 3) int64 into vertices.
         uv: (T, 2) float32 in [0, 1], top-left origin; uv_faces: (F, 3) int64 into uv.
         seed: of every draw.
+        antialias: whether outlines are smoothed; see ``geometry.antialias``.
     """
 
     def __init__(
@@ -51,9 +58,11 @@ class MeshViews:
         uv_faces: np.ndarray,
         cameras: CameraSettings,
         seed: int,
+        antialias: bool = False,
     ):
         self._vertices, self._faces, self._cameras, self._seed = vertices, faces, cameras, seed
         self._uv, self._uv_faces = np.ascontiguousarray(uv, dtype=np.float32), uv_faces
+        self._across = faces_across(faces) if antialias else None
         # Points that close-ups look at, and their normals.
         self._details = sample_surface(numpy_generator(seed, "details"), vertices, faces, _DETAILS)
 
@@ -68,4 +77,8 @@ class MeshViews:
     def look(self, cameras: Cameras, side: int) -> Seen:
         """Views of ``side`` x ``side`` pixels."""
         fragments = rasterise(self._vertices, self._faces, cameras, side, side)
-        return Seen(fragments.mask, interpolate(fragments.face, fragments.bary, self._uv, self._uv_faces))
+        uv = interpolate(fragments.face, fragments.bary, self._uv, self._uv_faces)
+        smooth = None
+        if self._across is not None:
+            smooth = outlines(fragments, self._vertices, self._faces, cameras, self._across)
+        return Seen(fragments.mask, uv, smooth)

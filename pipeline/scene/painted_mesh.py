@@ -28,7 +28,7 @@ class PaintedMeshSettings:
 
     Each latent pixel is the mean of ``supersample``^2 texture lookups. Without that a 16x16 view touches a
     few texels in a hundred, and the rest keeps its random start. ``initial_noise`` is what a fine texture keeps
-    as speckle where many texels share a latent pixel.
+    as speckle where many texels share a latent pixel. ``antialias``: outlines are smoothed besides.
     """
 
     views: int
@@ -40,6 +40,7 @@ class PaintedMeshSettings:
     base_colour: tuple[float, float, float] = (0.5, 0.5, 0.5)
     initial_noise: float = 0.4
     supersample: int = 4
+    antialias: bool = False
 
 
 class PaintedMesh:
@@ -69,7 +70,7 @@ class PaintedMesh:
     ):
         settings = self._suited(settings)
         self._settings, self._seed = settings, seed
-        self.views = MeshViews(vertices, faces, uv, uv_faces, settings.cameras, seed)
+        self.views = MeshViews(vertices, faces, uv, uv_faces, settings.cameras, seed, settings.antialias)
         self._device = device
         channels = latent_rgb.matrix.shape[0]
         size = settings.texture_size

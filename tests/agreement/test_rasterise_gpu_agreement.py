@@ -129,12 +129,13 @@ def test_nvdiffrast_is_called_as_documented(nvdiffrast):
 def test_large_ids_survive_their_float():
     import torch
 
-    from pipeline.geometry.rasterise_nvdiffrast import _face_ids
+    from pipeline.geometry.rasterise_nvdiffrast import _face_ids, stored_ids
 
     ids = torch.tensor([0, 1, 2**24, 2**24 + 1, 30_000_001, 889_192_447], dtype=torch.int32)
     # As its triidx_to_float stores id + 1 (here the numbers are id + 1 already).
     stored = torch.where(ids <= 2**24, ids.float(), (ids + 0x4A800000).view(torch.float32))
     assert (_face_ids(stored) == ids - 1).all()
+    assert torch.equal(stored_ids(ids - 1), stored)
 
 
 def test_warp_keeps_its_tree_until_the_mesh_changes(monkeypatch):

@@ -9,7 +9,7 @@ from gpu.libraries import need
 
 from pipeline.core import backends
 from pipeline.core.rng import numpy_generator, torch_generator
-from pipeline.geometry import camera, rasterise
+from pipeline.geometry import antialias, camera, rasterise
 from pipeline.geometry.texture import gather_texture, sample_texture
 from pipeline.scene import grid, grid_tcnn
 from pipeline.scene.field import FieldSettings, RadianceField
@@ -60,6 +60,23 @@ def test_warp_gives_the_same_bits_twice():
     cameras = camera.sample_paint_cameras(numpy_generator(43, "twice"), 4, camera.CameraSettings(), vertices)
     one, two = (rasterise.rasterise(vertices, faces, cameras, 96, 96, backend="warp") for _ in range(2))
     assert (one.face == two.face).all() and (one.bary == two.bary).all() and (one.depth == two.depth).all()
+
+
+def test_outlines():
+    """Shares of the library's kernels beside our own reading of them; twice, as it adds in no fixed order."""
+    need("antialias", "nvdiffrast")
+    vertices, faces = blob()
+    cameras = camera.sample_paint_cameras(numpy_generator(49, "outlines"), 3, camera.CameraSettings(), vertices)
+    seen = rasterise.rasterise(vertices, faces, cameras, 60, 80, backend="numba")
+    across = antialias.faces_across(faces)
+    here, there, again = (
+        antialias.outlines(seen, vertices, faces, cameras, across, backend=name)
+        for name in ("numpy", "nvdiffrast", "nvdiffrast")
+    )
+    for expected, found, twice in ((here.right, there.right, again.right), (here.below, there.below, again.below)):
+        assert expected.count_nonzero() > 20
+        assert ((found.cpu() - expected).abs() > 1e-3).float().mean() < 1e-3
+        assert torch.equal(found, twice)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
