@@ -38,7 +38,7 @@ $(STAMPS)/package: $(STAMPS)/torch pyproject.toml
 	@touch $@
 
 $(STAMPS)/tools: $(STAMPS)/package
-	@echo "==> test tools (pytest, ruff, mypy)"
+	@echo "==> test tools (pytest, ruff, mypy, hadolint)"
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
@@ -56,6 +56,8 @@ lint: $(STAMPS)/dev
 	@$(BIN)/ruff check .
 	@echo "==> mypy"
 	@$(BIN)/mypy
+	@echo "==> hadolint"
+	@$(BIN)/hadolint Dockerfile
 
 test: lint
 	@echo "==> pytest"
