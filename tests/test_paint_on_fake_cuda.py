@@ -40,7 +40,7 @@ def test_paint(prior: Prior, tmp_path, monkeypatch):
     assert [o.status for o in outcomes] == ["done", "done"], outcomes
     record = read_record(tmp_path / "out" / "j0")
     assert record is not None
-    assert record["backends"]["rasterise"] == "nvdiffrast"
+    assert record["backends"]["rasterise"] == "nvdiffrast" and record["backends"]["texture"] == "torch"
     assert record["backends"]["device"].startswith("cuda")
     drawn = [arguments for name, arguments in fake_nvdiffrast.calls if name == "rasterize"]
     assert len(drawn) >= 4 and all(isinstance(arguments["pos"], CudaTensor) for arguments in drawn)

@@ -87,8 +87,10 @@ def backends(prior: Prior, work: Work) -> dict[str, Any]:
     if work.job.recipe == "generate":
         rooms = {"grid": grid.backend_for, "network": network.backend_for, "volume": volume.backend_for}
         used = {name: backend_for(device) for name, backend_for in rooms.items()}
-    elif work.settings.antialias:
-        used = {"antialias": choose("antialias").name}
+    if work.job.recipe == "paint" and device == "cuda":
+        used["texture"] = choose("texture").name
+    if work.job.recipe == "paint" and work.settings.antialias:
+        used["antialias"] = choose("antialias").name
     return {
         "rasterise": choose("rasterise").name,
         **used,

@@ -3,9 +3,11 @@
 N points, O outputs. Without biases, as Instant-NGP's, so that on CUDA one fused kernel of tiny-cuda-nn can do it all
 with the same parameters; what the outputs are moved by is up to the caller.
 
-The plain way is the grid's own backend and torch, in the table's precision. ``network_tcnn`` computes in half
-precision and is there for who asks for it (LATENTKILN_NETWORK=tinycudann): an exponent of 10 is known to 1/128 then,
-finite differences are as coarse, and what it saves is small beside a diffusion model's step (docs/cost.md).
+The plain way is the grid's own backend and torch, in the table's precision (on CUDA the factors of products are rounded
+to TF32's 10 bits unless ``PriorOptions.tf32`` says otherwise; sums are float32). ``network_tcnn`` keeps features,
+activations, sums and gradients in float16 as well, and is there for who asks for it (LATENTKILN_NETWORK=tinycudann): an
+exponent of 10 is known to 1/128 then, which finite differences show, long sums of small gradients stand still, and
+what it saves is small beside a diffusion model's step (docs/cost.md).
 """
 
 from __future__ import annotations
