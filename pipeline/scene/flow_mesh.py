@@ -39,7 +39,7 @@ _HEIGHT = 1.1
 _LEAN = 0.4
 # Of the waves of a view's noise, the longest, which hold its colours, are fresh at every step: their mean is the colour
 # that was found; those of the surface would tint each place in its own way.
-_LONG_WAVES = 0.5
+_LONG_WAVES = 0.25
 # Up to this share of the steps all texels move as one.
 _WHOLE = 0.2
 # Latent pixels that show the object as purely as this share of the purest tell its colour.
