@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote
-from pipeline.export.record import RECORD, load_record, output_problem, read_failure
+from pipeline.export.record import is_ours, load_record, output_problem, read_failure
 from pipeline.geometry.fetch import fetch_mesh, fetched_ahead, with_adapters
 from pipeline.geometry.source import mesh_sha256
 from pipeline.prior.adapter_marks import adapter_marks
@@ -99,6 +99,8 @@ def iterate(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> Iterator
         mesh, problem = meshes[named]
         if job.origin and mesh:
             job = dataclasses.replace(job, origin=dataclasses.replace(job.origin, sha256=mesh))
+        elif mesh:
+            job = dataclasses.replace(job, mesh_sha256=mesh)
         job, adapters, adapters_problem = _identify_adapters(job)
         if problem or adapters_problem:
             yield PlanItem(job, "blocked", problem or adapters_problem, "")
@@ -119,23 +121,20 @@ def iterate(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> Iterator
         yield PlanItem(job, "build", reason, mark, alone)
 
 
-def leftovers(out: Place, ids: Collection[str]) -> list[str]:
-    """Assets under ``out`` whose ids are not among ``ids``, sorted: they are no longer in the manifest."""
-    known = {name.lower() for name in ids}
-    return strangers(out, lambda name: name.lower() in known)
-
-
-def strangers(out: Place, knows: Callable[[str], bool]) -> list[str]:
-    """Assets under ``out`` of which ``knows`` is false, sorted. An asset is a folder with a record in it."""
+def leftovers(out: Place, knows: Callable[[str], bool]) -> Iterator[tuple[str, Path | Snapshot]]:
+    """Folders of rows under ``out`` of which ``knows`` is false, by name: rows that are no longer in the manifest,
+    built, failed or half built. Nothing is looked at through links. Raises StorageError."""
     if isinstance(out, Remote):
-        unknown = (name for name in assets.ids(out) if not knows(name))
-        return sorted(name for name, there in look_at_all(out, unknown) if RECORD in there.files)
+        unknown = sorted(name for name in assets.ids(out) if not knows(name))
+        yield from ((name, there) for name, there in look_at_all(out, unknown) if is_ours(there, name))
+        return
     try:
         with os.scandir(out) as entries:
-            names = [entry.name for entry in entries if not knows(entry.name) and entry.is_dir()]
+            folders = [entry for entry in entries if not entry.name.startswith(".") and not knows(entry.name)]
+            names = sorted(entry.name for entry in folders if entry.is_dir(follow_symlinks=False))
     except OSError:
-        return []
-    return sorted(name for name in names if (out / name / RECORD).is_file())
+        return
+    yield from ((name, out / name) for name in names if is_ours(out / name, name))
 
 
 def _with_folders(jobs: Iterable[Job], out: Place) -> Iterator[tuple[Job, Path | Snapshot]]:

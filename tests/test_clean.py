@@ -14,7 +14,8 @@ from pipeline.fleet.locks import asset_lock
 
 @pytest.fixture
 def out(tmp_path):
-    """``here`` is in the manifest; ``gone`` and ``bad`` are not; ``mine`` is nothing of ours, ``link`` leads out."""
+    """``here`` is in the manifest; ``gone``, ``bad`` and ``half``, which was interrupted, are not; ``mine`` is nothing
+    of ours, ``link`` leads out."""
     (tmp_path / "cube.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
     (tmp_path / "m.csv").write_text("id,prompt,mesh\nHere,red,cube.obj\n")
     out = tmp_path / "out"
@@ -22,6 +23,8 @@ def out(tmp_path):
         write_record(out / name, {"id": name, "fingerprint": "f", "outputs": {}})
         (out / name / "asset.glb").write_bytes(bytes(1000))
     write_failure(out / "bad", {"id": "bad", "fingerprint": "f"})
+    (out / "half" / ".work" / "0").mkdir(parents=True)
+    (out / "half" / ".work" / "0" / "latent.safetensors").write_bytes(bytes(5000))
     (out / "mine").mkdir()
     (out / "mine" / "thesis.txt").write_text("years of work")
     write_record(out / "copied", {"id": "gone", "fingerprint": "f", "outputs": {}})
@@ -43,11 +46,12 @@ def test_it_lists_first_and_deletes_when_asked(out, tmp_path, capsys):
     assert [line.split("\t")[:2] for line in printed[:-1]] == [
         ["bad", "would be deleted"],
         ["gone", "would be deleted"],
+        ["half", "would be deleted"],
     ]
-    assert "2 would be deleted" in printed[-1] and "--yes" in printed[-1]
+    assert "3 would be deleted" in printed[-1] and "--yes" in printed[-1]
     assert names(out) == before
     assert clean(tmp_path / "m.csv", out=out, yes=True) == 0
-    assert names(out) == sorted(set(before) - {"gone", "bad"})
+    assert names(out) == sorted(set(before) - {"gone", "bad", "half"})
     assert (tmp_path / "outside" / "record.json").exists()
     assert clean(tmp_path / "m.csv", out=out, yes=True) == 0
     assert "nothing that is not in the manifest" in capsys.readouterr().out
@@ -57,7 +61,10 @@ def test_what_a_run_builds_stays(out, tmp_path, capsys):
     with asset_lock(out / "gone"):
         assert clean(tmp_path / "m.csv", out=out, yes=True, json=True) == 3
     fates = {asset["id"]: asset["fate"] for asset in json.loads(capsys.readouterr().out)["assets"]}
-    assert fates == {"bad": "deleted", "gone": "being built"} and (out / "gone" / "record.json").exists()
+    assert (
+        fates == {"bad": "deleted", "gone": "being built", "half": "deleted"}
+        and (out / "gone" / "record.json").exists()
+    )
 
 
 def test_a_manifest_with_wrong_rows_deletes_nothing(out, tmp_path):

@@ -52,7 +52,9 @@ def held_cluster(ready, gpus=0):
         f"    pathlib.Path({str(ready)!r}).write_text(address)\n"
         "    sys.stdin.read()\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    # It asks for Ray's token without being told to.
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env=environment)
     try:
         yield process
     finally:
@@ -474,6 +476,21 @@ def test_workers_end_when_only_their_driver_is_killed(tmp_path):
     assert not psutil.wait_procs(workers, timeout=20)[1]
     with asset_lock(tmp_path / "slow") as held:
         assert held
+
+
+def test_a_stranger_without_the_token_is_refused(cluster):
+    # What joining begins with; ray.init itself goes on trying for a while.
+    code = (
+        "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1]).internal_kv_keys(b'', None, 5)"
+    )
+
+    def knock(**token):
+        command = [sys.executable, "-c", code, cluster]
+        return subprocess.run(command, env=os.environ | token, capture_output=True, text=True, check=False)
+
+    assert knock().returncode == 0
+    stranger = knock(RAY_AUTH_TOKEN="0" * 64)
+    assert stranger.returncode and "auth" in stranger.stderr.lower()
 
 
 def test_ports_are_bound_to_the_loopback(cluster, cluster_process):

@@ -38,7 +38,7 @@ def out(tmp_path: Path) -> Path:
 
 def one(job: Job, out: Path, prior: str = PRIOR) -> PlanItem:
     (item,) = plan([job], out, prior_identity=prior)
-    assert item.job is job
+    assert item.job == job
     return item
 
 
@@ -299,14 +299,27 @@ def test_meshes_and_outputs_are_hashed_once(job: Job, out: Path, monkeypatch: py
 # --- leftovers and the command
 
 
-def test_leftovers_are_assets_whose_rows_are_gone(job: Job, out: Path) -> None:
-    assert leftovers(out, ["boot"]) == []
+def test_leftovers_are_folders_whose_rows_are_gone(job: Job, out: Path) -> None:
+    def gone(*ids: str) -> list[str]:
+        return [name for name, _ in leftovers(out, lambda name: name.lower() in ids)]
+
+    assert gone("boot") == []
     build(job, out)
     build(changed(job, id="Old"), out)
     (out / "not-an-asset").mkdir()
     (out / "run.json").write_text("{}")
-    assert leftovers(out, ["boot"]) == ["Old"]
-    assert leftovers(out, ["boot", "old"]) == []
+    assert gone("boot") == ["Old"]
+    assert gone("boot", "old") == []
+    # Rows that failed, or were interrupted, leave folders, too.
+    write_failure(out / "bad", {"id": "bad", "fingerprint": ""})
+    (out / "half" / ".work" / "0").mkdir(parents=True)
+    (out / "half" / "log.jsonl").touch()
+    (out / "mine" / ".work").mkdir(parents=True)
+    (out / "mine" / "thesis.txt").touch()
+    (out / "logs").mkdir()
+    (out / "logs" / "log.jsonl").touch()
+    shutil.copytree(out / "boot", out / "copy")  # its record names another
+    assert gone("boot", "old") == ["bad", "half"]
 
 
 @pytest.fixture
@@ -340,6 +353,8 @@ def test_plan_in_every_state(tmp_path: Path, prior: Path, capsys: pytest.Capture
     for item in plan(load_manifest(manifest).jobs, out, prior_identity=prior_identity(prior).identity):
         build(item.job, out, fingerprint=item.fingerprint)
     shutil.copytree(out / "one", out / "gone")
+    record = json.loads((out / "gone" / "record.json").read_text())
+    (out / "gone" / "record.json").write_text(json.dumps(record | {"id": "gone"}))
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out.splitlines() == [
         "one\tkeep\tup to date",

@@ -90,12 +90,14 @@ def test_plain_lines_are_few(clock):
 def test_json_lines(clock):
     stream = io.StringIO()
     progress = JsonProgress(stream)
+    progress.run_id = "20260101T000000-1"
     progress.begin(build=1, kept=0)
     progress.row_began("a", 2)
     progress.row_stage("a", "distill", 1, 2)
     progress.row_ended(RowResult("a", "failed", "bake", "E", "why", reproduce="cmd", attempts=2))
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [event["event"] for event in events] == ["begin", "row", "stage", "row"]
+    assert {event["run"] for event in events} == {"20260101T000000-1"}
     assert events[2]["done"] == 1 and events[3]["reproduce"] == "cmd" and events[3]["attempts"] == 2
 
 

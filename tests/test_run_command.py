@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from stub_recipe import make_toolbox
 
 from pipeline.commands.run import RunOptions, run_manifest
 from pipeline.export.record import read_failure, read_record
+from pipeline.fleet.locks import asset_lock
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +104,77 @@ def test_quiet_prints_the_last_line_only(run, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_json_prints_events_and_nothing_else(run, capsys):
+def test_json_prints_events_and_nothing_else(run, tmp_path, capsys):
     assert run(*GOOD, BAD[0], json=True) == 1
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     summary = events[-1]
     assert (summary["event"], summary["built"], summary["exit_code"]) == ("summary", 2, 1)
+    # One id joins what is printed, the run's log and the rows'.
+    assert {event["run"] for event in events} == {json.loads((tmp_path / "out" / "run.json").read_text())["run"]}
     assert list(summary["wrong"]) == ["no-mesh"]
     assert [event["id"] for event in events if event.get("state") == "done"] == ["a", "b"]
+
+
+def test_deleting_the_runs_record_loses_nothing(run, tmp_path, capsys):
+    run(*GOOD, quiet=True)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("asset.glb")}
+    for path in ("run.json", "run.events.jsonl", ".run.lock"):
+        (tmp_path / "out" / path).unlink()
+    for log in (tmp_path / "out").glob("*/log.jsonl"):
+        log.unlink()
+    assert run(*GOOD, quiet=True) == 0 and "built 0, 2 up to date" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("asset.glb")} == before
+
+
+def test_what_was_left_half_built_beside_an_asset_that_is_up_to_date_goes(run, tmp_path):
+    run(GOOD[0], quiet=True)
+    folder = tmp_path / "out" / "a"
+    before = sorted(path.name for path in folder.iterdir())
+    # The row was changed, its run killed (or interrupted), and the row changed back.
+    (folder / ".work" / "0").mkdir(parents=True)
+    (folder / ".tmp-1-x.glb").touch()
+    with asset_lock(folder):
+        assert run(GOOD[0], quiet=True) == 0 and (folder / ".work").exists()  # another run is at it
+    assert run(GOOD[0], quiet=True) == 0
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_mesh_that_changes_between_plan_and_build_is_not_painted(run, tmp_path, capsys, monkeypatch):
+    plain = make_toolbox()
+
+    def recipe_named(name):
+        def recipe(jobs, *more, **options):
+            if jobs[0].id == "a":
+                (tmp_path / "cube.obj").write_text(CUBE + "\n")
+            return plain.recipe(name)(jobs, *more, **options)
+
+        return recipe
+
+    monkeypatch.setitem(globals(), "make_toolbox", lambda: dataclasses.replace(plain, recipe=recipe_named))
+    assert run(*GOOD, quiet=True) == 1
+    assert (
+        "b: load: b: cube.obj: its bytes have changed since the run was planned; run again" in capsys.readouterr().out
+    )
+    assert read_record(tmp_path / "out" / "b") is None
+
+
+def test_a_plan_that_breaks_off_ends_what_is_known_of_it(run, tmp_path, capsys, monkeypatch):
+    from pipeline.commands import run as run_module
+    from pipeline.core.errors import ManifestError
+
+    def broken(jobs, out, *, prior_identity, now=run_module.iterate):
+        yield from itertools.islice(now(jobs, out, prior_identity=prior_identity), given)
+        raise ManifestError("the manifest was changed while it was read; run again")
+
+    monkeypatch.setattr(run_module, "iterate", broken)
+    given = 1
+    assert run(*GOOD) == 3
+    printed = capsys.readouterr().out
+    assert "built 1, 0 up to date, 0 failed, 1 not begun" in printed and "go on with: latentkiln run" in printed
+    assert "not all rows were read: the manifest was changed" in printed
+    given = 0
+    with pytest.raises(ManifestError, match="was changed"):
+        run(*GOOD)
 
 
 def test_the_command_survives_spaces():

@@ -26,7 +26,7 @@ def ledger(tmp_path):
     for job_id in ("a", "b", "c"):
         ledger.planned(job_id, "planned")
     ledger.planned("old", "kept")
-    ledger.began("a", 1, "worker 1")
+    ledger.began("a", 1, "worker 1", "node 7")
     return ledger
 
 
@@ -48,6 +48,8 @@ def test_the_end_of_a_run(ledger, tmp_path, capsys):
     view = read_run(tmp_path)
     assert view.header["counts"] == {"done": 1, "failed": 1, "planned": 1, "kept": 1}
     assert view.header["failures"][0]["reproduce"] == "again" and view.header["exit_code"] == 1
+    ended = {name: view.rows["a"][name] for name in ("state", "attempts", "worker", "node", "seconds")}
+    assert ended == {"state": "done", "attempts": 1, "worker": "worker 1", "node": "node 7", "seconds": 2.5}
     assert show_status(tmp_path) == 0
     printed = capsys.readouterr().out
     assert "b\tfailed\tbake: it broke" in printed and "run is over (failed)" in printed
@@ -161,8 +163,9 @@ def test_a_table_for_spreadsheets_holds_no_formula(ledger, tmp_path, capsys):
     ledger.ended(RowResult("b", "failed", "", "E", '=HYPERLINK("http://evil","x")'))
     show_status(tmp_path, csv=True)
     rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
-    assert rows[0] == ["id", "state", "seconds", "what"] and rows[1][:2] == ["a", "running"]
-    assert rows[2] == ["b", "failed", "0.0", '\'=HYPERLINK("http://evil","x")']
+    assert rows[0] == ["id", "state", "attempts", "node", "seconds", "what"]
+    assert rows[1][:4] == ["a", "running", "1", "node 7"]
+    assert rows[2] == ["b", "failed", "1", "", "0.0", '\'=HYPERLINK("http://evil","x")']
     with pytest.raises(UsageError, match="do not go together"):
         show_status(tmp_path, csv=True, json=True)
 

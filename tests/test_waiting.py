@@ -10,13 +10,15 @@ from stub_recipe import item
 
 from pipeline.core.job import Job
 from pipeline.core.redact import redact
-from pipeline.export.record import read_failure
+from pipeline.export.record import read_failure, write_record
 from pipeline.fleet.book import MAX_SETBACKS, Book
 from pipeline.fleet.deaths import judge
 from pipeline.fleet.depot import LocalDepot
+from pipeline.fleet.group import record_failure
 from pipeline.fleet.ledger import Ledger
 from pipeline.fleet.locks import asset_lock
 from pipeline.fleet.progress import Progress
+from pipeline.fleet.rowlog import RowLog
 from pipeline.fleet.rows import Row, RowResult
 from pipeline.fleet.waiting import Waiting
 
@@ -134,18 +136,39 @@ def test_a_quarantined_row_is_tried_alone_by_the_next_run(book):
     assert [[one.job.id for one in made.next_group()] for _ in range(2)] == [["b", "c"], ["a"]]
 
 
-def test_no_row_is_blamed_for_a_lost_machine(book):
+def test_no_row_is_blamed_for_a_lost_machine(book, clock, tmp_path):
     made = book([item("a")])
     made.read_on()
     for setback in range(MAX_SETBACKS):
         (one,) = made.next_group()
-        assert one.attempt == 1 and one.setbacks == setback and not one.alone
+        # Whatever takes its machine along, again and again, shall take no neighbours with it.
+        assert one.attempt == 1 and one.setbacks == setback and one.alone == (setback >= MAX_SETBACKS // 2)
         made.began([one], "w")
+        made.stage("a", "distill", 7, 300)
         made.died([one], "its machine is gone", blame=False)
     (one,) = made.next_group()
     made.began([one], "w")
+    clock.now += 60
+    made.stage("a", "distill", 7, 300)
     made.died([one], "its machine is gone", blame=False)
-    assert made.summary.failed[0].error == "WorkerLost" and not made.more
+    (given_up,) = made.summary.failed
+    assert (given_up.error, given_up.state, given_up.attempts) == ("WorkerLost", "quarantined", 1) and not made.more
+    assert "taken back 20 times at distill 7/300 without coming any further" in given_up.message
+    assert given_up.seconds == 60 and read_failure(tmp_path / "a")["quarantined"] is True
+
+
+def test_a_row_that_comes_further_each_time_is_never_given_up(book, clock):
+    made = book([item("a", "work")])
+    made.read_on()
+    for setback in range(10 * MAX_SETBACKS):
+        (one,) = made.next_group()
+        assert one.stalled <= 1 and not one.alone
+        # Each time it is some steps behind, having lost what it did since its last checkpoint.
+        for done in (max(0, setback - 5), setback):
+            clock.now += 1
+            made.stage("a", ("distill", "refine 1/4")[done > 100], done, 3000)
+        made.died([one], "its machine was preempted", blame=False)
+    assert not made.summary.failed and made.next_group()[0].setbacks == 10 * MAX_SETBACKS
 
 
 def test_time_spent_on_lost_machines_counts(book, clock):
@@ -228,6 +251,27 @@ def test_a_node_that_the_cluster_calls_dead_takes_the_blame():
 )
 def test_secrets_leave_no_trace(text, clean):
     assert redact(text) == clean
+
+
+def test_no_secret_of_the_environment_comes_out_of_a_row(book, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "5ecret5ecret5ecret")
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
+    made = book([item("a", action="blocked", reason="got 5ecret5ecret5ecret"), item("b")])
+    made.read_on()
+    (one,) = made.next_group()
+    made.began([one], "w")
+    made.died([one], "it said hf_abcdefgh", blame=False)
+    (one,) = made.next_group()
+    made.began([one], "w")
+    log = RowLog(tmp_path / "b", one, "run")
+    result = RowResult("b", "failed", "prior", "E", "with hf_abcdefgh", warnings=["and hf_abcdefgh"])
+    log.ended(result)
+    record_failure(LocalDepot(tmp_path), one, result)
+    made.returned(one, result)
+    write_record(tmp_path / "c", {"id": "c", "fingerprint": "", "outputs": {}, "warnings": ["hf_abcdefgh"]})
+    told = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    told += str(made.summary.failed)
+    assert told.count("***") >= 6 and "5ecret" not in told and "hf_abc" not in told
 
 
 def test_no_failure_is_written_through_a_link_that_leads_out(book, tmp_path):

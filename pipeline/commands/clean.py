@@ -12,13 +12,14 @@ from pathlib import Path
 
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, ManifestError
 from pipeline.core.place import Place, Remote
-from pipeline.export.record import FAILURE, RECORD, read_failure, read_record
+from pipeline.export.record import FAILURE, RECORD
 from pipeline.fleet.locks import asset_lock
 from pipeline.manifest import Survey
+from pipeline.plan import leftovers
 from pipeline.storage import assets
 from pipeline.storage.errors import StorageError
 from pipeline.storage.lease import holder
-from pipeline.storage.look import look_at_all
+from pipeline.storage.look import Snapshot
 
 _WOULD, _BUILT = "would be deleted", "being built"
 
@@ -43,10 +44,10 @@ def clean(
 ) -> int:
     """Prints the assets under ``out`` that no row of ``manifest`` names; deletes them with ``yes``.
 
-    ``out`` is a folder or a URL. Only what holds a record or failure of ours under its own name is touched, none that
-    a run is building, and nothing through links. Returns 0; 1 where something could not be deleted, 3 where a run is
-    building it. Raises ManifestError where the manifest, or any row of it, is wrong: which assets such a row names is
-    not known.
+    ``out`` is a folder or a URL. Only what holds a record or failure of ours under its own name is touched, or nothing
+    but what an interrupted row leaves; none that a run is building, and nothing through links. Returns 0; 1 where
+    something could not be deleted, 3 where a run is building it. Raises ManifestError where the manifest, or any row of
+    it, is wrong: which assets such a row names is not known.
     """
     survey = Survey(manifest, overrides=overrides, allow_outside=allow_outside)
     if survey.bad:
@@ -55,8 +56,7 @@ def clean(
     fates: dict[str, int] = {}
     total = 0
     found = []
-    leftovers = _there(out, survey.knows, yes) if isinstance(out, Remote) else _here(out, survey.knows, yes)
-    for leftover in leftovers:
+    for leftover in _there(out, survey.knows, yes) if isinstance(out, Remote) else _here(out, survey.knows, yes):
         kind = leftover.fate.split(":")[0]
         fates[kind] = fates.get(kind, 0) + 1
         total += leftover.bytes
@@ -76,17 +76,14 @@ def clean(
 
 
 def _here(out: Path, knows: Callable[[str], bool], yes: bool) -> Iterator[_Leftover]:
-    for folder in _ours(out, knows):
-        size = sum(_sizes(folder))
-        yield _Leftover(folder.name, size, _delete(folder) if yes else _WOULD)
+    for name, _ in leftovers(out, knows):
+        size = sum(_sizes(out / name))
+        yield _Leftover(name, size, _delete(out / name) if yes else _WOULD)
 
 
 def _there(out: Remote, knows: Callable[[str], bool], yes: bool) -> Iterator[_Leftover]:
-    unknown = [name for name in assets.ids(out) if not knows(name)]
-    for name, found in look_at_all(out, unknown):
-        if not any(text and text.get("id") == name for text in (read_record(found), read_failure(found))):
-            continue
-        size = sum(file.size for file in found.files.values())
+    for name, found in leftovers(out, knows):
+        size = sum(file.size for file in found.files.values()) if isinstance(found, Snapshot) else 0
         fate = _WOULD
         if yes and holder(out / name) is not None:
             fate = _BUILT
@@ -97,23 +94,6 @@ def _there(out: Remote, knows: Callable[[str], bool], yes: bool) -> Iterator[_Le
             except StorageError as error:
                 fate = f"not deleted: {error.message}"
         yield _Leftover(name, size, fate)
-
-
-def _ours(out: Path, knows: Callable[[str], bool]) -> Iterator[Path]:
-    """Asset folders that ``knows`` does not know, in order of their names."""
-    try:
-        with os.scandir(out) as entries:
-            names = sorted(
-                entry.name
-                for entry in entries
-                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".") and not knows(entry.name)
-            )
-    except OSError:
-        return
-    for name in names:
-        folder = out / name
-        if any(found and found.get("id") == name for found in (read_record(folder), read_failure(folder))):
-            yield folder
 
 
 def _sizes(folder: Path) -> Iterator[int]:

@@ -16,7 +16,7 @@ from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED, UsageError
 from pipeline.core.job import Job
 from pipeline.core.place import Place
 from pipeline.manifest import Problem, Survey
-from pipeline.plan import iterate, strangers
+from pipeline.plan import iterate, leftovers
 from pipeline.prior.identity import prior_identity
 
 # In the order in which they are counted.
@@ -99,7 +99,7 @@ def _lines(survey: Survey, out: Place, identity: str) -> Iterator[_Line]:
         wrong[:] = [problem for problem in wrong if problem.row > row]
         yield _Line(item.job.id, item.action, item.reason, row, {"fingerprint": item.fingerprint or None})
     yield from _wrong_lines(wrong)
-    for name in strangers(out, survey.knows):
+    for name, _ in leftovers(out, survey.knows):
         yield _Line(name, "gone", "not in the manifest; kept until 'latentkiln clean'")
 
 

@@ -281,6 +281,7 @@ def _print_summary(
     if options.json:
         event = {
             "event": "summary",
+            "run": summary.run_id,
             "built": summary.built,
             "kept": summary.kept + counts["kept"],
             "failed": [result_json(result) for result in summary.failed],
@@ -293,7 +294,8 @@ def _print_summary(
             "seconds": round(summary.seconds, 3),
             "exit_code": code,
         }
-        print(json.dumps(event | ({"resume": resume} if resume else {}), ensure_ascii=False), flush=True)
+        more = {"problem": summary.problem, "resume": resume}
+        print(json.dumps(event | {name: text for name, text in more.items() if text}, ensure_ascii=False), flush=True)
         return
     for result in summary.failed:
         print(f"{result.state}: {result.job_id}: {result.stage}: {result.message}")
@@ -307,6 +309,8 @@ def _print_summary(
     parts += [f"{counts['elsewhere']} being built by another run"] if counts["elsewhere"] else []
     parts += [f"{counts['waiting']} not begun"] if counts["waiting"] else []
     print(f"{', '.join(parts)} in {_seconds(summary.seconds)} -> {options.out}")
+    if summary.problem:
+        print(f"not all rows were read: {summary.problem}")
     if resume:
         print(f"go on with: {resume}")
 

@@ -41,8 +41,9 @@ def show_status(out: Place, *, json: bool = False, csv: bool = False, watch: boo
         if json:
             print(json_module.dumps(_as_json(view, rows, counts), ensure_ascii=False), flush=True)
         elif csv:
-            titles = ("id", "state", "seconds", "what")
-            print_csv(titles, ((row["id"], row.get("state"), row.get("seconds", ""), _what(row)) for row in rows))
+            names = ("id", "state", "attempts", "node", "seconds")
+            known = ({"attempts": row.get("attempt", "")} | row for row in rows)
+            print_csv((*names, "what"), ([*(row.get(name, "") for name in names), _what(row)] for row in known))
         else:
             _print(out, view, rows, counts, clear=watch)
         if not watch or view.state != "running":

@@ -47,8 +47,9 @@ class Job:
     """One asset to build. Everything in it but ``source`` and the files' *paths* changes the asset's bytes.
 
     ``mesh`` is the absolute path of the input mesh. Where that lies at a URL, ``origin`` names it, with its hash once
-    that is known, and ``mesh`` is this node's copy (None before it was fetched). ``settings`` holds every setting of
-    the recipe by name, validated, with defaults filled in; JSON values only.
+    that is known, and ``mesh`` is this node's copy (None before it was fetched); else ``mesh_sha256`` is the hash it
+    was planned with. ``settings`` holds every setting of the recipe by name, validated, with defaults filled in; JSON
+    values only.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Job:
     source: Source = field(default=Source("", 0), compare=False)
     origin: Remote | None = field(default=None, compare=False)
     adapters: tuple[AdapterFile, ...] = ()
+    mesh_sha256: str = field(default="", compare=False)
 
 
 # Called by long stages as report(stage, done, total); cheap enough to call at every step.

@@ -7,28 +7,35 @@ remains of a crash. A failure never touches the record of an earlier success; a 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.atomic import sync_folder, write_json
+from pipeline.core.atomic import TEMPORARY_PREFIX, sync_folder, write_json
 from pipeline.core.content import sha256_file
-from pipeline.storage.assets import is_unsettled, object_of
+from pipeline.core.job import WORK
+from pipeline.storage.assets import NEXT, is_unsettled, object_of
+from pipeline.storage.lease import LEASE
 from pipeline.storage.look import Snapshot
+from pipeline.storage.secrets import scrub
 
 RECORD = "record.json"
 FAILURE = "failure.json"
+LOG = "log.jsonl"
 SCHEMA = 1
 
 # Far above any record of ours; keeps a foreign file of that name from filling the memory.
 _MAX_BYTES = 16 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# What a row that has neither record nor failure yet may have in its folder, at a URL or here.
+_HALF_BUILT = frozenset([WORK, NEXT, LEASE, ".lock", LOG])
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes ``record`` (JSON values) to ``folder/record.json`` atomically and removes an earlier failure."""
-    write_json(folder / RECORD, {**record, "schema": SCHEMA, "status": "done"})
+    write_json(folder / RECORD, {**_without_secrets(record), "schema": SCHEMA, "status": "done"})
     try:
         (folder / FAILURE).unlink()
     except FileNotFoundError:
@@ -38,7 +45,17 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 def write_failure(folder: Path, failure: Mapping[str, Any]) -> None:
     """Writes ``failure`` to ``folder/failure.json`` atomically; a record beside it stays as it is."""
-    write_json(folder / FAILURE, {**failure, "schema": SCHEMA, "status": "failed"})
+    write_json(folder / FAILURE, {**_without_secrets(failure), "schema": SCHEMA, "status": "failed"})
+
+
+def _without_secrets(record: Mapping[str, Any]) -> dict[str, Any]:
+    """``record`` with its sentences rid of credentials: those may hold what a library said."""
+    clean = dict(record)
+    if isinstance(clean.get("message"), str):
+        clean["message"] = scrub(clean["message"])
+    if isinstance(clean.get("warnings"), list):
+        clean["warnings"] = [scrub(text) if isinstance(text, str) else text for text in clean["warnings"]]
+    return clean
 
 
 def read_record(folder: Path | Snapshot) -> dict[str, Any] | None:
@@ -60,6 +77,24 @@ def load_record(folder: Path | Snapshot) -> tuple[dict[str, Any] | None, str]:
 def read_failure(folder: Path | Snapshot) -> dict[str, Any] | None:
     """The failure in ``folder``; None where there is none or it cannot be used."""
     return _load(folder, FAILURE, "failed")[0]
+
+
+def is_ours(folder: Path | Snapshot, name: str) -> bool:
+    """Whether the folder called ``name`` is a row's, built, failed or half built, and may go when the row does.
+
+    A half-built one has no record that says so: it must hold nothing but what is found in such a folder.
+    """
+    if any(found is not None and found["id"] == name for found in (read_record(folder), read_failure(folder))):
+        return True
+    if isinstance(folder, Snapshot):
+        entries = {path.partition("/")[0] for path in folder.files}
+    else:
+        try:
+            entries = set(os.listdir(folder))
+        except OSError:
+            return False
+    mine = all(entry in _HALF_BUILT or entry.startswith(TEMPORARY_PREFIX) for entry in entries)
+    return mine and any(entry.startswith(".") for entry in entries)
 
 
 def _load(folder: Path | Snapshot, name: str, status: str) -> tuple[dict[str, Any] | None, str]:

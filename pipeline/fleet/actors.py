@@ -7,6 +7,7 @@ rows through both: docs/operations.md has the figures.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 from pipeline.core.errors import PriorError
 from pipeline.fleet.book import Book
 from pipeline.fleet.deaths import Death, judge
-from pipeline.fleet.fit import gpu_options
+from pipeline.fleet.fit import DEFAULT_LOCKSTEP, gpu_options
 from pipeline.fleet.group import one_line
 from pipeline.fleet.interrupts import Interrupts
 from pipeline.fleet.rows import Row, RowResult
@@ -31,6 +32,8 @@ _LOOK_SECONDS = 2.0
 # Workers that die while loading the prior, one after another, before the run gives up; and that are lost with
 # their machines.
 _MAX_LOAD_DEATHS, _MAX_LOAD_LOSSES = 2, 20
+# How long a worker without work is kept in a cluster that may shrink.
+_SPARE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class ActorSettings:
     itself; until then it is the only one.
 
     ``memory`` is what one worker may hold, in bytes; None for no limit of ours. ``draining`` names the nodes that are
-    about to go. ``alive`` turns false when the cluster's own servers are dead.
+    about to go. ``alive`` turns false when the cluster's own servers are dead. ``growing``: the cluster may get more
+    machines where more workers are asked for than it can hold, and fewer where some are given back.
     """
 
     worker: WorkerSettings
@@ -50,12 +54,13 @@ class ActorSettings:
     draining: Callable[[], frozenset[str]] = frozenset
     alive: Callable[[], bool] = lambda: True
     probe: bool = False
+    growing: bool = False
 
 
 @dataclass
 class _Slot:
     """One worker: ``loading``, ``idle``, ``building`` (``rows``), or ``gone``. ``cut_at``: when it was asked to let
-    go of a row that has had its time."""
+    go of a row that has had its time. ``since``: when it became idle."""
 
     name: str
     handle: Any
@@ -69,6 +74,7 @@ class _Slot:
     asked: bool = False
     cut_at: float | None = None
     lockstep: int | None = None
+    since: float = 0.0
 
 
 class Fleet:
@@ -166,13 +172,18 @@ class Fleet:
         return _Slot(f"worker {self._made}", handle, handle.load.remote())
 
     def _hand_out(self) -> None:
+        wanted = self._wanted()
         for slot in self._slots:
-            if slot.state == "idle" and slot.node_id in self._going:
+            if slot.state == "idle" and (slot.node_id in self._going or self._is_spare(slot)):
+                self._kill(slot)
+                slot.state = "gone"
+        if self._settings.growing and self._book.exhausted:
+            # Those that still wait for a machine, when there is nothing left for them, would bring one in vain.
+            loading = [slot for slot in reversed(self._slots) if slot.state == "loading"]
+            for slot in loading[: max(0, len(self._slots) - wanted)]:
                 self._kill(slot)
                 slot.state = "gone"
         self._slots = [slot for slot in self._slots if slot.state != "gone"]
-        occupied = sum(slot.state == "building" for slot in self._slots)
-        wanted = min(self._target, occupied + self._book.rows_left)
         while len(self._slots) < wanted:
             self._slots.append(self._new_slot())
         for slot in self._slots:
@@ -182,6 +193,23 @@ class Fleet:
                 slot.asked, slot.cut_at = False, None
                 slot.ref = slot.handle.build.remote(group, slot.ticket)
                 self._book.began(group, slot.name, slot.node)
+
+    def _wanted(self) -> int:
+        """How many workers to have: as many as there is room for, and rows.
+
+        In a cluster that may grow, up to as many again, should there be groups of rows for them: workers that wait for
+        a machine are what tells such a cluster that it is too small.
+        """
+        occupied, left = sum(slot.state == "building" for slot in self._slots), self._book.rows_left
+        wanted = min(self._target, occupied + left)
+        if not self._settings.growing or self._probing:
+            return wanted
+        width = self._settings.worker.lockstep or max((s.lockstep or 0 for s in self._slots), default=0)
+        return max(wanted, min(2 * self._target, occupied + math.ceil(left / (width or DEFAULT_LOCKSTEP))))
+
+    def _is_spare(self, slot: _Slot) -> bool:
+        """Nothing has come for the idle worker for a while: its machine may go."""
+        return self._settings.growing and time.monotonic() - slot.since > _SPARE_SECONDS
 
     def _wait(self, busy: list[_Slot]) -> None:
         timeout = max(0.01, self._next_pulse - time.monotonic())
@@ -225,6 +253,7 @@ class Fleet:
             )
         self._load_deaths = self._load_losses = 0
         slot.state, slot.node, slot.node_id, slot.lockstep = "idle", answer.node, answer.node_id, answer.fit.lockstep
+        slot.since = time.monotonic()
         if self._probing:
             self._probed(slot, answer.fit.per_gpu)
 
@@ -242,6 +271,7 @@ class Fleet:
 
     def _built(self, slot: _Slot, answer: Built) -> None:
         rows, slot.rows, slot.state, slot.pulse = slot.rows, [], "idle", None
+        slot.since = time.monotonic()
         for row, result in zip(rows, answer.results, strict=True):
             self._book.returned(row, result)
         if answer.leaving:
@@ -272,7 +302,7 @@ class Fleet:
         cause = getattr(error, "cause", None) or error
         if slot.state == "loading":
             raise error
-        slot.state = "idle"
+        slot.state, slot.since = "idle", time.monotonic()
         for row in rows:
             message = one_line(f"{row.job.id}: {cause}")
             name = type(cause).__name__

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED
+from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, LatentkilnError
 from pipeline.core.job import Job
 from pipeline.fleet.depot import Depot
 from pipeline.fleet.fit import DEFAULT_LOCKSTEP
@@ -19,6 +19,7 @@ from pipeline.fleet.progress import Progress
 from pipeline.fleet.rows import FAILURES, Row, RowResult, State
 from pipeline.fleet.waiting import WINDOW, Waiting
 from pipeline.storage.errors import StorageError
+from pipeline.storage.secrets import scrub
 from pipeline.storage.store import patience
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 _STAGE_INTERVAL = 0.25
 # A row is quarantined when its worker died this often with it.
 MAX_ATTEMPTS = 2
-# A row is given up when it was taken back this often through no fault of its own.
+# A row that was taken back this often without coming any further is quarantined: nothing says that it is to blame, but
+# each time its machine went. From the half of it on it goes alone, so that it takes no neighbour with it.
 MAX_SETBACKS = 20
 # A lock that a lost worker of ours may still hold is looked at again after this long, so often.
 _LOCKED_SECONDS = 5.0
@@ -41,7 +43,8 @@ _PATIENCE_SECONDS = 5.0
 class RunSummary:
     """What a run came to. ``counts`` by state over the rows that were to be built; ``kept`` were up to date.
 
-    ``failed`` holds the first thousand failures (quarantined rows among them); the counts are whole.
+    ``failed`` holds the first thousand failures (quarantined rows among them); the counts are whole. ``problem`` says
+    why the plan could not be read to its end. ``run_id`` is what the run's logs carry.
     """
 
     kept: int = 0
@@ -50,6 +53,8 @@ class RunSummary:
     warnings: int = 0
     interrupted: bool = False
     seconds: float = 0.0
+    problem: str = ""
+    run_id: str = ""
 
     @property
     def built(self) -> int:
@@ -68,7 +73,7 @@ class RunSummary:
             return EXIT_INTERRUPTED
         if self.failures:
             return EXIT_ROWS_FAILED
-        return EXIT_INTERRUPTED if self.counts["elsewhere"] or self.counts["waiting"] else EXIT_OK
+        return EXIT_INTERRUPTED if self.counts["elsewhere"] or self.counts["waiting"] or self.problem else EXIT_OK
 
 
 class Book:
@@ -103,6 +108,8 @@ class Book:
         self._told: dict[str, float] = {}
         self._where: dict[str, tuple[str, int, int]] = {}
         self._since: dict[str, float] = {}
+        # How far rows that were taken back had come, stage by stage.
+        self._reached: dict[str, dict[str, int]] = {}
         self.summary = RunSummary()
         self.exhausted = False
         self.halting = False
@@ -120,7 +127,8 @@ class Book:
     def read_on(self, seconds: float = float("inf")) -> None:
         """Reads the plan until a window of rows waits, it ends, or ``seconds`` have gone by.
 
-        Raises LatentkilnError where the plan cannot be read on.
+        Where the plan cannot be read on, what is known of it is built all the same, and ``summary.problem`` says so.
+        Raises LatentkilnError where that is nothing.
         """
         if self.exhausted or self.halting or len(self._waiting) >= self._window:
             return
@@ -131,6 +139,11 @@ class Book:
                 if self.halting or len(self._waiting) >= self._window or self._clock() >= until:
                     return
             self.exhausted = True
+        except LatentkilnError as error:
+            if not self._planned and not self.summary.kept:
+                raise
+            self.summary.problem, self.exhausted = scrub(error.message), True
+            self._ledger.note(f"the plan cannot be read on: {error.message}")
         finally:
             for watcher in self._watchers:
                 watcher.planned(**self.expected())
@@ -238,7 +251,10 @@ class Book:
         if result.state == "kept" and not row.first:
             # Our own earlier attempt finished it and died before it could say so.
             result = dataclasses.replace(result, state="done")
-        for table in (self._where, self._told, self._since):
+        if result.message or result.warnings:
+            words = scrub(result.message), [scrub(text) for text in result.warnings]
+            result = dataclasses.replace(result, message=words[0], warnings=words[1])
+        for table in (self._where, self._told, self._since, self._reached):
             table.pop(row.job.id, None)  # type: ignore[attr-defined]
         self.summary.counts[result.state] += 1
         self.summary.warnings += len(result.warnings)
@@ -295,14 +311,31 @@ class Book:
                 self._fail(row, "quarantined", self._stage(row), "WorkerDied", message)
 
     def took_back(self, row: Row, reason: str, *, delay: float = 0.0) -> None:
-        """``row`` goes on later through no fault of its own; too often, and it is left alone."""
-        if row.setbacks < MAX_SETBACKS:
-            self._again(dataclasses.replace(row, setbacks=row.setbacks + 1), reason, delay)
+        """``row`` goes on later through no fault of its own; too often in the same place, and it is given up."""
+        if self._came_further(row):
+            row = dataclasses.replace(row, stalled=0)
+        if row.stalled < MAX_SETBACKS:
+            stalled = row.stalled + 1
+            alone = row.alone or (stalled >= MAX_SETBACKS // 2 and not delay)
+            again = dataclasses.replace(row, setbacks=row.setbacks + 1, stalled=stalled, alone=alone)
+            self._again(again, reason, delay)
         elif delay:
             self.ended(row, RowResult(row.job.id, "elsewhere", message=reason))
         else:
-            message = f"{row.job.id}: taken back {row.setbacks} times, the last time because: {reason}"
-            self._fail(row, "failed", self._stage(row), "WorkerLost", message)
+            message = (
+                f"{row.job.id}: taken back {row.stalled} times{self._place(row)} without coming any further, at last "
+                f"because: {reason}; quarantined: the next run tries it once more, alone"
+            )
+            self._fail(row, "quarantined", self._stage(row), "WorkerLost", message)
+
+    def _came_further(self, row: Row) -> bool:
+        """Whether the running ``row`` is where it has never been before: what a night of lost machines is held to."""
+        stage, done, _ = self._where.get(row.job.id, ("", 0, 0))
+        reached = self._reached.setdefault(row.job.id, {})
+        further = bool(stage) and done > reached.get(stage, -1)
+        if further:
+            reached[stage] = done
+        return further
 
     def _again(self, row: Row, reason: str, delay: float = 0.0) -> None:
         began = self._since.pop(row.job.id, None)
@@ -321,9 +354,11 @@ class Book:
 
     def _fail(self, row: Row, state: State, stage: str, error: str, message: str) -> None:
         """A failure that no worker could record."""
+        now = self._clock()
+        seconds = row.spent + now - self._since.get(row.job.id, now)
         result = RowResult(
-            row.job.id, state, stage, error, message, reproduce=row.reproduce, attempts=row.attempt
-        )  # fmt: skip
+            row.job.id, state, stage, error, message, seconds, reproduce=row.reproduce, attempts=row.attempt
+        )
         try:
             # A worker that was just killed may hold the lock a moment longer. Its file goes with ours.
             wait = _LETTING_GO_SECONDS if row.job.id in self._since else 0.0
@@ -338,7 +373,7 @@ class Book:
         """No more will be handed out."""
         self.summary.interrupted = interrupted
         self.summary.counts["waiting"] += len(self._waiting)
-        if not self.exhausted and self._total is not None:
+        if self._total is not None and (not self.exhausted or self.summary.problem):
             self.summary.counts["waiting"] += max(0, self._total - self.summary.kept - self._planned)
         self.summary.seconds = seconds
         return self.summary

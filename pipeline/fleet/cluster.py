@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ class ClusterLost(FleetError):
 
 @dataclass(frozen=True)
 class Cluster:
-    """What was found: ``local`` when it is ours, with its ``servers``; GPUs in all; CPUs of the largest node."""
+    """What was found: ``local`` when it is ours, with its ``servers``; GPUs in all; and CPUs that a worker may ask for,
+    so that all GPUs of a node find some: those of a GPU's share, without GPUs those of the largest node."""
 
     local: bool
     gpus: int
@@ -63,6 +65,10 @@ def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
         # The first name is Ray's switch for "one machine only": every port is bound to 127.0.0.1. It is read
         # when Ray is imported. The others reach the workers through the environment.
         quiet |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "OMP_NUM_THREADS": str(threads)}
+        if "ray" not in sys.modules and not os.environ.get("RAY_AUTH_MODE"):
+            # Newer versions of Ray ask for their token by themselves; an older one that is imported already cannot
+            # be told any more.
+            quiet |= {"RAY_AUTH_MODE": "token"}
     with _environment(quiet), contextlib.ExitStack() as stack:
         import ray
 
@@ -92,9 +98,15 @@ def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
         if address is None and not untyped.util.get_node_ip_address().startswith("127."):
             raise FleetError("Ray was imported before its network was set up; it would listen beyond this machine")
         resources = untyped.cluster_resources()
-        largest = max((n["Resources"].get("CPU", 0) for n in untyped.nodes() if n["Alive"]), default=1)
+        nodes = [node["Resources"] for node in untyped.nodes() if node["Alive"]]
         servers = _servers() if address is None else ()
-        yield Cluster(address is None, int(resources.get("GPU", 0)), int(largest), servers)
+        yield Cluster(address is None, int(resources.get("GPU", 0)), _worker_cpus(nodes), servers)
+
+
+def _worker_cpus(nodes: list[dict[str, float]]) -> int:
+    """Of the nodes' resources, as ``Cluster.node_cpus`` says."""
+    shares = [node.get("CPU", 0) // node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
+    return int(min(shares) if shares else max((node.get("CPU", 0) for node in nodes), default=0))
 
 
 def _servers() -> tuple[psutil.Process, ...]:
@@ -141,16 +153,16 @@ def _temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def capacity(threads: int, per_gpu: int = 1) -> int:
-    """How many workers the joined cluster can hold now: ``per_gpu`` for each GPU, or one for each ``threads`` CPUs
-    where there is none."""
+def capacity(cpus: int, per_gpu: int) -> int:
+    """How many workers the joined cluster can hold now: ``per_gpu`` for each GPU; where that is 0, as many as each node
+    has ``cpus`` for."""
     import ray
 
     untyped: Any = ray
     alive = [node["Resources"] for node in untyped.nodes() if node["Alive"]]
-    if gpus := int(sum(node.get("GPU", 0) for node in alive)):
-        return gpus * per_gpu
-    return max(1, sum(int(node.get("CPU", 0) // threads) for node in alive))
+    if per_gpu:
+        return int(sum(node.get("GPU", 0) for node in alive)) * per_gpu
+    return sum(int(node.get("CPU", 0) // cpus) for node in alive)
 
 
 def draining_nodes() -> frozenset[str]:

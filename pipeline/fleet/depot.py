@@ -8,6 +8,7 @@ finished asset is published before the lease is given back.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import threading
 import time
@@ -16,11 +17,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.core.atomic import TEMPORARY_PREFIX
 from pipeline.core.job import WORK
 from pipeline.core.place import Place, Remote
-from pipeline.export.record import load_record, output_problem, read_failure, read_record, write_failure
-from pipeline.fleet.locks import asset_lock, clear
-from pipeline.fleet.rowlog import LOG
+from pipeline.export.record import LOG, load_record, output_problem, read_failure, read_record, write_failure
+from pipeline.fleet.locks import LOCK, asset_lock
 from pipeline.fleet.rows import Row
 from pipeline.recipes import UNWRAP_CACHE
 from pipeline.storage import assets, lease, shared, ship
@@ -59,7 +60,8 @@ class Depot(Protocol):
         ...
 
     def tidy(self, job_id: str) -> None:
-        """Removes what a killed builder may have left beside an asset that is finished."""
+        """Removes what a builder that was killed or interrupted may have left beside an asset that is up to date,
+        unless another run is building it anew."""
         ...
 
     def read_failure(self, job_id: str) -> dict[str, Any] | None:
@@ -100,7 +102,15 @@ class LocalDepot:
         pass
 
     def tidy(self, job_id: str) -> None:
-        clear(self.root / job_id)
+        folder = self.root / job_id
+        # One of the two is there whenever there is anything.
+        if not (os.path.lexists(folder / LOCK) or os.path.lexists(folder / WORK)):
+            return
+        with contextlib.suppress(OSError), asset_lock(folder) as held:
+            if held:
+                shutil.rmtree(folder / WORK, ignore_errors=True)
+                for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+                    path.unlink()
 
     def read_failure(self, job_id: str) -> dict[str, Any] | None:
         return read_failure(self.root / job_id)

@@ -26,7 +26,7 @@ from pipeline.fleet.rows import Row, Toolbox
 if TYPE_CHECKING:
     from pipeline.plan import PlanItem
 
-# How often Ray is started on this machine before a run gives up.
+# How often Ray is started on this machine before a run gives up, unless rows came to their end in between.
 _MAX_CLUSTERS = 4
 # How long the plan is read before the first row begins.
 _READ_SECONDS = 0.5
@@ -76,7 +76,7 @@ def run(
     The plan is read as far as it is needed, never held as a whole; ``total`` is how many items it will have.
     ``header`` goes into the run's record; ``reproduce`` gives the command that builds one job alone. Ray is
     not imported when there is nothing to build. Raises LatentkilnError when no worker can be had, the prior
-    cannot be loaded, or the plan cannot be read on.
+    cannot be loaded, or the plan cannot be read at all.
     """
     begun = time.monotonic()
     progress, settings, toolbox = progress or Progress(), settings or FleetSettings(), toolbox or Toolbox()
@@ -85,6 +85,7 @@ def run(
     root.mkdir(parents=True, exist_ok=True)
     sweep_scratch(out)
     ledger = Ledger(root, header or {})
+    progress.run_id = ledger.run_id
     depot = open_depot(out, run_id=ledger.run_id)
     book = Book(
         plan_items,
@@ -103,6 +104,7 @@ def run(
         try:
             interrupted = _run(book, depot, out, prior_spec, settings, toolbox, progress, ledger)
             summary = book.close(interrupted=interrupted, seconds=time.monotonic() - begun)
+            summary.run_id = ledger.run_id
             state = {0: "done", 1: "failed"}.get(summary.exit_code, "interrupted")
             code = summary.exit_code
             return summary
@@ -236,15 +238,17 @@ def _run_ray(
         ledger.note(text)
         progress.note(text)
 
-    for left in reversed(range(_MAX_CLUSTERS)):
+    died = ended = 0
+    while True:
         try:
             _run_cluster(book, out, prior_spec, settings, toolbox, interrupts, note, ledger.run_id)
-            break
+            return interrupts.stopping
         except ClusterLost:
-            if not left or interrupts.stopping:
+            before, ended = ended, book.summary.counts.total()
+            died = died + 1 if ended == before else 1
+            if died >= _MAX_CLUSTERS or interrupts.stopping:
                 raise
             note("Ray's servers on this machine died; they are started again")
-    return interrupts.stopping
 
 
 def _run_cluster(
@@ -270,9 +274,12 @@ def _run_cluster(
         interrupts.install()  # Ray took SIGTERM for itself
         metrics = Metrics(run_id)
         book.watch(metrics)
-        cpus = 0 if cluster.local else min(threads, cluster.node_cpus)
-        options: dict[str, Any] = {"num_gpus": 1 if cluster.gpus else 0, "num_cpus": cpus}
-        per_chosen = _per_gpu(settings, cluster.gpus) if cluster.gpus else 0
+        # Never none in a joined cluster: such a worker would be put where there is no room for it.
+        cpus = 0 if cluster.local else max(1, min(threads, cluster.node_cpus or threads))
+        # One that starts from nothing has no GPUs yet: there, that workers share them says that there will be some.
+        on_gpus = bool(cluster.gpus or (settings.gpus_per_worker and not cluster.local))
+        options: dict[str, Any] = {"num_gpus": 1 if on_gpus else 0, "num_cpus": cpus}
+        per_chosen = _per_gpu(settings, cluster.gpus) if on_gpus else 0
         if per_chosen:
             options |= fit.gpu_options(per_chosen, cpus)
             if settings.gpus_per_worker:
@@ -286,7 +293,7 @@ def _run_cluster(
                 return settings.workers
             per_gpu = per_gpu if probe else per_chosen or 1
             if not cluster.local:
-                return capacity(threads, per_gpu)
+                return capacity(cpus, per_gpu if on_gpus else 0)
             return per_gpu * cluster.gpus or machine.default_workers()
 
         # A width that was asked for may leave most of a GPU idle; one that was measured fills it.
@@ -311,6 +318,7 @@ def _run_cluster(
                 draining=frozenset if cluster.local else draining_nodes,
                 alive=cluster.alive,
                 probe=probe,
+                growing=not cluster.local and not settings.workers,
             ),
         )
         try:

@@ -12,12 +12,12 @@ from typing import Any
 from pipeline.core.errors import Interrupted, LatentkilnError
 from pipeline.core.job import Reporter
 from pipeline.core.outcome import Outcome
-from pipeline.core.redact import redact
 from pipeline.fleet.depot import Depot
 from pipeline.fleet.rowlog import RowLog
 from pipeline.fleet.rows import Row, RowResult, Toolbox
 from pipeline.geometry.fetch import localised
 from pipeline.storage.errors import StorageError
+from pipeline.storage.secrets import scrub
 
 ELSEWHERE = "being built by another run"
 # A worker that was declared dead may hold its locks a moment longer.
@@ -186,7 +186,7 @@ def record_failure(depot: Depot, row: Row, result: RowResult) -> None:
         "source": str(row.job.source),
         "stage": result.stage,
         "error": result.error,
-        "message": redact(result.message),
+        "message": scrub(result.message),
         "quarantined": result.state == "quarantined",
         "reproduce": row.reproduce or known.get("reproduce", ""),
         "attempts": row.attempt,

@@ -26,9 +26,9 @@ from typing import Any, TextIO
 
 from pipeline.core.atomic import replacing, write_json
 from pipeline.core.process import is_alive
-from pipeline.core.redact import redact
 from pipeline.fleet.locks import hold
 from pipeline.fleet.rows import FAILURES, RowResult
+from pipeline.storage.secrets import scrub
 
 RUN_FILE = "run.json"
 EVENTS_FILE = "run.events.jsonl"
@@ -104,19 +104,22 @@ class Ledger:
         """The row's worker died; the row waits for its next attempt."""
         if self._running.pop(job_id, None) is not None:
             self._counts["planned"] += 1
-        self._event({"id": job_id, "state": "planned", "retry": redact(reason), "time": self._clock()})
+        self._event({"id": job_id, "state": "planned", "retry": scrub(reason), "time": self._clock()})
         self._write("running")
 
     def ended(self, result: RowResult) -> None:
         """The row's end."""
-        if self._running.pop(result.job_id, None) is None:
+        where = self._running.pop(result.job_id, None)
+        if where is None:
             self._counts["planned"] -= 1
         self._counts[result.state] += 1
         event = {"id": result.job_id, "state": result.state, "seconds": round(result.seconds, 3)}
+        event |= {name: where[name] for name in ("worker", "node") if where and name in where}
         for name in ("stage", "error", "message", "reproduce", "warnings"):
             if value := getattr(result, name):
-                event[name] = redact(value) if isinstance(value, str) else value
-        self._event(event | {"attempts": result.attempts, "time": self._clock()})
+                event[name] = scrub(value) if isinstance(value, str) else [scrub(text) for text in value]
+        event["attempts"] = result.attempts
+        self._event(event | {"time": self._clock()})
         if result.state in FAILURES and len(self._failures) < _MAX_FAILURES:
             self._failures.append(event)
         self._write("running")
@@ -137,7 +140,7 @@ class Ledger:
 
     def note(self, text: str, **values: Any) -> None:
         """Something about the run, for its log: a worker that came, went or died."""
-        self._event({"event": "note", "text": redact(text)} | values | {"time": self._clock()})
+        self._event({"event": "note", "text": scrub(text)} | values | {"time": self._clock()})
 
     def _event(self, event: dict[str, Any], *, flush: bool = True) -> None:
         if self._events is not None:

@@ -50,13 +50,6 @@ def asset_lock(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def clear(folder: Path) -> None:
-    """Removes the lock file in ``folder`` that a killed process left: one that nobody holds. Never raises OSError."""
-    if os.path.lexists(folder / LOCK):
-        with contextlib.suppress(OSError), asset_lock(folder):
-            pass
-
-
 def _refuse_way_out(folder: Path) -> None:
     if folder.is_symlink() and not folder.resolve().is_relative_to(folder.parent.resolve()):
         raise OSError(errno.ELOOP, "it is a link that leaves the output folder", str(folder))

@@ -134,7 +134,9 @@ class RunClock:
 
 
 class Progress:
-    """The interface, and the display that shows nothing. A context: ``end`` or an error closes it."""
+    """The interface, and the display that shows nothing. ``run_id``, once known, is what all logs of the run carry."""
+
+    run_id = ""
 
     def begin(self, *, build: int, kept: int) -> None:
         """The plan is made: so many rows to build, so many up to date."""
@@ -226,7 +228,8 @@ class JsonProgress(Progress):
         self._emit("row", **result_json(result))
 
     def _emit(self, event: str, **values: Any) -> None:
-        line = json.dumps({"event": event, "time": round(time.time(), 3)} | values, ensure_ascii=False)
+        run = {"run": self.run_id} if self.run_id else {}
+        line = json.dumps({"event": event, "time": round(time.time(), 3)} | run | values, ensure_ascii=False)
         print(line, file=self._stream or sys.stdout, flush=True)
 
 

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.redact import redact
+from pipeline.export.record import LOG
 from pipeline.fleet.rows import Row, RowResult
+from pipeline.storage.secrets import scrub
 
-LOG = "log.jsonl"
 # A row that is tried for ever must not fill the disk: beyond this its log starts anew.
 _MAX_BYTES = 1 << 20
 
@@ -44,8 +44,8 @@ class RowLog:
         """How this attempt came out."""
         values = {name: value for name in ("stage", "error", "message") if (value := getattr(result, name))}
         if "message" in values:
-            values["message"] = redact(values["message"])
-        self._write("ended", state=result.state, warnings=result.warnings, **values)
+            values["message"] = scrub(values["message"])
+        self._write("ended", state=result.state, warnings=[scrub(text) for text in result.warnings], **values)
 
     def _write(self, event: str, **values: Any) -> None:
         moment = {"time": round(time.time(), 3), "seconds": round(time.monotonic() - self._begun, 3)}

@@ -12,7 +12,7 @@ from pipeline.prior.options import PriorOptions
 from pipeline.recipes.registry import Recipe, get_recipe
 
 # done: built now. kept: found finished. elsewhere: another run is building it. waiting: never begun.
-# quarantined: it killed its worker as often as is allowed; failed in every other respect.
+# quarantined: it killed its worker as often as is allowed, or never came further; failed in every other respect.
 State = Literal["done", "kept", "failed", "quarantined", "interrupted", "elsewhere", "waiting"]
 FAILURES = ("failed", "quarantined")
 
@@ -23,8 +23,9 @@ class Row:
 
     ``reproduce`` is the command that builds it alone. ``attempt`` counts from 1 how often it was begun and may
     have killed its worker; ``setbacks`` how often it was taken back through no fault of its own (its machine went
-    away, a neighbour was cut). ``spent`` is the wall time of earlier attempts of this run, in seconds. ``alone``
-    keeps it out of groups: it is suspected of killing workers.
+    away, a neighbour was cut), ``stalled`` how often of late without having come any further. ``spent`` is the wall
+    time of earlier attempts of this run, in seconds. ``alone`` keeps it out of groups: it is suspected of killing
+    workers, or machines.
     """
 
     job: Job
@@ -32,6 +33,7 @@ class Row:
     reproduce: str = ""
     attempt: int = 1
     setbacks: int = 0
+    stalled: int = 0
     spent: float = 0.0
     alone: bool = False
 

@@ -27,10 +27,14 @@ T = TypeVar("T")
 def localised(job: Job) -> Job:
     """``job`` with its files on this node, and their hashes in their ``origin``; as it is where no URL is involved.
 
-    Raises MeshError and StorageError.
+    Raises MeshError, also where the mesh has other bytes than those it was planned with, and StorageError.
     """
     job = with_adapters(job)
     if job.origin is None:
+        # One that cannot be read says so when it is.
+        with contextlib.suppress(OSError):
+            if job.mesh and job.mesh_sha256 and mesh_sha256(job.mesh) != job.mesh_sha256:
+                raise MeshError(f"{job.mesh.name}: its bytes have changed since the run was planned; run again")
         return job
     path, sha256 = fetch_mesh(job.origin)
     return dataclasses.replace(job, mesh=path, origin=dataclasses.replace(job.origin, sha256=sha256))

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.core.redact import redact
 
 _NAMES = re.compile(r"secret|token|passw|credential|access_key|account_key|sas|^key$|_key$", re.IGNORECASE)
-_VARIABLES = ("AWS_", "FSSPEC_", "GOOGLE_", "AZURE_")
+_VARIABLES = ("AWS_", "FSSPEC_", "GOOGLE_", "AZURE_", "HF_", "HUGGING_FACE_", "RAY_AUTH_")
 # Shorter values would blot out ordinary words.
 _SHORTEST = 6
 

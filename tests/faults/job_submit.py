@@ -43,16 +43,17 @@ def main() -> None:
         start = [*RAY, "start", "--head", f"--port={PORT}", "--node-ip-address=127.0.0.1", "--num-cpus=2",
                  "--dashboard-host=127.0.0.1", f"--dashboard-port={DASHBOARD}", f"--metrics-export-port={METRICS}",
                  f"--temp-dir={temporary}", "--object-store-memory=80000000", "--block"]  # fmt: skip
-        with (
-            (folder / "ray.log").open("w") as log,
-            subprocess.Popen(start, env=environment, stdout=log, stderr=log) as cluster,
-        ):
+        with (folder / "ray.log").open("w") as log:
+            cluster = subprocess.Popen(start, env=environment, stdout=log, stderr=log)
             try:
                 command = [sys.executable, str(HERE / "slow_run.py"), str(manifest), str(out)]
                 command += ["--address", f"127.0.0.1:{PORT}", "--workers", "1"]
                 submit = [*RAY, "job", "submit", *address, "--", *command]
-                deadline, done, seen = time.monotonic() + 240, None, ""
+                deadline, done, seen = time.monotonic() + 480, None, ""
                 while time.monotonic() < deadline and (done is None or done.returncode):
+                    if cluster.poll() is not None:
+                        # Ray gives itself half a minute to start; a busy machine takes longer.
+                        cluster = subprocess.Popen(start, env=environment, stdout=log, stderr=log)
                     # Until the dashboard is up.
                     time.sleep(3)
                     done = subprocess.run(submit, env=environment, capture_output=True, text=True, check=False)
@@ -66,12 +67,13 @@ def main() -> None:
                     cluster.wait(45)
                 except subprocess.TimeoutExpired:
                     cluster.kill()
+                    cluster.wait()
         shutil.rmtree(temporary, ignore_errors=True)
         faults = faults_of(out, manifest)
         series = sorted({line.split("{")[0] for line in seen.splitlines() if line.startswith("ray_latentkiln_")})
         code = done.returncode if done else -1
         if code:
-            print((done.stdout + done.stderr)[-1500:] if done else "")
+            print((folder / "ray.log").read_text()[-1500:], (done.stdout + done.stderr)[-1500:] if done else "")
         ok = code == 0 and not any(faults.values()) and refused.returncode != 0 and bool(series)
         finish(ok, rows=chosen.rows, exit=code, stranger_exit=refused.returncode, series=series, **faults)
 

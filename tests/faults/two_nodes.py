@@ -1,8 +1,8 @@
-"""Two Ray nodes in network namespaces of their own on one machine: a node killed, its link cut without a kill, and one
-drained, as a machine that is about to be taken away is.
+"""Two Ray nodes in network namespaces of their own on one machine: a node killed, its link cut without a kill, one
+drained, as a machine that is about to be taken away is, and one that joins while the run goes on.
 
 Needs root, ``ip netns`` and veth. The driver runs beside the head node; the other node's worker holds rows when its
-node goes. The run has to end with every row built, by the node that is left.
+node goes. The run has to end with every row built, by the node that is left; or by both, where the other one joins.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ print(GcsClient(address=sys.argv[1]).drain_node(node, reason, "to be taken away"
 
 
 class TwoNodes:
-    """The namespaces with a Ray node in each; a context."""
+    """The namespaces with a Ray node in each, or in the head's alone unless ``both``; a context."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, both: bool = True):
+        self._both = both
         tag = f"{os.getpid() % 100_000}"
         self.head, self.other, self.wires = f"lka{tag}", f"lkb{tag}", (f"lkva{tag}", f"lkvb{tag}")
         self._temporary = Path(f"/tmp/lkf{tag}")
@@ -67,10 +68,10 @@ class TwoNodes:
                 *(f"-n {space} link set lo up" for space in (self.head, self.other)),
             ):
                 ip(words)
-            common = ["--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats"]
-            self._start(self.head, "--head", f"--port={PORT}", f"--node-ip-address={HEAD}", *common,
+            self._start(self.head, "--head", f"--port={PORT}", f"--node-ip-address={HEAD}",
                         f"--temp-dir={self._temporary}", "--include-dashboard=false")  # fmt: skip
-            self._start(self.other, f"--address={HEAD}:{PORT}", f"--node-ip-address={OTHER}", *common)
+            if self._both:
+                self.join()
         except BaseException:
             self.__exit__()
             raise
@@ -83,16 +84,21 @@ class TwoNodes:
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _start(self, space: str, *options: str) -> None:
-        command = [*self.inside(space), str(Path(sys.executable).with_name("ray")), "start", *options]
+        common = ["--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats"]
+        command = [*self.inside(space), str(Path(sys.executable).with_name("ray")), "start", *options, *common]
         subprocess.run(command, env=self.environment, stdout=self._log, stderr=self._log, check=True, timeout=180)
 
     @staticmethod
     def inside(space: str) -> list[str]:
         return ["ip", "netns", "exec", space]
 
+    def join(self) -> None:
+        """Starts the other node."""
+        self._start(self.other, f"--address={HEAD}:{PORT}", f"--node-ip-address={OTHER}")
+
     def run(self, manifest: Path, out: Path) -> subprocess.Popen[bytes]:
-        """``latentkiln run`` beside the head node, with one worker on each."""
-        options = ["--address", f"{HEAD}:{PORT}", "--workers", "2", "--lockstep", "2"]
+        """``latentkiln run`` beside the head node; how many workers there are follows from the nodes."""
+        options = ["--address", f"{HEAD}:{PORT}", "--lockstep", "2"]
         command = [
             *self.inside(self.head),
             sys.executable,
@@ -143,22 +149,27 @@ def builders(out: Path) -> set[int]:
 
 
 def scenario(name: str, folder: Path, rows: int) -> dict:
-    """One run during which the other node goes, by ``name``: ``kill``, ``cut`` or ``drain``."""
+    """One run during which the other node goes, by ``name``: ``kill``, ``cut`` or ``drain``; or comes: ``join``."""
     folder.mkdir()
     for shared in ("cube.obj", "prior"):
         (folder / shared).symlink_to(folder.parent / shared)
     (folder / "cube.obj").unlink()
     shutil.copy(folder.parent / "cube.obj", folder / "cube.obj")
+    # Whoever joins shall find something left to do.
+    rows = 3 * rows if name == "join" else rows
     manifest, out = write_manifest(folder, rows, "work 80"), folder / "out"
-    with TwoNodes(folder) as nodes:
+    with TwoNodes(folder, both=name != "join") as nodes:
         begun = time.monotonic()
         process = nodes.run(manifest, out)
         try:
+            if name == "join":
+                wait_until(lambda: len(builders(out)) == 1 or process.poll() is not None, 180, "the head at work")
+                nodes.join()
             wait_until(lambda: len(builders(out)) == 2 or process.poll() is not None, 180, "both nodes at work")
             there = len(set(nodes.pids(nodes.other)) & builders(out))
             if name == "kill":
                 nodes.kill(nodes.other)
-            else:
+            elif name != "join":
                 getattr(nodes, name)()
             code = process.wait(timeout=300)
         finally:
@@ -166,17 +177,17 @@ def scenario(name: str, folder: Path, rows: int) -> dict:
         seconds = time.monotonic() - begun
     log = (out / "run.events.jsonl").read_text()
     told = log.count("is going away")
-    found = {"exit": code, "workers_lost": there, "seconds": round(seconds, 1), "told": told}
+    found = {"exit": code, "workers_there": there, "seconds": round(seconds, 1), "told": told}
     return found | faults_of(out, manifest)
 
 
 def main() -> None:
-    chosen = arguments(__doc__, ("kill", "cut", "drain"), rows=(8, 60))
+    chosen = arguments(__doc__, ("kill", "cut", "drain", "join"), rows=(8, 60))
     with workplace(chosen) as folder:
         found = {name: scenario(name, folder / name, chosen.rows) for name in chosen.parts}
     ok = all(
         one["exit"] == 0
-        and one["workers_lost"] == 1
+        and one["workers_there"] == 1
         and not (one["missing"] or one["different"] or one["strays"])
         and one["told"] == (name == "drain")
         for name, one in found.items()

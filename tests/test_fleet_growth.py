@@ -1,0 +1,102 @@
+"""How many workers a joined cluster is asked for, as it grows and shrinks. No Ray server is started."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.fleet import actors, cluster
+from pipeline.fleet.actors import ActorSettings, Fleet, _Slot
+
+
+@pytest.fixture
+def fleet(monkeypatch, tmp_path):
+    """A Fleet whose workers are names; ``book`` has so many rows left, the cluster so much ``room``."""
+    book = SimpleNamespace(rows_left=0, exhausted=True, next_group=lambda *more: [])
+    worker = SimpleNamespace(lockstep=None)
+    killed = []
+    settings = ActorSettings(worker, {}, workers=lambda per_gpu: made.room, growing=True)
+    made = Fleet(book, print, None, settings)
+    made.book, made.killed, made.room = book, killed, 1
+
+    def new_slot():
+        made._made += 1
+        return _Slot(f"worker {made._made}", None, None)
+
+    monkeypatch.setattr(made, "_new_slot", new_slot)
+    monkeypatch.setattr(made, "_kill", lambda slot: killed.append(slot.name))
+
+    def look(rows, *, width=1, room=None, growing=True):
+        book.rows_left, made.room = rows, made.room if room is None else room
+        worker.lockstep, made._settings = width, settings if growing else ActorSettings(worker, {}, settings.workers)
+        made._next_look = 0.0
+        made._look_around()
+        made._hand_out()
+        return [slot.state for slot in made._slots]
+
+    made.look = look
+    return made
+
+
+def test_as_many_again_wait_for_machines_while_there_are_rows_for_them(fleet):
+    # The one that finds no room is what makes the cluster grow.
+    assert len(fleet.look(100)) == 2
+    assert len(fleet.look(100, room=2)) == 4
+    assert len(fleet.look(100, room=8)) == 16
+
+
+def test_a_cluster_without_a_machine_is_asked_for_one(fleet):
+    assert len(fleet.look(100, room=0)) == 2
+
+
+@pytest.mark.parametrize(("rows", "width", "workers"), [(8, 8, 1), (9, 8, 2), (3, None, 1), (1, 1, 1)])
+def test_no_more_machines_than_groups_of_rows(fleet, rows, width, workers):
+    assert len(fleet.look(rows, width=width)) == workers
+
+
+def test_a_number_that_was_asked_for_is_what_there_is(fleet):
+    assert len(fleet.look(100, growing=False)) == 1 and len(fleet.look(100, room=3, growing=False)) == 3
+
+
+def test_at_the_end_no_machine_is_waited_for_and_idle_ones_go(fleet, monkeypatch):
+    fleet.look(100, room=2)
+    for slot in fleet._slots[:2]:
+        slot.state = "idle"
+    now = 1000.0
+    monkeypatch.setattr(actors.time, "monotonic", lambda: now)
+    fleet._slots[0].state, fleet._slots[1].since = "building", now
+    fleet.book.exhausted = False
+    assert fleet.look(0) == ["building", "idle", "loading", "loading"]  # more rows may be read
+    fleet.book.exhausted = True
+    assert fleet.look(0) == ["building", "idle"] and fleet.killed == ["worker 4", "worker 3"]
+    now += actors._SPARE_SECONDS + 1
+    assert fleet.look(0) == ["building"] and fleet.killed[-1] == "worker 2"
+
+
+NODES = {
+    "head": {"CPU": 2.0, "memory": 1.0},
+    "small": {"CPU": 4.0},
+    "large": {"CPU": 16.0},
+    "gpus": {"CPU": 16.0, "GPU": 4.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "room"),
+    [
+        ("small", 4, {8: 1, 4: 1}),  # a driver with more cores than the nodes have
+        ("small small large", 16, {4: 6}),
+        ("head gpus", 4, {}),  # so that all four GPUs find some
+        ("", 0, {2: 0}),
+    ],
+)
+def test_cpus_are_asked_for_as_the_nodes_have_them(nodes, cpus, room, monkeypatch):
+    there = [NODES[name] for name in nodes.split()]
+    assert cluster._worker_cpus(there) == cpus
+    import ray
+
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in there])
+    for threads, workers in room.items():
+        assert cluster.capacity(max(1, min(threads, cpus or threads)), 0) == workers
+    assert cluster.capacity(1, 2) == (8 if "gpus" in nodes else 0)
