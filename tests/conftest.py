@@ -13,6 +13,11 @@ from s3_server import BUCKET, FaultProxy, S3Server, connect, environment
 
 import pipeline  # noqa: F401  (before torch: it makes idle threads sleep)
 
+# To join a cluster on the loopback, Ray must be told before it is imported that there is no other machine; and it
+# sends its token to an address given by name only where this says so.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+os.environ["RAY_AUTH_MODE"] = "token"
+
 REAL_MESHES = ("blub.obj", "boot.obj", "spot.obj", "CesiumMan.glb")
 
 

@@ -27,11 +27,6 @@ from pipeline.fleet.locks import asset_lock
 
 TESTS = Path(__file__).parent
 
-# To join a cluster on the loopback, Ray must be told before it is imported that there is no other machine; and it
-# sends its token to an address given by name only where this says so.
-os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-os.environ["RAY_AUTH_MODE"] = "token"
-
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory):
