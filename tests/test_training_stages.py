@@ -155,3 +155,41 @@ def test_a_resumed_optimiser_steps_as_an_uninterrupted_one(tmp_path: Path) -> No
         step(model, optimiser, index)
         step(again, resumed, index)
     assert torch.equal(model.weight, again.weight)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked"),
+    [
+        ("a white marble cow, front view", {"material": "marble", "colour": "white", "thing": "cow"}),
+        ("Crimson polka dots.", {"material": "dots", "colour": "red"}),
+        ("a teddy bear", {"thing": "teddy"}),
+        ("something unheard of", {}),
+    ],
+)
+def test_a_prompt_says_what_an_asset_must_show(prompt: str, asked: dict[str, str]) -> None:
+    from training.judge import asked_of
+
+    assert asked_of(prompt) == asked
+
+
+def test_assets_are_judged_by_what_six_views_say_together(work: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from training.data import COLOUR_NAMES
+    from training.judge import judge_assets, score
+
+    rng = np.random.default_rng(5)
+    tiles = (rng.random((8, 64, 64, 3)) * 255).astype(np.uint8)
+    sheet = tiles.reshape(2, 4, 64, 64, 3).swapaxes(1, 2).reshape(128, 256, 3)
+    rows = score(tiles[:6], work / "judge.safetensors")
+    total = sum(torch.from_numpy(row["colour_logits"]).log_softmax(0) for row in rows)
+    said = COLOUR_NAMES[int(total.argmax())]
+    other = next(name for name in COLOUR_NAMES if name != said)
+    for name, colour in (("right", said), ("wrong", other)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(sheet).save(tmp_path / name / "preview.png")
+        record = {"inputs": {"job": {"prompt": f"a {colour} object"}}}
+        (tmp_path / name / "record.json").write_text(json.dumps(record))
+    found = judge_assets(tmp_path, work / "judge.safetensors")["colour"]
+    assert found["top1"] == 0.5 and found["n"] == 2
+    assert found["views"] == pytest.approx(sum(row["colour"] in (said, other) for row in rows) / 12, abs=1e-3)

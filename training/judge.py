@@ -252,16 +252,16 @@ def judge_assets(root: Path, weights: Path) -> dict:
     view: dict[str, list[bool]] = {}
     for record in sorted(root.glob("*/record.json")):
         prompt = str(json.loads(record.read_text(encoding="utf-8"))["inputs"]["job"]["prompt"])
-        sheet_ = np.asarray(Image.open(record.parent / "preview.png").convert("RGB"))
-        side = sheet_.shape[1] // 4
-        tiles = sheet_.reshape(-1, side, 4, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)[:6]
+        picture = np.asarray(Image.open(record.parent / "preview.png").convert("RGB"))
+        side = picture.shape[1] // 4
+        tiles = picture.reshape(-1, side, 4, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)[:6]
         rows = score(tiles, weights)
         said = {}
         for head, name in asked_of(prompt).items():
             if name not in NAMES[head]:
                 continue
             total = sum(torch.from_numpy(row[head + "_logits"]).log_softmax(0) for row in rows)
-            said[head] = NAMES[head][int(total.argmax())]  # type: ignore[union-attr]
+            said[head] = NAMES[head][int(total.argmax())]
             asset.setdefault(head, []).append(said[head] == name)
             view.setdefault(head, []).extend(row[head] == name for row in rows)
         print(f"{record.parent.name}: {prompt!r} looks like {said}", flush=True)

@@ -296,7 +296,7 @@ def train(cfg: Settings, plan: Plan) -> None:
         z, ids = big.batch(max(share // 4, 1), rng) if use_big else pool.batch(share, rng)
         n = len(z)
         ids = vocabulary.corrupt(ids, c["word_drop"], c["caption_drop"], g)
-        t = draw_t(n, c["late"] * max(0.0, 1 - samples / c["late_until"]) + c["late_rest"], g)
+        t = draw_t(n, c["late"], g)
         noise = torch.randn(z.shape, generator=g)
         a = alphas[t].view(-1, 1, 1, 1)
         noisy = (a.sqrt() * z + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)

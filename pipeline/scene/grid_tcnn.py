@@ -11,8 +11,6 @@ Written against its sources (``bindings/torch/tinycudann/modules.py``, ``grid.h`
 * A batch is padded to a multiple of 256 points and cut again by the library. An ``Encoding`` alone pads no columns
   (a network would ask for multiples of 16); columns beyond ours would be padding, and are cut.
 * Its backward pass takes a contiguous gradient only, and throws for any other.
-* Its networks (``NetworkWithInputEncoding``) are not used: they have no biases, which the field's have, and would be
-  another model than on the CPU.
 * Points are not checked against [0, 1]: what lies outside wraps around.
 * Its backward pass adds with atomics: two runs differ in the last digits.
 """
@@ -70,12 +68,19 @@ def _encoding(configured: str, dtype: torch.dtype, parameter_count: int) -> Any:
     """The library's module for a configuration, without the table it makes itself: 50 MB for the usual grid."""
     import tinycudann
 
-    module: Any = tinycudann.Encoding(3, json.loads(configured), dtype=dtype)
+    return without_parameters(tinycudann.Encoding(3, json.loads(configured), dtype=dtype), "grid", parameter_count)
+
+
+def without_parameters(module: Any, operation: str, expected: int) -> Any:
+    """The library's ``module`` without the parameters it makes itself, which must be ``expected`` in number.
+
+    Raises BackendError where they are not: our parameters would mean something else to it.
+    """
     own = module.params.numel()
-    if own != parameter_count:
+    if own != expected:
         raise BackendError(
-            f"grid: tinycudann lays this grid out in {own} parameters, the other backends in {parameter_count}; "
-            "use LATENTKILN_GRID=torch, and report both numbers with the settings"
+            f"{operation}: tinycudann lays this {operation} out in {own} parameters, the other backends in {expected}; "
+            f"use LATENTKILN_{operation.upper()}=torch, and report both numbers with the settings"
         )
     module.params = torch.nn.Parameter(torch.empty(0), requires_grad=False)
     return module

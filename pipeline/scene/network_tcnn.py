@@ -26,8 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.core.errors import BackendError
-from pipeline.scene.grid_tcnn import configuration
+from pipeline.scene.grid_tcnn import configuration, without_parameters
 
 if TYPE_CHECKING:
     from pipeline.scene.grid import GridSettings
@@ -99,12 +98,5 @@ def _network(described: str, outputs: int, parameter_count: int) -> Any:
     import tinycudann
 
     encoding, network = json.loads(described)
-    module: Any = tinycudann.NetworkWithInputEncoding(3, outputs, encoding, network)
-    own = module.params.numel()
-    if own != parameter_count:
-        raise BackendError(
-            f"network: tinycudann lays this network out in {own} parameters, not {parameter_count}; "
-            "use LATENTKILN_NETWORK=torch, and report both numbers with the settings"
-        )
-    module.params = torch.nn.Parameter(torch.empty(0), requires_grad=False)
-    return module
+    module = tinycudann.NetworkWithInputEncoding(3, outputs, encoding, network)
+    return without_parameters(module, "network", parameter_count)

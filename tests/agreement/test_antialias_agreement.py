@@ -11,7 +11,7 @@ import meshes
 import numpy as np
 import pytest
 import torch
-from fake_cuda import CudaTensor, fake_cuda, marked, plain
+from fake_cuda import CudaTensor, marked, plain
 from test_rasterise_agreement import blob
 
 from pipeline.core import backends
@@ -20,13 +20,6 @@ from pipeline.geometry import antialias, camera
 from pipeline.geometry.rasterise import rasterise
 
 HEIGHT, WIDTH = 20, 26
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    fake_nvdiffrast.install(monkeypatch)
-    with fake_cuda():
-        yield fake_nvdiffrast.calls
 
 
 def cube():
@@ -60,7 +53,7 @@ def both(name):
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_outlines_agree(name, calls):
+def test_outlines_agree(name, nvdiffrast):
     expected, found = both(name)
     for here, there in ((expected.right, found.right), (expected.below, found.below)):
         assert isinstance(there, CudaTensor) and there.shape == here.shape
@@ -71,7 +64,7 @@ def test_outlines_agree(name, calls):
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_colours_mix_and_gradients_flow_as_in_the_library(name, calls):
+def test_colours_mix_and_gradients_flow_as_in_the_library(name, nvdiffrast):
     vertices, faces, cameras, seen = problem(name)
     generator = torch_generator(83, name)
     colours, weight = (torch.randn(3, 4, HEIGHT, WIDTH, generator=generator) for _ in range(2))
@@ -80,7 +73,7 @@ def test_colours_mix_and_gradients_flow_as_in_the_library(name, calls):
     mixed = antialias.mix(here, antialias.outlines(seen, vertices, faces, cameras, across, backend="numpy"))
     (mixed * weight).sum().backward()
     antialias.outlines(seen, vertices, faces, cameras, across, backend="nvdiffrast")
-    arguments = calls[-1][1]
+    arguments = nvdiffrast[-1][1]
     there = colours.clone().requires_grad_(True)
     rows_up = marked(there.permute(0, 2, 3, 1).flip(1).contiguous())
     given = {key: arguments[key] for key in ("rast", "pos", "tri")}
@@ -90,14 +83,14 @@ def test_colours_mix_and_gradients_flow_as_in_the_library(name, calls):
         assert ((a - b).abs() > 1e-3).float().mean() < 1e-3
 
 
-def test_the_same_bits_whatever_order_the_library_adds_in(calls):
+def test_the_same_bits_whatever_order_the_library_adds_in(nvdiffrast):
     one, two = both("blob")[1], both("blob")[1]
     assert torch.equal(plain(one.right), plain(two.right)) and torch.equal(plain(one.below), plain(two.below))
 
 
-def test_it_is_called_as_documented(calls):
+def test_it_is_called_as_documented(nvdiffrast):
     both("cube")
-    (name, arguments) = calls[-1]
+    (name, arguments) = nvdiffrast[-1]
     assert name == "antialias" and arguments["color"].shape == (3, HEIGHT, WIDTH, 6)
     assert arguments["pos"].shape == (3, 8, 4) and arguments["tri"].shape == (12, 3)
     raster = plain(arguments["rast"])
@@ -106,7 +99,7 @@ def test_it_is_called_as_documented(calls):
     assert (raster[..., 2].flip(1).numpy()[seen.mask] == seen.depth[seen.mask]).all()
 
 
-def test_mixing_brings_shares_to_the_colours(calls):
+def test_mixing_brings_shares_to_the_colours(nvdiffrast):
     image = torch.randn(3, 2, HEIGHT, WIDTH, generator=torch_generator(84, "image"))
     here, there = both("cube")
     expected = antialias.mix(image, here)
@@ -116,13 +109,13 @@ def test_mixing_brings_shares_to_the_colours(calls):
         torch.testing.assert_close(mixed, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_mesh_without_faces_is_no_call(calls):
+def test_a_mesh_without_faces_is_no_call(nvdiffrast):
     none = np.zeros((0, 3), int)
     cameras = camera.orbit(1.0, 0.0, 1.0, 1.0)
     seen = rasterise(np.eye(3), none, cameras, 4, 5, backend="numba")
     found = antialias.outlines(seen, np.eye(3), none, cameras, none, backend="nvdiffrast")
-    assert found.right.shape == (1, 4, 4) and found.below.shape == (1, 3, 5) and not calls
+    assert found.right.shape == (1, 4, 4) and found.below.shape == (1, 3, 5) and not nvdiffrast
 
 
-def test_auto_is_the_library_where_it_works(calls):
+def test_auto_is_the_library_where_it_works(nvdiffrast):
     assert backends.choose("antialias").name == "nvdiffrast"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fake_tinycudann
 import pytest
 import torch
-from fake_cuda import CudaTensor, fake_cuda
+from fake_cuda import CudaTensor
 
 from pipeline.core.errors import BackendError
 from pipeline.core.rng import torch_generator
@@ -21,14 +21,6 @@ SETTINGS = {
     # Beyond 1625 corners an index without hashing would overflow.
     "fine": GridSettings(levels=2, base=16, finest=4096, log2_table=8),
 }
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    fake_tinycudann.install(monkeypatch)
-    with fake_cuda():
-        yield fake_tinycudann.calls
-    grid_tcnn._encoding.cache_clear()
 
 
 def problem(settings, count=300):
@@ -57,7 +49,7 @@ def answers(settings, dtype=None):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_layout_is_the_librarys(name, calls):
+def test_the_layout_is_the_librarys(name, tinycudann):
     (plain, expected), (found, gradient) = answers(SETTINGS[name], torch.float32)
     assert found.shape == plain.shape
     # The last bit of a scale may differ: at 64 corners it moves a weight by 1e-5.
@@ -65,9 +57,9 @@ def test_the_layout_is_the_librarys(name, calls):
     torch.testing.assert_close(gradient, expected, atol=2e-4, rtol=1e-4)
 
 
-def test_half_precision_is_close_and_not_the_default(calls):
+def test_half_precision_is_close_and_not_the_default(tinycudann):
     answers(SETTINGS["hash"])
-    assert calls[0][1]["dtype"] == torch.float32
+    assert tinycudann[0][1]["dtype"] == torch.float32
     (plain, expected), (found, gradient) = answers(SETTINGS["hash"], torch.float16)
     assert gradient.dtype == torch.float32
     assert 0 < (found - plain).abs().max() < 2e-2
@@ -94,20 +86,20 @@ def test_the_configuration_is_written_out():
     }
 
 
-def test_the_table_is_ours_and_the_batch_is_padded(calls):
+def test_the_table_is_ours_and_the_batch_is_padded(tinycudann):
     settings = SETTINGS["hash"]
     points, table, _ = problem(settings)
     there = table.to("cuda")
     for _ in range(2):
         grid_tcnn.encode(points.to("cuda"), there, settings)
-    made = [arguments for name, arguments in calls if name == "Encoding"]
-    used = [arguments for name, arguments in calls if name == "forward"]
+    made = [arguments for name, arguments in tinycudann if name == "Encoding"]
+    used = [arguments for name, arguments in tinycudann if name == "forward"]
     assert len(made) == 1 and len(used) == 2  # the module is kept, without a table of its own
     assert used[0]["padded"] == 512 and used[0]["params"].data_ptr() == there.data_ptr()
 
 
 @pytest.mark.parametrize("layout", ["columns", "one value"])
-def test_a_gradient_of_any_layout_reaches_the_library_contiguous(layout, calls):
+def test_a_gradient_of_any_layout_reaches_the_library_contiguous(layout, tinycudann):
     settings = SETTINGS["hash"]
     points, table, weight = problem(settings, 512)  # nothing to pad, so the gradient goes through as it is
     there = table.to("cuda").requires_grad_(True)
@@ -119,7 +111,7 @@ def test_a_gradient_of_any_layout_reaches_the_library_contiguous(layout, calls):
     torch.testing.assert_close(gradient.cpu(), expected, atol=2e-4, rtol=1e-4)
 
 
-def test_no_points_give_no_rows_but_a_gradient(calls):
+def test_no_points_give_no_rows_but_a_gradient(tinycudann):
     settings = SETTINGS["hash"]
     table = problem(settings)[1].to("cuda").requires_grad_(True)
     found = grid_tcnn.encode(torch.zeros(0, 3, device="cuda"), table, settings)
@@ -128,7 +120,7 @@ def test_no_points_give_no_rows_but_a_gradient(calls):
     assert not table.grad.any()
 
 
-def test_another_layout_is_refused(calls, monkeypatch):
+def test_another_layout_is_refused(tinycudann, monkeypatch):
     settings = SETTINGS["hash"]
     points, table, _ = problem(settings)
     other = {**grid_tcnn.configuration(settings), "log2_hashmap_size": 9}
@@ -137,7 +129,7 @@ def test_another_layout_is_refused(calls, monkeypatch):
         grid_tcnn.encode(points.to("cuda"), table.to("cuda"), settings)
 
 
-def test_a_table_in_host_memory_is_found_out(calls):
+def test_a_table_in_host_memory_is_found_out(tinycudann):
     """What the stand-in is for: a call that would fail on a GPU fails here."""
     settings = SETTINGS["hash"]
     points, table, _ = problem(settings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fake_tinycudann
 import pytest
 import torch
-from fake_cuda import CudaTensor, fake_cuda
+from fake_cuda import CudaTensor
 
 from pipeline.core import backends
 from pipeline.core.errors import BackendError
@@ -29,14 +29,6 @@ FIELDS = {
     "many channels": FieldSettings(GRID, channels=20, hidden=16, layers=4),
 }
 PRECISIONS = {"float32": (torch.float32, 2e-4), "float16": (torch.float16, 2e-2)}
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    fake_tinycudann.install(monkeypatch)
-    with fake_cuda():
-        yield fake_tinycudann.calls
-    network_tcnn._network.cache_clear()
 
 
 def some_points(count=300):
@@ -76,26 +68,26 @@ def assert_agree(found, expected, tolerance):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", FIELDS)
-def test_values_and_gradients_are_those_of_the_field(name, precision, calls, monkeypatch):
+def test_values_and_gradients_are_those_of_the_field(name, precision, tinycudann, monkeypatch):
     dtype, tolerance = PRECISIONS[precision]
     monkeypatch.setattr(fake_tinycudann, "network_precision", dtype)
     points = some_points(512 if name == "whole blocks" else 300)
     expected = gradients(trained(FIELDS[name], network_backend="torch"), points)
     fused = trained(FIELDS[name], network_backend="tinycudann").to("cuda")
     found = gradients(fused, points.to("cuda"))
-    assert {call for call, _ in calls} == {"NetworkWithInputEncoding", "forward"}
+    assert {call for call, _ in tinycudann} == {"NetworkWithInputEncoding", "forward"}
     assert_agree(found, expected, tolerance)
 
 
 @pytest.mark.parametrize("strength", [1e-9, 1e-3, 1e6])
-def test_gradients_of_any_size_pass_half_precision(strength, calls):
+def test_gradients_of_any_size_pass_half_precision(strength, tinycudann):
     points = some_points()
     expected = gradients(trained(FIELDS["usual"], network_backend="torch"), points)
     fused = trained(FIELDS["usual"], network_backend="tinycudann").to("cuda")
     assert_agree(gradients(fused, points.to("cuda"), strength), expected, 2e-2)
 
 
-def test_the_offset_and_the_blob_keep_single_precision(calls):
+def test_the_offset_and_the_blob_keep_single_precision(tinycudann):
     """They are added outside: a half could not hold 1000.125 + 5 exp(-r^2 / 2)."""
     field = trained(FIELDS["usual"], network_backend="tinycudann").to("cuda")
     with torch.no_grad():
@@ -106,12 +98,12 @@ def test_the_offset_and_the_blob_keep_single_precision(calls):
     assert float(sigma[0].cpu().detach().log()) == pytest.approx(6.0, abs=1e-5)
 
 
-def test_the_configuration_is_written_out(calls):
+def test_the_configuration_is_written_out(tinycudann):
     field = RadianceField(FIELDS["usual"], 3, network_backend="tinycudann").to("cuda")
     field.density(torch.zeros(3, 3, device="cuda"))
     field(torch.zeros(3, 3, device="cuda"))
     field(torch.zeros(3, 3, device="cuda"))
-    made = [arguments for name, arguments in calls if name == "NetworkWithInputEncoding"]
+    made = [arguments for name, arguments in tinycudann if name == "NetworkWithInputEncoding"]
     assert [arguments["outputs"] for arguments in made] == [1, 5]  # kept from the second call on
     assert made[0]["config"] == {
         "otype": "FullyFusedMLP",
@@ -120,7 +112,7 @@ def test_the_configuration_is_written_out(calls):
         "n_neurons": 64,
         "n_hidden_layers": 2,
     }
-    assert all(isinstance(a["params"], CudaTensor) for name, a in calls if name == "forward")
+    assert all(isinstance(a["params"], CudaTensor) for name, a in tinycudann if name == "forward")
 
 
 def test_the_vector_is_the_librarys():
@@ -134,7 +126,7 @@ def test_the_vector_is_the_librarys():
     assert matrices.count_nonzero() == 22 and (vector[512:] == -1).all()
 
 
-def test_no_points_give_no_rows_but_a_gradient(calls):
+def test_no_points_give_no_rows_but_a_gradient(tinycudann):
     field = RadianceField(FIELDS["usual"], 3, network_backend="tinycudann").to("cuda")
     sigma, latent = field(torch.zeros(0, 3, device="cuda"))
     assert sigma.shape == (0,) and latent.shape == (0, 4)
@@ -142,7 +134,7 @@ def test_no_points_give_no_rows_but_a_gradient(calls):
     assert not field.table.grad.any()
 
 
-def test_one_is_trained_on_by_the_other(calls, tmp_path):
+def test_one_is_trained_on_by_the_other(tinycudann, tmp_path):
     """State, names and shapes are the same: a checkpoint of one goes on with the other, and comes out near."""
     points = some_points()
 
@@ -168,14 +160,14 @@ def test_one_is_trained_on_by_the_other(calls, tmp_path):
             assert (a - b).abs().mean() < 0.05 * b.abs().mean()
 
 
-def test_another_layout_is_refused(calls, monkeypatch):
+def test_another_layout_is_refused(tinycudann, monkeypatch):
     monkeypatch.setattr(fake_tinycudann, "ALIGNMENT", 8)
     field = RadianceField(FIELDS["usual"], 3, network_backend="tinycudann").to("cuda")
     with pytest.raises(BackendError, match="lays this network out in"):
         field.density(torch.zeros(3, 3, device="cuda"))
 
 
-def test_half_precision_has_to_be_asked_for(calls, monkeypatch):
+def test_half_precision_has_to_be_asked_for(tinycudann, monkeypatch):
     monkeypatch.delenv("LATENTKILN_NETWORK", raising=False)
     assert backends.choose("grid").name == "tinycudann"  # it is there, and the grid is float32
     assert network.backend_for("cuda") == network.backend_for("cpu") == "torch"

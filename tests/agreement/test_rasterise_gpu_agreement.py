@@ -6,10 +6,8 @@ from __future__ import annotations
 
 import math
 
-import fake_nvdiffrast
 import numpy as np
 import pytest
-from fake_cuda import fake_cuda
 from test_rasterise_agreement import SCENES, blob
 
 from pipeline.core.rng import numpy_generator
@@ -17,13 +15,6 @@ from pipeline.geometry import camera, rasterise, rasterise_warp
 from pipeline.geometry.facing import front_faces
 
 HEIGHT, WIDTH = 40, 56
-
-
-@pytest.fixture
-def nvdiffrast(monkeypatch):
-    fake_nvdiffrast.install(monkeypatch)
-    with fake_cuda():
-        yield fake_nvdiffrast.calls
 
 
 def views(rng, vertices):
@@ -108,7 +99,7 @@ def test_one_view_of_two_sees_no_front(nvdiffrast):
 
 
 def test_nvdiffrast_is_called_as_documented(nvdiffrast):
-    rng = numpy_generator(23, "calls")
+    rng = numpy_generator(23, "nvdiffrast")
     vertices, faces = blob(rng, 60)
     cameras = views(rng, vertices)
     rasterise.rasterise(vertices, faces, cameras, 20, 12, backend="nvdiffrast")
