@@ -13,7 +13,7 @@ from pipeline.core.rng import torch_generator
 from pipeline.distill import checkpoint
 from pipeline.distill.loop import Subject, distill
 from pipeline.distill.prompts import PromptTable, view_prompt
-from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients, sds_loss
+from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients, sds_loss, timestep
 from pipeline.prior.load import Prior, TextEmbedding, load_prior
 from pipeline.scene.protocol import Rendering, View
 
@@ -215,9 +215,45 @@ def test_descending_timesteps_go_down_in_a_band(prior: Prior) -> None:
         assert low - 5 <= t.min() < low + 20 and high - 20 < t.max() <= high + 5
 
 
-def test_a_flow_has_one_timestep_a_step_and_half_the_guidance_for_colour(prior: Prior) -> None:
-    settings = SdsSettings(8.0, 0.1, 0.9, flow=True)
-    drawn = [draw(settings, prior, 7, step, 11, (4, 4, 2, 2))[0].unique().tolist() for step in (0, 5, 10)]
-    assert drawn == [[900], [500], [100]]
-    assert (settings.guidance(0.1), settings.guidance(0.9)) == (4.0, 8.0)
-    assert SdsSettings(8.0).guidance(0.1) == 8.0
+class Sampled(Canvas):
+    """A flow scene that is nothing but its latents: what the loop makes of it is DDIM sampling."""
+
+    TIMES = (0.9, 0.6, 0.3)
+
+    def render(self, step: int, steps: int) -> Rendering:
+        after = self.TIMES[step + 1] if step + 1 < len(self.TIMES) else None
+        noise = torch.full((2, 4, 8, 8), 0.5)
+        return Rendering(self.pixels.detach(), VIEWS, noise=noise, time=self.TIMES[step], next_time=after, guidance=0.5)
+
+    def follow(self, rendering: Rendering, residual: torch.Tensor, share: torch.Tensor) -> None:
+        with torch.no_grad():
+            self.pixels -= share * residual
+
+
+def test_following_the_flow_is_ddim_sampling(prior: Prior) -> None:
+    made = subject(prior, 3, steps=3)
+    made.scene = Sampled(3)
+    start = made.scene.pixels.detach().clone()
+    assert distill([made], prior, lockstep=1)
+    assert made.error is None
+    times = [int(share * prior.train_steps) for share in Sampled.TIMES]
+    abar = prior.alphas_cumprod[times[0]]
+    x = abar.sqrt() * start + (1 - abar).sqrt() * 0.5
+    text, negative = made.prompts.text(VIEWS), made.prompts.negative(len(VIEWS))
+    for i, t in enumerate(times):
+        both = [prior.predict_noise(x, torch.full((2,), t), part) for part in (negative, text)]
+        guided = both[0] + 2.5 * (both[1] - both[0])
+        after = prior.alphas_cumprod[times[i + 1]] if i + 1 < len(times) else torch.ones(())
+        now = prior.alphas_cumprod[t]
+        clean = (x - (1 - now).sqrt() * guided) / now.sqrt()
+        x = after.sqrt() * clean + (1 - after).sqrt() * guided
+    torch.testing.assert_close(made.scene.pixels.detach(), x, atol=1e-4, rtol=1e-4)
+
+
+def test_a_scene_may_decide_the_timestep(prior: Prior) -> None:
+    settings = SdsSettings(1.0, 0.1, 0.9)
+    t, eps = draw(settings, prior, 7, 0, 10, (4, 4, 2, 2), time=0.5)
+    free, same = draw(settings, prior, 7, 0, 10, (4, 4, 2, 2))
+    assert t.unique().tolist() == [timestep(0.5, prior.train_steps)] and len(free.unique()) > 1
+    assert torch.equal(eps, same)
+    assert (timestep(0.0, 1000), timestep(0.5, 1000), timestep(1.0, 1000)) == (0, 500, 999)

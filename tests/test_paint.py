@@ -128,6 +128,26 @@ def test_a_learned_background_is_optimised_and_resumed(prior: Prior, cube: Path,
     assert digest(tmp_path / "plain/one/asset.glb") != digest(tmp_path / "whole/one/asset.glb")
 
 
+@pytest.mark.parametrize("calls_before_the_stop", [1, 4, 9])
+def test_patches_are_resumed_to_the_byte(prior: Prior, cube: Path, tmp_path: Path, calls_before_the_stop: int) -> None:
+    painted = job(cube, distillation="patches", steps=12)
+    run([painted], prior, tmp_path / "whole")
+    calls = iter([False] * calls_before_the_stop + [True] * 100)
+    (first,) = run([painted], prior, tmp_path / "parts", stop=lambda: next(calls))
+    assert first.status == "interrupted"
+    (second,) = run([painted, job(cube, "two", distillation="patches", steps=12)], prior, tmp_path / "parts")[:1]
+    assert second.status == "done"
+    assert digest(tmp_path / "whole" / "one" / "asset.glb") == digest(tmp_path / "parts" / "one" / "asset.glb")
+    record = read_record(tmp_path / "parts" / "one")
+    assert record is not None and record["bake"]["views"] == record["resolved_settings"]["views"]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_patches_of_very_few_steps_still_make_an_asset(prior: Prior, cube: Path, tmp_path: Path, steps: int) -> None:
+    (outcome,) = run([job(cube, distillation="patches", steps=steps)], prior, tmp_path / "out")
+    assert outcome.status == "done", outcome.message
+
+
 def test_outlines_may_be_smoothed(prior: Prior, cube: Path, tmp_path: Path) -> None:
     plain, smooth = job(cube, "plain"), job(cube, "smooth", antialias=True, refine=True, refine_steps=1)
     assert [o.status for o in run([plain, smooth], prior, tmp_path)] == ["done", "done"]

@@ -169,6 +169,23 @@ def test_detail_survives_views_that_are_a_pixel_off() -> None:
     assert contrast > 0.75 * 0.3 / math.sqrt(2)
 
 
+def test_views_count_by_their_shares() -> None:
+    uvmesh = ball()
+    cameras = orbit([np.pi / 2] * 2, 0.0, 2.4, FOV)
+    images = np.zeros((2, 3, SIDE, SIDE), np.float32)
+    images[0, 0] = images[1, 2] = 1.0  # one red, one blue
+    shares = np.ones((2, 8, 8))
+    shares[0, :, :4] = shares[1, :, 4:] = 0
+    image = bake_projected(uvmesh, uvmesh.mesh.vertices, cameras, images, SIZE, shares=shares).maps[BASE_COLOUR]
+    texels = texel_map(uvmesh, SIZE, rim=0.0)
+    points = interpolate(texels.face, texels.bary, uvmesh.mesh.vertices, uvmesh.mesh.faces)
+    image = image[texels.mask]
+    facing = points[..., 2] > 0.5
+    left, right = facing & (points[..., 0] < -0.3), facing & (points[..., 0] > 0.3)
+    assert image[left][:, 2].min() > 240 and image[left][:, 0].max() < 15
+    assert image[right][:, 0].min() > 240 and image[right][:, 2].max() < 15
+
+
 def test_the_same_pictures_give_the_same_bytes() -> None:
     uvmesh, cameras = box(), around(8)
     images = pictures(uvmesh, cameras, 64)
@@ -183,6 +200,8 @@ def test_what_cannot_be_baked_is_told() -> None:
         bake_projected(uvmesh, uvmesh.mesh.vertices, cameras, images[:3], 64)
     with pytest.raises(SettingError, match="depth images"):
         bake_projected(uvmesh, uvmesh.mesh.vertices, cameras, images, 64, near_depths=np.zeros((3, 8, 8)))
+    with pytest.raises(SettingError, match="4 square shares"):
+        bake_projected(uvmesh, uvmesh.mesh.vertices, cameras, images, 64, shares=np.zeros((4, 8, 7)))
     away = orbit(math.pi / 2, 0.0, 2.0, FOV, target=(0, 0, -10))
     with pytest.raises(SettingError, match="no view sees the mesh"):
         bake_projected(uvmesh, uvmesh.mesh.vertices, away, images[:1], 64)

@@ -9,7 +9,9 @@ import itertools
 import math
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Pixels a side of the largest piece decoded at once: bounds memory.
@@ -103,3 +105,10 @@ def _window(start: int, end: int, low: int, high: int, reduction: int, *, fade: 
     rise = (x - low) / (start - low) if start > low else torch.ones_like(x)
     fall = (high - x) / (high - end) if high > end else torch.ones_like(x)
     return torch.minimum(rise, fall).clamp(1e-4, 1)
+
+
+@torch.no_grad()
+def decode_views(latents: Tensor, prior: Decoder, batch: int = 16) -> NDArray[np.float32]:
+    """(N, 3, h r, w r) float32 in [0, 1] of N views (N, C, h, w), ``batch`` of them at a time."""
+    images = [prior.decode(part).float().clamp(0, 1).cpu().numpy() for part in latents.split(batch)]
+    return np.concatenate(images)

@@ -85,6 +85,7 @@ def bake_projected(
     report: Reporter = no_report,
     *,
     near_depths: NDArray[np.floating] | None = None,
+    shares: NDArray[np.floating] | None = None,
     settings: ProjectSettings | None = None,
 ) -> BakedMaps:
     """The base colour map of ``uvmesh`` from pictures of it.
@@ -96,6 +97,7 @@ def bake_projected(
         near_depths: (N, h, h) of any side, depth along the view axis of what the images show, inf where they show
             background. Where the mesh is not what an image shows there (a floater that the mesh lacks stands in
             front, or the field has nothing), the image is not used.
+        shares: (N, h, h) of any side, in [0, 1]: how much each image counts at each place beside the other images.
 
     A texel sees a camera where the rasterised depth says so. Texels that no view sees become a smooth membrane between
     those that are seen; chart borders are levelled and colours spread over the gutters, as for painted textures.
@@ -103,7 +105,7 @@ def bake_projected(
     """
     started = time.perf_counter()
     settings = settings or ProjectSettings()
-    _check(cameras, images, near_depths)
+    _check(cameras, images, near_depths, shares)
     positions: NDArray[np.float64] = np.asarray(vertices, np.float64)
     borders, _ = shared_edges(uvmesh)
     texels = texel_map(uvmesh, texture_size, LEVEL_RIM)
@@ -111,7 +113,8 @@ def bake_projected(
     blend = _Blend.empty(len(surface.position))
     for n in range(len(cameras)):
         depths = None if near_depths is None else np.asarray(near_depths[n], np.float32)
-        _add_view(blend, surface, cameras[n : n + 1], np.asarray(images[n], np.float32), depths, settings)
+        counts = None if shares is None else np.asarray(shares[n], np.float32)
+        _add_view(blend, surface, cameras[n : n + 1], np.asarray(images[n], np.float32), depths, counts, settings)
         report("project", n + 1, len(cameras))
     seen = blend.broad > 0
     if not seen.any():
@@ -136,12 +139,19 @@ def bake_projected(
     return BakedMaps({BASE_COLOUR: pixels}, notes)
 
 
-def _check(cameras: Cameras, images: NDArray[np.floating], near_depths: NDArray[np.floating] | None) -> None:
+def _check(
+    cameras: Cameras,
+    images: NDArray[np.floating],
+    near_depths: NDArray[np.floating] | None,
+    shares: NDArray[np.floating] | None,
+) -> None:
     count = len(cameras)
     if images.ndim != 4 or images.shape[:2] != (count, 3) or images.shape[2] != images.shape[3]:
         raise SettingError(f"projection needs {count} square RGB images (N, 3, H, H), got {images.shape}", stage="bake")
     if near_depths is not None and (near_depths.ndim != 3 or len(near_depths) != count):
         raise SettingError(f"projection needs {count} depth images (N, h, h), got {near_depths.shape}", stage="bake")
+    if shares is not None and (shares.ndim != 3 or len(shares) != count or shares.shape[1] != shares.shape[2]):
+        raise SettingError(f"projection needs {count} square shares (N, h, h), got {shares.shape}", stage="bake")
 
 
 @dataclass(frozen=True)
@@ -203,6 +213,7 @@ def _add_view(
     camera: Cameras,
     image: Floats,
     near_depth: Floats | None,
+    counts: Floats | None,
     settings: ProjectSettings,
 ) -> None:
     """Adds one view, ``image`` (3, H, H), to ``blend``."""
@@ -224,6 +235,8 @@ def _add_view(
     nearest = index[np.arange(len(index)), weight.argmax(axis=1)]
     rim = max(settings.rim, _RIM_PIXELS / side)
     visible *= _fade(depth, shown, settings, rim, surface.radius).ravel()[nearest]
+    if counts is not None:
+        visible *= bilinear(np.ascontiguousarray(counts[..., None]), uv)[:, 0]
     used = visible > 1e-6
     chosen, uv, cosine, visible = chosen[used], uv[used], cosine[used], visible[used]
     inside = shown.reshape(side, fine // side, side, fine // side).all(axis=(1, 3))

@@ -6,6 +6,7 @@ own seed, step counter, optimiser and checkpoint; what they share is one UNet ca
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Reporter, no_report
 from pipeline.distill import checkpoint
 from pipeline.distill.prompts import PromptTable
-from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients, sds_loss
+from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients, sds_loss, timestep
 from pipeline.distill.width import Width, lacks_memory
 from pipeline.prior.load import Prior
 from pipeline.scene.protocol import FlowScene, Rendering, Scene
@@ -77,12 +78,15 @@ class Subject:
         for group, rate in zip(self._adam.param_groups, self._lr, strict=True):
             group["lr"] = rate * (1 - 0.9 * progress)
 
-    def update(self, rendering: Rendering, gradient: torch.Tensor, abar: torch.Tensor) -> None:
-        """One Adam step along the SDS gradient (and the scene's own losses), or a step of the flow. abar: (V,)."""
+    def update(self, rendering: Rendering, gradient: torch.Tensor, t: torch.Tensor, alphas: torch.Tensor) -> None:
+        """One Adam step along the SDS gradient (and the scene's own losses), or a step of the flow.
+
+        t: (V,) timesteps of the gradient; alphas: (T,) the prior's abar.
+        """
         finite = gradient.isfinite().all()
         self._finite = finite if self._finite is None else self._finite & finite
-        if self.sds.flow:
-            self._flow(rendering, gradient, abar)
+        if isinstance(self.scene, FlowScene):
+            self._flow(self.scene, rendering, gradient, t, alphas)
         else:
             self._descend(rendering, gradient)
         self.step += 1
@@ -107,12 +111,18 @@ class Subject:
                 stage="distill",
             )
 
-    def _flow(self, rendering: Rendering, gradient: torch.Tensor, abar: torch.Tensor) -> None:
-        assert isinstance(self.scene, FlowScene)  # what ``sds.flow`` says
+    def _flow(
+        self, scene: FlowScene, rendering: Rendering, gradient: torch.Tensor, t: torch.Tensor, alphas: torch.Tensor
+    ) -> None:
+        abar = alphas[t]
         # grad = sqrt(abar) (1 - abar) (eps_hat - eps), and z - z_hat = sqrt((1 - abar) / abar) (eps_hat - eps).
         residual = gradient / (abar * (1 - abar).sqrt()).view(-1, 1, 1, 1)
-        level = ((1 - abar[0]) / abar[0]).sqrt()
-        self.scene.follow(rendering, residual.to(rendering.latents.device), level.to(rendering.latents.device))
+        # DDIM moves x / sqrt(abar) by eps_hat times the change of level = sqrt((1 - abar) / abar), so z by the share
+        share = torch.ones((), device=abar.device)
+        if rendering.next_time is not None:
+            after = alphas[timestep(rendering.next_time, len(alphas))]
+            share = 1 - ((1 - after) / after * abar[0] / (1 - abar[0])).sqrt()
+        scene.follow(rendering, residual.to(rendering.latents.device), share.to(rendering.latents.device))
 
     def save(self) -> None:
         """Writes the checkpoint, if this subject has a place for one. Raises LatentkilnError for one without sense."""
@@ -228,8 +238,8 @@ def _step(subjects: list[Subject], prior: Prior, lockstep: int) -> None:
     guided = time.perf_counter()
     for (subject, rendering, query), gradient in zip(asked, gradients, strict=True):
         begun = time.perf_counter()
-        abar = prior.alphas_cumprod[query.t]
-        _guard(subject, lambda s=subject, r=rendering, g=gradient, a=abar: s.update(r, g, a))  # type: ignore[misc]
+        step = functools.partial(subject.update, rendering, gradient, query.t, prior.alphas_cumprod)
+        _guard(subject, step)
         subject.seconds["scene"] += time.perf_counter() - begun + (rendered - start) / len(asked)
         subject.seconds["prior"] += (guided - rendered) / len(asked)
         subject.report("distill", subject.step, subject.steps)
@@ -238,14 +248,15 @@ def _step(subjects: list[Subject], prior: Prior, lockstep: int) -> None:
 def _ask(subject: Subject, prior: Prior) -> tuple[Rendering, Query]:
     rendering = subject.scene.render(subject.step, subject.steps)
     latents = rendering.latents
-    t, eps = draw(subject.sds, prior, subject.seed, subject.step, subject.steps, tuple(latents.shape), subject.stream)
+    shape = tuple(latents.shape)
+    t, eps = draw(subject.sds, prior, subject.seed, subject.step, subject.steps, shape, subject.stream, rendering.time)
     query = Query(
         latents.detach().to(prior.device),
         subject.prompts.text(rendering.views),
         subject.prompts.negative(len(rendering.views)),
         t,
         eps if rendering.noise is None else rendering.noise.to(prior.device),
-        subject.sds.guidance(subject.step / subject.steps),
+        subject.sds.guidance_scale * rendering.guidance,
     )
     return rendering, query
 

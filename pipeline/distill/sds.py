@@ -11,7 +11,6 @@ from pipeline.core.rng import torch_generator
 from pipeline.core.transfer import send
 from pipeline.prior.adapters import Adapters
 from pipeline.prior.load import Prior, TextEmbedding
-from pipeline.scene.protocol import COLOUR_SHARE
 
 Timesteps = Literal["uniform", "annealed", "descending"]
 # Width of the band of descending timesteps, as a share of the whole range.
@@ -35,19 +34,10 @@ class SdsSettings:
     t_min: float = 0.02
     t_max: float = 0.98
     timesteps: Timesteps = "annealed"
-    # For a FlowScene: one timestep for all views of a step, from the upper to the lower end.
-    flow: bool = False
-
-    def guidance(self, progress: float) -> float:
-        """The guidance scale at ``progress`` in [0, 1]: of a flow, half of it while the colour is found, since much
-        of it shifts hues where there is most noise."""
-        return self.guidance_scale * (0.5 if self.flow and progress < COLOUR_SHARE else 1.0)
 
     def bounds(self, progress: float) -> tuple[float, float]:
         """Least and most t, as fractions of T, at ``progress`` in [0, 1]."""
         span = self.t_max - self.t_min
-        if self.flow:
-            return (self.t_max - span * progress,) * 2
         if self.timesteps == "annealed":
             return self.t_min, self.t_max - span / 2 * progress**0.5
         if self.timesteps == "descending":
@@ -64,9 +54,10 @@ def draw(
     steps: int,
     shape: tuple[int, ...],
     stream: str = "sds",
+    time: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Timesteps t (V,) int64 and noise eps (V, C, h, w) float32 of one step, keyed by
-    (seed, stream, step).
+    (seed, stream, step). ``time``, a share of T, is all views' where it is given.
 
     Drawn on the CPU, so that they are the same whatever device computes with them.
     """
@@ -74,8 +65,15 @@ def draw(
     low, high = (bound * prior.train_steps for bound in settings.bounds(step / max(steps - 1, 1)))
     uniform = torch.rand(shape[0], generator=generator)
     t = (low + uniform * (high - low)).long().clamp(0, prior.train_steps - 1)
+    if time is not None:
+        t = torch.full_like(t, timestep(time, prior.train_steps))
     eps = torch.randn(shape, generator=generator)
     return send(t, prior.device), send(eps, prior.device)
+
+
+def timestep(share: float, train_steps: int) -> int:
+    """The timestep at a share of T."""
+    return min(max(int(share * train_steps), 0), train_steps - 1)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from pipeline.recipes.deliver import deliver
 from pipeline.recipes.rank import score
 from pipeline.recipes.record import failed
 from pipeline.recipes.work import Asset, Variant, Work
-from pipeline.scene.protocol import FlowScene, Scene
+from pipeline.scene.protocol import Scene
 
 
 class Steps(Protocol):
@@ -152,7 +152,7 @@ def _subject(work: Work, variant: Variant, prior: Prior, scene: Scene, phase: st
     return Subject(
         scene,
         prompts,
-        SdsSettings(float(guidance), settings.t_min, t_max, settings.timesteps, flow=isinstance(scene, FlowScene)),
+        SdsSettings(float(guidance), settings.t_min, t_max, settings.timesteps),
         variant.seed,
         settings.refine_steps if refining else settings.steps,
         checkpoint=variant.folder / f"{phase}.safetensors",

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps, bake_base_colour, bake_refined
+from pipeline.bake.decode import decode_views
+from pipeline.bake.project import bake_projected
 from pipeline.core.content import sha256_bytes
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
+from pipeline.export.normals import is_closed
 from pipeline.geometry.camera import CameraSettings
 from pipeline.geometry.mesh import UVMesh
 from pipeline.geometry.normalise import Frame, normalise
@@ -22,11 +25,13 @@ from pipeline.recipes import UNWRAP_CACHE
 from pipeline.recipes.build import build
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.recipes.work import Asset, Variant, Work
-from pipeline.scene.flow_mesh import FlowMesh
 from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
+from pipeline.scene.patchwork import PatchworkMesh
 from pipeline.scene.refined_mesh import RefinedMesh, RefinedMeshSettings
 
 _MESH_RADIUS = 0.6
+# What a patch shows of a place that others made, or shows badly, counts where nothing else is known.
+_LEAST_SHARE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,16 @@ class Paint:
             variant.seed,
             prior.device,
         )
-        if work.settings.distillation == "flow":
-            abar = prior.alphas_cumprod[int(work.settings.t_max * (prior.train_steps - 1))]
-            return FlowMesh(*made, level=float(((1 - abar) / abar).sqrt())), _layout(uvmesh)
+        settings = work.settings
+        if settings.distillation == "patches":
+            patchwork = PatchworkMesh(
+                *made,
+                steps=settings.steps,
+                t_min=settings.t_min,
+                t_max=settings.t_max,
+                two_sided=not is_closed(uvmesh.mesh),
+            )
+            return patchwork, _layout(uvmesh)
         return PaintedMesh(*made), _layout(uvmesh)
 
     def refined(self, work: Work, variant: Variant, prior: Prior) -> RefinedMesh:
@@ -105,7 +117,20 @@ class Paint:
 
 
 def _decoded(work: Work, variant: Variant, prior: Prior) -> BakedMaps:
+    """The base colour that the scene's latents decode to: of patches view by view, else of the texture at once."""
     scene = variant.scene
+    patches = scene.patches() if isinstance(scene, PatchworkMesh) else None
+    if patches is not None:
+        canvas = work.shared
+        return bake_projected(
+            canvas.uvmesh,
+            canvas.frame.apply(canvas.uvmesh.mesh.vertices),
+            patches.cameras,
+            decode_views(patches.latents, prior),
+            work.settings.texture_size,
+            work.report,
+            shares=np.maximum(patches.shares, _LEAST_SHARE),
+        )
     return bake_base_colour(
         scene.texture.detach(),
         scene.visibility.reached,

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pipeline.recipes.shared_settings import SharedSettings
 
-Distillation = Literal["score", "flow"]
+Distillation = Literal["score", "patches"]
 UnwrapMode = Literal["auto", "input", "xatlas", "box"]
 
 
@@ -22,8 +22,8 @@ class PaintSettings(SharedSettings):
     steps: int = Field(default=300, ge=1, le=100_000, description="Steps of the optimisation.")
     distillation: Distillation | None = Field(
         default=None,
-        description="How the texture follows the guidance: score (Adam along the score, as published) or flow (each "
-        "place along the path of sampling, with noise of its own). Left out: the prior's.",
+        description="How the texture is made: score (Adam along the score, as published) or patches (close-ups "
+        "are sampled one after the other, each going on from the last). Left out: the prior's.",
     )
     close_up: float = Field(default=0.5, ge=0, le=1, description="Share of views that are close-ups.")
     fov: float = Field(default=60, ge=10, le=120, description="Vertical field of view, degrees.")

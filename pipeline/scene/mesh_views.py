@@ -20,13 +20,16 @@ _DETAILS = 4096
 
 @dataclass(frozen=True)
 class Seen:
-    """What V square views show. covered: (V, side, side) bool; uv: (M, 2) float32 of the covered pixels, row-major.
+    """What V square views show. covered: (V, side, side) bool; of the M covered pixels, row-major, uv: (M, 2) float32,
+    face: (M,) int32, depth: (M,) float32 along the view axis.
 
     ``outlines``: along which colours mix; None leaves pixels as they are.
     """
 
     covered: np.ndarray
     uv: np.ndarray
+    face: np.ndarray
+    depth: np.ndarray
     outlines: Outlines | None = None
 
     def composite(self, texture: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
@@ -81,4 +84,5 @@ class MeshViews:
         smooth = None
         if self._across is not None:
             smooth = outlines(fragments, self._vertices, self._faces, cameras, self._across)
-        return Seen(fragments.mask, uv, smooth)
+        mask = fragments.mask
+        return Seen(mask, uv, fragments.face[mask], fragments.depth[mask], smooth)

@@ -8,9 +8,6 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-COLOUR_SHARE = 0.4
-"""The share of its steps in which a FlowScene finds its colour; the structure comes after."""
-
 
 @dataclass(frozen=True)
 class View:
@@ -29,12 +26,18 @@ class Rendering:
         views: V descriptions, from which prompts are chosen.
         extra_loss: further differentiable terms, already weighted and summed; None for none.
         noise: (V, C, h, w) standard normal noise to guide with, where it belongs to the scene; None: fresh noise.
+        time: the timestep to guide at, as a share of T, where the scene decides it; None: one is drawn for each view.
+        next_time: the timestep that a ``FlowScene`` goes on to from ``time``; None: to no noise at all.
+        guidance: what the guidance scale is multiplied with.
     """
 
     latents: torch.Tensor
     views: list[View]
     extra_loss: torch.Tensor | None = None
     noise: torch.Tensor | None = None
+    time: float | None = None
+    next_time: float | None = None
+    guidance: float = 1.0
 
 
 class Scene(Protocol):
@@ -59,9 +62,10 @@ class Scene(Protocol):
 
 @runtime_checkable
 class FlowScene(Scene, Protocol):
-    """A scene that is moved along the model's flow instead of by Adam: it brings its noise and takes its own steps."""
+    """A scene that is moved along the model's flow instead of by Adam: it decides the timesteps of its renderings and
+    takes its own steps."""
 
-    def follow(self, rendering: Rendering, residual: torch.Tensor, level: torch.Tensor) -> None:
+    def follow(self, rendering: Rendering, residual: torch.Tensor, share: torch.Tensor) -> None:
         """One step: ``residual`` (V, C, h, w) is the rendered latents less the clean ones that the model sees in
-        them, ``level`` () sigma / alpha of the step's timestep."""
+        them; to go the ``share`` () of the way to those is DDIM's step from ``time`` to ``next_time``."""
         ...

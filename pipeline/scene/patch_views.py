@@ -1,0 +1,90 @@
+"""Which close-ups of a mesh are worth painting next, and how much of each pixel may be kept.
+
+S samples a side of a view, M covered samples of all views in row-major order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.geometry.camera import Cameras
+from pipeline.scene.mesh_views import Seen
+
+Floats = NDArray[np.float32]
+
+# Cosines between the view and the normal: nothing below the first is kept, all above the second.
+_FACING = (0.25, 0.6)
+# Distance from the image's border, in latent pixels: a convolution sees less there than elsewhere.
+_BORDER = (0.5, 3.0)
+# Share of a latent pixel that the mesh covers: what is mixed with the background is none of the surface's.
+_PURE = (0.6, 0.97)
+# Height of the image at the place, as a multiple of what is asked for: something right before the lens, or far behind
+# what the camera looks at, would get a pattern of another scale.
+_NEAR, _FAR = (0.55, 0.75), (1.5, 2.0)
+
+
+def quality(
+    seen: Seen,
+    cameras: Cameras,
+    normals: NDArray[np.floating],
+    heights: tuple[float, float],
+    supersample: int,
+    two_sided: bool,
+) -> Floats:
+    """How well each covered sample shows its place, (M,) in [0, 1].
+
+    Args:
+        normals: (F, 3) unit normals of the faces, in the cameras' world.
+        heights: least and greatest height of the image at what the cameras look at.
+        supersample: samples a side of a latent pixel.
+        two_sided: whether the back of a face counts like its front.
+    """
+    view, row, column = np.nonzero(seen.covered)
+    side = seen.covered.shape[1]
+    focal = cameras.projection[view, 1, 1]
+    # The direction of the sample's ray in the camera's frame, then the cosine in the world's.
+    x, y = ((column + 0.5) / side * 2 - 1) / focal, (1 - (row + 0.5) / side * 2) / focal
+    ray = np.stack([x, y, -np.ones_like(x)], axis=1) / np.sqrt(1 + x * x + y * y)[:, None]
+    cosine = -np.einsum("mij,mi,mj->m", cameras.view[view, :3, :3], ray, normals[seen.face])
+    facing = ramp(np.abs(cosine) if two_sided else cosine, _FACING)
+    away = ramp((np.minimum(np.arange(side), np.arange(side)[::-1]) + 0.5) / supersample, _BORDER)
+    height = seen.depth * 2 / focal
+    scale = ramp(height / heights[0], _NEAR) * (1 - ramp(height / heights[1], _FAR))
+    small = side // supersample
+    share = seen.covered.reshape(-1, small, supersample, small, supersample).mean(axis=(2, 4))
+    pure = ramp(share[view, row // supersample, column // supersample], _PURE)
+    return (facing * np.minimum(away[row], away[column]) * scale * pure).astype(np.float32)
+
+
+def choose(count: int, seen: Seen, worth: Floats, known: Floats) -> NDArray[np.int64]:
+    """``count`` of the views of ``seen``, one after the other the one that shows most of what is not known yet.
+
+    Args:
+        worth: (M,) quality of the samples.
+        known: (s, s) in [0, 1], how far each texel is known.
+
+    Returns view numbers (count,), all different. What a chosen view shows counts as known for the next.
+    """
+    view = np.nonzero(seen.covered)[0]
+    size = len(known)
+    place = np.clip((seen.uv * size).astype(np.int64), 0, size - 1)
+    texel = place[:, 1] * size + place[:, 0]
+    by_now = known.ravel().copy()
+    views = len(seen.covered)
+    chosen: list[int] = []
+    for _ in range(min(count, views)):
+        gain = np.bincount(view, worth * np.maximum(worth - by_now[texel], 0), minlength=views)
+        gain[chosen] = -1
+        best = int(gain.argmax())
+        chosen.append(best)
+        # Its whole area, not what it shows well: views that are made at once cannot go on from each other.
+        by_now[texel[view == best]] = 1
+    return np.array(chosen, np.int64)
+
+
+def ramp(values: NDArray[np.floating], ends: tuple[float, float]) -> NDArray[np.float64]:
+    """0 below the first end, 1 above the second, smooth between."""
+    x = np.clip((np.asarray(values, np.float64) - ends[0]) / (ends[1] - ends[0]), 0, 1)
+    smooth: NDArray[np.float64] = x * x * (3 - 2 * x)
+    return smooth

@@ -1,0 +1,330 @@
+"""A painted mesh whose texture is sampled, one close-up after the other, instead of descending along a score.
+
+Score distillation seeks the mode of the model: smooth surfaces whose colours get stronger the longer it runs, and what
+many views of a place make of it is their average. Here every place of the surface is made by one view, along the path
+of sampling (DDIM, Song et al., 2021), and views that see a part of it later go on from there: as in inpainting by a
+diffusion model (RePaint, Lugmayr et al., 2022), what is known is put back after each step. TEXTure (Richardson et al.,
+2023) and Text2Tex (Chen et al., 2023) paint meshes so with depth-guided models.
+
+Two phases. First the colour: fresh noise and other views at every step, all texels move as one; what many pictures of
+the prompt agree on is the object's colour. Then the patches: groups of views, those that show most of what is still
+unknown, are taken from high noise to none, starting from the colour.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.rng import torch_generator
+from pipeline.core.transfer import send
+from pipeline.geometry.camera import Cameras, CameraSettings
+from pipeline.geometry.mesh import face_normals
+from pipeline.geometry.texture import sample_texture
+from pipeline.scene.mesh_views import Seen
+from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
+from pipeline.scene.patch_views import choose, quality
+from pipeline.scene.protocol import Rendering, View
+
+# The share of the steps that look for the colour, the guidance they take, and the timestep they end at.
+_COLOUR = 0.12
+_COLOUR_GUIDANCE = 0.6
+_COLOUR_END = 0.6
+# Steps that one group of patches takes, as nearly as the number of steps allows, and the timestep it begins at: from
+# there on the found colour still tells, and the model lays out the rest.
+_PATCH_STEPS = 20
+_PATCH_START = 0.85
+# Close-ups that are looked at to choose the views of a group, their heights in object radii, and how far they lean.
+_CANDIDATES = 48
+_HEIGHTS = (0.6, 1.1)
+_LEAN = 0.3
+# Texels a side of the texture that holds what is known, per texel asked for: views that go on from it see it sharper.
+_FINER = 2
+# Behind close-ups stands a grey far from the object's own brightness, so that the model sees where the object ends.
+_LIGHT, _DARK = 0.75, 0.25
+# A texel of which the views of a group showed less than this is left for others.
+_LEAST_WEIGHT = 0.05
+# Latent pixels that show the object as purely as this share of the purest tell its colour.
+_PURE = 0.9
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Finished views of the surface.
+
+    ``cameras``: N of them; ``latents`` (N, C, h, w); ``shares`` (N, h, w) float32 in [0, 1], how much of each latent
+    pixel is the view's own work and shows the surface well.
+    """
+
+    cameras: Cameras
+    latents: Tensor
+    shares: np.ndarray
+
+
+@dataclass(frozen=True)
+class PatchRendering(Rendering):
+    """``reach``: (V, 1, h, w), how much of each latent pixel the mesh covers. ``group``: number of the patches, None
+    while the colour is found; ``last``: whether they are finished after this step."""
+
+    reach: Tensor | None = None
+    group: int | None = None
+    last: bool = False
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The views that are being made."""
+
+    number: int
+    cameras: Cameras
+    views: list[View]
+    seen: Seen
+    worth: np.ndarray  # (M,) quality of the covered samples
+    given: Tensor  # (V, C, h, w) what the views show of the texture and what is behind it
+    free: Tensor  # (V, 1, h, w) how much of each latent pixel is unknown surface
+    noise: Tensor  # (V, C, h, w)
+
+
+class PatchworkMesh(PaintedMesh):
+    """As ``PaintedMesh``, with one texture and no optimiser.
+
+    Args (besides those of ``PaintedMesh``):
+        steps: of the whole run.
+        t_min, t_max: ends of the timesteps, shares of T.
+        two_sided: whether faces are seen from behind as well; not so for a closed surface.
+    """
+
+    def __init__(self, *args: Any, steps: int, t_min: float, t_max: float, two_sided: bool, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        vertices, faces = args[0], args[1]
+        normals = face_normals(vertices, faces)
+        self._normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
+        self._two_sided = two_sided
+        self._ends = (t_min, t_max)
+        self._starts = schedule(steps)
+        self._steps = steps
+        self._candidates = _close_ups(self._settings)
+        settings = self._settings
+        groups = len(self._starts)
+        shape = (settings.views, self.texture.shape[0], settings.view_size, settings.view_size)
+        self._known = torch.zeros(1, settings.texture_size, settings.texture_size, device=self._device)
+        self._now = torch.zeros(shape, device=self._device)
+        self._chosen = torch.zeros(groups, settings.views, dtype=torch.int64)
+        self._made = torch.zeros(groups, *shape, device=self._device)
+        self._shares = torch.zeros(groups, settings.views, settings.view_size, settings.view_size)
+        self._done = torch.zeros((), dtype=torch.int64)
+        self._group: _Group | None = None
+
+    def _suited(self, settings: PaintedMeshSettings) -> PaintedMeshSettings:
+        """Plain backgrounds, since nothing here would learn others; no noise at the start, which the flow would take
+        for something to keep."""
+        size = settings.texture_size * _FINER
+        return dataclasses.replace(settings, background="random", initial_noise=0.0, texture_size=size)
+
+    def _levels_from(self, base: Tensor) -> list[Tensor]:
+        return [base.requires_grad_(True)]
+
+    def parameters(self) -> list[dict[str, object]]:
+        """The texture, which ``follow`` moves; Adam has no part in it."""
+        return [{"params": list(self._levels), "lr": 0.0}]
+
+    def render(self, step: int, steps: int) -> PatchRendering:
+        """As ``Scene.render``. Raises ValueError for another number of steps than the scene was made for."""
+        if steps != self._steps:
+            raise ValueError(f"the patches are laid out for {self._steps} steps, not {steps}")
+        if step < self._starts[0]:
+            return self._look_for_colour(step)
+        number = bisect.bisect_right(self._starts, step) - 1
+        ends = [*self._starts[1:], steps]
+        done, count = step - self._starts[number], ends[number] - self._starts[number]
+        if done == 0:
+            self._begin(number)
+        elif self._group is None or self._group.number != number:
+            self._group = self._look_again(number)
+        group = self._group
+        assert group is not None
+        low, high = self._ends
+        times = np.linspace(min(_PATCH_START, high), low, count + 1)
+        last = done == count - 1
+        return PatchRendering(
+            self._now,
+            group.views,
+            noise=group.noise,
+            time=float(times[done]),
+            next_time=None if last else float(times[done + 1]),
+            group=number,
+            last=last,
+        )
+
+    def _look_for_colour(self, step: int) -> PatchRendering:
+        settings = self._settings
+        cameras, views = self.views.draw(step, settings.views)
+        seen = self.views.look(cameras, settings.view_size * settings.supersample)
+        image = self._small(seen, self.texture.detach(), self._background(cameras, seen.covered, step))
+        covered = send(torch.from_numpy(seen.covered[:, None].astype(np.float32)), self._device)
+        low, high = self._ends
+        times = np.linspace(high, max(min(_COLOUR_END, high), low), self._starts[0] + 1)
+        return PatchRendering(
+            image,
+            views,
+            time=float(times[step]),
+            next_time=float(times[step + 1]),
+            guidance=_COLOUR_GUIDANCE,
+            reach=torch.nn.functional.avg_pool2d(covered, settings.supersample),
+        )
+
+    def _small(self, seen: Seen, texture: Tensor, behind: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(seen.composite(texture, behind), self._settings.supersample)
+
+    def _begin(self, number: int) -> None:
+        """Chooses the views of a group. Doing so again changes nothing before the group's first step is followed."""
+        cameras, _ = self._drawn(number)
+        seen = self._seen(cameras)
+        known = self._known[0].cpu().numpy()
+        chosen = choose(self._settings.views, seen, self._worth(seen, cameras), known)
+        self._chosen[number] = torch.from_numpy(np.resize(chosen, self._settings.views))
+        self._group = self._look_again(number)
+        self._now = self._group.given.clone()
+
+    def _drawn(self, number: int) -> tuple[Cameras, list[View]]:
+        return self.views.draw(number, max(_CANDIDATES, self._settings.views), "patches", self._candidates)
+
+    def _seen(self, cameras: Cameras) -> Seen:
+        return self.views.look(cameras, self._settings.view_size * self._settings.supersample)
+
+    def _worth(self, seen: Seen, cameras: Cameras) -> np.ndarray:
+        settings = self._settings
+        low, high = self._candidates.close_height
+        if self._candidates.close_up == 0:
+            low, high = (2 / fill for fill in reversed(self._candidates.fill))
+        heights = (low * self._candidates.object_radius, high * self._candidates.object_radius)
+        return quality(seen, cameras, self._normals, heights, settings.supersample, self._two_sided)
+
+    @torch.no_grad()
+    def _look_again(self, number: int) -> _Group:
+        """The group's views of the texture as it was when they were chosen: it does not change before they are done."""
+        cameras, views = self._drawn(number)
+        chosen = self._chosen[number].numpy()
+        cameras, views = cameras[chosen], [views[i] for i in chosen]
+        seen = self._seen(cameras)
+        self.visibility.add(seen.uv)
+        rgb = self.texture.detach().mean(dim=(1, 2)).cpu().numpy() @ self._latent_rgb.matrix + self._latent_rgb.bias
+        grey = self._latent_rgb.invert(np.full(3, _LIGHT if rgb.mean() < (_LIGHT + _DARK) / 2 else _DARK))
+        unknown = torch.cat([self.texture.detach(), 1 - self._known])
+        behind = send(torch.from_numpy(np.append(grey, 0.0)).float(), self._device)
+        image = self._small(seen, unknown, behind.expand(seen.covered.size, -1))
+        noise = torch.randn(self._now.shape, generator=torch_generator(self._seed, "patch noise", number))
+        worth = self._worth(seen, cameras)
+        free = image[:, -1:].clamp(0, 1)
+        return _Group(number, cameras, views, seen, worth, image[:, :-1], free, send(noise, self._device))
+
+    @torch.no_grad()
+    def follow(self, rendering: Rendering, residual: Tensor, share: Tensor) -> None:
+        """Goes the ``share`` () of the way from the rendered latents to the clean ones that the model sees in them.
+
+        residual: (V, C, h, w) the rendered latents less the clean ones.
+        """
+        if not isinstance(rendering, PatchRendering):
+            raise TypeError("a patchwork goes on from what this scene rendered")
+        if rendering.group is None:
+            self._move_as_one(rendering, residual, share)
+            return
+        group = self._group
+        assert group is not None and group.number == rendering.group
+        self._now = group.free * (self._now - share * residual) + (1 - group.free) * group.given
+        if rendering.last:
+            self._lay(group)
+
+    def _move_as_one(self, rendering: PatchRendering, residual: Tensor, share: Tensor) -> None:
+        """Moves all texels by what the latent pixels that show little but the object agree on: thin parts, which the
+        model would take for background by themselves, then have the object's colour."""
+        reach = rendering.reach
+        assert reach is not None
+        weight = reach * (reach > _PURE * reach.max())
+        total = weight.sum().clamp(min=1e-6)
+        (texture,) = self._levels
+        texture -= share * ((residual * weight).sum(dim=(0, 2, 3)) / total)[:, None, None]
+
+    def _lay(self, group: _Group) -> None:
+        """Lays finished views on the texture, where it is not known yet, and keeps them."""
+        settings = self._settings
+        worth = send(torch.from_numpy(group.worth), self._device)[:, None]
+        view, row, column = (send(torch.from_numpy(i), self._device) for i in np.nonzero(group.seen.covered))
+        smooth = torch.nn.functional.interpolate(
+            self._now, scale_factor=settings.supersample, mode="bilinear", align_corners=False
+        )
+        values = smooth[view, :, row, column]
+        sums = _scattered(
+            torch.cat([values * worth, worth, torch.ones_like(worth)], dim=1), group.seen.uv, settings.texture_size
+        )
+        colours, weight, total = sums[:-2], sums[-2], sums[-1]
+        seen = (total > _LEAST_WEIGHT) & (weight > 0)
+        quality = torch.where(seen, weight / total.clamp(min=_LEAST_WEIGHT), torch.zeros_like(weight))
+        fresh = quality * (1 - self._known[0])
+        (texture,) = self._levels
+        mixed = fresh / (fresh + self._known[0]).clamp(min=1e-6)
+        texture += torch.where(seen, mixed, torch.zeros_like(mixed)) * (colours / weight.clamp(min=1e-6) - texture)
+        shares = torch.zeros(group.seen.covered.shape)
+        shares[torch.from_numpy(group.seen.covered)] = torch.from_numpy(group.worth)
+        small = torch.nn.functional.avg_pool2d(shares[:, None], settings.supersample)
+        self._shares[group.number] = (small * group.free.cpu())[:, 0]
+        self._known[0] += fresh
+        self._made[group.number] = self._now
+        self._done.fill_(group.number + 1)
+
+    def patches(self) -> Patches | None:
+        """The views that are finished; None where no view shows anything well."""
+        done = int(self._done)
+        if done == 0 or not bool((self._shares[:done] > 0).any()):
+            return None
+        cameras = [self._drawn(number)[0][self._chosen[number].numpy()] for number in range(done)]
+        fields = {f.name: np.concatenate([getattr(c, f.name) for c in cameras]) for f in dataclasses.fields(Cameras)}
+        return Patches(Cameras(**fields), self._made[:done].flatten(0, 1), self._shares[:done].flatten(0, 1).numpy())
+
+    def state(self) -> Mapping[str, Tensor]:
+        return {
+            **super().state(),
+            "known": self._known,
+            "now": self._now,
+            "chosen": self._chosen,
+            "made": self._made,
+            "shares": self._shares,
+            "done": self._done,
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state(state)
+        self._group = None
+        with torch.no_grad():
+            for name in ("known", "now", "chosen", "made", "shares", "done"):
+                getattr(self, f"_{name}").copy_(state[name])
+
+
+def schedule(steps: int) -> list[int]:
+    """The first step of each group of patches; before the first of them the colour is found. ``steps`` >= 1."""
+    colour = round(_COLOUR * steps)
+    groups = max(1, round((steps - colour) / _PATCH_STEPS))
+    return [colour + (steps - colour) * group // groups for group in range(groups)]
+
+
+def _close_ups(settings: PaintedMeshSettings) -> CameraSettings:
+    """The cameras that patches are chosen from: close-ups, unless those are not wanted at all."""
+    cameras = settings.cameras
+    if cameras.close_up == 0:
+        return cameras
+    return dataclasses.replace(cameras, close_up=1.0, close_height=_HEIGHTS, close_angle=_LEAN)
+
+
+def _scattered(values: Tensor, uv: np.ndarray, size: int) -> Tensor:
+    """(D, size, size) sums of ``values`` (M, D) by the weights with which lookups at ``uv`` (M, 2) read each texel."""
+    texture = torch.zeros(values.shape[1], size, size, device=values.device, requires_grad=True)
+    with torch.enable_grad():
+        looked = sample_texture(texture, send(torch.from_numpy(uv), values.device))
+    return torch.autograd.grad(looked, texture, values)[0]

@@ -1,0 +1,230 @@
+"""Painting by patches: which views come next, what of them is kept, and that what is known stays as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from test_painted_mesh import FACES, RGB, SQUARE, UV
+
+from pipeline.geometry.camera import Cameras, CameraSettings, orbit
+from pipeline.scene.mesh_views import MeshViews, Seen
+from pipeline.scene.painted_mesh import PaintedMeshSettings
+from pipeline.scene.patch_views import choose, quality
+from pipeline.scene.patchwork import PatchRendering, PatchworkMesh, schedule
+from pipeline.scene.protocol import FlowScene, Rendering
+
+NORMALS = np.array([[0.0, 0.0, 1.0]] * 2)
+GOAL = torch.tensor([1.0, -2.0, 0.5, 3.0]).view(4, 1, 1)
+
+
+def scene(seed: int = 0, steps: int = 60, t_max: float = 0.98, two_sided: bool = True, **changes: object):  # type: ignore[no-untyped-def]
+    values = {"views": 3, "view_size": 16, "texture_size": 16, "learning_rate": 0.1, "cameras": CameraSettings()}
+    settings = PaintedMeshSettings(**{**values, **changes})  # type: ignore[arg-type]
+    made = (SQUARE, FACES, UV, FACES, RGB, settings, seed, torch.device("cpu"))
+    return PatchworkMesh(*made, steps=steps, t_min=0.02, t_max=t_max, two_sided=two_sided)
+
+
+def go(made: PatchworkMesh, first: int, last: int, steps: int, share: float = 0.3) -> None:
+    """Steps towards GOAL, as a model would ask for that sees it everywhere."""
+    for step in range(first, last):
+        rendering = made.render(step, steps)
+        whole = 1.0 if rendering.next_time is None else share
+        made.follow(rendering, rendering.latents.detach() - GOAL, torch.tensor(whole))
+
+
+def look(cameras: Cameras, side: int = 64) -> Seen:
+    return MeshViews(SQUARE, FACES, UV, FACES, CameraSettings(), 0).look(cameras, side)
+
+
+def worth(turn: float = 0.0, distance: float = 0.5, two_sided: bool = False) -> np.ndarray:
+    """Quality (16, 16) of the latent pixels of a view of the square; its image is 0.5 high at distance 0.5."""
+    cameras = orbit(np.pi / 2, turn, distance, 2 * np.arctan(0.5))
+    seen = look(cameras)
+    image = np.zeros(seen.covered.shape)
+    image[seen.covered] = quality(seen, cameras, NORMALS, (0.4, 0.6), 4, two_sided)
+    return image[0].reshape(16, 4, 16, 4).mean(axis=(1, 3))
+
+
+def test_the_middle_of_a_view_from_in_front_is_worth_most() -> None:
+    found = worth()
+    assert found[8, 8] > 0.99 and found[5:11, 5:11].min() > 0.9
+    assert found[0].max() < 0.2 and found[:, 15].max() < 0.2
+
+
+def test_slanted_views_backs_and_other_scales_are_worth_nothing() -> None:
+    assert worth(np.radians(45))[8, 8] > 0.9
+    assert worth(np.radians(80))[8, 8] == 0
+    assert worth(np.pi)[8, 8] == 0 and worth(np.pi, two_sided=True)[8, 8] > 0.99
+    assert worth(distance=0.15)[8, 8] == 0 and worth(distance=1.5).max() == 0
+
+
+def test_pixels_that_mix_with_the_background_are_worth_nothing() -> None:
+    cameras = orbit(np.pi / 2, 0.0, 0.5, 2 * np.arctan(0.5), target=(0.4, 0.0, 0.0))  # the edge in the middle
+    cameras = dataclasses.replace(cameras, projection=cameras.projection.copy())
+    cameras.projection[:, 0, 2] = 1 / 16  # by half a latent pixel
+    seen = look(cameras)
+    image = np.zeros(seen.covered.shape)
+    image[seen.covered] = quality(seen, cameras, NORMALS, (0.4, 0.6), 4, False)
+    covered = seen.covered[0, 32].reshape(16, 4).mean(axis=1)
+    mixed = (covered > 0) & (covered < 1)
+    assert mixed.sum() == 1
+    assert image[0, 32].reshape(16, 4)[mixed].max() < 0.2 and image[0, 32, 20] > 0.9
+
+
+def test_the_views_that_are_chosen_show_what_is_not_known_and_not_the_same() -> None:
+    targets = [(-0.2, 0.2, 0), (-0.2, 0.2, 0), (0.2, -0.2, 0), (0.2, 0.2, 0), (9, 9, 0)]
+    cameras = orbit([np.pi / 2] * 5, 0.0, 0.3, np.radians(60), target=np.array(targets, float))
+    seen = look(cameras)
+    value = quality(seen, cameras, NORMALS, (0.3, 0.4), 4, False)
+    known = np.zeros((16, 16))
+    known[:8, 8:] = 1  # top right
+    first = choose(2, seen, value, known)
+    assert {1, 2} == {max(1, i) for i in first} and first.dtype == np.int64
+    assert sorted(choose(5, seen, value, known)) == [0, 1, 2, 3, 4]
+    known[:] = 1
+    known[8:, 8:] = 0
+    assert choose(1, seen, value, known)[0] == 2
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 20, 100, 300])
+def test_steps_are_shared_out_between_colour_and_patches(steps: int) -> None:
+    starts = schedule(steps)
+    assert starts == sorted(set(starts)) and 0 <= starts[0] < steps and starts[-1] < steps
+    lengths = np.diff([*starts, steps])
+    assert lengths.max() - lengths.min() <= 1 and lengths.max() <= 32
+
+
+def test_the_colour_comes_first_for_all_texels_as_one() -> None:
+    made = scene()
+    assert isinstance(made, FlowScene)
+    start = made.texture.detach()[:, :1, :1].clone()
+    rendering = made.render(0, 60)
+    assert rendering.noise is None and rendering.guidance < 1
+    residual = rendering.latents.detach() - GOAL
+    # What is said of the background must not matter.
+    residual = torch.where(rendering.reach > 0.5, residual, torch.full_like(residual, 50.0))
+    made.follow(rendering, residual, torch.tensor(0.6))
+    texture = made.texture.detach()
+    assert torch.equal(texture, texture[:, :1, :1].expand_as(texture))
+    torch.testing.assert_close(texture[:, :1, :1], start + 0.6 * (GOAL - start), atol=0.15, rtol=0)
+    times = [(r.time, r.next_time) for r in (made.render(step, 60) for step in range(schedule(60)[0]))]
+    assert times[0][0] == 0.98 and all(a[1] == b[0] for a, b in itertools.pairwise(times))
+
+
+def test_a_patch_goes_from_noise_to_none_and_is_laid_down_at_its_end() -> None:
+    made = scene()
+    first, second = schedule(60)[:2]
+    before = made.texture.detach().clone()
+    renderings = []
+    for step in range(first, second):
+        assert torch.equal(made.texture, before)
+        renderings.append(made.render(step, 60))
+        go(made, step, step + 1, 60)
+    assert all(torch.equal(r.noise, renderings[0].noise) and all(v.close for v in r.views) for r in renderings)
+    times = [r.time for r in renderings]
+    assert times[0] == 0.85 and all(a.next_time == b for a, b in zip(renderings, times[1:], strict=False))
+    assert [r.next_time is None for r in renderings] == [False] * (len(times) - 1) + [True]
+    known = made.state()["known"][0]
+    sure = known > 0.99
+    assert 10 < sure.sum() < sure.numel() and known.max() <= 1.001
+    off = (made.texture.detach() - GOAL).abs().amax(dim=0)[sure]
+    # Beside the square's edge the next latent pixel shows the background as well.
+    assert (off < 1e-3).float().mean() > 0.8 and off.max() < 1
+    assert torch.equal(made.texture[:, known == 0], before[:, known == 0])
+
+
+def test_later_patches_go_on_from_what_is_known() -> None:
+    made = scene(views=1)
+    first, second, third = schedule(60)[:3]
+    go(made, first, second, 60)
+    sure = made.state()["known"][0] > 0.999
+    kept = made.texture.detach()[:, sure].clone()
+    for step in range(second, third):
+        rendering = made.render(step, 60)
+        # A model that sees something else everywhere; where all is known it is not heard.
+        made.follow(rendering, rendering.latents + 7, torch.tensor(1.0))
+    assert torch.allclose(made.texture.detach()[:, sure], kept, atol=1e-3)
+    assert made.texture.detach()[:, ~sure].min() < -5
+
+
+def test_what_shows_twice_is_the_work_of_the_first() -> None:
+    made = scene(steps=200)
+    go(made, 0, 200, 200)
+    patches = made.patches()
+    groups = len(schedule(200))
+    assert patches is not None and len(patches.cameras) == len(patches.latents) == 3 * groups
+    assert patches.cameras.close.all() and patches.latents.shape[1:] == (4, 16, 16)
+    assert patches.shares.shape == (3 * groups, 16, 16) and 0 <= patches.shares.min() <= patches.shares.max() <= 1
+    assert patches.shares[:, 0].max() < 0.2  # at the border
+    assert patches.shares[:3].sum() > 5 * patches.shares[-3:].sum()
+    assert (made.state()["known"] > 0.9).float().mean() > 0.8
+
+
+def test_the_grey_behind_is_far_from_the_object() -> None:
+    found = []
+    for brightness in (-1.0, 1.0):
+        made = scene(cameras=CameraSettings(close_up=0))
+        with torch.no_grad():
+            made._levels[0][:] = torch.from_numpy(RGB.invert(np.full(3, 0.5 + 0.4 * brightness))).view(4, 1, 1)
+        view = made.render(schedule(60)[0], 60).latents[0, :, 0, 0].detach().numpy()
+        found.append(float((view @ RGB.matrix + RGB.bias).mean()))
+    assert found[0] > 0.6 and found[1] < 0.4
+
+
+def test_without_close_ups_patches_are_whole_views() -> None:
+    made = scene(cameras=CameraSettings(close_up=0), steps=40)
+    assert not any(view.close for view in made.render(39, 40).views if made.render(schedule(40)[-1], 40))
+    go(made, 0, 40, 40)
+    assert made.patches() is not None
+
+
+def test_what_nothing_shows_well_has_no_patches() -> None:
+    assert scene().patches() is None
+    # Of one latent pixel everything is border.
+    made = scene(view_size=1, steps=4)
+    go(made, 0, 4, 4)
+    assert made.patches() is None
+
+
+def test_it_starts_lower_where_less_noise_is_allowed() -> None:
+    made = scene(t_max=0.3)
+    assert made.render(0, 60).time == 0.3 and made.render(schedule(60)[0], 60).time == 0.3
+
+
+@pytest.mark.parametrize("at", [3, 12, 30])
+def test_a_checkpoint_goes_on_as_if_nothing_had_been(at: int) -> None:
+    whole, cut = scene(1), scene(1)
+    go(whole, 0, 60, 60)
+    go(cut, 0, at, 60)
+    later = scene(1)
+    later.load_state({name: value.clone() for name, value in cut.state().items()})
+    go(later, at, 60, 60)
+    assert torch.equal(later.texture, whole.texture)
+    mine, theirs = later.patches(), whole.patches()
+    assert mine is not None and theirs is not None
+    assert torch.equal(mine.latents, theirs.latents) and np.array_equal(mine.shares, theirs.shares)
+    assert np.array_equal(mine.cameras.view, theirs.cameras.view)
+    assert np.array_equal(later.visibility.reached, whole.visibility.reached)
+    with pytest.raises(ValueError, match="known"):
+        later.load_state({n: v for n, v in cut.state().items() if n != "known"})
+
+
+def test_only_its_own_renderings_and_steps_are_followed() -> None:
+    made = scene()
+    with pytest.raises(TypeError):
+        made.follow(Rendering(torch.zeros(1, 4, 2, 2), []), torch.zeros(1, 4, 2, 2), torch.ones(()))
+    with pytest.raises(ValueError, match="60 steps"):
+        made.render(0, 61)
+    assert isinstance(made.render(0, 60), PatchRendering)
+
+
+def test_no_background_is_learned_and_adam_moves_nothing() -> None:
+    made = scene(background="learned")
+    (group,) = made.parameters()
+    assert group["lr"] == 0.0
+    one, two = (made.render(step, 60).latents[0, :, 0, 0] for step in (0, 1))
+    assert not torch.equal(one, two)
