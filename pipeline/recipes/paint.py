@@ -11,7 +11,7 @@ import torch
 
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps, bake_base_colour, bake_refined
 from pipeline.bake.decode import decode_views
-from pipeline.bake.project import bake_projected
+from pipeline.bake.project import ProjectSettings, bake_projected
 from pipeline.core.content import sha256_bytes
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
@@ -32,6 +32,8 @@ from pipeline.scene.refined_mesh import RefinedMesh, RefinedMeshSettings
 _MESH_RADIUS = 0.6
 # What a patch shows of a place that others made, or shows badly, counts where nothing else is known.
 _LEAST_SHARE = 1e-4
+# Share of a patch's side over which it fades in from outlines. There is no background that could bleed in.
+_FEATHER = 0.02
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def _decoded(work: Work, variant: Variant, prior: Prior) -> BakedMaps:
             work.settings.texture_size,
             work.report,
             shares=np.maximum(patches.shares, _LEAST_SHARE),
+            settings=ProjectSettings(feather=_FEATHER),
         )
     return bake_base_colour(
         scene.texture.detach(),

@@ -17,7 +17,8 @@ Floats = NDArray[np.float32]
 _FACING = (0.25, 0.6)
 # Distance from the image's border, in latent pixels: a convolution sees less there than elsewhere.
 _BORDER = (0.5, 3.0)
-# Share of a latent pixel that the mesh covers: what is mixed with the background is none of the surface's.
+# Share of a latent pixel of a whole view that the mesh covers: what is mixed with the background is none of the
+# surface's. Close-ups have no background.
 _PURE = (0.6, 0.97)
 # Height of the image at the place, as a multiple of what is asked for: something right before the lens, or far behind
 # what the camera looks at, would get a pattern of another scale.
@@ -53,7 +54,7 @@ def quality(
     scale = ramp(height / heights[0], _NEAR) * (1 - ramp(height / heights[1], _FAR))
     small = side // supersample
     share = seen.covered.reshape(-1, small, supersample, small, supersample).mean(axis=(2, 4))
-    pure = ramp(share[view, row // supersample, column // supersample], _PURE)
+    pure = np.where(cameras.close[view], 1.0, ramp(share[view, row // supersample, column // supersample], _PURE))
     return (facing * np.minimum(away[row], away[column]) * scale * pure).astype(np.float32)
 
 

@@ -45,9 +45,11 @@ _PATCH_START = 0.85
 _CANDIDATES = 48
 _HEIGHTS = (0.6, 1.1)
 _LEAN = 0.3
+# What of the model's changes is kept behind close-ups after each step.
+_FREE_BEHIND = 0.5
 # Texels a side of the texture that holds what is known, per texel asked for: views that go on from it see it sharper.
 _FINER = 2
-# Behind close-ups stands a grey far from the object's own brightness, so that the model sees where the object ends.
+# Behind whole views stands a grey far from the object's own brightness, so that the model sees where the object ends.
 _LIGHT, _DARK = 0.75, 0.25
 # A texel of which the views of a group showed less than this is left for others.
 _LEAST_WEIGHT = 0.05
@@ -59,8 +61,8 @@ _PURE = 0.9
 class Patches:
     """Finished views of the surface.
 
-    ``cameras``: N of them; ``latents`` (N, C, h, w); ``shares`` (N, h, w) float32 in [0, 1], how much of each latent
-    pixel is the view's own work and shows the surface well.
+    ``cameras``: N of them; ``latents`` (N, C, h, w), of close-ups the surface goes on where the mesh ends; ``shares``
+    (N, h, w) float32 in [0, 1], how much of each latent pixel is the view's own work and shows the mesh well.
     """
 
     cameras: Cameras
@@ -114,6 +116,7 @@ class PatchworkMesh(PaintedMesh):
         settings = self._settings
         groups = len(self._starts)
         shape = (settings.views, self.texture.shape[0], settings.view_size, settings.view_size)
+        self._colour = self.texture.detach()[:, 0, 0].clone()
         self._known = torch.zeros(1, settings.texture_size, settings.texture_size, device=self._device)
         self._now = torch.zeros(shape, device=self._device)
         self._chosen = torch.zeros(groups, settings.views, dtype=torch.int64)
@@ -215,15 +218,26 @@ class PatchworkMesh(PaintedMesh):
         cameras, views = cameras[chosen], [views[i] for i in chosen]
         seen = self._seen(cameras)
         self.visibility.add(seen.uv)
-        rgb = self.texture.detach().mean(dim=(1, 2)).cpu().numpy() @ self._latent_rgb.matrix + self._latent_rgb.bias
-        grey = self._latent_rgb.invert(np.full(3, _LIGHT if rgb.mean() < (_LIGHT + _DARK) / 2 else _DARK))
-        unknown = torch.cat([self.texture.detach(), 1 - self._known])
-        behind = send(torch.from_numpy(np.append(grey, 0.0)).float(), self._device)
-        image = self._small(seen, unknown, behind.expand(seen.covered.size, -1))
+        unknown = torch.cat([self.texture, 1 - self._known])
+        image = self._small(seen, unknown, self._behind(cameras, seen.covered[0].size))
         noise = torch.randn(self._now.shape, generator=torch_generator(self._seed, "patch noise", number))
         worth = self._worth(seen, cameras)
         free = image[:, -1:].clamp(0, 1)
         return _Group(number, cameras, views, seen, worth, image[:, :-1], free, send(noise, self._device))
+
+    def _behind(self, cameras: Cameras, size: int) -> Tensor:
+        """(V size, C + 1) latents behind the mesh, and how unknown they are.
+
+        Behind close-ups the object's own colour, on which the model may go on painting by half: given another
+        background it would carry that over to thin parts; with none it makes its pattern larger, and backgrounds of
+        its own.
+        """
+        rgb = self._colour.cpu().numpy() @ self._latent_rgb.matrix + self._latent_rgb.bias
+        grey = self._latent_rgb.invert(np.full(3, _LIGHT if rgb.mean() < (_LIGHT + _DARK) / 2 else _DARK))
+        plain = send(torch.from_numpy(np.append(grey, 0.0)).float(), self._device)
+        own = torch.cat([self._colour, _FREE_BEHIND * torch.ones_like(self._colour[:1])])
+        close = send(torch.from_numpy(cameras.close), self._device)
+        return torch.where(close[:, None], own, plain).repeat_interleave(size, dim=0)
 
     @torch.no_grad()
     def follow(self, rendering: Rendering, residual: Tensor, share: Tensor) -> None:
@@ -250,7 +264,8 @@ class PatchworkMesh(PaintedMesh):
         weight = reach * (reach > _PURE * reach.max())
         total = weight.sum().clamp(min=1e-6)
         (texture,) = self._levels
-        texture -= share * ((residual * weight).sum(dim=(0, 2, 3)) / total)[:, None, None]
+        self._colour -= share * (residual * weight).sum(dim=(0, 2, 3)) / total
+        texture.copy_(self._colour[:, None, None].expand_as(texture))
 
     def _lay(self, group: _Group) -> None:
         """Lays finished views on the texture, where it is not known yet, and keeps them."""
@@ -271,10 +286,12 @@ class PatchworkMesh(PaintedMesh):
         (texture,) = self._levels
         mixed = fresh / (fresh + self._known[0]).clamp(min=1e-6)
         texture += torch.where(seen, mixed, torch.zeros_like(mixed)) * (colours / weight.clamp(min=1e-6) - texture)
-        shares = torch.zeros(group.seen.covered.shape)
-        shares[torch.from_numpy(group.seen.covered)] = torch.from_numpy(group.worth)
-        small = torch.nn.functional.avg_pool2d(shares[:, None], settings.supersample)
-        self._shares[group.number] = (small * group.free.cpu())[:, 0]
+        covered = torch.from_numpy(group.seen.covered)
+        shares = torch.zeros(2, *covered.shape)
+        shares[0, covered], shares[1, covered] = torch.from_numpy(group.worth), 1.0
+        small = torch.nn.functional.avg_pool2d(shares, settings.supersample)
+        mean = small[0] / small[1].clamp(min=1 / settings.supersample**2)
+        self._shares[group.number] = mean * group.free[:, 0].cpu()
         self._known[0] += fresh
         self._made[group.number] = self._now
         self._done.fill_(group.number + 1)
@@ -291,6 +308,7 @@ class PatchworkMesh(PaintedMesh):
     def state(self) -> Mapping[str, Tensor]:
         return {
             **super().state(),
+            "colour": self._colour,
             "known": self._known,
             "now": self._now,
             "chosen": self._chosen,
@@ -303,7 +321,7 @@ class PatchworkMesh(PaintedMesh):
         super().load_state(state)
         self._group = None
         with torch.no_grad():
-            for name in ("known", "now", "chosen", "made", "shares", "done"):
+            for name in ("colour", "known", "now", "chosen", "made", "shares", "done"):
                 getattr(self, f"_{name}").copy_(state[name])
 
 
