@@ -17,7 +17,7 @@ from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote
 from pipeline.export.record import is_ours, load_record, output_problem, read_failure
 from pipeline.geometry.fetch import fetch_mesh, fetched_ahead, with_adapters
-from pipeline.geometry.source import mesh_sha256
+from pipeline.geometry.source import may_have_buffers, mesh_sha256
 from pipeline.prior.adapter_marks import adapter_marks
 from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
 from pipeline.storage import assets
@@ -280,8 +280,8 @@ def _identify_adapters(job: Job) -> tuple[Job, list[dict[str, Any]], str]:
 
 
 def _hash_mesh(path: Path) -> str:
-    # The buffers beside a .gltf have stamps of their own: such a mesh is hashed once in each plan.
-    if path.suffix.lower() == ".gltf":
+    # The buffers beside a glTF have stamps of their own: such a mesh is hashed once in each plan.
+    if may_have_buffers(path):
         return mesh_sha256(path)
     stamp = _stamp(path)
     if len(_mesh_hashes) > _REMEMBERED:

@@ -384,7 +384,7 @@ BAD = {
     "no ending": ("mesh", "x", "unknown"),
     "points only": ("a.obj", TRIANGLE, "point cloud"),
     "no vertices": ("a.obj", "hello\n", "no vertices"),
-    "binary garbage": ("a.obj", bytes(range(256)) * 9, "no vertices"),
+    "binary garbage": ("a.obj", bytes(range(256)) * 9, "no text .byte 1 is NUL"),
     "nan": ("a.obj", TRIANGLE + "v nan 0 0\nf 1 2 3\nf 1 2 4\n", "1 of 4 vertices are NaN or infinite.*number 4"),
     "infinite": ("a.obj", TRIANGLE + "v 1e999 0 0\nf 1 2 4\n", "NaN or infinite"),
     "huge": ("a.obj", TRIANGLE + "v 1e200 0 0\nf 1 2 4\n", "scale the mesh down"),

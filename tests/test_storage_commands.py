@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fake_prior import make_prior
-from meshes import CUBE
+from meshes import CUBE, glb_bytes
 from s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, environment
 from stub_recipe import make_toolbox
 
@@ -219,6 +219,13 @@ def test_a_gltf_comes_with_its_buffers(s3):
     assert mesh.faces.shape == (1, 3) and mesh.source_sha256 == sha256
     store_of(place).write(place.parent / "sub" / "cube data.bin", TRIANGLE[:12] + b"\0\0\0@" + TRIANGLE[16:])
     assert fetch_mesh(place)[1] != sha256
+    # A .glb may have its bytes beside it as well.
+    binary = place.parent / "tri.glb"
+    store_of(place).write(binary, glb_bytes(json.dumps(CUBE_GLTF).encode(), b""))
+    path, changed = fetch_mesh(binary)
+    assert load_mesh(path).source_sha256 == changed
+    store_of(place).write(place.parent / "sub" / "cube data.bin", TRIANGLE)
+    assert fetch_mesh(binary)[1] != changed
     for uri in ("../x.bin", "/etc/passwd", "s3://b/x.bin", "a/../../x.bin"):
         store_of(place).write(place, json.dumps(CUBE_GLTF | {"buffers": [{"uri": uri, "byteLength": 42}]}).encode())
         with pytest.raises(MeshError, match="not a plain relative path"):

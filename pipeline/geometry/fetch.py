@@ -14,7 +14,7 @@ from typing import TypeVar
 from pipeline.core.errors import LatentkilnError, MeshError
 from pipeline.core.job import Job
 from pipeline.core.place import Remote
-from pipeline.geometry.source import mesh_sha256
+from pipeline.geometry.source import may_have_buffers, mesh_sha256
 from pipeline.storage import cache
 from pipeline.storage.store import store_of
 
@@ -56,7 +56,7 @@ def with_adapters(job: Job) -> Job:
 def fetch_mesh(place: Remote) -> tuple[Path, str]:
     """This node's copy of the mesh (or adapter) at ``place`` and its hash (``mesh_sha256``).
 
-    That has to be ``place.sha256`` where it is given. A .gltf comes with its buffers. Raises MeshError and
+    That has to be ``place.sha256`` where it is given. A glTF comes with its buffers. Raises MeshError and
     StorageError.
     """
     try:
@@ -97,21 +97,21 @@ def _fetch(place: Remote) -> tuple[Path, str]:
         raise FileNotFoundError(str(place))
     if found.size == 0:
         raise MeshError(f"{place}: it is an empty file")
-    # The tag of a .gltf says nothing of its buffers.
-    known = cache.remembered(place, found) if place.suffix.lower() != ".gltf" else ""
+    known = cache.remembered(place, found)
     if known and known == (place.sha256 or known) and (path := _sound(place, known)):
         return path, known
     with cache.staging() as folder:
         data, found = store.read(place, MAX_BYTES)
         path = folder / place.name
         path.write_bytes(data)
-        if place.suffix.lower() == ".gltf":
-            _fetch_buffers(place, data, folder)
+        uris = _fetch_buffers(place, path, folder)
         sha256 = mesh_sha256(path)
         if place.sha256 and sha256 != place.sha256:
             raise MeshError(f"{place}: its bytes have changed since the run was planned; run again")
         kept = cache.keep(folder, sha256)
-        cache.remember(place, found, sha256)
+        if not uris:
+            # The tag of a glTF says nothing of its buffers.
+            cache.remember(place, found, sha256)
         return kept / place.name, sha256
 
 
@@ -124,16 +124,16 @@ def _sound(place: Remote, sha256: str) -> Path | None:
         return None
 
 
-def _fetch_buffers(place: Remote, data: bytes, folder: Path) -> None:
-    """The buffers that a glTF document names, beside it; what it may not name is refused when it is read."""
-    from pipeline.geometry.readers.gltf import parse_document
+def _fetch_buffers(place: Remote, path: Path, folder: Path) -> list[str]:
+    """The buffers that the glTF copied to ``path`` names, fetched beside it: their names as it writes them.
 
+    What it may not name is refused here already.
+    """
+    from pipeline.geometry.readers.gltf_file import document_of, outside_uris
+
+    uris = outside_uris(document_of(path) or {}) if may_have_buffers(place) else []
     left = MAX_BYTES
-    buffers = parse_document(data, place.name).get("buffers")
-    for buffer in buffers if isinstance(buffers, list) else ():
-        uri = buffer.get("uri") if isinstance(buffer, dict) else None
-        if not isinstance(uri, str) or uri.startswith("data:"):
-            continue
+    for uri in uris:
         name = urllib.parse.unquote(uri)
         if urllib.parse.urlsplit(uri).scheme or any(part in ("", ".", "..") for part in name.split("/")):
             raise MeshError(f"{place.name}: its buffer {uri[:60]!r} is not a plain relative path")
@@ -147,3 +147,4 @@ def _fetch_buffers(place: Remote, data: bytes, folder: Path) -> None:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
+    return uris

@@ -81,13 +81,10 @@ def _read(data: bytes, path: Path, suffix: str, max_faces: int, max_bytes: int) 
         from pipeline.geometry.readers.off import read_off
 
         return read_off(data, name, max_faces)
-    from pipeline.geometry.readers.gltf import glb_chunks, read_gltf
+    from pipeline.geometry.readers.gltf import read_gltf
+    from pipeline.geometry.readers.gltf_file import split_file
 
-    # The content decides between the two: files are renamed.
-    if data[:4] == b"glTF" or suffix == ".glb":
-        text, binary = glb_chunks(data, name)
-    else:
-        text, binary = data, None
+    text, binary = split_file(data, name)
     with contextlib.suppress(RecursionError):
         return read_gltf(text, binary, path.parent, name, max_faces, max_bytes)
     raise MeshError(f"{name}: its JSON is nested too deeply")

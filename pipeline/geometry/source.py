@@ -6,28 +6,30 @@ import hashlib
 from pathlib import Path
 
 from pipeline.core.content import sha256_file
-from pipeline.core.errors import MeshError
+from pipeline.core.place import Remote
 
 # What load_mesh can read, by file name ending.
 FORMATS = (".obj", ".ply", ".stl", ".off", ".gltf", ".glb")
 
 
 def mesh_sha256(path: Path) -> str:
-    """Hex digest of all bytes that make up the mesh at ``path``: the file, and the buffers that a .gltf names.
+    """Hex digest of all bytes that make up the mesh at ``path``: the file, and the buffers that a glTF names beside it.
 
-    For a single file it is that file's sha256. Raises MeshError where a .gltf is damaged or names a buffer that
-    is missing or lies outside its folder, OSError where the file cannot be read.
+    For a single file it is that file's sha256. Raises MeshError where a .gltf is damaged, or where a glTF names a
+    buffer that is missing or lies outside its folder, OSError where the file cannot be read.
     """
-    if path.suffix.lower() != ".gltf":
+    if not may_have_buffers(path):
         return sha256_file(path)
-    from pipeline.geometry.readers.gltf import external_buffers, parse_document
+    from pipeline.geometry.readers.gltf_file import buffer_path, document_of, outside_uris
 
-    data = path.read_bytes()
-    try:
-        buffers = external_buffers(parse_document(data, path.name), path.parent, path.name)
-    except TypeError as error:
-        raise MeshError(f"{path.name}: its JSON is not valid glTF ({error})") from None
+    document = document_of(path)
+    buffers = [buffer_path(uri, path.parent, path.name) for uri in outside_uris(document or {})]
+    own = sha256_file(path)
     if not buffers:
-        return hashlib.sha256(data).hexdigest()
-    parts = [hashlib.sha256(data).hexdigest()] + [sha256_file(buffer) for buffer in buffers]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return own
+    return hashlib.sha256("\n".join([own] + [sha256_file(buffer) for buffer in buffers]).encode()).hexdigest()
+
+
+def may_have_buffers(path: Path | Remote) -> bool:
+    """Whether the mesh at ``path`` may be more than one file: a .gltf often is, a .glb seldom."""
+    return path.suffix.lower() in (".gltf", ".glb")

@@ -2,16 +2,15 @@
 
 Every mesh node of the default scene is read with its world transform applied, into one mesh. A skinned mesh is
 taken in its bind pose as stored: positions as they are, placed by what its joints agree on. Morph targets,
-animations and materials are left aside; the texture coordinates are the set that the base colour uses.
+animations and materials are left aside; the texture coordinates are those that the base colour is looked up with:
+its set, moved by its KHR_texture_transform (small files hold theirs as integers that only that brings to the texture).
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import json
-import struct
-import urllib.parse
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
 from pipeline.geometry.readers.draco import draco_claims
+from pipeline.geometry.readers.gltf_file import buffer_path, parse_document
 from pipeline.geometry.readers.raw import RawMesh
 
 _COMPONENT = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
@@ -29,69 +29,17 @@ _TRIANGLES, _STRIP, _FAN = 4, 5, 6
 # Extensions that change geometry and that this reader does not know.
 _COMPRESSIONS = ("EXT_meshopt_compression", "KHR_meshopt_compression")
 _DRACO = "KHR_draco_mesh_compression"
-_LARGEST_JSON = 1 << 28
-
-
-def glb_chunks(data: bytes, name: str) -> tuple[bytes, bytes | None]:
-    """(JSON bytes, binary chunk or None) of a GLB. Raises MeshError."""
-    if len(data) < 20 or data[:4] != b"glTF":
-        raise MeshError(f"{name}: it does not begin with glTF: empty or not a GLB file")
-    version, length = struct.unpack_from("<II", data, 4)
-    if version != 2:
-        raise MeshError(f"{name}: it is glTF version {version}; only version 2 can be read")
-    if length > len(data):
-        raise MeshError(f"{name}: it promises {length} bytes, but has {len(data)}: truncated")
-    chunks: dict[bytes, bytes] = {}
-    at = 12
-    while at + 8 <= length:
-        size, kind = struct.unpack_from("<I4s", data, at)
-        if at + 8 + size > length:
-            raise MeshError(f"{name}: a chunk of {size} bytes reaches beyond its end: truncated or damaged")
-        chunks.setdefault(kind, data[at + 8 : at + 8 + size])
-        at += 8 + size
-    if b"JSON" not in chunks:
-        raise MeshError(f"{name}: it has no JSON chunk: damaged")
-    return chunks[b"JSON"], chunks.get(b"BIN\0")
-
-
-def parse_document(text: bytes, name: str) -> dict[str, Any]:
-    """The glTF JSON as a dictionary. Raises MeshError."""
-    if len(text) > _LARGEST_JSON:
-        raise MeshError(f"{name}: its JSON has {len(text)} bytes, which is too large")
-    try:
-        document = json.loads(text.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        raise MeshError(f"{name}: its JSON cannot be parsed: empty, truncated or not glTF") from None
-    if not isinstance(document, dict) or not isinstance(document.get("asset"), dict):
-        raise MeshError(f"{name}: its JSON is not a glTF document (it has no asset)")
-    version = str(document["asset"].get("version", ""))
-    if not version.startswith("2"):
-        raise MeshError(f"{name}: it is glTF version {version or 'unknown'}; only version 2 can be read")
-    return document
-
-
-def buffer_path(uri: str, folder: Path, name: str) -> Path:
-    """The file a buffer's ``uri`` names, which must lie in ``folder`` or below. Raises MeshError."""
-    decoded = urllib.parse.unquote(uri)
-    shown = uri[:60]
-    if urllib.parse.urlsplit(uri).scheme or decoded.startswith(("/", "\\")) or "\0" in decoded:
-        raise MeshError(f"{name}: its buffer {shown!r} is not a relative path; nothing is fetched from elsewhere")
-    path = (folder / decoded).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise MeshError(f"{name}: its buffer {shown!r} lies outside the file's own folder")
-    if not path.is_file():
-        raise MeshError(f"{name}: its buffer {shown!r} does not exist")
-    return path
-
-
-def external_buffers(document: dict[str, Any], folder: Path, name: str) -> list[Path]:
-    """Files that the buffers of a document name, in order. Raises MeshError."""
-    found = []
-    for buffer in _list(document, "buffers"):
-        uri = buffer.get("uri") if isinstance(buffer, dict) else None
-        if isinstance(uri, str) and not uri.startswith("data:"):
-            found.append(buffer_path(uri, folder, name))
-    return found
+_TRANSFORM = "KHR_texture_transform"
+# Extensions that a file may require without its shape being another one: by how their names begin.
+_KNOWN = (
+    _DRACO,
+    "KHR_mesh_quantization",
+    "KHR_materials_",
+    "KHR_texture_",
+    "KHR_lights_",
+    "EXT_texture_",
+    "MSFT_texture_",
+)
 
 
 def read_gltf(text: bytes, binary: bytes | None, folder: Path, name: str, max_faces: int, max_bytes: int) -> RawMesh:
@@ -142,6 +90,8 @@ class _Reader:
         for extension in _list(self.document, "extensionsRequired"):
             if extension in _COMPRESSIONS:
                 raise MeshError(f"{self.name}: it is compressed with {extension}, which cannot be read; decompress it")
+            if not str(extension).startswith((*_KNOWN, "EXT_mesh_gpu_instancing")):
+                self._warn(f"the extension {str(extension)[:60]}, which it requires, was ignored")
         used = _list(self.document, "extensionsUsed")
         if "EXT_mesh_gpu_instancing" in used:
             self._warn("instances of EXT_mesh_gpu_instancing were ignored")
@@ -150,7 +100,8 @@ class _Reader:
             if "mesh" in node:
                 parts += self._mesh(node, world)
         if not parts:
-            return RawMesh(np.zeros((1, 3)), np.empty((0, 3), np.int64), warnings=self.warnings)
+            why = f" ({'; '.join(self.warnings)})" if self.warnings else ", or its scene does not show them"
+            raise MeshError(f"{self.name}: there are no faces in it{why}")
         return self._join(parts)
 
     # -- scene ------------------------------------------------------------------------------------------------
@@ -218,7 +169,7 @@ class _Reader:
             placement = self._skin_placement(node["skin"])
             world = world if placement is None else placement
         mesh = self._item(_list(self.document, "meshes"), node["mesh"], "mesh")
-        if any(mesh.get("weights") or []):
+        if any(node.get("weights", mesh.get("weights")) or []):
             self._warn("morph targets were ignored")
         parts = []
         for number, primitive in enumerate(mesh.get("primitives", [])):
@@ -254,7 +205,9 @@ class _Reader:
         if "POSITION" not in attributes:
             self._warn("a part without positions was left out")
             return None
-        wanted = f"TEXCOORD_{self._texture_set(primitive)}"
+        texture = self._base_colour(primitive)
+        transform = (texture.get("extensions") or {}).get(_TRANSFORM) or {}
+        wanted = f"TEXCOORD_{self._whole(transform.get('texCoord', texture.get('texCoord', 0)), 'texCoord')}"
         if wanted not in attributes and "TEXCOORD_0" in attributes:
             wanted = "TEXCOORD_0"
         names = [n for n in ("POSITION", "NORMAL", wanted) if n in attributes]
@@ -287,6 +240,8 @@ class _Reader:
             raise MeshError(f"{self.name}: {wanted} does not hold pairs")
         if normals is not None and normals.shape[1] != 3:
             raise MeshError(f"{self.name}: NORMAL does not hold triples")
+        if uv is not None and transform:
+            uv = _transformed(uv, transform)
         return _Part(positions, self._triangles(index, mode), uv, normals)
 
     def _triangles(self, index: NDArray[np.int64], mode: int) -> NDArray[np.int64]:
@@ -302,14 +257,12 @@ class _Reader:
         odd = np.arange(len(first)) % 2 == 1
         return np.stack([first, np.where(odd, third, second), np.where(odd, second, third)], axis=1)
 
-    def _texture_set(self, primitive: dict[str, Any]) -> int:
-        """Which TEXCOORD set the base colour texture of the primitive's material uses."""
+    def _base_colour(self, primitive: dict[str, Any]) -> dict[str, Any]:
+        """What the primitive's material says of its base colour texture."""
         if "material" not in primitive:
-            return 0
+            return {}
         material = self._item(_list(self.document, "materials"), primitive["material"], "material")
-        texture = (material.get("pbrMetallicRoughness") or {}).get("baseColorTexture") or {}
-        transform = (texture.get("extensions") or {}).get("KHR_texture_transform") or {}
-        return self._whole(transform.get("texCoord", texture.get("texCoord", 0)), "texCoord")
+        return (material.get("pbrMetallicRoughness") or {}).get("baseColorTexture") or {}
 
     def _draco(
         self, draco: dict[str, Any], attributes: dict[str, int], names: list[str], counted: int
@@ -493,6 +446,17 @@ def _normalised(values: NDArray) -> NDArray:
         return values
     top = np.iinfo(values.dtype).max
     return np.maximum(values.astype(np.float32) / np.float32(top), np.float32(-1.0))
+
+
+def _transformed(uv: NDArray, transform: dict[str, Any]) -> NDArray[np.float64]:
+    """(n, 2) coordinates scaled, turned counter-clockwise (v points down) and moved as KHR_texture_transform says."""
+    turn = float(transform.get("rotation", 0.0))
+    scale = np.array(transform.get("scale", (1, 1)), np.float64).reshape(2)
+    offset = np.array(transform.get("offset", (0, 0)), np.float64).reshape(2)
+    cosine, sine = math.cos(turn), math.sin(turn)
+    with np.errstate(all="ignore"):
+        u, v = (uv.astype(np.float64) * scale).T
+        return np.stack([cosine * u + sine * v, cosine * v - sine * u], axis=1) + offset
 
 
 def _placed(part: _Part, world: NDArray[np.float64]) -> _Part:

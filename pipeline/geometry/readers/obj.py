@@ -15,21 +15,25 @@ from pipeline.geometry.readers.raw import (
     first_columns,
     number_lines,
     parse_numbers,
+    plain_text,
     tokens_per_line,
     triangulate,
 )
 
+_STATEMENTS = (b"v", b"vt", b"vn", b"f")
+
 
 def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
     """Reads an OBJ from its bytes. Raises MeshError."""
+    lines = plain_text(data, name).splitlines()
     if b"\\" in data:
-        data = data.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ")
+        lines = _joined(lines)
     points: list[bytes] = []
     coordinates: list[bytes] = []
     normals: list[bytes] = []
     faces: list[bytes] = []
     relative: list[tuple[int, int, int, int]] = []
-    for line in data.splitlines():
+    for line in lines:
         head = line[:2]
         if head in (b"v ", b"v\t"):
             points.append(_bare(line[2:]))
@@ -60,9 +64,9 @@ def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
     if relative:
         _resolve_relative(corners, counts, relative)
     warnings = []
-    triangles, lines = triangulate(positions, corners[:, 0], counts, name=name, max_faces=max_faces)
-    if lines:
-        warnings.append(f"{lines} faces with fewer than three corners were dropped")
+    triangles, lacking = triangulate(positions, corners[:, 0], counts, name=name, max_faces=max_faces)
+    if lacking:
+        warnings.append(f"{lacking} faces with fewer than three corners were dropped")
     mesh = RawMesh(positions, corners[:, 0][triangles], warnings=warnings)
     if coordinates and (corners[:, 1] >= 0).any():
         # A lone u is allowed; v is 0 then.
@@ -73,6 +77,23 @@ def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
         mesh.normals = _table(normals, 3, "normal", name)
         mesh.normal_faces = corners[:, 2][triangles]
     return mesh
+
+
+def _joined(lines: list[bytes]) -> list[bytes]:
+    """The lines, those made one that a backslash at the end joins.
+
+    Only in the statements that are read here: comments, and names of files and materials, may end in one by chance.
+    """
+    joined: list[bytes] = []
+    parts: list[bytes] = []
+    for line in lines:
+        end = line.rstrip()
+        goes_on = end.endswith(b"\\") and b"#" not in end and (parts or line.split(None, 1)[0] in _STATEMENTS)
+        parts.append(end[:-1] if goes_on else line)
+        if not goes_on:
+            joined.append(b" ".join(parts))
+            parts = []
+    return joined + ([b" ".join(parts)] if parts else [])
 
 
 def _bare(line: bytes) -> bytes:

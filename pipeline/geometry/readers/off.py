@@ -7,21 +7,31 @@ import re
 import numpy as np
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.readers.raw import RawMesh, first_columns, number_lines, parse_numbers, triangulate
+from pipeline.geometry.readers.raw import (
+    RawMesh,
+    first_columns,
+    number_lines,
+    parse_numbers,
+    plain_text,
+    triangulate,
+)
 
-_KEYWORD = re.compile(rb"^(ST)?(C)?(N)?(4)?(n)?OFF(?=\s|$)(\s+BINARY)?")
+_KEYWORD = re.compile(rb"^(ST)?(C)?(N)?(4)?(n)?OFF(?=\s|$)")
+_BINARY = re.compile(rb"\S*OFF\s+BINARY")
 
 
 def read_off(data: bytes, name: str, max_faces: int) -> RawMesh:
     """Reads an OFF from its bytes. Raises MeshError."""
-    lines = [line.split(b"#", 1)[0].strip() for line in data.splitlines()]
+    if _BINARY.match(data):
+        raise MeshError(f"{name}: binary OFF files are not supported; save it as text")
+    lines = [line.split(b"#", 1)[0].strip() for line in plain_text(data, name).splitlines()]
     lines = [line for line in lines if line]
     keyword = _KEYWORD.match(lines[0]) if lines else None
     if keyword is None:
         raise MeshError(f"{name}: it does not begin with OFF: empty or not an OFF file")
-    textured, _, with_normals, four, many, binary = keyword.groups()
-    if four or many or binary:
-        raise MeshError(f"{name}: binary and higher-dimensional OFF files are not supported; save it as text")
+    textured, _, with_normals, four, many = keyword.groups()
+    if four or many:
+        raise MeshError(f"{name}: OFF files of other than three dimensions are not supported")
     rest = lines[0][keyword.end() :].strip()
     lines = ([rest] if rest else []) + lines[1:]
     sizes = parse_numbers(lines[0], np.int64) if lines else np.empty(0, np.int64)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.readers.raw import RawMesh, parse_numbers, triangulate
+from pipeline.geometry.readers.raw import BYTE_ORDER_MARK, RawMesh, parse_numbers, triangulate
 
 _TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
@@ -44,6 +44,7 @@ _Columns = dict[str, Any]
 
 def read_ply(data: bytes, name: str, max_faces: int) -> RawMesh:
     """Reads a PLY from its bytes. Raises MeshError."""
+    data = data.removeprefix(BYTE_ORDER_MARK)
     encoding, elements, start = _header(data, name)
     source: _Text | _Binary
     if encoding == "ascii":
@@ -110,12 +111,13 @@ def _header(data: bytes, name: str) -> tuple[str, list[_Element], int]:
     """(encoding, elements, where the data begin). Raises MeshError."""
     if data[:3] != b"ply" or data[3:4] not in (b"\n", b"\r"):
         raise MeshError(f"{name}: it does not begin with ply: empty or not a PLY file")
-    end = data.find(b"end_header", 0, _LONGEST_HEADER)
-    newline = data.find(b"\n", end) if end >= 0 else -1
-    if newline < 0:
+    # The lines end as the first one does: behind a binary file's header, the other kind may be data.
+    ending = b"\r\n" if data[3:5] == b"\r\n" else data[3:4]
+    header, found, _ = data[:_LONGEST_HEADER].partition(ending + b"end_header" + ending)
+    if not found:
         raise MeshError(f"{name}: its header has no end: truncated, or not a PLY file")
     encoding, elements = "", []
-    for line in data[:end].decode("ascii", "replace").splitlines()[1:]:
+    for line in header.decode("ascii", "replace").split(ending.decode())[1:]:
         words = line.split()
         try:
             if not words or words[0] in ("comment", "obj_info"):
@@ -136,7 +138,7 @@ def _header(data: bytes, name: str) -> tuple[str, list[_Element], int]:
             raise MeshError(f"{name}: the header line {line[:60]!r} cannot be understood") from None
     if encoding not in ("ascii", "binary_little_endian", "binary_big_endian"):
         raise MeshError(f"{name}: its format {encoding!r} is not a PLY format")
-    return encoding, elements, newline + 1
+    return encoding, elements, len(header) + len(found)
 
 
 def _indices(values: NDArray, name: str) -> NDArray[np.int64]:

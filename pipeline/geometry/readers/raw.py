@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
 
+# What Windows programs put before UTF-8 text.
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Polygons with more corners than this are fanned without looking for ears: ear clipping takes their square.
 LARGEST_CLIPPED_POLYGON = 512
 # ... and so are all that follow when the squares of those that were clipped add up to this: half a minute at the worst.
@@ -31,6 +33,17 @@ class RawMesh:
     warnings: list[str] = field(default_factory=list)
 
 
+def plain_text(data: bytes, name: str) -> bytes:
+    """The bytes of a text file without a byte order mark. Raises MeshError for what is no text of one byte a letter:
+    a reader would skip what it does not know, and lose faces without a word."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise MeshError(f"{name}: it is UTF-16 text; save it as UTF-8")
+    data = data.rstrip(b"\0")  # some writers round a file's size up
+    if (at := data.find(b"\0")) >= 0:
+        raise MeshError(f"{name}: it is no text (byte {at + 1} is NUL): damaged, or another kind of file")
+    return data.removeprefix(BYTE_ORDER_MARK)
+
+
 def parse_numbers(text: bytes, dtype: type = np.float64) -> NDArray:
     """All numbers of whitespace-separated ``text``, up to the first thing that is not one."""
     if not text.strip():
@@ -43,6 +56,8 @@ def parse_numbers(text: bytes, dtype: type = np.float64) -> NDArray:
     number = int if np.issubdtype(dtype, np.integer) else float
     found = []
     for word in text.split():
+        if b"_" in word:
+            break  # Python's own digit groups: no mesh format has them
         try:
             found.append(number(word))
         except ValueError:

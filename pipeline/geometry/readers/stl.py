@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.readers.raw import RawMesh, parse_numbers
+from pipeline.geometry.readers.raw import BYTE_ORDER_MARK, RawMesh, parse_numbers
 
 _FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _HEADER = 84
@@ -15,6 +15,8 @@ _HEADER = 84
 
 def read_stl(data: bytes, name: str, max_faces: int) -> RawMesh:
     """Reads an STL from its bytes. Raises MeshError."""
+    if data.removeprefix(BYTE_ORDER_MARK)[:5].lower() == b"solid":
+        data = data.removeprefix(BYTE_ORDER_MARK)
     claimed = int.from_bytes(data[80:_HEADER], "little") if len(data) >= _HEADER else -1
     # Binary files may begin with "solid" too: their length tells.
     if claimed >= 0 and len(data) == _HEADER + claimed * _FACET.itemsize:
@@ -42,7 +44,8 @@ def _read_binary(data: bytes, count: int, name: str, max_faces: int) -> RawMesh:
 
 
 def _read_text(data: bytes, name: str, max_faces: int) -> RawMesh:
-    text = data.lower()
+    # Not the lines with the solids' names, which may be anything.
+    text = re.sub(rb"(?m)^([ \t]*(?:end)?solid)\b[^\r\n]*", rb"\1", data.lower())
     facets = len(re.findall(rb"\bendfacet\b", text))
     if facets > max_faces:
         raise MeshError(f"{name}: {facets} faces are more than max_faces = {max_faces}")

@@ -1,0 +1,104 @@
+"""What a glTF file is made of: the chunks of a .glb, its JSON, and the buffers beside it. Needs no numpy."""
+
+from __future__ import annotations
+
+import json
+import struct
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import MeshError
+
+_MAGIC = b"glTF"
+_BOM = b"\xef\xbb\xbf"
+_LARGEST_JSON = 1 << 28
+
+
+def glb_chunks(data: bytes, name: str) -> tuple[bytes, bytes | None]:
+    """(JSON bytes, binary chunk or None) of a GLB. Raises MeshError."""
+    if len(data) < 20 or data[:4] != _MAGIC:
+        raise MeshError(f"{name}: it does not begin with glTF: empty or not a GLB file")
+    version, length = struct.unpack_from("<II", data, 4)
+    if version != 2:
+        raise MeshError(f"{name}: it is glTF version {version}; only version 2 can be read")
+    if length > len(data):
+        raise MeshError(f"{name}: it promises {length} bytes, but has {len(data)}: truncated")
+    chunks: dict[bytes, bytes] = {}
+    at = 12
+    while at + 8 <= length:
+        size, kind = struct.unpack_from("<I4s", data, at)
+        if at + 8 + size > length:
+            raise MeshError(f"{name}: a chunk of {size} bytes reaches beyond its end: truncated or damaged")
+        chunks.setdefault(kind, data[at + 8 : at + 8 + size])
+        at += 8 + size
+    if b"JSON" not in chunks:
+        raise MeshError(f"{name}: it has no JSON chunk: damaged")
+    return chunks[b"JSON"], chunks.get(b"BIN\0")
+
+
+def parse_document(text: bytes, name: str) -> dict[str, Any]:
+    """The glTF JSON as a dictionary. Raises MeshError."""
+    if len(text) > _LARGEST_JSON:
+        raise MeshError(f"{name}: its JSON has {len(text)} bytes, which is too large")
+    try:
+        document = json.loads(text.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        raise MeshError(f"{name}: its JSON cannot be parsed: empty, truncated or not glTF") from None
+    if not isinstance(document, dict) or not isinstance(document.get("asset"), dict):
+        raise MeshError(f"{name}: its JSON is not a glTF document (it has no asset)")
+    version = str(document["asset"].get("version", ""))
+    if not version.startswith("2"):
+        raise MeshError(f"{name}: it is glTF version {version or 'unknown'}; only version 2 can be read")
+    return document
+
+
+def buffer_path(uri: str, folder: Path, name: str) -> Path:
+    """The file a buffer's ``uri`` names, which must lie in ``folder`` or below. Raises MeshError."""
+    decoded = urllib.parse.unquote(uri)
+    shown = uri[:60]
+    if urllib.parse.urlsplit(uri).scheme or decoded.startswith(("/", "\\")) or "\0" in decoded:
+        raise MeshError(f"{name}: its buffer {shown!r} is not a relative path; nothing is fetched from elsewhere")
+    path = (folder / decoded).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise MeshError(f"{name}: its buffer {shown!r} lies outside the file's own folder")
+    if not path.is_file():
+        raise MeshError(f"{name}: its buffer {shown!r} does not exist")
+    return path
+
+
+def split_file(data: bytes, name: str) -> tuple[bytes, bytes | None]:
+    """(JSON bytes, binary chunk or None) of a .gltf or .glb. What is in it decides, for files get renamed.
+
+    Raises MeshError.
+    """
+    if name.lower().endswith(".glb") and not data[:64].removeprefix(_BOM).lstrip().startswith(b"{"):
+        return glb_chunks(data, name)
+    return glb_chunks(data, name) if data[:4] == _MAGIC else (data, None)
+
+
+def document_of(path: Path) -> dict[str, Any] | None:
+    """The glTF JSON of the .gltf or .glb at ``path``, read without its binary chunk; None for a damaged .glb.
+
+    Raises MeshError for a damaged .gltf, OSError where the file cannot be read.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(20)
+        if len(head) < 20 or head[:4] != _MAGIC:
+            text = head + stream.read()
+        else:
+            # The length is a stranger's: never more than there is.
+            text = stream.read(min(int.from_bytes(head[12:16], "little"), path.stat().st_size))
+    try:
+        return parse_document(text, path.name)
+    except MeshError:
+        if path.suffix.lower() == ".glb":
+            return None
+        raise
+
+
+def outside_uris(document: dict[str, Any]) -> list[str]:
+    """What the buffers of a document name outside its own file, in order."""
+    buffers = document.get("buffers")
+    uris = [buffer.get("uri") for buffer in (buffers if isinstance(buffers, list) else ()) if isinstance(buffer, dict)]
+    return [uri for uri in uris if isinstance(uri, str) and not uri.startswith("data:")]
