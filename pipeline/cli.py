@@ -39,6 +39,9 @@ class _PlaceType(click.ParamType):
     name = "path or URL"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:
+        if isinstance(value, str) and not value:
+            # As from a variable that is not set; a path of nothing would be the current folder.
+            self.fail("it is empty; name a path or URL", param, ctx)
         return parse_place(value) if isinstance(value, str) else value
 
 

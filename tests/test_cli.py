@@ -88,6 +88,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["check", "x.csv", "--set", "=3"], "not KEY=VALUE"),
         (["check"], "MANIFEST"),
         (["check", "no-such.csv", "--set", "stps=3"], "did you mean 'steps'?"),
+        (["check", ""], "it is empty; name a path or URL"),
+        (["run", "x.csv", "--out", ""], "'--out': it is empty; name a path or URL"),
+        (["run", "x.csv", "--out", "/dev/null", "--dry-run"], "--out /dev/null: /dev/null is no folder; name a folder"),
+        (["plan", "x.csv", "--out", "/dev/null/a/b"], "--out /dev/null/a/b: /dev/null is no folder"),
         (["plan", "no-such.csv"], "no-such.csv: the manifest cannot be read: No such file or directory"),
     ],
 )

@@ -358,6 +358,11 @@ def test_ragged_csv_rows(write: Write) -> None:
     assert "5 cells, but the header has 4 columns; put a cell" in loaded.problems[1].message
 
 
+def test_rows_of_delimiters_alone_say_nothing(write: Write) -> None:
+    loaded = load_manifest(write("m.csv", "id,prompt,mesh\na,x,meshes/a.obj\n,,,,\n  \n,\n\n,,\nb,x,meshes/a.obj\n"))
+    assert [job.id for job in loaded.jobs] == ["a", "b"] and not loaded.problems
+
+
 def test_an_unknown_column_matters_to_the_rows_that_fill_it(write: Write) -> None:
     loaded = load_manifest(write("m.csv", "id,prompt,mesh,stps\na,x,meshes/a.obj,\nb,x,meshes/a.obj,7\n"))
     assert [job.id for job in loaded.jobs] == ["a"]
@@ -452,7 +457,8 @@ HEAD = "id,prompt,mesh\n"
         ("m.csv", "\n\n", "the manifest has no rows"),
         ("m.csv", HEAD, ": the manifest has no rows"),
         ("m.csv", "brick,meshes/a.obj\n", ":1: header: the first line has to name the columns"),
-        ("m.csv", ",,\nx,y,z\n", ":1: header: the first line has to name the columns"),
+        ("m.csv", ",,\nx,y,z\n", ":1: header: the first line has to name the columns, among them prompt and mesh"),
+        ("m.csv", "ID,Prompt,Mesh\na,x,m\n", "among them prompt and mesh; names are written in small letters"),
         ("m.csv", "id,prompt,mesh,\na,x,meshes/a.obj,\n", ":1: header: column 4 has no name"),
         ("m.csv", "id,prompt,mesh,id\na,x,meshes/a.obj,b\n", ":1: header: column 4 is named 'id' like an earlier one"),
         ("m.csv", "id,prompt\na,x\n", ":1: header: there is no column 'mesh', which every row needs"),
@@ -601,6 +607,19 @@ def test_check_opens_each_mesh_unless_told_not_to(write: Write, capsys: pytest.C
     lines = [line for line in capsys.readouterr().out.splitlines() if ": warning: " not in line]
     assert [line.removeprefix(str(path)).split("bad.obj")[0] for line in lines[:2]] == [":2: mesh: ", ":4: mesh: "]
     assert cli.main(["check", str(path), "--skip-meshes"]) == 0
+
+
+def test_check_names_a_bad_mesh_among_other_mistakes(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write("m.csv", "id,prompt,mesh,steps\na,,meshes/bad.obj,0\nb,,meshes/a.obj,5\n")
+    (path.parent / "meshes/bad.obj").write_text("v 0 0 0\nv 1 0 0\n")
+    assert cli.main(["check", str(path)]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.removeprefix(str(path)).split(": ")[:2] for line in lines[:-1]] == [
+        [":2", "prompt"], [":2", "steps"], [":2", "mesh"], [":3", "prompt"],
+    ]  # fmt: skip
+    assert "no faces" in lines[2] and "2 rows, 4 errors in 2 rows" in lines[-1]
+    assert cli.main(["check", str(path), "--skip-meshes"]) == 2
+    assert "3 errors in 2 rows" in capsys.readouterr().out
 
 
 def test_check_as_json(write: Write, capsys: pytest.CaptureFixture[str]) -> None:

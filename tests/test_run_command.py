@@ -14,8 +14,10 @@ import pytest
 from fake_prior import make_prior
 from meshes import CUBE
 from stub_recipe import make_toolbox
+from thirty_bad_rows import write_thirty
 
 from pipeline.commands.run import RunOptions, run_manifest
+from pipeline.core.errors import UsageError
 from pipeline.export.record import read_failure, read_record
 from pipeline.fleet.locks import asset_lock
 
@@ -35,7 +37,7 @@ def run(tmp_path, prior):
     def start(*rows: str, **options) -> int:
         (tmp_path / "m.csv").write_text("id,prompt,mesh\n" + "".join(f"{row}\n" for row in rows))
         options = {"serial": True, "lockstep": 1, "prior": prior} | options
-        chosen = RunOptions(manifest=tmp_path / "m.csv", out=tmp_path / "out", **options)
+        chosen = RunOptions(**{"manifest": tmp_path / "m.csv", "out": tmp_path / "out"} | options)
         return run_manifest(chosen, toolbox=make_toolbox())
 
     return start
@@ -78,6 +80,27 @@ def test_strict_builds_nothing(run, tmp_path, capsys):
     (tmp_path / "broken.obj").write_text("v 0 0 0\n")
     assert run(*GOOD, "c,fine,broken.obj", strict=True) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_thirty_bad_rows_among_five_good_ones(tmp_path, prior, capsys):
+    options = RunOptions(manifest=write_thirty(tmp_path), out=tmp_path / "out", serial=True, lockstep=1, prior=prior)
+    assert run_manifest(dataclasses.replace(options, strict=True), toolbox=make_toolbox()) == 2
+    assert "nothing built: 30 wrong rows" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    assert run_manifest(options, toolbox=make_toolbox()) == 1
+    printed = capsys.readouterr().out
+    assert "built 5, 0 up to date, 30 failed" in printed
+    rows = {int(line.split(":")[1]) for line in printed.splitlines() if line.startswith(f"{options.manifest}:")}
+    assert len(rows) == 30
+    assert {folder.parent.name for folder in (tmp_path / "out").glob("*/asset.glb")} == {f"good-{n}" for n in range(5)}
+    assert not (tmp_path / "escape").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_wrong_usage(run, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="is no folder"):
+        run(*GOOD, out=tmp_path / "file")
+    with pytest.raises(UsageError, match="cannot be made"):
+        run(*GOOD, out=Path("/proc/none/out"))
 
 
 def test_a_failed_row_says_how_to_see_it_again(run, tmp_path, capsys, prior):

@@ -39,12 +39,15 @@ def check(
     know are warnings. Returns 0, or 2 where there is any problem. Raises UsageError for wrong ``overrides``,
     PriorError for a ``prior`` that does not exist.
     """
-    stream = ManifestStream(manifest, overrides=overrides, allow_outside=allow_outside)
+    meshes = None if skip_meshes else MeshChecker()
+    stream = ManifestStream(
+        manifest, overrides=overrides, allow_outside=allow_outside, mesh_reason=meshes.reason if meshes else None
+    )
     problems, warnings = 0, 0
     bad_rows: set[int] = set()
     listed: list[dict[str, Any]] = []
     warner = _Warner(prior)
-    for item in stream if skip_meshes else _with_meshes(stream):
+    for item in _with_meshes(stream, meshes) if meshes else stream:
         found: Iterable[Problem] = warner.words(item) if isinstance(item, Job) else (item,)
         for problem in found:
             is_warning = isinstance(item, Job)
@@ -70,9 +73,8 @@ def check(
     return EXIT_USAGE if problems else EXIT_OK
 
 
-def _with_meshes(stream: ManifestStream) -> Iterator[Job | Problem]:
+def _with_meshes(stream: ManifestStream, meshes: MeshChecker) -> Iterator[Job | Problem]:
     """The stream, with a Problem in the place of each job whose mesh cannot be used."""
-    meshes = MeshChecker()
     for item in fetched_ahead(stream):
         yield (meshes.problem(item) if isinstance(item, Job) else None) or item
 

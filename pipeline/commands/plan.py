@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.commands.table import print_csv
 from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED, UsageError
 from pipeline.core.job import Job
-from pipeline.core.place import Place
+from pipeline.core.place import Place, require_folder
 from pipeline.manifest import Problem, Survey
 from pipeline.plan import iterate, leftovers
 from pipeline.prior.identity import prior_identity
@@ -61,6 +61,7 @@ def show_plan(
     """
     if csv and json:
         raise UsageError("--csv and --json do not go together; give one of them")
+    require_folder(out)
     survey = Survey(manifest, overrides=overrides, only=only, allow_outside=allow_outside)
     identity = prior_identity(prior).identity
     counts: Counter[str] = Counter()

@@ -16,7 +16,7 @@ from pathlib import Path
 from pipeline.core.atomic import sweep
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, EXIT_USAGE
 from pipeline.core.job import Job
-from pipeline.core.place import Place, Remote
+from pipeline.core.place import Place, Remote, require_folder
 from pipeline.core.redact import redact
 from pipeline.export.record import write_failure
 from pipeline.fleet.book import RunSummary
@@ -116,6 +116,7 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
     date. Raises ManifestError, UsageError, PriorError or FleetError. ``toolbox`` replaces prior and recipes.
     """
     begun = time.monotonic()
+    require_folder(options.out)
     survey = Survey(
         options.manifest,
         overrides=options.overrides,

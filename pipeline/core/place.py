@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,17 @@ def url_problem(text: str) -> str:
     if any(part in ("", ".", "..") for part in path.rstrip("/").split("/")) and path.rstrip("/"):
         return f"the {scheme} address has an empty part, '.' or '..' in it; allowed: plain names between slashes"
     return ""
+
+
+def require_folder(place: Place) -> None:
+    """Raises UsageError where ``place`` (``--out``) can be no folder: a file stands there, or on the way to it."""
+    if isinstance(place, Remote):
+        return
+    for path in (place, *place.parents):
+        if path.is_dir():
+            return
+        if os.path.lexists(path):
+            raise UsageError(f"--out {place}: {path} is no folder; name a folder, which may not exist yet")
 
 
 def parse_place(text: str) -> Place:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.errors import UsageError
 from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote
 from pipeline.fleet import fit, machine
@@ -76,13 +77,16 @@ def run(
     The plan is read as far as it is needed, never held as a whole; ``total`` is how many items it will have.
     ``header`` goes into the run's record; ``reproduce`` gives the command that builds one job alone. Ray is
     not imported when there is nothing to build. Raises LatentkilnError when no worker can be had, the prior
-    cannot be loaded, or the plan cannot be read at all.
+    cannot be loaded, or the plan cannot be read at all, UsageError when ``out`` cannot be made.
     """
     begun = time.monotonic()
     progress, settings, toolbox = progress or Progress(), settings or FleetSettings(), toolbox or Toolbox()
     out = out if isinstance(out, Remote) else out.resolve()
     root = local_root(out)
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out}: the folder cannot be made: {error.strerror or error}") from None
     sweep_scratch(out)
     ledger = Ledger(root, header or {})
     progress.run_id = ledger.run_id

@@ -27,13 +27,18 @@ class MeshChecker:
         mesh = job.origin or job.mesh
         if mesh is None:
             return None
-        key = (mesh, int(job.settings["max_faces"]))
+        message = self.reason(mesh, int(job.settings["max_faces"]))
+        return Problem(job.source.file, job.source.row, MESH_FIELDS[job.recipe], message, job.id) if message else None
+
+    def reason(self, mesh: Place, max_faces: int) -> str:
+        """What is wrong with a mesh of at most ``max_faces`` faces; "" where it can be used."""
+        key = (mesh, max_faces)
         message = self._known.get(key)
         if message is None:
             if len(self._known) > _REMEMBERED:
                 self._known.clear()
             message = self._known[key] = _reason(*key)
-        return Problem(job.source.file, job.source.row, MESH_FIELDS[job.recipe], message, job.id) if message else None
+        return message
 
 
 def mesh_problems(jobs: Iterable[Job]) -> Iterator[Problem]:

@@ -216,7 +216,8 @@ def read_csv(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | P
             values = {name: text for name, cell in zip(header, cells, strict=True) if (text := cell.strip())}
             if values:
                 yield RawRow(start, values, text=True)
-        elif cells:
+        elif any(cell.strip() for cell in cells):
+            # Rows of nothing but delimiters, which spreadsheets leave behind, say nothing.
             yield _ragged(cells, header, start)
 
 
@@ -251,8 +252,9 @@ def _header_problems(header: list[str], file: str, row: int, fields: Fields) -> 
         yield _whole(file, f"{len(header)} columns; allowed: at most {MAX_COLUMNS}", row, "header")
         return
     if not known:
-        names = either(fields.required)
-        yield _whole(file, f"the first line has to name the columns, among them {names}", row, "header")
+        names = " and ".join(fields.required)
+        hint = "; names are written in small letters" if any(name.lower() in fields.known for name in header) else ""
+        yield _whole(file, f"the first line has to name the columns, among them {names}{hint}", row, "header")
         return
     for number, name in enumerate(header, start=1):
         if not name:

@@ -8,7 +8,7 @@ import posixpath
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pipeline.manifest.adapters import ADAPTERS, ENDINGS, read_adapters
 from pipeline.manifest.problems import Problem, either, shown, suggestion
 from pipeline.manifest.readers import RawRow
 from pipeline.manifest.schema import DEFAULT_RECIPE, ID_ALLOWED, MAX_ID, MAX_PATH, MAX_PROMPT, MAX_SEED, RECIPES
+from pipeline.recipes.shared_settings import SharedSettings
 
 # What --set may give to all rows.
 _SETTABLE = ("seed", "negative_prompt", *schema.SETTINGS)
@@ -40,9 +41,12 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udff
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 _SETTINGS_OF = {name: frozenset(recipe.model.model_fields) for name, recipe in RECIPES.items()}
+_MAX_FACES: int = SharedSettings.model_fields["max_faces"].default
 _REQUIRED = {name: frozenset(recipe.required) for name, recipe in RECIPES.items()}
 
 Fault = tuple[str, str]
+# What is wrong with a mesh of at most so many faces; "" where nothing is.
+MeshReason = Callable[[Place, int], str]
 
 
 def id_problem(text: str) -> str:
@@ -70,7 +74,11 @@ _NONE_GIVEN = Given({}, {}, ())
 
 
 class RowChecker:
-    """Checks rows one by one. Rows with the same settings or mesh share the work."""
+    """Checks rows one by one. Rows with the same settings or mesh share the work.
+
+    ``mesh_reason``, where given, looks into the meshes of rows that are wrong: they become no jobs, and all that is
+    wrong with them is to be told at once.
+    """
 
     def __init__(
         self,
@@ -79,6 +87,7 @@ class RowChecker:
         overrides: Mapping[str, str] | None = None,
         allow_outside: bool = False,
         check_files: bool = True,
+        mesh_reason: MeshReason | None = None,
     ):
         self.file = str(manifest)
         # A manifest at a URL has no folder on this machine, but one there.
@@ -86,6 +95,7 @@ class RowChecker:
         self.folder = str(self.base) if isinstance(manifest, Remote) else os.path.realpath(manifest.parent)
         self.allow_outside = allow_outside
         self.check_files = check_files
+        self._mesh_reason = mesh_reason
         self._settings: dict[Any, Given] = {}
         self._recipes: set[str] = set()
         # By the text of the field: the mesh, its path as it is hashed into a derived id, what is wrong with it.
@@ -153,9 +163,11 @@ class RowChecker:
         prompt = self._text(values, "prompt", MAX_PROMPT, faults, wanted)
         negative = self._text(values, "negative_prompt", MAX_PROMPT, faults) if "negative_prompt" in values else ""
         seed = self._seed(values["seed"], raw.text, faults) if "seed" in values else 0
-        mesh, mesh_text = None, ""
+        mesh, mesh_text, mesh_field = None, "", ""
         for name in names.meshes:
-            mesh, mesh_text = self._mesh(values.get(name), name, faults)
+            found, text = self._mesh(values.get(name), name, faults)
+            if found is not None:
+                mesh, mesh_text, mesh_field = found, text, name
         adapters = self._adapters(values, faults) if names.adapters else ()
         if "sketch" in values and not partial and ("shapes" in values or "shapes" in self._overrides):
             forced = "" if "shapes" in values else " (with --set)"
@@ -167,6 +179,11 @@ class RowChecker:
         elif recipe:
             given = self._given(recipe, names.settings, values, raw.text)
         faults += given.faults
+        if faults and not partial and mesh is not None and self._mesh_reason:
+            # Of a row without faults, whoever has its job looks at the mesh.
+            limit = given.settings.get("max_faces", _MAX_FACES)
+            if reason := self._mesh_reason(mesh, limit):
+                faults.append((mesh_field, reason))
         if faults or partial:
             return None, row_id
         if row_id is None:
