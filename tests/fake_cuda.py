@@ -2,7 +2,7 @@
 
 Inside ``with FakeCuda():`` code written for CUDA runs unchanged where there is none: factories and ``.to`` accept
 the device, a tensor there cannot become a numpy array before ``.cpu()``, and an operation on tensors of both
-devices fails as it would on a real one. Nothing else of CUDA is imitated.
+devices, or with a generator of the other one, fails as it would on a real one. Nothing else of CUDA is imitated.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from pipeline.prior import load
 CUDA = torch.device("cuda", 0)
 # A tensor in host memory may index, or be written into, one on the device.
 _MIXING_ALLOWED = {torch.Tensor.__getitem__, torch.Tensor.__setitem__, torch.Tensor.copy_, torch.Tensor.to}
+# In all others a number may be in host memory, but not in these.
+_NOT_EVEN_NUMBERS = {torch.stack, torch.cat, torch.concat, torch.concatenate, torch.hstack, torch.vstack, torch.dstack}
 _TO_NUMPY = {torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tolist}
 
 
@@ -51,6 +53,16 @@ def _is_device(value: Any) -> bool:
     return isinstance(value, torch.device) or (isinstance(value, str) and value.split(":")[0] in ("cuda", "cpu"))
 
 
+def _check_indexing(tensor: torch.Tensor, index: Any, value: Any = None) -> None:
+    """Indices may be in host memory, but not on the device where ``tensor`` is not; what is put at places that tensors
+    name has to be where ``tensor`` is, unless it is a number."""
+    places = [x for x in tree_flatten(index)[0] if isinstance(x, torch.Tensor)]
+    if not on_cuda(tensor) and any(on_cuda(x) and x.dim() for x in places):
+        raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
+    if places and isinstance(value, torch.Tensor) and value.dim() and on_cuda(value) != on_cuda(tensor):
+        raise RuntimeError("Expected all tensors to be on the same device, but found cuda:0 and cpu in index_put_")
+
+
 class FakeCuda(TorchFunctionMode):
     """See the module."""
 
@@ -75,8 +87,15 @@ class FakeCuda(TorchFunctionMode):
         if func in _TO_NUMPY and there:
             raise TypeError("can't convert cuda:0 device type tensor to numpy; use .cpu() first")
         args, kwargs, device = self._on_the_cpu(func, args, kwargs)
-        if there and func not in _MIXING_ALLOWED and any(x.dim() and not on_cuda(x) for x in tensors):
+        numbers_too = func in _NOT_EVEN_NUMBERS
+        if there and func not in _MIXING_ALLOWED and any((x.dim() or numbers_too) and not on_cuda(x) for x in tensors):
             raise RuntimeError(f"{func}: tensors on cuda:0 and on the CPU in one operation")
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
+            _check_indexing(*args)
+        if there or device == CUDA:
+            for x in tree_flatten((args, kwargs))[0]:
+                if isinstance(x, torch.Generator) and x.device.type != "cuda":
+                    raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
         result = func(*args, **kwargs)
         there = device.type == "cuda" if device is not None else there
         if there and not tensors and isinstance(result, torch.Tensor) and result.requires_grad:
@@ -87,8 +106,8 @@ class FakeCuda(TorchFunctionMode):
     def _on_the_cpu(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], Any]:
         """The arguments with the CPU for a device, which does the work, and the device that was asked for."""
         host = torch.device("cpu")
-        if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cuda":
-            return args, {**kwargs, "device": host}, CUDA
+        if kwargs.get("device") is not None:
+            return args, {**kwargs, "device": host}, torch.device(torch.device(kwargs["device"]).type, 0)
         if func is torch.Tensor.to and len(args) > 1 and isinstance(args[1], torch.Tensor):
             return args, kwargs, CUDA if on_cuda(args[1]) else host
         named = [x for x in args if _is_device(x)] if func is torch.Tensor.to else []

@@ -46,3 +46,42 @@ def test_paint(prior: Prior, tmp_path, monkeypatch):
     assert len(drawn) >= 4 and all(isinstance(arguments["pos"], CudaTensor) for arguments in drawn)
     smoothed = [arguments for name, arguments in fake_nvdiffrast.calls if name == "antialias"]
     assert len(smoothed) == 2 and all(isinstance(arguments["color"], CudaTensor) for arguments in smoothed)
+
+
+def jobs_of(tmp_path, **settings) -> list[Job]:
+    mesh = tmp_path / "blob.obj"
+    meshes.write_obj(mesh, meshes.blob(60))
+    values = PaintSettings(**{"steps": 2, "views": 1, "preview": False, **settings}).model_dump(mode="json")
+    return [Job(f"j{n}", "paint", "a red brick cube", "", n, mesh, values, Source("m.csv", 2)) for n in range(2)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"distillation": "patches", "steps": 3},
+        {"background": "learned", "seeds": 2},
+        {"refine": True, "refine_steps": 1, "antialias": True},
+    ],
+    ids=["patches", "learned", "refined"],
+)
+def test_every_kind_of_painting(settings, prior: Prior, tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENTKILN_RASTERISE", "numba")  # nvdiffrast's stand-in draws slowly
+    monkeypatch.setattr("pipeline.scene.patchwork._CANDIDATES", 4)
+    outcomes = paint(jobs_of(tmp_path, **settings), prior, tmp_path / "out", fingerprints=["a", "b"], lockstep=2)
+    assert [o.status for o in outcomes] == ["done", "done"], outcomes
+
+
+@pytest.mark.parametrize("distillation", ["score", "patches"])
+def test_going_on_from_a_checkpoint(distillation, prior: Prior, tmp_path, monkeypatch):
+    """Checkpoints are read into host memory: parameters, Adam's state and what a scene keeps go back to their places."""
+    monkeypatch.setenv("LATENTKILN_RASTERISE", "numba")
+    monkeypatch.setattr("pipeline.scene.patchwork._CANDIDATES", 4)
+    jobs, asked = jobs_of(tmp_path, distillation=distillation, steps=4)[:1], iter([False, False, False])
+
+    def build(**more):
+        (outcome,) = paint(jobs, prior, tmp_path / "out", fingerprints=["a"], lockstep=1, **more)
+        return outcome.status
+
+    assert build(stop=lambda: next(asked, True)) == "interrupted"
+    assert build() == "done"
+    assert (read_record(tmp_path / "out" / "j0") or {})["resumed_from_step"] > 0
