@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.commands.clean import clean
 from pipeline.core.errors import ManifestError
-from pipeline.export.record import write_failure, write_record
+from pipeline.export.record import strangers, write_failure, write_record
 from pipeline.fleet.locks import asset_lock
 
 
@@ -55,6 +55,35 @@ def test_it_lists_first_and_deletes_when_asked(out, tmp_path, capsys):
     assert (tmp_path / "outside" / "record.json").exists()
     assert clean(tmp_path / "m.csv", out=out, yes=True) == 0
     assert "nothing that is not in the manifest" in capsys.readouterr().out
+
+
+def test_somebody_elses_files_are_not_taken_along(out, tmp_path, capsys):
+    # As where --out is a folder that was there before: the row called like its subfolder failed there.
+    (out / "meshes").mkdir()
+    (out / "meshes" / "years of work.obj").write_text("v")
+    write_failure(out / "meshes", {"id": "meshes", "fingerprint": "f"})
+    (out / "gone" / "notes.txt").write_text("mine")
+    assert clean(tmp_path / "m.csv", out=out) == 0
+    assert "meshes\twould not be deleted: it holds what is no asset's: 'years of work.obj'" in capsys.readouterr().out
+    assert clean(tmp_path / "m.csv", out=out, yes=True) == 1
+    assert "gone\tnot deleted: it holds what is no asset's: 'notes.txt'" in capsys.readouterr().out
+    assert (out / "meshes" / "years of work.obj").exists() and (out / "gone" / "record.json").exists()
+    assert not (out / "bad").exists() and not (out / "half").exists()
+
+
+def test_all_that_a_row_leaves_is_its_own(tmp_path):
+    names = ["asset.glb", "asset.obj", "asset_base_colour.jpg", "asset.mtl", "asset.ply", "seed-7.glb", "seed-7.png"]
+    names += ["seed-7_base_colour.png", "preview.png", "depth.png", "seed-7-normal.png", "log.jsonl", ".tmp-1-ab.glb"]
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / ".work").mkdir()
+    assert strangers(tmp_path) == []
+    write_record(tmp_path, {"id": "x", "fingerprint": "f", "outputs": {"film.mp4": {"sha256": "0" * 64, "bytes": 0}}})
+    (tmp_path / "film.mp4").touch()
+    assert strangers(tmp_path) == []
+    for name in ("my.obj", "asset", ".git", "preview.jpg"):
+        (tmp_path / name).touch()
+    assert strangers(tmp_path) == [".git", "asset", "my.obj", "preview.jpg"]
 
 
 def test_what_a_run_builds_stays(out, tmp_path, capsys):

@@ -258,6 +258,18 @@ def test_blocked_rows(job: Job, out: Path, tmp_path: Path) -> None:
     assert one(job, tmp_path / "meshes/a.obj").reason.endswith("cannot be used: Not a directory")
 
 
+def test_a_folder_of_other_files_is_not_built_into(job: Job, out: Path) -> None:
+    # As where --out is the manifest's own folder, and a row is called like the folder of its meshes.
+    (out / "boot").mkdir(parents=True)
+    assert one(job, out).reason == "new"
+    (out / "boot" / "boot.obj").write_text("v")
+    item = one(job, out)
+    assert item.action == "blocked" and item.reason.startswith(f"{out / 'boot'} is a folder of other files")
+    # What lies beside an asset of ours is its owner's business.
+    build(job, out)
+    assert one(job, out).action == "keep"
+
+
 def test_a_gltf_with_a_missing_buffer_is_blocked_and_its_buffers_count(job: Job, out: Path, tmp_path: Path) -> None:
     path = tmp_path / "meshes/box.gltf"
     path.write_text(json.dumps({"asset": {"version": "2.0"}, "buffers": [{"uri": "box.bin", "byteLength": 4}]}))

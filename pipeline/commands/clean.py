@@ -6,15 +6,16 @@ import contextlib
 import json as json_module
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, ManifestError
 from pipeline.core.place import Place, Remote
-from pipeline.export.record import FAILURE, RECORD
+from pipeline.export.record import FAILURE, RECORD, strangers
 from pipeline.fleet.locks import asset_lock
 from pipeline.manifest import Survey
+from pipeline.manifest.problems import shown
 from pipeline.plan import leftovers
 from pipeline.storage import assets
 from pipeline.storage.errors import StorageError
@@ -45,9 +46,9 @@ def clean(
     """Prints the assets under ``out`` that no row of ``manifest`` names; deletes them with ``yes``.
 
     ``out`` is a folder or a URL. Only what holds a record or failure of ours under its own name is touched, or nothing
-    but what an interrupted row leaves; none that a run is building, and nothing through links. Returns 0; 1 where
-    something could not be deleted, 3 where a run is building it. Raises ManifestError where the manifest, or any row of
-    it, is wrong: which assets such a row names is not known.
+    but what an interrupted row leaves; none that a run is building, none with files that are somebody else's, and
+    nothing through links. Returns 0; 1 where something could not be deleted, 3 where a run is building it. Raises
+    ManifestError where the manifest, or any row of it, is wrong: which assets such a row names is not known.
     """
     survey = Survey(manifest, overrides=overrides, allow_outside=allow_outside)
     if survey.bad:
@@ -78,22 +79,23 @@ def clean(
 def _here(out: Path, knows: Callable[[str], bool], yes: bool) -> Iterator[_Leftover]:
     for name, _ in leftovers(out, knows):
         size = sum(_sizes(out / name))
-        yield _Leftover(name, size, _delete(out / name) if yes else _WOULD)
+        fate = _kept(strangers(out / name), yes) or (_delete(out / name) if yes else _WOULD)
+        yield _Leftover(name, size, fate)
 
 
 def _there(out: Remote, knows: Callable[[str], bool], yes: bool) -> Iterator[_Leftover]:
     for name, found in leftovers(out, knows):
         size = sum(file.size for file in found.files.values()) if isinstance(found, Snapshot) else 0
-        fate = _WOULD
-        if yes and holder(out / name) is not None:
-            fate = _BUILT
-        elif yes:
-            try:
-                assets.remove(out, name)
-                fate = "deleted"
-            except StorageError as error:
-                fate = f"not deleted: {error.message}"
+        fate = _kept(strangers(found), yes) or (_remove(out, name) if yes else _WOULD)
         yield _Leftover(name, size, fate)
+
+
+def _kept(others: Sequence[str], yes: bool) -> str:
+    """The fate of a folder with files that are somebody else's; "" where there are none."""
+    if not others:
+        return ""
+    some = ", ".join(map(shown, others[:3])) + (", ..." if len(others) > 3 else "")
+    return f"{'not' if yes else 'would not be'} deleted: it holds what is no asset's: {some}"
 
 
 def _sizes(folder: Path) -> Iterator[int]:
@@ -101,6 +103,17 @@ def _sizes(folder: Path) -> Iterator[int]:
         for name in names:
             with contextlib.suppress(OSError):
                 yield os.lstat(os.path.join(base, name)).st_size
+
+
+def _remove(out: Remote, name: str) -> str:
+    """What became of an asset at a URL."""
+    if holder(out / name) is not None:
+        return _BUILT
+    try:
+        assets.remove(out, name)
+    except StorageError as error:
+        return f"not deleted: {error.message}"
+    return "deleted"
 
 
 def _delete(folder: Path) -> str:

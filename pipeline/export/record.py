@@ -31,6 +31,8 @@ _MAX_BYTES = 16 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # What a row that has neither record nor failure yet may have in its folder, at a URL or here.
 _HALF_BUILT = frozenset([WORK, NEXT, LEASE, ".lock", LOG])
+# Outputs, which a crash may leave without a record that names them.
+_OUTPUT = re.compile(r"(asset|seed-[0-9]+)([._-].*)?\.[a-z]+|(seed-[0-9]+-)?(preview|depth|normal)\.png")
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -86,15 +88,36 @@ def is_ours(folder: Path | Snapshot, name: str) -> bool:
     """
     if any(found is not None and found["id"] == name for found in (read_record(folder), read_failure(folder))):
         return True
-    if isinstance(folder, Snapshot):
-        entries = {path.partition("/")[0] for path in folder.files}
-    else:
-        try:
-            entries = set(os.listdir(folder))
-        except OSError:
-            return False
+    entries = _entries(folder)
     mine = all(entry in _HALF_BUILT or entry.startswith(TEMPORARY_PREFIX) for entry in entries)
     return mine and any(entry.startswith(".") for entry in entries)
+
+
+def strangers(folder: Path | Snapshot) -> list[str]:
+    """Names in a row's folder that no row puts there, sorted: somebody else's, which no asset may take with it.
+
+    An output root may be a folder that was there before, and an id the name of one in it.
+    """
+    record = read_record(folder) or {}
+    ours = {RECORD, FAILURE, *_HALF_BUILT, *record.get("outputs", ())}
+    rest = (entry for entry in _entries(folder) if entry not in ours and not entry.startswith(TEMPORARY_PREFIX))
+    return sorted(entry for entry in rest if not _OUTPUT.fullmatch(entry))
+
+
+def holds_no_asset(folder: Path) -> bool:
+    """Whether ``folder`` has something in it, and nothing that a row would have put there."""
+    entries = _entries(folder)
+    return bool(entries) and set(strangers(folder)) == entries
+
+
+def _entries(folder: Path | Snapshot) -> set[str]:
+    """The names right in a folder; none where it cannot be read."""
+    if isinstance(folder, Snapshot):
+        return {path.partition("/")[0] for path in folder.files}
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
 
 
 def _load(folder: Path | Snapshot, name: str, status: str) -> tuple[dict[str, Any] | None, str]:
