@@ -100,9 +100,26 @@ def picture(height: int = 64, width: int = 64) -> np.ndarray:
     return pixels
 
 
+# Every file of this module as it was written, each once.
+WRITTEN: dict[bytes, None] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_file_written_here_is_valid(tmp_path_factory):
+    """At the end, all at once: the validator takes longer to start than to read them."""
+    yield
+    folder = tmp_path_factory.mktemp("written")
+    paths = [folder / f"{number}.glb" for number in range(len(WRITTEN))]
+    for path, data in zip(paths, WRITTEN, strict=True):
+        path.write_bytes(data)
+    validate_glbs(paths, infos=True)
+    WRITTEN.clear()
+
+
 def write(path: Path, mesh: UVMesh, **options) -> Path:
     options = {"name": "thing", "provenance": PROVENANCE} | options
     write_glb(path, mesh, {BASE_COLOUR: options.pop("image", picture())}, **options)
+    WRITTEN[path.read_bytes()] = None
     return path
 
 
