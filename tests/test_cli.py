@@ -91,6 +91,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["check", ""], "it is empty; name a path or URL"),
         (["run", "x.csv", "--out", ""], "'--out': it is empty; name a path or URL"),
         (["run", "x.csv", "--out", "/dev/null", "--dry-run"], "--out /dev/null: /dev/null is no folder; name a folder"),
+        (["run", "x.csv", "--address", ""], "--address: it is empty; name a Ray cluster"),
         (["plan", "x.csv", "--out", "/dev/null/a/b"], "--out /dev/null/a/b: /dev/null is no folder"),
         (["plan", "no-such.csv"], "no-such.csv: the manifest cannot be read: No such file or directory"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 
 import pytest
 import ray.exceptions
@@ -11,7 +12,9 @@ from stub_recipe import item
 from pipeline.core.job import Job
 from pipeline.core.redact import redact
 from pipeline.export.record import read_failure, write_record
+from pipeline.fleet import cluster
 from pipeline.fleet.book import MAX_SETBACKS, Book
+from pipeline.fleet.cluster import FleetError, ray_cluster
 from pipeline.fleet.deaths import judge
 from pipeline.fleet.depot import LocalDepot
 from pipeline.fleet.group import record_failure
@@ -33,6 +36,21 @@ def taken(waiting, **options):
     while group := waiting.take(**options):
         groups.append([one.job.id for one in group])
     return groups
+
+
+def test_an_address_where_nothing_listens_is_told_soon(monkeypatch):
+    monkeypatch.setattr(cluster, "_ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        cluster._wait_for(address)
+        cluster._wait_for(f"ray://{address}")
+    cluster._wait_for("auto")  # Ray's to judge
+    for nowhere in (address, f"ray://{address}", "127.0.0.1:99999", f"{'x' * 300}:6379", "no-such-host.invalid:6379"):
+        with (
+            pytest.raises(FleetError, match=f"joining Ray at {nowhere} failed: nothing answers there"),
+            ray_cluster(nowhere, 1),
+        ):
+            pass
 
 
 class Clock:

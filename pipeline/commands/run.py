@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.atomic import sweep
-from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, EXIT_USAGE
+from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote, require_folder
 from pipeline.core.redact import redact
@@ -117,6 +117,8 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
     """
     begun = time.monotonic()
     require_folder(options.out)
+    if options.address == "":
+        raise UsageError("--address: it is empty; name a Ray cluster, or leave it out")
     survey = Survey(
         options.manifest,
         overrides=options.overrides,

@@ -10,8 +10,10 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from pipeline.core.errors import LatentkilnError
 
 _OBJECT_STORE_BYTES = 100 << 20  # what travels is a few kilobytes a row
 _TEMPORARY = "lk-"
+# A head that is being started is waited for so long.
+_ANSWER_SECONDS = 20.0
 # Unix socket paths hold 107 bytes at most, and Ray adds some 70 to its folder's.
 _LONGEST_ROOT = 24
 
@@ -69,6 +73,8 @@ def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
             # Newer versions of Ray ask for their token by themselves; an older one that is imported already cannot
             # be told any more.
             quiet |= {"RAY_AUTH_MODE": "token"}
+    if address is not None:
+        _wait_for(address)
     with _environment(quiet), contextlib.ExitStack() as stack:
         import ray
 
@@ -101,6 +107,28 @@ def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
         nodes = [node["Resources"] for node in untyped.nodes() if node["Alive"]]
         servers = _servers() if address is None else ()
         yield Cluster(address is None, int(resources.get("GPU", 0)), _worker_cpus(nodes), servers)
+
+
+def _wait_for(address: str) -> None:
+    """Returns as soon as something listens at ``address`` (HOST:PORT, also ray://HOST:PORT; others are Ray's to judge).
+
+    Ray itself asks for minutes, and says nothing of use meanwhile. Raises FleetError.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    end = time.monotonic() + _ANSWER_SECONDS
+    while True:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS):
+                return
+        except (OSError, OverflowError, UnicodeError) as error:
+            # The last two: no such port, no such name, now or later.
+            if time.monotonic() >= end or not isinstance(error, OSError):
+                reason = getattr(error, "strerror", None) or str(error)
+                message = f"joining Ray at {address} failed: nothing answers there ({reason})"
+                raise FleetError(f"{message}; 'ray start --head' prints the address to give") from None
+        time.sleep(0.5)
 
 
 def _worker_cpus(nodes: list[dict[str, float]]) -> int:
