@@ -131,6 +131,15 @@ def test_nothing_is_lost_without_a_word(case: str, tmp_path: Path) -> None:
     assert "\n" not in caught.value.message and caught.value.message.startswith(name)
 
 
+@pytest.mark.filterwarnings("error")
+def test_nothing_but_the_error_is_said_of_what_is_no_number(tmp_path: Path) -> None:
+    # A signalling NaN: numpy warns of it at every turn.
+    path = tmp_path / "a.stl"
+    path.write_bytes(binary_stl(b"x").replace(struct.pack("<f", 2.0), b"\x01\x00\xa0\x7f"))
+    with pytest.raises(MeshError, match="vertices are NaN or infinite"):
+        load_mesh(path)
+
+
 # -- glTF ---------------------------------------------------------------------------------------------------------
 
 

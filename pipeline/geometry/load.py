@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.core.errors import MeshError
 from pipeline.geometry.mesh import Mesh, assemble
 from pipeline.geometry.readers.raw import RawMesh
@@ -38,21 +40,23 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
     except OSError as error:
         raise MeshError(f"{name}: it cannot be read ({error.strerror or error})") from None
     try:
-        raw = _read(data, path, suffix, max_faces, max_bytes)
-        del data
-        return assemble(
-            raw.positions,
-            raw.faces,
-            uv=raw.uv,
-            uv_faces=raw.uv_faces,
-            normals=raw.normals,
-            normal_faces=raw.normal_faces,
-            name=name,
-            source_format=suffix[1:],
-            source_sha256=mesh_sha256(path),
-            warnings=raw.warnings,
-            max_faces=max_faces,
-        )
+        # What is no number is found and named below; numpy's own warnings would only stand beside that.
+        with np.errstate(all="ignore"):
+            raw = _read(data, path, suffix, max_faces, max_bytes)
+            del data
+            return assemble(
+                raw.positions,
+                raw.faces,
+                uv=raw.uv,
+                uv_faces=raw.uv_faces,
+                normals=raw.normals,
+                normal_faces=raw.normal_faces,
+                name=name,
+                source_format=suffix[1:],
+                source_sha256=mesh_sha256(path),
+                warnings=raw.warnings,
+                max_faces=max_faces,
+            )
     except MeshError:
         raise
     except MemoryError:
