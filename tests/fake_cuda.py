@@ -8,8 +8,10 @@ devices, or with a generator of the other one, fails as it would on a real one. 
 from __future__ import annotations
 
 import functools
+import os
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from pipeline.core import backends
 from pipeline.prior import load
+from pipeline.prior.cache import CACHE_VARIABLE
 
 CUDA = torch.device("cuda", 0)
 # A tensor in host memory may index, or be written into, one on the device.
@@ -131,7 +134,7 @@ def _outside(function: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def fake_cuda() -> Iterator[None]:
     """The device, and everybody who asks for one being told that it is there."""
-    with pytest.MonkeyPatch.context() as patch, FakeCuda():
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch, FakeCuda():
         # They are read in host memory on any machine, and moved after.
         patch.setattr(load, "load_parts", _outside(load.load_parts))
         patch.setattr(torch.cuda, "is_available", lambda: True)
@@ -141,6 +144,13 @@ def fake_cuda() -> Iterator[None]:
         patch.setattr(torch.cuda, "get_device_name", lambda device=None: "make-believe")
         properties = SimpleNamespace(name="make-believe", total_memory=16 << 30, major=8, minor=0)
         patch.setattr(torch.cuda, "get_device_properties", lambda device=None: properties)
+        # Memory without end: nothing is counted.
+        patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (16 << 30, 16 << 30))
+        for name in ("memory_reserved", "max_memory_allocated"):
+            patch.setattr(torch.cuda, name, lambda device=None: 0)
+        if CACHE_VARIABLE not in os.environ:
+            # What it is found to carry is no news for this user's cache.
+            patch.setenv(CACHE_VARIABLE, stack.enter_context(tempfile.TemporaryDirectory()))
         backends.forget()
         yield
     backends.forget()

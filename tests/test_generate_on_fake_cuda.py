@@ -9,11 +9,14 @@ from pathlib import Path
 
 import fake_nvdiffrast
 import fake_tinycudann
+import numpy as np
 import pytest
 from fake_cuda import CudaTensor, fake_cuda
 from fake_prior import make_prior
 from gpu import test_generate_on_cuda as suite
 
+from pipeline.distill import loop
+from pipeline.prior.load import load_prior
 from pipeline.scene import grid_tcnn, network_tcnn
 
 
@@ -53,3 +56,16 @@ def test_generate_with_tinycudann(
 
 def test_generate_with_the_plain_grid(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite.test_the_surface_is_the_cpus(folder, tmp_path, monkeypatch)
+
+
+def test_what_the_scenes_take_is_measured_without_a_trace(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Occupancy grids decay with every look: two variants come to the same mesh whether they were rehearsed or not."""
+    monkeypatch.setenv("LATENTKILN_GRID", "torch")
+    rehearsed: list[int] = []
+    rehearse = loop._rehearse
+    monkeypatch.setattr(loop, "_rehearse", lambda group, prior: (rehearsed.append(len(group)), rehearse(group, prior)))
+    prior = load_prior(folder, "cuda")
+    one, two = (suite.build(prior, tmp_path / name, seeds=2)[1].vertices for name in ("one", "two"))
+    assert rehearsed == [1, 2] and np.array_equal(one, two)

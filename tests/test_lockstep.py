@@ -4,21 +4,22 @@ numbers and a record that says so."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from fake_cuda import fake_cuda
 from fake_prior import make_prior
-from test_distill import Canvas, subject
+from test_distill import VIEWS, Canvas, subject
 
 from pipeline.core.errors import LatentkilnError
-from pipeline.distill import width
-from pipeline.distill.loop import distill
+from pipeline.distill import loop, width
+from pipeline.distill.loop import Subject, distill
 from pipeline.distill.width import OutOfMemory, fitting, lacks_memory
 from pipeline.prior.cache import CACHE_VARIABLE
 from pipeline.prior.load import Prior, TextEmbedding, load_prior
+from pipeline.scene.protocol import Rendering
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,10 @@ def test_after_a_while_more_go_at_once_again(prior: Prior, monkeypatch: pytest.M
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("cudaMalloc(&rawptr, n_bytes) failed: out of memory"), True),
+        (RuntimeError("cuMemCreate(&m_handles.back(), n, &prop, 0) failed: CUDA_ERROR_OUT_OF_MEMORY"), True),
+        (RuntimeError("CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("Cuda error: 2[cudaMalloc(&m_gpuPtr, bytes);]"), True),
+        (RuntimeError("Cuda error: 700[cudaLaunchKernel(func, grid, block, args, 0, stream);]"), False),
         (RuntimeError("Failed to allocate 1234 bytes on device 'cuda:0'"), True),
         (RuntimeError("this scene is broken"), False),
         (ValueError("out of memory"), False),
@@ -256,6 +261,144 @@ def test_what_is_measured_is_the_priors_part_of_a_step(
     fitting(there, 3, 8, refine=refine, most=2)
     assert sizes == [(6, 4, 8, 8), (12, 4, 8, 8)]
     assert views == [(3, 3, 32, 32)] * (3 if refine else 0)
+
+
+class Heavy(Canvas):
+    """A scene on the device that takes ``device.scene`` bytes from its view to its step, and counts its views."""
+
+    def __init__(self, seed: int, device: WholeDevice):
+        super().__init__(seed)
+        self.pixels = self.pixels.detach().to("cuda").requires_grad_(True)
+        self.device, self.rendered = device, 0
+
+    def render(self, step: int, steps: int) -> Rendering:
+        self.rendered += 1
+        self.device.take(self.device.scene)
+        return Rendering(self.pixels * 1.0, VIEWS)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"pixels": self.pixels, "rendered": torch.tensor(self.rendered)}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        super().load_state(state)
+        self.rendered = int(state["rendered"])
+
+
+@dataclasses.dataclass
+class WholeDevice(Device):
+    """A make-believe GPU: a scene holds ``scene`` bytes until the UNet's answer is used, the UNet ``each`` a slot, and
+    libraries beside torch ``others``."""
+
+    scene: int = 0
+    others: int = 0
+    peak: int = 0
+
+    def take(self, count: int) -> None:
+        self.held += count
+        self.peak = max(self.peak, self.held)
+        if self.held + self.others > self.total - self.base:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().install(monkeypatch)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (self.free, self.total))
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: self.base + self.peak)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device=None: setattr(self, "peak", 0))
+
+    @property
+    def free(self) -> int:
+        return self.total - self.base - self.others
+
+    def drive(self, prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Counts what each step of ``prior``'s scenes takes."""
+        predict, step = prior.predict_noise, loop._step
+
+        def predicted(noisy: torch.Tensor, *more: object) -> torch.Tensor:
+            self.take(len(noisy) // 4 * self.each)
+            return predict(noisy, *more)  # type: ignore[arg-type]
+
+        def stepped(subjects: list[Subject], prior: Prior, slots: int) -> None:
+            self.held = 0
+            self.tried.append(len(subjects))
+            step(subjects, prior, slots)
+
+        monkeypatch.setattr(prior, "predict_noise", predicted)
+        monkeypatch.setattr(loop, "_step", stepped)
+
+
+def heavy(prior: Prior, device: WholeDevice, count: int) -> list[Subject]:
+    group = [subject(prior, seed, steps=3) for seed in range(count)]
+    for number, one in enumerate(group):
+        one.scene = Heavy(number, device)
+        one.__post_init__()
+    return group
+
+
+@pytest.mark.parametrize(
+    ("device", "width"),
+    [
+        (WholeDevice(80 * GB, 4 * GB, GB, scene=0), 8),
+        (WholeDevice(24 * GB, 4 * GB, GB, scene=2 * GB), 4),  # 5.5 fit; by the prior's part alone 8 would
+        (WholeDevice(24 * GB, 4 * GB, GB, scene=2 * GB, others=5 * GB), 2),  # 3.8 fit
+        (WholeDevice(24 * GB, 4 * GB, GB, scene=12 * GB), 1),
+    ],
+    ids=["all", "half", "others", "one"],
+)
+def test_the_scenes_own_memory_is_measured_before_their_first_step(
+    device: WholeDevice, width: int, there: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.install(monkeypatch)
+    device.drive(there, monkeypatch)
+    monkeypatch.setattr(there, "batch_invariance", {})
+    group = heavy(there, device, 8)
+    assert distill(group, there, lockstep=8)
+    assert all(s.error is None and s.step == 3 and s.width == width for s in group)
+    note = f"a lockstep of 8 does not fit this device by measurement: {width} go at once"
+    assert group[7].notes == ([] if width == 8 else [note])
+    # Two steps of one scene and two of two, then the real ones, and never a lack of memory.
+    rehearsed = [1, 1, 2] if width == 1 else [1, 1, 2, 2]
+    assert device.tried == rehearsed + [width] * (3 * 8 // width)
+    # Nothing of the rehearsal is left.
+    assert all(s.scene.rendered == 3 for s in group)  # type: ignore[attr-defined]
+    device.tried.clear()
+    again = heavy(there, device, 8)
+    assert distill(again, there, lockstep=8) and set(device.tried) == {width}
+    for one, two in zip(group, again, strict=True):
+        assert torch.equal(one.scene.state()["pixels"].cpu(), two.scene.state()["pixels"].cpu())
+
+
+def test_a_rehearsal_leaves_no_trace(prior: Prior) -> None:
+    one, same = subject(prior, 1, steps=4), subject(prior, 1, steps=4)
+    for each in (one, same):
+        distill([each], prior, lockstep=1, stop=iter([False, False, True]).__next__)
+    heard: list[int] = []
+    one.report = lambda stage, done, total: heard.append(done)
+    seconds = dict(one.seconds)
+    with pytest.raises(torch.OutOfMemoryError), one.rehearsal():
+        loop._step([one], prior, 1)
+        assert one.step == 3
+        raise torch.OutOfMemoryError("in the middle")
+    assert (one.step, one.seconds, heard) == (2, seconds, [])
+    for each in (one, same):
+        distill([each], prior, lockstep=1)
+    assert heard == [3, 4] and torch.equal(one.scene.state()["pixels"], same.scene.state()["pixels"])
+
+
+def test_what_adam_could_not_finish_is_begun_again(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, alone = subject(prior, 1, steps=2), subject(prior, 1, steps=2)
+    step, failures = one._adam.step, [1]
+
+    def lacking() -> None:
+        if failures:
+            failures.pop()
+            one._adam.state[one.scene.state()["pixels"]] = {"step": torch.tensor(0.0)}
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        step()
+
+    monkeypatch.setattr(one._adam, "step", lacking)
+    assert distill([one], prior, lockstep=2) and one.error is None
+    distill([alone], prior, lockstep=1)
+    assert torch.allclose(one.scene.state()["pixels"], alone.scene.state()["pixels"], atol=1e-5)
 
 
 def test_without_cuda_there_is_nothing_to_measure(prior: Prior) -> None:

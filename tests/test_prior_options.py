@@ -211,6 +211,94 @@ def test_without_a_compiler_the_unet_is_recorded_as_it_is(
             assert torch.allclose(found, expected, atol=1e-5)
 
 
+def test_a_recording_that_runs_out_of_memory_says_so(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ending the broken recording raises on top: the loop halves its width for lack of memory alone."""
+    monkeypatch.setattr("pipeline.prior.precision.can_compile", lambda: False)
+    with fake_cuda():
+        prior = load_prior(folders["sd1"], "cuda", PriorOptions(compile=True, precision="float32"))
+        recorder = Recorder(prior, monkeypatch)
+        streams: list[Any] = []
+        monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
+        called = prior._unet.forward
+
+        def lacking(*arguments: Any, **named: Any) -> Any:
+            if recorder.recording is not None:
+                raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+            return called(*arguments, **named)
+
+        def broken(recording: Any, *error: object) -> None:
+            recorder.recording = None
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+        x, t = torch.zeros(1, 4, 8, 8, device="cuda"), torch.tensor([5], device="cuda")
+        prior.predict_noise(x, t, prior.embed(["a"]))
+        with monkeypatch.context() as patch:
+            patch.setattr(prior._unet, "forward", lacking)
+            patch.setattr(torch.cuda.graph, "__exit__", broken)
+            with pytest.raises(torch.OutOfMemoryError):
+                prior.predict_noise(x.expand(2, -1, -1, -1), t.expand(2), prior.embed(["a"]).expand(2))
+        assert len(streams) == 1
+        # Nothing is kept of it, nor of the others, and the next call is recorded anew.
+        assert not prior._fast_unet._graphs
+        prior.predict_noise(x, t, prior.embed(["a"]))
+        assert len(prior._fast_unet._graphs) == 1
+
+
+def test_measuring_compiles_nothing_and_lack_of_memory_forgets_what_was(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, forgotten = [], []
+
+    def compile(module: Any, **settings: Any) -> Any:
+        return lambda *arguments, **named: (used.append(1), module(*arguments, **named))[1]
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: forgotten.append(1))
+    prior = load_prior(folders["sd1"], options=PriorOptions(compile=True))
+    with prior.as_it_is():
+        gradient(prior)
+        prior.release(compiled=True)
+    assert not used and not forgotten
+    gradient(prior)
+    prior.release()
+    assert used and not forgotten
+    prior.release(compiled=True)
+    assert forgotten
+    load_prior(folders["sd1"]).release(compiled=True)
+    assert len(forgotten) == 1
+
+
+def test_images_that_do_not_fit_are_decoded_one_by_one(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = load_prior(folders["sd1"])
+    latents = torch.randn(3, 4, 8, 8, generator=torch_generator(3, "latents"))
+    expected, decode, sizes = prior.decode(latents), prior._vae.decode, []
+
+    def small(z: torch.Tensor, **named: Any) -> Any:
+        sizes.append(len(z))
+        if len(z) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return decode(z, **named)
+
+    monkeypatch.setattr(prior._vae, "decode", small)
+    torch.testing.assert_close(prior.decode(latents), expected, atol=1e-5, rtol=0)
+    assert sizes == [3, 1, 1, 1]
+
+
+def test_half_precision_networks_that_wait_in_main_memory_never_compute_there(folders: dict[str, Path]) -> None:
+    """Not every CPU, nor every torch, has half precision convolutions."""
+    parts = load_parts(prior_identity(folders["sd1"]))
+    places = []
+    parts.vae.encoder.conv_in.register_forward_hook(lambda module, given, out: places.append(given[0].device.type))
+    parts.texts[0].register_forward_hook(lambda module, given, out: places.append(out[0].device.type))
+    with fake_cuda():
+        prior = Prior(prior_identity(folders["sd1"]), parts, torch.device("cuda"), low_memory())
+        prior.embed(["a red cube"])
+        assert prior._vae.dtype == torch.float16 and {p.device.type for p in prior._vae.parameters()} == {"cpu"}
+    assert places == ["cuda", "cuda"]
+
+
 def test_a_decoder_that_overflows_half_precision_is_asked_in_float32(folders: dict[str, Path]) -> None:
     prior = load_prior(folders["sd1"], options=PriorOptions(precision="float16"))
     plain = load_prior(folders["sd1"])

@@ -109,6 +109,9 @@ def _window(start: int, end: int, low: int, high: int, reduction: int, *, fade: 
 
 @torch.no_grad()
 def decode_views(latents: Tensor, prior: Decoder, batch: int = 16) -> NDArray[np.float32]:
-    """(N, 3, h r, w r) float32 in [0, 1] of N views (N, C, h, w), ``batch`` of them at a time."""
+    """(N, 3, h r, w r) float32 in [0, 1] of N views (N, C, h, w), at most ``batch`` of them at a time, and no more
+    pixels than ``PIECE`` a side (one view at least)."""
+    pixels = latents.shape[-2] * latents.shape[-1] * prior.reduction**2
+    batch = max(1, min(batch, PIECE**2 // pixels))
     images = [prior.decode(part).float().clamp(0, 1).cpu().numpy() for part in latents.split(batch)]
     return np.concatenate(images)

@@ -6,9 +6,10 @@ own seed, step counter, optimiser and checkpoint; what they share is one UNet ca
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +28,8 @@ from pipeline.scene.protocol import FlowScene, Rendering, Scene
 _T = TypeVar("_T")
 _BETAS = (0.9, 0.99)
 _EPS = 1e-15
+# What Adam keeps for a parameter: the number of steps and two means.
+_ADAM_ENTRIES = 3
 # Steps between two looks at whether the prior's answers are numbers.
 _LOOK = 64
 
@@ -69,6 +72,11 @@ class Subject:
         self._adam = torch.optim.Adam(groups, betas=_BETAS, eps=_EPS, fused=True)
 
     @property
+    def parameter_bytes(self) -> int:
+        """Of what is optimised."""
+        return sum(p.numel() * p.element_size() for group in self._adam.param_groups for p in group["params"])
+
+    @property
     def finished(self) -> bool:
         return self.error is not None or self.step >= self.steps
 
@@ -100,7 +108,14 @@ class Subject:
         self._adam.zero_grad(set_to_none=True)
         loss.backward()
         self.anneal_rate()
-        self._adam.step()
+        try:
+            self._adam.step()
+        except RuntimeError:
+            # It makes its tensors at its first step, one after the other: what lack of memory left unfinished would be
+            # taken for all of a parameter's at the next try.
+            for parameter in [p for p, state in self._adam.state.items() if len(state) < _ADAM_ENTRIES]:
+                del self._adam.state[parameter]
+            raise
 
     def _check_finite(self) -> None:
         """Raises LatentkilnError where the prior has answered with something that is not a number."""
@@ -129,26 +144,46 @@ class Subject:
         self._check_finite()
         if self.checkpoint is None:
             return
-        tensors = {f"scene.{name}": value for name, value in self.scene.state().items()}
-        for index, state in self._adam.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-        checkpoint.save(self.checkpoint, tensors, key=self.key, step=self.step)
+        checkpoint.save(self.checkpoint, self._tensors(), key=self.key, step=self.step)
 
     def resume(self) -> None:
         """Goes on from the checkpoint, where there is one that fits."""
         found = checkpoint.load(self.checkpoint, key=self.key) if self.checkpoint else None
         if found is None:
             return
-        tensors, step = found
+        self._take(*found)
+        self.resumed_from = self.step
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """All that changes from step to step."""
+        tensors = {f"scene.{name}": value for name, value in self.scene.state().items()}
+        for index, state in self._adam.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        return tensors
+
+    def _take(self, tensors: dict[str, torch.Tensor], step: int) -> None:
+        """Puts back what ``_tensors`` gave before step ``step``."""
         prefix = "scene."
         self.scene.load_state({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
-        optimiser = self._adam.state_dict()
+        optimiser = self._adam.state_dict() | {"state": {}}
         for name, tensor in tensors.items():
             if name.startswith("adam."):
                 _, index, entry = name.split(".")
                 optimiser["state"].setdefault(int(index), {})[entry] = tensor
         self._adam.load_state_dict(optimiser)
-        self.step = self.resumed_from = step
+        self.step = step
+
+    @contextlib.contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """What is done in this block is forgotten at its end, errors included, and nobody hears of it."""
+        tensors = {name: value.detach().cpu().clone() for name, value in self._tensors().items()}
+        step, report, finite, seconds = self.step, self.report, self._finite, dict(self.seconds)
+        self.report = no_report
+        try:
+            yield
+        finally:
+            self._take(tensors, step)
+            self.report, self._finite, self.seconds, self.error = report, finite, seconds, None
 
 
 def distill(
@@ -169,8 +204,14 @@ def distill(
         raise ValueError(f"{len(subjects)} scenes do not fit a lockstep of {lockstep}")
     for subject in subjects:
         _guard(subject, subject.resume)
-    width = Width(prior, lockstep, subjects[0].batch if subjects else ())
-    if width.now < lockstep:
+    width = Width(prior, lockstep, _kind(subjects))
+    waiting = [subject for subject in subjects if not subject.finished]
+    if width.measure(lambda count: _rehearse(waiting[:count], prior), len(waiting)):
+        for subject in subjects:
+            subject.notes.append(
+                f"a lockstep of {lockstep} does not fit this device by measurement: {width.now} go at once"
+            )
+    elif width.now < lockstep:
         for subject in subjects:
             subject.notes.append(f"a lockstep of {lockstep} did not fit this device before: {width.now} go at once")
     saved = time.monotonic()
@@ -183,6 +224,23 @@ def distill(
             _save_all(subjects)
             saved = time.monotonic()
     return True
+
+
+def _kind(subjects: list[Subject]) -> tuple[object, ...]:
+    """What decides how much memory ``subjects`` take: the batch they make, and the order of the largest one's size."""
+    if not subjects:
+        return ()
+    return *subjects[0].batch, max(subject.parameter_bytes for subject in subjects).bit_length()
+
+
+def _rehearse(subjects: list[Subject], prior: Prior) -> None:
+    """Two steps of ``subjects`` together that leave no trace, to see what they take: Adam's own comes with the first
+    one, and stands beside all else in the second."""
+    with contextlib.ExitStack() as stack:
+        for subject in subjects:
+            stack.enter_context(subject.rehearsal())
+        for _ in range(min(2, *(subject.steps - subject.step for subject in subjects))):
+            _step([subject for subject in subjects if subject.error is None], prior, len(subjects))
 
 
 def _round(subjects: list[Subject], prior: Prior, width: Width, lockstep: int) -> None:

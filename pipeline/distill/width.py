@@ -1,8 +1,9 @@
 """How many scenes go through the prior at once.
 
-``fitting`` finds the number that a device has memory for, by measuring, before a run. ``Width`` corrects it while the
-loop runs: half as many when memory does not suffice after all, and after a long while twice as many again, should
-somebody else have held the memory then. Both are remembered for this prior, device and kind of view, in this user's
+``fitting`` finds the number that a device has memory for, by measuring the prior's part, before a run and its rows are
+known. ``Width`` starts from what the first real scenes of a kind take, with all that is theirs, and corrects it while
+the loop runs: half as many when memory does not suffice after all, and after a long while twice as many again, should
+somebody else have held the memory then. All is remembered for this prior, device and kind of view, in this user's
 cache. Numbers do not depend on the width; the last bits may, so the record says which it was.
 """
 
@@ -23,12 +24,20 @@ if TYPE_CHECKING:
 _FILE = "lockstep.json"
 WITHOUT_CUDA = 4
 """What ``fitting`` answers where there is no device memory to measure."""
-# Of the device's memory; the rest is for what scenes hold while the prior computes, and for fragmentation.
+# Of the device's memory; the rest is for what scenes keep between their steps, and for fragmentation.
 _SHARE = 0.85
 # Rounds without lack of memory after which a width that was halved is doubled; four times as many after each failure.
 _PATIENCE = 256
-# How libraries beside torch say it: cuBLAS, CUDA's own calls, Warp.
-_WORDS = ("out of memory", "alloc_failed", "failed to allocate", "cudaerrormemoryallocation")
+# How libraries beside torch say it, without underscores: CUDA's own calls and tiny-cuda-nn; cuBLAS; cuDNN; Warp; and
+# nvdiffrast, which prints CUDA's number of the error.
+_WORDS = (
+    "out of memory",
+    "alloc failed",
+    "allocation failed",
+    "failed to allocate",
+    "cudaerrormemoryallocation",
+    "cuda error: 2[",
+)
 
 
 class OutOfMemory(LatentkilnError):
@@ -41,7 +50,8 @@ def lacks_memory(error: BaseException) -> bool:
     """Whether ``error`` says that the device's memory did not suffice, in torch's words or in another library's."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
+    said = str(error).lower().replace("_", " ")
+    return isinstance(error, RuntimeError) and any(word in said for word in _WORDS)
 
 
 class Width:
@@ -52,13 +62,31 @@ class Width:
 
     def __init__(self, prior: Prior, lockstep: int, kind: tuple[object, ...]):
         self._key, self._lockstep, self._prior = _key(prior, kind), lockstep, prior
-        known = _remembered(self._key)
-        self.now = min(lockstep, known or lockstep)
+        self._known = _remembered(self._key)
+        self.now = min(lockstep, self._known or lockstep)
         self._rounds, self._patience = 0, _PATIENCE
+
+    def measure(self, step: Callable[[int], object], count: int) -> bool:
+        """Sets ``now`` to what the memory of a CUDA device carries, where that is not known yet. True when it is less
+        than was asked for.
+
+        ``step(n)``: a step of n of the ``count`` real scenes, done with one and with two. All scenes are on the device
+        by then, and are counted. Where not even one step works, the first real one will say so.
+        """
+        if self._known or min(count, self._lockstep) < 2 or self._prior.device.type != "cuda":
+            return False
+        with self._prior.as_it_is():
+            fits = _estimate(self._prior, step) or 1
+        self.now = self._lockstep if fits >= self._lockstep else _power_of_two(fits)
+        _remember(self._key, self.now)
+        if self.now == self._lockstep:
+            return False
+        self._patience *= 4
+        return True
 
     def halve(self) -> None:
         """After memory did not suffice for ``now`` scenes. Raises OutOfMemory when that was one."""
-        self._prior.release()
+        self._prior.release(compiled=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if self.now == 1:
@@ -107,15 +135,12 @@ def fitting(
     if known := _remembered(key):
         return known
     try_step = step or (lambda count: _prior_step(prior, count, views, view_size, refine))
-    one = _peak(prior, try_step, 1)
-    if one is None:
-        raise OutOfMemory("out of memory with one asset at a time; try --low-memory, or a smaller view_size")
-    width = 1
-    two = _peak(prior, try_step, 2) if most > 1 else None
-    if two is not None:
-        # Scenes cost alike; where the second seems to cost nothing, the first call's own needs hid it.
-        each = max(two - one, 1 << 20)
-        width = _power_of_two(min(most, int(1 + (_SHARE * _memory(prior.device) - one) / each)))
+    # Not compiled: that takes minutes for each number of scenes.
+    with prior.as_it_is():
+        fits = _estimate(prior, try_step, two_fit=most > 1)
+        if fits is None:
+            raise OutOfMemory("out of memory with one asset at a time; try --low-memory, or a smaller view_size")
+        width = _power_of_two(min(most, fits))
         while width > 2 and _peak(prior, try_step, width) is None:
             width //= 2
     _remember(key, width)
@@ -125,7 +150,8 @@ def fitting(
 def step_bytes(prior: Prior, count: int, views: int, view_size: int, *, refine: bool = False) -> int | None:
     """Most bytes allocated on ``prior``'s CUDA device, its own weights included, by a step of ``count`` scenes; None
     where memory did not suffice."""
-    return _peak(prior, lambda number: _prior_step(prior, number, views, view_size, refine), count)
+    with prior.as_it_is():
+        return _peak(prior, lambda number: _prior_step(prior, number, views, view_size, refine), count)
 
 
 def device_bytes(device: torch.device) -> int:
@@ -138,10 +164,28 @@ def _power_of_two(count: int) -> int:
     return 1 << max(count.bit_length() - 1, 0) if count > 0 else 1
 
 
-def _memory(device: torch.device) -> int:
-    """Bytes that this process can have: what it holds and what nobody does."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free + torch.cuda.memory_reserved(device))
+def _estimate(prior: Prior, step: Callable[[int], object], *, two_fit: bool = True) -> int | None:
+    """The number of scenes whose step should fit, from steps of one and, if ``two_fit`` says it may be tried, of two;
+    None where not even one fits."""
+    device = prior.device
+    one = _peak(prior, step, 1)
+    if one is None:
+        return None
+    one += _outside(device)
+    two = _peak(prior, step, 2) if two_fit else None
+    if two is None:
+        return 1
+    # Scenes cost alike; where the second seems to cost nothing, the first call's own needs hid it.
+    each = max(two + _outside(device) - one, 1 << 20)
+    _, total = torch.cuda.mem_get_info(device)
+    return max(1, int(1 + (_SHARE * total - one) / each))
+
+
+def _outside(device: torch.device) -> int:
+    """Bytes of the device that are taken, but not by torch here: other libraries (tiny-cuda-nn's workspaces,
+    nvdiffrast's images), CUDA itself, other processes."""
+    free, total = torch.cuda.mem_get_info(device)
+    return max(0, total - free - torch.cuda.memory_reserved(device))
 
 
 def _peak(prior: Prior, step: Callable[[int], object], count: int) -> int | None:

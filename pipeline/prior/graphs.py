@@ -38,7 +38,7 @@ class GraphedUNet:
                 self._graphs.popitem(last=False)
             try:
                 self._graphs[key] = self._record(given)
-            except torch.OutOfMemoryError:
+            except RuntimeError:
                 self.clear()
                 raise
         self._graphs.move_to_end(key)
@@ -63,8 +63,15 @@ class GraphedUNet:
                 self._call(inputs)
         current.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            output = self._call(inputs)
+        try:
+            with torch.cuda.graph(graph):
+                output = self._call(inputs)
+        except RuntimeError as error:
+            # Where ending the recording fails as well, its stream is still the current one, and the first error hidden.
+            torch.cuda.set_stream(current)
+            if isinstance(error.__context__, torch.OutOfMemoryError):
+                raise error.__context__ from None
+            raise
         return graph, inputs, output
 
     def _call(self, inputs: dict[str, Tensor]) -> Tensor:

@@ -172,10 +172,22 @@ class Prior:
             out = abar.sqrt() * out + (1 - abar).sqrt() * noisy
         return out
 
-    def release(self) -> None:
-        """Gives back what is kept on the device for later calls of the same shape."""
+    def release(self, *, compiled: bool = False) -> None:
+        """Gives back what is kept on the device for later calls of the same shape. ``compiled``: the CUDA graphs of
+        compiled code, too, which then is read from the cache again at the next call."""
         if isinstance(self._fast_unet, GraphedUNet):
             self._fast_unet.clear()
+        elif compiled and self._fast_unet is not self._unet:
+            torch.compiler.reset()
+
+    @contextlib.contextmanager
+    def as_it_is(self) -> Iterator[None]:
+        """For the length of the block the UNet is neither compiled nor recorded: for shapes that do not come again."""
+        fast, self._fast_unet = self._fast_unet, self._unet
+        try:
+            yield
+        finally:
+            self._fast_unet = fast
 
     def _time_ids(self, count: int) -> torch.Tensor:
         """(count, 6): SDXL's conditions original size, crop corner and target size: whole images of native size."""
@@ -205,8 +217,13 @@ class Prior:
 
     def _decode(self, latents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         z = latents.to(self.device, dtype) / self._scaling + self._shift
-        decoded: torch.Tensor = self._vae.decode(z, return_dict=False)[0].float()
-        return decoded
+        with contextlib.suppress(torch.OutOfMemoryError):
+            decoded: torch.Tensor = self._vae.decode(z, return_dict=False)[0].float()
+            return decoded
+        # Tried again without what was kept for the UNet, one image at a time.
+        self.release()
+        torch.cuda.empty_cache()
+        return torch.cat([self._vae.decode(part, return_dict=False)[0].float() for part in z.split(1)])
 
     def encode(self, rgb: torch.Tensor) -> torch.Tensor:
         """RGB (N, 3, H, W) in [0, 1] to scaled latents (N, C, H / r, W / r), float32. Differentiable.
@@ -236,9 +253,9 @@ class Prior:
 
     def _measure_reduction(self) -> int:
         """Image pixels per latent pixel along a side, measured on the model rather than guessed from its config."""
-        parameter = next(self._vae.parameters())
-        image = torch.zeros(1, 3, 64, 64, dtype=parameter.dtype, device=parameter.device)
-        with torch.no_grad():
+        image = torch.zeros(1, 3, 64, 64, dtype=self._vae_dtype, device=self.device)
+        # On the device even if it will wait in main memory: not every CPU has half precision convolutions.
+        with torch.no_grad(), self._on_device(self._vae):
             out = self._vae.encode(image)
         z = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
         return 64 // int(z.shape[-1])
