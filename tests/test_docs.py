@@ -82,3 +82,11 @@ def test_the_manifest_of_the_readme_is_good_as_it_stands(tmp_path: Path) -> None
     loaded = load_manifest(tmp_path / "shop.csv")
     assert not loaded.problems and len(loaded.jobs) == loaded.rows == 2
     assert f"inspect outputs/shop/{loaded.jobs[0].id}/asset.glb" in text
+
+
+def test_the_manifests_that_are_shown_are_good() -> None:
+    names = re.findall(r"\]\(([\w.-]+\.(?:csv|json|jsonl))\)", (ROOT / "manifests" / "README.md").read_text())
+    assert len(names) >= 4
+    for name in names:
+        loaded = load_manifest(ROOT / "manifests" / name)
+        assert loaded.jobs and not loaded.problems, name
