@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -665,6 +666,18 @@ def test_the_schema_names_every_field_and_its_range(capsys: pytest.CaptureFixtur
     assert (steps["minimum"], steps["maximum"]) == (1, 100_000)
     assert "id" not in schema["$defs"]["defaults"]["properties"]
     assert all(RULES[name].allowed for name in FIELDS)
+
+
+def test_null_is_left_out_to_the_schema_as_to_the_command(write: Write) -> None:
+    validator = jsonschema.Draft202012Validator(json_schema())
+    for recipe, fields in RECIPES.items():
+        plain = {"recipe": recipe, "prompt": "x"} | ({"mesh": "meshes/a.obj"} if recipe == "paint" else {})
+        for name in fields.names:
+            rows = [{**plain, name: None}]
+            loaded = load_manifest(write("m.json", json.dumps(rows)))
+            # A row without a recipe is painted.
+            good = not loaded.problems and all(job.recipe == recipe for job in loaded.jobs)
+            assert validator.is_valid(rows) == good, (recipe, name, loaded.problems)
 
 
 # --- whatever the bytes

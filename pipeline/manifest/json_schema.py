@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.manifest.schema import DEFAULT_RECIPE, FIELDS, RECIPES, SETTINGS
+from pipeline.manifest.schema import DEFAULT_RECIPE, FIELDS, RECIPES
 
 
 def json_schema() -> dict[str, Any]:
@@ -67,11 +67,11 @@ def _row(recipe: str, definitions: dict[str, Any]) -> dict[str, Any]:
     row.pop("description", None)
     definitions |= row.pop("$defs", {})
     properties = {name: row["properties"][name] for name in (*fields.own, *fields.settings)}
-    for name in properties:
-        # null is "left out", wherever it stands.
-        if name in SETTINGS:
-            _allow_null(properties[name])
     required = [*fields.required, *(["recipe"] if recipe != DEFAULT_RECIPE else [])]
+    for name in properties:
+        # null is "left out", wherever that may be.
+        if name not in required:
+            _allow_null(properties[name])
     if recipe == "generate":
         row["not"] = {"required": ["sketch", "shapes"]}
     return row | {"properties": properties, "required": required, "additionalProperties": False}
