@@ -5,6 +5,8 @@
 #   docker build --target cuda --build-arg WITH_NVDIFFRAST=yes ...      with nvdiffrast: research and evaluation only;
 #       its licence forbids commercial use, and the image built with it must not be passed on without that licence.
 #
+# torch 2.9.1 has wheels for both CUDA versions named here; the tests run with the newer release that the Makefile names.
+#
 # ARCHITECTURES names what tiny-cuda-nn and nvdiffrast are compiled for, by compute capability: A100 80, A10 and
 # RTX 30 86, L4/L40 and RTX 40 89, H100 and H200 90. V100 (70) needs the last CUDA that knows it:
 #       --build-arg CUDA_VERSION=12.6.3 --build-arg TORCH_INDEX=cu126 --build-arg ARCHITECTURES=70
@@ -48,17 +50,19 @@ COPY pipeline ./pipeline
 RUN pip install --no-cache-dir '.[gpu,s3,cluster]' \
     && pip uninstall --yes ninja wheel
 
-# The base image holds no CUDA libraries but the driver's hooks; torch's wheels bring the ones it needs.
+# The base image holds CUDA's runtime and the driver's hooks; torch's wheels bring all they need.
 FROM nvidia/cuda:${CUDA_VERSION}-base-ubuntu${UBUNTU} AS cuda
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3.12 libgomp1 \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home --uid 10001 kiln
+    && useradd --create-home --uid 10001 kiln \
+    && install --directory --owner=10001 /work /home/kiln/.cache
 COPY --from=cuda-build /opt/latentkiln /opt/latentkiln
-# tiny-cuda-nn is linked against NVRTC, which lies among torch's libraries.
+# tiny-cuda-nn is linked against NVRTC, which lies among torch's libraries. The other two places are the base image's own:
+# there some clusters mount the driver.
 ENV PATH=/opt/latentkiln/bin:$PATH \
-    LD_LIBRARY_PATH=/opt/latentkiln/lib/python3.12/site-packages/nvidia/cuda_nvrtc/lib \
+    LD_LIBRARY_PATH=/opt/latentkiln/lib/python3.12/site-packages/nvidia/cuda_nvrtc/lib:/usr/local/nvidia/lib:/usr/local/nvidia/lib64 \
     NUMBA_CACHE_DIR=/tmp/numba \
     WARP_CACHE_PATH=/tmp/warp \
     NVIDIA_VISIBLE_DEVICES=all \
@@ -87,7 +91,13 @@ COPY pipeline ./pipeline
 RUN pip install --no-cache-dir '.[s3,cluster]'
 
 FROM ${PYTHON_IMAGE} AS cpu
-RUN useradd --create-home --uid 10001 kiln
+# libgomp: numba's threads.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 10001 kiln \
+    && install --directory --owner=10001 /work /home/kiln/.cache
 COPY --from=cpu-build /opt/latentkiln /opt/latentkiln
 ENV PATH=/opt/latentkiln/bin:$PATH \
     NUMBA_CACHE_DIR=/tmp/numba \

@@ -37,8 +37,9 @@ class Backend:
 
 _NON_COMMERCIAL = "NVIDIA Source Code License: research and evaluation only, no commercial use"
 _NVDIFFRAST = "pip install --no-build-isolation git+https://github.com/NVlabs/nvdiffrast@v0.4.0"
+# Its setup needs pkg_resources, which newer releases of setuptools lack.
 _TINYCUDANN = (
-    "pip install --no-build-isolation"
+    "pip install 'setuptools<81' wheel ninja && pip install --no-build-isolation"
     " 'git+https://github.com/NVlabs/tiny-cuda-nn@6ee3546bda615f51abe684ce9edefeb414689135#subdirectory=bindings/torch'"
 )
 
