@@ -6,6 +6,7 @@ Nothing heavy is imported before a verb needs it, so that ``--help`` answers at 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shlex
 import sys
@@ -404,6 +405,9 @@ def prior_sample(prompt: str, prior: str, **options: Any) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code; every error is one line on standard error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that a terminal or file of another encoding cannot hold must not end a run of hours.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _run(arguments)
         sys.stdout.flush()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import shlex
 import signal
@@ -225,6 +227,21 @@ def test_run_hands_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
     full |= {"overrides": {"steps": "6", "seed": "1=2"}, "address": "local", "workers": 2}
     full |= {"max_seconds": 9.5, "max_memory": 4.0, "precision": "bfloat16", "gpus_per_worker": 0.5}
     assert seen[1] == full | dict.fromkeys(flags, True)
+
+
+@pytest.mark.parametrize("verb", ["check", "plan", "plan --csv", "plan --json", "run --dry-run", "run --strict --json"])
+def test_what_a_stream_cannot_hold_ends_nothing(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.csv").write_text("id,prompt,mesh\na,x,wörfel-\U0001f9f1.obj\n", encoding="utf-8")
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="ascii"))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*verb.split(), "m.csv"]) in (1, 2)
+    sys.stdout.flush()
+    text = printed.getvalue().decode("ascii")
+    if "--json" in verb:
+        assert all(json.loads(part) for part in ([text] if verb.startswith("plan") else text.splitlines()))
+    else:
+        assert "w\\xf6rfel-\\U0001f9f1.obj" in text
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:

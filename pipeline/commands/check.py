@@ -59,7 +59,7 @@ def check(
                 entry = {"level": "warning" if is_warning else "error", **dataclasses.asdict(problem)}
                 listed.append({key: value for key, value in entry.items() if key != "file"})
             else:
-                _print(_line(problem, is_warning))
+                print(_line(problem, is_warning))
     if warner.problem and not json:
         print(f"latentkiln: note: words are not checked: {warner.problem}", file=sys.stderr)
     if json:
@@ -69,7 +69,7 @@ def check(
         }  # fmt: skip
         print(json_module.dumps(result, indent=1))
         return EXIT_USAGE if problems else EXIT_OK
-    _print(_summary(manifest, stream.rows, problems, len(bad_rows), warnings))
+    print(_summary(manifest, stream.rows, problems, len(bad_rows), warnings))
     return EXIT_USAGE if problems else EXIT_OK
 
 
@@ -126,9 +126,3 @@ def _summary(manifest: Place, rows: int, problems: int, bad_rows: int, warnings:
         return f"{manifest}: {count}, all good{warned}"
     where = f" in {bad_rows} row{'s' * (bad_rows != 1)}" if bad_rows else ""
     return f"{manifest}: {count}, {problems} error{'s' * (problems != 1)}{where}{warned}"
-
-
-def _print(line: str) -> None:
-    """Prints a line whatever the terminal's encoding can show."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(line.encode(encoding, errors="backslashreplace").decode(encoding))

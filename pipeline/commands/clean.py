@@ -66,7 +66,7 @@ def clean(
         else:
             print(f"{leftover.id}\t{leftover.fate}\t{leftover.bytes} bytes")
     if json:
-        print(json_module.dumps({"out": str(out), "deleted": yes, "bytes": total, "assets": found}, ensure_ascii=False))
+        print(json_module.dumps({"out": str(out), "deleted": yes, "bytes": total, "assets": found}))
     else:
         counts = ", ".join(f"{count} {fate}" for fate, count in fates.items()) or "nothing that is not in the manifest"
         hint = "" if yes or not fates else "; delete them with --yes"

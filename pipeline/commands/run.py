@@ -206,7 +206,7 @@ def _show_plan(survey: Survey, prior: PriorIdentity, options: RunOptions) -> int
         counts[item.action] += 1
         if options.json:
             line = {"id": item.job.id, "action": item.action, "reason": item.reason}
-            print(json.dumps({"event": "plan"} | line, ensure_ascii=False))
+            print(json.dumps({"event": "plan"} | line))
         elif not options.quiet or item.action == "blocked":
             print(f"{item.job.id}\t{item.action}\t{item.reason}")
     if not options.json:
@@ -298,7 +298,7 @@ def _print_summary(
             "exit_code": code,
         }
         more = {"problem": summary.problem, "resume": resume}
-        print(json.dumps(event | {name: text for name, text in more.items() if text}, ensure_ascii=False), flush=True)
+        print(json.dumps(event | {name: text for name, text in more.items() if text}), flush=True)
         return
     for result in summary.failed:
         print(f"{result.state}: {result.job_id}: {result.stage}: {result.message}")

@@ -39,7 +39,7 @@ def show_status(out: Place, *, json: bool = False, csv: bool = False, watch: boo
         view = _read_remote(out) if isinstance(out, Remote) else read_run(out)
         rows, counts = _rows(out, view)
         if json:
-            print(json_module.dumps(_as_json(view, rows, counts), ensure_ascii=False), flush=True)
+            print(json_module.dumps(_as_json(view, rows, counts)), flush=True)
         elif csv:
             names = ("id", "state", "attempts", "node", "seconds")
             known = ({"attempts": row.get("attempt", "")} | row for row in rows)

@@ -229,7 +229,7 @@ class JsonProgress(Progress):
 
     def _emit(self, event: str, **values: Any) -> None:
         run = {"run": self.run_id} if self.run_id else {}
-        line = json.dumps({"event": event, "time": round(time.time(), 3)} | run | values, ensure_ascii=False)
+        line = json.dumps({"event": event, "time": round(time.time(), 3)} | run | values)
         print(line, file=self._stream or sys.stdout, flush=True)
 
 
