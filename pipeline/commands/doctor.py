@@ -20,7 +20,7 @@ from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED, PriorError
 from pipeline.fleet import machine
 from pipeline.fleet.cluster import open_clusters
 
-PACKAGES = ("torch", "diffusers", "transformers", "numba", "ray", "trimesh", "xatlas", "DracoPy", "pygltflib")
+PACKAGES = ("torch", "diffusers", "transformers", "numba", "ray", "xatlas", "DracoPy", "pygltflib")
 _LEAST_MEMORY = 3 << 30
 
 
