@@ -54,6 +54,7 @@ def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
                 if words[0] == b"f" and b"-" in rest:
                     relative.append((len(faces), len(points), len(coordinates), len(normals)))
                 {b"v": points, b"vt": coordinates, b"vn": normals, b"f": faces}[words[0]].append(rest)
+    del lines  # as large as the file once more
     if not points:
         raise MeshError(f"{name}: there are no vertices in it: it is empty or not an OBJ file")
 
