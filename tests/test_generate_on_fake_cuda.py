@@ -15,8 +15,6 @@ from fake_cuda import CudaTensor, fake_cuda
 from fake_prior import make_prior
 from gpu import test_generate_on_cuda as suite
 
-from pipeline.distill import loop
-from pipeline.prior.load import load_prior
 from pipeline.scene import grid_tcnn, network_tcnn
 
 
@@ -62,10 +60,5 @@ def test_what_the_scenes_take_is_measured_without_a_trace(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Occupancy grids decay with every look: two variants come to the same mesh whether they were rehearsed or not."""
-    monkeypatch.setenv("LATENTKILN_GRID", "torch")
-    rehearsed: list[int] = []
-    rehearse = loop._rehearse
-    monkeypatch.setattr(loop, "_rehearse", lambda group, prior: (rehearsed.append(len(group)), rehearse(group, prior)))
-    prior = load_prior(folder, "cuda")
-    one, two = (suite.build(prior, tmp_path / name, seeds=2)[1].vertices for name in ("one", "two"))
-    assert rehearsed == [1, 2] and np.array_equal(one, two)
+    one, two = suite.test_what_the_scenes_take_is_measured_once(folder, tmp_path, monkeypatch)
+    assert np.array_equal(one.vertices, two.vertices) and np.array_equal(one.faces, two.faces)

@@ -14,9 +14,11 @@ from fake_cuda import fake_cuda
 from fake_prior import make_prior
 from fake_variants import make_diffusers
 from gpu import test_backends_on_cuda as suite
+from gpu import test_memory_on_cuda as memory_suite
 from gpu import test_paint_on_cuda as paint_suite
 from gpu import test_prior_on_cuda as prior_suite
 
+from pipeline.distill import loop
 from pipeline.scene import grid_tcnn, network_tcnn
 
 
@@ -76,6 +78,25 @@ def test_the_rest(monkeypatch):
     suite.test_warp_gives_the_same_bits_twice()
     suite.test_texture_gradients_have_the_same_bits_twice(monkeypatch)
     suite.test_the_plain_grid_runs_on_cuda()
+
+
+def test_lack_of_memory(tiny, monkeypatch):
+    """The limit is counted in scenes, from one step of the loop to the next."""
+    blocks, limit = [], []
+    step, render = loop._step, memory_suite.Large.render
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: limit.append(share))
+    monkeypatch.setattr(loop, "_step", lambda *arguments: (blocks.clear(), step(*arguments)))
+    monkeypatch.setattr(memory_suite, "NUMBERS", 16)
+
+    def taking(scene, *arguments):
+        blocks.append(scene)
+        if limit and len(blocks) > memory_suite.LIMIT:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return render(scene, *arguments)
+
+    monkeypatch.setattr(memory_suite.Large, "render", taking)
+    memory_suite.test_eight_that_do_not_fit_go_on_as_four(False, tiny, monkeypatch)
+    assert len(limit) == 2 and limit[-1] == 1.0
 
 
 def test_the_prior(xl):

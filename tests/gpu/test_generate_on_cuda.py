@@ -13,6 +13,7 @@ from test_generate import BALL, SMALL
 
 from pipeline.core.job import Job, Source
 from pipeline.core.rng import numpy_generator, torch_generator
+from pipeline.distill import loop
 from pipeline.distill.width import fitting
 from pipeline.export.record import read_record
 from pipeline.geometry.load import load_mesh
@@ -92,3 +93,16 @@ def test_the_width_is_measured_and_remembered(folder, tmp_path, monkeypatch):
     prior = load_prior(folder, "cuda")
     assert fitting(prior, 1, 8, most=4) == fitting(prior, 2, 8, refine=True, most=4) == 4
     assert len((tmp_path / "lockstep.json").read_text().split(",")) == 2
+
+
+def test_what_the_scenes_take_is_measured_once(folder, tmp_path, monkeypatch):
+    """Before the first step of the first batch, by a step of one variant and of two; later it is known."""
+    monkeypatch.setenv("LATENTKILN_GRID", "torch")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    rehearsed, rehearse = [], loop._rehearse
+    monkeypatch.setattr(loop, "_rehearse", lambda group, prior: (rehearsed.append(len(group)), rehearse(group, prior)))
+    prior = load_prior(folder, "cuda")
+    made = [build(prior, tmp_path / name, seeds=2) for name in ("one", "two")]
+    assert rehearsed == [1, 2]
+    assert all(record["lockstep_used"] == 2 and not record["warnings"] for record, _ in made)
+    return [mesh for _, mesh in made]
