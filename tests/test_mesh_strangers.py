@@ -54,6 +54,15 @@ def binary_stl(head: bytes) -> bytes:
     return head.ljust(80) + struct.pack("<I", len(facets)) + b"".join(facets)
 
 
+# The sides of the box as one strip around, its bottom and top as two in one list.
+STRIPS = (
+    PLY.split("element face")[0]
+    + "element tristrips 2\nproperty list int int vertex_indices\nend_header\n"
+    + "".join(f"{x:g} {y:g} {z:g}\n" for x, y, z in BOX)
+    + "10 4 0 5 1 6 2 7 3 4 0\n9 0 3 1 2 -1 4 5 7 6\n"
+)
+
+
 FILES: dict[str, tuple[str, str | bytes]] = {
     "obj with a byte order mark": ("a.obj", BOM + OBJ.encode()),
     "obj from Windows": ("a.obj", OBJ.replace("\n", "\r\n")),
@@ -75,6 +84,7 @@ FILES: dict[str, tuple[str, str | bytes]] = {
     "ply from Windows": ("a.ply", PLY.replace("\n", "\r\n")),
     "ply from an old Mac": ("a.ply", PLY.replace("\n", "\r")),
     "ply that speaks of its end": ("a.ply", HEADER.format("ascii", "no end_header yet") + ROWS),
+    "ply of strips": ("a.ply", STRIPS),
     "ply little-endian": ("a.ply", binary_ply("<", "\n")),
     "ply little-endian from Windows": ("a.ply", binary_ply("<", "\r\n")),
     "ply big-endian from an old Mac": ("a.ply", binary_ply(">", "\r")),
@@ -108,7 +118,8 @@ LOSSES: dict[str, tuple[str, bytes, str]] = {
     "off in UTF-16": ("a.off", f"OFF\n8 6 0\n{ROWS}".encode("utf-16"), "UTF-16"),
     "obj with digit groups": ("a.obj", POINTS.replace("v 1 ", "v 1_0 ", 1).encode() + FACES.encode(), "vertex 2 holds"),
     "obj with decimal commas": ("a.obj", OBJ.replace("0.7", "0,7").encode(), "vertex 3 holds"),
-    "ply of strips": ("a.ply", PLY.replace("element face 6", "element tristrips 6").encode(), "strips"),
+    "ply of strips that lead astray": ("a.ply", STRIPS.replace("5 7 6\n", "5 7 8\n").encode(), "out of range"),
+    "ply of strips and negative vertices": ("a.ply", STRIPS.replace("5 7 6\n", "5 7 -2\n").encode(), "out of range"),
     "glb of nothing": ("a.glb", glb_bytes(b'{"asset": {"version": "2.0"}}', b""), "no faces in it, or its scene"),
     "glb of lines": (
         "a.glb",

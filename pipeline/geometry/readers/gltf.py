@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import MeshError
 from pipeline.geometry.readers.draco import draco_claims
 from pipeline.geometry.readers.gltf_file import buffer_path, parse_document
-from pipeline.geometry.readers.raw import RawMesh
+from pipeline.geometry.readers.raw import RawMesh, strip_faces
 
 _COMPONENT = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTH = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
@@ -249,13 +249,9 @@ class _Reader:
             if len(index) % 3:
                 self._warn("indices behind the last whole triangle were dropped")
             return index[: len(index) // 3 * 3].reshape(-1, 3)
-        if len(index) < 3:
-            return np.empty((0, 3), np.int64)
-        first, second, third = index[:-2], index[1:-1], index[2:]
-        if mode == _FAN:
-            return np.stack([np.full_like(second, index[0]), second, third], axis=1)
-        odd = np.arange(len(first)) % 2 == 1
-        return np.stack([first, np.where(odd, third, second), np.where(odd, second, third)], axis=1)
+        if mode == _STRIP or len(index) < 3:
+            return strip_faces(index)
+        return np.stack([np.full_like(index[2:], index[0]), index[1:-1], index[2:]], axis=1)
 
     def _base_colour(self, primitive: dict[str, Any]) -> dict[str, Any]:
         """What the primitive's material says of its base colour texture."""

@@ -1,4 +1,4 @@
-"""PLY, text and binary of either byte order, with polygons of any size.
+"""PLY, text and binary of either byte order, with polygons of any size or strips of triangles.
 
 Texture coordinates come per vertex (s t, u v, texture_u texture_v) or per face corner (the list ``texcoord``);
 v starts at the bottom.
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.readers.raw import BYTE_ORDER_MARK, RawMesh, parse_numbers, triangulate
+from pipeline.geometry.readers.raw import BYTE_ORDER_MARK, RawMesh, parse_numbers, strip_faces, triangulate
 
 _TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
@@ -53,35 +53,60 @@ def read_ply(data: bytes, name: str, max_faces: int) -> RawMesh:
         source = _Binary(data, start, "<" if encoding == "binary_little_endian" else ">", name)
     vertex: _Columns = {}
     face: _Columns = {}
+    strips: _Columns = {}
     for element in elements:
         if element.name == "face" and element.count > max_faces:
             raise MeshError(f"{name}: {element.count} faces are more than max_faces = {max_faces}")
-        if element.name == "tristrips":
-            raise MeshError(f"{name}: triangle strips are not supported; save it with faces")
         columns = source.element(element)
         if element.name == "vertex":
             vertex = columns
         elif element.name == "face":
             face = columns
-        if vertex and face:
+        elif element.name == "tristrips":
+            strips = columns
+        if vertex and (face or strips):
             break  # what follows (edges, materials) is not needed
     if not all(axis in vertex and not isinstance(vertex[axis], tuple) for axis in "xyz"):
         raise MeshError(f"{name}: its vertices have no x, y and z")
     positions = np.stack([vertex[axis] for axis in "xyz"], axis=1).astype(np.float64)
-    lists = face.get("vertex_indices", face.get("vertex_index"))
-    if not isinstance(lists, tuple):
-        return RawMesh(positions, np.empty((0, 3), np.int64))
+    lists = _lists(face)
+    if lists is None:
+        return _of_strips(positions, vertex, strips, name)
     values, counts = lists
     corners = _indices(values, name)
     triangles, lacking = triangulate(positions, corners, counts, name=name, max_faces=max_faces)
     mesh = RawMesh(positions, corners[triangles])
     if lacking:
         mesh.warnings.append(f"{lacking} faces with fewer than three corners were dropped")
+    _take_normals(vertex, mesh)
+    mesh.uv, mesh.uv_faces = _texture_coordinates(vertex, face, counts, triangles, mesh)
+    return mesh
+
+
+def _lists(columns: _Columns) -> tuple[NDArray, NDArray] | None:
+    """The vertices of faces or strips, under either of the names in use."""
+    found = columns.get("vertex_indices", columns.get("vertex_index"))
+    return found if isinstance(found, tuple) else None
+
+
+def _of_strips(positions: NDArray, vertex: _Columns, strips: _Columns, name: str) -> RawMesh:
+    """A mesh whose triangles stand in strips, or nowhere."""
+    lists = _lists(strips)
+    if lists is None:
+        return RawMesh(positions, np.empty((0, 3), np.int64))
+    values, counts = lists
+    # Strips end where a list does, and at each -1 in it.
+    index = np.insert(_indices(values, name), np.cumsum(counts), -1)
+    mesh = RawMesh(positions, strip_faces(index))
+    _take_normals(vertex, mesh)
+    mesh.uv, mesh.uv_faces = _vertex_uv(vertex, mesh)
+    return mesh
+
+
+def _take_normals(vertex: _Columns, mesh: RawMesh) -> None:
     if all(axis in vertex for axis in ("nx", "ny", "nz")):
         mesh.normals = np.stack([vertex[axis] for axis in ("nx", "ny", "nz")], axis=1)
         mesh.normal_faces = mesh.faces
-    mesh.uv, mesh.uv_faces = _texture_coordinates(vertex, face, counts, triangles, mesh)
-    return mesh
 
 
 def _texture_coordinates(
@@ -101,6 +126,11 @@ def _texture_coordinates(
             uv = np.zeros((len(polygon), 2))
             uv[has, 0], uv[has, 1] = values[at[has]], 1.0 - values[at[has] + 1]
             return uv, np.where(has, np.arange(len(polygon)), -1)[triangles]
+    return _vertex_uv(vertex, mesh)
+
+
+def _vertex_uv(vertex: _Columns, mesh: RawMesh) -> tuple[NDArray | None, NDArray | None]:
+    """Per vertex, under any of the names in use."""
     for u, v in _COORDINATES:
         if u in vertex and v in vertex and not isinstance(vertex[u], tuple):
             return np.stack([vertex[u], 1.0 - vertex[v].astype(np.float64)], axis=1), mesh.faces
@@ -146,7 +176,7 @@ def _indices(values: NDArray, name: str) -> NDArray[np.int64]:
     if values.dtype.kind == "f":
         if not (np.isfinite(values).all() and (values == np.floor(values)).all()):
             raise MeshError(f"{name}: a face holds something that is not an index")
-        values = np.clip(values, -1, 2**53)
+        values = np.clip(values, -2, 2**53)  # -1 parts strips; what lies below is wrong, and stays so
     return values.astype(np.int64)
 
 

@@ -139,6 +139,18 @@ def triangulate(
     return faces, int(np.count_nonzero(counts < 3))
 
 
+def strip_faces(index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(F, 3) triangles of strips (n,) of vertices, one behind the other with -1 between; every second one is turned."""
+    if len(index) < 3:
+        return np.empty((0, 3), np.int64)
+    place = np.arange(len(index))
+    begin = np.maximum.accumulate(np.where(index == -1, place + 1, 0))
+    first, second, third = index[:-2], index[1:-1], index[2:]
+    odd = (place - begin)[:-2] % 2 == 1
+    faces = np.stack([first, np.where(odd, third, second), np.where(odd, second, third)], axis=1)
+    return faces[(faces != -1).all(axis=1)]
+
+
 def _cut(
     positions: NDArray, corners: NDArray, index: NDArray[np.int64], size: int, work: int
 ) -> tuple[NDArray[np.int64], int]:
