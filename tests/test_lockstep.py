@@ -367,6 +367,17 @@ def test_the_scenes_own_memory_is_measured_before_their_first_step(
         assert torch.equal(one.scene.state()["pixels"].cpu(), two.scene.state()["pixels"].cpu())
 
 
+@pytest.mark.parametrize(("grown", "width"), [(0, 16), (GB // 2, 8), (12 * GB, 8)])
+def test_what_other_libraries_take_for_a_scene_is_counted_but_not_other_processes(
+    grown: int, width: int, there: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(24 * GB, 4 * GB, GB)
+    device.install(monkeypatch)
+    taken = iter([0, grown])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (20 * GB - next(taken, 0), 24 * GB))
+    assert fitting(there, 1, 64, step=device.step) == width
+
+
 def test_a_rehearsal_leaves_no_trace(prior: Prior) -> None:
     one, same = subject(prior, 1, steps=4), subject(prior, 1, steps=4)
     for each in (one, same):

@@ -25,6 +25,7 @@ from pipeline.prior.identity import prior_identity
 from pipeline.prior.load import Prior, load_prior
 from pipeline.prior.options import PriorOptions, low_memory
 from pipeline.prior.parts import load_parts
+from pipeline.prior.precision import can_compile
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +243,21 @@ def test_a_recording_that_runs_out_of_memory_says_so(folders: dict[str, Path], m
         assert not prior._fast_unet._graphs
         prior.predict_noise(x, t, prior.embed(["a"]))
         assert len(prior._fast_unet._graphs) == 1
+
+
+@pytest.mark.parametrize("missing", ["triton", "compiler", "headers"])
+def test_what_compiling_takes(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    have = {"triton", "compiler", "headers"}
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in have else None)
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/gcc" if "compiler" in have and name == "gcc" else None)
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
+    (tmp_path / "Python.h").touch()
+    assert can_compile()
+    have.remove(missing)
+    if missing == "headers":
+        (tmp_path / "Python.h").unlink()
+    assert not can_compile()
 
 
 def test_measuring_compiles_nothing_and_lack_of_memory_forgets_what_was(

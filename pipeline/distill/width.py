@@ -171,14 +171,16 @@ def _estimate(prior: Prior, step: Callable[[int], object], *, two_fit: bool = Tr
     one = _peak(prior, step, 1)
     if one is None:
         return None
-    one += _outside(device)
+    before = _outside(device)
     two = _peak(prior, step, 2) if two_fit else None
     if two is None:
         return 1
     # Scenes cost alike; where the second seems to cost nothing, the first call's own needs hid it.
-    each = max(two + _outside(device) - one, 1 << 20)
+    each = max(two - one, 1 << 20)
+    # Libraries beside torch take no more for a scene than torch; what came in addition is another process's.
+    each += min(max(_outside(device) - before, 0), each)
     _, total = torch.cuda.mem_get_info(device)
-    return max(1, int(1 + (_SHARE * total - one) / each))
+    return max(1, int(1 + (_SHARE * total - one - before) / each))
 
 
 def _outside(device: torch.device) -> int:

@@ -1,5 +1,5 @@
 """CUDA graphs of a UNet as it is: its calls of one shape are recorded once and replayed, without launching kernel by
-kernel. For ``--compile`` on machines that lack what compiling takes (Triton, a C compiler)."""
+kernel. For ``--compile`` on machines that lack what compiling takes (Triton, a C compiler, Python's headers)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class PriorOptions:
     ``tf32``: lets CUDA multiply float32 matrices with 10 bits of mantissa (on GPUs that can).
     ``compile``: compiles the UNet with ``torch.compile``; on CUDA as CUDA graphs, since all shapes are fixed. The
         first step takes minutes; compiled code is kept for later runs. Rows with a LoRA use the plain UNet. Without
-        Triton or a C compiler, CUDA graphs of the UNet as it is.
+        Triton, a C compiler or Python's headers, CUDA graphs of the UNet as it is.
     ``offload``: text encoders and autoencoder wait in main memory and come to the device when they are called.
     ``vae_slicing``: encodes and decodes one image at a time. ``vae_tiling``: large images in overlapping pieces.
         Both save memory; tiling changes the image a little.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,9 +51,10 @@ def prepare_cuda(device: torch.device, options: PriorOptions) -> None:
 
 
 def can_compile() -> bool:
-    """Whether Triton is here, and the C compiler that it builds its launchers with."""
+    """Whether Triton is here, and what it builds its launchers with: a C compiler and Python's headers."""
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
-    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
+    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers)) and headers.is_file()
 
 
 def compiled(unet: Any, device: torch.device) -> Any:
