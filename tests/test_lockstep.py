@@ -367,6 +367,16 @@ def test_the_scenes_own_memory_is_measured_before_their_first_step(
         assert torch.equal(one.scene.state()["pixels"].cpu(), two.scene.state()["pixels"].cpu())
 
 
+def test_what_fits_beyond_a_lockstep_is_known_to_a_wider_one(there: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = WholeDevice(24 * GB, 4 * GB, GB, scene=2 * GB)
+    device.install(monkeypatch)
+    device.drive(there, monkeypatch)
+    for lockstep, tried in ((2, {1, 2}), (3, {3}), (8, {4})):
+        device.tried.clear()
+        assert distill(heavy(there, device, lockstep), there, lockstep=lockstep)
+        assert set(device.tried) == tried
+
+
 @pytest.mark.parametrize(("grown", "width"), [(0, 16), (GB // 2, 8), (12 * GB, 8)])
 def test_what_other_libraries_take_for_a_scene_is_counted_but_not_other_processes(
     grown: int, width: int, there: Prior, monkeypatch: pytest.MonkeyPatch

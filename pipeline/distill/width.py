@@ -78,7 +78,8 @@ class Width:
         with self._prior.as_it_is():
             fits = _estimate(self._prior, step) or 1
         self.now = self._lockstep if fits >= self._lockstep else _power_of_two(fits)
-        _remember(self._key, self.now)
+        # What was found beyond this lockstep counts for a later one.
+        _remember(self._key, max(self.now, _power_of_two(fits)))
         if self.now == self._lockstep:
             return False
         self._patience *= 4
