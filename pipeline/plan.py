@@ -15,7 +15,7 @@ from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote
-from pipeline.export.record import holds_no_asset, is_ours, load_record, output_problem, read_failure
+from pipeline.export.record import is_ours, load_record, output_problem, read_failure, read_record, strangers
 from pipeline.geometry.fetch import fetch_mesh, fetched_ahead, with_adapters
 from pipeline.geometry.source import may_have_buffers, mesh_sha256
 from pipeline.prior.adapter_marks import adapter_marks
@@ -79,9 +79,6 @@ def fingerprint(
     return sha256_bytes(canonical_json(content))
 
 
-_NEW = "new"
-
-
 def plan(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> list[PlanItem]:
     """One PlanItem for each job, in order, from the records under ``out``. Writes nothing, raises nothing.
 
@@ -119,8 +116,9 @@ def iterate(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> Iterator
         if not reason:
             yield PlanItem(job, "keep", "up to date", mark)
             continue
-        if reason == _NEW and isinstance(folder, Path) and holds_no_asset(folder):
-            why = f"{folder} is a folder of other files than an asset's; choose another id or --out"
+        # What lies beside an asset of ours is its owner's business; where there is none, the folder may be another's.
+        if read_record(folder) is None and (others := strangers(folder)):
+            why = f"{folder} holds other files than an asset's ({_one_line(others[0])}); choose another id or --out"
             yield PlanItem(job, "blocked", why, mark)
             continue
         failure = read_failure(folder)
@@ -188,7 +186,7 @@ def _reason_to_build(
     if record is None:
         if failed:
             return failed
-        return f"the record is damaged ({damage.split(': ', 1)[-1]})" if damage else _NEW
+        return f"the record is damaged ({damage.split(': ', 1)[-1]})" if damage else "new"
     words = list(_changes(record, job, mesh, prior, version))
     if (_at(record, "inputs", "adapters") or []) != adapters:
         words.append("lora or concept changed")

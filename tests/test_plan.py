@@ -264,7 +264,11 @@ def test_a_folder_of_other_files_is_not_built_into(job: Job, out: Path) -> None:
     assert one(job, out).reason == "new"
     (out / "boot" / "boot.obj").write_text("v")
     item = one(job, out)
-    assert item.action == "blocked" and item.reason.startswith(f"{out / 'boot'} is a folder of other files")
+    assert item.action == "blocked"
+    assert item.reason.startswith(f"{out / 'boot'} holds other files than an asset's (boot.obj); choose another id")
+    # Also when that was told before.
+    write_failure(out / "boot", {"id": "boot", "fingerprint": item.fingerprint})
+    assert one(job, out) == item
     # What lies beside an asset of ours is its owner's business.
     build(job, out)
     assert one(job, out).action == "keep"

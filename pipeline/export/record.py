@@ -104,12 +104,6 @@ def strangers(folder: Path | Snapshot) -> list[str]:
     return sorted(entry for entry in rest if not _OUTPUT.fullmatch(entry))
 
 
-def holds_no_asset(folder: Path) -> bool:
-    """Whether ``folder`` has something in it, and nothing that a row would have put there."""
-    entries = _entries(folder)
-    return bool(entries) and set(strangers(folder)) == entries
-
-
 def _entries(folder: Path | Snapshot) -> set[str]:
     """The names right in a folder; none where it cannot be read."""
     if isinstance(folder, Snapshot):
