@@ -21,7 +21,11 @@ def views(rng, vertices):
     return camera.sample_paint_cameras(rng, 3, camera.CameraSettings(), vertices)
 
 
-def assert_same_view(found, expected, edge):
+# How near to an edge (a weight) pixels may be of another face, and how many: nvdiffrast snaps corners to 1/16 pixel.
+EDGES = {"warp": (5e-3, 2e-3), "nvdiffrast": (0.1, 1e-2)}
+
+
+def assert_same_view(found, expected, edge, share):
     """The same fragments, but where a pixel's centre lies within ``edge`` (a weight) of an edge of either's face."""
     for a, b in ((found.face, expected.face), (found.bary, expected.bary), (found.depth, expected.depth)):
         assert a.dtype == b.dtype and a.shape == b.shape
@@ -30,7 +34,7 @@ def assert_same_view(found, expected, edge):
     for fragments in (found, expected):
         near_edge |= fragments.mask & (fragments.bary.min(axis=-1) < edge)
     assert (same | near_edge).all()
-    assert (~same).mean() < 2e-3
+    assert (~same).mean() < share
     seen = same & expected.mask
     assert seen.any()
     np.testing.assert_allclose(found.bary[seen], expected.bary[seen], atol=2e-3)
@@ -49,7 +53,9 @@ def test_views_agree_but_for_edges(backend, scene, cull, nvdiffrast):
         rasterise.rasterise(vertices, faces, cameras, HEIGHT, WIDTH, cull_backfaces=cull, backend=name)
         for name in (backend, "numba")
     )
-    assert_same_view(found, expected, edge=5e-3)
+    assert_same_view(found, expected, *EDGES[backend])
+    if backend == "nvdiffrast" and scene == "blob":
+        assert (found.face != expected.face).any()  # the stand-in does snap
 
 
 @pytest.mark.parametrize("backend", ["warp", "nvdiffrast"])
