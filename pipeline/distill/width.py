@@ -180,14 +180,14 @@ def _estimate(prior: Prior, step: Callable[[int], object], *, two_fit: bool = Tr
     each = max(two - one, 1 << 20)
     # Libraries beside torch take no more for a scene than torch; what came in addition is another process's.
     each += min(max(_outside(device) - before, 0), each)
-    _, total = torch.cuda.mem_get_info(device)
+    _, total = torch.cuda.mem_get_info(device.index)
     return max(1, int(1 + (_SHARE * total - one - before) / each))
 
 
 def _outside(device: torch.device) -> int:
     """Bytes of the device that are taken, but not by torch here: other libraries (tiny-cuda-nn's workspaces,
     nvdiffrast's images), CUDA itself, other processes."""
-    free, total = torch.cuda.mem_get_info(device)
+    free, total = torch.cuda.mem_get_info(device.index)
     return max(0, total - free - torch.cuda.memory_reserved(device))
 
 
