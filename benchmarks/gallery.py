@@ -1,6 +1,6 @@
 """Joins the first views of every preview of a run into one small picture, for the README.
 
-    python benchmarks/gallery.py outputs/demo docs/demo.jpg [--views 2] [--columns 4] [--side 180]
+python benchmarks/gallery.py outputs/demo docs/demo.jpg [--views 2] [--columns 4] [--side 180]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Peak memory of one paint worker: a small mesh beside one of 330,000 faces, each in its own process.
 
-    python benchmarks/memory.py [--prior DIR] [--steps 20]
+python benchmarks/memory.py [--prior DIR] [--steps 20]
 """
 
 from __future__ import annotations

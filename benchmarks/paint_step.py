@@ -1,6 +1,6 @@
 """Where the time of a paint step goes, and what lockstep saves. Ratios measured side by side in one run.
 
-    python benchmarks/paint_step.py [--prior DIR] [--steps 20]
+python benchmarks/paint_step.py [--prior DIR] [--steps 20]
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ def main() -> None:
         inside, beside = measure(prior, args.mesh, lockstep, args.steps, args.out)
         base = base or inside + beside
         ratio = base / (inside + beside)
-        print(
-            f"{lockstep:>8} {inside * 1e3:>9.1f} {beside * 1e3:>10.1f} {beside / inside:>12.0%} {ratio:>15.2f}x"
-        )
+        print(f"{lockstep:>8} {inside * 1e3:>9.1f} {beside * 1e3:>10.1f} {beside / inside:>12.0%} {ratio:>15.2f}x")
 
 
 if __name__ == "__main__":
