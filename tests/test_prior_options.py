@@ -273,14 +273,14 @@ def test_measuring_compiles_nothing_and_lack_of_memory_forgets_what_was(
     prior = load_prior(folders["sd1"], options=PriorOptions(compile=True))
     with prior.as_it_is():
         gradient(prior)
-        prior.release(compiled=True)
+        prior.release(everything=True)
     assert not used and not forgotten
     gradient(prior)
     prior.release()
-    assert used and not forgotten
-    prior.release(compiled=True)
-    assert forgotten
-    load_prior(folders["sd1"]).release(compiled=True)
+    assert used and not forgotten and prior._embedded
+    prior.release(everything=True)
+    assert forgotten and not prior._embedded
+    load_prior(folders["sd1"]).release(everything=True)
     assert len(forgotten) == 1
 
 

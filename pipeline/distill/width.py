@@ -87,7 +87,7 @@ class Width:
 
     def halve(self) -> None:
         """After memory did not suffice for ``now`` scenes. Raises OutOfMemory when that was one."""
-        self._prior.release(compiled=True)
+        self._prior.release(everything=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if self.now == 1:

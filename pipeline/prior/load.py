@@ -32,7 +32,9 @@ from pipeline.prior.words import keep_known, unknown_words
 
 __all__ = ["Prior", "TextEmbedding", "load_prior", "to_image"]
 
-_MOST_PROMPTS = 4096
+# Both lie on the device: 512 prompts are 60 MB of SD 1.x and 160 MB of SDXL, and more than 32 rows ask for; a LoRA of
+# SDXL can have 600 MB.
+_MOST_PROMPTS = 512
 _MOST_LORAS = 16
 
 
@@ -172,12 +174,16 @@ class Prior:
             out = abar.sqrt() * out + (1 - abar).sqrt() * noisy
         return out
 
-    def release(self, *, compiled: bool = False) -> None:
-        """Gives back what is kept on the device for later calls of the same shape. ``compiled``: the CUDA graphs of
-        compiled code, too, which then is read from the cache again at the next call."""
+    def release(self, *, everything: bool = False) -> None:
+        """Gives back what is kept on the device for later calls of the same shape; with ``everything`` LoRAs, embeddings
+        and the CUDA graphs of compiled code, too. All of it is read or made again when it is needed."""
         if isinstance(self._fast_unet, GraphedUNet):
             self._fast_unet.clear()
-        elif compiled and self._fast_unet is not self._unet:
+        if not everything:
+            return
+        self._loras.clear()
+        self._embedded.clear()
+        if self._fast_unet is not self._unet and not isinstance(self._fast_unet, GraphedUNet):
             torch.compiler.reset()
 
     @contextlib.contextmanager
