@@ -175,8 +175,8 @@ class Prior:
         return out
 
     def release(self, *, everything: bool = False) -> None:
-        """Gives back what is kept on the device for later calls of the same shape; with ``everything`` LoRAs, embeddings
-        and the CUDA graphs of compiled code, too. All of it is read or made again when it is needed."""
+        """Gives back what is kept on the device for later calls of the same shape; with ``everything`` LoRAs,
+        embeddings and the CUDA graphs of compiled code, too. All of it is read or made again when it is needed."""
         if isinstance(self._fast_unet, GraphedUNet):
             self._fast_unet.clear()
         if not everything:
