@@ -52,9 +52,10 @@ RUN pip install --no-cache-dir '.[gpu,s3,cluster]' \
 
 # The base image holds CUDA's runtime and the driver's hooks; torch's wheels bring all they need.
 FROM nvidia/cuda:${CUDA_VERSION}-base-ubuntu${UBUNTU} AS cuda
+# libgomp: numba's threads. wget: KubeRay before 1.6 asks with it whether a pod lives.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3.12 libgomp1 \
+    && apt-get install --yes --no-install-recommends python3.12 libgomp1 wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 kiln \
     && install --directory --owner=10001 /work /home/kiln/.cache
@@ -91,10 +92,10 @@ COPY pipeline ./pipeline
 RUN pip install --no-cache-dir '.[s3,cluster]'
 
 FROM ${PYTHON_IMAGE} AS cpu
-# libgomp: numba's threads.
+# As above.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libgomp1 \
+    && apt-get install --yes --no-install-recommends libgomp1 wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 kiln \
     && install --directory --owner=10001 /work /home/kiln/.cache
