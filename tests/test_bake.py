@@ -451,3 +451,19 @@ def test_baking_end_to_end(texture_size):
 def test_a_grey_texture_has_no_seam_however_small_the_step():
     assert seams.seam_ratio(0.001, 0.0) == 1.0
     assert seams.seam_ratio(0.01, 0.004) == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(("side", "sizes"), [(8, [16, 4]), (32, [4] * 5), (64, [1] * 20)])
+def test_views_are_decoded_together_as_far_as_their_pixels_allow(side, sizes):
+    """Stable Diffusion's are large: sixteen of them at once would take most of a GPU."""
+    seen = []
+
+    class Decoder:
+        reduction = 8
+
+        def decode(self, latents):
+            seen.append(len(latents))
+            return latents[:, :3].repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+
+    images = decode.decode_views(torch.rand(20, 4, side, side), Decoder())
+    assert seen == sizes and images.shape == (20, 3, 8 * side, 8 * side)
