@@ -132,7 +132,8 @@ class Subject:
         abar = alphas[t]
         # grad = sqrt(abar) (1 - abar) (eps_hat - eps), and z - z_hat = sqrt((1 - abar) / abar) (eps_hat - eps).
         residual = gradient / (abar * (1 - abar).sqrt()).view(-1, 1, 1, 1)
-        # DDIM moves x / sqrt(abar) by eps_hat times the change of level = sqrt((1 - abar) / abar), so z by the share
+        # DDIM changes x / sqrt(abar) by eps_hat times the change of level = sqrt((1 - abar) / abar), and its noise by
+        # eps times that; so z goes by (eps_hat - eps) times it, which is the share 1 - level' / level of z - z_hat.
         share = torch.ones((), device=abar.device)
         if rendering.next_time is not None:
             after = alphas[timestep(rendering.next_time, len(alphas))]
@@ -296,8 +297,7 @@ def _step(subjects: list[Subject], prior: Prior, lockstep: int) -> None:
     guided = time.perf_counter()
     for (subject, rendering, query), gradient in zip(asked, gradients, strict=True):
         begun = time.perf_counter()
-        step = functools.partial(subject.update, rendering, gradient, query.t, prior.alphas_cumprod)
-        _guard(subject, step)
+        _guard(subject, functools.partial(subject.update, rendering, gradient, query.t, prior.alphas_cumprod))
         subject.seconds["scene"] += time.perf_counter() - begun + (rendered - start) / len(asked)
         subject.seconds["prior"] += (guided - rendered) / len(asked)
         subject.report("distill", subject.step, subject.steps)

@@ -1,4 +1,4 @@
-"""``paint``: a latent texture optimised on a given mesh, decoded once, exported as glTF (Latent-Paint)."""
+"""``paint``: a given mesh gets a texture, a latent one decoded once (Latent-Paint) or patch by patch, out as glTF."""
 
 from __future__ import annotations
 
@@ -75,19 +75,18 @@ class Paint:
         work.shared = Canvas(uvmesh, frame)
 
     def scene(self, work: Work, variant: Variant, prior: Prior) -> tuple[PaintedMesh, str]:
-        """The mesh under a latent texture."""
-        uvmesh, frame = work.shared.uvmesh, work.shared.frame
+        """The mesh under a latent texture, and the hash of its layout."""
+        settings, uvmesh, frame = work.settings, work.shared.uvmesh, work.shared.frame
         made = (
             frame.apply(uvmesh.mesh.vertices),
             uvmesh.mesh.faces,
             uvmesh.uv,
             uvmesh.uv_faces,
             prior.latent_rgb,
-            scene_settings(work.settings, prior),
+            scene_settings(settings, prior),
             variant.seed,
             prior.device,
         )
-        settings = work.settings
         if settings.distillation == "patches":
             patchwork = PatchworkMesh(
                 *made,

@@ -1,6 +1,6 @@
 """Which close-ups of a mesh are worth painting next, and how much of each pixel may be kept.
 
-S samples a side of a view, M covered samples of all views in row-major order.
+M is the number of covered samples of all views, in row-major order.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry.camera import Cameras
+from pipeline.scene.background import ray_directions
 from pipeline.scene.mesh_views import Seen
 
 Floats = NDArray[np.float32]
@@ -43,14 +44,11 @@ def quality(
     """
     view, row, column = np.nonzero(seen.covered)
     side = seen.covered.shape[1]
-    focal = cameras.projection[view, 1, 1]
-    # The direction of the sample's ray in the camera's frame, then the cosine in the world's.
-    x, y = ((column + 0.5) / side * 2 - 1) / focal, (1 - (row + 0.5) / side * 2) / focal
-    ray = np.stack([x, y, -np.ones_like(x)], axis=1) / np.sqrt(1 + x * x + y * y)[:, None]
-    cosine = -np.einsum("mij,mi,mj->m", cameras.view[view, :3, :3], ray, normals[seen.face])
+    rays = ray_directions(cameras, side, side)[seen.covered]
+    cosine = -np.einsum("mi,mi->m", rays, normals[seen.face])
     facing = ramp(np.abs(cosine) if two_sided else cosine, _FACING)
     away = ramp((np.minimum(np.arange(side), np.arange(side)[::-1]) + 0.5) / supersample, _BORDER)
-    height = seen.depth * 2 / focal
+    height = seen.depth * 2 / cameras.projection[view, 1, 1]
     scale = ramp(height / heights[0], _NEAR) * (1 - ramp(height / heights[1], _FAR))
     small = side // supersample
     share = seen.covered.reshape(-1, small, supersample, small, supersample).mean(axis=(2, 4))

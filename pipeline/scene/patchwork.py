@@ -109,7 +109,7 @@ class PatchworkMesh(PaintedMesh):
         normals = face_normals(vertices, faces)
         self._normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
         self._two_sided = two_sided
-        self._ends = (t_min, t_max)
+        self._t_min, self._t_max = t_min, t_max
         self._starts = schedule(steps)
         self._steps = steps
         self._candidates = _close_ups(self._settings)
@@ -145,16 +145,15 @@ class PatchworkMesh(PaintedMesh):
         if step < self._starts[0]:
             return self._look_for_colour(step)
         number = bisect.bisect_right(self._starts, step) - 1
-        ends = [*self._starts[1:], steps]
-        done, count = step - self._starts[number], ends[number] - self._starts[number]
+        start, end = [*self._starts, steps][number : number + 2]
+        done, count = step - start, end - start
         if done == 0:
             self._begin(number)
         elif self._group is None or self._group.number != number:
             self._group = self._look_again(number)
         group = self._group
         assert group is not None
-        low, high = self._ends
-        times = np.linspace(min(_PATCH_START, high), low, count + 1)
+        times = np.linspace(min(_PATCH_START, self._t_max), self._t_min, count + 1)
         last = done == count - 1
         return PatchRendering(
             self._now,
@@ -169,11 +168,11 @@ class PatchworkMesh(PaintedMesh):
     def _look_for_colour(self, step: int) -> PatchRendering:
         settings = self._settings
         cameras, views = self.views.draw(step, settings.views)
-        seen = self.views.look(cameras, settings.view_size * settings.supersample)
+        seen = self._seen(cameras)
         image = self._small(seen, self.texture.detach(), self._background(cameras, seen.covered, step))
         covered = send(torch.from_numpy(seen.covered[:, None].astype(np.float32)), self._device)
-        low, high = self._ends
-        times = np.linspace(high, max(min(_COLOUR_END, high), low), self._starts[0] + 1)
+        end = max(min(_COLOUR_END, self._t_max), self._t_min)
+        times = np.linspace(self._t_max, end, self._starts[0] + 1)
         return PatchRendering(
             image,
             views,
@@ -252,9 +251,11 @@ class PatchworkMesh(PaintedMesh):
             return
         group = self._group
         assert group is not None and group.number == rendering.group
-        self._now = group.free * (self._now - share * residual) + (1 - group.free) * group.given
+        now = group.free * (self._now - share * residual) + (1 - group.free) * group.given
         if rendering.last:
-            self._lay(group)
+            self._lay(group, now)
+        # Last, so that a step that memory did not suffice for can be taken again.
+        self._now = now
 
     def _move_as_one(self, rendering: PatchRendering, residual: Tensor, share: Tensor) -> None:
         """Moves all texels by what the latent pixels that show little but the object agree on: thin parts, which the
@@ -267,13 +268,13 @@ class PatchworkMesh(PaintedMesh):
         self._colour -= share * (residual * weight).sum(dim=(0, 2, 3)) / total
         texture.copy_(self._colour[:, None, None].expand_as(texture))
 
-    def _lay(self, group: _Group) -> None:
-        """Lays finished views on the texture, where it is not known yet, and keeps them."""
+    def _lay(self, group: _Group, latents: Tensor) -> None:
+        """Lays finished views, ``latents`` (V, C, h, w), on the texture where it is not known yet, and keeps them."""
         settings = self._settings
         worth = send(torch.from_numpy(group.worth), self._device)[:, None]
         view, row, column = (send(torch.from_numpy(i), self._device) for i in np.nonzero(group.seen.covered))
         smooth = torch.nn.functional.interpolate(
-            self._now, scale_factor=settings.supersample, mode="bilinear", align_corners=False
+            latents, scale_factor=settings.supersample, mode="bilinear", align_corners=False
         )
         values = smooth[view, :, row, column]
         sums = _scattered(
@@ -281,19 +282,20 @@ class PatchworkMesh(PaintedMesh):
         )
         colours, weight, total = sums[:-2], sums[-2], sums[-1]
         seen = (total > _LEAST_WEIGHT) & (weight > 0)
-        quality = torch.where(seen, weight / total.clamp(min=_LEAST_WEIGHT), torch.zeros_like(weight))
-        fresh = quality * (1 - self._known[0])
+        mean = torch.where(seen, weight / total.clamp(min=_LEAST_WEIGHT), torch.zeros_like(weight))
+        fresh = mean * (1 - self._known[0])
         (texture,) = self._levels
         mixed = fresh / (fresh + self._known[0]).clamp(min=1e-6)
-        texture += torch.where(seen, mixed, torch.zeros_like(mixed)) * (colours / weight.clamp(min=1e-6) - texture)
+        change = torch.where(seen, mixed, torch.zeros_like(mixed)) * (colours / weight.clamp(min=1e-6) - texture)
         covered = torch.from_numpy(group.seen.covered)
         shares = torch.zeros(2, *covered.shape)
         shares[0, covered], shares[1, covered] = torch.from_numpy(group.worth), 1.0
         small = torch.nn.functional.avg_pool2d(shares, settings.supersample)
-        mean = small[0] / small[1].clamp(min=1 / settings.supersample**2)
-        self._shares[group.number] = mean * group.free[:, 0].cpu()
+        covered_mean = small[0] / small[1].clamp(min=1 / settings.supersample**2)
+        self._shares[group.number] = covered_mean * group.free[:, 0].cpu()
+        texture += change
         self._known[0] += fresh
-        self._made[group.number] = self._now
+        self._made[group.number] = latents
         self._done.fill_(group.number + 1)
 
     def patches(self) -> Patches | None:

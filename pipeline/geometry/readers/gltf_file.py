@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import struct
 import urllib.parse
@@ -11,7 +12,6 @@ from typing import Any
 from pipeline.core.errors import MeshError
 
 _MAGIC = b"glTF"
-_BOM = b"\xef\xbb\xbf"
 _LARGEST_JSON = 1 << 28
 
 
@@ -72,7 +72,7 @@ def split_file(data: bytes, name: str) -> tuple[bytes, bytes | None]:
 
     Raises MeshError.
     """
-    if name.lower().endswith(".glb") and not data[:64].removeprefix(_BOM).lstrip().startswith(b"{"):
+    if name.lower().endswith(".glb") and not data[:64].removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
         return glb_chunks(data, name)
     return glb_chunks(data, name) if data[:4] == _MAGIC else (data, None)
 

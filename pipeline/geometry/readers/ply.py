@@ -6,6 +6,7 @@ v starts at the bottom.
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.readers.raw import BYTE_ORDER_MARK, RawMesh, parse_numbers, strip_faces, triangulate
+from pipeline.geometry.readers.raw import RawMesh, parse_numbers, strip_faces, triangulate
 
 _TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
@@ -44,7 +45,7 @@ _Columns = dict[str, Any]
 
 def read_ply(data: bytes, name: str, max_faces: int) -> RawMesh:
     """Reads a PLY from its bytes. Raises MeshError."""
-    data = data.removeprefix(BYTE_ORDER_MARK)
+    data = data.removeprefix(codecs.BOM_UTF8)
     encoding, elements, start = _header(data, name)
     source: _Text | _Binary
     if encoding == "ascii":

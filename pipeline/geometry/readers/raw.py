@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import warnings
 from collections.abc import Sequence
@@ -12,8 +13,6 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
 
-# What Windows programs put before UTF-8 text.
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Polygons with more corners than this are fanned without looking for ears: ear clipping takes their square.
 LARGEST_CLIPPED_POLYGON = 512
 # ... and so are all that follow when the squares of those that were clipped add up to this: half a minute at the worst.
@@ -41,7 +40,7 @@ def plain_text(data: bytes, name: str) -> bytes:
     data = data.rstrip(b"\0")  # some writers round a file's size up
     if (at := data.find(b"\0")) >= 0:
         raise MeshError(f"{name}: it is no text (byte {at + 1} is NUL): damaged, or another kind of file")
-    return data.removeprefix(BYTE_ORDER_MARK)
+    return data.removeprefix(codecs.BOM_UTF8)
 
 
 def parse_numbers(text: bytes, dtype: type = np.float64) -> NDArray:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 
 import numpy as np
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.readers.raw import BYTE_ORDER_MARK, RawMesh, parse_numbers
+from pipeline.geometry.readers.raw import RawMesh, parse_numbers
 
 _FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _HEADER = 84
@@ -15,8 +16,8 @@ _HEADER = 84
 
 def read_stl(data: bytes, name: str, max_faces: int) -> RawMesh:
     """Reads an STL from its bytes. Raises MeshError."""
-    if data.removeprefix(BYTE_ORDER_MARK)[:5].lower() == b"solid":
-        data = data.removeprefix(BYTE_ORDER_MARK)
+    if data.removeprefix(codecs.BOM_UTF8)[:5].lower() == b"solid":
+        data = data.removeprefix(codecs.BOM_UTF8)
     claimed = int.from_bytes(data[80:_HEADER], "little") if len(data) >= _HEADER else -1
     # Binary files may begin with "solid" too: their length tells.
     if claimed >= 0 and len(data) == _HEADER + claimed * _FACET.itemsize:
