@@ -22,7 +22,8 @@ from pipeline.recipes.paint_settings import PaintSettings
 
 @pytest.fixture
 def prior(tmp_path, monkeypatch):
-    """A prior on the device."""
+    """A prior on the device, whose memory nothing is known of yet."""
+    monkeypatch.setenv("LATENTKILN_CACHE", str(tmp_path / "cache"))
     fake_nvdiffrast.install(monkeypatch)
     folder = make_prior(tmp_path / "prior")
     with fake_cuda():

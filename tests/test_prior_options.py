@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,24 @@ def test_half_precision_networks_and_float32_arithmetic(kind: str, folders: dict
         assert float((found - full).abs().max()) < 0.3 * float(full.abs().max())
         assert prior.decode(torch.zeros(1, 4, 8, 8)).dtype == torch.float32
         assert prior.encode(torch.zeros(1, 3, 64, 64)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_prior_may_ask_for_bfloat16_on_cpus_that_compute_in_it(
+    supported: bool, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.prior.precision.has_bfloat16", lambda: supported)
+    assert load_prior(folders["sd1"]).dtype == torch.float32
+    asks = tmp_path / "asks"
+    shutil.copytree(folders["sd1"], asks)
+    (asks / "latentkiln.json").write_text('{"cpu_precision": "bfloat16"}')
+    prior = load_prior(asks)
+    assert prior.dtype == (torch.bfloat16 if supported else torch.float32) and prior._vae.dtype == torch.float32
+    assert load_prior(asks, options=PriorOptions(precision="float32")).dtype == torch.float32
+    if supported:
+        (asks / "latentkiln.json").write_text('{"cpu_precision": "int8"}')
+        with pytest.raises(PriorError, match=r"latentkiln.json: cpu_precision is 'int8'; allowed: float32, bfloat16"):
+            load_prior(asks)
 
 
 def test_the_autoencoder_stays_float32_where_half_would_spoil_it(folders: dict[str, Path]) -> None:

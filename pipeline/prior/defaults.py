@@ -11,7 +11,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipeline.core.errors import PriorError
 
@@ -75,13 +75,32 @@ D = TypeVar("D", PaintDefaults, GenerateDefaults)
 def read_defaults(folder: Path, recipe: str, kind: type[D]) -> D:
     """The defaults of ``recipe`` for the prior in ``folder``. Raises PriorError for a damaged ``latentkiln.json``."""
     path = folder / DEFAULTS_FILE
-    if not path.is_file():
-        return kind()
     try:
-        values = json.loads(path.read_text(encoding="utf-8")).get(recipe, {})
+        values = _read(path).get(recipe, {})
         unknown = set(values) - {field.name for field in dataclasses.fields(kind)}
         if unknown:
             raise KeyError(f"unknown: {', '.join(sorted(unknown))}")
         return kind(**values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PriorError(f"{path}: cannot be used ({type(error).__name__}: {error})") from None
+
+
+def cpu_precision(folder: Path) -> str:
+    """``cpu_precision`` of the prior in ``folder``: the number format it prefers on CPUs that compute in it, as fast as
+    they do: ``float32`` or ``bfloat16``. Raises PriorError for a damaged ``latentkiln.json``."""
+    path = folder / DEFAULTS_FILE
+    try:
+        found = _read(path).get("cpu_precision", "float32")
+    except (OSError, ValueError, AttributeError) as error:
+        raise PriorError(f"{path}: cannot be used ({type(error).__name__}: {error})") from None
+    if found not in ("float32", "bfloat16"):
+        raise PriorError(f"{path}: cpu_precision is {found!r}; allowed: float32, bfloat16")
+    return str(found)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's object; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values

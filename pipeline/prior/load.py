@@ -54,11 +54,11 @@ class Prior:
 
     def __init__(self, found: PriorIdentity, parts: Parts, device: torch.device, options: PriorOptions):
         self.name, self.folder, self.identity = found.name, found.folder, found.identity
-        self.device, self.dtype, self.options = device, text_dtype(options, device), options
+        self.device, self.dtype, self.options = device, text_dtype(options, device, found.folder), options
         self._rgb_file, self._is_xl, self._zero_empty = found.latent_rgb, parts.is_xl, parts.zero_empty
         self.text = TextEncoders(parts)
         self._unet, self._vae = parts.unet, parts.vae
-        self._vae_dtype = vae_dtype(options, device, parts)
+        self._vae_dtype = vae_dtype(self.dtype, parts)
         self._settle(parts)
         self._fast_unet = compiled(self._unet, device) if options.compile else self._unet
 
@@ -305,15 +305,15 @@ def load_prior(
 ) -> Prior:
     """Loads a prior from this machine; nothing is downloaded. ``spec`` as in ``find_prior``.
 
-    Half precision on CUDA, float32 on the CPU, unless ``options`` say otherwise. ``fitted`` off: a prior whose map from
-    latents to colours has still to be fitted is good enough. Raises PriorError, in one line, for anything missing,
-    damaged or not supported.
+    Half precision on CUDA, float32 or what the prior prefers on the CPU, unless ``options`` say otherwise. ``fitted``
+    off: a prior whose map from latents to colours has still to be fitted is good enough. Raises PriorError, in one
+    line, for anything missing, damaged or not supported.
     """
     options = options or PriorOptions()
     found = prior_identity(spec)
     where = device_of(device)
     prepare_cuda(where, options)
-    prior = Prior(found, load_parts(found, text_dtype(options, where)), where, options)
+    prior = Prior(found, load_parts(found, text_dtype(options, where, found.folder)), where, options)
     if fitted:
         _ = prior.latent_rgb
     return prior

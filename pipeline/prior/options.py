@@ -16,10 +16,12 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 class PriorOptions:
     """Choices for ``load_prior``.
 
-    ``precision``: of UNet and text encoders; ``auto`` is float16 on CUDA and float32 on the CPU. Score distillation
-        itself is float32 whatever this says. The decoder and encoder follow, but stay float32 where half precision
-        is known to spoil them: with bfloat16 (8 bits band the colours) and where the autoencoder's config says
-        ``force_upcast`` for an SDXL pipeline (its activations overflow float16).
+    ``precision``: of UNet and text encoders; ``auto`` is float16 on CUDA and float32 on the CPU, or there bfloat16
+        where the prior asks for it (``cpu_precision`` in its ``latentkiln.json``; the embedded one does) and the CPU
+        has instructions for it. Score distillation itself is float32 whatever this says. The decoder and encoder
+        follow, but stay float32 where half precision is known to spoil them: with bfloat16 (8 bits band the colours)
+        and where the autoencoder's config says ``force_upcast`` for an SDXL pipeline (its activations overflow
+        float16).
     ``tf32``: lets CUDA multiply float32 matrices with 10 bits of mantissa (on GPUs that can).
     ``compile``: compiles the UNet with ``torch.compile``; on CUDA as CUDA graphs, since all shapes are fixed. The
         first step takes minutes; compiled code is kept for later runs. Rows with a LoRA use the plain UNet. Without

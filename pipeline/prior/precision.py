@@ -13,6 +13,7 @@ import torch
 
 from pipeline.core.errors import PriorError
 from pipeline.prior.cache import cache_folder
+from pipeline.prior.defaults import cpu_precision
 from pipeline.prior.graphs import GraphedUNet
 from pipeline.prior.options import PriorOptions
 from pipeline.prior.parts import Parts
@@ -29,16 +30,25 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def text_dtype(options: PriorOptions, device: torch.device) -> torch.dtype:
-    """Of UNet and text encoders."""
-    if options.precision == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    return _FORMATS[options.precision]
+def text_dtype(options: PriorOptions, device: torch.device, folder: Path) -> torch.dtype:
+    """Of UNet and text encoders of the prior in ``folder``."""
+    if options.precision != "auto":
+        return _FORMATS[options.precision]
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if has_bfloat16() and cpu_precision(folder) == "bfloat16" else torch.float32
 
 
-def vae_dtype(options: PriorOptions, device: torch.device, parts: Parts) -> torch.dtype:
-    """Of encoder and decoder: as the UNet's, but float32 where that would spoil images (see ``PriorOptions``)."""
-    wanted = text_dtype(options, device)
+def has_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16 (AVX512-BF16 or AMX): elsewhere it is emulated, and slower than
+    float32."""
+    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(supported is not None and supported() for supported in asked)
+
+
+def vae_dtype(wanted: torch.dtype, parts: Parts) -> torch.dtype:
+    """Of encoder and decoder: as ``wanted`` for the UNet, but float32 where that would spoil images (see
+    ``PriorOptions``)."""
     overflows = parts.is_xl and bool(getattr(parts.vae.config, "force_upcast", False))
     return torch.float32 if wanted == torch.bfloat16 or (wanted == torch.float16 and overflows) else wanted
 
