@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +20,10 @@ import pipeline  # noqa: F401  (before torch: it makes idle threads sleep)
 # sends its token to an address given by name only where this says so.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_AUTH_MODE"] = "token"
+
+# What earlier runs of this user found out must not decide what a test sees, nor the other way round.
+os.environ["LATENTKILN_CACHE"] = tempfile.mkdtemp(prefix="latentkiln-test-cache-")
+atexit.register(shutil.rmtree, os.environ["LATENTKILN_CACHE"], ignore_errors=True)
 
 REAL_MESHES = ("blub.obj", "boot.obj", "spot.obj", "CesiumMan.glb")
 
