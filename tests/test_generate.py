@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,16 @@ import pytest
 import torch
 from real.validator import validate_glbs
 
+from pipeline.bake.atlas import texel_map
 from pipeline.core.job import Job, Source
 from pipeline.export.inspect import inspect_glb
 from pipeline.export.record import read_record
 from pipeline.geometry.camera import OrbitSettings, sample_orbit_cameras
 from pipeline.geometry.load import load_mesh
+from pipeline.geometry.unwrap import unwrap
 from pipeline.prior.load import Prior
-from pipeline.recipes.generate import Generate, density_grid, generate, picture, scene_settings
+from pipeline.recipes.field_surface import density_grid, latents_on, surface
+from pipeline.recipes.generate import Generate, generate, picture, scene_settings
 from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.recipes.work import Variant, Work
 from pipeline.scene.field import FieldSettings, RadianceField
@@ -88,10 +92,14 @@ def test_the_same_job_gives_the_same_bytes_whatever_its_neighbours(prior: Prior,
     assert digest(tmp_path / "a/one/asset.glb") == digest(tmp_path / "b/one/asset.glb")
 
 
-@pytest.mark.parametrize("refine", [False, True])
-def test_interrupted_and_resumed_it_ends_in_the_same_bytes(prior: Prior, tmp_path: Path, refine: bool) -> None:
+@pytest.mark.parametrize("after", ["nothing", "refined", "patches"])
+def test_interrupted_and_resumed_it_ends_in_the_same_bytes(
+    prior: Prior, tmp_path: Path, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.scene.patchwork._CANDIDATES", 4)
     # More steps than one look at the occupancy: what it remembers must survive as well.
-    settings = {"steps": 20, "refine": refine, "refine_steps": 5}
+    settings: dict[str, object] = {"steps": 20, "refine": after == "refined", "refine_steps": 5}
+    settings |= {"texturing": "patches" if after == "patches" else "views", "texture_steps": 5}
     run([job(**settings)], prior, tmp_path / "whole")
     for moment in (6, 19, 25):
         calls = 0
@@ -105,6 +113,54 @@ def test_interrupted_and_resumed_it_ends_in_the_same_bytes(prior: Prior, tmp_pat
         (outcome,) = run([job(**settings)], prior, tmp_path / f"{moment}")
         assert outcome.status == "done"
         assert digest(tmp_path / f"{moment}/one/asset.glb") == digest(tmp_path / "whole/one/asset.glb")
+
+
+def test_the_surface_is_painted_by_patches(prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.scene.patchwork._CANDIDATES", 8)
+    stages = []
+    patches = {"texturing": "patches", "texture_steps": 6}
+    jobs = [job("painted", seeds=2, **patches), job("projected")]
+    report_for = lambda index: lambda stage, done, total: stages.append((index, stage))  # noqa: E731
+    assert [o.status for o in run(jobs, prior, tmp_path, report_for=report_for)] == ["done", "done"]
+    painted, projected = (read_record(tmp_path / name) for name in ("painted", "projected"))
+    assert painted is not None and projected is not None
+    assert {"texture", "texture_prior", "texture_scene"} <= set(painted["timings"])
+    assert "texture" not in projected["timings"]
+    assert (0, "texture 2/2") in stages and (0, "distill 2/2") in stages
+    assert not any(stage.startswith("texture") for index, stage in stages if index == 1)
+    one, other = (load_mesh(tmp_path / name / "asset.glb") for name in ("painted", "projected"))
+    if painted["variants"][0]["seed"] == 0:
+        assert np.array_equal(one.vertices, other.vertices)
+    assert painted["bake"]["views"] == 2 and projected["bake"]["views"] == 40
+
+
+def test_patches_begin_with_the_colours_of_the_field(prior: Prior, tmp_path: Path) -> None:
+    """The field says how far right a place is: so does each texel of its surface."""
+    made = scene(prior)
+    for step in range(3):
+        made.occupancy.update(made.field.density, 0, step)
+    settings = GenerateSettings(**SMALL)  # type: ignore[arg-type]
+    mesh, _ = surface(made, settings)
+    uvmesh = unwrap(mesh, texture_size=64)
+    made.field.forward = lambda points: (torch.ones(len(points)), points[:, :1].expand(-1, 4))  # type: ignore[method-assign]
+    latents = latents_on(made, uvmesh, 32)
+    assert latents.shape == (4, 32, 32) and latents.dtype == torch.float32
+    texels = texel_map(uvmesh, 32)
+    centre = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
+    right = texels.position[texels.mask][:, 0] + centre[0]
+    found = latents[0].numpy()[texels.mask]
+    # Places lie a little below the surface.
+    assert np.abs(found - right).max() < 0.05 and np.corrcoef(found, right)[0, 1] > 0.99
+
+
+def test_patches_and_refinement_exclude_each_other(prior: Prior) -> None:
+    with pytest.raises(ValueError, match="patches would paint over what refine made; allowed with refine: views"):
+        GenerateSettings(refine=True, texturing="patches")
+    row = Job("x", "generate", "a stone", "", 0, None, {"refine": True}, Source("m", 1))
+    defaults = replace(prior.generate_defaults, texturing="patches")
+    resolved = GenerateSettings(**row.settings).completed(vars(defaults))
+    assert resolved.texturing == "views"
+    assert GenerateSettings().completed(vars(defaults)).texturing == "patches"
 
 
 def test_a_sketch_gives_the_shape(prior: Prior, tmp_path: Path) -> None:

@@ -235,6 +235,25 @@ def test_smoothing_takes_roughness_and_leaves_volume() -> None:
     assert is_closed(smoothed)
 
 
+def test_blur_takes_bumps_and_leaves_size_and_flat_sides() -> None:
+    x, y, z = axes(64)
+    bumps = 0.03 * np.sin(50 * x) * np.sin(50 * y) * np.sin(50 * z)
+    rough, blurred = (extract(density_of(ball(64) + bumps, 40), 20, blur=blur) for blur in (0.0, 0.05))
+    before, after = (np.linalg.norm(m.vertices, axis=1) for m in (rough, blurred))
+    assert after.std() < 0.4 * before.std() and after.mean() == pytest.approx(before.mean(), rel=0.03)
+    assert is_closed(blurred)
+    box = density_of(np.maximum(np.maximum(abs(x), abs(y)), abs(z)) - 0.5, 40)
+    flat = extract(box, 20, blur=0.05).vertices
+    middle = flat[(abs(flat[:, 1]) < 0.2) & (abs(flat[:, 2]) < 0.2) & (flat[:, 0] > 0)]
+    assert np.ptp(middle[:, 0]) < 0.01
+    assert middle[:, 0].mean() == pytest.approx(extract(box, 20).vertices[:, 0].max(), abs=0.02)
+
+
+def test_blur_that_leaves_nothing_is_told() -> None:
+    with pytest.raises(MeshError, match="lower surface_blur"):
+        extract(density_of(ball(48, 0.1)), 20, blur=0.3)
+
+
 def test_the_same_density_gives_the_same_mesh() -> None:
     field = density_of(ring_distance(np.stack(axes(40), axis=-1)))
     one, two = (decimate(smooth(extract(field, auto_threshold(field))), 600) for _ in range(2))

@@ -23,9 +23,10 @@ GOAL = torch.tensor([1.0, -2.0, 0.5, 3.0]).view(4, 1, 1)
 
 def scene(seed: int = 0, steps: int = 60, t_max: float = 0.98, two_sided: bool = True, **changes: object):  # type: ignore[no-untyped-def]
     values = {"views": 3, "view_size": 16, "texture_size": 16, "learning_rate": 0.1, "cameras": CameraSettings()}
+    given = changes.pop("given", None)
     settings = PaintedMeshSettings(**{**values, **changes})  # type: ignore[arg-type]
     made = (SQUARE, FACES, UV, FACES, RGB, settings, seed, torch.device("cpu"))
-    return PatchworkMesh(*made, steps=steps, t_min=0.02, t_max=t_max, two_sided=two_sided)
+    return PatchworkMesh(*made, steps=steps, t_min=0.02, t_max=t_max, two_sided=two_sided, given=given)
 
 
 def go(made: PatchworkMesh, first: int, last: int, steps: int, share: float = 0.3) -> None:
@@ -208,6 +209,27 @@ def test_what_nothing_shows_well_has_no_patches() -> None:
 def test_it_starts_lower_where_less_noise_is_allowed() -> None:
     made = scene(t_max=0.3)
     assert made.render(0, 60).time == 0.3 and made.render(schedule(60)[0], 60).time == 0.3
+
+
+def test_given_colours_are_where_patches_begin_and_stay_where_they_are() -> None:
+    """Left half one colour, right half another: each close-up begins as what it looks at, and has that behind it."""
+    left, right = torch.zeros(4), torch.full((4,), 2.0)
+    halves = torch.cat([left.view(4, 1, 1).expand(4, 8, 4), right.view(4, 1, 1).expand(4, 8, 4)], dim=2)
+    made = scene(given=halves)
+    assert made.texture.shape == (4, 32, 32)
+    assert torch.equal(made.texture[:, :, :12], left.view(4, 1, 1).expand(4, 32, 12))
+    assert torch.equal(made.texture[:, :, 20:], right.view(4, 1, 1).expand(4, 32, 12))
+    first = made.render(0, 60)
+    assert first.group == 0 and first.time == pytest.approx(0.7) and made.render(0, 60).guidance == 1
+    view = made.views.look(made._drawn(0)[0][made._chosen[0].numpy()], 64)
+    for image, covered, uv in zip(
+        first.latents, view.covered, np.split(view.uv, np.cumsum(view.covered.sum((1, 2)))[:-1]), strict=True
+    ):
+        shown = 2 * (uv[:, 0] > 0.5).mean()
+        assert float(image.mean()) == pytest.approx(shown, abs=0.15), covered.mean()
+    go(made, 0, 60, 60)
+    assert made.patches() is not None
+    assert scene(given=halves, t_max=0.4).render(0, 60).time == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("at", [3, 12, 30])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.ndimage import zoom
+from scipy.ndimage import gaussian_filter, zoom
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.core.errors import MeshError, SettingError
@@ -46,12 +46,15 @@ class ComponentRule:
     most: int = 16
 
 
-def extract(density: NDArray[np.floating], threshold: float, bound: float = 1.0) -> Mesh:
+def extract(density: NDArray[np.floating], threshold: float, bound: float = 1.0, blur: float = 0.0) -> Mesh:
     """The surface where ``density`` (R, R, R), per unit of length and >= 0, crosses ``threshold``.
 
     Marching cubes (Lewiner's) over (density - threshold) / (density + threshold): the same surface, but between two
     samples it is placed by the density's logarithm, in which fields are smooth. Interpolating a density that jumps
     from 0 to hundreds itself would put every vertex beside the empty sample and show the grid as stairs.
+
+    ``blur``: sigma of a Gaussian, in the cube's units, that this function is smoothed by before it is cut. Bumps of
+    twice its length go; flat surfaces stay where they are, and parts thinner than that waste away.
 
     Faces are counter-clockwise seen from outside. What reaches the cube's faces is cut there and capped, so the
     surface is always closed. Vertices are float32 values. Raises MeshError where the density is not finite, nowhere
@@ -79,6 +82,10 @@ def extract(density: NDArray[np.floating], threshold: float, bound: float = 1.0)
     signed = np.full((side + 2,) * 3, -1.0, np.float32)
     positive = np.maximum(np.asarray(density, np.float32), 0)
     inner = (positive - np.float32(threshold)) / (positive + np.float32(threshold))
+    if blur > 0:
+        inner = gaussian_filter(inner, blur * (side - 1) / (2 * bound), mode="constant", cval=-1.0, truncate=3.0)
+        if inner.max() <= 0:
+            raise MeshError("nothing is left of the surface after its blur; lower surface_blur", stage=STAGE)
     inner = np.where(np.abs(inner) < _OFF_SAMPLE, np.where(inner < 0, -_OFF_SAMPLE, _OFF_SAMPLE), inner)
     signed[1:-1, 1:-1, 1:-1] = inner
     vertices, faces, _, _ = marching_cubes(signed, 0.0, gradient_direction="ascent", allow_degenerate=True)

@@ -60,6 +60,10 @@ class GenerateDefaults(SharedDefaults):
     occupancy_resolution: int = 128
     samples_step: float = 0.0068
     mesh_resolution: int = 256
+    surface_blur: float = 0.0
+    texturing: str = "views"
+    texture_steps: int = 400
+    texture_guidance_scale: float = 7.5
     supersample: int = 1
     radius_min: float = 1.0
     radius_max: float = 1.5

@@ -1,4 +1,5 @@
-"""What every recipe does with its rows: prepare, distil in lockstep, refine, rank, write. One row never stops another.
+"""What every recipe does with its rows: prepare, distil in lockstep, refine, texture, rank, write. One row never stops
+another.
 
 A recipe brings ``Steps``; everything else, from checkpoints to variants and records, is the same for all of them.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,6 +47,11 @@ class Steps(Protocol):
     def refined(self, work: Work, variant: Variant, prior: Prior) -> Scene:
         """The scene that goes on in RGB from where the variant's first one ended."""
         ...
+
+    def textured(self, work: Work, variant: Variant, prior: Prior) -> tuple[Scene, str]:
+        """The surface of the variant's scene, to be painted, where ``settings.texturing`` is ``patches``; and a word
+        as for ``scene``. Raises LatentkilnError."""
+        raise LatentkilnError(f"{self.name} has no surface to paint by patches", stage="texture")
 
     def asset(self, work: Work, variant: Variant, prior: Prior) -> Asset:
         """Mesh and maps of a variant whose scenes are done. Raises LatentkilnError."""
@@ -92,6 +99,10 @@ def build(
         if not stop():
             begin_refinement(steps, work, prior, lockstep)
     run([(work, v, v.refinement) for work in works.values() for v in work.variants if v.refinement is not None])
+    for work in works.values():
+        if not stop():
+            begin_texturing(steps, work, prior, lockstep)
+    run([(work, v, v.texturing) for work in works.values() for v in work.variants if v.texturing is not None])
     for index, work in works.items():
         outcomes[index] = _finish(steps, work, prior, lockstep)
     return [outcomes[index] for index in range(len(jobs))]
@@ -122,10 +133,7 @@ def begin_refinement(steps: Steps, work: Work, prior: Prior, lockstep: int) -> N
     """Gives every variant whose latent steps are done its scene in RGB, where the row asks for it."""
     if not work.settings.refine:
         return
-    for variant in work.variants:
-        subject = variant.subject
-        if subject is None or subject.error is not None or not subject.finished:
-            continue
+    for variant, subject in _ready(work):
         try:
             with work.stage("prepare_refinement"):
                 # The latent phase need not be run again, should the refinement be interrupted.
@@ -136,35 +144,83 @@ def begin_refinement(steps: Steps, work: Work, prior: Prior, lockstep: int) -> N
             subject.error = error
 
 
+def begin_texturing(steps: Steps, work: Work, prior: Prior, lockstep: int) -> None:
+    """Gives every variant whose steps so far are done its surface to be painted, where the row asks for it."""
+    if not _textures(work):
+        return
+    for variant, subject in _ready(work):
+        try:
+            with work.stage("prepare_texture"):
+                subject.save()
+                variant.textured, layout = steps.textured(work, variant, prior)
+                variant.texturing = _subject(work, variant, prior, variant.textured, "texture", (lockstep, layout))
+        except LatentkilnError as error:
+            subject.error = error
+
+
+def _textures(work: Work) -> bool:
+    return getattr(work.settings, "texturing", None) == "patches"
+
+
+def _ready(work: Work) -> list[tuple[Variant, Subject]]:
+    """Variants all of whose phases so far are done, with the last of these."""
+    begun = [(variant, variant.subjects) for variant in work.variants]
+    done = [
+        (v, subjects) for v, subjects in begun if subjects and all(s.finished and s.error is None for s in subjects)
+    ]
+    return [(variant, subjects[-1]) for variant, subjects in done]
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """How a phase asks the prior. ``stage``: what progress calls it."""
+
+    stage: str
+    steps: int
+    guidance: float
+    t_max: float
+    close_up: bool
+    stream: str
+
+
+def _phase(settings: Any, name: str) -> _Phase:
+    close_up = bool(getattr(settings, "prompt_close_up", False))
+    if name == "rgb":
+        guidance, t_max = settings.refine_guidance_scale, settings.refine_t_max
+        return _Phase("refine", settings.refine_steps, guidance, t_max, close_up, "sds-rgb")
+    if name == "texture":
+        return _Phase(
+            "texture", settings.texture_steps, settings.texture_guidance_scale, settings.t_max, True, "sds-texture"
+        )
+    return _Phase("distill", settings.steps, settings.guidance_scale, settings.t_max, close_up, "sds")
+
+
 def _subject(work: Work, variant: Variant, prior: Prior, scene: Scene, phase: str, fits: tuple[object, ...]) -> Subject:
-    job, settings = work.job, work.settings
-    refining = phase == "rgb"
+    job, settings, how = work.job, work.settings, _phase(work.settings, phase)
     prompts = PromptTable(
         prior,
         job.prompt,
         job.negative_prompt,
         view_words=bool(settings.view_words),
-        close_up=bool(getattr(settings, "prompt_close_up", False)),
+        close_up=how.close_up,
         adapters=prior.adapters(job.adapters),
     )
-    guidance = settings.refine_guidance_scale if refining else settings.guidance_scale
-    t_max = settings.refine_t_max if refining else settings.t_max
     return Subject(
         scene,
         prompts,
-        SdsSettings(float(guidance), settings.t_min, t_max, settings.timesteps),
+        SdsSettings(float(how.guidance), settings.t_min, how.t_max, settings.timesteps),
         variant.seed,
-        settings.refine_steps if refining else settings.steps,
+        how.steps,
         checkpoint=variant.folder / f"{phase}.safetensors",
         key=sha256_bytes(canonical_json([work.fingerprint, variant.seed, phase, *fits])),
-        report=lambda stage, done, total: work.report(_stage_name(stage, phase, work, variant), done, total),
-        stream="sds-rgb" if refining else "sds",
+        report=lambda stage, done, total: work.report(_stage_name(stage, how, work, variant), done, total),
+        stream=how.stream,
         batch=(work.job.recipe, phase, settings.views, settings.view_size),
     )
 
 
-def _stage_name(stage: str, phase: str, work: Work, variant: Variant) -> str:
-    name = "refine" if phase == "rgb" and stage == "distill" else stage
+def _stage_name(stage: str, phase: _Phase, work: Work, variant: Variant) -> str:
+    name = phase.stage if stage == "distill" else stage
     return f"{name} {variant.index + 1}/{len(work.variants)}" if len(work.variants) > 1 else name
 
 
@@ -179,7 +235,7 @@ def _same_batch(phase: list[tuple[Work, Variant, Subject]], lockstep: int) -> li
 
 def _finish(steps: Steps, work: Work, prior: Prior, lockstep: int) -> Outcome:
     for variant in work.variants:
-        for phase, subject in zip(("distill", "refine"), variant.subjects, strict=False):
+        for phase, subject in variant.phases.items():
             work.timings[phase] = work.timings.get(phase, 0.0) + sum(subject.seconds.values())
             work.warnings += [note for note in subject.notes if note not in work.warnings]
     try:
@@ -212,8 +268,8 @@ def _is_unfinished(work: Work, variant: Variant) -> bool:
     """Whether the variant was interrupted before its last phase ended."""
     if any(subject.error is not None for subject in variant.subjects):
         return False
-    begun = variant.refinement is not None or not work.settings.refine
-    return not begun or not all(subject.finished for subject in variant.subjects)
+    wanted = 1 + bool(work.settings.refine) + _textures(work)
+    return len(variant.subjects) < wanted or not all(subject.finished for subject in variant.subjects)
 
 
 def _finish_variant(steps: Steps, work: Work, variant: Variant, prior: Prior) -> None:

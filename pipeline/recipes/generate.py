@@ -11,41 +11,40 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.ndimage import maximum_filter
 
 from pipeline.bake.bake import BakedMaps
 from pipeline.bake.decode import decode_texture
 from pipeline.bake.project import bake_projected, covering_cameras
 from pipeline.core.job import Job
-from pipeline.geometry.camera import Cameras, OrbitSettings
-from pipeline.geometry.isosurface import auto_threshold, decimate, extract, keep_components, smooth
-from pipeline.geometry.mesh import Mesh, UVMesh
+from pipeline.export.normals import is_closed
+from pipeline.geometry.camera import Cameras, CameraSettings, OrbitSettings
+from pipeline.geometry.mesh import UVMesh
 from pipeline.geometry.normalise import normalise
 from pipeline.geometry.sketch_volume import load_sketch
 from pipeline.geometry.source import mesh_sha256
 from pipeline.geometry.unwrap import unwrap
 from pipeline.prior.load import Prior
 from pipeline.recipes import SKETCH_CACHE
-from pipeline.recipes.build import build
+from pipeline.recipes.build import Steps, build
+from pipeline.recipes.canvas import MESH_RADIUS, Canvas, baked_patches
+from pipeline.recipes.field_surface import BOUND, latents_on, surface
 from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.recipes.work import Asset, Variant, Work
 from pipeline.scene.field import FieldSettings, RadianceField
 from pipeline.scene.grid import GridSettings
 from pipeline.scene.occupancy import OccupancyGrid
+from pipeline.scene.painted_mesh import PaintedMeshSettings
+from pipeline.scene.patchwork import PatchworkMesh
 from pipeline.scene.radiance_field import Lambdas, RadianceFieldScene, RadianceFieldSettings
 from pipeline.scene.sketch import Sketch
 
-BOUND = 1.0
 # The grid's coarsest level, as published.
 _COARSEST = 16
-# Views that the texture is projected from, and the object's radius they are framed for.
+# Views that the texture is projected from.
 _BAKE_VIEWS = 40
-_PREVIEW_RADIUS = 0.6
-# Points whose density is asked for at once.
-_CHUNK = 1 << 18
 
 
-class Generate:
+class Generate(Steps):
     """The recipe's own steps; ``recipes.build`` does the rest."""
 
     name = "generate"
@@ -103,22 +102,44 @@ class Generate:
             grown.field, grown.occupancy, settings, prior.latent_rgb, variant.seed, work.shared, refine=prior
         )
 
+    def textured(self, work: Work, variant: Variant, prior: Prior) -> tuple[PatchworkMesh, str]:
+        """The field's surface under the field's own latents, to be painted by patches."""
+        settings, canvas = work.settings, _canvas(work, variant)
+        sized = int(settings.texture_size or 0) // prior.reduction
+        scene = PatchworkMesh(
+            canvas.vertices,
+            canvas.uvmesh.mesh.faces,
+            canvas.uvmesh.uv,
+            canvas.uvmesh.uv_faces,
+            prior.latent_rgb,
+            PaintedMeshSettings(
+                views=int(settings.views or 1),
+                view_size=int(settings.view_size or prior.sample_size),
+                texture_size=sized,
+                learning_rate=0.0,
+                cameras=CameraSettings(object_radius=MESH_RADIUS),
+            ),
+            variant.seed,
+            prior.device,
+            steps=int(settings.texture_steps or 1),
+            t_min=settings.t_min,
+            t_max=settings.t_max,
+            two_sided=not is_closed(canvas.uvmesh.mesh),
+            given=latents_on(variant.scene, canvas.uvmesh, sized),
+        )
+        return scene, canvas.layout
+
     def asset(self, work: Work, variant: Variant, prior: Prior) -> Asset:
-        """The field's surface, textured with what its views show."""
-        settings = work.settings
-        scene: RadianceFieldScene = variant.refined or variant.scene
-        with work.stage("surface"):
-            mesh, threshold = surface(scene, settings)
-        work.warnings += mesh.warnings
-        with work.stage("unwrap"):
-            uvmesh = unwrap(
-                mesh, texture_size=settings.texture_size, time_limit=settings.unwrap_seconds, report=work.report
-            )
+        """The field's surface, textured with what its views show or with the patches painted on it."""
+        canvas = _canvas(work, variant)
+        patches = variant.textured.patches() if variant.textured is not None else None
         with work.stage("bake"):
-            baked = _textured(scene, uvmesh, settings, prior, work)
-        notes = {**baked.notes, "density_threshold": round(threshold, 4)}
-        frame = normalise(mesh.vertices, radius=_PREVIEW_RADIUS)
-        return Asset(uvmesh, baked.maps, notes, frame)
+            if patches is not None:
+                size = int(work.settings.texture_size or 0)
+                baked = baked_patches(patches, canvas, size, prior, work.report)
+            else:
+                baked = _projected(variant.refined or variant.scene, canvas.uvmesh, work.settings, prior, work)
+        return Asset(canvas.uvmesh, baked.maps, {**baked.notes, **variant.notes}, canvas.frame)
 
 
 generate = functools.partial(build, Generate())
@@ -157,31 +178,25 @@ def _radians(low: float | None, high: float | None) -> tuple[float, float]:
     return float(np.radians(low or 0)), float(np.radians(high or 0))
 
 
-@torch.no_grad()
-def density_grid(scene: RadianceFieldScene, resolution: int) -> np.ndarray:
-    """(R, R, R) float32 densities at the corners of R - 1 cells a side, [x, y, z]; 0 where space is known as empty."""
-    near = maximum_filter(np.asarray(scene.occupancy.binary, np.uint8), size=3).astype(bool)
-    axis = np.linspace(-BOUND, BOUND, resolution, dtype=np.float32)
-    cell = np.minimum((np.arange(resolution) * len(near)) // (resolution - 1), len(near) - 1)
-    grid = np.zeros((resolution,) * 3, np.float32)
-    wanted = np.argwhere(near[np.ix_(cell, cell, cell)])
-    for start in range(0, len(wanted), _CHUNK):
-        index = wanted[start : start + _CHUNK]
-        points = torch.from_numpy(axis[index]).to(scene.device)
-        grid[tuple(index.T)] = scene.field.density(points).float().cpu().numpy()
-    return grid
+def _canvas(work: Work, variant: Variant) -> Canvas:
+    """The surface of the variant's field, unwrapped; found once."""
+    if variant.canvas is None:
+        settings = work.settings
+        scene: RadianceFieldScene = variant.refined or variant.scene
+        with work.stage("surface"):
+            mesh, threshold = surface(scene, settings)
+        work.warnings += mesh.warnings
+        variant.notes["density_threshold"] = round(threshold, 4)
+        with work.stage("unwrap"):
+            uvmesh = unwrap(
+                mesh, texture_size=settings.texture_size, time_limit=settings.unwrap_seconds, report=work.report
+            )
+        variant.canvas = Canvas(uvmesh, normalise(mesh.vertices, radius=MESH_RADIUS))
+    canvas: Canvas = variant.canvas
+    return canvas
 
 
-def surface(scene: RadianceFieldScene, settings: GenerateSettings) -> tuple[Mesh, float]:
-    """The field's surface within the face budget, in the scene's frame, and the density on it. Raises
-    LatentkilnError."""
-    density = density_grid(scene, int(settings.mesh_resolution or 0))
-    threshold = settings.density_threshold or auto_threshold(density, BOUND)
-    mesh = keep_components(extract(density, threshold, BOUND))
-    return decimate(smooth(mesh), settings.face_budget), float(threshold)
-
-
-def _textured(
+def _projected(
     scene: RadianceFieldScene, uvmesh: UVMesh, settings: GenerateSettings, prior: Prior, work: Work
 ) -> BakedMaps:
     vertices = uvmesh.mesh.vertices

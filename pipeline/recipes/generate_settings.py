@@ -7,6 +7,7 @@ weighs a mean (per ray, per sample or per cell) against the guidance's gradient.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -16,6 +17,7 @@ from pipeline.recipes.shared_settings import SharedSettings
 
 ShapeName = Literal["sphere", "box", "cylinder", "cone", "capsule", "torus"]
 SketchFit = Literal["centre", "keep"]
+Texturing = Literal["views", "patches"]
 
 MAX_SHAPES = 64
 
@@ -153,4 +155,39 @@ class GenerateSettings(SharedSettings):
     density_threshold: float | None = Field(
         default=None, gt=0, le=1e6, description="Density at the surface. Left out: found from the densities."
     )
+    surface_blur: float | None = Field(
+        default=None,
+        ge=0,
+        le=0.5,
+        description="Blur of the surface before it is cut out, which takes bumps away: sigma in scene units. "
+        "Left out: the prior's.",
+    )
+    texturing: Texturing | None = Field(
+        default=None,
+        description="Where the texture comes from: views (what the field's views decode to, projected) or patches "
+        "(the surface is painted anew by close-ups, starting from the field's colours). Left out: the prior's, or "
+        "views after refine.",
+    )
+    texture_steps: int | None = Field(
+        default=None, ge=1, le=100_000, description="Steps of painting by patches. Left out: the prior's."
+    )
+    texture_guidance_scale: float | None = Field(
+        default=None, ge=0, le=1000, description="Guidance of painting by patches. Left out: the prior's."
+    )
     face_budget: int = Field(default=20_000, ge=100, le=2_000_000, description="Most faces of the mesh.")
+
+    @model_validator(mode="after")
+    def _textured_once(self) -> Self:
+        if self.refine and self.texturing == "patches":
+            raise PydanticCustomError(
+                "order",
+                "patches would paint over what refine made; allowed with refine: views",
+                {"field": "texturing"},
+            )
+        return self
+
+    def completed(self, defaults: Mapping[str, Any]) -> Self:
+        """As ``SharedSettings.completed``."""
+        if self.refine:
+            defaults = {**defaults, "texturing": "views"}
+        return super().completed(defaults)

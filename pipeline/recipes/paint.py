@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps, bake_base_colour, bake_refined
-from pipeline.bake.decode import decode_views
-from pipeline.bake.project import ProjectSettings, bake_projected
-from pipeline.core.content import sha256_bytes
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
 from pipeline.export.normals import is_closed
 from pipeline.geometry.camera import CameraSettings
-from pipeline.geometry.mesh import UVMesh
-from pipeline.geometry.normalise import Frame, normalise
+from pipeline.geometry.normalise import normalise
 from pipeline.geometry.unwrap_cache import load_unwrapped
 from pipeline.prior.load import Prior
 from pipeline.recipes import UNWRAP_CACHE
-from pipeline.recipes.build import build
+from pipeline.recipes.build import Steps, build
+from pipeline.recipes.canvas import MESH_RADIUS, Canvas, baked_patches
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.recipes.work import Asset, Variant, Work
 from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
 from pipeline.scene.patchwork import PatchworkMesh
 from pipeline.scene.refined_mesh import RefinedMesh, RefinedMeshSettings
 
-_MESH_RADIUS = 0.6
-# What a patch shows of a place that others made, or shows badly, counts where nothing else is known.
-_LEAST_SHARE = 1e-4
-# Share of a patch's side over which it fades in from outlines. There is no background that could bleed in.
-_FEATHER = 0.02
 
-
-@dataclass(frozen=True)
-class Canvas:
-    """What all variants of a row paint on."""
-
-    uvmesh: UVMesh
-    frame: Frame
-
-
-class Paint:
+class Paint(Steps):
     """The recipe's own steps; ``recipes.build`` does the rest."""
 
     name = "paint"
@@ -71,14 +53,15 @@ class Paint:
         work.input_sha256 = uvmesh.mesh.source_sha256
         work.warnings += uvmesh.mesh.warnings
         vertices = uvmesh.mesh.vertices
-        frame = normalise(vertices, radius=_MESH_RADIUS, up_axis=settings.up_axis, front=settings.front)
+        frame = normalise(vertices, radius=MESH_RADIUS, up_axis=settings.up_axis, front=settings.front)
         work.shared = Canvas(uvmesh, frame)
 
     def scene(self, work: Work, variant: Variant, prior: Prior) -> tuple[PaintedMesh, str]:
         """The mesh under a latent texture, and the hash of its layout."""
-        settings, uvmesh, frame = work.settings, work.shared.uvmesh, work.shared.frame
+        settings, canvas = work.settings, work.shared
+        uvmesh = canvas.uvmesh
         made = (
-            frame.apply(uvmesh.mesh.vertices),
+            canvas.vertices,
             uvmesh.mesh.faces,
             uvmesh.uv,
             uvmesh.uv_faces,
@@ -95,8 +78,8 @@ class Paint:
                 t_max=settings.t_max,
                 two_sided=not is_closed(uvmesh.mesh),
             )
-            return patchwork, _layout(uvmesh)
-        return PaintedMesh(*made), _layout(uvmesh)
+            return patchwork, canvas.layout
+        return PaintedMesh(*made), canvas.layout
 
     def refined(self, work: Work, variant: Variant, prior: Prior) -> RefinedMesh:
         """The same mesh under the decoded texture."""
@@ -122,17 +105,7 @@ def _decoded(work: Work, variant: Variant, prior: Prior) -> BakedMaps:
     scene = variant.scene
     patches = scene.patches() if isinstance(scene, PatchworkMesh) else None
     if patches is not None:
-        canvas = work.shared
-        return bake_projected(
-            canvas.uvmesh,
-            canvas.frame.apply(canvas.uvmesh.mesh.vertices),
-            patches.cameras,
-            decode_views(patches.latents, prior),
-            work.settings.texture_size,
-            work.report,
-            shares=np.maximum(patches.shares, _LEAST_SHARE),
-            settings=ProjectSettings(feather=_FEATHER),
-        )
+        return baked_patches(patches, work.shared, work.settings.texture_size, prior, work.report)
     return bake_base_colour(
         scene.texture.detach(),
         scene.visibility.reached,
@@ -160,15 +133,10 @@ def scene_settings(settings: PaintSettings, prior: Prior) -> PaintedMeshSettings
             elevation_min=float(np.radians(settings.elevation_min)),
             elevation_max=float(np.radians(settings.elevation_max)),
             fov=float(np.radians(settings.fov)),
-            object_radius=_MESH_RADIUS,
+            object_radius=MESH_RADIUS,
         ),
         background="learned" if settings.background == "learned" else "random",
         initial_noise=float(settings.initial_noise or 0),
         base_colour=rgb,  # type: ignore[arg-type]
         antialias=settings.antialias,
     )
-
-
-def _layout(uvmesh: UVMesh) -> str:
-    """Hash of the texture coordinates: a checkpoint belongs to one layout."""
-    return sha256_bytes(uvmesh.uv.tobytes() + uvmesh.uv_faces.tobytes())

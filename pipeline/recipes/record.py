@@ -30,7 +30,7 @@ def done_record(
     assert best.asset is not None
     uvmesh = best.asset.uvmesh
     mesh = uvmesh.mesh
-    phases = [(f"{phase}_{part}", value) for phase, subject in zip(("distill", "refine"), best.subjects, strict=False)
+    phases = [(f"{phase}_{part}", value) for phase, subject in best.phases.items()
               for part, value in subject.seconds.items()]  # fmt: skip
     record = {
         "schema": 1,

@@ -34,7 +34,8 @@ class Asset:
 
 @dataclass
 class Variant:
-    """One seed of a row: its scenes (``refined``: in RGB) and what they became; ``score`` ranks the siblings."""
+    """One seed of a row: its scenes (``refined``: in RGB; ``textured``: the surface of the first, being painted) and
+    what they became; ``score`` ranks the siblings. ``canvas``: the recipe's own, the surface that is painted."""
 
     index: int
     seed: int
@@ -43,15 +44,24 @@ class Variant:
     subject: Subject | None = None
     refined: Any = None
     refinement: Subject | None = None
+    canvas: Any = None
+    textured: Any = None
+    texturing: Subject | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     asset: Asset | None = None
     score: float | None = None
     error: LatentkilnError | None = None
 
     @property
+    def phases(self) -> dict[str, Subject]:
+        """Its phases so far, in order, by the names that timings have."""
+        named = {"distill": self.subject, "refine": self.refinement, "texture": self.texturing}
+        return {name: subject for name, subject in named.items() if subject is not None}
+
+    @property
     def subjects(self) -> list[Subject]:
         """Its phases so far, in order."""
-        return [subject for subject in (self.subject, self.refinement) if subject is not None]
+        return list(self.phases.values())
 
 
 @dataclass

@@ -8,7 +8,9 @@ diffusion model (RePaint, Lugmayr et al., 2022), what is known is put back after
 
 Two phases. First the colour: fresh noise and other views at every step, all texels move as one; what many pictures of
 the prompt agree on is the object's colour. Then the patches: groups of views, those that show most of what is still
-unknown, are taken from high noise to none, starting from the colour.
+unknown, are taken from high noise to none, starting from the colour. Where the surface has colours already, only these
+are looked at closely: the patches begin from them, at less noise, so that what lies where stays (as SDEdit does, Meng
+et al., 2022).
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ _COLOUR_END = 0.6
 # there on the found colour still tells, and the model lays out the rest.
 _PATCH_STEPS = 20
 _PATCH_START = 0.85
+# ... where it begins from given colours that are to stay where they are.
+_GIVEN_START = 0.7
 # Close-ups that are looked at to choose the views of a group, their heights in object radii, and how far they lean.
 _CANDIDATES = 48
 _HEIGHTS = (0.6, 1.1)
@@ -101,16 +105,30 @@ class PatchworkMesh(PaintedMesh):
         steps: of the whole run.
         t_min, t_max: ends of the timesteps, shares of T.
         two_sided: whether faces are seen from behind as well; not so for a closed surface.
+        given: (C, s, s) float32 latents that the surface has already, of a texture of any side; None: it has none.
     """
 
-    def __init__(self, *args: Any, steps: int, t_min: float, t_max: float, two_sided: bool, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        steps: int,
+        t_min: float,
+        t_max: float,
+        two_sided: bool,
+        given: Tensor | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         vertices, faces = args[0], args[1]
         normals = face_normals(vertices, faces)
         self._normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
         self._two_sided = two_sided
         self._t_min, self._t_max = t_min, t_max
-        self._starts = schedule(steps)
+        self._starts = schedule(steps, 0.0 if given is not None else _COLOUR)
+        self._patch_start = min(_PATCH_START if given is None else _GIVEN_START, t_max)
+        self._has_colours = given is not None
+        if given is not None:
+            self._take(given)
         self._steps = steps
         self._candidates = _close_ups(self._settings)
         settings = self._settings
@@ -124,6 +142,15 @@ class PatchworkMesh(PaintedMesh):
         self._shares = torch.zeros(groups, settings.views, settings.view_size, settings.view_size)
         self._done = torch.zeros((), dtype=torch.int64)
         self._group: _Group | None = None
+
+    @torch.no_grad()
+    def _take(self, given: Tensor) -> None:
+        """Brings given colours to the texture's size."""
+        (texture,) = self._levels
+        sized = torch.nn.functional.interpolate(
+            given[None].to(texture), size=texture.shape[1:], mode="bilinear", align_corners=False
+        )
+        texture.copy_(sized[0])
 
     def _suited(self, settings: PaintedMeshSettings) -> PaintedMeshSettings:
         """Plain backgrounds, since nothing here would learn others; no noise at the start, which the flow would take
@@ -153,7 +180,7 @@ class PatchworkMesh(PaintedMesh):
             self._group = self._look_again(number)
         group = self._group
         assert group is not None
-        times = np.linspace(min(_PATCH_START, self._t_max), self._t_min, count + 1)
+        times = np.linspace(self._patch_start, self._t_min, count + 1)
         last = done == count - 1
         return PatchRendering(
             self._now,
@@ -218,25 +245,37 @@ class PatchworkMesh(PaintedMesh):
         seen = self._seen(cameras)
         self.visibility.add(seen.uv)
         unknown = torch.cat([self.texture, 1 - self._known])
-        image = self._small(seen, unknown, self._behind(cameras, seen.covered[0].size))
+        image = self._small(seen, unknown, self._behind(cameras, seen))
         noise = torch.randn(self._now.shape, generator=torch_generator(self._seed, "patch noise", number))
         worth = self._worth(seen, cameras)
         free = image[:, -1:].clamp(0, 1)
         return _Group(number, cameras, views, seen, worth, image[:, :-1], free, send(noise, self._device))
 
-    def _behind(self, cameras: Cameras, size: int) -> Tensor:
+    def _behind(self, cameras: Cameras, seen: Seen) -> Tensor:
         """(V size, C + 1) latents behind the mesh, and how unknown they are.
 
         Behind close-ups the object's own colour, on which the model may go on painting by half: given another
         background it would carry that over to thin parts; with none it makes its pattern larger, and backgrounds of
         its own.
         """
-        rgb = self._colour.cpu().numpy() @ self._latent_rgb.matrix + self._latent_rgb.bias
+        size = seen.covered[0].size
+        colour = self._own_colours(seen)
+        rgb = colour.mean(dim=0).cpu().numpy() @ self._latent_rgb.matrix + self._latent_rgb.bias
         grey = self._latent_rgb.invert(np.full(3, _LIGHT if rgb.mean() < (_LIGHT + _DARK) / 2 else _DARK))
         plain = send(torch.from_numpy(np.append(grey, 0.0)).float(), self._device)
-        own = torch.cat([self._colour, _FREE_BEHIND * torch.ones_like(self._colour[:1])])
+        own = torch.cat([colour, torch.full_like(colour[:, :1], _FREE_BEHIND)], dim=1)
         close = send(torch.from_numpy(cameras.close), self._device)
         return torch.where(close[:, None], own, plain).repeat_interleave(size, dim=0)
+
+    def _own_colours(self, seen: Seen) -> Tensor:
+        """(V, C) the object's colour in each view: the one that was found, or the mean of those it shows."""
+        views = len(seen.covered)
+        if not self._has_colours:
+            return self._colour.expand(views, -1)
+        nothing = torch.zeros(seen.covered.size, len(self._colour), device=self._device)
+        total = seen.composite(self.texture.detach(), nothing).sum(dim=(2, 3))
+        counts = send(torch.from_numpy(seen.covered.sum(axis=(1, 2)).astype(np.float32)), self._device)
+        return total / counts.clamp(min=1)[:, None]
 
     @torch.no_grad()
     def follow(self, rendering: Rendering, residual: Tensor, share: Tensor) -> None:
@@ -327,9 +366,10 @@ class PatchworkMesh(PaintedMesh):
                 getattr(self, f"_{name}").copy_(state[name])
 
 
-def schedule(steps: int) -> list[int]:
-    """The first step of each group of patches; before the first of them the colour is found. ``steps`` >= 1."""
-    colour = round(_COLOUR * steps)
+def schedule(steps: int, colour_share: float = _COLOUR) -> list[int]:
+    """The first step of each group of patches; before the first of them, for ``colour_share`` of all, the colour is
+    found. ``steps`` >= 1."""
+    colour = round(colour_share * steps)
     groups = max(1, round((steps - colour) / _PATCH_STEPS))
     return [colour + (steps - colour) * group // groups for group in range(groups)]
 

@@ -1,0 +1,78 @@
+"""From a grown radiance field to a mesh, and what the field has to say about the colours on it.
+
+Frame and units are the scene's: a cube from -1 to 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt, maximum_filter
+from torch import Tensor
+
+from pipeline.bake.atlas import texel_map
+from pipeline.bake.seams import LEVEL_RIM
+from pipeline.export.normals import smooth_normals
+from pipeline.geometry.isosurface import auto_threshold, decimate, extract, keep_components, smooth
+from pipeline.geometry.mesh import Mesh, UVMesh
+from pipeline.geometry.rasterise import interpolate
+from pipeline.recipes.generate_settings import GenerateSettings
+from pipeline.scene.radiance_field import RadianceFieldScene
+
+BOUND = 1.0
+# Points whose density is asked for at once.
+_CHUNK = 1 << 18
+# Depths below the surface, in scene units, at which a place is asked for its latent.
+_DEPTHS = (0.0, 0.01, 0.02, 0.03)
+
+
+@torch.no_grad()
+def density_grid(scene: RadianceFieldScene, resolution: int) -> np.ndarray:
+    """(R, R, R) float32 densities at the corners of R - 1 cells a side, [x, y, z]; 0 where space is known as empty."""
+    near = maximum_filter(np.asarray(scene.occupancy.binary, np.uint8), size=3).astype(bool)
+    axis = np.linspace(-BOUND, BOUND, resolution, dtype=np.float32)
+    cell = np.minimum((np.arange(resolution) * len(near)) // (resolution - 1), len(near) - 1)
+    grid = np.zeros((resolution,) * 3, np.float32)
+    wanted = np.argwhere(near[np.ix_(cell, cell, cell)])
+    for start in range(0, len(wanted), _CHUNK):
+        index = wanted[start : start + _CHUNK]
+        points = torch.from_numpy(axis[index]).to(scene.device)
+        grid[tuple(index.T)] = scene.field.density(points).float().cpu().numpy()
+    return grid
+
+
+def surface(scene: RadianceFieldScene, settings: GenerateSettings) -> tuple[Mesh, float]:
+    """The field's surface within the face budget, and the density on it. Raises LatentkilnError."""
+    density = density_grid(scene, int(settings.mesh_resolution or 0))
+    threshold = settings.density_threshold or auto_threshold(density, BOUND)
+    mesh = keep_components(extract(density, threshold, BOUND, blur=float(settings.surface_blur or 0)))
+    return decimate(smooth(mesh), settings.face_budget), float(threshold)
+
+
+@torch.no_grad()
+def latents_on(scene: RadianceFieldScene, uvmesh: UVMesh, size: int) -> Tensor:
+    """(C, size, size) float32: the field's latents on the mesh's texture; beside the charts those of the nearest
+    texel.
+
+    Each is the mean over a few depths below the surface, weighted by density, as a ray that ends there would see it.
+    """
+    texels = texel_map(uvmesh, size, LEVEL_RIM)
+    vertices, faces = np.asarray(uvmesh.mesh.vertices, np.float64), uvmesh.mesh.faces
+    place = interpolate(texels.face, texels.bary, vertices, faces)
+    normals, normal_faces = smooth_normals(vertices, faces, np.pi)
+    inwards = -interpolate(texels.face, texels.bary, normals, normal_faces)
+    inwards /= np.maximum(np.linalg.norm(inwards, axis=1, keepdims=True), 1e-12)
+    total: Tensor | None = None
+    weights = torch.zeros(len(place), 1, device=scene.device)
+    for depth in _DEPTHS:
+        points = torch.from_numpy((place + depth * inwards).clip(-BOUND, BOUND).astype(np.float32)).to(scene.device)
+        density, latents = scene.field(points)
+        # A little for all: where there is nothing at any depth, the plain mean.
+        weight = density.float()[:, None] + 1e-3
+        total = weight * latents.float() + (0 if total is None else total)
+        weights += weight
+    assert total is not None
+    found = np.zeros((size, size, total.shape[1]), np.float32)
+    found[texels.mask] = (total / weights).cpu().numpy()
+    row, column = distance_transform_edt(~texels.mask, return_distances=False, return_indices=True)
+    return torch.from_numpy(np.ascontiguousarray(found[row, column].transpose(2, 0, 1)))
