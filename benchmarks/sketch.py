@@ -1,6 +1,6 @@
 """How well Sketch-Shape follows its sketch: volumetric IoU of mesh and sketch by sigma_S, and without any sketch.
 
-    python benchmarks/sketch.py [--prior embedded] [--prompt TEXT] [--steps 300]
+    python benchmarks/sketch.py [--prior embedded] [--prompt TEXT] [--steps 300] [--lambda-shape L]
 
 The sketch is a mushroom of two solids. Both are measured as their winding numbers on the same 64^3 grid. Also prints
 how far the result moves and how much wider it grows when the sketch is moved and stretched.
@@ -41,7 +41,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 def grown(prior: Prior, out: Path, name: str, prompt: str, **settings: object) -> np.ndarray | None:
     """Cells of the asset that is generated, or None (and why, printed) where there is none."""
-    values = GenerateSettings(preview=False, texture_size=64, face_budget=20_000, **settings).model_dump(mode="json")  # type: ignore[arg-type]
+    values = GenerateSettings(preview=False, texture_size=64, texturing="views", **settings).model_dump(mode="json")  # type: ignore[arg-type]
     job = Job(name, "generate", prompt, "", 0, None, values, Source("benchmark", 1))
     (outcome,) = generate([job], prior, out, fingerprints=[name], lockstep=1)
     if outcome.status != "done":
@@ -68,6 +68,8 @@ def main() -> None:
     parser.add_argument("--prior", default="embedded")
     parser.add_argument("--prompt", default="a red mushroom")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--lambda-shape", type=float, help="else the prior's")
+    parser.add_argument("--sigmas", type=float, nargs="+", default=[0.6, 0.3, 0.1])
     parser.add_argument("--out", type=Path, default=Path("outputs") / "bench-sketch")
     args = parser.parse_args()
     prior = load_prior(args.prior)
@@ -75,8 +77,9 @@ def main() -> None:
     sketch = inside(vertices, faces)
     print(f"prior {prior.name}, {args.prompt!r}, {args.steps} steps; sketch fills {sketch.mean():.1%} of the scene")
     print(f"{'sigma_S':>8} {'IoU':>6}")
-    for sigma in (0.6, 0.3, 0.1):
-        cells = grown(prior, args.out, f"s{sigma}", args.prompt, steps=args.steps, shapes=MUSHROOM, sigma_shape=sigma)
+    more = {"steps": args.steps, "lambda_shape": args.lambda_shape}
+    for sigma in args.sigmas:
+        cells = grown(prior, args.out, f"s{sigma}", args.prompt, shapes=MUSHROOM, sigma_shape=sigma, **more)
         if cells is not None:
             print(f"{sigma:>8} {iou(cells, sketch):>6.3f}", flush=True)
     cells = grown(prior, args.out, "free", args.prompt, steps=args.steps)
@@ -85,7 +88,7 @@ def main() -> None:
     base = centre_and_width(sketch)
     for name, move, stretch in (("moved", 0.3, 1.0), ("stretched", 0.0, 1.6)):
         changed = [_changed(shape, move, stretch) for shape in MUSHROOM]
-        cells = grown(prior, args.out, name, args.prompt, steps=args.steps, shapes=changed, sigma_shape=0.1)
+        cells = grown(prior, args.out, name, args.prompt, shapes=changed, sigma_shape=0.1, **more)
         if cells is not None:
             centre, width = centre_and_width(cells)
             print(f"{name}: centre {base[0]:+.2f} -> {centre:+.2f}, width {base[1]:.2f} -> {width:.2f}", flush=True)

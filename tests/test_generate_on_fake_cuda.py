@@ -56,6 +56,10 @@ def test_generate_with_the_plain_grid(folder: Path, tmp_path: Path, monkeypatch:
     suite.test_the_surface_is_the_cpus(folder, tmp_path, monkeypatch)
 
 
+def test_painting_the_surface_by_patches(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite.test_the_surface_is_painted_by_patches(folder, tmp_path, monkeypatch)
+
+
 def test_what_the_scenes_take_is_measured_without_a_trace(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -249,9 +249,17 @@ def test_blur_takes_bumps_and_leaves_size_and_flat_sides() -> None:
     assert middle[:, 0].mean() == pytest.approx(extract(box, 20).vertices[:, 0].max(), abs=0.02)
 
 
-def test_blur_that_leaves_nothing_is_told() -> None:
-    with pytest.raises(MeshError, match="lower surface_blur"):
-        extract(density_of(ball(48, 0.1)), 20, blur=0.3)
+def test_blur_leaves_thin_parts() -> None:
+    """A ball on a stalk: the blur that would take the stalk away is reduced, and that is told."""
+    x, y, z = axes(64)
+    stalk = np.maximum(np.hypot(x, z) - 0.05, abs(y + 0.5) - 0.45)
+    field = density_of(np.minimum(ball(64, 0.4), stalk), 80)
+    plain, thick, thin = (extract(field, 20, blur=blur) for blur in (0.0, 0.01, 0.1))
+    assert thick.warnings == [] and len(thin.warnings) == 1 and "surface_blur was reduced" in thin.warnings[0]
+    for mesh in (thick, thin):
+        assert mesh.vertices[:, 1].min() == pytest.approx(plain.vertices[:, 1].min(), abs=0.06)
+    lost = extract(density_of(ball(48, 0.06)), 20, blur=0.4)
+    assert volume(lost) == pytest.approx(volume(extract(density_of(ball(48, 0.06)), 20)), rel=0.5)
 
 
 def test_the_same_density_gives_the_same_mesh() -> None:

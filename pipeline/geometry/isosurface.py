@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.core.errors import MeshError, SettingError
@@ -28,6 +28,8 @@ _AUTO_SIDE, _AUTO_TRIES, _AUTO_LEAST = 128, 40, 0.05
 # ... and the largest error of a ray that counts, as a share of the side: rays that graze a soft rim and miss the
 # surface altogether would outweigh all others, and put the surface where the rim begins.
 _AUTO_LARGEST = 1 / 32
+# A blur of fewer samples than this does nothing; the share of the inside that may be lost to one.
+_LEAST_BLUR, _MOST_LOST = 0.3, 0.005
 # Taubin's shrinking and growing steps: low frequencies pass, volume is kept (Taubin 1995, section 3).
 _SHRINK, _GROW = 0.5, -0.53
 # Decimation: how eagerly edges are collapsed, from careful to eager; the first that meets the budget is taken.
@@ -54,7 +56,8 @@ def extract(density: NDArray[np.floating], threshold: float, bound: float = 1.0,
     from 0 to hundreds itself would put every vertex beside the empty sample and show the grid as stairs.
 
     ``blur``: sigma of a Gaussian, in the cube's units, that this function is smoothed by before it is cut. Bumps of
-    twice its length go; flat surfaces stay where they are, and parts thinner than that waste away.
+    twice its length go; flat surfaces stay where they are. Parts thinner than that would waste away: where there are
+    such, sigma is halved until they stay, and ``warnings`` tell.
 
     Faces are counter-clockwise seen from outside. What reaches the cube's faces is cut there and capped, so the
     surface is always closed. Vertices are float32 values. Raises MeshError where the density is not finite, nowhere
@@ -82,16 +85,28 @@ def extract(density: NDArray[np.floating], threshold: float, bound: float = 1.0,
     signed = np.full((side + 2,) * 3, -1.0, np.float32)
     positive = np.maximum(np.asarray(density, np.float32), 0)
     inner = (positive - np.float32(threshold)) / (positive + np.float32(threshold))
-    if blur > 0:
-        inner = gaussian_filter(inner, blur * (side - 1) / (2 * bound), mode="constant", cval=-1.0, truncate=3.0)
-        if inner.max() <= 0:
-            raise MeshError("nothing is left of the surface after its blur; lower surface_blur", stage=STAGE)
+    inner, told = _smoothed(inner, blur * (side - 1) / (2 * bound)) if blur > 0 else (inner, [])
     inner = np.where(np.abs(inner) < _OFF_SAMPLE, np.where(inner < 0, -_OFF_SAMPLE, _OFF_SAMPLE), inner)
     signed[1:-1, 1:-1, 1:-1] = inner
     vertices, faces, _, _ = marching_cubes(signed, 0.0, gradient_direction="ascent", allow_degenerate=True)
     index = np.clip(vertices.astype(np.float64) - 1, 0, side - 1)
     positions = (index * (2 * bound / (side - 1)) - bound).astype(np.float32).astype(np.float64)
-    return _tidied(positions, np.asarray(faces, np.int64), "iso-surface")
+    return replace(_tidied(positions, np.asarray(faces, np.int64), "iso-surface"), warnings=told)
+
+
+def _smoothed(signed: NDArray[np.float32], sigma: float) -> tuple[NDArray[np.float32], list[str]]:
+    """``signed`` (R, R, R), above 0 inside, blurred by ``sigma`` samples or by as much less as its thin parts need; and
+    what is to be told of that."""
+    inside = signed > 0
+    used = sigma
+    while used >= _LEAST_BLUR:
+        blurred: NDArray[np.float32] = gaussian_filter(signed, used, mode="constant", cval=-1.0, truncate=3.0)
+        left = blurred > 0
+        if left.any() and (distance_transform_edt(~left)[inside] > 2 * used).mean() <= _MOST_LOST:
+            told = [f"thin parts: surface_blur was reduced to {used / sigma:.2g} of itself"] if used < sigma else []
+            return blurred, told
+        used /= 2
+    return signed, ["thin parts: the surface was not blurred"]
 
 
 def auto_threshold(density: NDArray[np.floating], bound: float = 1.0) -> float:

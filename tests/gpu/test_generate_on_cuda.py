@@ -88,6 +88,13 @@ def test_the_surface_is_the_cpus(folder, tmp_path, monkeypatch):
         np.testing.assert_allclose(reach(there.vertices, axis=0), reach(here.vertices, axis=0), atol=0.02)
 
 
+def test_the_surface_is_painted_by_patches(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENTKILN_GRID", "torch")
+    monkeypatch.setattr("pipeline.scene.patchwork._CANDIDATES", 4)
+    record, _ = build(load_prior(folder, "cuda"), tmp_path, texturing="patches", texture_steps=3)
+    assert record["backends"]["device"].startswith("cuda") and record["timings"]["texture_prior"] > 0
+
+
 def test_the_width_is_measured_and_remembered(folder, tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     prior = load_prior(folder, "cuda")
