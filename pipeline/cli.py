@@ -160,10 +160,17 @@ def cli() -> None:
     help="End a worker that holds more. Left out: no limit. No effect with --serial.",
 )
 @_option(
+    "--checkpoint-seconds",
+    type=click.FloatRange(0.1),
+    default=30,
+    metavar="S",
+    help="Save what is being built every S seconds: what a machine that dies costs at most.",
+)
+@_option(
     "--precision",
     type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
     default="auto",
-    help="Of the prior's UNet; auto: float16 on a GPU, float32 else.",
+    help="Of the prior's UNet; auto: float16 on a GPU, else float32, or bfloat16 where prior and CPU are made for it.",
 )
 @_option("--compile", is_flag=True, show_default=False, help="Compile the UNet (slow start, faster steps).")
 @_option("--low-memory", is_flag=True, show_default=False, help="Keep in main memory what the GPU need not hold.")

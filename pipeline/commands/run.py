@@ -64,6 +64,7 @@ class RunOptions:
     json: bool = False
     max_seconds: float | None = None
     max_memory: float | None = None
+    checkpoint_seconds: float = 30.0
     precision: Precision = "auto"
     compile: bool = False
     low_memory: bool = False
@@ -104,6 +105,7 @@ class RunOptions:
             words += ["--gpus-per-worker", f"{self.gpus_per_worker:g}"] if self.gpus_per_worker else []
             words += ["--serial"] if self.serial else []
             words += ["--max-memory", f"{self.max_memory:g}"] if self.max_memory else []
+            words += ["--checkpoint-seconds", f"{self.checkpoint_seconds:g}"] if self.checkpoint_seconds != 30 else []
         words += ["--max-seconds", f"{self.max_seconds:g}"] if self.max_seconds else []
         return redact(shlex.join(words))
 
@@ -148,6 +150,7 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
             address=options.address,
             serial=options.serial,
             fail_fast=options.fail_fast,
+            checkpoint_seconds=options.checkpoint_seconds,
             max_seconds=options.max_seconds,
             max_memory=int(options.max_memory * 1e9) if options.max_memory else None,
         ),

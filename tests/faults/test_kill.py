@@ -1,4 +1,4 @@
-"""Kills a run, whole tree and all, at moments spread over its life; what is built in the end must not differ."""
+"""Kills a run, whole tree and all, in the middle of its work; what is built in the end must not differ."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,7 @@ from pipeline.export.record import read_record
 CUBE = """v -1 -1 -1\nv 1 -1 -1\nv 1 1 -1\nv -1 1 -1\nv -1 -1 1\nv 1 -1 1\nv 1 1 1\nv -1 1 1
 f 1 4 3 2\nf 5 6 7 8\nf 1 2 6 5\nf 3 4 8 7\nf 2 3 7 6\nf 1 5 8 4\n"""
 ROWS = ("one", "two", "three")
+ALWAYS = ("--lockstep", "2", "--checkpoint-seconds", "0.1")
 
 
 def start(folder: Path, out: str, *more: str) -> subprocess.Popen[str]:
@@ -43,40 +45,47 @@ def digests(out: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest, and in ``whole`` what a run makes of it that nobody disturbs."""
     folder = tmp_path_factory.mktemp("kill")
     make_prior(folder / "prior")
     (folder / "cube.obj").write_text(CUBE)
     rows = "".join(f"{row},a red brick cube,cube.obj,{seed},100\n" for seed, row in enumerate(ROWS))
     (folder / "m.csv").write_text("id,prompt,mesh,seed,steps\n" + rows)
+    whole = start(folder, "whole", *ALWAYS, "--serial")
+    output, _ = whole.communicate(timeout=240)
+    assert whole.returncode == 0, output
     return folder
+
+
+def half_done(out: Path) -> bool:
+    """Two rows have got so far that they have something to go on from."""
+    return len(list(out.glob("*/.work/*/latent.safetensors"))) == 2
+
+
+def partly_done(out: Path) -> bool:
+    """One row is finished, or two; not all."""
+    return any(read_record(out / row) is not None for row in ROWS)
 
 
 @pytest.mark.parametrize("mode", [["--serial"], []], ids=["serial", "ray"])
 def test_killed_runs_end_in_the_same_bytes(folder: Path, mode: list[str]) -> None:
-    more = ["--lockstep", "2", *mode]
-    name = f"whole-{len(mode)}"
-    # Once to compile what a fresh checkout has not compiled yet: the kills are timed by a run that only works.
-    start(folder, f"warm-{len(mode)}", *more).communicate(timeout=240)
-    whole = start(folder, name, *more)
-    begun = time.monotonic()
-    output, _ = whole.communicate(timeout=240)
-    seconds = time.monotonic() - begun
-    assert whole.returncode == 0, output
     out = folder / f"parts-{len(mode)}"
-    kills = 0
-    # Early enough that two of them come in time even where the cores are freer by then.
-    for share in (0.2, 0.35, 0.5, 0.8):
-        process = start(folder, out.name, *more)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=share * seconds)
-        kills += kill_tree(process) > 0
-    assert kills >= 2
-    last = start(folder, out.name, *more)
+    moments: list[Callable[[Path], bool]] = [half_done, partly_done]
+    for moment in moments:
+        process = start(folder, out.name, *ALWAYS, *mode)
+        deadline = time.monotonic() + 240
+        while not moment(out):
+            assert process.poll() is None and time.monotonic() < deadline, f"it was never {moment.__name__}"
+            time.sleep(0.01)
+        assert kill_tree(process) > 0
+        assert sum(read_record(out / row) is not None for row in ROWS) < len(ROWS)
+    last = start(folder, out.name, *ALWAYS, *mode)
     output, _ = last.communicate(timeout=240)
     assert last.returncode == 0, output
-    assert digests(out) == digests(folder / name)
-    for row in ROWS:
-        record = read_record(out / row)
-        assert record is not None and record["status"] == "done"
+    assert digests(out) == digests(folder / "whole")
+    records = [read_record(out / row) for row in ROWS]
+    assert all(record is not None and record["status"] == "done" for record in records)
+    # Two rows had a checkpoint when they were killed first.
+    assert sum((record or {})["resumed_from_step"] > 0 for record in records) >= 2
     strays = [p for p in out.rglob("*") if p.name.startswith(".tmp-") or p.name in (".work", ".lock")]
     assert strays == []
