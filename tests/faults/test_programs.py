@@ -13,7 +13,7 @@ import pytest
 HERE = Path(__file__).parent
 PROGRAMS = ("kill_matrix", "many_rows", "check_million", "fuzz_manifests", "fuzz_meshes")
 # They mount file systems and make network namespaces.
-AS_ROOT = (["bad_disk"], *(["two_nodes", "--part", part] for part in ("kill", "cut", "drain", "join")))
+AS_ROOT = (["bad_disk"], ["two_nodes", "--part", "together"])
 
 
 def run(name: str, *options: str) -> None:

@@ -3,6 +3,8 @@ drained, as a machine that is about to be taken away is, and one that joins whil
 
 Needs root, ``ip netns`` and veth. The driver runs beside the head node; the other node's worker holds rows when its
 node goes. The run has to end with every row built, by the node that is left; or by both, where the other one joins.
+``--part together`` is all of it in one run: the other node joins, is drained, comes again, is killed, comes again, and
+has its link cut.
 """
 
 from __future__ import annotations
@@ -127,6 +129,11 @@ class TwoNodes:
         command = [*self.inside(self.head), sys.executable, "-c", DRAIN, f"{HEAD}:{PORT}", OTHER]
         subprocess.run(command, env=self.environment, stdout=self._log, stderr=self._log, check=True, timeout=120)
 
+    def again(self) -> None:
+        """The other node, whatever has become of it, is gone; a new one joins in its place."""
+        self.kill(self.other)
+        self.join()
+
     def cut(self) -> None:
         """Takes the wire between the two away; their processes know nothing of it."""
         ip(f"-n {self.other} link set {self.wires[1]} down")
@@ -149,28 +156,34 @@ def builders(out: Path) -> set[int]:
 
 
 def scenario(name: str, folder: Path, rows: int) -> dict:
-    """One run during which the other node goes, by ``name``: ``kill``, ``cut`` or ``drain``; or comes: ``join``."""
+    """One run during which the other node goes, by ``name``: ``kill``, ``cut`` or ``drain``; or comes: ``join``; or all
+    of that: ``together``."""
     folder.mkdir()
     for shared in ("cube.obj", "prior"):
         (folder / shared).symlink_to(folder.parent / shared)
     (folder / "cube.obj").unlink()
     shutil.copy(folder.parent / "cube.obj", folder / "cube.obj")
     # Whoever joins shall find something left to do.
-    rows = 3 * rows if name == "join" else rows
-    manifest, out = write_manifest(folder, rows, "work 80"), folder / "out"
-    with TwoNodes(folder, both=name != "join") as nodes:
+    rows = {"join": 3, "together": 5}.get(name, 1) * rows
+    manifest, out = write_manifest(folder, rows, "work 40" if name == "together" else "work 80"), folder / "out"
+    comes, goes = name in ("join", "together"), ("drain", "kill", "cut") if name == "together" else (name,)
+    there = []
+    with TwoNodes(folder, both=not comes) as nodes:
         begun = time.monotonic()
         process = nodes.run(manifest, out)
         try:
-            if name == "join":
+            if comes:
                 wait_until(lambda: len(builders(out)) == 1 or process.poll() is not None, 180, "the head at work")
                 nodes.join()
-            wait_until(lambda: len(builders(out)) == 2 or process.poll() is not None, 180, "both nodes at work")
-            there = len(set(nodes.pids(nodes.other)) & builders(out))
-            if name == "kill":
-                nodes.kill(nodes.other)
-            elif name != "join":
-                getattr(nodes, name)()
+            for number, event in enumerate(goes):
+                if number:
+                    nodes.again()
+                wait_until(lambda: at_work(nodes, out) == [1, 1] or process.poll() is not None, 180, "both at work")
+                there.append(at_work(nodes, out)[1])
+                if event == "kill":
+                    nodes.kill(nodes.other)
+                elif event != "join":
+                    getattr(nodes, event)()
             code = process.wait(timeout=300)
         finally:
             process.kill()
@@ -181,15 +194,22 @@ def scenario(name: str, folder: Path, rows: int) -> dict:
     return found | faults_of(out, manifest)
 
 
+def at_work(nodes: TwoNodes, out: Path) -> list[int]:
+    """How many processes of the head and of the other node hold rows."""
+    holders = builders(out)
+    return [len(set(nodes.pids(space)) & holders) for space in (nodes.head, nodes.other)]
+
+
 def main() -> None:
-    chosen = arguments(__doc__, ("kill", "cut", "drain", "join"), rows=(8, 60))
+    chosen = arguments(__doc__, ("kill", "cut", "drain", "join", "together"), rows=(8, 60))
     with workplace(chosen) as folder:
         found = {name: scenario(name, folder / name, chosen.rows) for name in chosen.parts}
     ok = all(
         one["exit"] == 0
-        and one["workers_there"] == 1
+        and all(count == 1 for count in one["workers_there"])
+        and len(one["workers_there"]) == (3 if name == "together" else 1)
         and not (one["missing"] or one["different"] or one["strays"])
-        and one["told"] == (name == "drain")
+        and one["told"] == (name in ("drain", "together"))
         for name, one in found.items()
     )
     finish(ok, rows=chosen.rows, **found)
