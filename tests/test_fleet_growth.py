@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 
 from pipeline.fleet import actors, cluster
 from pipeline.fleet.actors import ActorSettings, Fleet, _Slot
+from pipeline.fleet.worker import Loaded
 
 
 @pytest.fixture
@@ -93,10 +95,37 @@ NODES = {
 )
 def test_cpus_are_asked_for_as_the_nodes_have_them(nodes, cpus, room, monkeypatch):
     there = [NODES[name] for name in nodes.split()]
-    assert cluster._worker_cpus(there) == cpus
     import ray
 
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in there])
+    assert cluster.worker_cpus(64, early=True) == (cpus or 64)
+    assert cluster.worker_cpus(64, early=False) == (cpus or 1)
     for threads, workers in room.items():
-        assert cluster.capacity(max(1, min(threads, cpus or threads)), 0) == workers
+        assert cluster.capacity(cluster.worker_cpus(threads, early=True), 0) == workers
     assert cluster.capacity(1, 2) == (8 if "gpus" in nodes else 0)
+
+
+def test_where_no_machine_comes_a_smaller_one_is_asked_for_until_it_is_there(fleet):
+    """An autoscaler whose nodes have two CPUs starts none for workers that ask for eight, as the driver has."""
+    nodes = []
+    fleet._settings = dataclasses.replace(
+        fleet._settings, cpus=lambda early: max(1, min(8, *nodes)) if nodes else 8 if early else 1
+    )
+    fleet._options = {"num_cpus": 8, "num_gpus": 0}
+
+    def look(rows):
+        fleet.book.rows_left, fleet._next_look = rows, 0.0
+        fleet._look_around()
+        fleet._hand_out()
+        return fleet._options["num_cpus"], [slot.name for slot in fleet._slots]
+
+    assert look(100) == (8, ["worker 1", "worker 2"])
+    fleet._begun -= actors._PATIENCE_SECONDS + 1
+    fleet._grow_impatient()
+    assert look(100) == (1, ["worker 3", "worker 4"]) and fleet.killed == ["worker 1", "worker 2"]
+    nodes += [2, 2]
+    assert look(100) == (2, ["worker 5", "worker 6"])
+    assert fleet._options == {"num_cpus": 2, "num_gpus": 0}
+    fleet._loaded(fleet._slots[0], Loaded(pid=1, seconds=0.1, node="n", node_id="i"))
+    nodes += [16]
+    assert look(100)[0] == 2  # workers of one kind from then on: nothing that is being loaded is thrown away

@@ -44,7 +44,8 @@ class ActorSettings:
 
     ``memory`` is what one worker may hold, in bytes; None for no limit of ours. ``draining`` names the nodes that are
     about to go. ``alive`` turns false when the cluster's own servers are dead. ``growing``: the cluster may get more
-    machines where more workers are asked for than it can hold, and fewer where some are given back.
+    machines where more workers are asked for than it can hold, and fewer where some are given back. ``cpus`` says for
+    how many CPUs a worker asks by now, given whether it is early to expect one; None: for those of ``options``.
     """
 
     worker: WorkerSettings
@@ -55,6 +56,7 @@ class ActorSettings:
     alive: Callable[[], bool] = lambda: True
     probe: bool = False
     growing: bool = False
+    cpus: Callable[[bool], int] | None = None
 
 
 @dataclass
@@ -85,6 +87,7 @@ class Fleet:
 
         self._ray: Any = ray
         self._book, self._note, self._interrupts, self._settings = book, note, interrupts, settings
+        self._options = settings.options
         # Two groups of threads in the worker: one builds, the other answers while it does. No restarts by
         # Ray: a new worker is made here, where it is known what the old one was doing.
         self._actor: Any = self._ray.remote(
@@ -99,6 +102,7 @@ class Fleet:
         self._begun = time.monotonic()
         self._next_look = self._next_pulse = 0.0
         self._patient = True
+        self._met_one = False
 
     def run(self) -> None:
         """Until nothing is left to do, or to wait for.
@@ -145,12 +149,27 @@ class Fleet:
             return
         self._next_look = now + _LOOK_SECONDS
         self._check_cluster()
+        self._follow_nodes()
         self._target = 1 if self._probing else max(1, self._settings.workers(self._per_gpu))
         self._going = self._settings.draining()
         for slot in self._slots:
             if slot.node_id in self._going and slot.state == "building" and not slot.asked:
                 self._note(f"{slot.name}: its machine {slot.node} is going away; its work is being saved")
                 self._ask(slot)
+
+    def _follow_nodes(self) -> None:
+        """Until the first worker is there, all ask for what the nodes have by now: those of a cluster that starts
+        from nothing may be smaller than the machine of the driver, or larger than what was asked for at last."""
+        if self._settings.cpus is None or self._met_one:
+            return
+        cpus = self._settings.cpus(self._patient)
+        if cpus == self._options.get("num_cpus"):
+            return
+        self._options = self._options | {"num_cpus": cpus}
+        for slot in self._slots:
+            if slot.state == "loading":
+                self._kill(slot)
+                slot.state = "gone"
 
     def _check_cluster(self) -> None:
         """Raises ClusterLost, having taken all rows back, when the cluster's servers are dead."""
@@ -164,7 +183,7 @@ class Fleet:
         raise ClusterLost("Ray's servers on this machine died, again and again; is there enough memory?")
 
     def _new_slot(self) -> _Slot:
-        options = self._settings.options
+        options = self._options
         if self._per_gpu > 1:
             options = options | gpu_options(self._per_gpu, options.get("num_cpus", 0))
         handle = self._actor.options(**options).remote(self._settings.worker)
@@ -251,7 +270,7 @@ class Fleet:
                 f"a worker holds {_gigabytes(answer.memory)} when it has loaded the prior, and --max-memory allows "
                 f"{_gigabytes(limit)}; allow more"
             )
-        self._load_deaths = self._load_losses = 0
+        self._load_deaths, self._load_losses, self._met_one = 0, 0, True
         slot.state, slot.node, slot.node_id, slot.lockstep = "idle", answer.node, answer.node_id, answer.fit.lockstep
         slot.since = time.monotonic()
         if self._probing:

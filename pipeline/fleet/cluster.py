@@ -43,12 +43,10 @@ class ClusterLost(FleetError):
 
 @dataclass(frozen=True)
 class Cluster:
-    """What was found: ``local`` when it is ours, with its ``servers``; GPUs in all; and CPUs that a worker may ask for,
-    so that all GPUs of a node find some: those of a GPU's share, without GPUs those of the largest node."""
+    """What was found: ``local`` when it is ours, with its ``servers``; and GPUs in all."""
 
     local: bool
     gpus: int
-    node_cpus: int
     servers: tuple[psutil.Process, ...] = ()
 
     def alive(self) -> bool:
@@ -104,9 +102,8 @@ def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
         if address is None and not untyped.util.get_node_ip_address().startswith("127."):
             raise FleetError("Ray was imported before its network was set up; it would listen beyond this machine")
         resources = untyped.cluster_resources()
-        nodes = [node["Resources"] for node in untyped.nodes() if node["Alive"]]
         servers = _servers() if address is None else ()
-        yield Cluster(address is None, int(resources.get("GPU", 0)), _worker_cpus(nodes), servers)
+        yield Cluster(address is None, int(resources.get("GPU", 0)), servers)
 
 
 def _wait_for(address: str) -> None:
@@ -131,10 +128,21 @@ def _wait_for(address: str) -> None:
         time.sleep(0.5)
 
 
-def _worker_cpus(nodes: list[dict[str, float]]) -> int:
-    """Of the nodes' resources, as ``Cluster.node_cpus`` says."""
+def worker_cpus(threads: int, *, early: bool) -> int:
+    """How many CPUs a worker of ``threads`` threads asks for in the joined cluster as it is now. At least one: without
+    any it would be put where there is no room for it.
+
+    No more than a node has: those of a GPU's share, so that all GPUs of a node find some; without GPUs those of the
+    largest node. Where there is no node yet, its size is a guess: ``threads`` while it is ``early``, and one
+    when none has come, since an autoscaler starts no machine that is smaller than what is asked for.
+    """
+    import ray
+
+    untyped: Any = ray
+    nodes = [node["Resources"] for node in untyped.nodes() if node["Alive"]]
     shares = [node.get("CPU", 0) // node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
-    return int(min(shares) if shares else max((node.get("CPU", 0) for node in nodes), default=0))
+    found = int(min(shares) if shares else max((node.get("CPU", 0) for node in nodes), default=0))
+    return max(1, min(threads, found or (threads if early else 1)))
 
 
 def _servers() -> tuple[psutil.Process, ...]:

@@ -266,7 +266,7 @@ def _run_cluster(
     run_id: str,
 ) -> None:
     """As ``_run_ray``, in one cluster. Raises ClusterLost when that dies."""
-    from pipeline.fleet.cluster import capacity, draining_nodes, ray_cluster
+    from pipeline.fleet.cluster import capacity, draining_nodes, ray_cluster, worker_cpus
 
     threads = settings.threads or machine.threads_per_worker()
     note(f"joining Ray at {settings.address}" if settings.address else "starting workers")
@@ -278,8 +278,7 @@ def _run_cluster(
         interrupts.install()  # Ray took SIGTERM for itself
         metrics = Metrics(run_id)
         book.watch(metrics)
-        # Never none in a joined cluster: such a worker would be put where there is no room for it.
-        cpus = 0 if cluster.local else max(1, min(threads, cluster.node_cpus or threads))
+        cpus = 0 if cluster.local else worker_cpus(threads, early=True)
         # One that starts from nothing has no GPUs yet: there, that workers share them says that there will be some.
         on_gpus = bool(cluster.gpus or (settings.gpus_per_worker and not cluster.local))
         options: dict[str, Any] = {"num_gpus": 1 if on_gpus else 0, "num_cpus": cpus}
@@ -299,6 +298,11 @@ def _run_cluster(
             if not cluster.local:
                 return capacity(cpus, per_gpu if on_gpus else 0)
             return per_gpu * cluster.gpus or machine.default_workers()
+
+        def cpus_by_now(early: bool) -> int:
+            nonlocal cpus
+            cpus = worker_cpus(threads, early=early)
+            return int(fit.gpu_options(per_chosen, cpus)["num_cpus"]) if per_chosen else cpus
 
         # A width that was asked for may leave most of a GPU idle; one that was measured fills it.
         probe = bool(cluster.gpus and settings.lockstep and not per_chosen)
@@ -323,6 +327,7 @@ def _run_cluster(
                 alive=cluster.alive,
                 probe=probe,
                 growing=not cluster.local and not settings.workers,
+                cpus=None if cluster.local else cpus_by_now,
             ),
         )
         try:

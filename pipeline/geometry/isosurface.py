@@ -84,8 +84,10 @@ def extract(density: NDArray[np.floating], threshold: float, bound: float = 1.0,
     # One layer of emptiness around the cube closes the surface.
     signed = np.full((side + 2,) * 3, -1.0, np.float32)
     positive = np.maximum(np.asarray(density, np.float32), 0)
-    inner = (positive - np.float32(threshold)) / (positive + np.float32(threshold))
-    inner, told = _smoothed(inner, blur * (side - 1) / (2 * bound)) if blur > 0 else (inner, [])
+    inner: NDArray[np.floating] = (positive - np.float32(threshold)) / (positive + np.float32(threshold))
+    told: list[str] = []
+    if blur > 0:
+        inner, told = _smoothed(inner, blur * (side - 1) / (2 * bound))
     inner = np.where(np.abs(inner) < _OFF_SAMPLE, np.where(inner < 0, -_OFF_SAMPLE, _OFF_SAMPLE), inner)
     signed[1:-1, 1:-1, 1:-1] = inner
     vertices, faces, _, _ = marching_cubes(signed, 0.0, gradient_direction="ascent", allow_degenerate=True)
@@ -94,13 +96,13 @@ def extract(density: NDArray[np.floating], threshold: float, bound: float = 1.0,
     return replace(_tidied(positions, np.asarray(faces, np.int64), "iso-surface"), warnings=told)
 
 
-def _smoothed(signed: NDArray[np.float32], sigma: float) -> tuple[NDArray[np.float32], list[str]]:
+def _smoothed(signed: NDArray[np.floating], sigma: float) -> tuple[NDArray[np.floating], list[str]]:
     """``signed`` (R, R, R), above 0 inside, blurred by ``sigma`` samples or by as much less as its thin parts need; and
     what is to be told of that."""
     inside = signed > 0
     used = sigma
     while used >= _LEAST_BLUR:
-        blurred: NDArray[np.float32] = gaussian_filter(signed, used, mode="constant", cval=-1.0, truncate=3.0)
+        blurred: NDArray[np.floating] = gaussian_filter(signed, used, mode="constant", cval=-1.0, truncate=3.0)
         left = blurred > 0
         if left.any() and (distance_transform_edt(~left)[inside] > 2 * used).mean() <= _MOST_LOST:
             told = [f"thin parts: surface_blur was reduced to {used / sigma:.2g} of itself"] if used < sigma else []
