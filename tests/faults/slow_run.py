@@ -1,6 +1,8 @@
 """``latentkiln run`` with a recipe that does nothing but take its time: ``slow_run.py MANIFEST OUT [run's options]``.
 
-The prompt ``work N`` takes N steps of ``LATENTKILN_STEP_SECONDS``; a checkpoint is written every tenth step.
+The prompt ``work N`` takes N steps of ``LATENTKILN_STEP_SECONDS``; a checkpoint is written every tenth step. A worker
+without rows is kept for ``LATENTKILN_SPARE_SECONDS``, and one that does not come is waited for so long before less is
+asked for, ``LATENTKILN_PATIENCE_SECONDS``, where these are set.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
 from pipeline import cli  # noqa: E402
 from pipeline.commands import run as run_module  # noqa: E402
+from pipeline.fleet import actors  # noqa: E402
 from pipeline.fleet.rows import Toolbox  # noqa: E402
 
 
@@ -87,6 +90,8 @@ def toolbox(faults_folder: str, step_seconds: float) -> Toolbox:
 if __name__ == "__main__":
     manifest, out, *options = sys.argv[1:]
     seconds = float(os.environ.get("LATENTKILN_STEP_SECONDS", "0"))
+    actors._SPARE_SECONDS = float(os.environ.get("LATENTKILN_SPARE_SECONDS", actors._SPARE_SECONDS))
+    actors._PATIENCE_SECONDS = float(os.environ.get("LATENTKILN_PATIENCE_SECONDS", actors._PATIENCE_SECONDS))
     plain = run_module.run_manifest
     run_module.run_manifest = lambda chosen, **more: plain(chosen, **(more | {"toolbox": toolbox(str(HERE), seconds)}))
     prior = str(Path(manifest).parent / "prior")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-PROGRAMS = ("kill_matrix", "many_rows", "check_million", "fuzz_manifests", "fuzz_meshes")
+PROGRAMS = ("kill_matrix", "bad_store", "many_rows", "check_million", "fuzz_manifests", "fuzz_meshes")
 # They mount file systems and make network namespaces.
 AS_ROOT = (["bad_disk"], ["two_nodes", "--part", "together"])
 
