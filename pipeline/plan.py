@@ -15,7 +15,7 @@ from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote
-from pipeline.export.record import is_ours, load_record, output_problem, read_failure, read_record, strangers
+from pipeline.export.record import in_strangers_folder, is_ours, load_record, output_problem, read_failure
 from pipeline.geometry.fetch import fetch_mesh, fetched_ahead, with_adapters
 from pipeline.geometry.source import may_have_buffers, mesh_sha256
 from pipeline.prior.adapter_marks import adapter_marks
@@ -38,7 +38,8 @@ class PlanItem:
     """What is to happen with one job: ``build`` it, ``keep`` what is there, or nothing because it is ``blocked``.
 
     ``reason`` says why in words; ``fingerprint`` is empty for a blocked job whose mesh cannot be read. ``alone``
-    keeps the job out of groups: it was quarantined, and nothing of it has changed since.
+    keeps the job out of groups: it was quarantined, and nothing of it has changed since. ``foreign``: its folder is
+    somebody else's, in which nothing may be written, not even why it is blocked.
     """
 
     job: Job
@@ -46,6 +47,7 @@ class PlanItem:
     reason: str
     fingerprint: str
     alone: bool = False
+    foreign: bool = False
 
 
 def fingerprint(
@@ -103,23 +105,23 @@ def iterate(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> Iterator
             job = dataclasses.replace(job, mesh_sha256=mesh)
         job, adapters, adapters_problem = _identify_adapters(job)
         if problem or adapters_problem:
-            yield PlanItem(job, "blocked", problem or adapters_problem, "")
+            foreign = bool(isinstance(folder, Path) and in_the_way(folder)) or bool(in_strangers_folder(folder))
+            yield PlanItem(job, "blocked", problem or adapters_problem, "", foreign=foreign)
             continue
         version = RECIPE_VERSIONS[job.recipe]
         mark = fingerprint(
             job, prior_identity=prior_identity, recipe_version=version, mesh_sha256=mesh, adapters=adapters
         )
-        if isinstance(folder, Path) and (why := _in_the_way(folder)):
-            yield PlanItem(job, "blocked", why, mark)
+        if isinstance(folder, Path) and (why := in_the_way(folder)):
+            yield PlanItem(job, "blocked", why, mark, foreign=True)
             continue
         reason = _reason_to_build(job, folder, mark, mesh, prior_identity, version, adapters)
         if not reason:
             yield PlanItem(job, "keep", "up to date", mark)
             continue
-        # What lies beside an asset of ours is its owner's business; where there is none, the folder may be another's.
-        if read_record(folder) is None and (others := strangers(folder)):
+        if others := in_strangers_folder(folder):
             why = f"{folder} holds other files than an asset's ({_one_line(others[0])}); choose another id or --out"
-            yield PlanItem(job, "blocked", why, mark)
+            yield PlanItem(job, "blocked", why, mark, foreign=True)
             continue
         failure = read_failure(folder)
         alone = bool(failure and failure.get("quarantined") and failure.get("fingerprint") == mark)
@@ -153,7 +155,7 @@ def _with_folders(jobs: Iterable[Job], out: Place) -> Iterator[tuple[Job, Path |
             yield job, there
 
 
-def _in_the_way(folder: Path) -> str:
+def in_the_way(folder: Path) -> str:
     """Empty when the asset's folder can be used, else what stands in its place."""
     try:
         mode = folder.lstat().st_mode

@@ -258,7 +258,7 @@ def test_blocked_rows(job: Job, out: Path, tmp_path: Path) -> None:
     assert one(job, tmp_path / "meshes/a.obj").reason.endswith("cannot be used: Not a directory")
 
 
-def test_a_folder_of_other_files_is_not_built_into(job: Job, out: Path) -> None:
+def test_a_folder_of_other_files_is_not_built_into(job: Job, out: Path, tmp_path: Path) -> None:
     # As where --out is the manifest's own folder, and a row is called like the folder of its meshes.
     (out / "boot").mkdir(parents=True)
     assert one(job, out).reason == "new"
@@ -266,6 +266,7 @@ def test_a_folder_of_other_files_is_not_built_into(job: Job, out: Path) -> None:
     item = one(job, out)
     assert item.action == "blocked"
     assert item.reason.startswith(f"{out / 'boot'} holds other files than an asset's (boot.obj); choose another id")
+    assert item.foreign and one(changed(job, mesh=tmp_path / "no.obj"), out).foreign
     # Also when that was told before.
     write_failure(out / "boot", {"id": "boot", "fingerprint": item.fingerprint})
     assert one(job, out) == item

@@ -67,6 +67,23 @@ def test_bad_rows_are_recorded_and_the_others_built(run, tmp_path, capsys):
     assert not list((tmp_path / "out").rglob(".lock"))
 
 
+def test_nothing_is_written_into_folders_that_are_not_ours(run, tmp_path, capsys):
+    """Ids that are names of folders which were there before: of a good row, of a wrong one, and a link to elsewhere."""
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    for folder in (out / "a", out / "empty", elsewhere):
+        folder.mkdir(parents=True)
+        (folder / "notes.txt").write_text("mine")
+    for name in ("b", "no-mesh"):
+        (out / name).symlink_to(elsewhere)
+    assert run(*GOOD, *BAD, "c,fine,cube.obj") == 1
+    printed = capsys.readouterr().out
+    assert "holds other files than an asset's (notes.txt)" in printed and "leaves the output folder" in printed
+    for folder in (out / "a", out / "empty", elsewhere):
+        assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    told = json.loads((out / "run.json").read_text())
+    assert read_record(out / "c") and told["counts"]["failed"] == 2 and len(told["wrong_rows"]) == 2
+
+
 def test_a_bad_row_leaves_the_asset_of_its_better_days(run, tmp_path):
     assert run(*GOOD) == 0
     assert run("a,,cube.obj", GOOD[1]) == 1

@@ -93,6 +93,15 @@ def test_a_manifest_in_a_bucket_from_check_to_clean(shop, s3, prior, capsys):
     assert not store_of(out).files(out / "b") and store_of(out).stat(out / "a" / "record.json")
 
 
+def test_nothing_is_written_below_names_that_are_not_ours(shop, s3, prior, capsys):
+    place, out = manifest(shop, "a,fine,meshes/cube.obj", "b,,meshes/cube.obj"), Remote(f"{s3}/out")
+    for name in ("a", "b"):
+        store_of(out).write(out / name / "notes.txt", b"mine")
+    assert run(place, out, prior) == 1
+    assert "holds other files than an asset's (notes.txt)" in capsys.readouterr().out
+    assert all(list(store_of(out).files(out / name)) == ["notes.txt"] for name in ("a", "b"))
+
+
 def test_wrong_rows_at_a_url_are_told_and_recorded(shop, s3, prior, capsys):
     rows = ["good,fine,meshes/cube.obj", "gone,fine,meshes/none.obj", "out,fine,../../other.obj",
             "away,fine,s3://elsewhere/cube.obj", "http,fine,http://h/x.obj?X-Amz-Signature=verysecret",

@@ -18,7 +18,7 @@ from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, EX
 from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote, require_folder
 from pipeline.core.redact import redact
-from pipeline.export.record import write_failure
+from pipeline.export.record import in_strangers_folder, write_failure
 from pipeline.fleet.book import RunSummary
 from pipeline.fleet.depot import local_root
 from pipeline.fleet.driver import FleetSettings, run
@@ -27,12 +27,13 @@ from pipeline.fleet.progress import duration, make_progress, result_json
 from pipeline.fleet.rows import Toolbox, load_prior
 from pipeline.manifest import Problem, Survey
 from pipeline.manifest.meshes import mesh_problems
-from pipeline.plan import iterate
+from pipeline.plan import in_the_way, iterate
 from pipeline.prior.identity import PriorIdentity, prior_identity
 from pipeline.prior.options import Precision, PriorOptions, low_memory
 from pipeline.recipes import UNWRAP_CACHE
 from pipeline.storage import assets
 from pipeline.storage.errors import StorageError
+from pipeline.storage.look import look
 from pipeline.storage.store import patience
 
 # Wrong rows that the last line of ``--json`` names; each of them has been told, and has its failure.json.
@@ -221,7 +222,8 @@ def _show_plan(survey: Survey, prior: PriorIdentity, options: RunOptions) -> int
 
 
 class _WrongRows:
-    """Writes ``failure.json`` for each wrong row that has a usable id. ``told``: the first thousand, by id."""
+    """Writes ``failure.json`` for each wrong row that has a usable id, unless its folder is somebody else's. ``told``:
+    the first thousand, by id."""
 
     def __init__(self, options: RunOptions):
         self._options = options
@@ -259,7 +261,10 @@ class _WrongRows:
         with contextlib.suppress(OSError, StorageError):
             if isinstance(out, Remote):
                 with patience(_PATIENCE_SECONDS):
-                    assets.write_failure(out / job_id, failure)
+                    if not in_strangers_folder(look(out / job_id)):
+                        assets.write_failure(out / job_id, failure)
+                return
+            if in_the_way(out / job_id) or in_strangers_folder(out / job_id):
                 return
             with asset_lock(out / job_id) as held:
                 if held:

@@ -104,6 +104,12 @@ def strangers(folder: Path | Snapshot) -> list[str]:
     return sorted(entry for entry in rest if not _OUTPUT.fullmatch(entry))
 
 
+def in_strangers_folder(folder: Path | Snapshot) -> list[str]:
+    """``strangers`` of a folder without a record: it is not ours, and nothing is to be written there. What lies beside
+    an asset of ours is its owner's business."""
+    return strangers(folder) if read_record(folder) is None else []
+
+
 def _entries(folder: Path | Snapshot) -> set[str]:
     """The names right in a folder; none where it cannot be read."""
     if isinstance(folder, Snapshot):

@@ -159,7 +159,7 @@ class Book:
         self._ledger.planned(job_id, "planned")
         row = Row(item.job, item.fingerprint, self._reproduce(item.job), alone=item.alone)
         if item.action == "blocked":
-            self._fail(row, "failed", "plan", "Blocked", item.reason)
+            self._fail(row, "failed", "plan", "Blocked", item.reason, record=not item.foreign)
         else:
             self._waiting.add(row)
 
@@ -352,13 +352,18 @@ class Book:
         stage, done, total = self._where.get(row.job.id, ("", 0, 0))
         return f" at {stage} {done}/{total}" if total else ""
 
-    def _fail(self, row: Row, state: State, stage: str, error: str, message: str) -> None:
-        """A failure that no worker could record."""
+    def _fail(self, row: Row, state: State, stage: str, error: str, message: str, *, record: bool = True) -> None:
+        """A failure that no worker could record; it is recorded here unless the folder is not for us to write in."""
         now = self._clock()
         seconds = row.spent + now - self._since.get(row.job.id, now)
         result = RowResult(
             row.job.id, state, stage, error, message, seconds, reproduce=row.reproduce, attempts=row.attempt
         )
+        if record:
+            self._record_failure(row, result)
+        self.ended(row, result)
+
+    def _record_failure(self, row: Row, result: RowResult) -> None:
         try:
             # A worker that was just killed may hold the lock a moment longer. Its file goes with ours.
             wait = _LETTING_GO_SECONDS if row.job.id in self._since else 0.0
@@ -367,7 +372,6 @@ class Book:
                 record_failure(self._depot, row, result)
         except (OSError, StorageError):
             pass  # its line in the summary is what remains
-        self.ended(row, result)
 
     def close(self, *, interrupted: bool, seconds: float) -> RunSummary:
         """No more will be handed out."""
