@@ -153,6 +153,22 @@ def test_patches_begin_with_the_colours_of_the_field(prior: Prior, tmp_path: Pat
     assert np.abs(found - right).max() < 0.05 and np.corrcoef(found, right)[0, 1] > 0.99
 
 
+def test_a_sketched_surface_is_where_the_sketch_takes_it_to_be(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dense ball with a soft rim: rays lose half their light farther in than where opacity over 0.2 is one half."""
+    axis = np.linspace(-1, 1, 48)
+    radius = np.sqrt(sum(x**2 for x in np.meshgrid(axis, axis, axis, indexing="ij")))
+    density = (20 * np.clip((0.7 - radius) / 0.3, 0, 1)).astype(np.float32)
+    monkeypatch.setattr("pipeline.recipes.field_surface.density_grid", lambda scene, resolution: density)
+    settings = GenerateSettings(**SMALL)  # type: ignore[arg-type]
+    free, sketched = (surface(scene(prior), settings, sketched=given) for given in (False, True))
+    assert sketched[1] == pytest.approx(np.log(2) / 0.2) and free[1] > sketched[1]
+    outer = np.linalg.norm(sketched[0].vertices, axis=1).mean()
+    assert outer == pytest.approx(0.7 - 0.3 * sketched[1] / 20, abs=0.02)
+    assert np.linalg.norm(free[0].vertices, axis=1).mean() < outer - 0.02
+    density /= 10  # nowhere as dense as that
+    assert surface(scene(prior), settings, sketched=True)[1] < 2
+
+
 def test_patches_and_refinement_exclude_each_other(prior: Prior) -> None:
     with pytest.raises(ValueError, match="patches would paint over what refine made; allowed with refine: views"):
         GenerateSettings(refine=True, texturing="patches")

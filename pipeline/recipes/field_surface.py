@@ -17,6 +17,7 @@ from pipeline.geometry.isosurface import auto_threshold, decimate, extract, keep
 from pipeline.geometry.mesh import Mesh, UVMesh
 from pipeline.geometry.rasterise import interpolate
 from pipeline.recipes.generate_settings import GenerateSettings
+from pipeline.scene import sketch
 from pipeline.scene.radiance_field import RadianceFieldScene
 
 BOUND = 1.0
@@ -41,10 +42,17 @@ def density_grid(scene: RadianceFieldScene, resolution: int) -> np.ndarray:
     return grid
 
 
-def surface(scene: RadianceFieldScene, settings: GenerateSettings) -> tuple[Mesh, float]:
-    """The field's surface within the face budget, and the density on it. Raises LatentkilnError."""
+def surface(scene: RadianceFieldScene, settings: GenerateSettings, *, sketched: bool = False) -> tuple[Mesh, float]:
+    """The field's surface within the face budget, and the density on it. Raises LatentkilnError.
+
+    Where rays lose half their light; of a field that a sketch has shaped, where that takes the surface to be, unless
+    the field is thinner than that: the more opaque it is, the nearer both are.
+    """
     density = density_grid(scene, int(settings.mesh_resolution or 0))
-    threshold = settings.density_threshold or auto_threshold(density, BOUND)
+    threshold = settings.density_threshold
+    if threshold is None:
+        threshold = auto_threshold(density, BOUND)
+        threshold = min(threshold, sketch.SURFACE) if sketched else threshold
     mesh = keep_components(extract(density, threshold, BOUND, blur=float(settings.surface_blur or 0)))
     return decimate(smooth(mesh), settings.face_budget), float(threshold)
 

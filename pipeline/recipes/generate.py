@@ -184,7 +184,7 @@ def _canvas(work: Work, variant: Variant) -> Canvas:
         settings = work.settings
         scene: RadianceFieldScene = variant.refined or variant.scene
         with work.stage("surface"):
-            mesh, threshold = surface(scene, settings)
+            mesh, threshold = surface(scene, settings, sketched=work.shared is not None)
         work.warnings += mesh.warnings
         variant.notes["density_threshold"] = round(threshold, 4)
         with work.stage("unwrap"):

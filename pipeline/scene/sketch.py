@@ -17,6 +17,8 @@ from pipeline.geometry.sketch_volume import SketchVolume
 # The length over which a density becomes an opacity (the paper's delta), and the bounds of that probability.
 DELTA = 0.2
 LEAST = 0.01
+# The density that is as likely inside as outside by that opacity: where the loss takes the surface to be.
+SURFACE = math.log(2) / DELTA
 # How far around the sketch's box points are drawn, in scene units: the empty space beside it is guided, too.
 MARGIN = 0.1
 
