@@ -105,6 +105,16 @@ def test_cpus_are_asked_for_as_the_nodes_have_them(nodes, cpus, room, monkeypatc
     assert cluster.capacity(1, 2) == (8 if "gpus" in nodes else 0)
 
 
+@pytest.mark.parametrize(("nodes", "early", "late"), [("large", 8, 1), ("large gpus", 4, 4), ("", 8, 1)])
+def test_machines_without_a_gpu_say_nothing_of_those_to_come(nodes, early, late, monkeypatch):
+    """A head that has many CPUs, and machines with a GPU and few that an autoscaler would start."""
+    import ray
+
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": NODES[name]} for name in nodes.split()])
+    assert cluster.worker_cpus(8, early=True, on_gpus=True) == early
+    assert cluster.worker_cpus(8, early=False, on_gpus=True) == late
+
+
 def test_where_no_machine_comes_a_smaller_one_is_asked_for_until_it_is_there(fleet):
     """An autoscaler whose nodes have two CPUs starts none for workers that ask for eight, as the driver has."""
     nodes = []

@@ -128,20 +128,22 @@ def _wait_for(address: str) -> None:
         time.sleep(0.5)
 
 
-def worker_cpus(threads: int, *, early: bool) -> int:
+def worker_cpus(threads: int, *, early: bool, on_gpus: bool = False) -> int:
     """How many CPUs a worker of ``threads`` threads asks for in the joined cluster as it is now. At least one: without
     any it would be put where there is no room for it.
 
     No more than a node has: those of a GPU's share, so that all GPUs of a node find some; without GPUs those of the
-    largest node. Where there is no node yet, its size is a guess: ``threads`` while it is ``early``, and one
-    when none has come, since an autoscaler starts no machine that is smaller than what is asked for.
+    largest node. Where there is no node yet that the worker could be on (``on_gpus``: none with a GPU), its size is a
+    guess: ``threads`` while it is ``early``, and one when none has come, since an autoscaler starts no machine that is
+    smaller than what is asked for.
     """
     import ray
 
     untyped: Any = ray
     nodes = [node["Resources"] for node in untyped.nodes() if node["Alive"]]
     shares = [node.get("CPU", 0) // node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
-    found = int(min(shares) if shares else max((node.get("CPU", 0) for node in nodes), default=0))
+    plain = [] if on_gpus else [node.get("CPU", 0) for node in nodes]
+    found = int(min(shares) if shares else max(plain, default=0))
     return max(1, min(threads, found or (threads if early else 1)))
 
 

@@ -278,9 +278,9 @@ def _run_cluster(
         interrupts.install()  # Ray took SIGTERM for itself
         metrics = Metrics(run_id)
         book.watch(metrics)
-        cpus = 0 if cluster.local else worker_cpus(threads, early=True)
         # One that starts from nothing has no GPUs yet: there, that workers share them says that there will be some.
         on_gpus = bool(cluster.gpus or (settings.gpus_per_worker and not cluster.local))
+        cpus = 0 if cluster.local else worker_cpus(threads, early=True, on_gpus=on_gpus)
         options: dict[str, Any] = {"num_gpus": 1 if on_gpus else 0, "num_cpus": cpus}
         per_chosen = _per_gpu(settings, cluster.gpus) if on_gpus else 0
         if per_chosen:
@@ -301,7 +301,7 @@ def _run_cluster(
 
         def cpus_by_now(early: bool) -> int:
             nonlocal cpus
-            cpus = worker_cpus(threads, early=early)
+            cpus = worker_cpus(threads, early=early, on_gpus=on_gpus)
             return int(fit.gpu_options(per_chosen, cpus)["num_cpus"]) if per_chosen else cpus
 
         # A width that was asked for may leave most of a GPU idle; one that was measured fills it.
