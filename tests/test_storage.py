@@ -15,7 +15,7 @@ from pipeline.core.errors import UsageError
 from pipeline.core.place import Remote, parse_place
 from pipeline.export.record import describe_outputs, write_record
 from pipeline.storage import assets, lease, ship
-from pipeline.storage.errors import Clash, StorageError
+from pipeline.storage.errors import Clash, StorageError, reason_of
 from pipeline.storage.secrets import scrub
 from pipeline.storage.store import ABSENT, patience, store_of
 
@@ -189,9 +189,16 @@ def test_a_slow_answer_is_waited_for_and_a_missing_one_not(proxy, s3, monkeypatc
     assert store_of(place).read(place)[0] == b"x"
     proxy.slow_seconds = 20
     begun = time.monotonic()
-    with pytest.raises(StorageError, match="Timeout"), patience(1.0):
+    with pytest.raises(StorageError, match="no answer in time"), patience(1.0):
         store_of(place).read(place)
     assert time.monotonic() - begun < 4
+
+
+def test_a_library_that_has_no_words_for_a_time_limit_gets_ours():
+    from fsspec.exceptions import FSTimeoutError
+
+    assert reason_of(FSTimeoutError()) == reason_of(TimeoutError()) == "no answer in time"
+    assert reason_of(ConnectionResetError("by peer")) == "ConnectionResetError: by peer"
 
 
 def test_wrong_credentials_are_told_without_showing_them(s3, monkeypatch):

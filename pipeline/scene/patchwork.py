@@ -41,13 +41,13 @@ _COLOUR_GUIDANCE = 0.6
 _COLOUR_END = 0.6
 # Steps that one group of patches takes, as nearly as the number of steps allows, and the timestep it begins at: from
 # there on the found colour still tells, and the model lays out the rest.
-_PATCH_STEPS = 20
+_PATCH_STEPS = 16
 _PATCH_START = 0.85
 # ... where it begins from given colours that are to stay where they are.
 _GIVEN_START = 0.7
 # Close-ups that are looked at to choose the views of a group, their heights in object radii, and how far they lean.
 _CANDIDATES = 48
-_HEIGHTS = (0.6, 1.1)
+_HEIGHTS = (0.5, 0.9)
 _LEAN = 0.3
 # What of the model's changes is kept behind close-ups after each step.
 _FREE_BEHIND = 0.5

@@ -80,7 +80,7 @@ def judge(error: Exception) -> Kind:
 def reason_of(error: BaseException) -> str:
     """``error`` in a few words, with advice where there is some."""
     code, status = code_of(error)
-    name = code or type(error).__name__
+    name = code or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
     text = " ".join(str(error).split())[:200]
     said = f"{name}{f' {status}' if status and str(status) != name else ''}{f': {text}' if text else ''}"
     advice = _ADVICE.get(name, "")

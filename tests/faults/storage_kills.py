@@ -1,4 +1,5 @@
 """Kills nodes and the S3 server at random moments of runs into a bucket; then one last run has to make all whole.
+Where that is so before all kills were made, another round begins, elsewhere in the bucket.
 
 Prints kills by kind and the seconds it took. Each node is a process of its own with a cache of its own; all that
 they share is the bucket.
@@ -6,12 +7,14 @@ they share is the bucket.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -21,6 +24,12 @@ from counting_recipe import counting  # noqa: E402
 from harness import arguments, finish  # noqa: E402
 from s3_server import BUCKET, S3Server, connect, environment  # noqa: E402
 from stub_recipe import item  # noqa: E402
+
+from pipeline.core.place import Remote  # noqa: E402
+from pipeline.fleet import driver  # noqa: E402
+from pipeline.fleet.driver import FleetSettings  # noqa: E402
+from pipeline.storage import assets  # noqa: E402
+from pipeline.storage.store import store_of  # noqa: E402
 
 STEPS = 20
 NODE = f"""
@@ -38,59 +47,71 @@ print("done", flush=True)
 """
 
 
+# The server is every third victim.
+KINDS = ("node", "server", "node")
+# What a kill may take on the average before the program gives up.
+KILL_SECONDS = 40.0
+LITTER = (".lease", ".work", ".next", ".tmp-", "failure.json")
+
+
+def disturb(
+    server: S3Server, out: Remote, rows: list[str], folder: str, chance: random.Random, most: int, counts: Counter[str]
+) -> None:
+    """Kills until there were ``most`` kills in all, or every row is built."""
+    while counts.total() < most:
+        names = chance.sample(rows, len(rows))
+        home = os.environ | {"LATENTKILN_CACHE": f"{folder}/node{counts.total() % 3}"}
+        node = subprocess.Popen(
+            [sys.executable, "-c", NODE, str(out), *names], env=home, stdout=subprocess.PIPE, text=True
+        )
+        assert node.stdout is not None and node.stdout.readline() == "ready\n"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # A row takes half a second.
+            node.wait(chance.uniform(0.0, min(6.0, 0.4 * len(rows))))
+            return
+        kind = KINDS[counts.total() % len(KINDS)]
+        counts[kind] += 1
+        if kind == "server":
+            server.kill()
+            time.sleep(chance.uniform(0.0, 2.0))
+            server.start()
+            time.sleep(chance.uniform(0.0, 3.0))
+        node.kill()
+        node.wait()
+
+
+def peace(out: Remote, rows: list[str]) -> Counter[str]:
+    """One run in peace; what is wrong after it."""
+    settings = FleetSettings(lockstep=1, threads=1, serial=True)
+    items = [item(name) for name in rows]
+    summary = driver.run(items, out, prior_spec="stub", settings=settings, toolbox=counting(STEPS))
+    expected = f"fine after {STEPS}".encode()
+    wrong = sum(assets.read_output(out / name, "asset.glb")[0] != expected for name in rows)
+    stray = sum(any(mark in name for mark in LITTER) for name in store_of(out).files(out))
+    return Counter({"wrong": wrong, "stray": stray, "failed": summary.failures})
+
+
 def main() -> None:
     chosen = arguments(__doc__, kills=(4, 100), rows=(12, 40))
-    from pipeline.core.place import Remote
-    from pipeline.fleet import driver
-    from pipeline.storage import assets
-    from pipeline.storage.store import store_of
-
     chance, begun = random.Random(chosen.seed), time.monotonic()
-    counts = {"node": 0, "server": 0}
+    counts, faults, rounds = Counter[str](), Counter[str](), 0
+    rows = [f"r{number:03d}" for number in range(chosen.rows)]
     with tempfile.TemporaryDirectory(prefix="lks-") as folder:
         server = S3Server(Path(folder) / "s3")
         server.start()
         try:
             os.environ.update(environment(server.endpoint) | {"LATENTKILN_CACHE": f"{folder}/last"})
             connect()
-            out, rows = Remote(f"s3://{BUCKET}/out"), [f"r{n:03d}" for n in range(chosen.rows)]
-            while sum(counts.values()) < chosen.kills:
-                names = chance.sample(rows, len(rows))
-                home = os.environ | {"LATENTKILN_CACHE": f"{folder}/node{sum(counts.values()) % 3}"}
-                node = subprocess.Popen(
-                    [sys.executable, "-c", NODE, str(out), *names], env=home, stdout=subprocess.PIPE, text=True
-                )
-                assert node.stdout is not None and node.stdout.readline() == "ready\n"
-                deadline = time.monotonic() + chance.uniform(0.0, 6.0)
-                while time.monotonic() < deadline and node.poll() is None:
-                    time.sleep(0.01)
-                if node.poll() is not None:
-                    break  # nothing left to build
-                kind = "server" if chance.random() < 0.25 else "node"
-                counts[kind] += 1
-                if kind == "server":
-                    server.kill()
-                    time.sleep(chance.uniform(0.0, 2.0))
-                    server.start()
-                    time.sleep(chance.uniform(0.0, 3.0))
-                node.kill()
-                node.wait()
-            settings = driver.FleetSettings(lockstep=1, threads=1, serial=True)
-            summary = driver.run(
-                [item(name) for name in rows], out, prior_spec="stub", settings=settings, toolbox=counting(STEPS)
-            )
-            expected = f"fine after {STEPS}".encode()
-            wrong = [name for name in rows if assets.read_output(out / name, "asset.glb")[0] != expected]
-            stray = [
-                name
-                for name in store_of(out).files(out)
-                if any(mark in name for mark in (".lease", ".work", ".next", ".tmp-", "failure.json"))
-            ]
+            while counts.total() < chosen.kills and time.monotonic() - begun < KILL_SECONDS * chosen.kills:
+                out = Remote(f"s3://{BUCKET}/out{rounds}")
+                disturb(server, out, rows, folder, chance, chosen.kills, counts)
+                faults.update(peace(out, rows))
+                rounds += 1
         finally:
             server.kill()
-    whole = not wrong and not stray and not summary.failures
+    ok = not any(faults.values()) and counts.total() >= chosen.kills
     seconds = round(time.monotonic() - begun, 1)
-    finish(whole, kills=counts, rows=len(rows), wrong=wrong, stray=stray, failed=summary.failures, seconds=seconds)
+    finish(ok, kills=dict(counts), rows=rounds * len(rows), rounds=rounds, **faults, seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -184,7 +184,8 @@ def scenario(name: str, folder: Path, rows: int) -> dict:
                     nodes.kill(nodes.other)
                 elif event != "join":
                     getattr(nodes, event)()
-            code = process.wait(timeout=300)
+            # The head alone may have to build them all, four seconds each.
+            code = process.wait(timeout=300 + 8 * rows)
         finally:
             process.kill()
         seconds = time.monotonic() - begun
