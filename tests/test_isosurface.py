@@ -258,6 +258,9 @@ def test_blur_leaves_thin_parts() -> None:
     assert thick.warnings == [] and len(thin.warnings) == 1 and "surface_blur was reduced" in thin.warnings[0]
     for mesh in (thick, thin):
         assert mesh.vertices[:, 1].min() == pytest.approx(plain.vertices[:, 1].min(), abs=0.06)
+    specks = field.copy()
+    specks[2:60:4, 2:60:4, 2] = specks[2, 2:60:4, 2:60:4] = 400  # are no parts
+    assert extract(specks, 20, blur=0.02).warnings == []
     lost = extract(density_of(ball(48, 0.06)), 20, blur=0.4)
     assert volume(lost) == pytest.approx(volume(extract(density_of(ball(48, 0.06)), 20)), rel=0.5)
 

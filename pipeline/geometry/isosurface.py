@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
+from scipy.ndimage import label as label_pieces
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.core.errors import MeshError, SettingError
@@ -99,7 +100,13 @@ def extract(density: NDArray[np.floating], threshold: float, bound: float = 1.0,
 def _smoothed(signed: NDArray[np.floating], sigma: float) -> tuple[NDArray[np.floating], list[str]]:
     """``signed`` (R, R, R), above 0 inside, blurred by ``sigma`` samples or by as much less as its thin parts need; and
     what is to be told of that."""
-    inside = signed > 0
+    label, count = label_pieces(signed > 0)
+    if count == 0:  # the surface is a single sample's
+        return signed, []
+    sizes = np.bincount(label.ravel())[1:]
+    # Specks may go; they are no parts.
+    parts = np.append(False, sizes >= ComponentRule().share * sizes.max())
+    inside = parts[label]
     used = sigma
     while used >= _LEAST_BLUR:
         blurred: NDArray[np.floating] = gaussian_filter(signed, used, mode="constant", cval=-1.0, truncate=3.0)
