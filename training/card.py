@@ -66,10 +66,10 @@ def _rows(path: Path) -> list[dict]:
 
 
 def _last_samples(rows: list[dict]) -> list[dict]:
-    """The last row of each seed among the rows at the end that share a guidance scale."""
+    """The last row of each seed among the last judgements of samples that share a guidance scale."""
     found: dict[int, dict] = {}
-    for row in reversed(rows):
-        if row.get("stage") != "samples" or (found and row["guidance"] != next(iter(found.values()))["guidance"]):
+    for row in reversed([row for row in rows if row.get("stage") == "samples"]):
+        if found and row["guidance"] != next(iter(found.values()))["guidance"]:
             break
         found.setdefault(row["seed"], row)
     return list(found.values())
