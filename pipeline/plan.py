@@ -105,14 +105,13 @@ def iterate(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> Iterator
             job = dataclasses.replace(job, mesh_sha256=mesh)
         job, adapters, adapters_problem = _identify_adapters(job)
         if problem or adapters_problem:
-            foreign = bool(isinstance(folder, Path) and in_the_way(folder)) or bool(in_strangers_folder(folder))
-            yield PlanItem(job, "blocked", problem or adapters_problem, "", foreign=foreign)
+            yield PlanItem(job, "blocked", problem or adapters_problem, "", foreign=is_foreign(folder))
             continue
         version = RECIPE_VERSIONS[job.recipe]
         mark = fingerprint(
             job, prior_identity=prior_identity, recipe_version=version, mesh_sha256=mesh, adapters=adapters
         )
-        if isinstance(folder, Path) and (why := in_the_way(folder)):
+        if isinstance(folder, Path) and (why := _in_the_way(folder)):
             yield PlanItem(job, "blocked", why, mark, foreign=True)
             continue
         reason = _reason_to_build(job, folder, mark, mesh, prior_identity, version, adapters)
@@ -155,7 +154,12 @@ def _with_folders(jobs: Iterable[Job], out: Place) -> Iterator[tuple[Job, Path |
             yield job, there
 
 
-def in_the_way(folder: Path) -> str:
+def is_foreign(folder: Path | Snapshot) -> bool:
+    """Whether nothing may be written in a row's folder, not even why it is not built."""
+    return bool(isinstance(folder, Path) and _in_the_way(folder)) or bool(in_strangers_folder(folder))
+
+
+def _in_the_way(folder: Path) -> str:
     """Empty when the asset's folder can be used, else what stands in its place."""
     try:
         mode = folder.lstat().st_mode

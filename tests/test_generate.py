@@ -124,7 +124,7 @@ def test_the_surface_is_painted_by_patches(prior: Prior, tmp_path: Path, monkeyp
     assert [o.status for o in run(jobs, prior, tmp_path, report_for=report_for)] == ["done", "done"]
     painted, projected = (read_record(tmp_path / name) for name in ("painted", "projected"))
     assert painted is not None and projected is not None
-    assert {"texture", "texture_prior", "texture_scene"} <= set(painted["timings"])
+    assert {"texture", "texture_prior", "texture_scene", "prepare_texture"} <= set(painted["timings"])
     assert "texture" not in projected["timings"]
     assert (0, "texture 2/2") in stages and (0, "distill 2/2") in stages
     assert not any(stage.startswith("texture") for index, stage in stages if index == 1)

@@ -18,7 +18,7 @@ from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, EX
 from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote, require_folder
 from pipeline.core.redact import redact
-from pipeline.export.record import in_strangers_folder, write_failure
+from pipeline.export.record import write_failure
 from pipeline.fleet.book import RunSummary
 from pipeline.fleet.depot import local_root
 from pipeline.fleet.driver import FleetSettings, run
@@ -27,7 +27,7 @@ from pipeline.fleet.progress import duration, make_progress, result_json
 from pipeline.fleet.rows import Toolbox, load_prior
 from pipeline.manifest import Problem, Survey
 from pipeline.manifest.meshes import mesh_problems
-from pipeline.plan import in_the_way, iterate
+from pipeline.plan import is_foreign, iterate
 from pipeline.prior.identity import PriorIdentity, prior_identity
 from pipeline.prior.options import Precision, PriorOptions, low_memory
 from pipeline.recipes import UNWRAP_CACHE
@@ -261,10 +261,10 @@ class _WrongRows:
         with contextlib.suppress(OSError, StorageError):
             if isinstance(out, Remote):
                 with patience(_PATIENCE_SECONDS):
-                    if not in_strangers_folder(look(out / job_id)):
+                    if not is_foreign(look(out / job_id)):
                         assets.write_failure(out / job_id, failure)
                 return
-            if in_the_way(out / job_id) or in_strangers_folder(out / job_id):
+            if is_foreign(out / job_id):
                 return
             with asset_lock(out / job_id) as held:
                 if held:

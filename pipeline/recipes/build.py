@@ -150,10 +150,10 @@ def begin_texturing(steps: Steps, work: Work, prior: Prior, lockstep: int) -> No
         return
     for variant, subject in _ready(work):
         try:
-            with work.stage("prepare_texture"):
+            with work.stage("checkpoint"):
                 subject.save()
-                variant.textured, layout = steps.textured(work, variant, prior)
-                variant.texturing = _subject(work, variant, prior, variant.textured, "texture", (lockstep, layout))
+            variant.textured, layout = steps.textured(work, variant, prior)
+            variant.texturing = _subject(work, variant, prior, variant.textured, "texture", (lockstep, layout))
         except LatentkilnError as error:
             subject.error = error
 

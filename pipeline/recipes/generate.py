@@ -105,28 +105,29 @@ class Generate(Steps):
     def textured(self, work: Work, variant: Variant, prior: Prior) -> tuple[PatchworkMesh, str]:
         """The field's surface under the field's own latents, to be painted by patches."""
         settings, canvas = work.settings, _canvas(work, variant)
-        sized = int(settings.texture_size or 0) // prior.reduction
-        scene = PatchworkMesh(
-            canvas.vertices,
-            canvas.uvmesh.mesh.faces,
-            canvas.uvmesh.uv,
-            canvas.uvmesh.uv_faces,
-            prior.latent_rgb,
-            PaintedMeshSettings(
-                views=int(settings.views or 1),
-                view_size=int(settings.view_size or prior.sample_size),
-                texture_size=sized,
-                learning_rate=0.0,
-                cameras=CameraSettings(object_radius=MESH_RADIUS),
-            ),
-            variant.seed,
-            prior.device,
-            steps=int(settings.texture_steps or 1),
-            t_min=settings.t_min,
-            t_max=settings.t_max,
-            two_sided=not is_closed(canvas.uvmesh.mesh),
-            given=latents_on(variant.scene, canvas.uvmesh, sized),
-        )
+        size = int(settings.texture_size or 0) // prior.reduction
+        with work.stage("prepare_texture"):
+            scene = PatchworkMesh(
+                canvas.vertices,
+                canvas.uvmesh.mesh.faces,
+                canvas.uvmesh.uv,
+                canvas.uvmesh.uv_faces,
+                prior.latent_rgb,
+                PaintedMeshSettings(
+                    views=int(settings.views or 1),
+                    view_size=int(settings.view_size or prior.sample_size),
+                    texture_size=size,
+                    learning_rate=0.0,
+                    cameras=CameraSettings(object_radius=MESH_RADIUS),
+                ),
+                variant.seed,
+                prior.device,
+                steps=int(settings.texture_steps or 1),
+                t_min=settings.t_min,
+                t_max=settings.t_max,
+                two_sided=not is_closed(canvas.uvmesh.mesh),
+                given=latents_on(variant.scene, canvas.uvmesh, size),
+            )
         return scene, canvas.layout
 
     def asset(self, work: Work, variant: Variant, prior: Prior) -> Asset:

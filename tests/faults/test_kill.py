@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kill")
     make_prior(folder / "prior")
     (folder / "cube.obj").write_text(CUBE)
-    rows = "".join(f"{row},a red brick cube,cube.obj,{seed},100\n" for seed, row in enumerate(ROWS))
+    rows = "".join(f"{row},a red brick cube,cube.obj,{seed},200\n" for seed, row in enumerate(ROWS))
     (folder / "m.csv").write_text("id,prompt,mesh,seed,steps\n" + rows)
     whole = start(folder, "whole", *ALWAYS, "--serial")
     output, _ = whole.communicate(timeout=240)
