@@ -54,6 +54,21 @@ def test_density_is_forwards_density():
     torch.testing.assert_close(field.density(points), field(points)[0], rtol=1e-5, atol=0)
 
 
+def test_nothing_grows_beyond_the_radius():
+    bounded = FieldSettings(SMALL.grid, channels=4, radius=0.5)
+    field, free = RadianceField(bounded, 7), RadianceField(SMALL, 7)
+    points = some_points(500)
+    outside = points.norm(dim=1) > 0.52
+    with torch.no_grad():
+        for each in (field, free):
+            each.offset[0] = 8.0  # fog everywhere
+        assert (field.density(points)[outside] < 1e-8).all() and (free.density(points) > 1e3).all()
+        inside = points.norm(dim=1) < 0.5
+        assert torch.equal(field.density(points)[inside], free.density(points)[inside])
+    with pytest.raises(SettingError):
+        FieldSettings(SMALL.grid, channels=4, radius=0.0)
+
+
 def test_pieces_without_gradient_give_the_same():
     field = RadianceField(SMALL, 7)
     points = some_points(40_000)

@@ -279,3 +279,18 @@ def test_the_recipe_resolves_what_the_row_leaves_out(prior: Prior) -> None:
     assert all(getattr(settings, name) is not None for name in vars(prior.generate_defaults))
     work = Work(row, "print", Path("x"), settings, lambda stage, done, total: None)
     assert Generate().scene(work, Variant(0, 0, Path("x")), prior)[0].settings.view_size == 64
+
+
+def test_the_priors_scene_radius_is_for_rows_without_a_sketch(
+    prior: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prior, "generate_defaults", replace(prior.generate_defaults, scene_radius=0.8))
+
+    def radius(**given: object) -> float:
+        row = Job("x", "generate", "a stone", "", 0, None, {**SMALL, **given}, Source("m", 1))
+        settings = Generate().resolve(row, prior)
+        work = Work(row, "print", Path("x"), settings, lambda stage, done, total: None)
+        return Generate().scene(work, Variant(0, 0, Path("x")), prior)[0].field.settings.radius
+
+    ball = [{"shape": "sphere", "size": 1.0}]
+    assert (radius(), radius(shapes=ball), radius(shapes=ball, scene_radius=0.7)) == (0.8, 2.0, 0.7)

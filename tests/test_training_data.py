@@ -7,7 +7,7 @@ import pytest
 
 from training.data import MATERIAL_NAMES, make, read_pool, write_pool
 from training.shapes import THINGS, assembly, blob
-from training.vocabulary import COLOURS, MATERIALS, VIEWS, natural, swatch, tinted, words
+from training.vocabulary import COLOURS, MATERIALS, VIEWS, natural, swatch, tinted, token_words, words
 
 
 def test_same_seed_and_index_give_the_same_image() -> None:
@@ -45,6 +45,14 @@ def test_domain_is_as_wide_as_promised() -> None:
     assert len(COLOURS) >= 12
     assert len(THINGS) >= 14
     assert sum(t.front for t in THINGS.values()) >= 6
+
+
+def test_names_in_reserve_are_not_taught() -> None:
+    reserve = set(token_words()) - set(words())
+    assert {"denim", "teddy", "crate"} <= reserve
+    samples = [make(7, i, 8) for i in range(300)]
+    assert not reserve & {word for s in samples for word in s.caption.replace(",", " ").split()}
+    assert {s.material for s in samples if s.material >= 0} == set(range(len(MATERIALS)))
 
 
 @pytest.mark.parametrize("name", list(THINGS))

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from training import shapes
+from training.patterns import PATTERNS
 from training.render import ROW, SLOT, render
 from training.vocabulary import (
     COLOUR_WORDS,
@@ -140,7 +141,7 @@ class Stage:
     def surface(self, g: Rng, slot: int, look: Look, scale: float = 1.0) -> None:
         """Put a look into a slot with a random density and turn."""
         m = look.material
-        self.kinds[slot] = MATERIAL_NAMES.index(look.name)
+        self.kinds[slot] = PATTERNS.index(look.name)
         self.freq[slot] = 4.0 * m.scale * math.exp(g.uniform(-0.32, 0.28)) * scale
         turn = m.turn * math.pi if g.random() < 0.8 else 0.04
         a = g.uniform(-turn, turn)
@@ -156,12 +157,12 @@ def _background(g: Rng, avoid: np.ndarray) -> tuple[np.ndarray, str]:
     def colour() -> tuple[np.ndarray, str]:
         k = g.random()
         for _ in range(6):
-            if k < 0.3:
+            if k < 0.45:
                 name = _pick(g, ("white", "black", "grey"))
                 c = swatch(g, name)
-            elif k < 0.55:
+            elif k < 0.65:
                 name, c = "", np.full(3, g.uniform(0, 1))
-            elif k < 0.75:
+            elif k < 0.85:
                 name = _pick(g, COLOUR_NAMES)
                 c = swatch(g, name)
             else:
@@ -170,7 +171,7 @@ def _background(g: Rng, avoid: np.ndarray) -> tuple[np.ndarray, str]:
                 break
         return c, name
 
-    kind = int(g.choice(4, p=[0.58, 0.18, 0.14, 0.10]))
+    kind = int(g.choice(4, p=[0.74, 0.14, 0.07, 0.05]))
     bg[0] = kind
     bg[1:4], name = colour()
     bg[4:7], _ = colour()
@@ -189,10 +190,10 @@ def _camera(g: Rng, close: bool) -> tuple[np.ndarray, str]:
     k = g.random()
     if k < 0.10:
         theta = math.radians(g.uniform(2, 30))
-    elif k < 0.145:
+    elif k < 0.13:
         theta = math.radians(g.uniform(150, 178))
     else:
-        theta = math.radians(np.clip(g.normal(76, 16), 31, 130))
+        theta = math.radians(np.clip(g.normal(76, 13), 31, 120))
     phi = g.uniform(-math.pi, math.pi)
     k = g.random()
     # The two narrow buckets are worth more than their share of the circle.
@@ -207,13 +208,14 @@ def _camera(g: Rng, close: bool) -> tuple[np.ndarray, str]:
         view = "bottom"
     else:
         view = "front" if deg <= 35 else "back" if deg >= 145 else "side"
-    fov = math.radians(g.uniform(32, 60))
-    half = g.uniform(1.02, 1.36) if not close else g.uniform(0.38, 0.72)
+    # As the program's own cameras look; what varies here without need is learned at the cost of shapes.
+    fov = math.radians(g.uniform(36, 52))
+    half = g.uniform(1.1, 1.3) if not close else g.uniform(0.38, 0.72)
     dist = half / math.tan(fov / 2) if not close else 1.3 / math.tan(fov / 2)
     tan = math.tan(fov / 2) if not close else half / dist
     d = np.array([math.sin(theta) * math.sin(phi), math.cos(theta), math.sin(theta) * math.cos(phi)])
     eye = d * dist
-    look = g.normal(0, 0.05, 3) if not close else g.normal(0, 0.22, 3)
+    look = g.normal(0, 0.02, 3) if not close else g.normal(0, 0.22, 3)
     fwd = look - eye
     fwd /= np.linalg.norm(fwd)
     right = np.cross(fwd, [0, 1, 0])
@@ -227,23 +229,23 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
     g = np.random.default_rng([seed, index])
     stage = Stage(g)
     k = g.random()
-    if k < 0.17:
+    if k < 0.15:
         return _flat(g, stage, size)
-    close = g.random() < (0.3 if k < 0.62 else 0.05)
+    close = g.random() < (0.3 if k < 0.43 else 0.03)
     warp = np.zeros(3)
     name, thing = "", None
-    if k < 0.46:
+    if k < 0.32:
         prims = shapes.assembly(g)
-    elif k < 0.62:
+    elif k < 0.43:
         prims, warp = shapes.blob(g)
     else:
         # Simple solids count less than things with a front, which have more to learn.
         names = list(shapes.THINGS)
-        p = np.array([1.0 if not shapes.THINGS[n].front else 1.6 for n in names])
+        p = np.array([1.0 if not shapes.THINGS[n].front else 1.4 for n in names])
         name = names[int(g.choice(len(names), p=p / p.sum()))]
         thing = shapes.THINGS[name]
         prims = thing.build(g).array(float(g.uniform(1.05, 1.15)))
-        if not thing.front and len(prims) <= 2 and g.random() < 0.3:
+        if not thing.front and len(prims) <= 2 and g.random() < 0.12:
             prims = _tilt(prims, g)
     noun = (
         _pick(g, thing.nouns)
@@ -252,7 +254,7 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
     )
     material_id, colour_id = -1, -1
     two = bool((prims[:, SLOT] == 1).any())
-    if thing and thing.own and g.random() < 0.33:
+    if thing and thing.own and g.random() < 0.4:
         # A thing in its own materials, no material word.
         pick = _pick(g, thing.own)
         if pick[1] and pick[1] not in ("cow", "skin") and pick[0] == "plastic" and g.random() < 0.6:
@@ -283,13 +285,13 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
             extra = "parts"
         else:
             prims[:, SLOT] = 0
-    elif two and phrase == "" and g.random() < 0.3:
+    elif two and phrase == "" and g.random() < 0.2:
         second = _look(
             g,
-            _pick(g, ("metal", "gold", "rust", "copper", "planks", "leather")) if name in ("crate", "barrel") else None,
+            _pick(g, ("metal", "gold", "rust", "copper", "planks", "leather")) if name == "barrel" else None,
         )
         stage.surface(g, 1, second)
-        extra = "bands" if name in ("crate", "barrel") else "parts"
+        extra = "bands" if name == "barrel" else "parts"
     if phrase == "":
         if main_look.name == "plastic" and g.random() < 0.5:
             phrase = f"{main_look.colour} {noun}"
@@ -305,7 +307,7 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
                 phrase = f"{noun} of {main_look.noun(g)}"
         if second is not None:
             phrase += _pick(g, (" with ", " and ")) + second.adjective(g) + " " + extra
-        elif g.random() < 0.06 and main_look.name not in ("moss", "rust", "snow"):
+        elif g.random() < 0.04 and main_look.name not in ("moss", "rust", "snow"):
             cover = _pick(g, ("moss", "rust", "snow", "gold", "leaves"))
             over = _look(g, cover, 0.0)
             stage.surface(g, 3, over)
@@ -345,12 +347,12 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
         bg,
     )
     caption = _article(g, phrase)
-    if bg_word and not close and g.random() < 0.2:
+    if bg_word and not close and g.random() < 0.25:
         caption += f" on a {bg_word} background"
     said = -1
     if close:
         caption = caption + ", close up" if g.random() < 0.8 else "a close up of " + caption
-    if g.random() < (0.66 if thing else 0.5):
+    if g.random() < (0.8 if thing else 0.5):
         caption += f", {view} view"
         said = VIEWS.index(view)
     tid = OBJECT_NAMES.index(name) if name else 1

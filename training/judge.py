@@ -268,7 +268,7 @@ def asked_of(prompt: str) -> dict[str, str]:
     }
     found = {}
     for head, table in names.items():
-        # "teddy bear" before "bear", and the word that comes first.
+        # "polka dots" before "dots", and the word that comes first.
         hits = [(f" {words} ".find(f" {w} "), -len(w), name) for w, name in table.items() if f" {w} " in f" {words} "]
         if hits:
             found[head] = min(hits)[2]

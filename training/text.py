@@ -3,7 +3,8 @@
     python -m training.text --config training/configs/embedded.toml
 
 Unknown words fall apart into pieces.  In training every piece has the id of one "empty" token, which word dropout
-teaches to mean nothing; `fill_pieces` copies its embedding to all pieces for export.
+teaches to mean nothing; `fill_pieces` copies its embedding to all pieces for export.  Names in reserve (`vocabulary`)
+have tokens, and are unknown words like any other.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from training import checkpoint
 from training.data import COLOUR_NAMES, MATERIAL_NAMES, OBJECT_NAMES, read_pool
 from training.settings import Log, Settings, load
-from training.vocabulary import VIEWS, words
+from training.vocabulary import VIEWS, token_words, words
 
 LENGTH = 24
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -48,7 +49,7 @@ def make_tokenizer() -> CLIPTokenizer:
     Byte-pair merges are learned on the word list until each word is a single symbol; encoding replays the merges in
     the same order, so known words always come out whole.
     """
-    seqs = [[*w[:-1], w[-1] + "</w>"] for w in words()]
+    seqs = [[*w[:-1], w[-1] + "</w>"] for w in token_words()]
     vocab = [*_alphabet(), *(c + "</w>" for c in _alphabet())]
     merges: list[tuple[str, str]] = []
     while True:

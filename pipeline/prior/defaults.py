@@ -65,6 +65,7 @@ class GenerateDefaults(SharedDefaults):
     texture_steps: int = 400
     texture_guidance_scale: float = 7.5
     supersample: int = 1
+    scene_radius: float = 2.0
     radius_min: float = 1.0
     radius_max: float = 1.5
     fov_min: float = 40.0

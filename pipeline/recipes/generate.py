@@ -7,6 +7,7 @@ reaches from -1 to 1; +Y is up and the object faces +Z, in the asset too.
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,8 @@ from pipeline.scene.sketch import Sketch
 
 # The grid's coarsest level, as published.
 _COARSEST = 16
+# A scene_radius that takes nothing away.
+_WHOLE_CUBE = 2.0
 # Views that the texture is projected from.
 _BAKE_VIEWS = 40
 
@@ -51,7 +54,11 @@ class Generate(Steps):
 
     def resolve(self, job: Job, prior: Prior) -> GenerateSettings:
         """The job's settings, with what the row left out taken from the prior. Raises SettingError."""
-        return GenerateSettings(**job.settings).completed(vars(prior.generate_defaults))
+        settings, defaults = GenerateSettings(**job.settings), vars(prior.generate_defaults)
+        if job.mesh is not None or settings.shapes:
+            # A sketch says itself how far the asset reaches.
+            defaults = {**defaults, "scene_radius": _WHOLE_CUBE}
+        return settings.completed(defaults)
 
     def prepare(self, work: Work, prior: Prior, out: Path) -> None:
         """Reads and measures the sketch, where there is one."""
@@ -84,7 +91,12 @@ class Generate(Steps):
             log2_table=settings.grid_log2_table,
         )
         field = RadianceField(
-            FieldSettings(grid=grid, channels=prior.latent_channels, bound=BOUND),
+            FieldSettings(
+                grid=grid,
+                channels=prior.latent_channels,
+                bound=BOUND,
+                radius=float(settings.scene_radius or math.inf),
+            ),
             variant.seed,
             base_latent=_base_latent(settings.base_colour, prior),
         )

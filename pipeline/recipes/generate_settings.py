@@ -92,6 +92,13 @@ class GenerateSettings(SharedSettings):
         ("fov_min", "fov_max"),
     )
 
+    scene_radius: float | None = Field(
+        default=None,
+        ge=0.1,
+        le=2,
+        description="Nothing grows farther than this from the centre of the scene; 2 is all of its cube. Left out: the "
+        "prior's, or 2 with a sketch.",
+    )
     radius_min: float | None = Field(
         default=None, ge=0.2, le=10, description="Nearest camera, from the centre. Left out: the prior's."
     )

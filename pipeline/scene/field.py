@@ -29,6 +29,8 @@ from pipeline.scene.grid import GridSettings
 
 # The exponent of the density is cut here: exp(15) = 3.3 million is opaque over any distance that matters.
 LARGEST_EXPONENT = 15.0
+# How fast the exponent falls per unit length outside the radius.
+_FALL = 2000.0
 # tiny-cuda-nn's start, small against what training writes: the first renders are the offset's and the blob's.
 _GRID_START = 1e-4
 _GRID_RATE = 10.0
@@ -46,6 +48,7 @@ class FieldSettings:
         channels: C, the prior's latent channels.
         hidden, layers: width and number of linear layers of the field's MLP, with ReLU between them.
         bound: half the side of the scene's cube.
+        radius: there is nothing farther than this from the origin.
         blob_density, blob_radius: the exponent gets blob_density exp(-|x|^2 / (2 blob_radius^2)) on top.
         background_hidden: width of the background's hidden layer.
         background_frequencies: octaves in which it sees a direction.
@@ -56,6 +59,7 @@ class FieldSettings:
     hidden: int = 64
     layers: int = 3
     bound: float = 1.0
+    radius: float = math.inf
     blob_density: float = 5.0
     blob_radius: float = 0.2
     background_hidden: int = 64
@@ -66,6 +70,8 @@ class FieldSettings:
             raise SettingError("field: channels, hidden, layers and background_hidden are 1 or more")
         if self.background_frequencies < 0:
             raise SettingError(f"field: background_frequencies is 0 or more, not {self.background_frequencies}")
+        if not self.radius > 0:
+            raise SettingError(f"field: radius is above 0, not {self.radius}")
         if not (0 < self.bound < math.inf and 0 < self.blob_radius < math.inf):
             raise SettingError(f"field: bound and blob_radius are above 0, not {self.bound} and {self.blob_radius}")
 
@@ -169,13 +175,17 @@ class RadianceField(nn.Module):
         )
         outputs = outputs + self.offset[:columns]
         # In place, into the one column: a sum does not need its own value for its gradient.
-        outputs[:, 0] += self._blob(points)
+        outputs[:, 0] += self._shape(points)
         return outputs
 
-    def _blob(self, points: Tensor) -> Tensor:
+    def _shape(self, points: Tensor) -> Tensor:
+        """(N,) what the exponent gets on top: the blob, and beyond the radius a fall that nothing can fill."""
         settings = self.settings
         squared = points.to(self.table.dtype).square().sum(dim=1)
-        return settings.blob_density * torch.exp(squared * (-0.5 / settings.blob_radius**2))
+        blob = settings.blob_density * torch.exp(squared * (-0.5 / settings.blob_radius**2))
+        if settings.radius >= math.sqrt(3) * settings.bound:
+            return blob
+        return blob - _FALL * (squared.sqrt() - settings.radius).clamp(min=0)
 
 
 class _TruncatedExp(torch.autograd.Function):
