@@ -196,3 +196,17 @@ def test_assets_are_judged_by_what_six_views_say_together(work: Path, tmp_path: 
     found = judge_assets(tmp_path, work / "judge.safetensors")["colour"]
     assert found["top1"] == 0.5 and found["n"] == 2
     assert found["views"] == pytest.approx(sum(row["colour"] in (said, other) for row in rows) / 12, abs=1e-3)
+
+
+def test_the_error_of_v_is_the_error_of_the_noise_it_stands_for() -> None:
+    from training.unet import noise_error
+
+    g = torch.Generator().manual_seed(2)
+    z, noise, said = (torch.randn(5, 4, 8, 8, generator=g) for _ in range(3))
+    a = torch.tensor([0.995, 0.7, 0.3, 0.03, 0.005]).view(-1, 1, 1, 1)
+    noisy = a.sqrt() * z + (1 - a).sqrt() * noise
+    meant = a.sqrt() * said + (1 - a).sqrt() * noisy
+    expected = noise_error(meant, z, noise, a, "epsilon")
+    torch.testing.assert_close(noise_error(said, z, noise, a, "v_prediction"), expected, rtol=1e-4, atol=1e-5)
+    right = a.sqrt() * noise - (1 - a).sqrt() * z
+    assert noise_error(right, z, noise, a, "v_prediction").max() < 1e-12

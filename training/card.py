@@ -30,7 +30,7 @@ Licence: Apache-2.0, ours. No third-party image, caption or weight went into it.
 |---|---|
 | autoencoder | `AutoencoderTiny`, 4x reduction, 4 channels of zero mean and unit variance (`scaling_factor` 1) |
 | text encoder | CLIP text model, 128 wide, 3 layers, 24 tokens, every known word one token |
-| UNet | (64, 128, 192), one layer a block, 10.9 M parameters, native at 16x16 latents (64 pixels), epsilon prediction |
+| UNet | (64, 128, 192), one layer a block, 10.9 M parameters, native at 16x16 latents (64 pixels), v-prediction |
 | latent -> colour | `latent_rgb.json`, least squares on scaled latents |
 | words | `words.json`; a word that is not in it means nothing to the model |
 

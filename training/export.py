@@ -42,7 +42,7 @@ def pipeline(cfg: Settings) -> StableDiffusionPipeline:
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
-        prediction_type="epsilon",
+        prediction_type=cfg["unet"]["prediction"],
         clip_sample=False,
         set_alpha_to_one=True,
         timestep_spacing="trailing",

@@ -59,7 +59,7 @@ def build(c: dict, width: int) -> UNet2DConditionModel:
 
 
 def schedule() -> DDPMScheduler:
-    """The noise schedule of SD 1.x, without clipping of the predicted latents."""
+    """The noise schedule of SD 1.x: its ``alphas_cumprod`` are what is used of it."""
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -148,7 +148,7 @@ def draw_t(n: int, late: float, g: torch.Generator) -> Tensor:
 
 
 def loss_weights(alphas: Tensor, c: dict) -> Tensor:
-    """Weight of the noise error by time step (1000,), mean 1.
+    """Weight of the noise error (see ``noise_error``) by time step (1000,), mean 1.
 
     Little of the error at high t depends on the caption, but all of the colour and layout does: there the weight
     is that of velocity prediction, 1 / abar, capped; where little noise is left it is min(SNR, cap) / SNR.
@@ -159,8 +159,22 @@ def loss_weights(alphas: Tensor, c: dict) -> Tensor:
     return weight / weight.mean()
 
 
+def noise_error(said: Tensor, z: Tensor, noise: Tensor, a: Tensor, kind: str) -> Tensor:
+    """Mean squared error (N,) of the noise that the network's output stands for.
+
+    said, z, noise: (N, 4, h, w); a: abar (N, 1, 1, 1). kind: ``epsilon``, or ``v_prediction`` where the output is
+    v = sqrt(abar) noise - sqrt(1 - abar) z (Salimans and Ho, 2022): the error of the noise is then sqrt(abar) times its.
+    """
+    if kind == "epsilon":
+        return (said - noise).square().flatten(1).mean(1)
+    v = a.sqrt() * noise - (1 - a).sqrt() * z
+    return a.flatten() * (said - v).square().flatten(1).mean(1)
+
+
 @torch.no_grad()
-def held_error(model: Trainee, z: Tensor, ids: Tensor, vocabulary: text.Vocabulary, alphas: Tensor) -> dict:
+def held_error(
+    model: Trainee, z: Tensor, ids: Tensor, vocabulary: text.Vocabulary, alphas: Tensor, kind: str = "epsilon"
+) -> dict:
     """Mean squared noise error on fixed held-out latents, times and noise: with caption, empty, shuffled caption."""
     g = torch.Generator().manual_seed(5)
     n = len(z)
@@ -173,8 +187,10 @@ def held_error(model: Trainee, z: Tensor, ids: Tensor, vocabulary: text.Vocabula
     for name, i in (("caption", ids), ("empty", empty), ("shuffled", ids.roll(37, 0))):
         e = torch.cat(
             [
-                (model(x, s, k) - q).square().flatten(1).mean(1)
-                for x, s, k, q in zip(noisy.split(64), t.split(64), i.split(64), noise.split(64), strict=True)
+                noise_error(model(x, s, k), y, q, b, kind)
+                for x, y, s, k, q, b in zip(
+                    noisy.split(64), z.split(64), t.split(64), i.split(64), noise.split(64), a.split(64), strict=True
+                )
             ]
         )
         out[name] = round(e.mean().item(), 5)
@@ -300,7 +316,7 @@ def train(cfg: Settings, plan: Plan) -> None:
         noise = torch.randn(z.shape, generator=g)
         a = alphas[t].view(-1, 1, 1, 1)
         noisy = (a.sqrt() * z + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-        error = (model(noisy, t, ids, c["bf16"]) - noise).square().flatten(1).mean(1)
+        error = noise_error(model(noisy, t, ids, c["bf16"]), z, noise, a, c["prediction"])
         loss = (weight[t] * error).mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()
@@ -320,7 +336,8 @@ def train(cfg: Settings, plan: Plan) -> None:
         ema.update(model, step)
         if step % c["log_every"] == 0:
             hours = base_hours + (time.time() - begun) / 3600
-            extra = held_error(ema.model, hz, hids, vocabulary, alphas) if step % c["held_every"] == 0 else {}
+            due = step % c["held_every"] == 0
+            extra = held_error(ema.model, hz, hids, vocabulary, alphas, c["prediction"]) if due else {}
             log(
                 stage="unet",
                 step=step,
@@ -339,7 +356,7 @@ def train(cfg: Settings, plan: Plan) -> None:
             hours = base_hours + (time.time() - begun) / 3600
             checkpoint.save(path, {"model": model, "ema": ema}, opt, step=step, hours=hours, samples=samples)
     if first_rank:
-        final = held_error(ema.model, hz, hids, vocabulary, alphas)
+        final = held_error(ema.model, hz, hids, vocabulary, alphas, c["prediction"])
         log(stage="unet", done=True, step=step, samples=samples, hours=round(hours, 3), **final)
     if plan.workers > 1:
         dist.destroy_process_group()
