@@ -44,7 +44,7 @@ _COLOUR_END = 0.6
 _PATCH_STEPS = 16
 _PATCH_START = 0.85
 # ... where it begins from given colours that are to stay where they are.
-_GIVEN_START = 0.7
+_GIVEN_START = 0.6
 # Close-ups that are looked at to choose the views of a group, their heights in object radii, and how far they lean.
 _CANDIDATES = 48
 _HEIGHTS = (0.5, 0.9)
