@@ -281,9 +281,7 @@ def test_the_recipe_resolves_what_the_row_leaves_out(prior: Prior) -> None:
     assert Generate().scene(work, Variant(0, 0, Path("x")), prior)[0].settings.view_size == 64
 
 
-def test_the_priors_scene_radius_is_for_rows_without_a_sketch(
-    prior: Prior, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_priors_scene_radius_is_for_rows_without_a_sketch(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prior, "generate_defaults", replace(prior.generate_defaults, scene_radius=0.8))
 
     def radius(**given: object) -> float:

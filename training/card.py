@@ -36,8 +36,8 @@ Licence: Apache-2.0, ours. No third-party image, caption or weight went into it.
 
 ## What it knows
 
-Forms of prompt: *a red brick object*, *a house made of white marble, front view*, *blue knitted texture*, *gold surface,
-close up*, *a wooden barrel with iron bands*, *a mossy stone thing*, *a red and white striped cube*.
+Forms of prompt: *a red brick object*, *a house made of white marble, front view*, *blue knitted texture*,
+*gold surface, close up*, *a wooden barrel with iron bands*, *a mossy stone thing*, *a red and white striped cube*.
 
 - **Colours** ({n_colours}): {colours}. Shades: {shades}.
 - **Materials** ({n_materials}; each in its own colours, or in any of the colours above): {materials}.
@@ -121,6 +121,8 @@ def quality(cfg: Settings) -> str:
             cells = [f"{e[k]:.4f}" for k in ("caption", "empty", "shuffled")]
             cells += [f"{e[k + '_high']:.5f}" for k in ("caption", "empty", "shuffled")]
             out.append(f"| {e['samples']:,} | {' | '.join(cells)} |")
+        if "about_errors" in cfg["card"]:
+            out += ["", cfg["card"]["about_errors"]]
     return "\n".join(out)
 
 

@@ -163,7 +163,7 @@ def noise_error(said: Tensor, z: Tensor, noise: Tensor, a: Tensor, kind: str) ->
     """Mean squared error (N,) of the noise that the network's output stands for.
 
     said, z, noise: (N, 4, h, w); a: abar (N, 1, 1, 1). kind: ``epsilon``, or ``v_prediction`` where the output is
-    v = sqrt(abar) noise - sqrt(1 - abar) z (Salimans and Ho, 2022): the error of the noise is then sqrt(abar) times its.
+    v = sqrt(abar) noise - sqrt(1 - abar) z (Salimans and Ho, 2022): the error of the noise is sqrt(abar) times its.
     """
     if kind == "epsilon":
         return (said - noise).square().flatten(1).mean(1)
