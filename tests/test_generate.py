@@ -169,14 +169,14 @@ def test_a_sketched_surface_is_where_the_sketch_takes_it_to_be(prior: Prior, mon
     assert surface(scene(prior), settings, sketched=True)[1] < 2
 
 
-def test_patches_and_refinement_exclude_each_other(prior: Prior) -> None:
+def test_patches_and_refinement_exclude_each_other(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="patches would paint over what refine made; allowed with refine: views"):
         GenerateSettings(refine=True, texturing="patches")
     row = Job("x", "generate", "a stone", "", 0, None, {"refine": True}, Source("m", 1))
     defaults = replace(prior.generate_defaults, texturing="patches")
-    resolved = GenerateSettings(**row.settings).completed(vars(defaults))
-    assert resolved.texturing == "views"
-    assert GenerateSettings().completed(vars(defaults)).texturing == "patches"
+    monkeypatch.setattr(prior, "generate_defaults", defaults)
+    assert Generate().resolve(row, prior).texturing == "views"
+    assert Generate().resolve(replace(row, settings={}), prior).texturing == "patches"
 
 
 def test_a_sketch_gives_the_shape(prior: Prior, tmp_path: Path) -> None:
@@ -276,19 +276,23 @@ def test_the_recipe_resolves_what_the_row_leaves_out(prior: Prior) -> None:
     settings = Generate().resolve(row, prior)
     # The tiny prior has no word on generate: the paper's figures.
     assert (settings.steps, settings.grid_finest, settings.fov_max, settings.front) == (5000, 2048, 70.0, "+z")
-    assert all(getattr(settings, name) is not None for name in vars(prior.generate_defaults))
+    defaults = vars(prior.generate_defaults).keys() - {"sketch_guidance_scale"}
+    assert all(getattr(settings, name) is not None for name in defaults)
     work = Work(row, "print", Path("x"), settings, lambda stage, done, total: None)
     assert Generate().scene(work, Variant(0, 0, Path("x")), prior)[0].settings.view_size == 64
 
 
-def test_the_priors_scene_radius_is_for_rows_without_a_sketch(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prior, "generate_defaults", replace(prior.generate_defaults, scene_radius=0.8))
+def test_a_sketch_has_guidance_of_its_own_and_all_of_the_scene(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = replace(prior.generate_defaults, scene_radius=0.8, guidance_scale=8.0, sketch_guidance_scale=5.0)
+    monkeypatch.setattr(prior, "generate_defaults", own)
 
-    def radius(**given: object) -> float:
+    def used(**given: object) -> tuple[float, float | None]:
         row = Job("x", "generate", "a stone", "", 0, None, {**SMALL, **given}, Source("m", 1))
         settings = Generate().resolve(row, prior)
         work = Work(row, "print", Path("x"), settings, lambda stage, done, total: None)
-        return Generate().scene(work, Variant(0, 0, Path("x")), prior)[0].field.settings.radius
+        scene = Generate().scene(work, Variant(0, 0, Path("x")), prior)[0]
+        return scene.field.settings.radius, settings.guidance_scale
 
     ball = [{"shape": "sphere", "size": 1.0}]
-    assert (radius(), radius(shapes=ball), radius(shapes=ball, scene_radius=0.7)) == (0.8, 2.0, 0.7)
+    assert (used(), used(shapes=ball)) == ((0.8, 8.0), (2.0, 5.0))
+    assert used(shapes=ball, scene_radius=0.7, guidance_scale=6.0) == (0.7, 6.0)

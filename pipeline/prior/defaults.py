@@ -72,6 +72,8 @@ class GenerateDefaults(SharedDefaults):
     fov_max: float = 70.0
     lambda_sparsity: float = 20.0
     lambda_shape: float = 500.0
+    # In the place of guidance_scale where a sketch holds the shape; None: the same.
+    sketch_guidance_scale: float | None = None
 
 
 D = TypeVar("D", PaintDefaults, GenerateDefaults)

@@ -54,10 +54,12 @@ class Generate(Steps):
 
     def resolve(self, job: Job, prior: Prior) -> GenerateSettings:
         """The job's settings, with what the row left out taken from the prior. Raises SettingError."""
-        settings, defaults = GenerateSettings(**job.settings), vars(prior.generate_defaults)
+        settings, defaults = GenerateSettings(**job.settings), dict(vars(prior.generate_defaults))
+        sketch_guidance = defaults.pop("sketch_guidance_scale")
         if job.mesh is not None or settings.shapes:
-            # A sketch says itself how far the asset reaches.
-            defaults = {**defaults, "scene_radius": _WHOLE_CUBE}
+            # A sketch says itself how far the asset reaches, and the words need not make its outline.
+            defaults["scene_radius"] = _WHOLE_CUBE
+            defaults["guidance_scale"] = sketch_guidance or defaults["guidance_scale"]
         return settings.completed(defaults)
 
     def prepare(self, work: Work, prior: Prior, out: Path) -> None:
