@@ -63,20 +63,6 @@ def pictures(scene: RadianceFieldScene, cameras: Cameras, prior: Prior) -> tuple
 
 
 @torch.no_grad()
-def first_renders(scene: RadianceFieldScene, cameras: Cameras, side: int, prior: Prior) -> np.ndarray:
-    """The refined field's renders over grey of as many rays as the latents that were decoded, (N, 3, side, side) in
-    [0, 1]: averaged by latent pixel, enlarged, then cut to what can be shown."""
-    assert scene.layer is not None
-    rays, images = side // prior.reduction * scene.settings.supersample, []
-    for index in range(len(cameras)):
-        seen = scene._look(cameras[index : index + 1], rays, None)[0]
-        rgb = scene.layer(seen.features, seen.weight) + 0.5 * (1 - seen.weight[:, None])
-        images.append(torch.nn.functional.avg_pool2d(seen.image(rgb), scene.settings.supersample))
-    big = torch.nn.functional.interpolate(torch.cat(images), size=(side, side), mode="bilinear", align_corners=False)
-    return big.clamp(0, 1).cpu().numpy()
-
-
-@torch.no_grad()
 def mapped(scene: RadianceFieldScene, cameras: Cameras, prior: Prior, side: int) -> np.ndarray:
     """The prior's linear map of the latent renders, enlarged: (N, 3, side, side) in [0, 1]."""
     latents = scene.still(cameras, side // prior.reduction)[0].cpu()
@@ -122,9 +108,7 @@ def main() -> None:
     decoded, inside = pictures(variant.scene, cameras, prior)
     first, _ = pictures(variant.refined, cameras, prior)
     linear = mapped(variant.scene, cameras, prior, decoded.shape[-1])
-    seen = first_renders(variant.refined, cameras, decoded.shape[-1], prior)
-    print(f"first refined renders against decoded latents: {psnr(seen, decoded, inside):.1f} dB")
-    print(f"the same with a ray for every pixel:           {psnr(first, decoded, inside):.1f} dB")
+    print(f"first refined renders against decoded latents: {psnr(first, decoded, inside):.1f} dB")
     print(f"the linear map of the same latents:            {psnr(linear, decoded, inside):.1f} dB")
     distill([variant.refinement], prior, lockstep=1)
     after, still_inside = pictures(variant.refined, cameras, prior)

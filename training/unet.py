@@ -65,8 +65,6 @@ def schedule() -> DDPMScheduler:
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
-        clip_sample=False,
-        prediction_type="epsilon",
     )
 
 
@@ -172,9 +170,7 @@ def noise_error(said: Tensor, z: Tensor, noise: Tensor, a: Tensor, kind: str) ->
 
 
 @torch.no_grad()
-def held_error(
-    model: Trainee, z: Tensor, ids: Tensor, vocabulary: text.Vocabulary, alphas: Tensor, kind: str = "epsilon"
-) -> dict:
+def held_error(model: Trainee, z: Tensor, ids: Tensor, vocabulary: text.Vocabulary, alphas: Tensor, kind: str) -> dict:
     """Mean squared noise error on fixed held-out latents, times and noise: with caption, empty, shuffled caption."""
     g = torch.Generator().manual_seed(5)
     n = len(z)
