@@ -163,9 +163,9 @@ def test_a_resumed_optimiser_steps_as_an_uninterrupted_one(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("prompt", "asked"),
     [
-        ("a white marble cow, front view", {"material": "marble", "colour": "white", "thing": "cow"}),
+        ("a white marble castle, front view", {"material": "marble", "colour": "white", "thing": "castle"}),
         ("Crimson polka dots.", {"material": "dots", "colour": "red"}),
-        ("a toy duck", {"thing": "duck"}),
+        ("a toy snowman", {"thing": "snowman"}),
         ("something unheard of", {}),
     ],
 )
@@ -210,3 +210,64 @@ def test_the_error_of_v_is_the_error_of_the_noise_it_stands_for() -> None:
     torch.testing.assert_close(noise_error(said, z, noise, a, "v_prediction"), expected, rtol=1e-4, atol=1e-5)
     right = a.sqrt() * noise - (1 - a).sqrt() * z
     assert noise_error(right, z, noise, a, "v_prediction").max() < 1e-12
+
+
+def test_every_noise_level_counts_the_same() -> None:
+    from training.unet import LevelErrors
+
+    g = torch.Generator().manual_seed(4)
+    levels, shares = LevelErrors(), torch.zeros(25)
+    for _ in range(200):
+        t = torch.randint(0, 1000, (512,), generator=g)
+        error = 0.3 * (-t / 200).exp() * (0.5 + torch.rand(512, generator=g))
+        weight = levels.weights(t, error)
+        shares = torch.bincount(t // 40, weight * error, minlength=25) / torch.bincount(t // 40, minlength=25)
+    assert (shares - 1).abs().max() < 0.4 and abs(float(shares.mean()) - 1) < 0.1
+
+
+def test_a_level_nothing_was_drawn_of_keeps_its_mean() -> None:
+    from training.unet import LevelErrors
+
+    levels = LevelErrors()
+    levels.weights(torch.tensor([10, 500]), torch.tensor([0.3, 0.1]))
+    levels.weights(torch.tensor([500]), torch.tensor([0.2]))
+    assert levels.weights(torch.tensor([10]), torch.tensor([0.3])).item() == pytest.approx(1 / 0.3)
+    assert levels.means[12].item() == pytest.approx(0.98 * 0.1 + 0.02 * 0.2)
+
+
+def test_recoloured_images_have_no_colour_to_name() -> None:
+    from training.judge import _recolour
+    from training.text import HEADS
+
+    x = torch.rand(400, 3, 4, 4)
+    labels = torch.ones(400, len(HEADS), dtype=torch.int64)
+    new, wanted = _recolour(x, labels, np.random.default_rng(3))
+    column = list(HEADS).index("colour")
+    hidden = wanted[:, column] == -1
+    assert 60 < int(hidden.sum()) < 140
+    assert torch.equal(new[~hidden], x[~hidden])
+    # Some orders are the one there was.
+    assert 0.6 < float((new[hidden] != x[hidden]).flatten(1).any(1).float().mean()) < 1
+    torch.testing.assert_close(new.sort(1).values, x.sort(1).values)
+    others = [i for i in range(len(HEADS)) if i != column]
+    assert (wanted[:, others] == 1).all() and (labels == 1).all()
+
+
+def test_a_mean_of_latents_is_the_nearest_at_little_noise_and_all_at_much() -> None:
+    from training.errors import mean_of_latents
+
+    latents = torch.randn(50, 16, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(mean_of_latents(latents[:3], latents, 0.05), latents[:3])
+    torch.testing.assert_close(
+        mean_of_latents(latents[:3], latents, 1e4), latents.mean(0).expand(3, -1), atol=1e-2, rtol=0
+    )
+
+
+def test_painted_has_every_prompt_on_every_mesh() -> None:
+    from benchmarks.painted import PROMPTS, manifest
+    from training.judge import asked_of
+
+    rows = manifest([Path("a/vase.obj"), Path("b/Rock.glb")], 5)["rows"]
+    assert len({row["id"] for row in rows}) == len(rows) == 24
+    assert {row["mesh"] for row in rows} == {"meshes/vase.obj", "meshes/Rock.glb"}
+    assert [asked_of(prompt)["material"] for prompt in PROMPTS.values()] == list(PROMPTS)

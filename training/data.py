@@ -142,7 +142,7 @@ class Stage:
         """Put a look into a slot with a random density and turn."""
         m = look.material
         self.kinds[slot] = PATTERNS.index(look.name)
-        self.freq[slot] = 4.0 * m.scale * math.exp(g.uniform(-0.32, 0.28)) * scale
+        self.freq[slot] = 3.5 * m.scale * math.exp(g.uniform(-0.32, 0.28)) * scale
         turn = m.turn * math.pi if g.random() < 0.8 else 0.04
         a = g.uniform(-turn, turn)
         b = g.uniform(-math.pi, math.pi) if m.turn >= 1 else 0.0
@@ -266,7 +266,8 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
             phrase = noun
         main_look = main
     else:
-        main_look = _look(g)
+        # The shape of a thing shows best where nothing is drawn on it.
+        main_look = _look(g, "plastic" if thing and g.random() < 0.25 else None)
         material_id, colour_id = MATERIAL_NAMES.index(main_look.name), main_look.colour_id
         phrase = ""
     stage.surface(g, 0, main_look)
@@ -307,7 +308,7 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
                 phrase = f"{noun} of {main_look.noun(g)}"
         if second is not None:
             phrase += _pick(g, (" with ", " and ")) + second.adjective(g) + " " + extra
-        elif g.random() < 0.04 and main_look.name not in ("moss", "rust", "snow"):
+        elif g.random() < 0.07 and main_look.name not in ("moss", "rust", "snow"):
             cover = _pick(g, ("moss", "rust", "snow", "gold", "leaves"))
             over = _look(g, cover, 0.0)
             stage.surface(g, 3, over)

@@ -84,6 +84,20 @@ def _augment(x: Tensor, rng: np.random.Generator) -> Tensor:
     return x * gain + offset + torch.randn_like(x) * noise
 
 
+def _recolour(x: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """A quarter of the images with their colour channels in another order, and no colour to name.
+
+    A material is to be known by its pattern, in colours that it rarely has, too: of those in their natural ones 87% were
+    known, of the others 73%.
+    """
+    turned = torch.from_numpy(rng.random(len(x)) < 0.25)
+    order = torch.from_numpy(np.stack([rng.permutation(3) for _ in range(len(x))]))
+    mixed = x.gather(1, order[:, :, None, None].expand_as(x))
+    labels = labels.clone()
+    labels[turned, list(HEADS).index("colour")] = -1
+    return torch.where(turned[:, None, None, None], mixed, x), labels
+
+
 @torch.no_grad()
 def _settle_norms(model: Judge, batches: list[Tensor]) -> None:
     """Means and variances of the norms as they are over images as they are: those that follow training jump with each
@@ -144,11 +158,12 @@ def train(cfg: Settings, resume: bool = False) -> None:
             group["lr"] = rate * min(1.0, (step + 1) / 100) * (1.0 - 0.98 * progress)
         i = torch.from_numpy(rng.integers(0, len(pixels), c["batch"]))
         x = torch.from_numpy(pixels[i.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        x = _augment(x, rng).contiguous(memory_format=torch.channels_last)
+        x, wanted = _recolour(_augment(x, rng), lab[i], rng)
+        x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=c["bf16"]):
             logits = model(x)
         losses = [
-            F.cross_entropy(logits[k].float(), lab[i, j], ignore_index=-1, label_smoothing=0.05)
+            F.cross_entropy(logits[k].float(), wanted[:, j], ignore_index=-1, label_smoothing=0.05)
             for j, k in enumerate(HEADS)
         ]
         opt.zero_grad(set_to_none=True)

@@ -145,16 +145,26 @@ def draw_t(n: int, late: float, g: torch.Generator) -> Tensor:
     return torch.where(torch.rand(n, generator=g) < late, high, t)
 
 
-def loss_weights(alphas: Tensor, c: dict) -> Tensor:
-    """Weight of the noise error (see ``noise_error``) by time step (1000,), mean 1.
+class LevelErrors:
+    """Running mean of the noise error by noise level; a sample's weight is one over that of its level.
 
-    Little of the error at high t depends on the caption, but all of the colour and layout does: there the weight
-    is that of velocity prediction, 1 / abar, capped; where little noise is left it is min(SNR, cap) / SNR.
+    So each level counts as much as any other (what the learned uncertainties of Karras et al., 2024, come to). Weights
+    by SNR let little noise count for a tenth of much: fine lines and even surfaces were never learned.
     """
-    snr = alphas / (1 - alphas)
-    low = (snr.clamp_max(c["snr_cap"]) / snr).clamp_min(c["weight_floor"])
-    weight = low * (1 / alphas).clamp_max(c["weight_cap"])
-    return weight / weight.mean()
+
+    LEVELS, KEPT = 25, 0.98
+
+    def __init__(self) -> None:
+        self.means = torch.zeros(self.LEVELS)
+
+    def weights(self, t: Tensor, error: Tensor) -> Tensor:
+        """Weights (N,) for errors (N,) at time steps t (N,), which are taken into the means."""
+        level = t * self.LEVELS // 1000
+        count = torch.bincount(level, minlength=self.LEVELS)
+        mean = torch.bincount(level, error, minlength=self.LEVELS) / count.clamp_min(1)
+        kept = torch.where(self.means == 0, 0.0, torch.where(count > 0, self.KEPT, 1.0))
+        self.means = kept * self.means + (1 - kept) * mean
+        return 1 / self.means[level].clamp_min(1e-6)
 
 
 def noise_error(said: Tensor, z: Tensor, noise: Tensor, a: Tensor, kind: str) -> Tensor:
@@ -191,6 +201,7 @@ def held_error(model: Trainee, z: Tensor, ids: Tensor, vocabulary: text.Vocabula
         )
         out[name] = round(e.mean().item(), 5)
         out[name + "_high"] = round(e[t >= 600].mean().item(), 5)
+        out[name + "_low"] = round(e[t < 300].mean().item(), 5)
     return out
 
 
@@ -283,7 +294,7 @@ def train(cfg: Settings, plan: Plan) -> None:
             time.sleep(1)
     big = Latents(cfg, "large", vae, vocabulary)
     alphas = schedule().alphas_cumprod
-    weight = loss_weights(alphas, c)
+    levels = LevelErrors()
     # Every worker and every resumed run draws its own batches.
     rng = np.random.default_rng([c["seed"], step, plan.rank])
     g = torch.Generator().manual_seed(c["seed"] * 1000 + step * 8 + plan.rank)
@@ -293,7 +304,18 @@ def train(cfg: Settings, plan: Plan) -> None:
     share = c["batch"] // plan.workers
     if first_rank:
         count = sum(p.numel() for p in model.unet.parameters())
-        log(stage="unet", step=step, samples_held=len(pool.z), workers=plan.workers, parameters=count)
+        # Of the weights as they come: what a run brings is told by the same images.
+        before = held_error(ema.model, hz, hids, vocabulary, alphas, c["prediction"]) if step else {}
+        log(
+            stage="unet",
+            begins=True,
+            step=step,
+            samples=samples,
+            samples_held=len(pool.z),
+            workers=plan.workers,
+            parameters=count,
+            **before,
+        )
     while progress < 1.0:
         # Warm up, hold, and come down over the last part of this run.
         lr = c["lr"] * min(1.0, (step - first + 1) / c["warmup"])
@@ -313,7 +335,7 @@ def train(cfg: Settings, plan: Plan) -> None:
         a = alphas[t].view(-1, 1, 1, 1)
         noisy = (a.sqrt() * z + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         error = noise_error(model(noisy, t, ids, c["bf16"]), z, noise, a, c["prediction"])
-        loss = (weight[t] * error).mean()
+        loss = (levels.weights(t, error.detach()) * error).mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()
         elapsed = time.time() - begun

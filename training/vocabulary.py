@@ -357,7 +357,8 @@ def swatch(g: np.random.Generator, colour: str, value: float = 1.0, white: float
 
 
 def tinted(g: np.random.Generator, base: np.ndarray, rule: tuple[str, str, str]) -> np.ndarray:
-    """Palette (3, 3) of a material in a colour, see `MATERIALS`."""
+    """Palette (3, 3) of a material in a colour, see `MATERIALS`. What would be darker than a dark colour is lighter: joints
+    of black stones would be lost."""
     luma = float(base @ (0.3, 0.59, 0.11))
     rows = []
     for r in rule:
@@ -365,11 +366,11 @@ def tinted(g: np.random.Generator, base: np.ndarray, rule: tuple[str, str, str])
         if r == "B":
             c = base
         elif r == "B-":
-            c = base * 0.52 * k + 0.02 if luma > 0.22 else base + 0.14 * k
+            c = base * 0.45 * k + 0.02 if luma > 0.22 else base + 0.24 * k
         elif r == "B--":
-            c = base * 0.25 * k + 0.01 if luma > 0.22 else base * 0.3
+            c = base * 0.25 * k + 0.01 if luma > 0.22 else base + 0.36 * k
         elif r == "B+":
-            c = base * 0.68 + 0.32 * max(luma, 0.55) * k if luma > 0.22 else base + 0.28 * k
+            c = base * 0.68 + 0.32 * max(luma, 0.55) * k if luma > 0.22 else base + 0.34 * k
         elif r == "B++":
             c = base * 0.3 + 0.7 if luma > 0.22 else base + 0.45 * k
         elif r == "B~":
