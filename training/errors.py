@@ -25,7 +25,7 @@ SIGMAS = (11.0, 6.5, 4.1, 2.75, 1.9, 1.4, 0.7)
 
 
 def mean_of_latents(noisy: Tensor, latents: Tensor, sigma: float) -> Tensor:
-    """(N, D) posterior mean of ``latents`` (M, D), all equally likely, given ``noisy`` (N, D): one of them and noise."""
+    """(N, D) posterior mean of ``latents`` (M, D), all equally likely, given ``noisy`` (N, D), one of them noised."""
     distance = latents.square().sum(1) - 2 * noisy @ latents.T
     return (-distance / (2 * sigma**2)).softmax(1) @ latents
 

@@ -87,8 +87,8 @@ def _augment(x: Tensor, rng: np.random.Generator) -> Tensor:
 def _recolour(x: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """A quarter of the images with their colour channels in another order, and no colour to name.
 
-    A material is to be known by its pattern, in colours that it rarely has, too: of those in their natural ones 87% were
-    known, of the others 73%.
+    A material is to be known by its pattern, in colours that it rarely has, too: of those in their natural ones 87%
+    were known, of the others 73%.
     """
     turned = torch.from_numpy(rng.random(len(x)) < 0.25)
     order = torch.from_numpy(np.stack([rng.permutation(3) for _ in range(len(x))]))

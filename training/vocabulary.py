@@ -357,8 +357,8 @@ def swatch(g: np.random.Generator, colour: str, value: float = 1.0, white: float
 
 
 def tinted(g: np.random.Generator, base: np.ndarray, rule: tuple[str, str, str]) -> np.ndarray:
-    """Palette (3, 3) of a material in a colour, see `MATERIALS`. What would be darker than a dark colour is lighter: joints
-    of black stones would be lost."""
+    """Palette (3, 3) of a material in a colour, see `MATERIALS`. What would be darker than a dark colour is lighter:
+    joints of black stones would be lost."""
     luma = float(base @ (0.3, 0.59, 0.11))
     rows = []
     for r in rule:
