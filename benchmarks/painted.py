@@ -1,8 +1,8 @@
 """Twelve materials on every given mesh: does the painted mesh show what was asked for?
 
-    python benchmarks/painted.py outputs/painted manifests/meshes/{vase.obj,boulder.off,knight.glb} ...
-    latentkiln run outputs/painted/painted.json --out outputs/painted/run
-    python -m training.judge assets --config training/configs/embedded.toml --out outputs/painted/run
+    python benchmarks/painted.py outputs/painted-rows manifests/meshes/{vase.obj,boulder.off,knight.glb} ...
+    latentkiln run outputs/painted-rows/painted.json --out outputs/painted
+    python -m training.judge assets --config training/configs/embedded.toml --out outputs/painted
 
 Writes the manifest, with the meshes beside it. The prompts were chosen before anything was painted; half of them name a
 colour. The noun is "object", so that the mesh alone decides the shape.

@@ -9,6 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
+from training.curves import points
 from training.settings import Settings, load
 from training.shapes import GENERIC_NOUNS, THINGS
 from training.vocabulary import COLOUR_WORDS, COLOURS, MATERIALS, SHADES, VIEWS, words
@@ -37,7 +38,7 @@ Licence: Apache-2.0, ours. No third-party image, caption or weight went into it.
 ## What it knows
 
 Forms of prompt: *a red brick object*, *a house made of white marble, front view*, *blue knitted texture*,
-*gold surface, close up*, *a wooden barrel with iron bands*, *a mossy stone thing*, *a red and white striped cube*.
+*gold surface, close up*, *a wooden barrel with iron bands*, *a mossy stone*, *a red and white striped cube*.
 
 - **Colours** ({n_colours}): {colours}. Shades: {shades}.
 - **Materials** ({n_materials}; each in its own colours, or in any of the colours above): {materials}.
@@ -100,12 +101,19 @@ def quality(cfg: Settings) -> str:
                 f"n = {sum(row[k]['n'] for row in samples)}, chance {samples[0][k]['chance']:.0%}) | "
                 f"{sum(shares) / len(shares):.0%} ({min(shares):.0%} to {max(shares):.0%}) | {want} |"
             )
+    painted = [r for r in _rows(cfg.work / "judged.jsonl") if r.get("stage") == "assets" and r["root"] == "painted"]
+    if judge and painted:  # of benchmarks/painted.py
+        row = painted[-1]
+        for k, want in (("material", "80%"), ("colour", "90%")):
+            out.append(
+                f"| painted meshes, {k} top-1 by that judge (one answer from all views of an asset, n = {row[k]['n']}, "
+                f"chance {row[k]['chance']:.0%}) | {row[k]['top1']:.0%} | {want} |"
+            )
     if judge and samples and judge[-1]["material"] < 0.9:
         out += ["", "The judge is not good enough yet to be the last word on samples: what it misses on real images it",
                 "misses here, too."]  # fmt: skip
     # Errors on the latents of another autoencoder cannot be compared.
-    since = cfg["card"].get("since_step", 0)
-    errors = [r for r in _rows(cfg.work / "unet.jsonl") if "caption" in r and r["step"] >= since]
+    errors = points(cfg.work / "unet.jsonl", cfg["card"].get("since_step", 0))
     if errors:
         out += [
             "",

@@ -16,9 +16,13 @@ _WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 360, 220, 60, 40, 90
 
 
 def points(log: Path, first: int) -> list[dict]:
-    """The log's measurements on held-out images from step `first` on, in order."""
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if "caption" in row and row["step"] >= first]
+    """The log's measurements on held-out images from step `first` on, in order.
+
+    A run that ended at `first` is left out: the run that went on from there has measured the same weights again.
+    """
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    rows = [row for row in rows if "caption" in row and row["step"] >= first]
+    return [row for row in rows if not (row.get("done") and row["step"] == first)]
 
 
 def panel(rows: list[dict], suffix: str, title: str, left: int) -> list[str]:
