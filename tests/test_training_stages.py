@@ -15,7 +15,7 @@ CONFIG = Path(__file__).parent.parent / "training" / "configs" / "smoke.toml"
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder after all stages on the smoke settings."""
-    from training import autoencoder, export, judge, text, unet
+    from training import autoencoder, decoder, export, judge, text, unet
     from training.data import write_pool
     from training.settings import load
 
@@ -27,6 +27,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text.train(cfg)
     unet.train(cfg, unet.Plan(steps=6))
     unet.train(cfg, unet.Plan(steps=4, large=0.5))
+    decoder.train(cfg, steps=4)
+    decoder.train(cfg, steps=2)
     export.export(cfg, folder / "prior")
     judge.train(cfg)
     return folder
@@ -84,6 +86,31 @@ def test_latents_are_standard_after_folding(work: Path) -> None:
     assert z.mean((0, 2, 3)).abs().max() < 0.05
     assert (z.std((0, 2, 3)) - 1).abs().max() < 0.05
     assert vae.decode(z[:1]).sample.shape == tensor(pixels[:1]).shape
+
+
+def test_a_larger_decoder_leaves_the_latents_alone(work: Path) -> None:
+    from diffusers import AutoencoderTiny
+
+    from training.autoencoder import tensor
+    from training.data import read_pool
+    from training.decoder import enlarged
+    from training.settings import load
+
+    old, new = (AutoencoderTiny.from_pretrained(work / name) for name in ("vae-before", "vae"))
+    x = tensor(read_pool(work / "pool" / "held")[0][:4])
+    assert torch.equal(old.encode(x).latents, new.encode(x).latents)
+    rows = [json.loads(line) for line in (work / "autoencoder.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if r.get("done") and r["stage"] == "decoder"] == [4, 6]
+
+    cfg = load(CONFIG, work)
+    c = {**cfg["autoencoder"], **cfg["decoder"]}
+    begun = enlarged(old, c)
+    z = old.encode(x).latents
+    assert torch.allclose(begun.decode(z).sample, old.decode(z).sample, atol=1e-5)
+    assert not torch.allclose(new.decode(z).sample, old.decode(z).sample, atol=1e-3)
+    assert sum(p.numel() for p in new.decoder.parameters()) > sum(p.numel() for p in old.decoder.parameters())
+    with pytest.raises(ValueError, match="smaller"):
+        enlarged(begun, cfg["autoencoder"])
 
 
 def test_judge_scores_any_size(work: Path) -> None:

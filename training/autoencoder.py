@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
 import time
 from pathlib import Path
 
@@ -115,23 +114,45 @@ def assess(vae: AutoencoderTiny, pixels: np.ndarray) -> dict:
     }
 
 
-def train(cfg: Settings, refine: bool = False) -> None:
+def moved(z: Tensor, x: Tensor, g: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Latents (N, 4, h, w) and their images, both shifted by the same random part of a latent pixel.
+
+    Painted latents are looked up bilinearly: a shifted latent must decode to the shifted image.
+    """
+    move = torch.tensor(g.uniform(-1, 1, (len(z), 2)), dtype=torch.float32) / z.shape[-1]
+    theta = torch.eye(2, 3).repeat(len(z), 1, 1)
+    theta[:, :, 2] = move
+    return tuple(  # type: ignore[return-value]
+        F.grid_sample(a, F.affine_grid(theta, list(a.shape), False), padding_mode="border", align_corners=False)
+        for a in (z, x)
+    )
+
+
+def picture_loss(y: Tensor, x: Tensor, mse: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What the decoder is trained on, of images (N, 3, H, W); and its absolute and squared errors alone.
+
+    The squared error has weight `mse`; steps between neighbouring pixels count besides.
+    """
+    d = y - x
+    l1, l2 = d.abs().mean(), d.square().mean()
+    grad = (d[..., 1:] - d[..., :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
+    return l1 + mse * l2 + 0.5 * grad, l1, l2
+
+
+def noised(z: Tensor, most: float, g: np.random.Generator) -> Tensor:
+    """Latents with a random part of `most` of noise, in three of five batches: painted latents are noisy."""
+    sigma = torch.rand(len(z), 1, 1, 1) * most * float(g.random() < 0.6)
+    return z + sigma * torch.randn_like(z)
+
+
+def train(cfg: Settings) -> None:
     """Train until the step count is reached, resuming from the last checkpoint."""
-    c = {**cfg["autoencoder"], **(cfg["autoencoder_refine"] if refine else {})}
+    c = cfg["autoencoder"]
     torch.manual_seed(c["seed"])
     log = Log(cfg.work / "autoencoder.jsonl")
     pixels, _, _ = read_pool(cfg.work / "pool" / "train", c.get("shards"))
     held = read_pool(cfg.work / "pool" / "held", 1)[0][: c["held"]]
     vae = build(c).to(memory_format=torch.channels_last)
-    anchor = None
-    if refine:
-        # The finished weights are both the start and what the latents must stay close to; kept apart so that a
-        # resumed refinement is still tied to the first autoencoder, not to itself.
-        old = cfg.work / "vae-before"
-        if not old.exists():
-            shutil.copytree(cfg.work / "vae", old)
-        anchor = AutoencoderTiny.from_pretrained(old).requires_grad_(False).to(memory_format=torch.channels_last)
-        vae.load_state_dict(anchor.state_dict())
     decay = [p for p in vae.parameters() if p.ndim > 1]
     rest = [p for p in vae.parameters() if p.ndim <= 1]
     opt = torch.optim.AdamW(
@@ -140,7 +161,7 @@ def train(cfg: Settings, refine: bool = False) -> None:
         fused=True,
     )
     ema = checkpoint.Average(vae, c["ema"])
-    path = cfg.work / ("autoencoder-refined.safetensors" if refine else "autoencoder.safetensors")
+    path = cfg.work / "autoencoder.safetensors"
     step = 0
     if path.exists():
         step = checkpoint.load(path, {"model": vae, "ema": ema}, opt)["step"]
@@ -164,35 +185,17 @@ def train(cfg: Settings, refine: bool = False) -> None:
             group["lr"] = lr
         with torch.autocast("cpu", torch.bfloat16, enabled=c["bf16"]):
             z = vae.encoder(x)
-            before = anchor.encoder(x).float() if anchor is not None else None
         z = z.float()
-        target, seen_z = x, z
-        if g.random() < c["shift"]:
-            # Painted latents are looked up bilinearly: a shifted latent must decode to the shifted image.
-            move = torch.tensor(g.uniform(-1, 1, (batch, 2)), dtype=torch.float32) / z.shape[-1]
-            theta = torch.eye(2, 3).repeat(batch, 1, 1)
-            theta[:, :, 2] = move
-            seen_z = F.grid_sample(
-                z, F.affine_grid(theta, list(z.shape), False), padding_mode="border", align_corners=False
-            )
-            target = F.grid_sample(
-                x, F.affine_grid(theta, list(x.shape), False), padding_mode="border", align_corners=False
-            )
-        sigma = torch.rand(batch, 1, 1, 1) * c["noise"] * float(g.random() < 0.6)
+        seen_z, target = moved(z, x, g) if g.random() < c["shift"] else (z, x)
         with torch.autocast("cpu", torch.bfloat16, enabled=c["bf16"]):
-            y = vae.decoder(seen_z + sigma * torch.randn_like(z))
+            y = vae.decoder(noised(seen_z, c["noise"], g))
         y = y.float()
-        d = y - target
-        l1 = d.abs().mean()
-        mse = d.square().mean()
-        grad = (d[..., 1:] - d[..., :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
+        loss, l1, mse = picture_loss(y, target, c["mse"])
         tie = (z[:, :3] - luma_targets(x, scale)).square().mean()
         tie_weight = c["tie"] * max(1.0 - progress / c["tie_until"], c["tie_rest"])
         flat = z.transpose(0, 1).flatten(1)
         norm = flat.mean(1).square().mean() + flat.var(1).clamp_min(1e-4).log().square().mean()
-        loss = l1 + c["mse"] * mse + 0.5 * grad + tie_weight * tie + c["norm"] * norm
-        if before is not None:
-            loss = loss + c["drift"] * (z - before).square().mean()
+        loss = loss + tie_weight * tie + c["norm"] * norm
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -214,9 +217,8 @@ def train(cfg: Settings, refine: bool = False) -> None:
             )
             checkpoint.save(path, {"model": vae, "ema": ema}, opt, step=step)
     final = ema.model
-    if not refine:
-        z = encode_all(final, pixels[:4000]).float()
-        normalise(final, z.mean((0, 2, 3)), z.std((0, 2, 3)))
+    z = encode_all(final, pixels[:4000]).float()
+    normalise(final, z.mean((0, 2, 3)), z.std((0, 2, 3)))
     log(stage="autoencoder", done=True, **assess(final, held))
     final.save_pretrained(cfg.work / "vae")
 
@@ -226,10 +228,9 @@ def main(argv: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--config", type=Path, required=True)
     p.add_argument("--work", type=Path)
-    p.add_argument("--refine", action="store_true")
     a = p.parse_args(argv)
     torch.set_num_threads(2)
-    train(load(a.config, a.work), a.refine)
+    train(load(a.config, a.work))
 
 
 if __name__ == "__main__":

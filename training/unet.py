@@ -73,8 +73,8 @@ class Latents:
 
     def __init__(self, cfg: Settings, which: str, vae: AutoencoderTiny, vocabulary: text.Vocabulary) -> None:
         self.source = cfg.work / "pool" / which
-        # Latents of another autoencoder must never be mistaken for this one's.
-        weights = (cfg.work / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
+        # Latents of another encoder must never be mistaken for this one's.
+        weights = b"".join(v.numpy().tobytes() for v in vae.encoder.state_dict().values())
         self.cache = cfg.work / "latents" / hashlib.sha256(weights).hexdigest()[:8] / which
         self.cache.mkdir(parents=True, exist_ok=True)
         self.vae, self.vocabulary = vae, vocabulary
