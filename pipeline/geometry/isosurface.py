@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.ndimage import label as label_pieces
 from scipy.sparse.csgraph import connected_components
 
@@ -24,11 +24,8 @@ STAGE = "surface"
 # A sample nearer to the surface than this share of a cell's range is moved off it: a vertex exactly on a sample
 # collapses faces to slivers, which later stages would have to drop.
 _OFF_SAMPLE = 1e-2
-# auto_threshold: samples a side it looks at, thresholds it tries, and the opacity below which nothing is there.
-_AUTO_SIDE, _AUTO_TRIES, _AUTO_LEAST = 128, 40, 0.05
-# ... and the largest error of a ray that counts, as a share of the side: rays that graze a soft rim and miss the
-# surface altogether would outweigh all others, and put the surface where the rim begins.
-_AUTO_LARGEST = 1 / 32
+# The opacity of a ray below which nothing is there.
+_LEAST_OPACITY = 0.05
 # A blur of fewer samples than this does nothing; the share of the inside that may be lost to one.
 _LEAST_BLUR, _MOST_LOST = 0.3, 0.005
 # Taubin's shrinking and growing steps: low frequencies pass, volume is kept (Taubin 1995, section 3).
@@ -118,50 +115,37 @@ def _smoothed(signed: NDArray[np.floating], sigma: float) -> tuple[NDArray[np.fl
     return signed, ["thin parts: the surface was not blurred"]
 
 
-def auto_threshold(density: NDArray[np.floating], bound: float = 1.0) -> float:
-    """The threshold whose surface lies where rays lose half their light.
+def half_light(density: NDArray[np.floating], bound: float = 1.0) -> tuple[NDArray[np.float32], float]:
+    """A field (R, R, R) float32 >= 0 and its threshold; the surface has the outline of a picture of the density.
 
-    Parallel rays along the six directions of the axes stop at a depth: where transmittance falls to a half (of what
-    the most opaque ray absorbs, if that is less than all), or never. The threshold is the one for which the
-    first crossing along the same rays comes nearest to these depths, on average over all rays, where errors count up
-    to a 32nd of the side: a picture of the mesh has then the outline and the depth of a picture of the field,
-    whatever the density's scale.
+    The field is the optical depth through which the nearest light reaches a sample: the least of the integrals of
+    the density from the cube's six sides, along the axes. The threshold is half of what a ray loses half its light
+    to (or half of what the most opaque ray absorbs, if that is less than all): so where a ray loses half its light,
+    something is left of the part that it goes through, whatever the density's scale. A density that is level and grainy
+    inside, as of an object that is a little transparent, has no smooth surface at any threshold of its own; its
+    integrals have.
 
-    ``density`` (R, R, R) as for ``extract``. Raises MeshError where nothing absorbs at least a twentieth of the light.
+    ``density`` as for ``extract``. Raises MeshError where nothing absorbs at least a twentieth of the light.
     """
     side = _check(density)
-    sigma = np.maximum(np.asarray(density, np.float32), 0)
-    if side > _AUTO_SIDE:
-        sigma = zoom(sigma, _AUTO_SIDE / side, order=1, grid_mode=False)
-        side = len(sigma)
     cell = 2 * bound / (side - 1)
-    peak = max(float(1 - np.exp(-sigma.sum(axis=axis).max() * cell)) for axis in range(3))
-    if peak < _AUTO_LEAST:
+    sigma = np.maximum(np.asarray(density, np.float32), 0) * np.float32(cell)
+    depth = np.full(sigma.shape, np.inf, np.float32)
+    peak = 0.0
+    for axis in range(3):
+        below = np.cumsum(sigma, axis=axis, dtype=np.float32)
+        whole = np.take(below, [-1], axis=axis)
+        peak = max(peak, float(1 - np.exp(-whole.max())))
+        below -= sigma / 2
+        np.minimum(depth, below, out=depth)
+        np.minimum(depth, whole - below, out=depth)
+    if peak < _LEAST_OPACITY:
         raise MeshError(
             f"the density is empty: no ray through it loses more than {peak:.1%} of its light; "
             "train longer (steps), or lower lambda_sparsity",
             stage=STAGE,
         )
-    goal = -np.log(1 - 0.5 * peak) / cell
-    rays = [np.moveaxis(sigma, axis, 0)[::turn] for axis in range(3) for turn in (1, -1)]
-    stops = [_first(np.cumsum(ray, axis=0) >= goal) for ray in rays]
-    tries = np.geomspace(max(float(sigma.max()) * 1e-4, 1e-6), float(sigma.max()) * 0.9, _AUTO_TRIES)
-    most = _AUTO_LARGEST * side
-    errors = [
-        sum(
-            float(np.minimum(np.abs(_first(ray >= t) - stop), most).mean())
-            for ray, stop in zip(rays, stops, strict=True)
-        )
-        for t in tries
-    ]
-    # Many thresholds are alike where a surface is sharp; the middle of them is the farthest from either end.
-    good = np.flatnonzero(np.array(errors) <= min(errors) * 1.02 + 1e-9)
-    return float(tries[good[len(good) // 2]])
-
-
-def _first(hit: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(R, R) index of the first true along axis 0, R where there is none."""
-    return np.where(hit.any(axis=0), hit.argmax(axis=0), len(hit))
+    return np.maximum(depth, 0), float(-np.log(1 - 0.5 * peak) / 2)
 
 
 def _check(density: NDArray[np.floating]) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.bake.atlas import texel_map
 from pipeline.bake.seams import LEVEL_RIM
 from pipeline.export.normals import smooth_normals
-from pipeline.geometry.isosurface import auto_threshold, decimate, extract, keep_components, smooth
+from pipeline.geometry.isosurface import decimate, extract, half_light, keep_components, smooth
 from pipeline.geometry.mesh import Mesh, UVMesh
 from pipeline.geometry.rasterise import interpolate
 from pipeline.recipes.generate_settings import GenerateSettings
@@ -42,19 +42,20 @@ def density_grid(scene: RadianceFieldScene, resolution: int) -> np.ndarray:
     return grid
 
 
-def surface(scene: RadianceFieldScene, settings: GenerateSettings, *, sketched: bool = False) -> tuple[Mesh, float]:
-    """The field's surface within the face budget, and the density on it. Raises LatentkilnError.
+def surface(scene: RadianceFieldScene, settings: GenerateSettings, *, sketched: bool = False) -> Mesh:
+    """The field's surface within the face budget. Raises LatentkilnError.
 
-    Where rays lose half their light; of a field that a sketch has shaped, where that takes the surface to be, unless
-    the field is thinner than that: the more opaque it is, the nearer both are.
+    Where the density crosses ``density_threshold``; without one where rays lose half their light, and, of a field that a
+    sketch has shaped, also where that takes the surface to be: what either encloses is inside.
     """
     density = density_grid(scene, int(settings.mesh_resolution or 0))
     threshold = settings.density_threshold
     if threshold is None:
-        threshold = auto_threshold(density, BOUND)
-        threshold = min(threshold, sketch.SURFACE) if sketched else threshold
+        field, least = half_light(density, BOUND)
+        field /= least
+        density, threshold = np.maximum(field, density / sketch.SURFACE) if sketched else field, 1.0
     mesh = keep_components(extract(density, threshold, BOUND, blur=float(settings.surface_blur or 0)))
-    return decimate(smooth(mesh), settings.face_budget), float(threshold)
+    return decimate(smooth(mesh), settings.face_budget)
 
 
 @torch.no_grad()

@@ -199,9 +199,8 @@ def _canvas(work: Work, variant: Variant) -> Canvas:
         settings = work.settings
         scene: RadianceFieldScene = variant.refined or variant.scene
         with work.stage("surface"):
-            mesh, threshold = surface(scene, settings, sketched=work.shared is not None)
+            mesh = surface(scene, settings, sketched=work.shared is not None)
         work.warnings += mesh.warnings
-        variant.notes["density_threshold"] = round(threshold, 4)
         with work.stage("unwrap"):
             uvmesh = unwrap(
                 mesh, texture_size=settings.texture_size, time_limit=settings.unwrap_seconds, report=work.report

@@ -160,7 +160,10 @@ class GenerateSettings(SharedSettings):
         default=None, ge=16, le=1024, description="Samples a side when the surface is found. Left out: the prior's."
     )
     density_threshold: float | None = Field(
-        default=None, gt=0, le=1e6, description="Density at the surface. Left out: found from the densities."
+        default=None,
+        gt=0,
+        le=1e6,
+        description="Density at the surface. Left out: the surface is where rays lose half their light.",
     )
     surface_blur: float | None = Field(
         default=None,
