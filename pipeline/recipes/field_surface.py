@@ -45,8 +45,8 @@ def density_grid(scene: RadianceFieldScene, resolution: int) -> np.ndarray:
 def surface(scene: RadianceFieldScene, settings: GenerateSettings, *, sketched: bool = False) -> Mesh:
     """The field's surface within the face budget. Raises LatentkilnError.
 
-    Where the density crosses ``density_threshold``; without one where rays lose half their light, and, of a field that a
-    sketch has shaped, also where that takes the surface to be: what either encloses is inside.
+    Where the density crosses ``density_threshold``; without one where rays lose half their light, and, of a field that
+    a sketch has shaped, also where that takes the surface to be: what either encloses is inside.
     """
     density = density_grid(scene, int(settings.mesh_resolution or 0))
     threshold = settings.density_threshold
