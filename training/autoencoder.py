@@ -122,10 +122,12 @@ def moved(z: Tensor, x: Tensor, g: np.random.Generator) -> tuple[Tensor, Tensor]
     move = torch.tensor(g.uniform(-1, 1, (len(z), 2)), dtype=torch.float32) / z.shape[-1]
     theta = torch.eye(2, 3).repeat(len(z), 1, 1)
     theta[:, :, 2] = move
-    return tuple(  # type: ignore[return-value]
-        F.grid_sample(a, F.affine_grid(theta, list(a.shape), False), padding_mode="border", align_corners=False)
-        for a in (z, x)
-    )
+
+    def shifted(a: Tensor) -> Tensor:
+        grid = F.affine_grid(theta, list(a.shape), False)
+        return F.grid_sample(a, grid, padding_mode="border", align_corners=False)
+
+    return shifted(z), shifted(x)
 
 
 def picture_loss(y: Tensor, x: Tensor, mse: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -76,13 +76,12 @@ def enlarged(old: AutoencoderTiny, c: dict) -> AutoencoderTiny:
         for b in b_level[len(a_level) :]:  # follows a block, which gives nothing negative: passes it on as it is
             last = _convolutions(b)[-1]
             last.weight.zero_()
-            assert last.bias is not None
             last.bias.zero_()
     return new
 
 
 def train(cfg: Settings, minutes: float | None = None, steps: int | None = None) -> None:
-    """Train for `minutes` of wall time or `steps` more steps; the rate comes down over each run."""
+    """Train for `minutes` of wall time or `steps` more steps, one of the two; the rate comes down over each run."""
     c = {**cfg["autoencoder"], **cfg["decoder"]}
     torch.manual_seed(c["seed"])
     log = Log(cfg.work / "autoencoder.jsonl")
@@ -102,7 +101,7 @@ def train(cfg: Settings, minutes: float | None = None, steps: int | None = None)
     inner = between[1:-1] + [conv for level in blocks for block in level for conv in _convolutions(block)]
     opt = Orthogonal(
         [{"params": list(decoder.parameters()), "weight_decay": c["weight_decay"]}],
-        [conv.weight for conv in inner],  # type: ignore[misc]
+        [conv.weight for conv in inner],
         lr=c["lr"],
     )
     ema = checkpoint.Average(decoder, c["ema"])
@@ -134,7 +133,7 @@ def train(cfg: Settings, minutes: float | None = None, steps: int | None = None)
         step += 1
         ema.update(decoder, step)
         spent = (time.time() - start) / 60
-        progress = (step - first) / steps if steps else spent / (minutes or 1.0)
+        progress = (step - first) / steps if steps else spent / minutes
         if step % c["log_every"] == 0 or progress >= 1.0:
             log(
                 stage="decoder",
