@@ -139,3 +139,23 @@ def test_where_no_machine_comes_a_smaller_one_is_asked_for_until_it_is_there(fle
     fleet._loaded(fleet._slots[0], Loaded(pid=1, seconds=0.1, node="n", node_id="i"))
     nodes += [16]
     assert look(100)[0] == 2  # workers of one kind from then on: nothing that is being loaded is thrown away
+
+
+@pytest.mark.parametrize(("state", "then"), [("building", "its work is being saved"), ("idle", "it gets no more rows")])
+def test_a_machine_that_goes_away_is_told_of_once_whatever_its_worker_does(fleet, monkeypatch, state, then):
+    """A worker may be between two groups of rows when the notice comes."""
+    told, asked = [], []
+    monkeypatch.setattr(fleet, "_note", told.append)
+    monkeypatch.setattr(fleet, "_ask", lambda slot: asked.append(slot.name) or setattr(slot, "asked", True))
+    fleet.look(2, growing=False)
+    (slot,) = fleet._slots
+    slot.state, slot.node, slot.node_id = state, "10.0.0.2", "id"
+    fleet._settings = dataclasses.replace(fleet._settings, draining=lambda: frozenset({"id"}))
+    for _ in range(3):
+        fleet._next_look = 0.0
+        fleet._look_around()
+    assert told == [f"worker 1: its machine 10.0.0.2 is going away; {then}"]
+    assert asked == (["worker 1"] if state == "building" else [])
+    slot.state = "idle"  # a builder that has let go of its rows
+    fleet._hand_out()
+    assert "worker 1" in fleet.killed and "worker 1" not in [slot.name for slot in fleet._slots]

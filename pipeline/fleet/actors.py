@@ -98,6 +98,7 @@ class Fleet:
         self._target = self._per_gpu = 1
         self._probing = settings.probe
         self._going: frozenset[str] = frozenset()
+        self._told: set[str] = set()  # of which machines it has been said that they go
         self._asked_to_stop = False
         self._begun = time.monotonic()
         self._next_look = self._next_pulse = 0.0
@@ -153,8 +154,15 @@ class Fleet:
         self._target = 1 if self._probing else max(1, self._settings.workers(self._per_gpu))
         self._going = self._settings.draining()
         for slot in self._slots:
-            if slot.node_id in self._going and slot.state == "building" and not slot.asked:
-                self._note(f"{slot.name}: its machine {slot.node} is going away; its work is being saved")
+            if slot.node_id not in self._going or slot.state not in ("idle", "building"):
+                continue
+            building = slot.state == "building"
+            if slot.node_id not in self._told:
+                # Said of idle workers, too: one may be between two groups just now, and is let go without a word.
+                self._told.add(slot.node_id)
+                then = "its work is being saved" if building else "it gets no more rows"
+                self._note(f"{slot.name}: its machine {slot.node} is going away; {then}")
+            if building and not slot.asked:
                 self._ask(slot)
 
     def _follow_nodes(self) -> None:
