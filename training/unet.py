@@ -297,6 +297,8 @@ def train(cfg: Settings, plan: Plan) -> None:
     levels = LevelErrors()
     # Every worker and every resumed run draws its own batches.
     rng = np.random.default_rng([c["seed"], step, plan.rank])
+    # What size a step has is drawn alike by all: they wait for the slowest.
+    sizes = np.random.default_rng([c["seed"], step])
     g = torch.Generator().manual_seed(c["seed"] * 1000 + step * 8 + plan.rank)
     torch.manual_seed(g.initial_seed())
     first, begun, saved, seen, progress = step, time.time(), time.time(), 0, 0.0
@@ -326,7 +328,7 @@ def train(cfg: Settings, plan: Plan) -> None:
         # Larger latents cost four times as much, so they come at the end only.
         if large > 0 and progress > c["large_from"] and big.z is None and big.refresh() == 0:
             large = 0.0
-        use_big = big.z is not None and rng.random() < large
+        use_big = big.z is not None and sizes.random() < large
         z, ids = big.batch(max(share // 4, 1), rng) if use_big else pool.batch(share, rng)
         n = len(z)
         ids = vocabulary.corrupt(ids, c["word_drop"], c["caption_drop"], g)
