@@ -142,7 +142,7 @@ class Stage:
         """Put a look into a slot with a random density and turn."""
         m = look.material
         self.kinds[slot] = PATTERNS.index(look.name)
-        self.freq[slot] = 3.5 * m.scale * math.exp(g.uniform(-0.32, 0.28)) * scale
+        self.freq[slot] = 3.5 * m.scale * math.exp(g.uniform(-0.22, 0.22)) * scale
         turn = m.turn * math.pi if g.random() < 0.8 else 0.04
         a = g.uniform(-turn, turn)
         b = g.uniform(-math.pi, math.pi) if m.turn >= 1 else 0.0
@@ -210,7 +210,7 @@ def _camera(g: Rng, close: bool) -> tuple[np.ndarray, str]:
         view = "front" if deg <= 35 else "back" if deg >= 145 else "side"
     # As the program's own cameras look; what varies here without need is learned at the cost of shapes.
     fov = math.radians(g.uniform(36, 52))
-    half = g.uniform(1.1, 1.3) if not close else g.uniform(0.38, 0.72)
+    half = g.uniform(1.1, 1.3) if not close else g.uniform(0.5, 0.8)
     dist = half / math.tan(fov / 2) if not close else 1.3 / math.tan(fov / 2)
     tan = math.tan(fov / 2) if not close else half / dist
     d = np.array([math.sin(theta) * math.sin(phi), math.cos(theta), math.sin(theta) * math.cos(phi)])
@@ -308,6 +308,7 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
                 phrase = f"{noun} of {main_look.noun(g)}"
         if second is not None:
             phrase += _pick(g, (" with ", " and ")) + second.adjective(g) + " " + extra
+            material_id = -1
         elif g.random() < 0.07 and main_look.name not in ("moss", "rust", "snow"):
             cover = _pick(g, ("moss", "rust", "snow", "gold", "leaves"))
             over = _look(g, cover, 0.0)
@@ -326,7 +327,7 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
                 phrase = {"moss": "mossy", "rust": "rusty", "snow": "snowy"}[cover] + " " + phrase
             else:
                 phrase += _pick(g, (" covered with ", " with ", " with patches of ")) + over.noun(g)
-            colour_id = -1
+            material_id = colour_id = -1
     cam, view = _camera(g, close)
     bg, bg_word = _background(g, stage.pal[0].mean(0) if main_look.colour_id < 0 else stage.pal[0, 0])
     light = np.array([*(_light(g, cam)), g.uniform(0.12, 0.34), 0.0])
@@ -383,7 +384,7 @@ def _flat(g: Rng, stage: Stage, size: int) -> Sample:
     close = g.random() < 0.7
     cam = np.zeros(14)
     cam[12] = 1.0
-    cam[13] = g.uniform(0.32, 0.75) if close else g.uniform(0.8, 1.3)
+    cam[13] = g.uniform(0.45, 0.85) if close else g.uniform(0.9, 1.3)
     material_id, colour_id = MATERIAL_NAMES.index(look.name), look.colour_id
     # A flat metal mirrors one tone only: a random normal gives it the tones it has elsewhere.
     light = np.array([g.normal(0, 0.3), g.normal(0, 0.3), 1.0, g.uniform(0.1, 0.25), 0.0])
@@ -396,7 +397,7 @@ def _flat(g: Rng, stage: Stage, size: int) -> Sample:
         stage.surface(g, 3, over)
         stage.overlay = np.array([3, g.uniform(0.45, 0.58), g.uniform(1.5, 2.6), 0.0, -1.0])
         tail = " with " + over.noun(g)
-        colour_id = -1
+        material_id = colour_id = -1
     img = render(
         size, True, cam, light, np.zeros((0, ROW)), np.zeros(3), stage.kinds, stage.freq, stage.rot, stage.off,
         stage.pal, stage.seeds, stage.overlay, np.zeros(15),

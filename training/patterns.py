@@ -67,7 +67,7 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         grain = value(u * 0.6 + 31 * k, v * 5.0, k * 50, seed)
         a = smooth(0.45, 0.8, grain) * 0.75
         s = 0.72 + 0.5 * k
-    elif kind == 4:  # marble: thin sharp veins over soft clouds
+    elif kind == 4:  # marble: sharp veins over soft clouds
         wx = value(x * 0.7, y * 0.7, z * 0.7, seed + 1) * 2.2
         wy = value(x * 0.7 + 7, y * 0.7, z * 0.7, seed + 2) * 2.2
         n = value(x * 0.42 + wx, y * 0.42 + wy, z * 0.42 + wx, seed)
@@ -75,8 +75,8 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         # Veins fade in and out, else they close into worm-like rings.
         fade = smooth(0.3, 0.65, value(x * 0.6, y * 0.6, z * 0.6, seed + 6))
         a = max(
-            (1.0 - smooth(0.0, 0.085, abs(n - 0.5))) * (0.35 + 0.65 * fade),
-            0.6 * (1.0 - smooth(0.0, 0.06, abs(n2 - 0.5))) * (1.0 - fade),
+            (1.0 - smooth(0.02, 0.14, abs(n - 0.5))) * (0.45 + 0.55 * fade),
+            0.7 * (1.0 - smooth(0.01, 0.09, abs(n2 - 0.5))) * (1.0 - fade),
         )
         b = 0.45 * smooth(0.45, 0.85, value(x * 0.5 + wx, y * 0.5, z * 0.5 + wy, seed + 4))
         g = 0.5
@@ -85,22 +85,22 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         f1, f2, _ = worley3(x * 0.5 + n * 0.5, y * 0.5, z * 0.5 + n * 0.3, 0.9, seed + 2)
         crack = 1.0 - smooth(0.01, 0.07, f2 - f1)
         a = smooth(0.4, 0.75, value(x * 0.6, y * 0.6, z * 0.6, seed + 8))
-        b = 0.75 * crack
-        s = 0.68 + 0.62 * n
+        b = 0.6 * crack
+        s = 0.52 + 0.95 * n
     elif kind == 6:  # cobblestone: round stones, dark gaps
         f1, f2, c = worley2(u, v, 0.75, seed)
         a = 1.0 - smooth(0.07, 0.22, f2 - f1)
         s = (0.66 + 0.5 * c) * (1.18 - 0.5 * f1) * (0.92 + 0.16 * value(x * 4, y * 4, z * 4, seed))
         s = s * (1 - a) + a
     elif kind == 7:  # moss: fluffy clumps
-        n = value(x * 3.2, y * 3.2, z * 3.2, seed)
+        n = value(x * 2.4, y * 2.4, z * 2.4, seed)
         c = fbm(x * 0.9, y * 0.9, z * 0.9, 2, seed + 4)
         a = smooth(0.35, 0.7, c)
         b = smooth(0.72, 0.9, n) * 0.7
-        s = 0.55 + 0.75 * n
+        s = 0.45 + 0.95 * n
     elif kind == 8:  # grass: upright blades
         w = 0.5 * value(u * 0.7, v * 0.7, 3.0, seed + 6)
-        col = math.floor((u + w) * 3.4)
+        col = math.floor((u + w) * 2.7)
         h = hash3(int(col), math.floor(v * 0.8 + hash3(int(col), 1, 1, seed)), 4, seed)
         f = v * 0.8 + hash3(int(col), 1, 1, seed)
         f = f - math.floor(f)
@@ -112,21 +112,23 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         a = smooth(0.42, 0.62, n)
         b = smooth(0.6, 0.68, fbm(x * 0.55 + 9, y * 0.55, z * 0.55, 3, seed + 5)) * 0.9
         s = 0.7 + 0.6 * value(x * 4, y * 4, z * 4, seed + 3)
-    elif kind == 10:  # gold: polished
-        w = value(x * 0.9, y * 0.9, z * 0.9, seed)
-        a, b = _metal(nx, ny, nz, w)
-        g = 0.7
+    elif kind == 10:  # gold: hammered, each dent with a light of its own
+        f1, f2, c = worley3(x * 1.1, y * 1.1, z * 1.1, 0.6, seed)
+        a = smooth(0.05, 0.3, f2 - f1)
+        b = 1.0 - smooth(0.08, 0.3, f1)
+        s = 0.86 + 0.2 * c
+        g = 0.5
     elif kind == 11:  # metal: brushed
         w = value(x * 0.4, y * 0.4, z * 0.4, seed)
         a, b = _metal(nx, ny, nz, 0.7 * w)
         b *= 0.7
-        s = 0.78 + 0.4 * value(u * 0.35, v * 6.5, 3.0, seed + 2)
+        s = 0.5 + 0.9 * value(u * 0.3, v * 3.4, 3.0, seed + 2)
         g = 0.4
     elif kind == 12:  # copper: polished with green patina
         w = value(x * 0.9, y * 0.9, z * 0.9, seed)
         a, h = _metal(nx, ny, nz, w)
-        n = fbm(x * 0.6, y * 0.6, z * 0.6, 3, seed + 3)
-        b = smooth(0.55, 0.66, n)
+        n = fbm(x * 0.95, y * 0.95, z * 0.95, 3, seed + 3)
+        b = smooth(0.5, 0.58, n)
         s = 1.0 + 0.5 * h * (1 - b)
         g = 0.5 * (1 - b)
     elif kind == 13:  # lava: black crust, glowing cracks
@@ -204,7 +206,7 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         g = 0.9
     elif kind == 22:  # snow: soft lumps, blue hollows, sparkle
         n = fbm(x * 1.1, y * 1.1, z * 1.1, 3, seed)
-        b = 0.8 * (1.0 - smooth(0.25, 0.6, n))
+        b = 1.0 - smooth(0.36, 0.56, n)
         s = 0.94 + 0.12 * value(x * 5, y * 5, z * 5, seed + 2)
         a = 1.0 - smooth(0.03, 0.08, worley3(x * 2, y * 2, z * 2, 1.0, seed + 4)[0])
     elif kind == 23:  # sand: wind ripples and grains
@@ -233,7 +235,7 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         a = 0.75 * (1.0 - smooth(0.15, 0.25, r))
         s = 0.95 + 0.1 * value(x * 5, y * 5, z * 5, seed)
     elif kind == 27:  # zebra
-        w = 2.0 * value(x * 0.5, y * 0.5, z * 0.5, seed) + 0.5 * value(x * 1.4, y * 1.4, z * 1.4, seed + 2)
+        w = 1.3 * value(x * 0.4, y * 0.4, z * 0.4, seed) + 0.35 * value(x * 1.2, y * 1.2, z * 1.2, seed + 2)
         e = math.sin((u * 0.8 + v * 0.25 + w) * math.pi)
         a = smooth(-0.1, 0.12, e)
     elif kind == 28:  # tiger: tapering black bands
@@ -246,7 +248,7 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         s = 0.93 + 0.14 * value(x * 5, y * 2, z * 5, seed)
     elif kind == 29:  # clouds
         n = fbm(x * 0.55, y * 0.75, z * 0.55, 4, seed)
-        a = smooth(0.4, 0.7, n)
+        a = smooth(0.42, 0.6, n)
         b = 0.3 * smooth(0.72, 0.95, n)
     elif kind == 30:  # water: bright caustic net
         n = value(x * 0.9, y * 0.9, z * 0.9, seed + 3)
@@ -271,11 +273,12 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         lv = 1.0 if abs(fv - 0.72) < 0.055 else 0.0
         b = max(lu, lv) * 0.85
     elif kind == 33:  # fur: combed strands
-        w = value(x * 0.7, y * 0.7, z * 0.7, seed + 2) * 1.6
-        n = value((x + w) * 3.4, y * 0.8, (z + w) * 3.4, seed)
-        a = smooth(0.55, 0.95, n) * 0.8
+        w = value(x * 0.7, y * 0.7, z * 0.7, seed + 2) * 1.1
+        n = value((x + w) * 3.0, y * 0.6, (z + w) * 3.0, seed)
+        strand = smooth(0.3, 0.7, n)
+        a = 0.8 * strand
         b = 0.5 * smooth(0.5, 0.8, value(x * 0.5, y * 0.5, z * 0.5, seed + 4))
-        s = 0.55 + 0.72 * n
+        s = 0.4 + 0.75 * strand
     elif kind == 34:  # earth: dry mud plates
         n = 0.25 * value(x * 2, y * 2, z * 2, seed + 3)
         f1, f2, c = worley2(u * 0.7 + n, v * 0.7 + n, 1.0, seed)

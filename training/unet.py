@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
@@ -34,6 +35,15 @@ from training.autoencoder import encode_all
 from training.data import read_shard
 from training.optimiser import Orthogonal, matrices
 from training.settings import Log, Settings, load
+
+
+class _Float32Norm(nn.GroupNorm):
+    """As its base, computed in float32: forward and backward of torch's kernel for bfloat16 and channels last take four
+    times as long as those for float32, and were a fifth of a step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
 
 
 def build(c: dict, width: int) -> UNet2DConditionModel:
@@ -55,6 +65,9 @@ def build(c: dict, width: int) -> UNet2DConditionModel:
     )
     # Fused attention has a very slow backward on the CPU.
     unet.set_attn_processor(AttnProcessor())
+    for module in unet.modules():
+        if type(module) is nn.GroupNorm:
+            module.__class__ = _Float32Norm
     return unet
 
 

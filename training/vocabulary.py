@@ -117,9 +117,9 @@ _ALL_MATERIALS: dict[str, Material] = {
     "marble": _m(
         "marble",
         "marble,marbled",
-        "f4f2ee 74757c d4d6da|f7f5f0 5f6068 dcdad6|f2efe9 7d7468 e0dcd6",
+        "f4f2ee 5c5d66 d4d6da|f7f5f0 4a4b54 dcdad6|f2efe9 665c50 e0dcd6",
         "B vein B~",
-        1.0,
+        1.15,
         1,
     ),
     "stone": _m(
@@ -147,7 +147,7 @@ _ALL_MATERIALS: dict[str, Material] = {
         0.8,
         1,
     ),
-    "gold": _m("gold", "gold,golden,gilded", "a8741a f0bc3a fff2b0|b07c1c f5c542 fff6c4", "B- B B++", 0.6, 1),
+    "gold": _m("gold", "gold,golden,gilded", "a8741a f0bc3a fff2b0|b07c1c f5c542 fff6c4", "B- B B++", 0.75, 1),
     "metal": _m(
         "metal,steel,iron,aluminium,silver",
         "metal,metallic,steel,iron,silver",
@@ -164,16 +164,16 @@ _ALL_MATERIALS: dict[str, Material] = {
         "checkered,checker,chequered",
         "f2f2f0 1c1c1e 000000|f4f0e6 b02a2a 000000",
         "B C B",
-        0.85,
+        1.0,
         0.3,
     ),
-    "stripes": _m("stripes", "striped,stripy", "f2f0ec 2858b8 000000|f4f2ee c23030 000000", "B C B", 1.1, 1),
+    "stripes": _m("stripes", "striped,stripy", "f2f0ec 2858b8 000000|f4f2ee c23030 000000", "B C B", 1.3, 1),
     "dots": _m(
         "polka dots,dots,spots",
         "dotted,polka dot,spotted",
         "f4f2ee d03a3a 000000|d8423e fafaf6 000000|f6f4ee 2c62c4 000000",
         "B C B",
-        0.85,
+        1.0,
         0.5,
     ),
     "knit": _m(
@@ -193,14 +193,14 @@ _ALL_MATERIALS: dict[str, Material] = {
         0.85,
     ),
     "camouflage": _m(
-        "camouflage,camo", "camouflage,camo", "6f7a42 3d4a2a b8a878|74804a 44522e bfae80", "B B- B+", 1.0, 1
+        "camouflage,camo", "camouflage,camo", "6f7a42 3d4a2a b8a878|74804a 44522e bfae80", "B B- B+", 1.6, 1
     ),
     "ice": _m("ice", "icy,ice,frozen", "bfe4f2 f6fcff 7fb8dc|c8e8f4 fafeff 8cc4e4", "B+ ffffff B", 0.8, 1),
-    "snow": _m("snow", "snowy,snow,snow covered", "f6f9fc ffffff c2d2e6|f4f7fb ffffff b8cce2", "B++ ffffff B", 0.8, 1),
+    "snow": _m("snow", "snowy,snow,snow covered", "f6f9fc ffffff a8c0e2|f4f7fb ffffff 9cb8de", "B++ ffffff B", 0.8, 1),
     "sand": _m("sand", "sandy,sand", "d9bc86 efd9a8 000000|cfae78 e6cc98 000000", "B- B+ B", 0.85, 0.4),
     "leather": _m("leather", "leather,leathery", "6e3f22 38200f 8a5632|7a4828 3e2412 96603a", "B B-- B+", 0.8, 1),
     "giraffe": _m(
-        "giraffe skin,giraffe pattern", "giraffe", "f2dfb0 a8622a 000000|efd9a4 96541f 000000", "cream B B", 0.8, 1
+        "giraffe skin,giraffe pattern", "giraffe", "f2dfb0 a8622a 000000|efd9a4 96541f 000000", "cream B B", 0.9, 1
     ),
     "leopard": _m(
         "leopard skin,leopard fur",
@@ -210,16 +210,16 @@ _ALL_MATERIALS: dict[str, Material] = {
         0.95,
         1,
     ),
-    "zebra": _m("zebra skin,zebra stripes", "zebra,zebra striped", "f4f2ee 1a1a1c 000000", "C B B", 0.9, 0.4),
+    "zebra": _m("zebra skin,zebra stripes", "zebra,zebra striped", "f4f2ee 1a1a1c 000000", "C B B", 1.45, 0.4),
     "tiger": _m(
         "tiger skin,tiger fur",
         "tiger,tiger striped",
         "e8882a 1c1410 f6ead4|de7c22 1c1410 f4e6cc",
         "B 1c1410 B++",
-        0.9,
+        1.35,
         0.3,
     ),
-    "clouds": _m("clouds,sky", "cloudy", "4f94d8 f8fafc dfe6ee|6aa6e0 fafbfd e2e8f0", "B ffffff B+", 0.75, 0.1),
+    "clouds": _m("clouds,sky", "cloudy", "4f94d8 f8fafc dfe6ee|6aa6e0 fafbfd e2e8f0", "B ffffff B+", 1.1, 0.1),
     "water": _m("water,sea", "watery,water", "2f86b8 b8ecf4 1a5a8c|2a90b0 c4f2f2 186480", "B B++ B-", 0.85, 1),
     "tiles": _m(
         "tiles,ceramic tiles,mosaic",
@@ -357,8 +357,8 @@ def swatch(g: np.random.Generator, colour: str, value: float = 1.0, white: float
 
 
 def tinted(g: np.random.Generator, base: np.ndarray, rule: tuple[str, str, str]) -> np.ndarray:
-    """Palette (3, 3) of a material in a colour, see `MATERIALS`. What would be darker than a dark colour is lighter:
-    joints of black stones would be lost."""
+    """Palette (3, 3) of a material in a colour, see `MATERIALS`. What would be darker than a dark colour is lighter,
+    and what would be lighter than a light one is darker: joints of black stones, waves of white water would be lost."""
     luma = float(base @ (0.3, 0.59, 0.11))
     rows = []
     for r in rule:
@@ -371,8 +371,10 @@ def tinted(g: np.random.Generator, base: np.ndarray, rule: tuple[str, str, str])
             c = base * 0.25 * k + 0.01 if luma > 0.22 else base + 0.36 * k
         elif r == "B+":
             c = base * 0.68 + 0.32 * max(luma, 0.55) * k if luma > 0.22 else base + 0.34 * k
+            c = c if luma < 0.8 else base * 0.84 * k
         elif r == "B++":
             c = base * 0.3 + 0.7 if luma > 0.22 else base + 0.45 * k
+            c = c if luma < 0.8 else base * 0.7 * k
         elif r == "B~":
             c = base * 0.8 + 0.2 * (0.25 if luma > 0.5 else 0.7)
         elif r == "C":
