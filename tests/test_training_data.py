@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from training.data import MATERIAL_NAMES, make, read_pool, write_pool
+from training.patterns import PATTERNS, pattern
 from training.shapes import THINGS, assembly, blob
 from training.vocabulary import COLOURS, MATERIALS, VIEWS, natural, swatch, tinted, token_words, words
 
@@ -78,6 +79,42 @@ def test_palettes_follow_the_colour() -> None:
         p = natural(g, name)
         assert p.min() >= 0.0
         assert p.max() <= 1.0
+
+
+@pytest.mark.parametrize("name", ["zebra", "tiger", "stripes", "checker", "camouflage", "clouds"])
+def test_bands_and_patches_repeat_across_an_object(name: str) -> None:
+    g = np.random.default_rng(2)
+    density = 3.5 * MATERIALS[name].scale  # features a unit, of objects two units wide
+    changes = []
+    for seed in range(1, 25):
+        x, y, z = g.uniform(-40, 40, 3)
+        heights = y + np.linspace(-1, 1, 200) * density
+        # Along the direction in which the pattern changes: zebras' bands stand, the others lie or have none.
+        shown = [
+            pattern.py_func(PATTERNS.index(name), x + h, h, z, x + h, h, 0.0, 0.0, 1.0, seed)[:2] for h in heights
+        ]
+        second = np.array(shown).sum(1) > 0.5
+        changes.append(int((second[1:] != second[:-1]).sum()))
+    assert np.median(changes) >= 6  # three bands or patches at least; with fewer, a tiger is a ball with a line
+
+
+@pytest.mark.parametrize("colour", ["white", "black"])
+@pytest.mark.parametrize("name", ["water", "marble", "lava", "cobblestone", "knit", "tiles"])
+def test_patterns_show_in_the_lightest_and_the_darkest_colour(name: str, colour: str) -> None:
+    g = np.random.default_rng(3)
+    rows = [tinted(g, swatch(g, colour), MATERIALS[name].tint) @ (0.3, 0.59, 0.11) for _ in range(20)]
+    plain = name == "knit"  # drawn by its shades alone
+    assert plain or min(np.ptp(row) for row in rows) > 0.12
+
+
+def test_what_shows_two_materials_has_no_label() -> None:
+    for index in range(400):
+        sample = make(11, index, 16)
+        two = (" with ", " and ", " covered ", "mossy ", "rusty ", "snowy ")
+        if sample.material >= 0 and " background" not in sample.caption:
+            assert " with " not in sample.caption, sample.caption
+        if sample.material < 0 and not any(word in sample.caption for word in two):
+            assert sample.thing > 1, sample.caption  # a thing in its own materials
 
 
 def test_pool_is_written_once_and_read_back(tmp_path) -> None:

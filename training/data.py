@@ -229,19 +229,19 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
     g = np.random.default_rng([seed, index])
     stage = Stage(g)
     k = g.random()
-    if k < 0.15:
+    if k < 0.18:
         return _flat(g, stage, size)
-    close = g.random() < (0.3 if k < 0.43 else 0.03)
+    close = g.random() < (0.3 if k < 0.45 else 0.03)
     warp = np.zeros(3)
     name, thing = "", None
-    if k < 0.32:
+    if k < 0.34:
         prims = shapes.assembly(g)
-    elif k < 0.43:
+    elif k < 0.45:
         prims, warp = shapes.blob(g)
     else:
         # Simple solids count less than things with a front, which have more to learn.
         names = list(shapes.THINGS)
-        p = np.array([1.0 if not shapes.THINGS[n].front else 1.4 for n in names])
+        p = np.array([1.0 if not shapes.THINGS[n].front else 2.2 for n in names])
         name = names[int(g.choice(len(names), p=p / p.sum()))]
         thing = shapes.THINGS[name]
         prims = thing.build(g).array(float(g.uniform(1.05, 1.15)))
@@ -354,7 +354,7 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
     said = -1
     if close:
         caption = caption + ", close up" if g.random() < 0.8 else "a close up of " + caption
-    if g.random() < (0.8 if thing else 0.5):
+    if g.random() < (0.85 if thing else 0.4):
         caption += f", {view} view"
         said = VIEWS.index(view)
     tid = OBJECT_NAMES.index(name) if name else 1

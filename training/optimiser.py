@@ -25,11 +25,11 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     a, b, c = _QUINTIC
     x = matrix.bfloat16()
     if x.shape[0] > x.shape[1]:
-        x = x.T
+        x = x.T.contiguous()  # products of transposed views take twice as long
     x = x / (x.norm() + 1e-7)
     for _ in range(_ROUNDS):
         gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if matrix.shape[0] <= matrix.shape[1] else x.T
 
 
