@@ -90,9 +90,7 @@ def test_bands_and_patches_repeat_across_an_object(name: str) -> None:
         x, y, z = g.uniform(-40, 40, 3)
         heights = y + np.linspace(-1, 1, 200) * density
         # Along the direction in which the pattern changes: zebras' bands stand, the others lie or have none.
-        shown = [
-            pattern.py_func(PATTERNS.index(name), x + h, h, z, x + h, h, 0.0, 0.0, 1.0, seed)[:2] for h in heights
-        ]
+        shown = [pattern.py_func(PATTERNS.index(name), x + h, h, z, x + h, h, 0.0, 0.0, 1.0, seed)[:2] for h in heights]
         second = np.array(shown).sum(1) > 0.5
         changes.append(int((second[1:] != second[:-1]).sum()))
     assert np.median(changes) >= 6  # three bands or patches at least; with fewer, a tiger is a ball with a line
