@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 from pipeline.core import atomic, backends
 from pipeline.core.content import canonical_json, sha256_file
 from pipeline.core.errors import BackendError, MeshError
+from pipeline.core.process import is_alive
 from pipeline.core.rng import derive_seed, numpy_generator, torch_generator
 
 
@@ -107,3 +111,19 @@ def test_on_cuda_warp_is_taken_where_nvdiffrast_is_absent(monkeypatch: pytest.Mo
     assert backends.choose("rasterise").name == "nvdiffrast"
     assert backends.choose("texture").name == "torch"  # its additions have no fixed order: only when asked for
     assert backends.choose("network").name == "torch"  # nor is half precision taken unasked
+
+
+def test_a_killed_writer_is_gone_though_nobody_asked_for_its_end(tmp_path: Path) -> None:
+    writer = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    left = tmp_path / f"{atomic.TEMPORARY_PREFIX}{writer.pid}-0123456789ab.json"
+    left.write_text("{")
+    assert is_alive(writer.pid)
+    assert atomic.sweep(tmp_path) == 0
+    writer.kill()
+    end = time.monotonic() + 60
+    while is_alive(writer.pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    os.kill(writer.pid, 0)  # its number is still taken: it is a zombie until somebody waits for it
+    assert atomic.sweep(tmp_path) == 1
+    assert not left.exists()
+    writer.wait()

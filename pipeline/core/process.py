@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 
+import psutil
+
 
 def is_alive(pid: object) -> bool:
-    """True where a process has the number ``pid``, also one of another user. False for what is no process number."""
+    """True where a process has the number ``pid``, also one of another user. False for what is no process number.
+
+    One that was killed and whose parent has not asked for its end yet (a zombie) is gone: in containers that may last
+    as long as the container.
+    """
     if not isinstance(pid, int) or pid <= 0:
         return False
     try:
@@ -15,4 +21,9 @@ def is_alive(pid: object) -> bool:
         return False
     except OSError:
         return True
-    return True
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True

@@ -160,4 +160,6 @@ def faults_of(out: Path, manifest: Path) -> dict[str, int]:
         for path in out.rglob("*")
         if path.name.startswith(".tmp-") or path.name in (".lock", "checkpoint.json", ".run.lock.tmp")
     ]
+    for path in strays:
+        print(f"stray: {path}", file=sys.stderr)
     return {"missing": missing, "different": different, "strays": len(strays)}
