@@ -208,6 +208,16 @@ def test_prompt_table_gives_one_row_per_view(prior: Prior) -> None:
     assert isinstance(negative, TextEmbedding) and torch.equal(negative.states[1], prior.embed(["blue"]).states[0])
 
 
+def test_close_ups_ask_a_prior_for_its_word_for_surfaces(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prior, "surface_prompt", lambda prompt: prompt.replace("cube", "surface"))
+    table = PromptTable(prior, "a red cube", "", view_words=True, close_up=True)
+    whole, close = table.text([View("side", False), View("side", True)]).states
+    assert torch.equal(whole, prior.embed(["a red cube, side view"]).states[0])
+    assert torch.equal(close, prior.embed(["a red surface, close up"]).states[0])
+    plain = PromptTable(prior, "a red cube", "", view_words=True, close_up=False)
+    assert torch.equal(plain.text([View("side", True)]).states[0], prior.embed(["a red cube"]).states[0])
+
+
 def test_descending_timesteps_go_down_in_a_band(prior: Prior) -> None:
     settings = SdsSettings(1.0, 0.1, 0.9, timesteps="descending")
     for step, low, high in ((0, 740, 900), (50, 420, 580), (99, 100, 260)):

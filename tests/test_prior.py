@@ -15,7 +15,7 @@ from pipeline.core.errors import PriorError
 from pipeline.prior.identity import find_prior, prior_identity
 from pipeline.prior.latent_rgb import LatentRgb, read_latent_rgb
 from pipeline.prior.load import load_prior, to_image
-from pipeline.prior.words import keep_known, unknown_words
+from pipeline.prior.words import keep_known, surface_prompt, unknown_words
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +153,35 @@ def test_a_damaged_map_is_refused(tmp_path: Path) -> None:
 def test_images_are_rounded_and_clamped() -> None:
     image = to_image(torch.tensor([[[-1.0, 0.5]], [[0.2, 2.0]], [[1.0, 0.0]]]))
     assert image.tolist() == [[[0, 51, 255], [128, 255, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "surface"),
+    [
+        ("a mossy object", "a mossy surface"),
+        ("a red brick castle", "a red brick surface"),
+        ("A Red Brick CASTLE", "A Red Brick surface"),
+        ("a wooden barrel with iron bands", "a wooden surface with iron bands"),
+        ("a vase made of gold, shiny", "a surface made of gold, shiny"),
+        ("a mossy stone, old", "a mossy stone surface, old"),
+        ("a zebra", "a zebra surface"),
+        ("a red mushroom", "a red mushroom"),  # no material is said: cap and stem have their own
+        ("a white snowman", "a white snowman"),
+        ("a red object", "a red surface"),
+        ("a boxy thing", "a boxy surface"),
+        ("a gold <object>", "a gold <object> surface"),  # a concept's name is no noun of ours
+    ],
+)
+def test_close_ups_ask_for_the_surface(prompt: str, surface: str) -> None:
+    assert surface_prompt(find_prior("embedded"), prompt) == surface
+
+
+def test_other_priors_take_close_ups_as_they_are_asked_for(folder: Path, tmp_path: Path) -> None:
+    assert load_prior(folder).surface_prompt("a mossy object") == "a mossy object"
+    (tmp_path / "words.json").write_text('{"words": ["moss"]}')
+    assert surface_prompt(tmp_path, "a mossy object") == "a mossy object"
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "words.json").write_text('{"words": [], "surface": "surface", "materials": []}')
+    with pytest.raises(PriorError, match="not a list of words"):
+        surface_prompt(damaged, "a mossy object")

@@ -71,6 +71,7 @@ def word_list() -> dict:
         "objects": {n: [w for w in t.nouns if w != n] for n, t in THINGS.items()},
         "objects_with_front": [n for n, t in THINGS.items() if t.front],
         "any_object": list(GENERIC_NOUNS),
+        "surface": "surface",
         "views": list(VIEWS),
     }
 

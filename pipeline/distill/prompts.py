@@ -31,15 +31,20 @@ class PromptTable:
         adapters: Adapters = NO_ADAPTERS,
     ):
         self._prior, self._prompt, self._adapters = prior, prompt, adapters
+        self._surface = prior.surface_prompt(prompt)
         self._view_words, self._close_up = view_words, close_up
         self._negative = prior.embed([negative], adapters, negative=True)
 
     def text(self, views: list[View]) -> TextEmbedding:
         """(V, L, D) embeddings of the prompts for ``views``."""
         return self._prior.embed(
-            [view_prompt(self._prompt, view, view_words=self._view_words, close_up=self._close_up) for view in views],
+            [self._view_prompt(view) for view in views],
             self._adapters,
         )
+
+    def _view_prompt(self, view: View) -> str:
+        prompt = self._surface if view.close and self._close_up else self._prompt
+        return view_prompt(prompt, view, view_words=self._view_words, close_up=self._close_up)
 
     def negative(self, count: int) -> TextEmbedding:
         """(V, L, D): the negative prompt, ``count`` times."""

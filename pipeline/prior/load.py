@@ -28,7 +28,7 @@ from pipeline.prior.options import PriorOptions
 from pipeline.prior.parts import Parts, load_parts
 from pipeline.prior.precision import compiled, device_of, prepare_cuda, text_dtype, vae_dtype
 from pipeline.prior.text import TextEmbedding, TextEncoders, split_concepts
-from pipeline.prior.words import keep_known, unknown_words
+from pipeline.prior.words import keep_known, surface_prompt, unknown_words
 
 __all__ = ["Prior", "TextEmbedding", "load_prior", "to_image"]
 
@@ -113,6 +113,10 @@ class Prior:
         """Words of ``prompt`` that this prior does not know (and drops)."""
         plain = [piece for piece in split_concepts(prompt, self._concepts(adapters)) if isinstance(piece, str)]
         return unknown_words(self.folder, " ".join(plain))
+
+    def surface_prompt(self, prompt: str) -> str:
+        """What to ask for where a view shows surface alone (``words.surface_prompt``)."""
+        return surface_prompt(self.folder, prompt)
 
     @torch.no_grad()
     def embed(self, prompts: list[str], adapters: Adapters = NONE, *, negative: bool = False) -> TextEmbedding:

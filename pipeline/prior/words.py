@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.core.errors import PriorError
@@ -51,3 +52,50 @@ def keep_known(folder: Path, prompt: str) -> str:
         return prompt
     parts = (" ".join(w for w in split_words(part) if w in known) for part in prompt.split(","))
     return ", ".join(part for part in parts if part)
+
+
+def surface_prompt(folder: Path, prompt: str) -> str:
+    """What ``prompt`` asks for where a view shows a piece of the surface and nothing else: a material that fills it.
+
+    Priors that tell their words by kind and have a word for such a piece (``surface`` in their list) draw the outline
+    of an object, and what is behind it, even close up. So the noun makes way for that word: "a mossy stone object"
+    becomes "a mossy stone surface", "a wooden barrel with iron bands" "a wooden surface with iron bands". A thing of
+    which no material is said keeps its name, for its parts have materials of their own. Unchanged for other priors.
+    Raises PriorError for an unreadable list.
+    """
+    kinds = _kinds(folder)
+    if kinds is None:
+        return prompt
+    surface, materials, things, anything = kinds
+    material = materials.search(prompt)
+    if found := anything.search(prompt) or (things.search(prompt) if material else None):
+        return prompt[: found.start()] + surface + prompt[found.end() :]
+    if material is None or things.search(prompt):
+        return prompt
+    first, comma, rest = prompt.partition(",")
+    return f"{first.rstrip()} {surface}{comma}{rest}"
+
+
+@functools.lru_cache(maxsize=8)
+def _kinds(folder: Path) -> tuple[str, re.Pattern[str], re.Pattern[str], re.Pattern[str]] | None:
+    """The word for a surface, and what finds a material, a thing, and a noun for any thing."""
+    path = folder / WORDS_FILE
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if "surface" not in values:
+            return None
+        named = [
+            [phrase for name, others in values[kind].items() for phrase in (name, *others)]
+            for kind in ("materials", "objects")
+        ]
+        return str(values["surface"]), _phrases(named[0]), _phrases(named[1]), _phrases(values["any_object"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PriorError(f"{path}: not a list of words ({type(error).__name__}: {error})") from None
+
+
+def _phrases(phrases: Iterable[str]) -> re.Pattern[str]:
+    """Finds any of the phrases as whole words, the longest where several begin."""
+    longest = sorted({str(phrase).lower() for phrase in phrases}, key=lambda phrase: (-len(phrase), phrase))
+    return re.compile(rf"(?<![\w<-])(?:{'|'.join(map(re.escape, longest))})(?![\w>-])", re.IGNORECASE)
