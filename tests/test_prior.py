@@ -180,6 +180,12 @@ def test_other_priors_take_close_ups_as_they_are_asked_for(folder: Path, tmp_pat
     assert load_prior(folder).surface_prompt("a mossy object") == "a mossy object"
     (tmp_path / "words.json").write_text('{"words": ["moss"]}')
     assert surface_prompt(tmp_path, "a mossy object") == "a mossy object"
+    none = tmp_path / "none"
+    none.mkdir()
+    (none / "words.json").write_text(
+        '{"words": [], "surface": "surface", "materials": {}, "objects": {}, "any_object": []}'
+    )
+    assert surface_prompt(none, "a mossy object") == "a mossy object"
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "words.json").write_text('{"words": [], "surface": "surface", "materials": []}')

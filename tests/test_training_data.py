@@ -97,12 +97,11 @@ def test_bands_and_patches_repeat_across_an_object(name: str) -> None:
 
 
 @pytest.mark.parametrize("colour", ["white", "black"])
-@pytest.mark.parametrize("name", ["water", "marble", "lava", "cobblestone", "knit", "tiles"])
+@pytest.mark.parametrize("name", ["water", "marble", "lava", "cobblestone", "tiles"])
 def test_patterns_show_in_the_lightest_and_the_darkest_colour(name: str, colour: str) -> None:
     g = np.random.default_rng(3)
     rows = [tinted(g, swatch(g, colour), MATERIALS[name].tint) @ (0.3, 0.59, 0.11) for _ in range(20)]
-    plain = name == "knit"  # drawn by its shades alone
-    assert plain or min(np.ptp(row) for row in rows) > 0.12
+    assert min(np.ptp(row) for row in rows) > 0.12
 
 
 def test_what_shows_two_materials_has_no_label() -> None:

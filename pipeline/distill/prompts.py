@@ -37,10 +37,7 @@ class PromptTable:
 
     def text(self, views: list[View]) -> TextEmbedding:
         """(V, L, D) embeddings of the prompts for ``views``."""
-        return self._prior.embed(
-            [self._view_prompt(view) for view in views],
-            self._adapters,
-        )
+        return self._prior.embed([self._view_prompt(view) for view in views], self._adapters)
 
     def _view_prompt(self, view: View) -> str:
         prompt = self._surface if view.close and self._close_up else self._prompt

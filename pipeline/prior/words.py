@@ -98,4 +98,6 @@ def _kinds(folder: Path) -> tuple[str, re.Pattern[str], re.Pattern[str], re.Patt
 def _phrases(phrases: Iterable[str]) -> re.Pattern[str]:
     """Finds any of the phrases as whole words, the longest where several begin."""
     longest = sorted({str(phrase).lower() for phrase in phrases}, key=lambda phrase: (-len(phrase), phrase))
+    if not longest:
+        return re.compile(r"(?!)")  # finds nothing
     return re.compile(rf"(?<![\w<-])(?:{'|'.join(map(re.escape, longest))})(?![\w>-])", re.IGNORECASE)
