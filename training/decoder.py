@@ -155,10 +155,11 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--work", type=Path)
     p.add_argument("--minutes", type=float)
     p.add_argument("--steps", type=int)
+    p.add_argument("--threads", type=int, default=2)
     a = p.parse_args(argv)
     if (a.minutes is None) == (a.steps is None):
         p.error("give either --minutes or --steps")
-    torch.set_num_threads(2)
+    torch.set_num_threads(a.threads)
     train(load(a.config, a.work), a.minutes, a.steps)
 
 

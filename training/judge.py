@@ -19,10 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderTiny
 from PIL import Image
 from torch import Tensor, nn
 
 from training import checkpoint
+from training.autoencoder import encode_all
 from training.data import COLOUR_NAMES, MATERIAL_NAMES, OBJECT_NAMES, read_pool, sheet
 from training.optimiser import Orthogonal, matrices
 from training.settings import Log, Settings, load
@@ -66,14 +68,26 @@ class Judge(nn.Module):
         return {k: m(x) for k, m in self.out.items()}
 
 
+def _moved(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Every image shifted by up to four pixels, half of them nearer or farther, too: patterns on a painted mesh have
+    other sizes than those of the renderer."""
+    count = len(x)
+    nearer = np.where(rng.random(count) < 0.5, np.exp(rng.uniform(-0.45, 0.25, count)), 1.0)
+    shifts = rng.integers(-4, 5, (count, 2)) * 2 / x.shape[-1]  # whole pixels: what is only shifted stays sharp
+    theta = np.zeros((count, 2, 3), np.float32)
+    theta[:, 0, 0] = theta[:, 1, 1] = nearer
+    theta[:, :, 2] = shifts
+    grid = F.affine_grid(torch.from_numpy(theta), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+
+
 def _augment(x: Tensor, rng: np.random.Generator) -> Tensor:
     """Blur, noise and small shifts, others for each image: the judge shall look at the thing, not at the pixels of our
     renderer."""
     count = len(x)
     flipped = torch.from_numpy(rng.random(count) < 0.5)
     x = torch.where(flipped[:, None, None, None], torch.flip(x, [3]), x)
-    shifts = [(int(dy), int(dx)) for dy, dx in rng.integers(-4, 5, (count, 2))]
-    x = torch.stack([torch.roll(one, shift, (1, 2)) for one, shift in zip(x, shifts, strict=True)])
+    x = _moved(x, rng)
     side = int(rng.integers(36, 60))
     soft = F.interpolate(F.interpolate(x, size=(side, side), mode="area"), size=(64, 64), mode="bilinear")
     x = torch.where(torch.from_numpy(rng.random(count) < 0.4)[:, None, None, None], soft, x)
@@ -82,6 +96,18 @@ def _augment(x: Tensor, rng: np.random.Generator) -> Tensor:
         for v in (rng.uniform(0.9, 1.08, count), rng.normal(0, 0.03, count), rng.uniform(0, 0.08, count))
     )
     return x * gain + offset + torch.randn_like(x) * noise
+
+
+@torch.no_grad()
+def _through(vae: AutoencoderTiny, pixels: np.ndarray) -> np.ndarray:
+    """Images uint8 (N, S, S, 3) as the autoencoder gives them back: what it loses is not what the judge shall miss."""
+    out = []
+    for part in np.array_split(pixels, max(1, len(pixels) // 128)):
+        z = encode_all(vae, part).float().contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = vae.decode(z / vae.config.scaling_factor).sample.float()
+        out.append(((y.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    return np.concatenate(out)
 
 
 def _recolour(x: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -140,6 +166,10 @@ def train(cfg: Settings, resume: bool = False) -> None:
     hp, _, hl = read_pool(cfg.work / "pool" / "held", 1)
     hx = torch.from_numpy(hp[: c["held"]]).permute(0, 3, 1, 2).float() / 127.5 - 1
     held_labels = torch.from_numpy(hl[: c["held"]])
+    passed = int(len(pixels) * c["through"])
+    if passed:
+        vae = AutoencoderTiny.from_pretrained(cfg.work / "vae").eval().requires_grad_(False)
+        pixels[-passed:] = _through(vae.to(memory_format=torch.channels_last), pixels[-passed:])
     model = Judge(c["width"]).to(memory_format=torch.channels_last)
     groups = [{"params": list(model.parameters()), "weight_decay": 0.05}]
     opt = Orthogonal(groups, matrices(model), lr=c["lr"])

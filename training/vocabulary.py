@@ -75,7 +75,8 @@ class Material:
     natural: tuple[str, ...]
     tint: tuple[str, str, str]
     scale: float = 0.9
-    #: How far the texture may be turned in its plane: 0 upright, 1 any angle.
+    #: How far the texture may be turned in its plane: 0 upright, 1 any angle. Patterns that have a direction are near
+    #: upright: a mesh is painted patch by patch, and patches that choose a direction each do not join.
     turn: float = 0.1
 
 
@@ -165,16 +166,16 @@ _ALL_MATERIALS: dict[str, Material] = {
         "f2f2f0 1c1c1e 000000|f4f0e6 b02a2a 000000",
         "B C B",
         1.0,
-        0.3,
+        0.06,
     ),
-    "stripes": _m("stripes", "striped,stripy", "f2f0ec 2858b8 000000|f4f2ee c23030 000000", "B C B", 1.3, 1),
+    "stripes": _m("stripes", "striped,stripy", "f2f0ec 2858b8 000000|f4f2ee c23030 000000", "B C B", 1.3, 0.06),
     "dots": _m(
         "polka dots,dots,spots",
         "dotted,polka dot,spotted",
         "f4f2ee d03a3a 000000|d8423e fafaf6 000000|f6f4ee 2c62c4 000000",
         "B C B",
         1.0,
-        0.5,
+        0.2,
     ),
     "knit": _m(
         "wool,knitwear,yarn",
@@ -182,7 +183,7 @@ _ALL_MATERIALS: dict[str, Material] = {
         "d8cdb8 d8cdb8 d8cdb8|b8463e b8463e b8463e|8f9aa8 8f9aa8 8f9aa8",
         "B B B",
         0.8,
-        0.3,
+        0.1,
     ),
     "denim": _m("denim,jeans", "denim", "2f4a7c 7f9ac4 d89a48|365288 8aa4cc d89a48", "B B+ d89a48", 0.9, 0.2),
     "scales": _m(
@@ -210,14 +211,14 @@ _ALL_MATERIALS: dict[str, Material] = {
         0.95,
         1,
     ),
-    "zebra": _m("zebra skin,zebra stripes", "zebra,zebra striped", "f4f2ee 1a1a1c 000000", "C B B", 1.45, 0.4),
+    "zebra": _m("zebra skin,zebra stripes", "zebra,zebra striped", "f4f2ee 1a1a1c 000000", "C B B", 1.45, 0.15),
     "tiger": _m(
         "tiger skin,tiger fur",
         "tiger,tiger striped",
         "e8882a 1c1410 f6ead4|de7c22 1c1410 f4e6cc",
         "B 1c1410 B++",
         1.35,
-        0.3,
+        0.15,
     ),
     "clouds": _m("clouds,sky", "cloudy", "4f94d8 f8fafc dfe6ee|6aa6e0 fafbfd e2e8f0", "B ffffff B+", 1.1, 0.1),
     "water": _m("water,sea", "watery,water", "2f86b8 b8ecf4 1a5a8c|2a90b0 c4f2f2 186480", "B B++ B-", 0.85, 1),

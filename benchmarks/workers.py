@@ -1,0 +1,56 @@
+"""One worker with all cores against one worker a core, on the same rows, in turn, in one run.
+
+    python benchmarks/workers.py [MANIFEST] [--rows 8] [--turns 2]
+
+Prints the wall time of each run, and the ratio of their sums. Without a GPU a small UNet has little to share among
+threads, which wait for each other at the end of every layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+from pipeline.commands.run import RunOptions, run_manifest
+from pipeline.core.job import Job
+from pipeline.fleet import machine
+from pipeline.manifest import Survey
+
+
+def seconds(manifest: Path, ids: list[str], workers: int, threads: int) -> float:
+    """Wall time of building the rows into an empty folder, Ray's start included; raises SystemExit if one fails."""
+    import time
+
+    with (
+        tempfile.TemporaryDirectory() as out,
+        mock.patch.object(machine, "threads_per_worker", lambda *_: threads),
+    ):
+        begun = time.monotonic()
+        code = run_manifest(RunOptions(manifest=manifest, out=Path(out), only=ids, workers=workers, quiet=True))
+        if code:
+            raise SystemExit(f"{manifest}: a row failed (exit code {code})")
+        return time.monotonic() - begun
+
+
+def main() -> None:
+    """Prints a line a run, then the ratio."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("manifest", type=Path, nargs="?", default=Path("manifests/demo.csv"))
+    p.add_argument("--rows", type=int, default=8)
+    p.add_argument("--turns", type=int, default=2)
+    a = p.parse_args()
+    ids = [item.id for item in Survey(a.manifest) if isinstance(item, Job)][: a.rows]
+    cores = machine.core_count()
+    total = {(1, cores): 0.0, (cores, 1): 0.0}
+    for turn in range(a.turns):
+        for way in (list(total), list(total)[::-1])[turn % 2]:
+            spent = seconds(a.manifest, ids, *way)
+            total[way] += spent
+            print(f"{way[0]} worker(s) of {way[1]} thread(s): {len(ids)} rows in {spent:.0f} s", flush=True)
+    print(f"one worker a core is {total[1, cores] / total[cores, 1]:.2f} times as fast")
+
+
+if __name__ == "__main__":
+    main()
