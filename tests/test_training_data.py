@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.data import MATERIAL_NAMES, make, read_pool, write_pool
+from training.data import MATERIAL_NAMES, OBJECT_NAMES, Look, Stage, make, read_pool, write_pool
 from training.patterns import PATTERNS, pattern
+from training.render import SLOT
 from training.shapes import THINGS, assembly, blob
 from training.vocabulary import COLOURS, MATERIALS, VIEWS, natural, swatch, tinted, token_words, words
 
@@ -112,6 +113,38 @@ def test_what_shows_two_materials_has_no_label() -> None:
             assert " with " not in sample.caption, sample.caption
         if sample.material < 0 and not any(word in sample.caption for word in two):
             assert sample.thing > 1, sample.caption  # a thing in its own materials
+
+
+def test_a_named_material_is_seen_from_above_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from training import data
+
+    shown = []
+    real = data.render
+
+    def spy(size, flat, cam, light, prims, *rest):
+        shown.append(prims)
+        return real(size, flat, cam, light, prims, *rest)
+
+    monkeypatch.setattr(data, "render", spy)
+    named, own = [], []
+    for i in range(700):
+        s = data.make(8, i, 4)
+        if OBJECT_NAMES[s.thing] in ("house", "castle") and " with " not in s.caption and " and " not in s.caption:
+            (named if s.material >= 0 else own).append(bool((shown[-1][:, SLOT] == 1).any()))
+    assert len(named) > 30
+    assert not any(named)
+    assert len(own) > 20
+    assert all(own)
+
+
+@pytest.mark.parametrize("name", ["stripes", "checker", "brick", "planks", "tiles"])
+def test_patterns_with_a_direction_are_near_upright(name: str) -> None:
+    g = np.random.default_rng(4)
+    for _ in range(60):
+        stage = Stage(g)
+        stage.surface(g, 0, Look(name, "", -1, natural(g, name)))
+        # The texture's own up axis, in the object's frame.
+        assert stage.rot[0].reshape(3, 3)[1, 1] > np.cos(np.radians(20))
 
 
 def test_pool_is_written_once_and_read_back(tmp_path) -> None:

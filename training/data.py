@@ -293,6 +293,8 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
         )
         stage.surface(g, 1, second)
         extra = "bands" if name == "barrel" else "parts"
+    elif thing and thing.roof and phrase == "":
+        prims[prims[:, SLOT] == 1, SLOT] = 0
     if phrase == "":
         if main_look.name == "plastic" and g.random() < 0.5:
             phrase = f"{main_look.colour} {noun}"

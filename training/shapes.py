@@ -203,9 +203,9 @@ def _castle(g: Rng) -> Shape:
         for z in (-0.7, 0.7):
             s.rod(0.23, 0.66, (x, 0.1, z)).cone(0.3, 0.25, 0.0, (x, 1.0, z), slot=1)
     s.rod(0.28, 0.75, (0, 0.2, 0)).cone(0.36, 0.28, 0.0, (0, 1.22, 0), slot=1)
-    s.box((0.17, 0.26, 0.04), (0, -0.26, 0.72), slot=3).rod(0.17, 0.04, (0, 0.0, 0.72), 3, (math.pi / 2, 0, 0))
-    for k in (-0.35, 0.35):
-        s.box((0.07, 0.1, 0.03), (k, 0.08, 0.72), slot=2)
+    s.box((0.23, 0.28, 0.04), (0, -0.24, 0.72), slot=3).rod(0.23, 0.04, (0, 0.04, 0.72), 3, (math.pi / 2, 0, 0))
+    for k in (-0.36, 0.36):
+        s.box((0.08, 0.12, 0.03), (k, 0.1, 0.72), slot=2)
     return s
 
 
@@ -224,16 +224,16 @@ def _tree(g: Rng) -> Shape:
 
 def _car(g: Rng) -> Shape:
     s = Shape(0.03).box((0.48, 0.2, 1.0), (0, 0, 0), round_=0.1)
-    s.box((0.4, 0.2, 0.5), (0, 0.32, -0.12), round_=0.12)
-    s.box((0.34, 0.13, 0.02), (0, 0.33, 0.385), slot=2, blend=0).box(
-        (0.34, 0.13, 0.02), (0, 0.33, -0.62), slot=2, blend=0
-    )
+    s.box((0.4, 0.2, 0.5), (0, 0.32, -0.28), round_=0.12)
+    for z in (0.225, -0.78):
+        s.box((0.34, 0.13, 0.02), (0, 0.33, z), slot=2, blend=0)
     for x in (-0.4, 0.4):
-        s.box((0.02, 0.12, 0.36), (x, 0.33, -0.12), slot=2, blend=0)
+        s.box((0.02, 0.12, 0.36), (x, 0.33, -0.28), slot=2, blend=0)
         for z in (-0.6, 0.6):
             s.rod(0.23, 0.1, (x * 1.1, -0.18, z), 1, (0, 0, math.pi / 2), blend=0)
-        s.ball(0.09, (x * 0.75, 0.03, 0.99), slot=3, blend=0)
-    return s
+        s.ball(0.12, (x * 0.75, 0.04, 0.98), slot=3, blend=0)
+    # Front and back differ: lamps and a radiator, and more bonnet than boot.
+    return s.box((0.18, 0.09, 0.02), (0, -0.02, 1.0), slot=1, blend=0)
 
 
 def _rocket(g: Rng) -> Shape:
@@ -399,13 +399,17 @@ def _boat(g: Rng) -> Shape:
 
 @dataclass(frozen=True)
 class Thing:
-    """A named object: nouns of the caption, builder, own materials of slots 1.. and of slot 0 when not said."""
+    """A named object: nouns of the caption, builder, own materials of slots 1.. and of slot 0 when not said.
+
+    ``roof``: slot 1 takes the material of the caption, too, when one is said. From above it is all that is seen.
+    """
 
     nouns: tuple[str, ...]
     build: Callable[[Rng], Shape]
     front: bool = False
     parts: tuple[tuple[str, str], ...] = ()
     own: tuple[tuple[str, str], ...] = ()
+    roof: bool = False
 
 
 DARK, GLASS = ("plastic", "black"), ("plastic", "blue")
@@ -425,6 +429,7 @@ ALL_THINGS: dict[str, Thing] = {
         True,
         (("tiles", "red"), GLASS, ("planks", "")),
         (("brick", ""), ("plastic", "white"), ("planks", ""), ("stone", "")),
+        roof=True,
     ),
     "castle": Thing(
         ("castle", "fortress"),
@@ -432,6 +437,7 @@ ALL_THINGS: dict[str, Thing] = {
         True,
         (("tiles", "red"), DARK, ("planks", "brown")),
         (("stone", ""), ("brick", "grey"), ("cobblestone", "")),
+        roof=True,
     ),
     "tree": Thing(("tree",), _tree, False, (("wood", "brown"),), (("leaves", ""), ("moss", ""), ("grass", ""))),
     "car": Thing(
