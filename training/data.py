@@ -186,7 +186,8 @@ def _background(g: Rng, avoid: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def _camera(g: Rng, close: bool) -> tuple[np.ndarray, str]:
-    """Camera row (14,) and its view word, by the buckets of the program (front is +-35 degrees about +Z)."""
+    """Camera row (14,) and its view word, by the buckets of the program (front is +-35 degrees about +Z); none within
+    8 degrees of where one word ends and another begins, where either is right."""
     k = g.random()
     if k < 0.10:
         theta = math.radians(g.uniform(2, 30))
@@ -208,6 +209,8 @@ def _camera(g: Rng, close: bool) -> tuple[np.ndarray, str]:
         view = "bottom"
     else:
         view = "front" if deg <= 35 else "back" if deg >= 145 else "side"
+        if min(abs(deg - 35), abs(deg - 145)) < 8:
+            view = ""
     # As the program's own cameras look; what varies here without need is learned at the cost of shapes.
     fov = math.radians(g.uniform(36, 52))
     half = g.uniform(1.1, 1.3) if not close else g.uniform(0.5, 0.8)
@@ -254,7 +257,7 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
     )
     material_id, colour_id = -1, -1
     two = bool((prims[:, SLOT] == 1).any())
-    if thing and thing.own and g.random() < 0.4:
+    if thing and thing.own and g.random() < 0.2:
         # A thing in its own materials, no material word.
         pick = _pick(g, thing.own)
         if pick[1] and pick[1] not in ("cow", "skin") and pick[0] == "plastic" and g.random() < 0.6:
@@ -267,7 +270,7 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
         main_look = main
     else:
         # The shape of a thing shows best where nothing is drawn on it.
-        main_look = _look(g, "plastic" if thing and g.random() < 0.25 else None)
+        main_look = _look(g, "plastic" if thing and g.random() < 0.12 else None)
         material_id, colour_id = MATERIAL_NAMES.index(main_look.name), main_look.colour_id
         phrase = ""
     stage.surface(g, 0, main_look)
@@ -356,7 +359,7 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
     said = -1
     if close:
         caption = caption + ", close up" if g.random() < 0.8 else "a close up of " + caption
-    if g.random() < (0.85 if thing else 0.4):
+    if g.random() < (0.85 if thing else 0.4) and view:
         caption += f", {view} view"
         said = VIEWS.index(view)
     tid = OBJECT_NAMES.index(name) if name else 1

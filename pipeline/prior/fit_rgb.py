@@ -66,13 +66,13 @@ def fit(prior: Prior, *, images: int = 48, seed: int = 0) -> tuple[LatentRgb, tu
     held = [i for i in range(images) if i % _HELD_OUT == _HELD_OUT - 1]
     used = [i for i in range(images) if i not in held]
     x, y = np.concatenate([latents[i] for i in used]), np.concatenate([colours[i] for i in used])
+    if not (np.isfinite(x).all() and np.isfinite(np.concatenate([latents[i] for i in held])).all()):
+        raise PriorError(f"{prior.name}: its encoder gives numbers that are not finite; try --precision float32")
     solution = np.linalg.lstsq(np.column_stack([x, np.ones(len(x))]), y, rcond=None)[0]
     linear = LatentRgb(solution[:-1], solution[-1])
     x, y = np.concatenate([latents[i] for i in held]), np.concatenate([colours[i] for i in held])
     left = ((y - x @ linear.matrix - linear.bias) ** 2).sum(axis=0)
     r2 = 1 - left / ((y - y.mean(axis=0)) ** 2).sum(axis=0)
-    if not np.isfinite(solution).all():
-        raise PriorError(f"{prior.name}: its encoder gives numbers that are not finite; try --precision float32")
     return linear, (float(r2[0]), float(r2[1]), float(r2[2]))
 
 

@@ -2,7 +2,7 @@
 
 ``None`` means "what the prior recommends" (``prior.defaults``) or, where a prior has no say, "none". Lengths are
 in units of the scene, whose cube reaches from -1 to 1; angles are in degrees, as in manifests. Each ``lambda``
-weighs a mean (per ray, per sample or per cell) against the guidance's gradient.
+weighs a mean (per ray, per sample or per pixel) against the guidance's gradient.
 """
 
 from __future__ import annotations

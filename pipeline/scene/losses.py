@@ -2,8 +2,8 @@
 are.
 
 Every weight (lambda) stands against the guidance's gradient, which is exactly w(t) (eps_hat - eps) per latent pixel, a
-sum over a view's pixels: all terms are added and back-propagated once, without a loss scaler (METHOD section 8). With V
-views the guidance is a sum of V such terms, so the caller weighs these means by V. What is published for the same
+sum over a view's pixels and a mean over the views of a step: all terms are added and back-propagated once, without a
+loss scaler (METHOD section 8), and their balance holds for any number of views. What is published for the same
 losses went through a loss scaler that began at 65,536 and left out the guidance: a sparsity of 5e-4 acted like 33 here.
 """
 

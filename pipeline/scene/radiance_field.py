@@ -25,7 +25,7 @@ from pipeline.scene.field import RadianceField
 from pipeline.scene.occupancy import OccupancyGrid
 from pipeline.scene.protocol import Rendering, View
 from pipeline.scene.sketch import Sketch
-from pipeline.scene.volume import Composite, Packed, composite, march
+from pipeline.scene.volume import Composite, Packed, accumulate, composite, march
 
 REFRESH = 16
 """Steps between two looks at which cells of space are occupied."""
@@ -40,7 +40,8 @@ _CHUNK = 1 << 18
 
 @dataclass(frozen=True)
 class Lambdas:
-    """Weights of the further losses. Each loss is a mean, the guidance a sum over the latent pixels of its views."""
+    """Weights of the further losses. Each loss is a mean; the guidance sums over a view's latent pixels, and is a mean
+    over views."""
 
     sparsity: float = 0.0
     shape: float = 0.0
@@ -123,6 +124,7 @@ class RadianceFieldScene:
         self.device = next(field.parameters()).device
         self.layer = LatentToRgb(latent_rgb).to(self.device) if refine is not None else None
         self._stream = "cameras" if refine is None else "refine-cameras"
+        self._refreshed: int | None = None
 
     def parameters(self) -> list[dict[str, object]]:
         rate = self.settings.learning_rate
@@ -133,8 +135,10 @@ class RadianceFieldScene:
 
     def render(self, step: int, steps: int) -> Rendering:
         settings = self.settings
-        if step % REFRESH == 0:
+        # A step that ran out of memory is rendered again, and must not find another grid.
+        if step % REFRESH == 0 and step != self._refreshed:
             self.occupancy.update(self.field.density, self._seed, step)
+            self._refreshed = step
         rng = numpy_generator(self._seed, self._stream, step)
         cameras = sample_orbit_cameras(rng, settings.views, settings.cameras)
         seen, packed, sigma, weights = self._look(cameras, settings.view_size * settings.supersample, step)
@@ -187,8 +191,7 @@ class RadianceFieldScene:
             total = total + lambdas.tv * losses.total_variation(
                 seen.image(seen.depth[:, None]), seen.image(seen.weight[:, None])
             )
-        # The guidance sums over views; these are means, so that their balance holds for any number of views.
-        return total * self.settings.views
+        return total
 
     def _look(
         self, cameras: Cameras, side: int, step: int | None
@@ -244,6 +247,17 @@ class RadianceFieldScene:
             depths.append(pooled[:, -1] / pooled[:, -2].clamp(min=1e-6))
         return torch.cat(images), torch.cat(covers), torch.cat(depths)
 
+    @torch.no_grad()
+    def normals(self, cameras: Cameras, view_size: int) -> torch.Tensor:
+        """Normals in scene coordinates (V, 3, view_size, view_size), one ray a pixel: unit normals of the density,
+        weighed as its colours are; shorter where a ray is not stopped or sees several surfaces."""
+        shown = []
+        for index in range(len(cameras)):
+            seen, packed, _, weights = self._look(cameras[index : index + 1], view_size, None)
+            normals = [self.field.normals(part) for part in packed.points.split(_CHUNK)]
+            shown.append(seen.image(accumulate(weights, torch.cat(normals), packed)))
+        return torch.cat(shown)
+
     def state(self) -> Mapping[str, torch.Tensor]:
         state = {f"field.{name}": value for name, value in self.field.state_dict().items()}
         state |= {f"occupancy.{name}": value for name, value in self.occupancy.state().items()}
@@ -258,6 +272,7 @@ class RadianceFieldScene:
                 raise ValueError(f"checkpoint: {name} is missing or has another shape")
         self.field.load_state_dict(_below(state, "field."))
         self.occupancy.load_state(_below(state, "occupancy."))
+        self._refreshed = None
         if self.layer is not None:
             self.layer.load_state_dict(_below(state, "layer."))
 

@@ -21,14 +21,15 @@ class RefinedMeshSettings:
     """``view_size``: latent pixels a side of a view, each of ``prior.reduction`` pixels.
 
     ``keep_colour`` weighs the mean squared difference between the texture and the decoded one, both averaged over
-    blocks of ``block`` texels: refinement is for detail, and without it strong guidance saturates the colours.
+    blocks of ``block`` texels: refinement is for detail, and without it strong guidance saturates the colours. It
+    stands against the guidance of one view, whatever the number of ``views``.
     """
 
     views: int
     view_size: int
     learning_rate: float
     supersample: int = 2
-    keep_colour: float = 300.0
+    keep_colour: float = 1200.0
     block: int = 8
 
 
@@ -65,7 +66,7 @@ class RefinedMesh:
         behind = send(torch.from_numpy(colours), texture.device)[:, None].expand(-1, side * side, -1).reshape(-1, 3)
         image = functional.avg_pool2d(seen.composite(texture, behind), settings.supersample)
         drift = (self._blocks(texture) - self._anchor).square().mean()
-        return Rendering(self._prior.encode(image), views, settings.keep_colour * drift * len(cameras))
+        return Rendering(self._prior.encode(image), views, settings.keep_colour * drift)
 
     def state(self) -> Mapping[str, torch.Tensor]:
         return {"rgb": self.texture}
