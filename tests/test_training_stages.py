@@ -113,6 +113,26 @@ def test_a_larger_decoder_leaves_the_latents_alone(work: Path) -> None:
         enlarged(begun, cfg["autoencoder"])
 
 
+def test_the_card_tells_what_was_measured(work: Path) -> None:
+    from training import card, judge
+    from training.settings import Log, load
+
+    cfg = load(CONFIG, work)
+    found = judge.real(cfg)
+    assert (
+        set(found["material_of"]) == set(found["material_of_through_autoencoder"]) == {"surfaces", "shapes", "objects"}
+    )
+    assert 0 <= found["material_through_autoencoder"] <= 1
+    Log(work / "judge.jsonl")(stage="judge", real=True, **found)
+    for seed in (1, 2):
+        drawn = judge.judge_samples(cfg, 30, 3.0, 2, seed, None)
+        assert set(drawn["material_of"]) == {"surfaces", "shapes", "objects"} and drawn["material"]["n"] > 20
+        Log(work / "judged.jsonl")(stage="samples", guidance=3.0, seed=seed, **{"view": drawn["colour"], **drawn})
+    text = card.card(cfg)
+    assert "| its materials by kind | surfaces " in text and "seeds: 2" in text
+    assert "| samples, material by kind | surfaces " in text and "- Everything." in text
+
+
 def test_judge_scores_any_size(work: Path) -> None:
     from training.judge import questions, score
 
@@ -220,7 +240,9 @@ def test_assets_are_judged_by_what_six_views_say_together(work: Path, tmp_path: 
         Image.fromarray(sheet).save(tmp_path / name / "preview.png")
         record = {"inputs": {"job": {"prompt": f"a {colour} object"}}}
         (tmp_path / name / "record.json").write_text(json.dumps(record))
-    found = judge_assets(tmp_path, work / "judge.safetensors")["colour"]
+    judged = judge_assets(tmp_path, work / "judge.safetensors")
+    assert judged["all"] == {"top1": 0.5, "n": 2, "chance": round(1 / len(COLOUR_NAMES), 4)}
+    found = judged["colour"]
     assert found["top1"] == 0.5 and found["n"] == 2
     assert found["views"] == pytest.approx(sum(row["colour"] in (said, other) for row in rows) / 12, abs=1e-3)
 

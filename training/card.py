@@ -62,6 +62,9 @@ counts, spatial relations, negations. Unknown words are dropped.
 """
 
 
+_THROUGH = "_through_autoencoder"
+
+
 def _rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -81,7 +84,7 @@ def quality(cfg: Settings) -> str:
     out = ["| measured | value | target |", "|---|---|---|"]
     auto = [r for r in _rows(cfg.work / "autoencoder.jsonl") if r.get("done")]
     if auto:
-        r2 = json.loads((cfg.work / "r2.json").read_text()) if (cfg.work / "r2.json").exists() else auto[-1]["r2"]
+        r2 = auto[-1]["r2"]
         out.append(f"| autoencoder, held-out PSNR | {auto[-1]['psnr']:.1f} dB | 30 dB |")
         out.append(f"| linear latent -> RGB, R2 of red, green, blue | {r2[0]:.2f}, {r2[1]:.2f}, {r2[2]:.2f} | 0.90 |")
     judge = _rows(cfg.work / "judge.jsonl")
@@ -91,6 +94,12 @@ def quality(cfg: Settings) -> str:
             f"| judge on real held-out images: material / colour / object / view | "
             f"{j['material']:.0%} / {j['colour']:.0%} / {j['object']:.0%} / {j['view']:.0%} | 90% |"
         )
+        if "material_of" in j:
+            real, back = (", ".join(f"{k} {v:.0%}" for k, v in j["material_of" + n].items()) for n in ("", _THROUGH))
+            out.append(f"| its materials by kind | {real} | |")
+            out.append(
+                f"| the same images through the autoencoder: material | {j['material' + _THROUGH]:.0%} ({back}) | |"
+            )
     samples = _last_samples(_rows(cfg.work / "judged.jsonl"))
     for k, name, want in (("material", "material", "85%"), ("colour", "colour", "95%"), ("thing", "object", "80%"),
                           ("view", "view word", "75%")):  # fmt: skip
@@ -101,6 +110,9 @@ def quality(cfg: Settings) -> str:
                 f"n = {sum(row[k]['n'] for row in samples)}, chance {samples[0][k]['chance']:.0%}) | "
                 f"{sum(shares) / len(shares):.0%} ({min(shares):.0%} to {max(shares):.0%}) | {want} |"
             )
+    if judge and samples and all("material_of" in row for row in samples):
+        means = {k: sum(row["material_of"][k] for row in samples) / len(samples) for k in samples[0]["material_of"]}
+        out.append(f"| samples, material by kind | {', '.join(f'{k} {v:.0%}' for k, v in means.items())} | |")
     painted = [r for r in _rows(cfg.work / "judged.jsonl") if r.get("stage") == "assets" and r["root"] == "painted"]
     if judge and painted:  # of benchmarks/painted.py
         row = painted[-1]

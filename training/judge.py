@@ -1,6 +1,7 @@
 """The judge: a small classifier that says what an image shows, trained on data the prior never saw.
 
     python -m training.judge train --config training/configs/embedded.toml
+    python -m training.judge real --config training/configs/embedded.toml
     python -m training.judge samples --config training/configs/embedded.toml --guidance 5
     python -m training.judge assets --config training/configs/embedded.toml --out outputs/generate
 
@@ -214,6 +215,29 @@ def train(cfg: Settings, resume: bool = False) -> None:
             checkpoint.save(cfg.work / "judge.safetensors", {"model": mean}, width=c["width"])
 
 
+def _by_kind(hits: np.ndarray, things: np.ndarray) -> dict[str, float]:
+    """Shares of `hits` (N,) bool by what is shown: a surface, any shape, a named object (`things` (N,): 0, 1, more)."""
+    kinds = {"surfaces": things == 0, "shapes": things == 1, "objects": things > 1}
+    return {kind: round(float(hits[these].mean()), 3) for kind, these in kinds.items() if these.any()}
+
+
+def real(cfg: Settings) -> dict:
+    """What the judge says of real held-out images: top-1 by head; of materials also by kind, and of the same images as
+    the autoencoder gives them back. Samples can be no better than these."""
+    pixels, _, labels = (part[: cfg["judge"]["held"]] for part in read_pool(cfg.work / "pool" / "held", 1))
+    model = _load(cfg.work / "judge.safetensors")
+    vae = AutoencoderTiny.from_pretrained(cfg.work / "vae").eval().requires_grad_(False)
+    known = labels[:, 0] >= 0
+    found: dict = {}
+    for name, images in (("", pixels), ("_through_autoencoder", _through(vae, pixels))):
+        x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        found |= {k + name: v for k, v in accuracy(model, x, torch.from_numpy(labels)).items()}
+        with torch.no_grad():
+            said = torch.cat([model.eval()(part)["material"] for part in x.split(100)]).argmax(1).numpy()
+        found["material_of" + name] = _by_kind((said == labels[:, 0])[known], labels[known, 2])
+    return found
+
+
 @cache
 def _load(path: Path) -> Judge:
     from safetensors import safe_open
@@ -292,12 +316,14 @@ def judge_samples(cfg: Settings, count: int, guidance: float, steps: int, seed: 
     images = draw(pipeline(cfg), [p for p, _ in asked], seed, guidance, steps)
     got = score(images, cfg.work / "judge.safetensors")
     hits: dict[str, list[bool]] = {}
-    for (_, want), row in zip(asked, got, strict=True):
+    kinds = []
+    for i, ((_, want), row) in enumerate(zip(asked, got, strict=True)):
         for k, v in want.items():
             hits.setdefault(k, []).append(row[k] == v)
+            kinds += [i % 3] if k == "material" else []
     if out:
         sheet(images[:96], 12).save(out)
-    return {
+    return {"material_of": _by_kind(np.array(hits["material"]), np.array(kinds))} | {
         k: {"top1": round(float(np.mean(v)), 3), "n": len(v), "chance": round(1 / len(NAMES[k]), 3)}
         for k, v in hits.items()
     }
@@ -323,8 +349,11 @@ def asked_of(prompt: str) -> dict[str, str]:
 def judge_assets(root: Path, weights: Path) -> dict:
     """Top-1 by label over the finished assets below ``root``: of six views of each, together and one by one.
 
-    The views are those of ``preview.png``: level from four sides and from two corners.
+    The views are those of ``preview.png``: level from four sides and from two corners. ``all`` is the share of assets
+    of which everything that the prompt names is right.
     """
+    whole: list[bool] = []
+    guessed: list[float] = []
     asset: dict[str, list[bool]] = {}
     view: dict[str, list[bool]] = {}
     for record in sorted(root.glob("*/record.json")):
@@ -341,8 +370,15 @@ def judge_assets(root: Path, weights: Path) -> dict:
             said[head] = NAMES[head][int(total.argmax())]
             asset.setdefault(head, []).append(said[head] == name)
             view.setdefault(head, []).extend(row[head] == name for row in rows)
+        named = {head: name for head, name in asked_of(prompt).items() if head in said}
+        if named:
+            whole.append(said == named)
+            guessed.append(float(np.prod([1 / len(NAMES[head]) for head in named])))
         print(f"{record.parent.name}: {prompt!r} looks like {said}", flush=True)
-    return {
+    every = {
+        "all": {"top1": round(float(np.mean(whole)), 3), "n": len(whole), "chance": round(float(np.mean(guessed)), 4)}
+    }
+    return (every if whole else {}) | {
         k: {
             "top1": round(float(np.mean(v)), 3),
             "views": round(float(np.mean(view[k])), 3),
@@ -356,7 +392,7 @@ def judge_assets(root: Path, weights: Path) -> dict:
 def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("command", choices=("train", "samples", "assets"))
+    p.add_argument("command", choices=("train", "real", "samples", "assets"))
     p.add_argument("--config", type=Path, required=True)
     p.add_argument("--work", type=Path)
     p.add_argument("--count", type=int, default=258)
@@ -371,6 +407,9 @@ def main(argv: list[str] | None = None) -> None:
     cfg = load(a.config, a.work)
     if a.command == "train":
         train(cfg, a.resume)
+        return
+    if a.command == "real":
+        Log(cfg.work / "judge.jsonl")(stage="judge", real=True, **real(cfg))
         return
     log = Log(cfg.work / "judged.jsonl")
     if a.command == "assets":
