@@ -8,7 +8,7 @@ import pytest
 from pipeline.geometry.camera import angles, view_words
 from training.data import MATERIAL_NAMES, OBJECT_NAMES, Look, Stage, make, read_pool, write_pool
 from training.patterns import PATTERNS, pattern
-from training.render import SLOT
+from training.render import DIM, SLOT
 from training.shapes import THINGS, assembly, blob
 from training.vocabulary import COLOURS, MATERIALS, VIEWS, natural, swatch, tinted, token_words, words
 
@@ -186,3 +186,17 @@ def test_pool_is_written_once_and_read_back(tmp_path) -> None:
     assert pixels.shape == (12, 16, 16, 3)
     assert len(captions) == len(labels) == 12
     assert captions[7] == make(4, 7, 16).caption
+
+
+def test_a_pool_of_other_sources_is_told(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    write_pool(tmp_path, 4, 8, 2, 2)
+    assert "other sources" not in capsys.readouterr().out
+    monkeypatch.setattr("training.data.generator_hash", lambda: "another")
+    write_pool(tmp_path, 4, 8, 2, 3)
+    assert "2 shards were made by other sources" in capsys.readouterr().out
+
+
+def test_rays_reach_the_corners_of_cubes() -> None:
+    for seed in range(20):
+        (row,) = THINGS["cube"].build(np.random.default_rng(seed)).array(1.15)
+        assert np.linalg.norm(row[DIM : DIM + 3]) < 1.35

@@ -7,6 +7,7 @@ python -m training.data pool --config training/configs/embedded.toml   # cached 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -421,7 +422,7 @@ def _flat(g: Rng, stage: Stage, size: int) -> Sample:
     if close and "close up" not in caption and g.random() < 0.55:
         caption += ", close up"
     if g.random() < 0.1 and caption[0] != "a":
-        caption = "a " + caption
+        caption = ("an " if caption[0] in "eiou" else "a ") + caption
     return Sample(_bytes(img), caption, material_id, colour_id, 0, -1, close)
 
 
@@ -439,9 +440,24 @@ def stream(seed: int, start: int = 0, size: int = 64) -> Iterator[Sample]:
 # ---------------------------------------------------------------------------------------------- shards
 
 
+def generator_hash() -> str:
+    """Of the sources that decide what a stream shows."""
+    sources = ("data", "noise", "patterns", "render", "shapes", "vocabulary")
+    text = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in sources)
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
 def write_pool(folder: Path, seed: int, size: int, shard: int, shards: int, part: int = 0, parts: int = 1) -> None:
-    """Fill `folder` with shards (uint8 .npy (N, S, S, 3) and .json labels) that are not there yet."""
+    """Fill `folder` with shards (uint8 .npy (N, S, S, 3) and .json labels) that are not there yet; tells how many of
+    those that are there other sources than the present ones made."""
     folder.mkdir(parents=True, exist_ok=True)
+    made_by = generator_hash()
+    others = [p for p in folder.glob("*.json") if json.loads(p.read_text()).get("made_by") != made_by]
+    if others:
+        print(
+            f"{folder}: {len(others)} shards were made by other sources; delete the folder to make them anew",
+            flush=True,
+        )
     for k in range(part, shards, parts):
         path = folder / f"{k:05d}.npy"
         if path.exists():
@@ -449,6 +465,7 @@ def write_pool(folder: Path, seed: int, size: int, shard: int, shards: int, part
         start = time.time()
         rows = [make(seed, k * shard + i, size) for i in range(shard)]
         meta = {
+            "made_by": made_by,
             "captions": [r.caption for r in rows],
             "labels": [[r.material, r.colour, r.thing, r.view, int(r.close)] for r in rows],
         }

@@ -131,6 +131,8 @@ class Shape:
         # Half the diagonal over-estimates round things: take the mean with the largest half side.
         half = (high - low) / 2
         scale = fit / (0.45 * float(np.linalg.norm(half)) + 0.55 * float(half.max()))
+        if len(a) == 1:  # rays end 1.35 from the centre: a cube keeps its corners
+            scale = min(scale, 1.33 / float(a[0, r.BOUND]))
         a[:, r.POS : r.POS + 3] *= scale
         a[:, r.DIM : r.DIM + 4] *= scale
         a[:, r.BLEND] *= scale

@@ -100,9 +100,11 @@ class Latents:
         zs, ids = ([self.z], [self.ids]) if self.z is not None else ([], [])
         for path in sorted(self.source.glob("*.npy")):
             cached = self.cache / f"{path.stem}.safetensors"
-            if path.stem in self.done or (limit <= 0 and not cached.exists()):
+            # Latents of an older shard of the same number are of other images.
+            there = cached.exists() and cached.stat().st_mtime >= path.stat().st_mtime
+            if path.stem in self.done or (limit <= 0 and not there):
                 continue
-            if cached.exists():
+            if there:
                 d = load_file(cached)
             else:
                 pixels, captions, _ = read_shard(path)
