@@ -181,17 +181,17 @@ def main() -> None:
     linear = mapped(variant.scene, cameras, prior, decoded.shape[-1])
     coarse = sampled(first, prior.reduction)
     within = np.stack([binary_erosion(mask, iterations=_RIM) for mask in inside])
-    print(
-        f"against what the decoder shows of the latents: all of the object / {_RIM} pixels and more inside its outline"
-    )
+    inner = f"{_RIM} pixels and more inside its outline"
+    print(f"against what the decoder shows of the latents: all of the object / {inner} / whole pictures")
     for name, images in (
         ("first refined, as the encoder gets it", judged(variant.refined, cameras, prior, decoded.shape[-1])),
         ("the linear map of the latents", linear),
         ("first refined, a ray a pixel", first),
         ("the same at the latents' sampling", coarse),
     ):
-        print(f"  {name:37s} {psnr(images, decoded, inside):.1f} / {psnr(images, decoded, within):.1f} dB")
-    print(f"what the map's fit gives on pictures of its own, all of them: {fitted(prior):.1f} dB")
+        found = (psnr(images, decoded, where) for where in (inside, within, np.ones_like(inside)))
+        print(f"  {name:37s} {' / '.join(f'{value:.1f}' for value in found)} dB")
+    print(f"what the map's fit gives on pictures of its own, whole ones: {fitted(prior):.1f} dB")
     distill([variant.refinement], prior, lockstep=1)
     after, still_inside = pictures(variant.refined, cameras, prior)
     colours = chroma(decoded, inside), chroma(first, inside), chroma(after, still_inside)
