@@ -52,14 +52,16 @@ counts, spatial relations, negations. Unknown words are dropped.
 
 {quality}
 
-Questions to samples use one word a material, and the plain names of colours, objects and views; synonyms, "made of", two
-materials in a prompt, close-ups and views from below are trained but not measured. Sheets to look at, in the repository:
-`docs/samples.jpg` (96 samples, one of each kind of question in turn), `docs/reconstructions.jpg` (held-out images beside what the
-autoencoder gives back), `docs/painted.jpg` (painted meshes), `docs/demo.jpg`; `docs/held-out.svg` draws the errors above.
+Questions to samples use one word a material, and the plain names of colours, objects and views; synonyms, "made of",
+two materials in a prompt, close-ups and views from below are trained but not measured. Sheets to look at, in the
+repository: `docs/samples.jpg` (96 samples, one of each kind of question in turn), `docs/reconstructions.jpg` (held-out
+images above what the autoencoder gives back), `docs/painted.jpg` (painted meshes), `docs/recognition.jpg` (assets grown
+from prompts), `docs/demo.jpg`; `docs/held-out.svg` draws the errors above.
 
 ## How it was made
 
-{made} Autoencoder, decoder, text encoder and judge took further hours, which are not counted. `training/README.md` tells how to repeat it and how to go on from these weights.
+{made} Autoencoder, decoder, text encoder and judge took further
+hours, which are not counted. `training/README.md` tells how to repeat it and how to go on from these weights.
 
 ## What is still ugly
 
