@@ -119,7 +119,7 @@ def texture_of(glb: Path) -> np.ndarray:
     """The one image of an asset: (1, 3, H, W) in [0, 1]."""
     gltf = GLTF2().load(glb)
     view = gltf.bufferViews[gltf.images[0].bufferView]
-    data = gltf.binary_blob()[view.byteOffset or 0 : (view.byteOffset or 0) + view.byteLength]
+    data = gltf.binary_blob()[view.byteOffset : view.byteOffset + view.byteLength]
     pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.float32) / 255
     return pixels.transpose(2, 0, 1)[None]
 

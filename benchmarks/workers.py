@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -21,12 +22,7 @@ from pipeline.manifest import Survey
 
 def seconds(manifest: Path, ids: list[str], workers: int, threads: int) -> float:
     """Wall time of building the rows into an empty folder, Ray's start included; raises SystemExit if one fails."""
-    import time
-
-    with (
-        tempfile.TemporaryDirectory() as out,
-        mock.patch.object(machine, "threads_per_worker", lambda *_: threads),
-    ):
+    with tempfile.TemporaryDirectory() as out, mock.patch.object(machine, "threads_per_worker", lambda: threads):
         begun = time.monotonic()
         code = run_manifest(RunOptions(manifest=manifest, out=Path(out), only=ids, workers=workers, quiet=True))
         if code:

@@ -42,6 +42,11 @@ def tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
+def bytes_of(x: Tensor) -> np.ndarray:
+    """uint8 images (N, S, S, 3) of what a decoder gives (N, 3, S, S) in [-1, 1] and beyond."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
 def psnr(a: Tensor, b: Tensor) -> float:
     """Mean over images of the peak signal-to-noise ratio in dB; inputs (N, 3, H, W) in [-1, 1]."""
     mse = ((a.clamp(-1, 1) - b.clamp(-1, 1)) / 2).square().flatten(1).mean(1).clamp_min(1e-8)

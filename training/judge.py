@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from training import checkpoint
-from training.autoencoder import encode_all
+from training.autoencoder import bytes_of, encode_all, tensor
 from training.data import COLOUR_NAMES, MATERIAL_NAMES, OBJECT_NAMES, read_pool, sheet
 from training.optimiser import Orthogonal, matrices
 from training.settings import Log, Settings, load
@@ -107,7 +107,7 @@ def _through(vae: AutoencoderTiny, pixels: np.ndarray) -> np.ndarray:
         z = encode_all(vae, part).float().contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             y = vae.decode(z / vae.config.scaling_factor).sample.float()
-        out.append(((y.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+        out.append(bytes_of(y))
     return np.concatenate(out)
 
 
@@ -140,7 +140,7 @@ def _settle_norms(model: Judge, batches: list[Tensor]) -> None:
 
 @torch.no_grad()
 def accuracy(model: Judge, x: Tensor, labels: Tensor) -> dict:
-    """Top-1 by head over the labelled images."""
+    """Top-1 by head over the labelled images; of materials also by kind, as ``material_of``."""
     model.eval()
     logits = [model(p) for p in x.split(100)]
     out = {}
@@ -153,6 +153,8 @@ def accuracy(model: Judge, x: Tensor, labels: Tensor) -> dict:
             front = torch.tensor([THINGS[n].front if n in THINGS else False for n in OBJECT_NAMES])[labels[:, 2]]
             known &= front
         out[k] = round(float((p == y)[known].float().mean()), 4)
+        if k == "material":
+            out["material_of"] = _by_kind((p == y)[known].numpy(), labels[known, 2].numpy())
     model.train()
     return out
 
@@ -165,7 +167,7 @@ def train(cfg: Settings, resume: bool = False) -> None:
     log = Log(cfg.work / "judge.jsonl")
     pixels, _, labels = read_pool(cfg.work / "pool" / "judge", c.get("shards"))
     hp, _, hl = read_pool(cfg.work / "pool" / "held", 1)
-    hx = torch.from_numpy(hp[: c["held"]]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    hx = tensor(hp[: c["held"]])
     held_labels = torch.from_numpy(hl[: c["held"]])
     passed = int(len(pixels) * c["through"])
     if passed:
@@ -179,8 +181,7 @@ def train(cfg: Settings, resume: bool = False) -> None:
     mean = copy.deepcopy(model)
     rate = c["lr"] / 2 if resume else c["lr"]
     lab = torch.from_numpy(labels)
-    plain = [torch.from_numpy(part) for part in np.array_split(pixels[:_SETTLED], max(1, _SETTLED // 64))]
-    plain = [part.permute(0, 3, 1, 2).float() / 127.5 - 1 for part in plain if len(part)]
+    plain = [tensor(part) for part in np.array_split(pixels[:_SETTLED], max(1, _SETTLED // 64)) if len(part)]
     rng = np.random.default_rng(c["seed"])
     start = time.time()
     for step in range(c["steps"]):
@@ -188,7 +189,7 @@ def train(cfg: Settings, resume: bool = False) -> None:
         for group in opt.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 100) * (1.0 - 0.98 * progress)
         i = torch.from_numpy(rng.integers(0, len(pixels), c["batch"]))
-        x = torch.from_numpy(pixels[i.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = tensor(pixels[i.numpy()])
         x, wanted = _recolour(_augment(x, rng), lab[i], rng)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=c["bf16"]):
@@ -222,19 +223,14 @@ def _by_kind(hits: np.ndarray, things: np.ndarray) -> dict[str, float]:
 
 
 def real(cfg: Settings) -> dict:
-    """What the judge says of real held-out images: top-1 by head; of materials also by kind, and of the same images as
-    the autoencoder gives them back. Samples can be no better than these."""
+    """What the judge says of real held-out images, and of the same images as the autoencoder gives them back: what
+    samples are to be held against. Figures as those of ``accuracy``."""
     pixels, _, labels = (part[: cfg["judge"]["held"]] for part in read_pool(cfg.work / "pool" / "held", 1))
     model = _load(cfg.work / "judge.safetensors")
     vae = AutoencoderTiny.from_pretrained(cfg.work / "vae").eval().requires_grad_(False)
-    known = labels[:, 0] >= 0
     found: dict = {}
     for name, images in (("", pixels), ("_through_autoencoder", _through(vae, pixels))):
-        x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-        found |= {k + name: v for k, v in accuracy(model, x, torch.from_numpy(labels)).items()}
-        with torch.no_grad():
-            said = torch.cat([model.eval()(part)["material"] for part in x.split(100)]).argmax(1).numpy()
-        found["material_of" + name] = _by_kind((said == labels[:, 0])[known], labels[known, 2])
+        found |= {k + name: v for k, v in accuracy(model, tensor(images), torch.from_numpy(labels)).items()}
     return found
 
 
@@ -307,13 +303,14 @@ def questions(count: int, seed: int) -> list[tuple[str, dict[str, str]]]:
     return out
 
 
-def judge_samples(cfg: Settings, count: int, guidance: float, steps: int, seed: int, out: Path | None) -> dict:
-    """Draw `count` samples and return top-1 by label."""
-    from training.export import pipeline
-    from training.sample import draw
+def judge_samples(
+    cfg: Settings, count: int, guidance: float, steps: int, seed: int, out: Path | None, prior: Path | None = None
+) -> dict:
+    """Draw `count` samples, of the exported folder `prior` or of the work folder, and return top-1 by label."""
+    from training.sample import draw, load_pipeline
 
     asked = questions(count, seed)
-    images = draw(pipeline(cfg), [p for p, _ in asked], seed, guidance, steps)
+    images = draw(load_pipeline(cfg, prior), [p for p, _ in asked], seed, guidance, steps)
     got = score(images, cfg.work / "judge.safetensors")
     hits: dict[str, list[bool]] = {}
     kinds = []
@@ -363,22 +360,26 @@ def judge_assets(root: Path, weights: Path) -> dict:
         tiles = picture.reshape(-1, side, 4, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)[:6]
         rows = score(tiles, weights)
         said = {}
-        for head, name in asked_of(prompt).items():
+        asked = asked_of(prompt)
+        for head, name in asked.items():
             if name not in NAMES[head]:
                 continue
             total = sum(torch.from_numpy(row[head + "_logits"]).log_softmax(0) for row in rows)
             said[head] = NAMES[head][int(total.argmax())]
             asset.setdefault(head, []).append(said[head] == name)
             view.setdefault(head, []).extend(row[head] == name for row in rows)
-        named = {head: name for head, name in asked_of(prompt).items() if head in said}
-        if named:
-            whole.append(said == named)
-            guessed.append(float(np.prod([1 / len(NAMES[head]) for head in named])))
+        if said:
+            whole.append(all(name == asked[head] for head, name in said.items()))
+            guessed.append(float(np.prod([1 / len(NAMES[head]) for head in said])))
         print(f"{record.parent.name}: {prompt!r} looks like {said}", flush=True)
-    every = {
-        "all": {"top1": round(float(np.mean(whole)), 3), "n": len(whole), "chance": round(float(np.mean(guessed)), 4)}
-    }
-    return (every if whole else {}) | {
+    found = {}
+    if whole:
+        found["all"] = {
+            "top1": round(float(np.mean(whole)), 3),
+            "n": len(whole),
+            "chance": round(float(np.mean(guessed)), 4),
+        }
+    return found | {
         k: {
             "top1": round(float(np.mean(v)), 3),
             "views": round(float(np.mean(view[k])), 3),
@@ -401,6 +402,7 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--resume", action="store_true", help="train: go on from the weights that are there")
+    p.add_argument("--prior", type=Path, help="samples: of an exported folder, not of the work folder")
     p.add_argument("--out", type=Path, help="samples: a contact sheet; assets: the output root of a run")
     a = p.parse_args(argv)
     torch.set_num_threads(a.threads)
@@ -423,7 +425,7 @@ def main(argv: list[str] | None = None) -> None:
             guidance=guidance,
             steps=a.steps,
             seed=a.seed,
-            **judge_samples(cfg, a.count, guidance, a.steps, a.seed, a.out),
+            **judge_samples(cfg, a.count, guidance, a.steps, a.seed, a.out, a.prior),
         )
 
 

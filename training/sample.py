@@ -14,9 +14,9 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from torch import Tensor
 
-from training.autoencoder import tensor
+from training.autoencoder import bytes_of, tensor
 from training.data import read_pool, sheet
-from training.settings import load
+from training.settings import Settings, load
 
 PROMPTS = (
     "red brick texture",
@@ -70,6 +70,22 @@ PROMPTS = (
 )
 
 
+def load_pipeline(cfg: Settings, prior: Path | None = None) -> StableDiffusionPipeline:
+    """The float32 pipeline of an exported folder, or of the averages in the work folder."""
+    if prior is None:
+        from training.export import pipeline
+
+        return pipeline(cfg)
+    return StableDiffusionPipeline.from_pretrained(
+        prior,
+        dtype=torch.float32,
+        local_files_only=True,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
 @torch.no_grad()
 def draw(
     pipe: StableDiffusionPipeline, prompts: list[str], seed: int, guidance: float, steps: int, size: int = 16
@@ -102,7 +118,7 @@ def draw(
                 e0, e1 = pipe.unet(torch.cat([z, z]), t, both).sample.float().chunk(2)
             z = pipe.scheduler.step(e0 + guidance * (e1 - e0), t, z).prev_sample
         x = pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample
-        out.append(((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+        out.append(bytes_of(x))
     return np.concatenate(out)
 
 
@@ -128,24 +144,11 @@ def main(argv: list[str] | None = None) -> None:
         vae = AutoencoderTiny.from_pretrained(cfg.work / "vae")
         pixels = read_pool(cfg.work / "pool" / "held", 1)[0][:48]
         with torch.no_grad():
-            y = vae.decode(vae.encode(tensor(pixels)).latents).sample
-        y = ((y.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+            y = bytes_of(vae.decode(vae.encode(tensor(pixels)).latents).sample)
         rows = [r for i in range(0, 48, 12) for r in (pixels[i : i + 12], y[i : i + 12])]
         sheet(np.concatenate(rows), 12).save(a.out)
         return
-    if a.prior:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            a.prior,
-            dtype=torch.float32,
-            local_files_only=True,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-    else:
-        from training.export import pipeline
-
-        pipe = pipeline(cfg)
+    pipe = load_pipeline(cfg, a.prior)
     prompts = [q for q in (a.prompt or PROMPTS) for _ in range(a.each)]
     sheet(draw(pipe, prompts, a.seed, a.guidance, a.steps, a.size), 12 if a.each == 1 else a.each).save(a.out)
 

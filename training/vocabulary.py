@@ -343,25 +343,11 @@ GRAMMAR = [
 
 #: Words that have tokens, but that no caption holds: they mean nothing to the model, as any word that it does not know.
 UNSAID = frozenset(
-    (
-        *(
-            "big",
-            "small",
-            "old",
-            "new",
-            "one",
-            "some",
-            "from",
-            "in",
-            "over",
-            "left",
-            "right",
-            "top",
-            "shaped",
-            "painted",
-        ),
-        *("photo", "picture", "image", "render", "macro", "seamless", "gradient", "material", "objects", "shapes"),
-    )
+    [
+        *["big", "small", "old", "new", "one", "some", "from", "in", "over", "left", "right", "top", "shaped"],
+        *["photo", "picture", "image", "render", "painted", "macro", "seamless", "gradient", "material", "objects"],
+        "shapes",
+    ]
 )
 
 assert tuple(_ALL_MATERIALS) == PATTERNS, "material order is the pattern id"
