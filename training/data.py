@@ -40,6 +40,8 @@ MATERIAL_NAMES, COLOUR_NAMES, OBJECT_NAMES = (
     ["surface", "object", *shapes.THINGS],
 )
 Rng = np.random.Generator
+# Patterns on whole shapes are coarser than on flat pieces: they must be told apart where a part is 20 pixels wide.
+_WHOLE = 0.85
 
 
 @dataclass
@@ -233,7 +235,7 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
     g = np.random.default_rng([seed, index])
     stage = Stage(g)
     k = g.random()
-    if k < 0.18:
+    if k < 0.15:
         return _flat(g, stage, size)
     close = g.random() < (0.3 if k < 0.45 else 0.03)
     warp = np.zeros(3)
@@ -258,7 +260,7 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
     )
     material_id, colour_id = -1, -1
     two = bool((prims[:, SLOT] == 1).any())
-    if thing and thing.own and g.random() < 0.2:
+    if thing and thing.own and g.random() < 0.12:
         # A thing in its own materials, no material word.
         pick = _pick(g, thing.own)
         if pick[1] and pick[1] not in ("cow", "skin") and pick[0] == "plastic" and g.random() < 0.6:
@@ -271,21 +273,21 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
         main_look = main
     else:
         # The shape of a thing shows best where nothing is drawn on it.
-        main_look = _look(g, "plastic" if thing and g.random() < 0.12 else None)
+        main_look = _look(g, "plastic" if thing and g.random() < 0.1 else None)
         material_id, colour_id = MATERIAL_NAMES.index(main_look.name), main_look.colour_id
         phrase = ""
-    stage.surface(g, 0, main_look)
+    stage.surface(g, 0, main_look, _WHOLE)
     extra = ""
     second = None
     for slot in range(1, 4):
         own = thing.parts[slot - 1] if thing and slot - 1 < len(thing.parts) else None
         if own:
-            stage.surface(g, slot, _fixed(g, *own))
+            stage.surface(g, slot, _fixed(g, *own), _WHOLE)
     if thing is None:
         prims = prims.copy()
         if two and g.random() < 0.3:
             second = _look(g)
-            stage.surface(g, 1, second)
+            stage.surface(g, 1, second, _WHOLE)
             colour_id = -1
             extra = "parts"
         else:
@@ -295,7 +297,7 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
             g,
             _pick(g, ("metal", "gold", "rust", "copper", "planks", "leather")) if name == "barrel" else None,
         )
-        stage.surface(g, 1, second)
+        stage.surface(g, 1, second, _WHOLE)
         extra = "bands" if name == "barrel" else "parts"
     elif thing and thing.roof and phrase == "":
         prims[prims[:, SLOT] == 1, SLOT] = 0

@@ -42,11 +42,11 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         g = 0.8
     elif kind == 1:  # brick: courses with light mortar
         row = math.floor(v)
-        uu = u / 2.2 + 0.5 * (int(row) & 1)
+        uu = u / 2.5 + 0.5 * (int(row) & 1)
         col = math.floor(uu)
-        fv, fu = v - row, (uu - col) * 2.2
-        d = min(min(fv, 1 - fv), min(fu, 2.2 - fu))
-        a = 1.0 - smooth(0.07, 0.14, d)
+        fv, fu = v - row, (uu - col) * 2.5
+        d = min(min(fv, 1 - fv), min(fu, 2.5 - fu))
+        a = 1.0 - smooth(0.08, 0.16, d)
         s = 0.76 + 0.36 * hash3(int(row), int(col), 3, seed) + 0.14 * (value(x * 4, y * 4, z * 4, seed) - 0.5)
         s = s * (1 - a) + a
     elif kind == 2:  # wood: long wavy rings and fine grain along y
@@ -75,18 +75,20 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         # Veins fade in and out, else they close into worm-like rings.
         fade = smooth(0.3, 0.65, value(x * 0.6, y * 0.6, z * 0.6, seed + 6))
         a = max(
-            (1.0 - smooth(0.02, 0.14, abs(n - 0.5))) * (0.45 + 0.55 * fade),
-            0.7 * (1.0 - smooth(0.01, 0.09, abs(n2 - 0.5))) * (1.0 - fade),
+            (1.0 - smooth(0.03, 0.17, abs(n - 0.5))) * (0.5 + 0.5 * fade),
+            0.8 * (1.0 - smooth(0.01, 0.1, abs(n2 - 0.5))) * (1.0 - fade),
         )
         b = 0.45 * smooth(0.45, 0.85, value(x * 0.5 + wx, y * 0.5, z * 0.5 + wy, seed + 4))
         g = 0.5
     elif kind == 5:  # stone: rough, blotched
         n = fbm(x * 0.9, y * 0.9, z * 0.9, 4, seed)
-        f1, f2, _ = worley3(x * 0.5 + n * 0.5, y * 0.5, z * 0.5 + n * 0.3, 0.9, seed + 2)
-        crack = 1.0 - smooth(0.01, 0.07, f2 - f1)
-        a = smooth(0.4, 0.75, value(x * 0.6, y * 0.6, z * 0.6, seed + 8))
-        b = 0.6 * crack
-        s = 0.52 + 0.95 * n
+        f1, f2, c = worley3(x * 0.5 + n * 0.5, y * 0.5, z * 0.5 + n * 0.3, 0.9, seed + 2)
+        crack = 1.0 - smooth(0.02, 0.11, f2 - f1)
+        a = smooth(0.3, 0.6, c)
+        b = 0.85 * crack
+        # Grain that no other material has: what tells a rock from marble and ice where no crack is in sight.
+        s = 0.62 + 0.45 * n + 0.55 * (value(x * 3.4, y * 3.4, z * 3.4, seed + 5) - 0.5)
+        s = s * (1 - b) + b
     elif kind == 6:  # cobblestone: round stones, dark gaps
         f1, f2, c = worley2(u, v, 0.75, seed)
         a = 1.0 - smooth(0.07, 0.22, f2 - f1)
@@ -98,31 +100,38 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         a = smooth(0.35, 0.7, c)
         b = smooth(0.72, 0.9, n) * 0.7
         s = 0.45 + 0.95 * n
-    elif kind == 8:  # grass: upright blades
-        w = 0.5 * value(u * 0.7, v * 0.7, 3.0, seed + 6)
-        col = math.floor((u + w) * 2.7)
-        h = hash3(int(col), math.floor(v * 0.8 + hash3(int(col), 1, 1, seed)), 4, seed)
-        f = v * 0.8 + hash3(int(col), 1, 1, seed)
-        f = f - math.floor(f)
-        a = smooth(0.3, 1.0, f)
-        b = smooth(0.8, 0.95, h) * 0.7
-        s = 0.5 + 0.45 * f + 0.4 * h
+    elif kind == 8:  # grass: rows of pointed blades, each row before the one above it
+        for k in range(3):
+            row = math.floor(v * 0.9) - 2 + k
+            q = u * 1.5 + 0.37 * row + 0.5 * value(u * 0.5, row * 1.0, 3.0, seed + 6)
+            col = math.floor(q)
+            h = hash3(int(col), int(row), 4, seed)
+            f = (v * 0.9 - row - 0.3 * h) / 2.1  # 0 at the root, 1 at the tip
+            w = abs(q - col - 0.5 - 0.3 * (h - 0.5) * f)
+            if 0.0 <= f < 1.0 and w < 0.52 * (1.0 - f):
+                a = smooth(0.25, 0.95, f)
+                b = (1.0 if h > 0.75 else 0.0) * 0.6
+                s = 0.42 + 0.6 * f + 0.25 * h
+            elif k == 0:
+                s = 0.42
     elif kind == 9:  # rust: orange crust, dark pits, bare metal
         n = fbm(x * 0.8, y * 0.8, z * 0.8, 4, seed)
-        a = smooth(0.42, 0.62, n)
-        b = smooth(0.6, 0.68, fbm(x * 0.55 + 9, y * 0.55, z * 0.55, 3, seed + 5)) * 0.9
+        a = smooth(0.45, 0.57, n)
+        b = smooth(0.6, 0.66, fbm(x * 0.55 + 9, y * 0.55, z * 0.55, 3, seed + 5)) * 0.9
         s = 0.7 + 0.6 * value(x * 4, y * 4, z * 4, seed + 3)
-    elif kind == 10:  # gold: hammered, each dent with a light of its own
-        f1, f2, c = worley3(x * 1.1, y * 1.1, z * 1.1, 0.6, seed)
-        a = smooth(0.05, 0.3, f2 - f1)
-        b = 1.0 - smooth(0.08, 0.3, f1)
-        s = 0.86 + 0.2 * c
+    elif kind == 10:  # gold: hammered, each dent dark above and with a light below
+        f1, f2, c = worley3(x * 1.25, y * 1.25, z * 1.25, 0.6, seed)
+        g1, _, _ = worley3(x * 1.25, y * 1.25 + 0.12, z * 1.25, 0.6, seed)
+        up = (g1 - f1) / 0.12  # 1 above the middle of a dent, -1 below
+        a = 1.0 - smooth(-0.7, 0.75, up)
+        b = (1.0 - smooth(-0.75, -0.25, up)) * smooth(0.12, 0.3, f1)
+        s = 0.9 + 0.2 * c
         g = 0.5
     elif kind == 11:  # metal: brushed
         w = value(x * 0.4, y * 0.4, z * 0.4, seed)
         a, b = _metal(nx, ny, nz, 0.7 * w)
         b *= 0.7
-        s = 0.5 + 0.9 * value(u * 0.3, v * 3.4, 3.0, seed + 2)
+        s = 0.45 + 1.0 * value(u * 0.25, v * 2.6, 3.0, seed + 2)
         g = 0.4
     elif kind == 12:  # copper: polished with green patina
         w = value(x * 0.9, y * 0.9, z * 0.9, seed)
@@ -145,10 +154,10 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         f = v * 0.5 - math.floor(v * 0.5)
         a = smooth(0.0, 0.03, f) * (1.0 - smooth(0.5, 0.53, f))
     elif kind == 16:  # polka dots on a staggered grid
-        vv = v / 1.25
+        vv = v / 1.3
         row = math.floor(vv)
-        uu = u / 1.45 + 0.5 * (int(row) & 1)
-        du, dv = (uu - math.floor(uu) - 0.5) * 1.45, (vv - row - 0.5) * 1.25
+        uu = u / 1.5 + 0.5 * (int(row) & 1)
+        du, dv = (uu - math.floor(uu) - 0.5) * 1.5, (vv - row - 0.5) * 1.3
         a = 1.0 - smooth(0.36, 0.42, math.sqrt(du * du + dv * dv))
     elif kind == 17:  # knit: columns of V stitches
         col = math.floor(u)
@@ -199,9 +208,9 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
             s = 0.4
     elif kind == 21:  # ice: pale, white cracks, blue depth
         n = value(x * 0.8, y * 0.8, z * 0.8, seed + 3)
-        f1, f2, c = worley3(x * 0.55 + n * 0.6, y * 0.55, z * 0.55 + n * 0.4, 1.0, seed)
-        a = 1.0 - smooth(0.0, 0.09, f2 - f1)
-        b = 0.8 * smooth(0.35, 0.75, fbm(x * 0.6, y * 0.6, z * 0.6, 3, seed + 5))
+        f1, f2, c = worley3(x * 0.72 + n * 0.5, y * 0.72, z * 0.72 + n * 0.4, 1.0, seed)
+        a = 1.0 - smooth(0.01, 0.12, f2 - f1)
+        b = 0.9 * smooth(0.38, 0.62, fbm(x * 0.6, y * 0.6, z * 0.6, 3, seed + 5))
         s = 0.92 + 0.16 * c
         g = 0.9
     elif kind == 22:  # snow: soft lumps, blue hollows, sparkle
@@ -215,9 +224,9 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         a = smooth(0.2, 0.9, f)
         s = 0.86 + 0.3 * hash3(math.floor(u * 9), math.floor(v * 9), 1, seed)
     elif kind == 24:  # leather: pebbled, creased
-        f1, f2, c = worley3(x * 1.5, y * 1.5, z * 1.5, 0.9, seed)
+        f1, f2, c = worley3(x * 1.35, y * 1.35, z * 1.35, 0.9, seed)
         n = fbm(x * 0.5, y * 0.5, z * 0.5, 2, seed + 3)
-        a = 0.85 * (1.0 - smooth(0.02, 0.22, f2 - f1))
+        a = 0.9 * (1.0 - smooth(0.02, 0.24, f2 - f1))
         b = 0.6 * smooth(0.5, 0.85, n)
         s = 0.88 + 0.2 * c
         g = 0.5
@@ -262,7 +271,7 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         a = 1.0 - smooth(0.05, 0.11, d)
         h = hash3(int(iu), int(iv), 2, seed)
         s = (0.72 + 0.5 * h) * (1 - a) + a
-        b = (1.0 if h > 0.8 else 0.0) * (1 - a) * 0.55
+        b = (1.0 if h > 0.62 else 0.0) * (1 - a) * 0.8
         g = 0.6
     elif kind == 32:  # plaid
         fu, fv = u * 0.5 - math.floor(u * 0.5), v * 0.5 - math.floor(v * 0.5)
@@ -272,13 +281,17 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         lu = 1.0 if abs(fu - 0.72) < 0.055 else 0.0
         lv = 1.0 if abs(fv - 0.72) < 0.055 else 0.0
         b = max(lu, lv) * 0.85
-    elif kind == 33:  # fur: combed strands
-        w = value(x * 0.7, y * 0.7, z * 0.7, seed + 2) * 1.1
-        n = value((x + w) * 3.0, y * 0.6, (z + w) * 3.0, seed)
-        strand = smooth(0.3, 0.7, n)
-        a = 0.8 * strand
-        b = 0.5 * smooth(0.5, 0.8, value(x * 0.5, y * 0.5, z * 0.5, seed + 4))
-        s = 0.4 + 0.75 * strand
+    elif kind == 33:  # fur: hanging tufts of strands, their tips over the dark roots of those below
+        n = value(x * 0.6, y * 0.6, z * 0.6, seed + 2)
+        q = u * 1.25 + 0.5 * n
+        col = math.floor(q)
+        h = hash3(int(col), 3, 5, seed)
+        r = v * 0.7 + 0.8 * h - 0.9 * abs(q - col - 0.5) + 0.4 * n
+        f = r - math.floor(r)  # 0 at the tips, 1 at the roots
+        strand = smooth(0.25, 0.75, value(u * 3.2 + 1.6 * n, v * 0.5, 2.0, seed))
+        a = 0.9 * strand * (1.0 - smooth(0.35, 0.9, f))
+        b = 0.8 * smooth(0.5, 1.0, f)
+        s = (0.62 + 0.5 * strand) * (1.08 - 0.5 * smooth(0.4, 1.0, f))
     elif kind == 34:  # earth: dry mud plates
         n = 0.25 * value(x * 2, y * 2, z * 2, seed + 3)
         f1, f2, c = worley2(u * 0.7 + n, v * 0.7 + n, 1.0, seed)

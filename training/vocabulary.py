@@ -154,7 +154,7 @@ _ALL_MATERIALS: dict[str, Material] = {
         "metal,metallic,steel,iron,silver",
         "7e848c b8bec6 eef2f6|6f757c a9b0b8 e6eaf0",
         "B- B B++",
-        0.7,
+        0.9,
     ),
     "copper": _m("copper,bronze", "copper,bronze", "8c4a2a d9824e 5fae98|94502c e08e58 66b8a0", "B- B 5fae98", 0.65, 1),
     "lava": _m(
@@ -196,8 +196,8 @@ _ALL_MATERIALS: dict[str, Material] = {
     "camouflage": _m(
         "camouflage,camo", "camouflage,camo", "6f7a42 3d4a2a b8a878|74804a 44522e bfae80", "B B- B+", 1.6, 1
     ),
-    "ice": _m("ice", "icy,ice,frozen", "bfe4f2 f6fcff 7fb8dc|c8e8f4 fafeff 8cc4e4", "B+ ffffff B", 0.8, 1),
-    "snow": _m("snow", "snowy,snow,snow covered", "f6f9fc ffffff a8c0e2|f4f7fb ffffff 9cb8de", "B++ ffffff B", 0.8, 1),
+    "ice": _m("ice", "icy,ice,frozen", "9ad2ec f8fdff 5fa6d6|a8d8ee fbfeff 6caede", "B+ ffffff B", 0.85, 1),
+    "snow": _m("snow", "snowy,snow,snow covered", "f6f9fc ffffff 94b2e0|f4f7fb ffffff 88aadc", "B++ ffffff B", 0.8, 1),
     "sand": _m("sand", "sandy,sand", "d9bc86 efd9a8 000000|cfae78 e6cc98 000000", "B- B+ B", 0.85, 0.4),
     "leather": _m("leather", "leather,leathery", "6e3f22 38200f 8a5632|7a4828 3e2412 96603a", "B B-- B+", 0.8, 1),
     "giraffe": _m(
