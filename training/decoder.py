@@ -4,7 +4,9 @@
 
 Nothing but the decoder changes, so no latent does: the UNet and its cached latents know nothing of it, and this may be
 done before, after or between its runs. It begins as the old decoder, given more channels and more blocks that do
-nothing yet. Resumes like the other stages; the old autoencoder is kept in `vae-before`.
+nothing yet. Besides the loss of the autoencoder the logarithm of each image's squared error counts, the likelihood
+under a noise of the size that fits that image best (Rybkin et al., 2021): plain images, in which errors are small and
+seen at once, count as much as busy ones. Resumes like the other stages; the old autoencoder is kept in `vae-before`.
 """
 
 from __future__ import annotations
@@ -126,6 +128,7 @@ def train(cfg: Settings, minutes: float | None = None, steps: int | None = None)
         with torch.autocast("cpu", torch.bfloat16, enabled=c["bf16"]):
             y = decoder(z).float()
         loss, l1, mse = picture_loss(y, x, c["mse"])
+        loss = loss + c["calibrated"] * (y - x).square().flatten(1).mean(1).clamp_min(1e-6).log().mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)

@@ -4,8 +4,10 @@
     python -m training.judge real --config training/configs/embedded.toml
     python -m training.judge samples --config training/configs/embedded.toml --guidance 5
     python -m training.judge assets --config training/configs/embedded.toml --out outputs/generate
+    python -m training.judge keep --config training/configs/embedded.toml
 
-`score(images)` is what evaluations of samples and of painted meshes call.
+`keep` writes the trained weights beside this file, in half precision: they judge wherever none are in the work folder,
+so that what is said of a prior can be measured again without training a judge for an hour first.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ from training.vocabulary import COLOUR_WORDS, COLOURS, MATERIALS, VIEWS
 NAMES = {"material": MATERIAL_NAMES, "colour": COLOUR_NAMES, "thing": OBJECT_NAMES, "view": list(VIEWS)}
 # Of the mean of the weights over steps, which is what is kept; and images that its norms are settled on.
 _EMA, _SETTLED = 0.998, 4096
-WEIGHTS = Path(__file__).parent / "work" / "embedded" / "judge.safetensors"
+KEPT = Path(__file__).parent / "judge.safetensors"
+EMBEDDED = Path(__file__).parents[1] / "pipeline" / "prior" / "embedded"
 
 
 class _Block(nn.Module):
@@ -138,11 +141,17 @@ def _settle_norms(model: Judge, batches: list[Tensor]) -> None:
         model(batch)
 
 
+def _both_ways(model: Judge, x: Tensor) -> dict[str, Tensor]:
+    """Logits by head of images (N, 3, 64, 64): the mean of what is said of each and of its mirror image."""
+    plain, mirrored = model(x), model(torch.flip(x, [3]))
+    return {head: (plain[head] + mirrored[head]) / 2 for head in plain}
+
+
 @torch.no_grad()
 def accuracy(model: Judge, x: Tensor, labels: Tensor) -> dict:
     """Top-1 by head over the labelled images; of materials also by kind, as ``material_of``."""
     model.eval()
-    logits = [model(p) for p in x.split(100)]
+    logits = [_both_ways(model, p) for p in x.split(100)]
     out = {}
     for j, k in enumerate(HEADS):
         p, y = torch.cat([q[k] for q in logits]).argmax(1), labels[:, j]
@@ -226,12 +235,32 @@ def real(cfg: Settings) -> dict:
     """What the judge says of real held-out images, and of the same images as the autoencoder gives them back: what
     samples are to be held against. Figures as those of ``accuracy``."""
     pixels, _, labels = (part[: cfg["judge"]["held"]] for part in read_pool(cfg.work / "pool" / "held", 1))
-    model = _load(cfg.work / "judge.safetensors")
-    vae = AutoencoderTiny.from_pretrained(cfg.work / "vae").eval().requires_grad_(False)
+    model = _load(weights_of(cfg))
+    trained = cfg.work / "vae"
+    folder = trained if trained.exists() else EMBEDDED / "vae"
+    vae = AutoencoderTiny.from_pretrained(folder).eval().requires_grad_(False)
     found: dict = {}
     for name, images in (("", pixels), ("_through_autoencoder", _through(vae, pixels))):
         found |= {k + name: v for k, v in accuracy(model, tensor(images), torch.from_numpy(labels)).items()}
     return found
+
+
+def weights_of(cfg: Settings) -> Path:
+    """The weights in the work folder, or, where none are, those that were kept."""
+    trained = cfg.work / "judge.safetensors"
+    return trained if trained.exists() else KEPT
+
+
+def keep(cfg: Settings, out: Path) -> None:
+    """Writes the weights of the work folder to ``out``, in half precision but for the norms' own statistics."""
+    trained = cfg.work / "judge.safetensors"
+    if not trained.exists():
+        raise SystemExit(f"{trained} is not there: train the judge first")
+    model = _load(trained)
+    kept = copy.deepcopy(model)
+    for parameter in kept.parameters():
+        parameter.data = parameter.data.half()
+    checkpoint.save(out, {"model": kept}, width=cfg["judge"]["width"])
 
 
 @cache
@@ -246,7 +275,7 @@ def _load(path: Path) -> Judge:
 
 
 @torch.no_grad()
-def score(images: np.ndarray, weights: Path = WEIGHTS) -> list[dict]:
+def score(images: np.ndarray, weights: Path = KEPT) -> list[dict]:
     """What each image shows.
 
     images: uint8 (N, H, W, 3) or float (N, H, W, 3) in [0, 1]; resized to 64 x 64.  Returns for each image, by head
@@ -261,7 +290,7 @@ def score(images: np.ndarray, weights: Path = WEIGHTS) -> list[dict]:
     )
     rows: list[dict] = []
     for part in x.split(100):
-        logits = _load(weights)(part)
+        logits = _both_ways(_load(weights), part)
         for i in range(len(part)):
             row: dict = {}
             for k, names in NAMES.items():
@@ -311,7 +340,7 @@ def judge_samples(
 
     asked = questions(count, seed)
     images = draw(load_pipeline(cfg, prior), [p for p, _ in asked], seed, guidance, steps)
-    got = score(images, cfg.work / "judge.safetensors")
+    got = score(images, weights_of(cfg))
     hits: dict[str, list[bool]] = {}
     kinds = []
     for i, ((_, want), row) in enumerate(zip(asked, got, strict=True)):
@@ -393,7 +422,7 @@ def judge_assets(root: Path, weights: Path) -> dict:
 def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("command", choices=("train", "real", "samples", "assets"))
+    p.add_argument("command", choices=("train", "real", "samples", "assets", "keep"))
     p.add_argument("--config", type=Path, required=True)
     p.add_argument("--work", type=Path)
     p.add_argument("--count", type=int, default=258)
@@ -403,12 +432,15 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--resume", action="store_true", help="train: go on from the weights that are there")
     p.add_argument("--prior", type=Path, help="samples: of an exported folder, not of the work folder")
-    p.add_argument("--out", type=Path, help="samples: a contact sheet; assets: the output root of a run")
+    p.add_argument("--out", type=Path, help="samples: a contact sheet; assets: the output root of a run; keep: a file")
     a = p.parse_args(argv)
     torch.set_num_threads(a.threads)
     cfg = load(a.config, a.work)
     if a.command == "train":
         train(cfg, a.resume)
+        return
+    if a.command == "keep":
+        keep(cfg, a.out or KEPT)
         return
     if a.command == "real":
         Log(cfg.work / "judge.jsonl")(stage="judge", real=True, **real(cfg))
@@ -417,7 +449,7 @@ def main(argv: list[str] | None = None) -> None:
     if a.command == "assets":
         if a.out is None:
             p.error("assets: --out names the output root of a run")
-        log(stage="assets", root=a.out.name, **judge_assets(a.out, cfg.work / "judge.safetensors"))
+        log(stage="assets", root=a.out.name, **judge_assets(a.out, weights_of(cfg)))
         return
     for guidance in a.guidance or [5.0]:
         log(

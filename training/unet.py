@@ -135,10 +135,8 @@ class Trainee(nn.Module):
     def forward(self, noisy: Tensor, t: Tensor, ids: Tensor, bf16: bool = True) -> Tensor:
         """Predicted noise (N, 4, h, w) float32."""
         states = self.encoder(ids).last_hidden_state
-        # Compiled for one size only: a second one would stop the training for the minutes that compiling takes.
-        usual = noisy.shape[-1] == self.unet.config.sample_size
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            return (self.unet if usual else self.unet.forward)(noisy, t, states).sample.float()
+            return self.unet(noisy, t, states).sample.float()
 
 
 def groups(model: Trainee, c: dict) -> list[dict]:
@@ -255,7 +253,6 @@ class Plan:
     rank: int = 0
     workers: int = 1
     meeting: Path = Path()
-    compiled: bool = False
 
 
 def train(cfg: Settings, plan: Plan) -> None:
@@ -293,9 +290,6 @@ def train(cfg: Settings, plan: Plan) -> None:
         ema = checkpoint.Average(model, c["ema"])
         state = json.loads((plan.start_from / "training.json").read_text())
         step, hours, samples = state["step"], state["hours"], state["samples"]
-    if plan.compiled:
-        # After the average was copied: that stays plain. Large latents go the uncompiled way.
-        model.unet.compile(dynamic=False)
     team = Team(plan.rank, plan.workers, plan.meeting)
     pool = Latents(cfg, "train", vae, vocabulary)
     held = Latents(cfg, "held", vae, vocabulary)
@@ -408,7 +402,6 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--from", dest="start_from", type=Path, help="an exported prior to go on from")
     p.add_argument("--large", type=float, default=0.0, help="share of steps on 32x32 latents")
     p.add_argument("--workers", type=int, default=1, help="processes of one thread each; 1: one process, two threads")
-    p.add_argument("--compile", action="store_true", help="torch.compile the UNet: a fifth faster after minutes")
     p.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     a = p.parse_args(argv)
     if (a.minutes is None) == (a.steps is None):
@@ -423,7 +416,7 @@ def main(argv: list[str] | None = None) -> None:
             subprocess.Popen([sys.executable, "-m", "training.unet", *argv, "--rank", str(r)])
             for r in range(1, a.workers)
         ]
-    plan = Plan(a.minutes, a.steps, a.start_from, a.large, a.rank, a.workers, meeting, a.compile)
+    plan = Plan(a.minutes, a.steps, a.start_from, a.large, a.rank, a.workers, meeting)
     try:
         train(cfg, plan)
         for other in others:
