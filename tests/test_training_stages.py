@@ -133,6 +133,48 @@ def test_the_card_tells_what_was_measured(work: Path) -> None:
     assert "| samples, material by kind | surfaces " in text and "- Everything." in text
 
 
+def test_a_kept_judge_says_what_the_trained_one_says(work: Path, tmp_path: Path) -> None:
+    from training import judge
+    from training.data import make
+    from training.settings import load
+
+    cfg = load(CONFIG, work)
+    kept = tmp_path / "judge.safetensors"
+    judge.main(["keep", "--config", str(CONFIG), "--work", str(work), "--out", str(kept)])
+    trained = judge.weights_of(cfg)
+    assert trained == work / "judge.safetensors"
+    assert kept.stat().st_size < 0.6 * trained.stat().st_size
+    images = np.stack([make(4, i).pixels for i in range(12)])
+    for a, b in zip(judge.score(images, trained), judge.score(images, kept), strict=True):
+        for head in judge.NAMES:
+            assert np.abs(a[head + "_logits"] - b[head + "_logits"]).max() < 0.03
+    with pytest.raises(SystemExit, match="train the judge first"):
+        judge.keep(load(CONFIG, tmp_path / "empty"), kept)
+
+
+def test_the_judge_says_the_same_of_a_mirror_image(work: Path) -> None:
+    from training.data import make
+    from training.judge import score
+
+    image = make(4, 3).pixels
+    a, b = score(np.stack([image, image[:, ::-1]]), work / "judge.safetensors")
+    assert all(np.allclose(a[k + "_logits"], b[k + "_logits"], atol=1e-4) for k in ("material", "colour"))
+
+
+def test_without_weights_of_its_own_a_work_folder_is_judged_by_the_kept_ones(tmp_path: Path) -> None:
+    from training.data import MATERIAL_NAMES, make
+    from training.judge import KEPT, score, weights_of
+    from training.settings import load
+
+    assert weights_of(load(CONFIG, tmp_path)) == KEPT
+    samples = [s for s in (make(4, i) for i in range(150)) if s.material >= 0]
+    right = [
+        row["material"] == MATERIAL_NAMES[s.material]
+        for s, row in zip(samples, score(np.stack([s.pixels for s in samples])), strict=True)
+    ]
+    assert np.mean(right) > 0.8, "the kept judge knows the images that are drawn today"
+
+
 def test_judge_scores_any_size(work: Path) -> None:
     from training.judge import questions, score
 

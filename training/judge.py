@@ -170,7 +170,7 @@ def accuracy(model: Judge, x: Tensor, labels: Tensor) -> dict:
 
 def train(cfg: Settings, resume: bool = False) -> None:
     """Train on the judge's own stream, report on the held-out stream of the prior. ``resume``: from the weights that
-    are there, at half the rate."""
+    are there or were kept, at half the rate."""
     c = cfg["judge"]
     torch.manual_seed(c["seed"])
     log = Log(cfg.work / "judge.jsonl")
@@ -186,7 +186,7 @@ def train(cfg: Settings, resume: bool = False) -> None:
     groups = [{"params": list(model.parameters()), "weight_decay": 0.05}]
     opt = Orthogonal(groups, matrices(model), lr=c["lr"])
     if resume:
-        checkpoint.load(cfg.work / "judge.safetensors", {"model": model})
+        checkpoint.load(weights_of(cfg), {"model": model})
     mean = copy.deepcopy(model)
     rate = c["lr"] / 2 if resume else c["lr"]
     lab = torch.from_numpy(labels)
