@@ -76,7 +76,7 @@ def _moved(x: Tensor, rng: np.random.Generator) -> Tensor:
     """Every image shifted by up to four pixels, half of them nearer or farther, too: patterns on a painted mesh have
     other sizes than those of the renderer."""
     count = len(x)
-    nearer = np.where(rng.random(count) < 0.5, np.exp(rng.uniform(-0.45, 0.25, count)), 1.0)
+    nearer = np.where(rng.random(count) < 0.5, np.exp(rng.uniform(-0.45, 0.6, count)), 1.0)
     shifts = rng.integers(-4, 5, (count, 2)) * 2 / x.shape[-1]  # whole pixels: what is only shifted stays sharp
     theta = np.zeros((count, 2, 3), np.float32)
     theta[:, 0, 0] = theta[:, 1, 1] = nearer
@@ -150,6 +150,7 @@ def _both_ways(model: Judge, x: Tensor) -> dict[str, Tensor]:
 @torch.no_grad()
 def accuracy(model: Judge, x: Tensor, labels: Tensor) -> dict:
     """Top-1 by head over the labelled images; of materials also by kind, as ``material_of``."""
+    was_training = model.training
     model.eval()
     logits = [_both_ways(model, p) for p in x.split(100)]
     out = {}
@@ -164,7 +165,7 @@ def accuracy(model: Judge, x: Tensor, labels: Tensor) -> dict:
         out[k] = round(float((p == y)[known].float().mean()), 4)
         if k == "material":
             out["material_of"] = _by_kind((p == y)[known].numpy(), labels[known, 2].numpy())
-    model.train()
+    model.train(was_training)
     return out
 
 
