@@ -101,6 +101,7 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
         b = smooth(0.72, 0.9, n) * 0.7
         s = 0.45 + 0.95 * n
     elif kind == 8:  # grass: rows of pointed blades, each row before the one above it
+        s = 0.42  # between the blades
         for k in range(3):
             row = math.floor(v * 0.9) - 2 + k
             q = u * 1.5 + 0.37 * row + 0.5 * value(u * 0.5, row * 1.0, 3.0, seed + 6)
@@ -112,8 +113,6 @@ def pattern(kind: int, x: float, y: float, z: float, u: float, v: float, nx: flo
                 a = smooth(0.25, 0.95, f)
                 b = (1.0 if h > 0.75 else 0.0) * 0.6
                 s = 0.42 + 0.6 * f + 0.25 * h
-            elif k == 0:
-                s = 0.42
     elif kind == 9:  # rust: orange crust, dark pits, bare metal
         n = fbm(x * 0.8, y * 0.8, z * 0.8, 4, seed)
         a = smooth(0.45, 0.57, n)
