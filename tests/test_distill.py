@@ -89,6 +89,15 @@ def test_neighbours_and_slots_change_no_byte(prior: Prior) -> None:
     assert torch.equal(alone, crowded) and torch.equal(alone, moved)
 
 
+def test_views_of_other_size_and_number_have_a_call_of_their_own(prior: Prior) -> None:
+    """Scenes that were resumed at another step may be in a phase of larger views than their neighbours."""
+    small, large = query(prior, 1), query(prior, 2)
+    large.latents, large.eps = (torch.cat([x, x], dim=3) for x in (large.latents, large.eps))
+    both = sds_gradients(prior, [large, small], 2)
+    assert torch.equal(both[1], sds_gradients(prior, [small], 2)[0])
+    assert torch.equal(both[0], sds_gradients(prior, [large], 2)[0]) and both[0].shape[3] == 2 * both[1].shape[3]
+
+
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_lockstep_width_changes_no_number(prior: Prior, width: int) -> None:
     q = query(prior, 1)

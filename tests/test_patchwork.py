@@ -12,7 +12,7 @@ from test_painted_mesh import FACES, RGB, SQUARE, UV
 
 from pipeline.geometry.camera import Cameras, CameraSettings, orbit
 from pipeline.scene.mesh_views import MeshViews, Seen
-from pipeline.scene.painted_mesh import PaintedMeshSettings
+from pipeline.scene.painted_mesh import PaintedMeshSettings, PatchSettings
 from pipeline.scene.patch_views import choose, quality
 from pipeline.scene.patchwork import PatchRendering, PatchworkMesh, schedule
 from pipeline.scene.protocol import FlowScene, Rendering
@@ -204,6 +204,34 @@ def test_what_nothing_shows_well_has_no_patches() -> None:
     made = scene(view_size=1, steps=4)
     go(made, 0, 4, 4)
     assert made.patches() is None
+
+
+def test_patches_have_a_number_size_and_height_of_their_own() -> None:
+    made = scene(patches=PatchSettings(count=5, size=24, height=1.5))
+    assert made.render(0, 60).latents.shape == (3, 4, 16, 16)
+    first = schedule(60)[0]
+    assert made.render(first, 60).latents.shape == (5, 4, 24, 24)
+    cameras = made._drawn(0)[0]
+    height = 2 * np.tan(cameras.fov / 2) * np.linalg.norm(cameras.eye, axis=1)
+    assert 0.9 * 1.5 * 0.6 < np.median(height) < 2 * 1.5 * 0.6
+    go(made, 0, 60, 60)
+    patches = made.patches()
+    assert patches is not None and patches.shares.shape == (5 * len(schedule(60)), 24, 24)
+
+
+def test_patches_of_a_group_have_one_noise_on_the_surface_and_agree_in_the_end() -> None:
+    """A model that says each view its own colour: where views overlap they end as one, as far as both are worth it."""
+    made = scene(views=4, cameras=CameraSettings(elevation_min=0, elevation_max=0), patches=PatchSettings(height=1.2))
+    first, second = schedule(60)[:2]
+    said = torch.arange(4.0).view(4, 1, 1, 1)
+    for step in range(first, second):
+        rendering = made.render(step, 60)
+        whole = 1.0 if rendering.next_time is None else 0.3
+        made.follow(rendering, rendering.latents.detach() - said, torch.tensor(whole))
+    seen = made.views.look(made._drawn(0)[0][made._chosen[0].numpy()], 64)
+    middle = [i for i in range(4) if seen.covered[i].mean() > 0.3]
+    spread = made._made[0, middle, :, 6:10, 6:10].mean(dim=(1, 2, 3))
+    assert len(middle) > 1 and (spread - said[middle].flatten()).abs().max() > 0.3
 
 
 def test_it_starts_lower_where_less_noise_is_allowed() -> None:

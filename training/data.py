@@ -230,10 +230,13 @@ def _camera(g: Rng, close: bool) -> tuple[np.ndarray, str]:
     return np.concatenate([eye, right, up, fwd, [tan, 1.0]]), view
 
 
-def make(seed: int, index: int, size: int = 64) -> Sample:
-    """Image number `index` of stream `seed` at size x size pixels."""
+def make(seed: int, index: int, size: int = 64, finer: float = 0.0) -> Sample:
+    """Image number `index` of stream `seed` at size x size pixels. Patterns on half of the whole shapes are up to
+    exp(`finer`) times finer than elsewhere, all else the same."""
     g = np.random.default_rng([seed, index])
     stage = Stage(g)
+    apart = np.random.default_rng([seed, index, 1])
+    whole = _WHOLE * (math.exp(apart.uniform(0, finer)) if apart.random() < 0.5 else 1.0)
     k = g.random()
     if k < 0.15:
         return _flat(g, stage, size)
@@ -276,18 +279,18 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
         main_look = _look(g, "plastic" if thing and g.random() < 0.1 else None)
         material_id, colour_id = MATERIAL_NAMES.index(main_look.name), main_look.colour_id
         phrase = ""
-    stage.surface(g, 0, main_look, _WHOLE)
+    stage.surface(g, 0, main_look, whole)
     extra = ""
     second = None
     for slot in range(1, 4):
         own = thing.parts[slot - 1] if thing and slot - 1 < len(thing.parts) else None
         if own:
-            stage.surface(g, slot, _fixed(g, *own), _WHOLE)
+            stage.surface(g, slot, _fixed(g, *own), whole)
     if thing is None:
         prims = prims.copy()
         if two and g.random() < 0.3:
             second = _look(g)
-            stage.surface(g, 1, second, _WHOLE)
+            stage.surface(g, 1, second, whole)
             colour_id = -1
             extra = "parts"
         else:
@@ -297,7 +300,7 @@ def make(seed: int, index: int, size: int = 64) -> Sample:
             g,
             _pick(g, ("metal", "gold", "rust", "copper", "planks", "leather")) if name == "barrel" else None,
         )
-        stage.surface(g, 1, second, _WHOLE)
+        stage.surface(g, 1, second, whole)
         extra = "bands" if name == "barrel" else "parts"
     elif thing and thing.roof and phrase == "":
         prims[prims[:, SLOT] == 1, SLOT] = 0
@@ -449,9 +452,18 @@ def generator_hash() -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-def write_pool(folder: Path, seed: int, size: int, shard: int, shards: int, part: int = 0, parts: int = 1) -> None:
-    """Fill `folder` with shards (uint8 .npy (N, S, S, 3) and .json labels) that are not there yet; tells how many of
-    those that are there other sources than the present ones made."""
+def write_pool(
+    folder: Path,
+    seed: int,
+    size: int,
+    shard: int,
+    shards: int,
+    part: int = 0,
+    parts: int = 1,
+    finer: float = 0.0,
+) -> None:
+    """Fill `folder` with shards (uint8 .npy (N, S, S, 3) and .json labels) that are not there yet, of the images that
+    `make` makes; tells how many of those that are there other sources than the present ones made."""
     folder.mkdir(parents=True, exist_ok=True)
     made_by = generator_hash()
     others = [p for p in folder.glob("*.json") if json.loads(p.read_text()).get("made_by") != made_by]
@@ -465,7 +477,7 @@ def write_pool(folder: Path, seed: int, size: int, shard: int, shards: int, part
         if path.exists():
             continue
         start = time.time()
-        rows = [make(seed, k * shard + i, size) for i in range(shard)]
+        rows = [make(seed, k * shard + i, size, finer) for i in range(shard)]
         meta = {
             "made_by": made_by,
             "captions": [r.caption for r in rows],
@@ -534,7 +546,8 @@ def main(argv: list[str] | None = None) -> None:
     cfg = load(args.config)
     c = cfg["pool"][args.which]
     shards = args.shards or c["shards"]
-    write_pool(cfg.work / "pool" / args.which, c["seed"], c["size"], c["shard"], shards, args.part, args.parts)
+    folder, finer = cfg.work / "pool" / args.which, c.get("finer", 0.0)
+    write_pool(folder, c["seed"], c["size"], c["shard"], shards, args.part, args.parts, finer)
 
 
 if __name__ == "__main__":

@@ -94,13 +94,13 @@ def sds_gradients(prior: Prior, queries: list[Query], lockstep: int) -> list[tor
     One UNet call of batch 2 S V (unconditional half first) for S slots. An asset's bytes must not depend on its
     neighbours, so S is ``lockstep`` whatever the number of queries, and empty slots are zeros; S shrinks to the
     next power of two only where this prior was seen to give the same bits in the smaller batch. Scenes with different
-    adapters (LoRAs) cannot share a call: each set of adapters has one of its own.
+    adapters (LoRAs) or views of other number and size cannot share a call: each kind has one of its own.
     """
     if not 0 < len(queries) <= lockstep:
         raise ValueError(f"{len(queries)} queries do not fit a lockstep of {lockstep}")
-    calls: dict[Adapters, list[int]] = {}
+    calls: dict[tuple[Adapters, torch.Size], list[int]] = {}
     for index, query in enumerate(queries):
-        calls.setdefault(query.text.adapters.in_unet, []).append(index)
+        calls.setdefault((query.text.adapters.in_unet, query.latents.shape), []).append(index)
     found: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         for members in calls.values():

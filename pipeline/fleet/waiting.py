@@ -83,4 +83,5 @@ class Waiting:
 def _batch(job: Job) -> Hashable:
     """Jobs with the same value can share a call of the prior: one recipe, views of one size, one set of LoRAs."""
     loras = tuple(file for file in job.adapters if file.kind == "lora")
-    return job.recipe, job.settings.get("views"), job.settings.get("view_size"), loras
+    shape = [job.settings.get(name) for name in ("views", "view_size", "patch_views", "patch_size")]
+    return job.recipe, *shape, loras

@@ -121,3 +121,12 @@ class _Gather(torch.autograd.Function):
             total = grad.new_zeros(height * width, channels)
             total = total.index_put_((index.flatten(),), spread, accumulate=True).T
         return total.reshape(channels, height, width), None, None
+
+
+def scatter_texture(values: torch.Tensor, uv: torch.Tensor, size: int) -> torch.Tensor:
+    """(D, size, size) sums of ``values`` (M, D) by the weights with which lookups at ``uv`` (M, 2) read each texel: the
+    adjoint of ``sample_texture``."""
+    texture = torch.zeros(values.shape[1], size, size, device=values.device, requires_grad=True)
+    with torch.enable_grad():
+        looked = sample_texture(texture, uv)
+    return torch.autograd.grad(looked, texture, values)[0]

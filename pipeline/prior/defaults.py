@@ -34,6 +34,10 @@ class SharedDefaults:
     view_words: bool = True
     background: str = "learned"
     timesteps: str = "annealed"
+    # None: as many as views, of their size.
+    patch_views: int | None = None
+    patch_size: int | None = None
+    patch_height: float = 0.7
     refine_steps: int = 1000
     refine_guidance_scale: float = 100.0
     refine_learning_rate: float = 0.003
@@ -44,6 +48,7 @@ class SharedDefaults:
 class PaintDefaults(SharedDefaults):
     """What ``paint`` uses besides."""
 
+    steps: int = 300
     initial_noise: float = 0.4
     distillation: str = "score"
 

@@ -215,7 +215,7 @@ def _subject(work: Work, variant: Variant, prior: Prior, scene: Scene, phase: st
         key=sha256_bytes(canonical_json([work.fingerprint, variant.seed, phase, *fits])),
         report=lambda stage, done, total: work.report(_stage_name(stage, how, work, variant), done, total),
         stream=how.stream,
-        batch=(work.job.recipe, phase, settings.views, settings.view_size),
+        batch=(work.job.recipe, phase, *_shape(settings)),
     )
 
 
@@ -228,9 +228,13 @@ def _same_batch(phase: list[tuple[Work, Variant, Subject]], lockstep: int) -> li
     """Scenes whose views make UNet batches of one shape go together, ``lockstep`` at a time."""
     groups: dict[tuple[Any, ...], list[tuple[Work, Variant, Subject]]] = {}
     for entry in phase:
-        settings = entry[0].settings
-        groups.setdefault((settings.views, settings.view_size), []).append(entry)
+        groups.setdefault(_shape(entry[0].settings), []).append(entry)
     return [group[i : i + lockstep] for group in groups.values() for i in range(0, len(group), lockstep)]
+
+
+def _shape(settings: Any) -> tuple[Any, ...]:
+    """What decides how many views of what size a step has."""
+    return settings.views, settings.view_size, settings.patch_views, settings.patch_size
 
 
 def _finish(steps: Steps, work: Work, prior: Prior, lockstep: int) -> Outcome:

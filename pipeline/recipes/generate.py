@@ -34,7 +34,7 @@ from pipeline.recipes.work import Asset, Variant, Work
 from pipeline.scene.field import FieldSettings, RadianceField
 from pipeline.scene.grid import GridSettings
 from pipeline.scene.occupancy import OccupancyGrid
-from pipeline.scene.painted_mesh import PaintedMeshSettings
+from pipeline.scene.painted_mesh import PaintedMeshSettings, PatchSettings
 from pipeline.scene.patchwork import PatchworkMesh
 from pipeline.scene.radiance_field import Lambdas, RadianceFieldScene, RadianceFieldSettings
 from pipeline.scene.sketch import Sketch
@@ -133,6 +133,7 @@ class Generate(Steps):
                     texture_size=size,
                     learning_rate=0.0,
                     cameras=CameraSettings(object_radius=MESH_RADIUS),
+                    patches=PatchSettings(settings.patch_views, settings.patch_size, float(settings.patch_height or 1)),
                 ),
                 variant.seed,
                 prior.device,

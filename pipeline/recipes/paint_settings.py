@@ -19,7 +19,6 @@ UnwrapMode = Literal["auto", "input", "xatlas", "box"]
 class PaintSettings(SharedSettings):
     """The settings of one painted asset; validated strictly (text is no number, a boolean is no number)."""
 
-    steps: int = Field(default=300, ge=1, le=100_000, description="Steps of the optimisation.")
     distillation: Distillation | None = Field(
         default=None,
         description="How the texture is made: score (Adam along the score, as published) or patches (close-ups "

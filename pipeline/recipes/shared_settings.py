@@ -43,6 +43,18 @@ class SharedSettings(BaseModel):
     view_size: int | None = Field(
         default=None, ge=8, le=128, description="Latent pixels a side of a drawn view. Left out: the prior's."
     )
+    patch_views: int | None = Field(
+        default=None, ge=1, le=64, description="Patches that are painted together. Left out: the prior's, or views."
+    )
+    patch_size: int | None = Field(
+        default=None, ge=8, le=128, description="Latent pixels a side of a patch. Left out: the prior's, or view_size."
+    )
+    patch_height: float | None = Field(
+        default=None,
+        gt=0,
+        le=4,
+        description="What a patch shows, in object radii: the more, the larger a pattern. Left out: the prior's.",
+    )
     learning_rate: float | None = Field(default=None, gt=0, le=10, description="Of Adam. Left out: the prior's.")
     t_min: float = Field(default=0.02, ge=0, le=1, description="Least noise, as a share of the prior's timesteps.")
     t_max: float = Field(default=0.98, ge=0, le=1, description="Most noise, as a share; above t_min.")

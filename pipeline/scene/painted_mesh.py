@@ -23,6 +23,16 @@ _COLOUR_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
+class PatchSettings:
+    """``count``: patches that are made together; ``size``: latent pixels a side, ``height``: of what one shows, object
+    radii. None: as for other views."""
+
+    count: int | None = None
+    size: int | None = None
+    height: float = 0.7
+
+
+@dataclass(frozen=True)
 class PaintedMeshSettings:
     """``view_size``: latent pixels a side of a view. ``texture_size``: latent texels a side.
 
@@ -41,6 +51,7 @@ class PaintedMeshSettings:
     initial_noise: float = 0.4
     supersample: int = 4
     antialias: bool = False
+    patches: PatchSettings = PatchSettings()
 
 
 class PaintedMesh:

@@ -77,8 +77,8 @@ def choose(count: int, seen: Seen, worth: Floats, known: Floats) -> NDArray[np.i
         gain[chosen] = -1
         best = int(gain.argmax())
         chosen.append(best)
-        # Its whole area, not what it shows well: views that are made at once cannot go on from each other.
-        by_now[texel[view == best]] = 1
+        mine = view == best
+        np.maximum.at(by_now, texel[mine], worth[mine])
     return np.array(chosen, np.int64)
 
 

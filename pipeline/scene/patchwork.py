@@ -1,10 +1,11 @@
-"""A painted mesh whose texture is sampled, one close-up after the other, instead of descending along a score.
+"""A painted mesh whose texture is sampled, close-ups a group at a time, instead of descending along a score.
 
 Score distillation seeks the mode of the model: smooth surfaces whose colours get stronger the longer it runs, and what
-many views of a place make of it is their average. Here every place of the surface is made by one view, along the path
-of sampling (DDIM, Song et al., 2021), and views that see a part of it later go on from there: as in inpainting by a
-diffusion model (RePaint, Lugmayr et al., 2022), what is known is put back after each step. TEXTure (Richardson et al.,
-2023) and Text2Tex (Chen et al., 2023) paint meshes so with depth-guided models.
+many views of a place make of it is their average. Here views are sampled (DDIM, Song et al., 2021). Those of a group
+are noised alike where they show the same place (``surface_noise``) and held together while noise goes down
+(``agreement``), so that one pattern runs through all of them; views that see a part of it later go on from there: as in
+inpainting by a diffusion model (RePaint, Lugmayr et al., 2022), what is known is put back after each step. TEXTure
+(Richardson et al., 2023) and Text2Tex (Chen et al., 2023) paint meshes view by view with depth-guided models.
 
 Two phases. First the colour: fresh noise and other views at every step, all texels move as one; what many pictures of
 the prompt agree on is the object's colour. Then the patches: groups of views, those that show most of what is still
@@ -25,15 +26,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.rng import torch_generator
 from pipeline.core.transfer import send
 from pipeline.geometry.camera import Cameras, CameraSettings
 from pipeline.geometry.mesh import face_normals
-from pipeline.geometry.texture import sample_texture
+from pipeline.geometry.texture import scatter_texture
+from pipeline.scene.agreement import towards_mean
 from pipeline.scene.mesh_views import Seen
 from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
 from pipeline.scene.patch_views import choose, quality
 from pipeline.scene.protocol import Rendering, View
+from pipeline.scene.surface_noise import surface_noise
 
 # The share of the steps that look for the colour, the guidance they take, and the timestep they end at.
 _COLOUR = 0.12
@@ -45,10 +47,12 @@ _PATCH_STEPS = 16
 _PATCH_START = 0.85
 # ... where it begins from given colours that are to stay where they are.
 _GIVEN_START = 0.6
-# Close-ups that are looked at to choose the views of a group, their heights in object radii, and how far they lean.
-_CANDIDATES = 48
-_HEIGHTS = (0.5, 0.9)
+# Close-ups that are looked at to choose the views of a group, shares of the height asked for that their heights have,
+# how far they lean, and their field of view: so narrow that what is nearer is hardly larger.
+_CANDIDATES = 64
+_HEIGHTS = (0.9, 1.1)
 _LEAN = 0.3
+_FOV = np.radians(30)
 # What of the model's changes is kept behind close-ups after each step.
 _FREE_BEHIND = 0.5
 # Texels a side of the texture that holds what is known, per texel asked for: views that go on from it see it sharper.
@@ -59,6 +63,10 @@ _LIGHT, _DARK = 0.75, 0.25
 _LEAST_WEIGHT = 0.05
 # Latent pixels that show the object as purely as this share of the purest tell its colour.
 _PURE = 0.9
+# How much more a place counts in views that show it well: a power of the quality, and what it counts in the worst ones.
+_BEST, _BADLY = 2, 1e-4
+# Cells of surface noise along a side of a latent pixel.
+_CELLS = 3
 
 
 @dataclass(frozen=True)
@@ -133,15 +141,19 @@ class PatchworkMesh(PaintedMesh):
         self._candidates = _close_ups(self._settings)
         settings = self._settings
         groups = len(self._starts)
-        shape = (settings.views, self.texture.shape[0], settings.view_size, settings.view_size)
+        self._count = settings.patches.count or settings.views
+        self._size = settings.patches.size or settings.view_size
+        shape = (self._count, self.texture.shape[0], self._size, self._size)
         self._colour = self.texture.detach()[:, 0, 0].clone()
         self._known = torch.zeros(1, settings.texture_size, settings.texture_size, device=self._device)
         self._now = torch.zeros(shape, device=self._device)
-        self._chosen = torch.zeros(groups, settings.views, dtype=torch.int64)
+        self._chosen = torch.zeros(groups, self._count, dtype=torch.int64)
         self._made = torch.zeros(groups, *shape, device=self._device)
-        self._shares = torch.zeros(groups, settings.views, settings.view_size, settings.view_size)
+        self._shares = torch.zeros(groups, self._count, self._size, self._size)
         self._done = torch.zeros((), dtype=torch.int64)
         self._group: _Group | None = None
+        self._heights = _heights(self._candidates)
+        self._cell = sum(self._heights) / 2 / self._size / _CELLS
 
     @torch.no_grad()
     def _take(self, given: Tensor) -> None:
@@ -195,7 +207,7 @@ class PatchworkMesh(PaintedMesh):
     def _look_for_colour(self, step: int) -> PatchRendering:
         settings = self._settings
         cameras, views = self.views.draw(step, settings.views)
-        seen = self._seen(cameras)
+        seen = self._seen(cameras, settings.view_size)
         image = self._small(seen, self.texture.detach(), self._background(cameras, seen.covered, step))
         covered = send(torch.from_numpy(seen.covered[:, None].astype(np.float32)), self._device)
         end = max(min(_COLOUR_END, self._t_max), self._t_min)
@@ -215,26 +227,22 @@ class PatchworkMesh(PaintedMesh):
     def _begin(self, number: int) -> None:
         """Chooses the views of a group. Doing so again changes nothing before the group's first step is followed."""
         cameras, _ = self._drawn(number)
-        seen = self._seen(cameras)
+        seen = self._seen(cameras, self._size)
         known = self._known[0].cpu().numpy()
-        chosen = choose(self._settings.views, seen, self._worth(seen, cameras), known)
-        self._chosen[number] = torch.from_numpy(np.resize(chosen, self._settings.views))
+        chosen = choose(self._count, seen, self._worth(seen, cameras), known)
+        self._chosen[number] = torch.from_numpy(np.resize(chosen, self._count))
         self._group = self._look_again(number)
         self._now = self._group.given.clone()
 
     def _drawn(self, number: int) -> tuple[Cameras, list[View]]:
-        return self.views.draw(number, max(_CANDIDATES, self._settings.views), "patches", self._candidates)
+        return self.views.draw(number, max(_CANDIDATES, self._count), "patches", self._candidates)
 
-    def _seen(self, cameras: Cameras) -> Seen:
-        return self.views.look(cameras, self._settings.view_size * self._settings.supersample)
+    def _seen(self, cameras: Cameras, size: int) -> Seen:
+        return self.views.look(cameras, size * self._settings.supersample)
 
     def _worth(self, seen: Seen, cameras: Cameras) -> np.ndarray:
-        settings = self._settings
-        low, high = self._candidates.close_height
-        if self._candidates.close_up == 0:
-            low, high = (2 / fill for fill in reversed(self._candidates.fill))
-        heights = (low * self._candidates.object_radius, high * self._candidates.object_radius)
-        return quality(seen, cameras, self._normals, heights, settings.supersample, self._two_sided)
+        supersample = self._settings.supersample
+        return quality(seen, cameras, self._normals, self._heights, supersample, self._two_sided)
 
     @torch.no_grad()
     def _look_again(self, number: int) -> _Group:
@@ -242,14 +250,16 @@ class PatchworkMesh(PaintedMesh):
         cameras, views = self._drawn(number)
         chosen = self._chosen[number].numpy()
         cameras, views = cameras[chosen], [views[i] for i in chosen]
-        seen = self._seen(cameras)
+        seen = self._seen(cameras, self._size)
         self.visibility.add(seen.uv)
         unknown = torch.cat([self.texture, 1 - self._known])
         image = self._small(seen, unknown, self._behind(cameras, seen))
-        noise = torch.randn(self._now.shape, generator=torch_generator(self._seed, "patch noise", number))
+        channels = self._now.shape[1]
+        drawn = surface_noise(seen, cameras, self._settings.supersample, channels, self._cell, self._seed)
+        noise = send(torch.from_numpy(drawn), self._device)
         worth = self._worth(seen, cameras)
         free = image[:, -1:].clamp(0, 1)
-        return _Group(number, cameras, views, seen, worth, image[:, :-1], free, send(noise, self._device))
+        return _Group(number, cameras, views, seen, worth, image[:, :-1], free, noise)
 
     def _behind(self, cameras: Cameras, seen: Seen) -> Tensor:
         """(V size, C + 1) latents behind the mesh, and how unknown they are.
@@ -290,11 +300,18 @@ class PatchworkMesh(PaintedMesh):
             return
         group = self._group
         assert group is not None and group.number == rendering.group
+        residual = residual - self._towards_the_others(group, self._now - residual)
         now = group.free * (self._now - share * residual) + (1 - group.free) * group.given
         if rendering.last:
             self._lay(group, now)
         # Last, so that a step that memory did not suffice for can be taken again.
         self._now = now
+
+    def _towards_the_others(self, group: _Group, clean: Tensor) -> Tensor:
+        """(V, C, h, w) what is to be added to each view's clean latents, so that all show a place alike."""
+        settings = self._settings
+        weights = send(torch.from_numpy(group.worth**_BEST + _BADLY), self._device)
+        return towards_mean(clean, group.seen, weights, settings.supersample, settings.texture_size)
 
     def _move_as_one(self, rendering: PatchRendering, residual: Tensor, share: Tensor) -> None:
         """Moves all texels by what the latent pixels that show little but the object agree on: thin parts, which the
@@ -311,14 +328,14 @@ class PatchworkMesh(PaintedMesh):
         """Lays finished views, ``latents`` (V, C, h, w), on the texture where it is not known yet, and keeps them."""
         settings = self._settings
         worth = send(torch.from_numpy(group.worth), self._device)[:, None]
+        weights = worth**_BEST
         view, row, column = (send(torch.from_numpy(i), self._device) for i in np.nonzero(group.seen.covered))
         smooth = torch.nn.functional.interpolate(
             latents, scale_factor=settings.supersample, mode="bilinear", align_corners=False
         )
         values = smooth[view, :, row, column]
-        sums = _scattered(
-            torch.cat([values * worth, worth, torch.ones_like(worth)], dim=1), group.seen.uv, settings.texture_size
-        )
+        uv = send(torch.from_numpy(group.seen.uv), self._device)
+        sums = scatter_texture(torch.cat([values * weights, weights, worth], dim=1), uv, settings.texture_size)
         colours, weight, total = sums[:-2], sums[-2], sums[-1]
         seen = (total > _LEAST_WEIGHT) & (weight > 0)
         mean = torch.where(seen, weight / total.clamp(min=_LEAST_WEIGHT), torch.zeros_like(weight))
@@ -379,12 +396,13 @@ def _close_ups(settings: PaintedMeshSettings) -> CameraSettings:
     cameras = settings.cameras
     if cameras.close_up == 0:
         return cameras
-    return dataclasses.replace(cameras, close_up=1.0, close_height=_HEIGHTS, close_angle=_LEAN)
+    least, most = (settings.patches.height * share for share in _HEIGHTS)
+    return dataclasses.replace(cameras, close_up=1.0, close_height=(least, most), close_angle=_LEAN, fov=_FOV)
 
 
-def _scattered(values: Tensor, uv: np.ndarray, size: int) -> Tensor:
-    """(D, size, size) sums of ``values`` (M, D) by the weights with which lookups at ``uv`` (M, 2) read each texel."""
-    texture = torch.zeros(values.shape[1], size, size, device=values.device, requires_grad=True)
-    with torch.enable_grad():
-        looked = sample_texture(texture, send(torch.from_numpy(uv), values.device))
-    return torch.autograd.grad(looked, texture, values)[0]
+def _heights(cameras: CameraSettings) -> tuple[float, float]:
+    """Least and greatest height of what patches show at what the cameras look at."""
+    low, high = cameras.close_height
+    if cameras.close_up == 0:
+        low, high = (2 / fill for fill in reversed(cameras.fill))
+    return low * cameras.object_radius, high * cameras.object_radius
