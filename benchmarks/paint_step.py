@@ -23,10 +23,10 @@ MESHES = Path(__file__).parent.parent / "manifests" / "meshes"
 
 
 def subjects(prior: Prior, mesh: Path, count: int, steps: int, out: Path, lockstep: int) -> list[Subject]:
-    """``count`` paint jobs on ``mesh`` at 4 views a step, prepared as the recipe prepares them."""
+    """``count`` paint jobs on ``mesh`` with the prior's own settings, prepared as the recipe prepares them."""
     made = []
     for seed in range(count):
-        settings = PaintSettings(steps=steps, views=4, preview=False)
+        settings = PaintSettings(steps=steps, preview=False)
         job = Job(f"bench-{seed}", "paint", "a red brick object", "", seed, mesh, settings.model_dump(mode="json"))
         work = Work(job, "bench", out / job.id, Paint().resolve(job, prior), no_report)
         work.variants = variants(work)
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs") / "bench")
     args = parser.parse_args()
     prior = load_prior(args.prior)
-    print(f"prior {prior.name}, mesh {args.mesh.name}, 4 views a step, {torch.get_num_threads()} threads")
+    print(f"prior {prior.name}, mesh {args.mesh.name}, its own settings, {torch.get_num_threads()} threads")
     print(f"{'lockstep':>8} {'prior ms':>9} {'beside ms':>10} {'beside/prior':>13} {'assets per time':>16}")
     base = None
     for lockstep in (1, 2, 4, 8):

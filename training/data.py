@@ -238,14 +238,14 @@ def make(seed: int, index: int, size: int = 64, finer: float = 0.0) -> Sample:
     apart = np.random.default_rng([seed, index, 1])
     whole = _WHOLE * (math.exp(apart.uniform(0, finer)) if apart.random() < 0.5 else 1.0)
     k = g.random()
-    if k < 0.15:
+    if k < 0.25:
         return _flat(g, stage, size)
-    close = g.random() < (0.3 if k < 0.45 else 0.03)
+    close = g.random() < (0.3 if k < 0.48 else 0.03)
     warp = np.zeros(3)
     name, thing = "", None
-    if k < 0.34:
+    if k < 0.39:
         prims = shapes.assembly(g)
-    elif k < 0.45:
+    elif k < 0.48:
         prims, warp = shapes.blob(g)
     else:
         # Simple solids count less than things with a front, which have more to learn.

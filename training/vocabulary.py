@@ -75,12 +75,13 @@ class Material:
     natural: tuple[str, ...]
     tint: tuple[str, str, str]
     scale: float = 0.9
-    #: How far the texture may be turned in its plane: 0 upright, 1 any angle. Patterns that have a direction are near
-    #: upright: a mesh is painted patch by patch, and patches that choose a direction each do not join.
-    turn: float = 0.1
+    #: How far the texture may be turned in its plane: 0 upright, 1 any angle. Patterns that have a direction are
+    #: upright: a mesh is painted patch by patch, and patches that choose a direction each do not join. Nor does a model
+    #: of this size lay bricks, stitches or blades in rows that may run at any slant.
+    turn: float = 0.015
 
 
-def _m(nouns: str, adjectives: str, natural: str, tint: str, scale: float = 0.9, turn: float = 0.1) -> Material:
+def _m(nouns: str, adjectives: str, natural: str, tint: str, scale: float = 0.9, turn: float = 0.015) -> Material:
     return Material(
         tuple(nouns.split(",")),
         tuple(adjectives.split(",")),
@@ -139,7 +140,7 @@ _ALL_MATERIALS: dict[str, Material] = {
         0.8,
     ),
     "moss": _m("moss", "mossy,moss covered", "5c8a2f 3d6a22 9ab84a|6b8f35 456f2a b0c25c", "B B- B+", 0.8, 1),
-    "grass": _m("grass,turf", "grassy,grass", "4f9a2e 6fbf3c c9d66a|3f8a2c 62b23e b4cc58", "B B+ B+", 0.85),
+    "grass": _m("grass,turf", "grassy,grass", "4f9a2e 6fbf3c c9d66a|3f8a2c 62b23e b4cc58", "B B+ B+", 0.7),
     "rust": _m(
         "rust,rusted iron,rusty metal",
         "rusty,rusted",
@@ -166,9 +167,8 @@ _ALL_MATERIALS: dict[str, Material] = {
         "f2f2f0 1c1c1e 000000|f4f0e6 b02a2a 000000",
         "B C B",
         1.0,
-        0.06,
     ),
-    "stripes": _m("stripes", "striped,stripy", "f2f0ec 2858b8 000000|f4f2ee c23030 000000", "B C B", 1.3, 0.06),
+    "stripes": _m("stripes", "striped,stripy", "f2f0ec 2858b8 000000|f4f2ee c23030 000000", "B C B", 1.3),
     "dots": _m(
         "polka dots,dots,spots",
         "dotted,polka dot,spotted",
@@ -182,8 +182,7 @@ _ALL_MATERIALS: dict[str, Material] = {
         "knitted,woolen,knit",
         "d8cdb8 d8cdb8 d8cdb8|b8463e b8463e b8463e|8f9aa8 8f9aa8 8f9aa8",
         "B B B",
-        0.8,
-        0.1,
+        0.65,
     ),
     "denim": _m("denim,jeans", "denim", "2f4a7c 7f9ac4 d89a48|365288 8aa4cc d89a48", "B B+ d89a48", 0.9, 0.2),
     "scales": _m(
@@ -191,7 +190,7 @@ _ALL_MATERIALS: dict[str, Material] = {
         "scaly,scaled",
         "3f9a5a 1c4a2c 8ad0a0|4a8fa8 1f4a5c a0d8e8",
         "B B-- B+",
-        0.85,
+        0.75,
     ),
     "camouflage": _m(
         "camouflage,camo", "camouflage,camo", "6f7a42 3d4a2a b8a878|74804a 44522e bfae80", "B B- B+", 1.6, 1
@@ -211,16 +210,16 @@ _ALL_MATERIALS: dict[str, Material] = {
         0.95,
         1,
     ),
-    "zebra": _m("zebra skin,zebra stripes", "zebra,zebra striped", "f4f2ee 1a1a1c 000000", "C B B", 1.45, 0.15),
+    "zebra": _m("zebra skin,zebra stripes", "zebra,zebra striped", "f4f2ee 1a1a1c 000000", "C B B", 1.45, 0.05),
     "tiger": _m(
         "tiger skin,tiger fur",
         "tiger,tiger striped",
         "e8882a 1c1410 f6ead4|de7c22 1c1410 f4e6cc",
         "B 1c1410 B++",
         1.35,
-        0.15,
+        0.05,
     ),
-    "clouds": _m("clouds,sky", "cloudy", "4f94d8 f8fafc dfe6ee|6aa6e0 fafbfd e2e8f0", "B ffffff B+", 1.1, 0.1),
+    "clouds": _m("clouds,sky", "cloudy", "4f94d8 f8fafc dfe6ee|6aa6e0 fafbfd e2e8f0", "B ffffff B+", 1.1),
     "water": _m("water,sea", "watery,water", "2f86b8 b8ecf4 1a5a8c|2a90b0 c4f2f2 186480", "B B++ B-", 0.85, 1),
     "tiles": _m(
         "tiles,ceramic tiles,mosaic",
@@ -236,7 +235,7 @@ _ALL_MATERIALS: dict[str, Material] = {
         "9a6c42 c89a68 6e4826|b8b0a4 dcd6cc 8a8278|c08a54 e6bc88 8f5f34",
         "B B+ B-",
         0.8,
-        0.5,
+        0.1,
     ),
     "earth": _m(
         "dry earth,mud,clay,soil",
