@@ -219,8 +219,8 @@ def test_patches_have_a_number_size_and_height_of_their_own() -> None:
     assert patches is not None and patches.shares.shape == (5 * len(schedule(60)), 24, 24)
 
 
-def test_patches_of_a_group_have_one_noise_on_the_surface_and_agree_in_the_end() -> None:
-    """A model that says each view its own colour: where views overlap they end as one, as far as both are worth it."""
+def test_views_of_a_group_are_drawn_to_each_other_where_they_overlap() -> None:
+    """A model that says each view another colour: none of them ends as it was told."""
     made = scene(views=4, cameras=CameraSettings(elevation_min=0, elevation_max=0), patches=PatchSettings(height=1.2))
     first, second = schedule(60)[:2]
     said = torch.arange(4.0).view(4, 1, 1, 1)

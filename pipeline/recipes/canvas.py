@@ -14,6 +14,8 @@ from pipeline.core.job import Reporter
 from pipeline.geometry.mesh import UVMesh
 from pipeline.geometry.normalise import Frame
 from pipeline.prior.load import Prior
+from pipeline.recipes.shared_settings import SharedSettings
+from pipeline.scene.painted_mesh import PatchSettings
 from pipeline.scene.patchwork import Patches
 
 # Of painted meshes in the working frame: their farthest vertex lies here.
@@ -40,6 +42,11 @@ class Canvas:
     def layout(self) -> str:
         """Hash of the texture coordinates: a checkpoint belongs to one layout."""
         return sha256_bytes(self.uvmesh.uv.tobytes() + self.uvmesh.uv_faces.tobytes())
+
+
+def patch_settings(settings: SharedSettings) -> PatchSettings:
+    """The patches' part of a row's resolved settings."""
+    return PatchSettings(settings.patch_views, settings.patch_size, float(settings.patch_height or 0))
 
 
 def baked_patches(patches: Patches, canvas: Canvas, texture_size: int, prior: Prior, report: Reporter) -> BakedMaps:

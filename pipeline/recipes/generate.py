@@ -27,14 +27,14 @@ from pipeline.geometry.unwrap import unwrap
 from pipeline.prior.load import Prior
 from pipeline.recipes import SKETCH_CACHE
 from pipeline.recipes.build import Steps, build
-from pipeline.recipes.canvas import MESH_RADIUS, Canvas, baked_patches
+from pipeline.recipes.canvas import MESH_RADIUS, Canvas, baked_patches, patch_settings
 from pipeline.recipes.field_surface import BOUND, latents_on, surface
 from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.recipes.work import Asset, Variant, Work
 from pipeline.scene.field import FieldSettings, RadianceField
 from pipeline.scene.grid import GridSettings
 from pipeline.scene.occupancy import OccupancyGrid
-from pipeline.scene.painted_mesh import PaintedMeshSettings, PatchSettings
+from pipeline.scene.painted_mesh import PaintedMeshSettings
 from pipeline.scene.patchwork import PatchworkMesh
 from pipeline.scene.radiance_field import Lambdas, RadianceFieldScene, RadianceFieldSettings
 from pipeline.scene.sketch import Sketch
@@ -133,7 +133,7 @@ class Generate(Steps):
                     texture_size=size,
                     learning_rate=0.0,
                     cameras=CameraSettings(object_radius=MESH_RADIUS),
-                    patches=PatchSettings(settings.patch_views, settings.patch_size, float(settings.patch_height or 1)),
+                    patches=patch_settings(settings),
                 ),
                 variant.seed,
                 prior.device,

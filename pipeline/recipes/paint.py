@@ -18,10 +18,10 @@ from pipeline.geometry.unwrap_cache import load_unwrapped
 from pipeline.prior.load import Prior
 from pipeline.recipes import UNWRAP_CACHE
 from pipeline.recipes.build import Steps, build
-from pipeline.recipes.canvas import MESH_RADIUS, Canvas, baked_patches
+from pipeline.recipes.canvas import MESH_RADIUS, Canvas, baked_patches, patch_settings
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.recipes.work import Asset, Variant, Work
-from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings, PatchSettings
+from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
 from pipeline.scene.patchwork import PatchworkMesh
 from pipeline.scene.refined_mesh import RefinedMesh, RefinedMeshSettings
 
@@ -139,5 +139,5 @@ def scene_settings(settings: PaintSettings, prior: Prior) -> PaintedMeshSettings
         initial_noise=float(settings.initial_noise or 0),
         base_colour=rgb,  # type: ignore[arg-type]
         antialias=settings.antialias,
-        patches=PatchSettings(settings.patch_views, settings.patch_size, float(settings.patch_height or 1)),
+        patches=patch_settings(settings),
     )

@@ -146,6 +146,9 @@ class SharedSettings(BaseModel):
         Raises SettingError where a pair that was completed is out of order.
         """
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        for patch, other in (("patch_views", "views"), ("patch_size", "view_size")):
+            if missing.get(patch, 0) is None:
+                missing[patch] = missing.get(other, getattr(self, other))
         if self.front is None:
             missing["front"] = "-y" if self.up_axis == "z" else "+z"
         whole = self.model_copy(update=missing)
