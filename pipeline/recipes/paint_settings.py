@@ -6,10 +6,12 @@ are in degrees here, as in manifests.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
+from pipeline.prior.defaults import PaintDefaults
 from pipeline.recipes.shared_settings import SharedSettings
 
 Distillation = Literal["score", "patches"]
@@ -22,7 +24,7 @@ class PaintSettings(SharedSettings):
     distillation: Distillation | None = Field(
         default=None,
         description="How the texture is made: score (Adam along the score, as published) or patches (close-ups "
-        "are sampled one after the other, each going on from the last). Left out: the prior's.",
+        "are sampled, a group at a time, each going on from the last). Left out: the prior's.",
     )
     close_up: float = Field(default=0.5, ge=0, le=1, description="Share of views that are close-ups.")
     fov: float = Field(default=60, ge=10, le=120, description="Vertical field of view, degrees.")
@@ -36,3 +38,9 @@ class PaintSettings(SharedSettings):
         "large faces, and for refinement.",
     )
     unwrap: UnwrapMode = Field(default="auto", description="Where texture coordinates come from.")
+
+    def completed(self, defaults: Mapping[str, Any]) -> Self:
+        """As ``SharedSettings.completed``. A prior's steps are for its own way: a score needs more than patches do."""
+        if self.distillation not in (None, defaults["distillation"]):
+            defaults = {**defaults, "steps": PaintDefaults.steps}
+        return super().completed(defaults)
