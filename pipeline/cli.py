@@ -132,7 +132,7 @@ def cli() -> None:
     "--lockstep",
     type=_LOCKSTEP,
     metavar="K",
-    help="Assets per prior call. Left out, or auto: what a GPU's memory carries, measured; 4 without.",
+    help="Assets per prior call. Left out, or auto: what a GPU's memory carries, measured; 1 without.",
 )
 @_set
 @_option("--address", metavar="RAY", help="A running Ray cluster to use. Left out: a local one for this run.")

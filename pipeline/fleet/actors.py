@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.core.errors import PriorError
 from pipeline.fleet.book import Book
 from pipeline.fleet.deaths import Death, judge
-from pipeline.fleet.fit import DEFAULT_LOCKSTEP, gpu_options
+from pipeline.fleet.fit import gpu_options
 from pipeline.fleet.group import one_line
 from pipeline.fleet.interrupts import Interrupts
 from pipeline.fleet.rows import Row, RowResult
@@ -34,6 +34,8 @@ _LOOK_SECONDS = 2.0
 _MAX_LOAD_DEATHS, _MAX_LOAD_LOSSES = 2, 20
 # How long a worker without work is kept in a cluster that may shrink.
 _SPARE_SECONDS = 60.0
+# Rows that a worker will take at a time, as long as none has said so.
+_LIKELY_LOCKSTEP = 4
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,7 @@ class Fleet:
         if not self._settings.growing or self._probing:
             return wanted
         width = self._settings.worker.lockstep or max((s.lockstep or 0 for s in self._slots), default=0)
-        return max(wanted, min(2 * self._target, occupied + math.ceil(left / (width or DEFAULT_LOCKSTEP))))
+        return max(wanted, min(2 * self._target, occupied + math.ceil(left / (width or _LIKELY_LOCKSTEP))))
 
     def _is_spare(self, slot: _Slot) -> bool:
         """Nothing has come for the idle worker for a while: its machine may go."""

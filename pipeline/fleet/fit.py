@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-DEFAULT_LOCKSTEP = 4
-"""Where there is no device memory to measure."""
+DEFAULT_LOCKSTEP = 1
+"""Where there is no device memory to measure: the patches of one asset fill a CPU's cores, and more assets at a time
+take longer for each (`benchmarks/paint_step.py`)."""
 # Of a GPU's memory that workers sharing it may plan with, and what each takes beside its tensors: CUDA's context,
 # cuBLAS' and cuDNN's own buffers.
 _USABLE = 0.85
