@@ -2,7 +2,7 @@
 
     python -m training.judge train --config training/configs/embedded.toml
     python -m training.judge real --config training/configs/embedded.toml
-    python -m training.judge samples --config training/configs/embedded.toml --guidance 5
+    python -m training.judge samples --config training/configs/embedded.toml --guidance 3.5
     python -m training.judge assets --config training/configs/embedded.toml --out outputs/generate
     python -m training.judge keep --config training/configs/embedded.toml
 
@@ -452,7 +452,7 @@ def main(argv: list[str] | None = None) -> None:
             p.error("assets: --out names the output root of a run")
         log(stage="assets", root=a.out.name, **judge_assets(a.out, weights_of(cfg)))
         return
-    for guidance in a.guidance or [5.0]:
+    for guidance in a.guidance or [3.5]:
         log(
             stage="samples",
             guidance=guidance,

@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--prior", type=Path, help="sample an exported folder, not the work folder")
     p.add_argument("--prompt", action="append")
-    p.add_argument("--guidance", type=float, default=5.0)
+    p.add_argument("--guidance", type=float, default=3.5)
     p.add_argument("--steps", type=int, default=20)
     p.add_argument("--size", type=int, default=16, help="latent side")
     p.add_argument("--seed", type=int, default=0)

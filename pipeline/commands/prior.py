@@ -72,7 +72,7 @@ def sample_prior(
     out: Path,
     count: int = 8,
     steps: int = 30,
-    guidance_scale: float = 4.0,
+    guidance_scale: float = 3.5,
     seed: int = 0,
     size: int | None = None,
     negative_prompt: str = "",

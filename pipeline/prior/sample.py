@@ -16,7 +16,7 @@ def sample_images(
     prompts: list[str],
     *,
     negative_prompt: str = "",
-    guidance_scale: float = 4.0,
+    guidance_scale: float = 3.5,
     steps: int = 30,
     seed: int = 0,
     size: int | None = None,
