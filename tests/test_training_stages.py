@@ -362,3 +362,29 @@ def test_painted_has_every_prompt_on_every_mesh() -> None:
     assert len({row["id"] for row in rows}) == len(rows) == 24
     assert {row["mesh"] for row in rows} == {"meshes/vase.obj", "meshes/Rock.glb"}
     assert [asked_of(prompt)["material"] for prompt in PROMPTS.values()] == list(PROMPTS)
+
+
+def test_what_samples_miss_is_drawn_oftener(work: Path) -> None:
+    from diffusers import AutoencoderTiny
+
+    from training import text
+    from training.data import MATERIAL_NAMES
+    from training.settings import load
+    from training.unet import Latents, odds
+
+    stone, gold = MATERIAL_NAMES.index("stone"), MATERIAL_NAMES.index("gold")
+    labels = np.array(
+        [[stone, 0, 0, 0, 0], [stone, 0, 5, 0, 0], [gold, 0, 5, 0, 0], [gold, 0, 1, 0, 0], [-1, 0, 5, 0, 0]]
+    )
+    assert odds(labels, {"stone": 2.0, "named": 1.5}).tolist() == [2.0, 3.0, 1.5, 1.0, 1.0]
+
+    cfg = load(CONFIG, work)
+    vae = AutoencoderTiny.from_pretrained(work / "vae").eval()
+    pool = Latents(cfg, "train", vae, text.Vocabulary(), {"stone": 1e9})
+    count = pool.refresh()
+    labels = np.concatenate(
+        [json.loads(p.read_text())["labels"] for p in sorted((work / "pool" / "train").glob("*.json"))]
+    )
+    stones = {z.numpy().tobytes() for z in pool.z[torch.from_numpy(labels[:, 0] == stone)].float()}
+    drawn, _ = pool.batch(64, np.random.default_rng(1))
+    assert 0 < len(stones) < count and {z.numpy().tobytes() for z in drawn} <= stones

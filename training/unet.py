@@ -32,7 +32,7 @@ from transformers import CLIPTextModel
 
 from training import checkpoint, text
 from training.autoencoder import encode_all
-from training.data import read_shard
+from training.data import MATERIAL_NAMES, read_shard
 from training.optimiser import Orthogonal, matrices
 from training.settings import Log, Settings, load
 
@@ -81,10 +81,28 @@ def schedule() -> DDPMScheduler:
     )
 
 
-class Latents:
-    """Latents, token ids and labels of all shards of one pool that exist by now; encodes each shard once."""
+def odds(labels: np.ndarray, more: dict[str, float]) -> np.ndarray:
+    """How much oftener than a plain one each image is to be drawn, (N,), from its labels as of `data.read_shard`.
 
-    def __init__(self, cfg: Settings, which: str, vae: AutoencoderTiny, vocabulary: text.Vocabulary) -> None:
+    `more` has factors by material, and one for named objects that show a named material, called "named".
+    """
+    factors = np.array([more.get(name, 1.0) for name in MATERIAL_NAMES] + [1.0])  # the last: no material is said
+    material, thing = labels[:, 0], labels[:, 2]
+    return factors[material] * np.where((material >= 0) & (thing > 1), more.get("named", 1.0), 1.0)
+
+
+class Latents:
+    """Latents and token ids of all shards of one pool that exist by now; encodes each shard once. ``more``: what is
+    drawn oftener, see ``odds``."""
+
+    def __init__(
+        self,
+        cfg: Settings,
+        which: str,
+        vae: AutoencoderTiny,
+        vocabulary: text.Vocabulary,
+        more: dict[str, float] | None = None,
+    ) -> None:
         self.source = cfg.work / "pool" / which
         # Latents of another encoder must never be mistaken for this one's.
         weights = b"".join(v.numpy().tobytes() for v in vae.encoder.state_dict().values())
@@ -94,6 +112,8 @@ class Latents:
         self.done: set[str] = set()
         self.z: Tensor | None = None
         self.ids: Tensor | None = None
+        self.more = more or {}
+        self.odds = self.sums = np.zeros(0)
 
     def refresh(self, limit: int = 1000) -> int:
         """Take in all encoded shards and encode up to `limit` more; returns the number of samples now held."""
@@ -114,14 +134,17 @@ class Latents:
                 limit -= 1
             zs.append(d["z"])
             ids.append(d["ids"])
+            labels = np.array(json.loads(path.with_suffix(".json").read_text())["labels"], np.int64)
+            self.odds = np.concatenate([self.odds, odds(labels, self.more)])
             self.done.add(path.stem)
         if zs:
             self.z, self.ids = torch.cat(zs), torch.cat(ids)
+            self.sums = np.cumsum(self.odds)
         return 0 if self.z is None else len(self.z)
 
     def batch(self, n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Random float latents (n, 4, h, w) and token ids (n, 24)."""
-        i = torch.from_numpy(rng.integers(0, len(self.z), n))
+        i = torch.from_numpy(np.searchsorted(self.sums, rng.uniform(0, self.sums[-1], n), side="right"))
         return self.z[i].float(), self.ids[i].long()
 
 
@@ -291,7 +314,7 @@ def train(cfg: Settings, plan: Plan) -> None:
         state = json.loads((plan.start_from / "training.json").read_text())
         step, hours, samples = state["step"], state["hours"], state["samples"]
     team = Team(plan.rank, plan.workers, plan.meeting)
-    pool = Latents(cfg, "train", vae, vocabulary)
+    pool = Latents(cfg, "train", vae, vocabulary, c.get("more"))
     held = Latents(cfg, "held", vae, vocabulary)
     # Training starts on what is encoded already; the first worker takes in the rest shard by shard on the way.
     if first_rank:
