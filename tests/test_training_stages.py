@@ -368,7 +368,7 @@ def test_what_samples_miss_is_drawn_oftener(work: Path) -> None:
     from diffusers import AutoencoderTiny
 
     from training import text
-    from training.data import MATERIAL_NAMES
+    from training.data import MATERIAL_NAMES, read_labels
     from training.settings import load
     from training.unet import Latents, odds
 
@@ -382,9 +382,7 @@ def test_what_samples_miss_is_drawn_oftener(work: Path) -> None:
     vae = AutoencoderTiny.from_pretrained(work / "vae").eval()
     pool = Latents(cfg, "train", vae, text.Vocabulary(), {"stone": 1e9})
     count = pool.refresh()
-    labels = np.concatenate(
-        [json.loads(p.read_text())["labels"] for p in sorted((work / "pool" / "train").glob("*.json"))]
-    )
+    labels = np.concatenate([read_labels(p) for p in sorted((work / "pool" / "train").glob("*.npy"))])
     stones = {z.numpy().tobytes() for z in pool.z[torch.from_numpy(labels[:, 0] == stone)].float()}
     drawn, _ = pool.batch(64, np.random.default_rng(1))
     assert 0 < len(stones) < count and {z.numpy().tobytes() for z in drawn} <= stones

@@ -494,6 +494,11 @@ def write_pool(
         )
 
 
+def read_labels(path: Path) -> np.ndarray:
+    """The labels of one shard alone, int64 (N, 5)."""
+    return np.array(json.loads(path.with_suffix(".json").read_text())["labels"], np.int64)
+
+
 def read_shard(path: Path) -> tuple[np.ndarray, list[str], np.ndarray]:
     """One shard: pixels uint8 (N, S, S, 3), captions, labels int64 (N, 5) = material, colour, thing, view, close."""
     meta = json.loads(path.with_suffix(".json").read_text())

@@ -452,7 +452,9 @@ def main(argv: list[str] | None = None) -> None:
             p.error("assets: --out names the output root of a run")
         log(stage="assets", root=a.out.name, **judge_assets(a.out, weights_of(cfg)))
         return
-    for guidance in a.guidance or [3.5]:
+    from training.sample import GUIDANCE
+
+    for guidance in a.guidance or [GUIDANCE]:
         log(
             stage="samples",
             guidance=guidance,

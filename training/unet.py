@@ -32,7 +32,7 @@ from transformers import CLIPTextModel
 
 from training import checkpoint, text
 from training.autoencoder import encode_all
-from training.data import MATERIAL_NAMES, read_shard
+from training.data import MATERIAL_NAMES, read_labels, read_shard
 from training.optimiser import Orthogonal, matrices
 from training.settings import Log, Settings, load
 
@@ -113,7 +113,7 @@ class Latents:
         self.z: Tensor | None = None
         self.ids: Tensor | None = None
         self.more = more or {}
-        self.odds = self.sums = np.zeros(0)
+        self.odds: list[np.ndarray] = []
 
     def refresh(self, limit: int = 1000) -> int:
         """Take in all encoded shards and encode up to `limit` more; returns the number of samples now held."""
@@ -134,12 +134,11 @@ class Latents:
                 limit -= 1
             zs.append(d["z"])
             ids.append(d["ids"])
-            labels = np.array(json.loads(path.with_suffix(".json").read_text())["labels"], np.int64)
-            self.odds = np.concatenate([self.odds, odds(labels, self.more)])
+            self.odds.append(odds(read_labels(path), self.more))
             self.done.add(path.stem)
         if zs:
             self.z, self.ids = torch.cat(zs), torch.cat(ids)
-            self.sums = np.cumsum(self.odds)
+            self.sums = np.cumsum(np.concatenate(self.odds))
         return 0 if self.z is None else len(self.z)
 
     def batch(self, n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
