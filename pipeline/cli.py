@@ -395,7 +395,11 @@ def prior_show(name: str, json: bool) -> int:
 @_option("--count", type=click.IntRange(1, 64), default=8, help="Images in the grid.")
 @_option("--seed", type=click.IntRange(0), default=0, help="Same seed, same images.")
 @_option("--steps", type=click.IntRange(1, 1000), default=30, help="Denoising steps.")
-@_option("--guidance-scale", type=click.FloatRange(0, 1000), default=3.5, help="How hard the prompt steers.")
+@_option(
+    "--guidance-scale",
+    type=click.FloatRange(0, 1000),
+    help="How hard the prompt steers; default: what suits the prior (7.5 where it does not say).",
+)
 @_option("--negative-prompt", default="", show_default=False, help="What to steer away from.")
 def prior_sample(prompt: str, prior: str, **options: Any) -> int:
     """Draws images of PROMPT with a prior, to see what it knows.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from fake_prior import make_prior
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.prior.load import Prior
+from pipeline.prior.load import Prior, load_prior
 from pipeline.prior.sample import sample_images
 
 
@@ -29,6 +30,17 @@ def test_an_image_depends_on_its_seed_its_place_and_its_own_prompt(prior: Prior)
 def test_guidance_of_none_forgets_the_prompt(prior: Prior) -> None:
     blue, red = (sample_images(prior, [p], steps=3, guidance_scale=0.0) for p in ("a blue cube", "a red cube"))
     assert torch.equal(blue, red)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, 7.5), (3.5, 3.5)])
+def test_guidance_is_what_suits_the_prior(tmp_path: Path, own: float | None, expected: float) -> None:
+    """Priors differ in it: 7.5 is usual for Stable Diffusion, the embedded one is best at less."""
+    folder = make_prior(tmp_path / "prior")
+    if own is not None:
+        (folder / "latentkiln.json").write_text(json.dumps({"sample": {"guidance_scale": own}}))
+    there = load_prior(str(folder))
+    own_scale, told = (sample_images(there, ["a red cube"], steps=3, guidance_scale=g) for g in (None, expected))
+    assert torch.equal(own_scale, told)
 
 
 def test_a_size_of_ones_own(prior: Prior) -> None:

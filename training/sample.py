@@ -14,12 +14,14 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from torch import Tensor
 
+from pipeline.prior.defaults import SampleDefaults, read_defaults
+from pipeline.prior.identity import EMBEDDED_FOLDER
 from training.autoencoder import bytes_of, tensor
 from training.data import read_pool, sheet
 from training.settings import Settings, load
 
 # The best of the scales tried: see README.md, "Where it stands".
-GUIDANCE = 3.5
+GUIDANCE = read_defaults(EMBEDDED_FOLDER, "sample", SampleDefaults).guidance_scale
 
 PROMPTS = (
     "red brick texture",

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.core.atomic import replacing
 from pipeline.core.errors import UsageError
 from pipeline.prior import hub
-from pipeline.prior.defaults import GenerateDefaults, PaintDefaults, read_defaults
+from pipeline.prior.defaults import GenerateDefaults, PaintDefaults, SampleDefaults, read_defaults
 from pipeline.prior.identity import prior_identity
 from pipeline.prior.words import known_words
 
@@ -23,6 +23,7 @@ def show_prior(spec: str, *, as_json: bool = False) -> int:
         "identity": found.identity,
         "paint": vars(read_defaults(found.folder, "paint", PaintDefaults)),
         "generate": vars(read_defaults(found.folder, "generate", GenerateDefaults)),
+        "sample": vars(read_defaults(found.folder, "sample", SampleDefaults)),
         "words": sorted(words) if words is not None else None,
     }
     if as_json:
@@ -72,7 +73,7 @@ def sample_prior(
     out: Path,
     count: int = 8,
     steps: int = 30,
-    guidance_scale: float = 3.5,
+    guidance_scale: float | None = None,
     seed: int = 0,
     size: int | None = None,
     negative_prompt: str = "",

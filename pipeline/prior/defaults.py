@@ -81,11 +81,22 @@ class GenerateDefaults(SharedDefaults):
     sketch_guidance_scale: float | None = None
 
 
-D = TypeVar("D", PaintDefaults, GenerateDefaults)
+@dataclass(frozen=True)
+class SampleDefaults:
+    """What ``prior sample`` uses: the usual scale of Stable Diffusion 1.x (and its pipeline in diffusers)."""
+
+    guidance_scale: float = 7.5
+
+
+S = TypeVar("S", PaintDefaults, GenerateDefaults)
+D = TypeVar("D", PaintDefaults, GenerateDefaults, SampleDefaults)
 
 
 def read_defaults(folder: Path, recipe: str, kind: type[D]) -> D:
-    """The defaults of ``recipe`` for the prior in ``folder``. Raises PriorError for a damaged ``latentkiln.json``."""
+    """The defaults of ``recipe`` (or ``sample``) for the prior in ``folder``.
+
+    Raises PriorError for a damaged ``latentkiln.json``.
+    """
     path = folder / DEFAULTS_FILE
     try:
         values = _read(path).get(recipe, {})

@@ -20,7 +20,7 @@ from pipeline.core.errors import PriorError
 from pipeline.core.job import AdapterFile
 from pipeline.prior import adapters as adapter_files
 from pipeline.prior.adapters import NONE, Adapter, Adapters, Concept, Lora
-from pipeline.prior.defaults import DEFAULTS_FILE, D, GenerateDefaults, PaintDefaults, read_defaults
+from pipeline.prior.defaults import DEFAULTS_FILE, GenerateDefaults, PaintDefaults, S, SampleDefaults, read_defaults
 from pipeline.prior.graphs import GraphedUNet
 from pipeline.prior.identity import PriorIdentity, prior_identity
 from pipeline.prior.latent_rgb import LatentRgb, read_latent_rgb
@@ -49,6 +49,7 @@ class Prior:
         alphas_cumprod: (T,) float32, abar_t of the noise schedule.
         latent_rgb: the linear map from scaled latents to RGB in [0, 1].
         defaults, generate_defaults: settings a row of ``paint`` or ``generate`` may leave out.
+        sample_defaults: what ``sample_images`` uses where it is not told.
         device, dtype: of the UNet; options: as given to ``load_prior``.
     """
 
@@ -77,6 +78,7 @@ class Prior:
         self.reduction = self._measure_reduction()
         self.defaults = self._native(read_defaults(self.folder, "paint", PaintDefaults))
         self.generate_defaults = self._native(read_defaults(self.folder, "generate", GenerateDefaults))
+        self.sample_defaults = read_defaults(self.folder, "sample", SampleDefaults)
         self._embedded: dict[tuple[str, Adapters, bool], tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._loras: dict[Adapter, Lora] = {}
         # What the loop found out about this model on this machine: batch shapes that give the same bits.
@@ -97,7 +99,7 @@ class Prior:
         if self.options.vae_tiling and hasattr(parts.vae, "enable_tiling"):
             parts.vae.enable_tiling()
 
-    def _native(self, defaults: D) -> D:
+    def _native(self, defaults: S) -> S:
         """``defaults`` for views of the prior's own size, where it does not bring its own defaults: 64 for SD 1.x."""
         if (self.folder / DEFAULTS_FILE).is_file():
             return defaults

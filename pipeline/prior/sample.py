@@ -16,20 +16,22 @@ def sample_images(
     prompts: list[str],
     *,
     negative_prompt: str = "",
-    guidance_scale: float = 3.5,
+    guidance_scale: float | None = None,
     steps: int = 30,
     seed: int = 0,
     size: int | None = None,
 ) -> torch.Tensor:
     """One image per prompt: (N, 3, S, S) float32 in [0, 1] on the CPU, S = ``size`` x reduction.
 
-    ``size`` is in latent pixels a side (default: the prior's native size). Image i depends on ``seed``, i and
+    ``guidance_scale`` defaults to the prior's own (``SampleDefaults``); ``size`` is in latent pixels a side (default:
+    the prior's native size). Image i depends on ``seed``, i and
     its own prompt alone.
     """
+    scale = prior.sample_defaults.guidance_scale if guidance_scale is None else guidance_scale
     images = []
     for start in range(0, len(prompts), _BATCH):
         batch = prompts[start : start + _BATCH]
-        images.append(_sample(prior, batch, start, negative_prompt, guidance_scale, steps, seed, size))
+        images.append(_sample(prior, batch, start, negative_prompt, scale, steps, seed, size))
     return torch.cat(images)
 
 
