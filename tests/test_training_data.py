@@ -20,6 +20,16 @@ def test_same_seed_and_index_give_the_same_image() -> None:
     assert not np.array_equal(a.pixels, c.pixels)
 
 
+def test_a_wide_flat_piece_goes_on_around_the_plain_one() -> None:
+    """Of the same pixels: what a latent of a larger picture shows must look as in a small one."""
+    flats = [i for i in range(60) if make(3, i, 8).thing == 0]
+    assert len(flats) > 5
+    for i in flats:
+        plain, wide = make(3, i, 32), make(3, i, 64, wide=2.0)
+        assert wide.caption == plain.caption
+        assert np.abs(wide.pixels[16:48, 16:48].astype(int) - plain.pixels).max() <= 1
+
+
 def test_captions_use_known_words_only() -> None:
     known = set(words())
     for i in range(150):

@@ -115,6 +115,7 @@ def test_a_larger_decoder_leaves_the_latents_alone(work: Path) -> None:
 
 def test_the_card_tells_what_was_measured(work: Path) -> None:
     from training import card, judge
+    from training.sample import GUIDANCE
     from training.settings import Log, load
 
     cfg = load(CONFIG, work)
@@ -125,11 +126,15 @@ def test_the_card_tells_what_was_measured(work: Path) -> None:
     assert 0 <= found["material_through_autoencoder"] <= 1
     Log(work / "judge.jsonl")(stage="judge", real=True, **found)
     for seed in (1, 2):
-        drawn = judge.judge_samples(cfg, 30, 3.0, 2, seed, None)
+        drawn = judge.judge_samples(cfg, 30, GUIDANCE, 2, seed, None)
         assert set(drawn["material_of"]) == {"surfaces", "shapes", "objects"} and drawn["material"]["n"] > 20
-        Log(work / "judged.jsonl")(stage="samples", guidance=3.0, seed=seed, **{"view": drawn["colour"], **drawn})
+        Log(work / "judged.jsonl")(stage="samples", guidance=GUIDANCE, seed=seed, **{"view": drawn["colour"], **drawn})
+    large = judge.judge_samples(cfg, 6, GUIDANCE, 2, 1, None, size=32)
+    Log(work / "judged.jsonl")(stage="samples", guidance=GUIDANCE, seed=1, size=32, **large)
+    Log(work / "judged.jsonl")(stage="samples", guidance=GUIDANCE + 1, seed=3, **{"view": drawn["colour"], **drawn})
     text = card.card(cfg)
     assert "| its materials by kind | surfaces " in text and "seeds: 2" in text
+    assert "| samples of 128 pixels (32x32 latents), material top-1" in text
     assert "| samples, material by kind | surfaces " in text and "- Everything." in text
 
 
@@ -377,6 +382,7 @@ def test_what_samples_miss_is_drawn_oftener(work: Path) -> None:
         [[stone, 0, 0, 0, 0], [stone, 0, 5, 0, 0], [gold, 0, 5, 0, 0], [gold, 0, 1, 0, 0], [-1, 0, 5, 0, 0]]
     )
     assert odds(labels, {"stone": 2.0, "named": 1.5}).tolist() == [2.0, 3.0, 1.5, 1.0, 1.0]
+    assert odds(labels, {"surface": 3.0}).tolist() == [3.0, 1.0, 1.0, 1.0, 1.0]
 
     cfg = load(CONFIG, work)
     vae = AutoencoderTiny.from_pretrained(work / "vae").eval()

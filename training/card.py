@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from training.curves import points
+from training.sample import GUIDANCE
 from training.settings import Settings, load
 from training.shapes import GENERIC_NOUNS, THINGS
 from training.vocabulary import COLOUR_WORDS, COLOURS, MATERIALS, SHADES, VIEWS, words
@@ -76,14 +77,10 @@ def _rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _last_samples(rows: list[dict]) -> list[dict]:
-    """The last row of each seed among the last judgements of samples that share a guidance scale."""
-    found: dict[int, dict] = {}
-    for row in reversed([row for row in rows if row.get("stage") == "samples"]):
-        if found and row["guidance"] != next(iter(found.values()))["guidance"]:
-            break
-        found.setdefault(row["seed"], row)
-    return list(found.values())
+def _last_samples(rows: list[dict], size: int = 16) -> list[dict]:
+    """The last judgement of each seed's samples of `size` latent pixels a side, at the guidance that is used."""
+    rows = [row for row in rows if row.get("stage") == "samples" and row.get("size", 16) == size]
+    return list({row["seed"]: row for row in rows if row["guidance"] == GUIDANCE}.values())
 
 
 def quality(cfg: Settings) -> str:
@@ -120,6 +117,12 @@ def quality(cfg: Settings) -> str:
     if judge and samples and all("material_of" in row for row in samples):
         means = {k: sum(row["material_of"][k] for row in samples) / len(samples) for k in samples[0]["material_of"]}
         out.append(f"| samples, material by kind | {', '.join(f'{k} {v:.0%}' for k, v in means.items())} | |")
+    for row in _last_samples(_rows(cfg.work / "judged.jsonl"), 32)[-1:] if judge else []:
+        kinds = ", ".join(f"{k} {v:.0%}" for k, v in row["material_of"].items())
+        out.append(
+            f"| samples of 128 pixels (32x32 latents), material top-1 by that judge (guidance {GUIDANCE:g}, one seed, "
+            f"n = {row['material']['n']}) | {row['material']['top1']:.0%} ({kinds}) | |"
+        )
     painted = [r for r in _rows(cfg.work / "judged.jsonl") if r.get("stage") == "assets" and r["root"] == "painted"]
     if judge and painted:  # of benchmarks/painted.py
         row = painted[-1]

@@ -230,16 +230,17 @@ def _camera(g: Rng, close: bool) -> tuple[np.ndarray, str]:
     return np.concatenate([eye, right, up, fwd, [tan, 1.0]]), view
 
 
-def make(seed: int, index: int, size: int = 64, finer: float = 0.0) -> Sample:
+def make(seed: int, index: int, size: int = 64, finer: float = 0.0, wide: float = 1.0) -> Sample:
     """Image number `index` of stream `seed` at size x size pixels. Patterns on half of the whole shapes are up to
-    exp(`finer`) times finer than elsewhere, all else the same."""
+    exp(`finer`) times finer than elsewhere, all else the same. Flat pieces are `wide` times as wide, and patterns on
+    whole shapes as many times finer: with as many times the pixels, patterns are of the same pixels."""
     g = np.random.default_rng([seed, index])
     stage = Stage(g)
     apart = np.random.default_rng([seed, index, 1])
-    whole = _WHOLE * (math.exp(apart.uniform(0, finer)) if apart.random() < 0.5 else 1.0)
+    whole = wide * _WHOLE * (math.exp(apart.uniform(0, finer)) if apart.random() < 0.5 else 1.0)
     k = g.random()
     if k < 0.25:
-        return _flat(g, stage, size)
+        return _flat(g, stage, size, wide)
     close = g.random() < (0.3 if k < 0.48 else 0.03)
     warp = np.zeros(3)
     name, thing = "", None
@@ -323,7 +324,7 @@ def make(seed: int, index: int, size: int = 64, finer: float = 0.0) -> Sample:
         elif g.random() < 0.07 and main_look.name not in ("moss", "rust", "snow"):
             cover = _pick(g, ("moss", "rust", "snow", "gold", "leaves"))
             over = _look(g, cover, 0.0)
-            stage.surface(g, 3, over)
+            stage.surface(g, 3, over, wide)
             limit = 0.0 if thing else -1.0
             stage.overlay = np.array(
                 [
@@ -388,14 +389,14 @@ def _light(g: Rng, cam: np.ndarray) -> np.ndarray:
     return d / np.linalg.norm(d)
 
 
-def _flat(g: Rng, stage: Stage, size: int) -> Sample:
-    """A flat piece of material that fills the picture."""
+def _flat(g: Rng, stage: Stage, size: int, wide: float) -> Sample:
+    """A flat piece of material that fills the picture, `wide` times as wide as plain ones."""
     look = _look(g)
     stage.surface(g, 0, look)
     close = g.random() < 0.7
     cam = np.zeros(14)
     cam[12] = 1.0
-    cam[13] = g.uniform(0.45, 0.85) if close else g.uniform(0.9, 1.3)
+    cam[13] = wide * (g.uniform(0.45, 0.85) if close else g.uniform(0.9, 1.3))
     material_id, colour_id = MATERIAL_NAMES.index(look.name), look.colour_id
     # A flat metal mirrors one tone only: a random normal gives it the tones it has elsewhere.
     light = np.array([g.normal(0, 0.3), g.normal(0, 0.3), 1.0, g.uniform(0.1, 0.25), 0.0])
@@ -461,6 +462,7 @@ def write_pool(
     part: int = 0,
     parts: int = 1,
     finer: float = 0.0,
+    wide: float = 1.0,
 ) -> None:
     """Fill `folder` with shards (uint8 .npy (N, S, S, 3) and .json labels) that are not there yet, of the images that
     `make` makes; tells how many of those that are there other sources than the present ones made."""
@@ -477,7 +479,7 @@ def write_pool(
         if path.exists():
             continue
         start = time.time()
-        rows = [make(seed, k * shard + i, size, finer) for i in range(shard)]
+        rows = [make(seed, k * shard + i, size, finer, wide) for i in range(shard)]
         meta = {
             "made_by": made_by,
             "captions": [r.caption for r in rows],
@@ -551,8 +553,8 @@ def main(argv: list[str] | None = None) -> None:
     cfg = load(args.config)
     c = cfg["pool"][args.which]
     shards = args.shards or c["shards"]
-    folder, finer = cfg.work / "pool" / args.which, c.get("finer", 0.0)
-    write_pool(folder, c["seed"], c["size"], c["shard"], shards, args.part, args.parts, finer)
+    drawn = {key: c[key] for key in ("finer", "wide") if key in c}
+    write_pool(cfg.work / "pool" / args.which, c["seed"], c["size"], c["shard"], shards, args.part, args.parts, **drawn)
 
 
 if __name__ == "__main__":

@@ -333,15 +333,41 @@ def questions(count: int, seed: int) -> list[tuple[str, dict[str, str]]]:
     return out
 
 
+def together(rows: list[dict], head: str) -> str:
+    """The name that rows of `score` say together: that of the largest product of their probabilities."""
+    total = sum(torch.from_numpy(row[head + "_logits"]).log_softmax(0) for row in rows)
+    return NAMES[head][int(total.argmax())]
+
+
+def score_tiles(image: np.ndarray, weights: Path) -> dict[str, str]:
+    """What the 64-pixel tiles of a larger flat piece (S, S, 3) show together, by head."""
+    n = image.shape[0] // 64
+    tiles = image[: 64 * n, : 64 * n].reshape(n, 64, n, 64, 3).swapaxes(1, 2).reshape(-1, 64, 64, 3)
+    rows = score(tiles, weights)
+    return {head: together(rows, head) for head in NAMES}
+
+
 def judge_samples(
-    cfg: Settings, count: int, guidance: float, steps: int, seed: int, out: Path | None, prior: Path | None = None
+    cfg: Settings,
+    count: int,
+    guidance: float,
+    steps: int,
+    seed: int,
+    out: Path | None,
+    prior: Path | None = None,
+    size: int = 16,
 ) -> dict:
-    """Draw `count` samples, of the exported folder `prior` or of the work folder, and return top-1 by label."""
+    """Draw `count` samples, of the exported folder `prior` or of the work folder, and return top-1 by label.
+
+    size: latent pixels a side. Of larger samples surfaces are judged by their tiles, all else at 64 pixels.
+    """
     from training.sample import draw, load_pipeline
 
     asked = questions(count, seed)
-    images = draw(load_pipeline(cfg, prior), [p for p, _ in asked], seed, guidance, steps)
+    images = draw(load_pipeline(cfg, prior), [p for p, _ in asked], seed, guidance, steps, size)
     got = score(images, weights_of(cfg))
+    if size > 16:
+        got[::3] = [score_tiles(image, weights_of(cfg)) for image in images[::3]]
     hits: dict[str, list[bool]] = {}
     kinds = []
     for i, ((_, want), row) in enumerate(zip(asked, got, strict=True)):
@@ -394,8 +420,7 @@ def judge_assets(root: Path, weights: Path) -> dict:
         for head, name in asked.items():
             if name not in NAMES[head]:
                 continue
-            total = sum(torch.from_numpy(row[head + "_logits"]).log_softmax(0) for row in rows)
-            said[head] = NAMES[head][int(total.argmax())]
+            said[head] = together(rows, head)
             asset.setdefault(head, []).append(said[head] == name)
             view.setdefault(head, []).extend(row[head] == name for row in rows)
         if said:
@@ -430,6 +455,7 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--guidance", type=float, action="append")
     p.add_argument("--steps", type=int, default=20)
     p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--size", type=int, default=16, help="samples: latent pixels a side")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--resume", action="store_true", help="train: go on from the weights that are there")
     p.add_argument("--prior", type=Path, help="samples: of an exported folder, not of the work folder")
@@ -460,7 +486,8 @@ def main(argv: list[str] | None = None) -> None:
             guidance=guidance,
             steps=a.steps,
             seed=a.seed,
-            **judge_samples(cfg, a.count, guidance, a.steps, a.seed, a.out, a.prior),
+            size=a.size,
+            **judge_samples(cfg, a.count, guidance, a.steps, a.seed, a.out, a.prior, a.size),
         )
 
 

@@ -84,11 +84,13 @@ def schedule() -> DDPMScheduler:
 def odds(labels: np.ndarray, more: dict[str, float]) -> np.ndarray:
     """How much oftener than a plain one each image is to be drawn, (N,), from its labels as of `data.read_shard`.
 
-    `more` has factors by material, and one for named objects that show a named material, called "named".
+    `more` has factors by material, one for named objects that show a named material, called "named", and one for flat
+    pieces, called "surface".
     """
     factors = np.array([more.get(name, 1.0) for name in MATERIAL_NAMES] + [1.0])  # the last: no material is said
     material, thing = labels[:, 0], labels[:, 2]
-    return factors[material] * np.where((material >= 0) & (thing > 1), more.get("named", 1.0), 1.0)
+    named = np.where((material >= 0) & (thing > 1), more.get("named", 1.0), 1.0)
+    return factors[material] * named * np.where(thing == 0, more.get("surface", 1.0), 1.0)
 
 
 class Latents:
@@ -323,7 +325,7 @@ def train(cfg: Settings, plan: Plan) -> None:
     else:
         while not pool.refresh(0):
             time.sleep(1)
-    big = Latents(cfg, "large", vae, vocabulary)
+    big = Latents(cfg, "large", vae, vocabulary, c.get("more_large"))
     alphas = schedule().alphas_cumprod
     levels = LevelErrors()
     # Every worker and every resumed run draws its own batches.
