@@ -358,7 +358,7 @@ def train(cfg: Settings, plan: Plan) -> None:
             lr *= 0.03 + 0.97 * (1 - (progress - c["hold"]) / (1 - c["hold"]))
         for group in opt.param_groups:
             group["lr"] = lr * group["scale"]
-        # Larger latents cost four times as much, so they come at the end only.
+        # Larger latents cost four times as much, so a run may take them in later.
         if large > 0 and progress > c["large_from"] and big.z is None and big.refresh() == 0:
             large = 0.0
         use_big = big.z is not None and sizes.random() < large
