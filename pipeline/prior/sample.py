@@ -24,8 +24,7 @@ def sample_images(
     """One image per prompt: (N, 3, S, S) float32 in [0, 1] on the CPU, S = ``size`` x reduction.
 
     ``guidance_scale`` defaults to the prior's own (``SampleDefaults``); ``size`` is in latent pixels a side (default:
-    the prior's native size). Image i depends on ``seed``, i and
-    its own prompt alone.
+    the prior's native size). Image i depends on ``seed``, i and its own prompt alone.
     """
     scale = prior.sample_defaults.guidance_scale if guidance_scale is None else guidance_scale
     images = []
