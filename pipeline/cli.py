@@ -393,6 +393,12 @@ def prior_show(name: str, json: bool) -> int:
 @_option("--out", type=_FILE, default="sample.png", metavar="FILE", help="The PNG to write.")
 @_prior
 @_option("--count", type=click.IntRange(1, 64), default=8, help="Images in the grid.")
+@_option(
+    "--size",
+    type=click.IntRange(16, 2048),
+    metavar="PIXELS",
+    help="Side of an image; default: the prior's native size.",
+)
 @_option("--seed", type=click.IntRange(0), default=0, help="Same seed, same images.")
 @_option("--steps", type=click.IntRange(1, 1000), default=30, help="Denoising steps.")
 @_option(

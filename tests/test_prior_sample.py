@@ -69,3 +69,32 @@ def test_the_command_writes_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture
     image = np.asarray(Image.open(out))
     assert image.ndim == 3 and image.std() > 0
     assert main(["prior", "sample", "  ", "--prior", str(folder), "--out", str(out)]) == 2
+
+
+def test_larger_images_are_drawn_fewer_at_a_time(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that memory does not grow with the size asked for; the images are those of their seeds and places."""
+    batches = []
+    whole = Prior.decode
+
+    def recording(self: Prior, latents: torch.Tensor) -> torch.Tensor:
+        batches.append(len(latents))
+        return whole(self, latents)
+
+    monkeypatch.setattr(Prior, "decode", recording)
+    images = sample_images(prior, ["a red cube"] * 5, steps=1, size=2 * prior.sample_size)
+    assert batches == [4, 1]
+    assert len(images) == 5 and not torch.equal(images[0], images[4])
+
+
+def test_the_command_draws_the_size_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_prior(tmp_path / "prior")
+    reduction = load_prior(str(folder)).reduction
+    words = ["prior", "sample", "a red cube", "--prior", str(folder), "--count", "1", "--steps", "1"]
+    out = tmp_path / "grid.png"
+    assert main([*words, "--size", "96", "--out", str(out)]) == 0
+    assert Image.open(out).size == (960, 960)  # one image of 96 pixels, enlarged tenfold to be looked at
+    capsys.readouterr()
+    assert main([*words, "--size", str(10 * reduction + 1), "--out", str(tmp_path / "none.png")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert f"--size {10 * reduction + 1}" in error and f"try {11 * reduction}" in error and "\n" not in error
+    assert not (tmp_path / "none.png").exists()

@@ -80,7 +80,9 @@ def sample_prior(
 ) -> int:
     """Samples ``count`` images of ``prompt`` and writes them as one grid, a PNG at ``out``. Exit code 0.
 
-    Raises UsageError for an empty prompt.
+    ``size`` is in image pixels a side (default: the prior's native size).
+
+    Raises UsageError for an empty prompt and for a ``size`` that is no multiple of the prior's reduction.
     """
     if not prompt.strip():
         raise UsageError("prior sample: the prompt is empty")
@@ -90,6 +92,12 @@ def sample_prior(
     from pipeline.prior.sample import sample_images
 
     prior = load_prior(spec)
+    if size is not None and size % prior.reduction:
+        step = prior.reduction
+        fits = math.ceil(size / step) * step
+        raise UsageError(
+            f"prior sample: --size {size}: the prior {prior.name} draws multiples of {step} pixels; try {fits}"
+        )
     unknown = prior.unknown_words(prompt)
     if unknown:
         print(f"warning: the prior {prior.name} does not know: {', '.join(unknown)}")
@@ -100,7 +108,7 @@ def sample_prior(
         guidance_scale=guidance_scale,
         steps=steps,
         seed=seed,
-        size=size,
+        size=None if size is None else size // prior.reduction,
     )
     columns = math.ceil(math.sqrt(count))
     side = images.shape[-1]

@@ -7,7 +7,7 @@ import torch
 from pipeline.core.rng import torch_generator
 from pipeline.prior.load import Prior, TextEmbedding
 
-_BATCH = 16
+_BATCH = 16  # images of the prior's native size at once; of larger ones as many as have the same pixels
 
 
 @torch.no_grad()
@@ -27,10 +27,12 @@ def sample_images(
     the prior's native size). Image i depends on ``seed``, i and its own prompt alone.
     """
     scale = prior.sample_defaults.guidance_scale if guidance_scale is None else guidance_scale
+    side = size or prior.sample_size
+    at_once = min(_BATCH, max(1, _BATCH * prior.sample_size**2 // side**2))
     images = []
-    for start in range(0, len(prompts), _BATCH):
-        batch = prompts[start : start + _BATCH]
-        images.append(_sample(prior, batch, start, negative_prompt, scale, steps, seed, size))
+    for start in range(0, len(prompts), at_once):
+        batch = prompts[start : start + at_once]
+        images.append(_sample(prior, batch, start, negative_prompt, scale, steps, seed, side))
     return torch.cat(images)
 
 
@@ -42,7 +44,7 @@ def _sample(
     guidance_scale: float,
     steps: int,
     seed: int,
-    size: int | None,
+    side: int,
 ) -> torch.Tensor:
     from diffusers import DDIMScheduler
 
@@ -51,7 +53,6 @@ def _sample(
         prior.scheduler.config, prediction_type="epsilon", clip_sample=False, thresholding=False
     )
     scheduler.set_timesteps(steps)
-    side = size or prior.sample_size
     shape = (prior.latent_channels, side, side)
     noise = [torch.randn(shape, generator=torch_generator(seed, "sample", first + i)) for i in range(len(prompts))]
     x = torch.stack(noise).to(prior.device)
