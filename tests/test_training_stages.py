@@ -25,8 +25,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_pool(folder / "pool" / which, c["seed"], c["size"], c["shard"], c["shards"])
     autoencoder.train(cfg)
     text.train(cfg)
-    unet.train(cfg, unet.Plan(steps=6))
-    unet.train(cfg, unet.Plan(steps=4, large=0.5))
+    unet.train(cfg, unet.Plan(steps=6, large=0.0))
+    unet.train(cfg, unet.Plan(steps=4))
     decoder.train(cfg, steps=4)
     decoder.train(cfg, steps=2)
     export.export(cfg, folder / "prior")
@@ -38,6 +38,27 @@ def test_resumed_training_counts_on(work: Path) -> None:
     rows = [json.loads(line) for line in (work / "unet.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows if r.get("done")] == [6, 10]
     assert all(np.isfinite(r[k]) for r in rows for k in ("caption", "empty", "shuffled") if k in r)
+
+
+def test_samples_count_what_large_steps_hold(work: Path) -> None:
+    """Steps on large images have a quarter of the samples, as the settings' share of them says."""
+    rows = [json.loads(line) for line in (work / "unet.jsonl").read_text().splitlines()]
+    first, second = [r["samples"] for r in rows if r.get("done")]
+    assert first == 6 * 8
+    assert 4 * 2 < second - first < 4 * 8 and (second - first) % 2 == 0
+
+
+def test_a_pool_without_images_is_named(work: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from training import unet
+    from training.settings import load
+
+    for name in ("pool", "vae"):
+        shutil.copytree(work / name, tmp_path / name)
+    shutil.rmtree(tmp_path / "pool" / "large")
+    with pytest.raises(SystemExit, match=r"pool/large: make them with"):
+        unet.train(load(CONFIG, tmp_path), unet.Plan(steps=1))
 
 
 def test_export_loads_offline_and_generates(work: Path) -> None:

@@ -273,7 +273,7 @@ class Plan:
     minutes: float | None = None
     steps: int | None = None
     start_from: Path | None = None
-    large: float = 0.0
+    large: float | None = None
     rank: int = 0
     workers: int = 1
     meeting: Path = Path()
@@ -317,15 +317,23 @@ def train(cfg: Settings, plan: Plan) -> None:
     team = Team(plan.rank, plan.workers, plan.meeting)
     pool = Latents(cfg, "train", vae, vocabulary, c.get("more"))
     held = Latents(cfg, "held", vae, vocabulary)
+    pools = [pool]
+    large = c["large"] if plan.large is None else plan.large
+    if large > 0:
+        big = Latents(cfg, "large", vae, vocabulary, c.get("more_large"))
+        pools.append(big)
     # Training starts on what is encoded already; the first worker takes in the rest shard by shard on the way.
     if first_rank:
-        pool.refresh(1)
+        for each in pools:
+            if not each.refresh(1):
+                raise SystemExit(
+                    f"training.unet: no images in {each.source}: make them with `training.data pool` first"
+                )
         held.refresh()
         hz, hids = held.z[: c["held"]].float(), held.ids[: c["held"]].long()
     else:
-        while not pool.refresh(0):
+        while not all(each.refresh(0) for each in pools):
             time.sleep(1)
-    big = Latents(cfg, "large", vae, vocabulary, c.get("more_large"))
     alphas = schedule().alphas_cumprod
     levels = LevelErrors()
     # Every worker and every resumed run draws its own batches.
@@ -335,7 +343,7 @@ def train(cfg: Settings, plan: Plan) -> None:
     g = torch.Generator().manual_seed(c["seed"] * 1000 + step * 8 + plan.rank)
     torch.manual_seed(g.initial_seed())
     first, begun, saved, seen, progress = step, time.time(), time.time(), 0, 0.0
-    base_hours, large, losses = hours, plan.large, []
+    base_hours, losses = hours, []
     share = c["batch"] // plan.workers
     if first_rank:
         count = sum(p.numel() for p in model.unet.parameters())
@@ -358,10 +366,8 @@ def train(cfg: Settings, plan: Plan) -> None:
             lr *= 0.03 + 0.97 * (1 - (progress - c["hold"]) / (1 - c["hold"]))
         for group in opt.param_groups:
             group["lr"] = lr * group["scale"]
-        # Larger latents cost four times as much, so a run may take them in later.
-        if large > 0 and progress > c["large_from"] and big.z is None and big.refresh() == 0:
-            large = 0.0
-        use_big = big.z is not None and sizes.random() < large
+        # A larger latent costs four times as much.
+        use_big = sizes.random() < large
         z, ids = big.batch(max(share // 4, 1), rng) if use_big else pool.batch(share, rng)
         n = len(z)
         ids = vocabulary.corrupt(ids, c["word_drop"], c["caption_drop"], g)
@@ -383,7 +389,8 @@ def train(cfg: Settings, plan: Plan) -> None:
         seen += n * plan.workers
         losses.append(error.mean().item())
         if step % c["log_every"] == 0 and not first_rank:
-            pool.refresh(0)
+            for each in pools:
+                each.refresh(0)
         if not first_rank:
             continue
         ema.update(model, step)
@@ -403,7 +410,8 @@ def train(cfg: Settings, plan: Plan) -> None:
                 **extra,
             )
             losses = []
-            pool.refresh(1)
+            for each in pools:
+                each.refresh(1)
         if time.time() - saved > c["save_minutes"] * 60 or progress >= 1.0:
             saved = time.time()
             hours = base_hours + (time.time() - begun) / 3600
@@ -424,7 +432,7 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--minutes", type=float)
     p.add_argument("--steps", type=int)
     p.add_argument("--from", dest="start_from", type=Path, help="an exported prior to go on from")
-    p.add_argument("--large", type=float, default=0.0, help="share of steps on 32x32 latents")
+    p.add_argument("--large", type=float, help="share of steps on large images; default: of the settings")
     p.add_argument("--workers", type=int, default=1, help="processes of one thread each; 1: one process, two threads")
     p.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     a = p.parse_args(argv)
