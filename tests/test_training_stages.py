@@ -151,11 +151,11 @@ def test_the_card_tells_what_was_measured(work: Path) -> None:
         assert set(drawn["material_of"]) == {"surfaces", "shapes", "objects"} and drawn["material"]["n"] > 20
         Log(work / "judged.jsonl")(stage="samples", guidance=GUIDANCE, seed=seed, **{"view": drawn["colour"], **drawn})
     large = judge.judge_samples(cfg, 6, GUIDANCE, 2, 1, None, size=32)
-    Log(work / "judged.jsonl")(stage="samples", guidance=GUIDANCE, seed=1, size=32, **large)
+    Log(work / "judged.jsonl")(stage="samples", guidance=GUIDANCE, seed=1, size=32, **{"view": large["thing"], **large})
     Log(work / "judged.jsonl")(stage="samples", guidance=GUIDANCE + 1, seed=3, **{"view": drawn["colour"], **drawn})
     text = card.card(cfg)
     assert "| its materials by kind | surfaces " in text and "seeds: 2" in text
-    assert "| samples of 128 pixels (32x32 latents), material top-1" in text
+    assert "| samples of 128 pixels (32x32 latents), material / colour / object / view word" in text
     assert "| samples, material by kind | surfaces " in text and "- Everything." in text
 
 

@@ -32,7 +32,7 @@ Licence: Apache-2.0, ours. No third-party image, caption or weight went into it.
 |---|---|
 | autoencoder | `AutoencoderTiny`, 4x reduction, 4 channels of zero mean and unit variance (`scaling_factor` 1) |
 | text encoder | CLIP text model, 128 wide, 3 layers, 24 tokens, every known word one token |
-| UNet | (64, 128, 192), one layer a block, 10.9 M parameters, native at 16x16 latents (64 pixels), v-prediction |
+| UNet | (64, 128, 192), one layer a block, 10.9 M parameters, v-prediction; native at 16x16 latents, tuned at 32x32 |
 | latent -> colour | `latent_rgb.json`, least squares on scaled latents |
 | words | `words.json`; a word that is not in it means nothing to the model |
 
@@ -119,9 +119,11 @@ def quality(cfg: Settings) -> str:
         out.append(f"| samples, material by kind | {', '.join(f'{k} {v:.0%}' for k, v in means.items())} | |")
     for row in _last_samples(_rows(cfg.work / "judged.jsonl"), 32)[-1:] if judge else []:
         kinds = ", ".join(f"{k} {v:.0%}" for k, v in row["material_of"].items())
+        asked = [row[k] for k in ("material", "colour", "thing", "view")]
+        shares, counts = " / ".join(f"{a['top1']:.0%}" for a in asked), " / ".join(str(a["n"]) for a in asked)
         out.append(
-            f"| samples of 128 pixels (32x32 latents), material top-1 by that judge (guidance {GUIDANCE:g}, one seed, "
-            f"n = {row['material']['n']}) | {row['material']['top1']:.0%} ({kinds}) | |"
+            f"| samples of 128 pixels (32x32 latents), material / colour / object / view word by that judge (guidance "
+            f"{GUIDANCE:g}, one seed, n = {counts}) | {shares} (material: {kinds}) | |"
         )
     painted = [r for r in _rows(cfg.work / "judged.jsonl") if r.get("stage") == "assets" and r["root"] == "painted"]
     if judge and painted:  # of benchmarks/painted.py
