@@ -22,7 +22,7 @@ repository. It is here so that `latentkiln` runs, is tested and can be shown wit
 
 **Use it for** continuous integration, demonstrations, tests and stylised assets.
 **For production use Stable Diffusion** (`--prior <folder>`): this model knows {n_words} words and pictures of
-64 pixels, nothing of the real world.
+64 to 128 pixels, nothing of the real world.
 
 Licence: Apache-2.0, ours. No third-party image, caption or weight went into it.
 
@@ -55,9 +55,10 @@ counts, spatial relations, negations. Unknown words are dropped.
 
 Questions to samples use one word a material, and the plain names of colours, objects and views; synonyms, "made of",
 two materials in a prompt, close-ups and views from below are trained but not measured. Sheets to look at, in the
-repository: `docs/samples.jpg` (96 samples, one of each kind of question in turn), `docs/reconstructions.jpg` (held-out
-images above what the autoencoder gives back), `docs/painted.jpg` (painted meshes), `docs/recognition.jpg` (assets grown
-from prompts), `docs/demo.jpg`; `docs/held-out.svg` draws the errors above.
+repository: `docs/samples.jpg` (96 samples, one of each kind of question in turn), `docs/samples-128.jpg` (the same with
+128 pixels), `docs/reconstructions.jpg` (held-out images above what the autoencoder gives back), `docs/painted.jpg`
+(painted meshes), `docs/recognition.jpg` (assets grown from prompts), `docs/demo.jpg`; `docs/held-out.svg` draws the
+errors above.
 
 ## How it was made
 

@@ -53,8 +53,9 @@ _CANDIDATES = 64
 _HEIGHTS = (0.9, 1.1)
 _LEAN = 0.3
 _FOV = np.radians(30)
-# What of the model's changes is kept behind close-ups after each step.
-_FREE_BEHIND = 0.5
+# What of the model's changes is kept behind close-ups after each step: all, since a model that sees the whole picture
+# takes a plain edge for a background and makes a plainer pattern beside it; half where colours are given already.
+_FREE_BEHIND, _FREE_BEHIND_GIVEN = 1.0, 0.5
 # Texels a side of the texture that holds what is known, per texel asked for: views that go on from it see it sharper.
 _FINER = 2
 # Behind whole views stands a grey far from the object's own brightness, so that the model sees where the object ends.
@@ -264,16 +265,16 @@ class PatchworkMesh(PaintedMesh):
     def _behind(self, cameras: Cameras, seen: Seen) -> Tensor:
         """(V size, C + 1) latents behind the mesh, and how unknown they are.
 
-        Behind close-ups the object's own colour, on which the model may go on painting by half: given another
-        background it would carry that over to thin parts; with none it makes its pattern larger, and backgrounds of
-        its own.
+        Behind close-ups the object's own colour, on which the model may go on painting: given another background it
+        would carry that over to thin parts.
         """
         size = seen.covered[0].size
         colour = self._own_colours(seen)
         rgb = colour.mean(dim=0).cpu().numpy() @ self._latent_rgb.matrix + self._latent_rgb.bias
         grey = self._latent_rgb.invert(np.full(3, _LIGHT if rgb.mean() < (_LIGHT + _DARK) / 2 else _DARK))
         plain = send(torch.from_numpy(np.append(grey, 0.0)).float(), self._device)
-        own = torch.cat([colour, torch.full_like(colour[:, :1], _FREE_BEHIND)], dim=1)
+        free = _FREE_BEHIND_GIVEN if self._has_colours else _FREE_BEHIND
+        own = torch.cat([colour, torch.full_like(colour[:, :1], free)], dim=1)
         close = send(torch.from_numpy(cameras.close), self._device)
         return torch.where(close[:, None], own, plain).repeat_interleave(size, dim=0)
 
