@@ -57,7 +57,7 @@ def test_a_pool_without_images_is_named(work: Path, tmp_path: Path) -> None:
     for name in ("pool", "vae"):
         shutil.copytree(work / name, tmp_path / name)
     shutil.rmtree(tmp_path / "pool" / "large")
-    with pytest.raises(SystemExit, match=r"pool/large: make them with"):
+    with pytest.raises(SystemExit, match=r"pool/large: run training.data pool --which large"):
         unet.train(load(CONFIG, tmp_path), unet.Plan(steps=1))
 
 

@@ -365,14 +365,13 @@ def judge_samples(
 
     asked = questions(count, seed)
     images = draw(load_pipeline(cfg, prior), [p for p, _ in asked], seed, guidance, steps, size)
+    weights = weights_of(cfg)
     if size == 16:
-        got = score(images, weights_of(cfg))
+        got = score(images, weights)
     else:
         # Every third asks for a surface (see `questions`).
-        got = [
-            score(image[None], weights_of(cfg))[0] if i % 3 else score_tiles(image, weights_of(cfg))
-            for i, image in enumerate(images)
-        ]
+        others = iter(score(images[np.arange(count) % 3 > 0], weights))
+        got = [next(others) if i % 3 else score_tiles(image, weights) for i, image in enumerate(images)]
     hits: dict[str, list[bool]] = {}
     kinds = []
     for i, ((_, want), row) in enumerate(zip(asked, got, strict=True)):

@@ -326,9 +326,8 @@ def train(cfg: Settings, plan: Plan) -> None:
     if first_rank:
         for each in pools:
             if not each.refresh(1):
-                raise SystemExit(
-                    f"training.unet: no images in {each.source}: make them with `training.data pool` first"
-                )
+                which = each.source.name
+                raise SystemExit(f"training.unet: no images in {each.source}: run training.data pool --which {which}")
         held.refresh()
         hz, hids = held.z[: c["held"]].float(), held.ids[: c["held"]].long()
     else:

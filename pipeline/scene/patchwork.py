@@ -54,7 +54,8 @@ _HEIGHTS = (0.9, 1.1)
 _LEAN = 0.3
 _FOV = np.radians(30)
 # What of the model's changes is kept behind close-ups after each step: all, since a model that sees the whole picture
-# takes a plain edge for a background and makes a plainer pattern beside it; half where colours are given already.
+# takes a plain edge for a background and makes a plainer pattern beside it; half where colours are given already (all
+# was not tried there).
 _FREE_BEHIND, _FREE_BEHIND_GIVEN = 1.0, 0.5
 # Texels a side of the texture that holds what is known, per texel asked for: views that go on from it see it sharper.
 _FINER = 2
