@@ -2,7 +2,12 @@
 
 import sys
 
-from pipeline.cli import main
+from pipeline.core.safe_path import leave_out_current_folder
+
+# Before anything else is imported: Python itself puts the current folder first.
+leave_out_current_folder()
+
+from pipeline.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

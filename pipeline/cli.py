@@ -28,7 +28,9 @@ from pipeline.core.errors import (
     PriorError,
     UsageError,
 )
+from pipeline.core.home import settle
 from pipeline.core.place import Place, parse_place
+from pipeline.core.safe_path import leave_out_current_folder
 
 DEBUG_VARIABLE = "LATENTKILN_DEBUG"
 _FILE = click.Path(path_type=Path)
@@ -421,6 +423,10 @@ def prior_sample(prompt: str, prior: str, **options: Any) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code; every error is one line on standard error."""
+    if arguments is None:
+        # This process is the command's own.
+        leave_out_current_folder()
+        settle()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that a terminal or file of another encoding cannot hold must not end a run of hours.

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from pipeline.core.jit import njit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -92,7 +92,7 @@ def why_not(backend: Backend) -> str:
     causes = [cause for cause in (missing, cuda_problem() if backend.needs_cuda else "") if cause]
     if not causes:
         try:
-            importlib.import_module(backend.module)
+            importlib.import_module("pipeline.core.jit" if backend.module == "numba" else backend.module)
         except Exception as error:
             causes = [f"importing {backend.module} failed: {type(error).__name__}: {error}"]
     if not causes:

@@ -1,30 +1,37 @@
 """A Ray cluster for one run: started here and stopped at its end, or one that exists and is left running.
 
-The local cluster listens on the loopback only, asks for Ray's token (made by Ray for this user), has no
-dashboard, and keeps its files in a folder of its own that goes with it. Ray sends no usage statistics.
+The local cluster listens on the loopback only, asks for a token that this process made and passes on in the
+environment, has no dashboard, and keeps its files in a private folder that goes with it. Its workers import nothing
+from the current folder. Ray sends no usage statistics, and prints nothing.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import functools
+import importlib.machinery
 import logging
 import os
-import shutil
+import secrets
 import socket
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+import pipeline
 from pipeline.core.errors import LatentkilnError
+from pipeline.core.private import private_folder
+from pipeline.core.safe_path import without_current_folder
 
 _OBJECT_STORE_BYTES = 100 << 20  # what travels is a few kilobytes a row
-_TEMPORARY = "lk-"
+# What Ray says of a run is kept up to so many messages.
+_MOST_MESSAGES = 100
 # A head that is being started is waited for so long.
 _ANSWER_SECONDS = 20.0
 # Unix socket paths hold 107 bytes at most, and Ray adds some 70 to its folder's.
@@ -43,11 +50,13 @@ class ClusterLost(FleetError):
 
 @dataclass(frozen=True)
 class Cluster:
-    """What was found: ``local`` when it is ours, with its ``servers``; and GPUs in all."""
+    """What was found: ``local`` when it is ours, with its ``servers``; and GPUs in all. ``messages`` is what Ray has to
+    say, the last ones."""
 
     local: bool
     gpus: int
     servers: tuple[psutil.Process, ...] = ()
+    messages: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=_MOST_MESSAGES))
 
     def alive(self) -> bool:
         """Its servers run, as far as they are ours: without them no call of Ray's comes back, or ever fails."""
@@ -62,24 +71,20 @@ def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
 
     ``threads`` is what each worker's numeric libraries are given. Raises FleetError.
     """
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    if address is None:
-        # The first name is Ray's switch for "one machine only": every port is bound to 127.0.0.1. It is read
-        # when Ray is imported. The others reach the workers through the environment.
-        quiet |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "OMP_NUM_THREADS": str(threads)}
-        if "ray" not in sys.modules and not os.environ.get("RAY_AUTH_MODE"):
-            # Newer versions of Ray ask for their token by themselves; an older one that is imported already cannot
-            # be told any more.
-            quiet |= {"RAY_AUTH_MODE": "token"}
     if address is not None:
         _wait_for(address)
-    with _environment(quiet), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_folder_for_ray()) if address is None else None
+        stack.enter_context(_environment(_settings_of_ray(folder, threads)))
         import ray
+        from ray.job_config import JobConfig
 
         try:
-            if address is None:
-                folder = stack.enter_context(_temporary_folder())
-                stack.callback(ray.shutdown)
+            job = JobConfig()
+            job._py_driver_sys_path = _Ours()
+            stack.callback(ray.shutdown)
+            if folder is not None:
+                _forget_token()
                 # One logical CPU: Ray starts that many spare processes. Our actors ask for none.
                 ray.init(
                     address="local",
@@ -88,22 +93,104 @@ def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     object_store_memory=_OBJECT_STORE_BYTES,
-                    _temp_dir=str(folder),
+                    job_config=job,
+                    # Ray lets everybody into its own folder, so it gets one inside ours.
+                    _temp_dir=str(folder / "r"),
                 )
             else:
-                stack.callback(ray.shutdown)
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, job_config=job)
         except Exception as error:
             where = f"joining Ray at {address}" if address else "starting Ray on this machine"
             reason = " ".join(str(error).split())[:200]
             hint = "a cluster with tokens needs RAY_AUTH_MODE=token here" if address else "--serial builds without Ray"
             raise FleetError(f"{where} failed: {reason}; {hint}") from error
         untyped: Any = ray
-        if address is None and not untyped.util.get_node_ip_address().startswith("127."):
-            raise FleetError("Ray was imported before its network was set up; it would listen beyond this machine")
+        if address is None:
+            _require_closed(untyped)
         resources = untyped.cluster_resources()
         servers = _servers() if address is None else ()
-        yield Cluster(address is None, int(resources.get("GPU", 0)), servers)
+        cluster = Cluster(address is None, int(resources.get("GPU", 0)), servers)
+        stack.enter_context(_kept_quiet(cluster.messages))
+        yield cluster
+
+
+class _Ours(list[str]):
+    """The folders that workers import from beside their own: none. Ray would add the current one, and the script's."""
+
+    def extend(self, folders: Iterable[str]) -> None:
+        """Adds nothing."""
+
+
+def _settings_of_ray(folder: Path | None, threads: int) -> dict[str, str]:
+    """The environment in which Ray is started, for the cluster that lives in ``folder``; None: that is joined."""
+    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    # Under "uv run" Ray would send the current folder to the workers, as their code.
+    settings["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    if folder is None:
+        return settings
+    # The first name is Ray's switch for "one machine only": every port is bound to 127.0.0.1. It is read
+    # when Ray is imported. The others reach the servers and workers through the environment, which only
+    # this user can read.
+    settings |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "OMP_NUM_THREADS": str(threads)}
+    settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
+    path = without_current_folder(os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    package = Path(pipeline.__file__).parent
+    found = importlib.machinery.PathFinder.find_spec("pipeline", without_current_folder(sys.path))
+    if found is None or found.origin is None or not Path(found.origin).samefile(pipeline.__file__):
+        # Run from a checkout, as ``python -m pipeline``: workers see the package, and nothing else that lies there.
+        (folder / "modules").mkdir()
+        (folder / "modules" / package.name).symlink_to(package)
+        path.insert(0, str(folder / "modules"))
+    return settings | {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path)}
+
+
+@functools.cache
+def _token() -> str:
+    """The token of this process's clusters. Ray reads it once in a process."""
+    return secrets.token_hex(32)
+
+
+def _forget_token() -> None:
+    """Has Ray read its token again, where it was used in this process before."""
+    from ray import _raylet
+
+    untyped: Any = _raylet
+    with contextlib.suppress(AttributeError):
+        untyped.Config.initialize("")
+        untyped.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _require_closed(ray: Any) -> None:
+    """Raises FleetError where strangers, on this machine or another, could use the cluster that was started."""
+    if not ray.util.get_node_ip_address().startswith("127."):
+        raise FleetError("Ray was imported before its network was set up; it would listen beyond this machine")
+    from ray import _raylet
+
+    untyped: Any = _raylet
+    try:
+        asks = untyped.get_authentication_mode() == untyped.AuthenticationMode.TOKEN
+    except AttributeError:
+        asks = False
+    if not asks:
+        raise FleetError("this Ray asks for no token, so any user of this machine could use its workers; update ray")
+
+
+@contextlib.contextmanager
+def _kept_quiet(messages: collections.deque[str]) -> Iterator[None]:
+    """Keeps what Ray would print about dead workers and servers, in colours and on standard output, in ``messages``."""
+    from ray._private import worker
+
+    untyped: Any = worker
+    before = getattr(untyped, "print_to_stdstream", None)
+
+    def keep(data: dict[str, Any], *args: Any, **more: Any) -> None:
+        messages.extend(" ".join(str(line).split()) for line in data.get("lines", ()))
+
+    untyped.print_to_stdstream = keep
+    try:
+        yield
+    finally:
+        untyped.print_to_stdstream = before
 
 
 def _wait_for(address: str) -> None:
@@ -172,23 +259,15 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """A folder of this process with a short name; those of processes that were killed are removed on the
-    way."""
-    root = Path(tempfile.gettempdir())
-    if len(str(root)) > _LONGEST_ROOT:
-        root = Path("/tmp")
-    prefix = f"{_TEMPORARY}{os.getuid()}-"
-    for stale in root.glob(f"{prefix}*"):
-        pid = stale.name.removeprefix(prefix)
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(stale, ignore_errors=True)
-    folder = root / f"{prefix}{os.getpid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    try:
+def _folder_for_ray() -> Iterator[Path]:
+    """A private folder whose path is short enough for sockets inside. Raises FleetError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(private_folder(longest_root=_LONGEST_ROOT))
+        except OSError as error:
+            reason = f"{error.filename}: {error.strerror or error}"
+            raise FleetError(f"starting Ray on this machine failed: {reason}; --serial builds without Ray") from error
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def capacity(cpus: int, per_gpu: int) -> int:

@@ -245,7 +245,7 @@ def _run_ray(
     died = ended = 0
     while True:
         try:
-            _run_cluster(book, out, prior_spec, settings, toolbox, interrupts, note, ledger.run_id)
+            _run_cluster(book, out, prior_spec, settings, toolbox, interrupts, note, ledger.note, ledger.run_id)
             return interrupts.stopping
         except ClusterLost:
             before, ended = ended, book.summary.counts.total()
@@ -263,9 +263,10 @@ def _run_cluster(
     toolbox: Toolbox,
     interrupts: Interrupts,
     note: Callable[[str], None],
+    log: Callable[[str], None],
     run_id: str,
 ) -> None:
-    """As ``_run_ray``, in one cluster. Raises ClusterLost when that dies."""
+    """As ``_run_ray``, in one cluster. Raises ClusterLost when that dies. ``log`` takes what is not worth showing."""
     from pipeline.fleet.cluster import capacity, draining_nodes, ray_cluster, worker_cpus
 
     threads = settings.threads or machine.threads_per_worker()
@@ -335,3 +336,5 @@ def _run_cluster(
         finally:
             book.unwatch(metrics)
             fleet.close()
+            for message in cluster.messages:
+                log(f"Ray: {message}")

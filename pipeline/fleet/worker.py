@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from pipeline.core.errors import LatentkilnError
+from pipeline.core.home import settle
 from pipeline.core.place import Place
 from pipeline.fleet.depot import open_depot
 from pipeline.fleet.fit import Fit
@@ -80,6 +81,7 @@ class Worker:
     """One process with one prior. ``pulse`` and ``stop`` are called while ``build`` runs, in another thread."""
 
     def __init__(self, settings: WorkerSettings):
+        settle()
         self._settings = settings
         self._bench: Bench | None = None
         self._where: dict[str, tuple[str, int, int]] = {}

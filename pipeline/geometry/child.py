@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.job import Reporter, no_report
+from pipeline.core.private import private_folder
+from pipeline.core.safe_path import without_current_folder
 
 _HEARTBEAT = 0.25
 
@@ -40,35 +40,44 @@ def run_child(
 
     The child ends with this process and after ``time_limit`` seconds in any case; its folder is removed.
     """
-    command = (sys.executable, "-P", str(program)) if isinstance(program, Path) else tuple(program)
-    folder = Path(tempfile.mkdtemp(prefix=f"latentkiln-{stage}-"))
-    child: subprocess.Popen[bytes] | None = None
-    try:
+    command = (sys.executable, "-P", str(program.absolute())) if isinstance(program, Path) else tuple(program)
+    with private_folder() as folder:
         for key, array in given.items():
             np.save(folder / f"{key}.npy", array, allow_pickle=False)
         began = time.monotonic()
-        with (folder / "said.txt").open("wb") as said:
-            child = subprocess.Popen(
-                [*command, str(folder), str(os.getpid()), str(math.ceil(time_limit) + 5)],
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-            )
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_HEARTBEAT)
-                break
-            passed = time.monotonic() - began
-            report(stage, int(passed), max(1, math.ceil(time_limit)))
-            if passed > time_limit:
-                return None, f"{name} was not done after {time_limit:g} s"
+        with _started([*command, str(folder), str(os.getpid()), str(math.ceil(time_limit) + 5)], folder) as child:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(_HEARTBEAT)
+                    break
+                passed = time.monotonic() - began
+                report(stage, int(passed), max(1, math.ceil(time_limit)))
+                if passed > time_limit:
+                    return None, f"{name} was not done after {time_limit:g} s"
         if child.returncode != 0 or not (folder / f"{wanted[-1]}.npy").is_file():
             said_lines = (folder / "said.txt").read_text(errors="replace").split("\n")
             last = next((line.strip() for line in reversed(said_lines) if line.strip()), "")
             return None, f"{name} failed (exit code {child.returncode}){': ' + last[:120] if last else ''}"
         return {key: np.load(folder / f"{key}.npy", allow_pickle=False) for key in wanted}, ""
+
+
+@contextlib.contextmanager
+def _started(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """``command`` at work in ``folder``; killed when the block ends before it. Nothing of the current folder is on its
+    way to modules or settings."""
+    path = without_current_folder(os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    with (folder / "said.txt").open("wb") as said:
+        child = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path)},
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+        )
+    try:
+        yield child
     finally:
-        if child is not None and child.poll() is None:
+        if child.poll() is None:
             child.kill()
             child.wait()
-        shutil.rmtree(folder, ignore_errors=True)

@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from pipeline.core.jit import njit
 
 # The same as rasterise.SUBPIXELS; compiled code takes it as a constant.
 _SUBPIXELS = 4096.0

@@ -9,7 +9,8 @@ M lookups into texels (H, W, C), channels last so that one lookup reads neighbou
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from pipeline.core.jit import njit
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")

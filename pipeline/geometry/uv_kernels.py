@@ -6,8 +6,9 @@ Everything here runs on one thread and in a fixed order: the same input gives th
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from pipeline.core.jit import numba
 
 # Corners are snapped to this part of a cell, and edges are integers from there on: two faces that share an edge
 # never both claim a cell centre, and none falls between them.

@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.atomic import write_json
 from pipeline.core.content import sha256_file
+from pipeline.core.home import CACHE_VARIABLE, cache_root
 
-CACHE_VARIABLE = "LATENTKILN_CACHE"
+__all__ = ["CACHE_VARIABLE", "cache_folder", "file_hash", "read_entry", "write_entry"]
+
 _HASHES = "hashes.json"
 _LARGE = 16 << 20
 _MOST_HASHES = 4096
 
 
 def cache_folder() -> Path:
-    """``$LATENTKILN_CACHE``, else ``latentkiln`` in the system's cache folder of this user. It need not exist."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentkiln"
+    """This user's cache folder. It need not exist."""
+    return cache_root()
 
 
 def read_entry(name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import PriorError
+from pipeline.core.home import home
 
 # The parts of a pipeline that are used here; everything else (safety checkers and the like) is left alone.
 PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
@@ -44,9 +45,9 @@ def hub_cache() -> Path:
     """Where the hub's own client keeps what it has downloaded on this machine."""
     if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(named).expanduser()
-    if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface" / "hub"
+    if base := os.environ.get("HF_HOME"):
+        return Path(base).expanduser() / "hub"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "huggingface" / "hub"
 
 
 def cached(model: HubId) -> Path | None:

@@ -16,11 +16,11 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 import torch
-from numba import njit, prange
 from torch import Tensor
+
+from pipeline.core.jit import njit, numba, prange
 
 if TYPE_CHECKING:
     from pipeline.scene.grid import GridSettings

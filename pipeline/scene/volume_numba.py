@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
+
+from pipeline.core.jit import njit
 
 if TYPE_CHECKING:
     from pipeline.scene.occupancy import OccupancyGrid

@@ -17,18 +17,9 @@ from pathlib import Path
 
 from pipeline.core.atomic import TEMPORARY_PREFIX, write_json
 from pipeline.core.content import sha256_bytes
+from pipeline.core.home import cache_root
 from pipeline.core.place import Remote
 from pipeline.storage.store import Found
-
-CACHE_VARIABLE = "LATENTKILN_CACHE"
-
-
-def cache_root() -> Path:
-    """The folder of this node's caches: $LATENTKILN_CACHE, $XDG_CACHE_HOME/latentkiln or ~/.cache/latentkiln."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "latentkiln"
 
 
 def scratch_for(out: Remote) -> Path:
