@@ -64,7 +64,8 @@ def prior_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folders(tmp_path: Path) -> Iterator[tuple[Path, Path, Path, Path]]:
     """Current folder, the manifest's, the meshes' and the output's, all full of strangers' files."""
-    here, manifest, mesh, out = places = (tmp_path / "here", tmp_path / "m", tmp_path / "m" / "mesh", tmp_path / "out")
+    places = (tmp_path / "here", tmp_path / "m", tmp_path / "m" / "mesh", tmp_path / "out")
+    _, manifest, mesh, _ = places
     for place in places:
         plant(place, module_names())
     (mesh / "cube.obj").write_text(meshes.CUBE)

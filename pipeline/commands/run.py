@@ -20,7 +20,7 @@ from pipeline.core.place import Place, Remote, require_folder
 from pipeline.core.redact import redact
 from pipeline.export.record import write_failure
 from pipeline.fleet.book import RunSummary
-from pipeline.fleet.depot import local_root
+from pipeline.fleet.depot import local_root, refuse_links_in
 from pipeline.fleet.driver import FleetSettings, run
 from pipeline.fleet.locks import asset_lock
 from pipeline.fleet.progress import duration, make_progress, result_json
@@ -120,6 +120,7 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
     """
     begun = time.monotonic()
     require_folder(options.out)
+    refuse_links_in(options.out)
     if options.address == "":
         raise UsageError("--address: it is empty; name a Ray cluster, or leave it out")
     survey = Survey(

@@ -45,6 +45,8 @@ def sweep(folder: Path) -> int:
     another machine).
     """
     removed = 0
+    if folder.is_symlink():
+        return 0
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         number = path.name.removeprefix(TEMPORARY_PREFIX).split("-")[0]
         with contextlib.suppress(OSError):

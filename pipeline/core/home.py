@@ -30,7 +30,9 @@ def settle() -> None:
         if not _has_home():
             os.environ["HOME"] = str(lasting_folder())
         _settle_code_cache("NUMBA_CACHE_DIR", "numba", _is_writable(_PACKAGE / "geometry" / "__pycache__"))
-        _settle_code_cache("WARP_CACHE_PATH", "warp", _is_usable(_caches_of_libraries()))
+        _settle_code_cache("WARP_CACHE_PATH", "warp", _is_usable(_caches_of_libraries() / "warp"))
+        # By itself torch makes a folder in the temporary directory, of a name that everybody knows.
+        _settle_code_cache("TORCHINDUCTOR_CACHE_DIR", "compiled", False)
 
 
 def _settle_code_cache(variable: str, name: str, default_is_good: bool) -> None:
@@ -46,13 +48,14 @@ def cache_root() -> Path:
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named).absolute()
     folder = _caches_of_libraries() / "latentkiln"
-    return folder if _is_usable(folder) else lasting_folder() / "latentkiln"
+    return folder if _is_usable(folder, trust_group=True) else lasting_folder() / "latentkiln"
 
 
 def code_cache(name: str) -> Path:
-    """A folder for code that a library compiled, which only this user can change; a temporary one at need."""
+    """A folder for code that a library compiled, which only this user can change; a temporary one at need. It need not
+    exist."""
     folder = cache_root() / name
-    return folder if make_own(folder) else lasting_folder() / name
+    return folder if _is_usable(folder) else lasting_folder() / name
 
 
 def home() -> Path:
@@ -78,10 +81,10 @@ def _has_home() -> bool:
     return os.path.isabs(named) and os.path.isdir(named)
 
 
-def _is_usable(folder: Path) -> bool:
+def _is_usable(folder: Path, *, trust_group: bool = False) -> bool:
     """Whether this user, and nobody else, can write into ``folder`` or make it."""
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    return is_own(there, trust_group=True) and _is_writable(there)
+    return is_own(there, trust_group=trust_group) and _is_writable(there)
 
 
 def _is_writable(folder: Path) -> bool:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pipeline.core.atomic import replacing
+from pipeline.core.plain import is_plain
 
 _FORMAT = "latentkiln-checkpoint-1"
 
@@ -26,7 +27,7 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], *, key: str, step: int
 
 def load(path: Path, *, key: str) -> tuple[dict[str, torch.Tensor], int] | None:
     """What ``save`` wrote, or None when there is none, it is damaged, or it belongs to another job."""
-    if not path.is_file():
+    if not is_plain(path):
         return None
     try:
         with safe_open(path, framework="pt") as stream:

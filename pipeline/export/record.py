@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.core.atomic import TEMPORARY_PREFIX, sync_folder, write_json
 from pipeline.core.content import sha256_file
 from pipeline.core.job import WORK
+from pipeline.core.plain import is_plain, open_plain
 from pipeline.storage.assets import NEXT, is_unsettled, object_of
 from pipeline.storage.lease import LEASE
 from pipeline.storage.look import Snapshot
@@ -104,6 +105,16 @@ def strangers(folder: Path | Snapshot) -> list[str]:
     return sorted(entry for entry in rest if not _OUTPUT.fullmatch(entry))
 
 
+def names_of_rows(folder: Path) -> list[str]:
+    """Names in ``folder`` that rows read or write there, sorted."""
+    ours = {RECORD, FAILURE, *_HALF_BUILT}
+    return sorted(
+        entry
+        for entry in _entries(folder)
+        if entry in ours or entry.startswith(TEMPORARY_PREFIX) or _OUTPUT.fullmatch(entry)
+    )
+
+
 def in_strangers_folder(folder: Path | Snapshot) -> list[str]:
     """``strangers`` of a folder without a record: it is not ours, and nothing is to be written there. What lies beside
     an asset of ours is its owner's business."""
@@ -128,7 +139,7 @@ def _load(folder: Path | Snapshot, name: str, status: str) -> tuple[dict[str, An
                 return None, ""
             data = folder.texts[name]
         else:
-            with (folder / name).open("rb") as stream:
+            with open_plain(folder / name) as stream:
                 data = stream.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         return None, ""
@@ -178,6 +189,8 @@ def output_problem(folder: Path | Snapshot, record: Mapping[str, Any]) -> str:
     for name, expected in record["outputs"].items():
         path = folder / name
         try:
+            if not is_plain(path):
+                return f"{name} is no file, or a link" if os.path.lexists(path) else f"{name} is missing"
             if path.stat().st_size != expected["bytes"]:
                 return f"{name} has another size than recorded"
             if sha256_file(path) != expected["sha256"]:

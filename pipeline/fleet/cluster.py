@@ -76,6 +76,8 @@ def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_folder_for_ray()) if address is None else None
         stack.enter_context(_environment(_settings_of_ray(folder, threads)))
+        if "ray" in sys.modules:
+            _forget_token()
         import ray
         from ray.job_config import JobConfig
 
@@ -84,7 +86,6 @@ def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
             job._py_driver_sys_path = _Ours()
             stack.callback(ray.shutdown)
             if folder is not None:
-                _forget_token()
                 # One logical CPU: Ray starts that many spare processes. Our actors ask for none.
                 ray.init(
                     address="local",

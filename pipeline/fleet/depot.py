@@ -18,12 +18,23 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.core.atomic import TEMPORARY_PREFIX
+from pipeline.core.errors import UsageError
 from pipeline.core.job import WORK
 from pipeline.core.place import Place, Remote
-from pipeline.export.record import LOG, load_record, output_problem, read_failure, read_record, write_failure
+from pipeline.core.plain import files_below, refuse_links
+from pipeline.export.record import (
+    LOG,
+    load_record,
+    names_of_rows,
+    output_problem,
+    read_failure,
+    read_record,
+    write_failure,
+)
+from pipeline.fleet.ledger import EVENTS_FILE, LOCK_FILE, RUN_FILE, RUNS_FOLDER
 from pipeline.fleet.locks import LOCK, asset_lock
 from pipeline.fleet.rows import Row
-from pipeline.recipes import UNWRAP_CACHE
+from pipeline.recipes import SKETCH_CACHE, UNWRAP_CACHE
 from pipeline.storage import assets, lease, shared, ship
 from pipeline.storage.cache import scratch_for
 from pipeline.storage.errors import StorageError
@@ -78,6 +89,15 @@ def open_depot(out: Place, *, run_id: str = "") -> Depot:
     return RemoteDepot(out, run_id) if isinstance(out, Remote) else LocalDepot(out)
 
 
+def refuse_links_in(out: Place) -> None:
+    """Raises UsageError where a file or folder that a run keeps right in the local output root ``out`` is a link."""
+    names = (RUN_FILE, EVENTS_FILE, LOCK_FILE, RUNS_FOLDER, UNWRAP_CACHE, SKETCH_CACHE)
+    try:
+        refuse_links(local_root(out), names)
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.filename}: {error.strerror}") from None
+
+
 def local_root(out: Place) -> Path:
     """The local folder for ``out``: itself, or the scratch folder of this node."""
     return scratch_for(out) if isinstance(out, Remote) else out.resolve()
@@ -89,8 +109,13 @@ class LocalDepot:
     def __init__(self, out: Path):
         self.root = out
 
-    def claim(self, row: Row, *, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:
-        return asset_lock(self.root / row.job.id, wait_seconds=wait_seconds)
+    @contextlib.contextmanager
+    def claim(self, row: Row, *, wait_seconds: float = 0.0) -> Iterator[bool]:
+        folder = self.root / row.job.id
+        refuse_links(folder, names_of_rows(folder))
+        refuse_links(folder / WORK, files_below(folder / WORK))
+        with asset_lock(folder, wait_seconds=wait_seconds) as held:
+            yield held
 
     def finished(self, row: Row) -> bool:
         return _is_whole(self.root / row.job.id, row.fingerprint)

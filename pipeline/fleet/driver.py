@@ -17,7 +17,7 @@ from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote
 from pipeline.fleet import fit, machine
 from pipeline.fleet.book import Book, RunSummary
-from pipeline.fleet.depot import Depot, local_root, open_depot, publish_run, sweep_scratch
+from pipeline.fleet.depot import Depot, local_root, open_depot, publish_run, refuse_links_in, sweep_scratch
 from pipeline.fleet.group import Bench, build_group
 from pipeline.fleet.interrupts import Interrupts
 from pipeline.fleet.ledger import PUBLISHED, RUNS_FOLDER, Ledger
@@ -83,6 +83,7 @@ def run(
     progress, settings, toolbox = progress or Progress(), settings or FleetSettings(), toolbox or Toolbox()
     out = out if isinstance(out, Remote) else out.resolve()
     root = local_root(out)
+    refuse_links_in(out)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

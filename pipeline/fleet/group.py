@@ -67,7 +67,8 @@ def build_group(
                 else:
                     mine.append(row)
             except OSError as error:
-                reason = f"{bench.out / row.job.id}: cannot be written ({error.strerror or error}); check --out"
+                path = error.filename or bench.out / row.job.id
+                reason = f"{path}: cannot be written ({error.strerror or error}); check --out"
                 results[row.job.id] = _failed(row, "fleet", type(error).__name__, reason)
             except StorageError as error:
                 results[row.job.id] = _failed(row, error.stage, type(error).__name__, error.message)

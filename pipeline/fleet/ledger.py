@@ -12,6 +12,7 @@ runs are moved there, too.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.core.atomic import replacing, write_json
+from pipeline.core.plain import is_plain, open_plain
 from pipeline.core.process import is_alive
 from pipeline.fleet.locks import hold
 from pipeline.fleet.rows import FAILURES, RowResult
@@ -75,7 +77,9 @@ class Ledger:
                 _put_away(self._out)
             with replacing(self._log) as temporary, temporary.open("w", encoding="utf-8") as stream:
                 self._line(stream, {"event": "run", "schema": SCHEMA, "time": self._started} | self._header)
-            self._events = self._log.open("a", encoding="utf-8")
+            self._events = os.fdopen(
+                os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC), "a", encoding="utf-8"
+            )
         self._write("running", force=True)
 
     def planned(self, job_id: str, state: str) -> None:
@@ -187,10 +191,10 @@ class Ledger:
 def _put_away(out: Path) -> None:
     """Moves the log of the last run aside, and drops the oldest ones."""
     events = out / EVENTS_FILE
-    if not events.is_file():
+    if not is_plain(events):
         return
-    with events.open(encoding="utf-8", errors="replace") as stream:
-        first = stream.readline(1 << 16)
+    with open_plain(events) as stream:
+        first = stream.readline(1 << 16).decode(errors="replace")
     with contextlib.suppress(ValueError, TypeError, AttributeError):
         run_id = json.loads(first).get("run")
         if isinstance(run_id, str) and _RUN_ID.fullmatch(run_id):
@@ -267,8 +271,8 @@ def read_run(out: Path, most: int = MOST_ROWS) -> RunView:
     """
     header = _json_object(out / RUN_FILE)
     found = _Rows(most)
-    with contextlib.suppress(OSError), (out / EVENTS_FILE).open(encoding="utf-8", errors="replace") as stream:
-        for number, line in enumerate(stream):
+    with contextlib.suppress(OSError), open_plain(out / EVENTS_FILE) as stream:
+        for number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8", errors="replace")):
             try:
                 event = json.loads(line)
             except ValueError:
@@ -289,7 +293,8 @@ def read_run(out: Path, most: int = MOST_ROWS) -> RunView:
 
 def _json_object(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with open_plain(path) as stream:
+            value = json.loads(stream.read())
         if isinstance(value, dict):
             return value
     return {}

@@ -52,7 +52,7 @@ class RowLog:
         line = json.dumps({"event": event} | self._common | moment | values, ensure_ascii=False)
         with contextlib.suppress(OSError):
             # One write of a whole line, appended: nothing else is ever between two halves of it.
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             descriptor = os.open(self._path, flags, 0o644)
             try:
                 os.write(descriptor, line.encode(errors="replace") + b"\n")

@@ -23,6 +23,7 @@ from pipeline.core.atomic import replacing
 from pipeline.core.content import canonical_json
 from pipeline.core.errors import SettingError
 from pipeline.core.job import Reporter, no_report
+from pipeline.core.plain import is_plain
 from pipeline.geometry.child import run_child
 from pipeline.geometry.load import load_mesh
 from pipeline.geometry.normalise import normalise
@@ -151,7 +152,7 @@ def _key(vertices: Floats, faces: NDArray[np.int64], bound: float, resolution: i
 
 
 def _read(entry: Path, resolution: int) -> dict[str, NDArray] | None:
-    if not entry.is_file():
+    if not is_plain(entry):
         return None
     try:
         stored = load_file(entry)

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from pipeline.core.atomic import replacing
 from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.job import Reporter, no_report
+from pipeline.core.plain import is_plain
 from pipeline.geometry.load import load_mesh
 from pipeline.geometry.mesh import Mesh, UVMesh
 from pipeline.geometry.unwrap import unwrap
@@ -85,7 +86,7 @@ def _write(entry: Path, uvmesh: UVMesh) -> None:
 
 
 def _read(entry: Path, mesh: Mesh) -> UVMesh | None:
-    if not entry.is_file():
+    if not is_plain(entry):
         return None
     try:
         with safe_open(entry, framework="numpy") as stream:

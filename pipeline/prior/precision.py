@@ -13,7 +13,6 @@ import torch
 
 from pipeline.core.errors import PriorError
 from pipeline.core.home import code_cache
-from pipeline.core.private import make_own
 from pipeline.prior.defaults import cpu_precision
 from pipeline.prior.graphs import GraphedUNet
 from pipeline.prior.options import PriorOptions
@@ -75,8 +74,6 @@ def compiled(unet: Any, device: torch.device) -> Any:
     """
     if device.type == "cuda" and not can_compile():
         return GraphedUNet(unet)
-    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    if not named or not make_own(Path(named).absolute()):
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(code_cache("compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(code_cache("compiled")))
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     return torch.compile(unet, mode=mode, dynamic=False)
