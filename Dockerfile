@@ -64,8 +64,6 @@ COPY --from=cuda-build /opt/latentkiln /opt/latentkiln
 # there some clusters mount the driver.
 ENV PATH=/opt/latentkiln/bin:$PATH \
     LD_LIBRARY_PATH=/opt/latentkiln/lib/python3.12/site-packages/nvidia/cuda_nvrtc/lib:/usr/local/nvidia/lib:/usr/local/nvidia/lib64 \
-    NUMBA_CACHE_DIR=/tmp/numba \
-    WARP_CACHE_PATH=/tmp/warp \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     PYTHONUNBUFFERED=1
@@ -101,7 +99,6 @@ RUN apt-get update \
     && install --directory --owner=10001 /work /home/kiln/.cache
 COPY --from=cpu-build /opt/latentkiln /opt/latentkiln
 ENV PATH=/opt/latentkiln/bin:$PATH \
-    NUMBA_CACHE_DIR=/tmp/numba \
     PYTHONUNBUFFERED=1
 USER 10001
 WORKDIR /work

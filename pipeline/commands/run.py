@@ -18,6 +18,7 @@ from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, EX
 from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote, require_folder
 from pipeline.core.redact import redact
+from pipeline.core.stdout import own_stdout
 from pipeline.export.record import write_failure
 from pipeline.fleet.book import RunSummary
 from pipeline.fleet.depot import local_root, refuse_links_in
@@ -140,28 +141,30 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
         sweep(folder)
     wrong_rows = _WrongRows(options)
     items = iterate(_jobs(survey, wrong_rows.add), options.out, prior_identity=prior.identity)
-    progress = make_progress(quiet=options.quiet, as_json=options.json)
-    summary = run(
-        items,
-        options.out,
-        prior_spec=options.prior,
-        settings=FleetSettings(
-            lockstep=options.lockstep,
-            workers=options.workers,
-            gpus_per_worker=options.gpus_per_worker,
-            address=options.address,
-            serial=options.serial,
-            fail_fast=options.fail_fast,
-            checkpoint_seconds=options.checkpoint_seconds,
-            max_seconds=options.max_seconds,
-            max_memory=int(options.max_memory * 1e9) if options.max_memory else None,
-        ),
-        progress=progress,
-        toolbox=toolbox or Toolbox(functools.partial(load_prior, options=options.prior_options)),
-        header=_header(options, survey, prior),
-        reproduce=lambda job: options.command(only=job.id),
-        total=survey.good,
-    )
+    # While it goes on, libraries print, too.
+    with own_stdout() if options.json else contextlib.nullcontext() as stream:
+        progress = make_progress(quiet=options.quiet, as_json=options.json, stream=stream)
+        summary = run(
+            items,
+            options.out,
+            prior_spec=options.prior,
+            settings=FleetSettings(
+                lockstep=options.lockstep,
+                workers=options.workers,
+                gpus_per_worker=options.gpus_per_worker,
+                address=options.address,
+                serial=options.serial,
+                fail_fast=options.fail_fast,
+                checkpoint_seconds=options.checkpoint_seconds,
+                max_seconds=options.max_seconds,
+                max_memory=int(options.max_memory * 1e9) if options.max_memory else None,
+            ),
+            progress=progress,
+            toolbox=toolbox or Toolbox(functools.partial(load_prior, options=options.prior_options)),
+            header=_header(options, survey, prior),
+            reproduce=lambda job: options.command(only=job.id),
+            total=survey.good,
+        )
     wrong_rows.close()
     summary.seconds = time.monotonic() - begun
     code = summary.exit_code

@@ -253,7 +253,9 @@ def _run_ray(
             died = died + 1 if ended == before else 1
             if died >= _MAX_CLUSTERS or interrupts.stopping:
                 raise
-            note("Ray's servers on this machine died; they are started again")
+            text = "Ray's servers on this machine died; they are started again"
+            ledger.note(text)
+            progress.warn(text)
 
 
 def _run_cluster(

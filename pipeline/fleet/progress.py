@@ -147,6 +147,10 @@ class Progress:
     def note(self, text: str) -> None:
         """Something worth a line: starting workers, a worker that died, an interrupt."""
 
+    def warn(self, text: str) -> None:
+        """As ``note``, of something that went wrong with the machine."""
+        self.note(text)
+
     def row_began(self, job_id: str, attempt: int) -> None:
         """A worker took the row."""
 
@@ -217,6 +221,10 @@ class JsonProgress(Progress):
 
     def note(self, text: str) -> None:
         self._emit("note", text=text)
+
+    def warn(self, text: str) -> None:
+        self.note(text)
+        print(f"latentkiln: {text}", file=sys.stderr, flush=True)
 
     def row_began(self, job_id: str, attempt: int) -> None:
         self._emit("row", id=job_id, state="running", attempt=attempt)
@@ -315,12 +323,12 @@ class LiveProgress(Progress):
         return table
 
 
-def make_progress(*, quiet: bool = False, as_json: bool = False) -> Progress:
-    """The display for this terminal and these options. ``quiet`` wins over ``as_json``."""
+def make_progress(*, quiet: bool = False, as_json: bool = False, stream: IO[str] | None = None) -> Progress:
+    """The display for this terminal and these options. ``quiet`` wins over ``as_json``; JSON goes to ``stream``."""
     if quiet:
         return Progress()
     if as_json:
-        return JsonProgress()
+        return JsonProgress(stream)
     from rich.console import Console
 
     console = Console()
