@@ -35,6 +35,7 @@ CONFINED = {
     "ray": ("fleet",),
     "igl": ("geometry",),
     "fsspec": ("storage",),
+    "numba": ("core",),
     "s3fs": (),
     "boto3": (),
     "botocore": (),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
+from pipeline.core.jit import njit
 
 _FAST = {"cache": True, "fastmath": True, "inline": "never", "nogil": True}
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
+from pipeline.core.jit import njit
 from training.noise import fbm, hash3, smooth, value, worley2, worley3
 
 #: Order is the pattern id. Append only: cached shards store these numbers.

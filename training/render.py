@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from pipeline.core.jit import njit
 from training.noise import fbm, smooth, value
 from training.patterns import pattern
 

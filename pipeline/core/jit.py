@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from types import ModuleType
+from typing import Any
 
 _lock = threading.Lock()
 
@@ -28,8 +29,8 @@ def _import_numba() -> ModuleType:
                 del sys.modules["yaml"]
                 sys.modules.update(known)
         import numba
-        from numba.core import config
 
+        config: Any = numba.core.config
         # It is looked for again at each compilation; a file of no name does not exist.
         config._config_fname = ""
         config.reload_config()
