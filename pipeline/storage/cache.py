@@ -17,9 +17,21 @@ from pathlib import Path
 
 from pipeline.core.atomic import TEMPORARY_PREFIX, write_json
 from pipeline.core.content import sha256_bytes
-from pipeline.core.home import cache_root
+from pipeline.core.home import CACHE_VARIABLE, cache_root
 from pipeline.core.place import Remote
 from pipeline.storage.store import Found
+
+__all__ = [
+    "CACHE_VARIABLE",
+    "cache_root",
+    "keep",
+    "kept",
+    "only_one",
+    "remember",
+    "remembered",
+    "scratch_for",
+    "staging",
+]
 
 
 def scratch_for(out: Remote) -> Path:
