@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.process import is_alive
+from pipeline.core.terminal import escape_json
 
 TEMPORARY_PREFIX = ".tmp-"
 _DAY = 86_400
+# How Rust writes the number of a system's error.
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @contextlib.contextmanager
@@ -22,7 +26,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path in ``path``'s folder; renames it over ``path`` when the block ends well.
 
     The name carries the process id and a random part, so two processes never share one. When the block
-    raises, the temporary file is removed and ``path`` stays as it was.
+    raises, the temporary file is removed and ``path`` stays as it was. An OSError that leaves it names ``path``, also
+    one that a library met and dressed up as its own (safetensors does).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}{path.suffix}"
@@ -32,9 +37,18 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError):
+            # What write(2) refuses has no name in Python, and the temporary name says nothing to anybody.
+            if error.errno is not None and error.filename in (None, str(temporary), temporary):
+                error.filename = str(path)
+            raise
+        number = _OS_ERROR.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+        if number:
+            code = int(number[1])
+            raise OSError(code, os.strerror(code), str(path)) from error
         raise
 
 
@@ -72,6 +86,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` as indented JSON with sorted keys, atomically."""
+    """Writes ``value`` as indented JSON with sorted keys, atomically. What a terminal would act on is escaped, and so
+    are lone surrogates (names that are no UTF-8)."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
+    write_bytes(path, (escape_json(text) + "\n").encode())
