@@ -500,7 +500,7 @@ def _unexpected(error: Exception, arguments: list[str]) -> int:
 def _lost(lost: OutputLost, arguments: list[str]) -> int:
     """Standard output cannot be written: a run ends as when it is interrupted, other commands fail."""
     silence_stdout()
-    if arguments[:1] == ["run"]:
+    if arguments[:1] == ["run"] and not {"--help", "-h", "--dry-run"} & set(arguments):
         message = f"standard output cannot be written ({lost.reason}); {_interrupted(arguments)}"
         return _fail(message, EXIT_INTERRUPTED, word="")
     if not lost.reader_gone:

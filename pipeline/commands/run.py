@@ -192,7 +192,7 @@ def _tell_the_end(
         silence_stdout()
         end = f"standard output cannot be written ({lost.reason})"
         if code == EXIT_INTERRUPTED:
-            complain(f"latentkiln: {end}; what is done stays; go on with: {options.command()}")
+            complain(f"latentkiln: {end}; interrupted; what is done stays; go on with: {options.command()}")
         else:
             complain(f"latentkiln: error: {end}; built {summary.built}, {summary.failures + bad} failed: see status")
         return code or EXIT_ROWS_FAILED

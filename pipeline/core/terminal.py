@@ -138,14 +138,15 @@ class Display(io.TextIOBase):
     """A stream for a run's display: what cannot be written is dropped, and ``lost`` says why, once that happened."""
 
     def __init__(self, stream: IO[str] | None = None):
-        self._stream = stream
+        # Not looked up again: a live display of rich puts a stream of its own into its place, which writes to this one.
+        self._stream = sys.stdout if stream is None else stream
         self.lost = ""
 
     def write(self, text: str) -> int:
         """Writes ``text``, or drops it. Returns its length."""
         if not self.lost:
             try:
-                _put(self._target(), text)
+                _put(self._stream, text)
             except OutputLost as error:
                 self.lost = error.reason
         return len(text)
@@ -153,24 +154,20 @@ class Display(io.TextIOBase):
     def flush(self) -> None:
         if not self.lost:
             try:
-                _put(self._target(), "", flush=True)
+                _put(self._stream, "", flush=True)
             except OutputLost as error:
                 self.lost = error.reason
 
     def isatty(self) -> bool:
-        target = self._target()
         try:
-            return target is not None and target.isatty()
+            return self._stream is not None and self._stream.isatty()
         except ValueError:
             return False
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
         """Of the stream below."""
-        return getattr(self._target(), "encoding", None) or "utf-8"
-
-    def _target(self) -> IO[str] | None:
-        return self._stream or sys.stdout
+        return getattr(self._stream, "encoding", None) or "utf-8"
 
 
 def prepare_streams() -> None:
