@@ -32,24 +32,35 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}{path.suffix}"
     try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except BaseException as error:
+        with naming(path):
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError):
-            # What write(2) refuses has no name in Python, and the temporary name says nothing to anybody.
-            if error.errno is not None and error.filename in (None, str(temporary), temporary):
-                error.filename = str(path)
-            raise
-        number = _OS_ERROR.search(str(error)) if type(error).__name__ == "SafetensorError" else None
-        if number:
-            code = int(number[1])
-            raise OSError(code, os.strerror(code), str(path)) from error
         raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError that leaves the block names ``path`` where it names nothing, or a temporary file in its folder: what
+    write(2) refuses has no name in Python, and the temporary one says nothing to anybody."""
+    try:
+        yield
+    except OSError as error:
+        name = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes, Path)) else None
+        temporary = name is not None and name.parent == path.parent and name.name.startswith(TEMPORARY_PREFIX)
+        if error.errno is not None and (error.filename is None or temporary):
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        number = _OS_ERROR.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def sweep(folder: Path) -> int:

@@ -197,7 +197,10 @@ class Ledger:
         try:
             yield
         except OSError as error:
-            self.problem = f"{path or self._file}: cannot be written ({describe_os_error(error)})"
+            path = path or self._file
+            # The name is said once.
+            reason = describe_os_error(error).removeprefix(f"{path}: ")
+            self.problem = f"{path}: cannot be written ({reason})"
 
 
 def _put_away(out: Path) -> None:
