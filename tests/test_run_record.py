@@ -89,7 +89,7 @@ def test_refused_rows_do_not_make_an_id_that_is_used_twice_vanish(run, tmp_path,
 
     assert run("a,fine,cube.obj") == 0
     path = tmp_path / "out" / "run.events.jsonl"
-    refused = {"run": record(tmp_path)["run"], "id": "a", "state": "failed", "refused": True, "source": "m.csv:9", "message": "no"}
+    refused = {"run": record(tmp_path)["run"], "id": "a", "state": "failed", "refused": True, "source": "m.csv:9"}
     path.write_text(path.read_text() + json.dumps(refused) + "\n")
     view = read_run(tmp_path / "out")
     assert view.rows["a"]["state"] == "done" and view.rows["a (m.csv:9)"]["state"] == "failed"
