@@ -6,12 +6,14 @@ Nothing heavy is imported before a verb needs it, so that ``--help`` answers at 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
-import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -22,15 +24,16 @@ from pipeline.core.errors import (
     EXIT_OK,
     EXIT_ROWS_FAILED,
     EXIT_USAGE,
-    Interrupted,
     LatentkilnError,
-    ManifestError,
-    PriorError,
     UsageError,
+    describe_os_error,
+    exit_code_of,
 )
 from pipeline.core.home import settle
 from pipeline.core.place import Place, parse_place
+from pipeline.core.redact import redact
 from pipeline.core.safe_path import leave_out_current_folder
+from pipeline.core.terminal import OutputLost, complain, flush, prepare_streams, shell_join, silence_stdout
 
 DEBUG_VARIABLE = "LATENTKILN_DEBUG"
 _FILE = click.Path(path_type=Path)
@@ -274,20 +277,29 @@ def clean(manifest: Place, **options: Any) -> int:
 @cli.command()
 @click.argument("out", type=_PLACE, default="outputs")
 @_option("--watch", is_flag=True, show_default=False, help="Print again every second until the run has ended.")
+@_option(
+    "--check",
+    is_flag=True,
+    show_default=False,
+    help="Compare every asset with its recorded hashes. Exit 1 if rows failed, are missing or damaged.",
+)
 @_csv
 @_json
-def status(out: Place, json: bool, csv: bool, watch: bool) -> int:
+def status(out: Place, json: bool, csv: bool, watch: bool, check: bool) -> int:
     """Says how far the run into OUT is, or how it ended.
 
-    OUT is the folder or URL that `run` was given with --out (left out: outputs).
+    OUT is the folder or URL that `run` was given with --out (left out: outputs). Assets that are no longer there
+    are missing, those that changed since they were built are damaged. Exit 0 unless --check is given; with it 1
+    if rows failed, are missing or damaged, else 3 if some are unfinished.
 
     \b
     Example:
         latentkiln status outputs/shop
+        latentkiln status outputs/shop --check
     """
     from pipeline.commands.status import show_status
 
-    return show_status(out, json=json, csv=csv, watch=watch)
+    return show_status(out, json=json, csv=csv, watch=watch, check=check)
 
 
 @cli.command()
@@ -297,7 +309,7 @@ def inspect(asset: Place, json: bool) -> int:
     """Says where ASSET came from.
 
     ASSET is a .glb of ours or its folder, or the URL of either. Prints its prompt, seed, prior, backends, fingerprint
-    and times.
+    and times. Exit 1 if its bytes are not those that the record beside it names.
 
     \b
     Example:
@@ -423,21 +435,23 @@ def prior_sample(prompt: str, prior: str, **options: Any) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code; every error is one line on standard error."""
-    if arguments is None:
+    if own := arguments is None:
         # This process is the command's own.
         leave_out_current_folder()
         settle()
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that a terminal or file of another encoding cannot hold must not end a run of hours.
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
+        arguments = sys.argv[1:]
+    arguments = list(arguments)
+    prepare_streams()
+    if own:
+        # Libraries warn in words that may come from a file.
+        warnings.showwarning = _show_warning
+    with _signals_as_interrupts():
         code = _run(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (head, less) has gone. Python would complain once more when it closes the stream.
-        _silence_stdout()
-        return EXIT_ROWS_FAILED
+    try:
+        flush()
+    except OutputLost as lost:
+        code = code or _lost(lost, arguments)
+        silence_stdout()
     return code
 
 
@@ -445,6 +459,8 @@ def _run(arguments: list[str]) -> int:
     try:
         result = cli.main(arguments, prog_name="latentkiln", standalone_mode=False)
         return result if isinstance(result, int) else EXIT_OK
+    except OutputLost as lost:
+        return _lost(lost, arguments)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return EXIT_USAGE
@@ -454,44 +470,82 @@ def _run(arguments: list[str]) -> int:
         return _fail(error.format_message() + hint, EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):
         return _fail(_interrupted(arguments), EXIT_INTERRUPTED, word="")
-    except Interrupted as error:
-        return _fail(error.message, EXIT_INTERRUPTED, word="")
-    except (UsageError, ManifestError, PriorError) as error:
-        # A prior that cannot be used stops a command before it has begun, as a wrong option does.
-        return _fail(error.message, EXIT_USAGE)
     except LatentkilnError as error:
-        return _fail(error.message, EXIT_ROWS_FAILED)
-    except BrokenPipeError:
-        raise
+        code = exit_code_of(error)
+        return _fail(error.message, code, word="" if code == EXIT_INTERRUPTED else "error: ")
     except Exception as error:
-        if os.environ.get(DEBUG_VARIABLE):
-            raise
-        if isinstance(error, OSError) and error.strerror:
-            # A full disk, a folder that may not be written: the machine's fault, and it says whose.
-            place = f"{error.filename}: " if error.filename else ""
-            return _fail(f"{place}{error.strerror}", EXIT_ROWS_FAILED)
-        advice = f"this is a bug; run with {DEBUG_VARIABLE}=1 for the traceback"
-        return _fail(f"{type(error).__name__}: {error}; {advice}", EXIT_ROWS_FAILED)
+        return _unexpected(error, arguments)
     except SystemExit as error:
+        if error.code == signal.SIGTERM:
+            # How Ray takes the signal while it starts.
+            return _fail(_interrupted(arguments), EXIT_INTERRUPTED, word="")
         # Click turns a broken pipe into an exit of its own.
         return error.code if isinstance(error.code, int) else EXIT_ROWS_FAILED
 
 
+def _unexpected(error: Exception, arguments: list[str]) -> int:
+    """The exit code for what no command expects: the machine's fault, or a bug of ours."""
+    if os.environ.get(DEBUG_VARIABLE):
+        raise error
+    if isinstance(error, OSError) and error.strerror:
+        try:
+            # Click prints help by itself.
+            flush()
+        except OutputLost as lost:
+            return _lost(lost, arguments)
+        # A full disk, a folder that may not be written: it says whose fault it is.
+        return _fail(describe_os_error(error), EXIT_ROWS_FAILED)
+    if isinstance(error, UnicodeEncodeError):
+        advice = "names cannot be written in this locale: set LC_ALL=C.UTF-8, or PYTHONUTF8=1"
+        return _fail(f"{error.object!r}: {advice}", EXIT_ROWS_FAILED)
+    advice = f"this is a bug; run with {DEBUG_VARIABLE}=1 for the traceback"
+    return _fail(f"{type(error).__name__}: {error}; {advice}", EXIT_ROWS_FAILED)
+
+
+def _lost(lost: OutputLost, arguments: list[str]) -> int:
+    """Standard output cannot be written: a run ends as when it is interrupted, other commands fail."""
+    silence_stdout()
+    if arguments[:1] == ["run"] and not {"--help", "-h", "--dry-run"} & set(arguments):
+        message = f"standard output cannot be written ({lost.reason}); {_interrupted(arguments)}"
+        return _fail(message, EXIT_INTERRUPTED, word="")
+    if not lost.reader_gone:
+        return _fail(f"standard output cannot be written: {lost.reason}", EXIT_ROWS_FAILED)
+    # The reader (head, less) had enough, and knows.
+    return EXIT_ROWS_FAILED
+
+
 def _interrupted(arguments: list[str]) -> str:
     if arguments[:1] == ["run"]:
-        return f"interrupted; what is built stays; go on with: {shlex.join(['latentkiln', *arguments])}"
+        return f"interrupted; what is built stays; go on with: {redact(shell_join(['latentkiln', *arguments]))}"
     return "interrupted"
 
 
 def _fail(message: str, code: int, word: str = "error: ") -> int:
-    line = " ".join(message.split())
-    print(f"latentkiln: {word}{line}", file=sys.stderr)
+    complain(f"latentkiln: {word}{' '.join(message.split())}")
     return code
 
 
-def _silence_stdout() -> None:
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    complain(f"{category.__name__}: {' '.join(str(message).split())}")
+
+
+@contextlib.contextmanager
+def _signals_as_interrupts() -> Iterator[None]:
+    """SIGTERM and a closed terminal (SIGHUP) end a command as Ctrl-C does; what was ignored (``nohup``) stays so."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

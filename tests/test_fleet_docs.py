@@ -118,7 +118,7 @@ def test_the_kuberay_file_keeps_kuberays_own_rules(job):
 
 def commands(job: Any) -> list[str]:
     shell = "\n".join(blocks("")).replace("\\\n", " ")
-    return [job["spec"]["entrypoint"], *re.findall(r"latentkiln [a-z]+ [^#\n]*", shell)]
+    return [job["spec"]["entrypoint"], *re.findall(r"latentkiln [a-z]+ [^#\n>&]*", shell)]
 
 
 def test_commands_of_the_guide_are_commands_of_ours(job):

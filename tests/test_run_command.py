@@ -81,7 +81,7 @@ def test_nothing_is_written_into_folders_that_are_not_ours(run, tmp_path, capsys
     for folder in (out / "a", out / "empty", elsewhere):
         assert [path.name for path in folder.iterdir()] == ["notes.txt"]
     told = json.loads((out / "run.json").read_text())
-    assert read_record(out / "c") and told["counts"]["failed"] == 2 and len(told["wrong_rows"]) == 2
+    assert read_record(out / "c") and told["counts"]["failed"] == 4 and len(told["wrong_rows"]) == 2
 
 
 def test_a_bad_row_leaves_the_asset_of_its_better_days(run, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from pipeline.commands.status import show_status
 from pipeline.commands.table import cell
 from pipeline.core.errors import UsageError
-from pipeline.export.record import write_failure, write_record
+from pipeline.export.record import describe_outputs, write_failure, write_record
 from pipeline.fleet.ledger import Ledger, read_run
 from pipeline.fleet.rows import RowResult
 
@@ -28,6 +28,13 @@ def ledger(tmp_path):
     ledger.planned("old", "kept")
     ledger.began("a", 1, "worker 1", "node 7")
     return ledger
+
+
+def write_asset(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "asset.glb").write_bytes(b"glTF" + folder.name.encode())
+    outputs = describe_outputs(folder, ["asset.glb"])
+    write_record(folder, {"id": folder.name, "fingerprint": "f", "outputs": outputs})
 
 
 def test_a_run_is_readable_while_it_goes_on(ledger, tmp_path):
@@ -75,7 +82,7 @@ def test_a_line_cut_by_a_crash_is_left_out(ledger, tmp_path):
 
 
 def test_without_the_run_record_the_assets_speak(tmp_path, capsys):
-    write_record(tmp_path / "done", {"id": "done", "fingerprint": "f", "outputs": {}})
+    write_asset(tmp_path / "done")
     write_failure(tmp_path / "bad", {"id": "bad", "fingerprint": "f", "stage": "load", "message": "no mesh"})
     (tmp_path / ".cache").mkdir()
     assert show_status(tmp_path, json=True) == 0
@@ -137,7 +144,8 @@ def test_of_a_long_run_what_is_held_is_bounded_and_what_is_counted_is_whole(tmp_
 def test_a_long_run_is_told_in_short(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("pipeline.commands.status.read_run", functools.partial(read_run, most=10))
     counts = write_log(tmp_path, 500)
-    write_record(tmp_path / "r000400", {"id": "r000400", "fingerprint": "f", "outputs": {}})
+    for number in (*range(10), 400):
+        write_asset(tmp_path / f"r{number:06d}")
     show_status(tmp_path)
     printed = capsys.readouterr().out
     assert "r000498\tfailed" in printed and "and 488 rows more" in printed and "497 done" in printed

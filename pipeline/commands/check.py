@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json as json_module
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.core.errors import EXIT_OK, EXIT_USAGE, PriorError
 from pipeline.core.job import Job
 from pipeline.core.place import Place
+from pipeline.core.terminal import complain, say, say_json
 from pipeline.geometry.fetch import fetched_ahead
 from pipeline.manifest import ManifestStream, Problem, json_schema
 from pipeline.manifest.meshes import MeshChecker
@@ -20,7 +19,7 @@ from pipeline.prior.words import known_words, split_words
 
 def show_schema() -> int:
     """Prints the JSON Schema of manifests."""
-    print(json_module.dumps(json_schema(), indent=2))
+    say_json(json_schema(), indent=2)
     return EXIT_OK
 
 
@@ -59,17 +58,17 @@ def check(
                 entry = {"level": "warning" if is_warning else "error", **dataclasses.asdict(problem)}
                 listed.append({key: value for key, value in entry.items() if key != "file"})
             else:
-                print(_line(problem, is_warning))
+                say(_line(problem, is_warning))
     if warner.problem and not json:
-        print(f"latentkiln: note: words are not checked: {warner.problem}", file=sys.stderr)
+        complain(f"latentkiln: note: words are not checked: {warner.problem}")
     if json:
         result = {
             "manifest": str(manifest), "rows": stream.rows, "ok": not problems, "errors": problems,
             "warnings": warnings, "problems": listed,
         }  # fmt: skip
-        print(json_module.dumps(result, indent=1))
+        say_json(result, indent=1)
         return EXIT_USAGE if problems else EXIT_OK
-    print(_summary(manifest, stream.rows, problems, len(bad_rows), warnings))
+    say(_summary(manifest, stream.rows, problems, len(bad_rows), warnings))
     return EXIT_USAGE if problems else EXIT_OK
 
 

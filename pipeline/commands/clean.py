@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json as json_module
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, ManifestError
 from pipeline.core.place import Place, Remote
+from pipeline.core.terminal import say, say_json
 from pipeline.export.record import FAILURE, RECORD, strangers
 from pipeline.fleet.locks import asset_lock
 from pipeline.manifest import Survey
@@ -64,13 +64,13 @@ def clean(
         if json:
             found.append(vars(leftover))
         else:
-            print(f"{leftover.id}\t{leftover.fate}\t{leftover.bytes} bytes")
+            say(leftover.id, leftover.fate, f"{leftover.bytes} bytes")
     if json:
-        print(json_module.dumps({"out": str(out), "deleted": yes, "bytes": total, "assets": found}))
+        say_json({"out": str(out), "deleted": yes, "bytes": total, "assets": found})
     else:
         counts = ", ".join(f"{count} {fate}" for fate, count in fates.items()) or "nothing that is not in the manifest"
         hint = "" if yes or not fates else "; delete them with --yes"
-        print(f"{out}: {counts}" + (f" ({total / 1e6:.1f} MB)" if fates else "") + hint)
+        say(f"{out}: {counts}" + (f" ({total / 1e6:.1f} MB)" if fates else "") + hint)
     if fates.get("not deleted"):
         return EXIT_ROWS_FAILED
     return EXIT_INTERRUPTED if fates.get(_BUILT) else EXIT_OK

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import os
 import platform
 import shutil
@@ -17,6 +16,7 @@ import psutil
 from pipeline import __version__
 from pipeline.core.backends import BACKENDS, why_not
 from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED, PriorError
+from pipeline.core.terminal import say, say_json
 from pipeline.fleet import machine
 from pipeline.fleet.cluster import open_clusters
 
@@ -39,20 +39,20 @@ def doctor(*, prior: str = "embedded", json: bool = False) -> int:
     usable = not found.problems
     if json:
         value = found.facts | {"warnings": found.warnings, "problems": found.problems, "usable": usable}
-        print(json_module.dumps(value, indent=1))
+        say_json(value, indent=1)
     else:
         for name, value in found.facts.items():
             if isinstance(value, dict):
-                print(f"{name}:")
+                say(f"{name}:")
                 for key, item in value.items():
-                    print(f"  {key}: {item}")
+                    say(f"  {key}: {item}")
             else:
-                print(f"{name}: {value}")
+                say(f"{name}: {value}")
         for warning in found.warnings:
-            print(f"warning: {warning}")
+            say(f"warning: {warning}")
         for problem in found.problems:
-            print(f"problem: {problem}")
-        print("all that is needed works here" if usable else "runs will fail here until the problems are solved")
+            say(f"problem: {problem}")
+        say("all that is needed works here" if usable else "runs will fail here until the problems are solved")
     return EXIT_OK if usable else EXIT_ROWS_FAILED
 
 

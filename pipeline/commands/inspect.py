@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import datetime
-import json as json_module
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.content import sha256_bytes
 from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED
 from pipeline.core.place import Place, Remote
+from pipeline.core.terminal import complain, say, say_json
 from pipeline.export.inspect import InspectError, inspect_glb
-from pipeline.export.record import RECORD, load_record
+from pipeline.export.record import RECORD, load_record, output_problem
 from pipeline.storage.assets import read_output
-from pipeline.storage.look import look
+from pipeline.storage.look import Snapshot, look
 from pipeline.storage.store import store_of
 
 
@@ -23,34 +23,50 @@ def inspect_asset(path: Place, json: bool = False) -> int:
     """Prints the provenance and figures of the GLB at ``path``; times and such from the record beside it.
 
     ``path`` may also be an asset's folder, and either may lie at a URL. ``json`` prints one JSON object instead.
-    Returns the exit code: 1 with one line on standard error for a file that is not ours or cannot be read. Raises
-    StorageError.
+    Returns the exit code: 1 with one line on standard error for a file that is not ours or cannot be read, and for one
+    whose bytes are not those that the record names (of a folder: any of its outputs). Raises StorageError.
     """
     try:
         if isinstance(path, Remote):
-            path, asset, (record, reason) = _fetched(path)
+            path, asset, (record, reason), damage = _fetched(path)
         else:
-            path = path / "asset.glb" if path.is_dir() else path
+            whole = path.is_dir()
+            path = path / "asset.glb" if whole else path
             asset = inspect_glb(path)
             record, reason = load_record(path.parent)
+            damage = _damage(path, record, whole=whole)
     except InspectError as error:
-        print(f"latentkiln: error: {error}", file=sys.stderr)
+        complain(f"latentkiln: error: {error}")
         return EXIT_ROWS_FAILED
+    code = EXIT_ROWS_FAILED if damage else EXIT_OK
     if record is not None and record["fingerprint"] != asset["provenance"].get("fingerprint"):
         record, reason = None, f"{path.parent / RECORD}: belongs to another asset (other fingerprint)"
     if json:
-        whole = {"path": str(path), **asset, "record": record, "record_problem": reason or None}
-        print(json_module.dumps(whole))
-        return EXIT_OK
+        more = {"record": record, "record_problem": reason or None, "damage": damage or None}
+        say_json({"path": str(path), **asset, **more})
+        return code
     for label, value in _lines(path, asset, record):
-        print(f"{label:<15} {value}")
+        say(f"{label:<15} {value}")
     if reason:
-        print(f"{'note':<15} {_printable(reason)}")
-    return EXIT_OK
+        say(f"{'note':<15} {reason}")
+    if damage:
+        say(f"{'damaged':<15} {damage}; build it again: 'latentkiln plan' says so, too")
+    return code
 
 
-def _fetched(place: Remote) -> tuple[Remote, dict[str, Any], tuple[dict[str, Any] | None, str]]:
-    """The place of a GLB at a URL, what it says about itself, and its record. Raises InspectError, StorageError."""
+def _damage(path: Path, record: Mapping[str, Any] | None, *, whole: bool) -> str:
+    """ "" or how the file at ``path`` differs from what the record beside it says; ``whole``: or any other output."""
+    if record is None:
+        return ""
+    outputs = record["outputs"]
+    named = outputs if whole else {path.name: outputs[path.name]} if path.name in outputs else {}
+    return output_problem(path.parent, {**record, "outputs": named})
+
+
+def _fetched(place: Remote) -> tuple[Remote, dict[str, Any], tuple[dict[str, Any] | None, str], str]:
+    """The place of a GLB at a URL, what it says about itself, its record, and "" or how its bytes differ from that.
+    Raises InspectError, StorageError."""
+    whole = place.suffix.lower() != ".glb"
     if place.suffix.lower() != ".glb":
         place = place / "asset.glb"
     there = look(place.parent)
@@ -66,9 +82,19 @@ def _fetched(place: Remote) -> tuple[Remote, dict[str, Any], tuple[dict[str, Any
         copy = Path(folder) / "asset.glb"
         copy.write_bytes(data)
         try:
-            return place, inspect_glb(copy), (record, reason)
+            return place, inspect_glb(copy), (record, reason), _remote_damage(place, data, record, there, whole)
         except InspectError as error:
             raise InspectError(error.message.replace(str(copy), str(place))) from None
+
+
+def _remote_damage(place: Remote, data: bytes, record: Mapping[str, Any] | None, there: Snapshot, whole: bool) -> str:
+    """As ``_damage``; of the other outputs size and tag are compared, not the bytes."""
+    if record is None:
+        return ""
+    expected = record["outputs"].get(place.name)
+    if expected is not None and sha256_bytes(data) != expected["sha256"]:
+        return f"{place.name} has other bytes than recorded"
+    return output_problem(there, record) if whole else ""
 
 
 def _lines(path: Place, asset: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -105,13 +131,7 @@ def _lines(path: Place, asset: Mapping[str, Any], record: Mapping[str, Any] | No
         lines.append(("built", _date(record.get("finished"))))
         warnings = record.get("warnings")
         lines += [("warning", warning) for warning in warnings] if isinstance(warnings, list) else []
-    return [(label, _printable(value)) for label, value in lines if value not in (None, "")]
-
-
-def _printable(value: object) -> str:
-    """One line of text that a terminal can show: a foreign file's control characters are escaped."""
-    text = value if isinstance(value, str) else str(value)
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return [(label, str(value)) for label, value in lines if value not in (None, "")]
 
 
 def _at(value: object, *keys: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json as json_module
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.table import print_csv
+from pipeline.commands.table import print_csv, print_table
 from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED, UsageError
 from pipeline.core.job import Job
 from pipeline.core.place import Place, require_folder
+from pipeline.core.terminal import escape, safe_json, say, write
 from pipeline.manifest import Problem, Survey
 from pipeline.plan import iterate, leftovers
 from pipeline.prior.identity import prior_identity
@@ -78,7 +78,7 @@ def show_plan(
     else:
         table = sys.stdout.isatty() and survey.good + survey.bad <= _LONGEST_TABLE
         (_print_table if table else _print_lines)(counted())
-        print(", ".join(f"{counts[action]} {word}" for action, word in _WORDS.items() if counts[action]))
+        say(", ".join(f"{counts[action]} {word}" for action, word in _WORDS.items() if counts[action]))
     return EXIT_ROWS_FAILED if counts["wrong"] or counts["blocked"] else EXIT_OK
 
 
@@ -115,11 +115,10 @@ def _wrong_lines(problems: Sequence[Problem]) -> Iterator[_Line]:
 
 def _print_lines(lines: Iterator[_Line]) -> None:
     for line in lines:
-        print(f"{line.id}\t{line.action}\t{line.reason}")
+        say(line.id, line.action, line.reason)
 
 
 def _print_table(lines: Iterator[_Line]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -129,14 +128,14 @@ def _print_table(lines: Iterator[_Line]) -> None:
     colours = {"build": "yellow", "keep": "green", "blocked": "red", "wrong": "red", "gone": "dim"}
     for line in lines:
         # Text, not markup: a prompt may hold square brackets.
-        table.add_row(Text(line.id), Text(line.action, style=colours[line.action]), Text(line.reason))
-    Console().print(table)
+        action = Text(line.action, style=colours[line.action])
+        table.add_row(Text(escape(line.id)), action, Text(escape(line.reason)))
+    print_table(table)
 
 
 def _print_json(manifest: Place, out: Place, lines: Iterator[_Line], counts: Counter[str]) -> None:
     """One object, written as its rows are found. ``wrong`` rows have an item for each problem."""
-    dumps = json_module.dumps
-    print(f'{{\n "manifest": {dumps(str(manifest))},\n "out": {dumps(str(out))},\n "rows": [', end="")
+    write(f'{{\n "manifest": {safe_json(str(manifest))},\n "out": {safe_json(str(out))},\n "rows": [')
     wrong: list[dict[str, Any]] = []
     gone: list[str] = []
     comma = ""
@@ -148,7 +147,7 @@ def _print_json(manifest: Place, out: Place, lines: Iterator[_Line], counts: Cou
             wrong += [{"id": row_id, "row": line.row} | problem for problem in line.rest["problems"]]
         else:
             value = {"id": line.id, "row": line.row, "action": line.action, "reason": line.reason, **line.rest}
-            print(f"{comma}\n  {dumps(value)}", end="")
+            write(f"{comma}\n  {safe_json(value)}")
             comma = ","
     rest = {"wrong": wrong, "not_in_manifest": gone, "counts": {action: counts[action] for action in _WORDS}}
-    print("\n ]" + "".join(f",\n {dumps(key)}: {dumps(value)}" for key, value in rest.items()) + "\n}")
+    write("\n ]" + "".join(f",\n {safe_json(key)}: {safe_json(value)}" for key, value in rest.items()) + "\n}\n")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 from pipeline.core.atomic import replacing
 from pipeline.core.errors import UsageError
+from pipeline.core.terminal import say, say_json
 from pipeline.prior import hub
 from pipeline.prior.defaults import GenerateDefaults, PaintDefaults, SampleDefaults, read_defaults
 from pipeline.prior.identity import prior_identity
@@ -27,15 +27,16 @@ def show_prior(spec: str, *, as_json: bool = False) -> int:
         "words": sorted(words) if words is not None else None,
     }
     if as_json:
-        print(json.dumps(facts, indent=1))
+        say_json(facts, indent=1)
         return 0
     card = found.folder / "README.md"
     if card.is_file():
-        print(card.read_text(encoding="utf-8").rstrip())
-        print()
-    print(f"file      {found.file}" if found.file else f"folder    {found.folder}")
-    print(f"identity  {found.identity}")
-    print("words     " + (f"{len(words)} known" if words is not None else "any (no word list)"))
+        for line in card.read_text(encoding="utf-8", errors="replace").rstrip().split("\n"):
+            say(line.rstrip("\r").expandtabs())
+        say()
+    say(f"file      {found.file}" if found.file else f"folder    {found.folder}")
+    say(f"identity  {found.identity}")
+    say("words     " + (f"{len(words)} known" if words is not None else "any (no word list)"))
     return 0
 
 
@@ -44,8 +45,8 @@ def fetch_prior(spec: str) -> int:
     if hub.parse_id(spec) is None:
         raise UsageError(f"prior fetch: {spec!r} is no hub id; example: org/name or org/name@revision")
     found = prior_identity(spec, download=True)
-    print(f"folder    {found.folder}")
-    print(f"identity  {found.identity}")
+    say(f"folder    {found.folder}")
+    say(f"identity  {found.identity}")
     return 0
 
 
@@ -58,11 +59,11 @@ def fit_rgb(spec: str, *, images: int = 48, as_json: bool = False) -> int:
 
     result = fit_prior(spec, images=images)
     if as_json:
-        print(json.dumps({"path": str(result.path), "r2": result.r2}))
+        say_json({"path": str(result.path), "r2": result.r2})
         return 0
     colours = ", ".join(f"{name} {value:.3f}" for name, value in zip(("red", "green", "blue"), result.r2, strict=True))
-    print(f"R2        {colours} (on images that were held out)")
-    print(f"map       {result.path}")
+    say(f"R2        {colours} (on images that were held out)")
+    say(f"map       {result.path}")
     return 0
 
 
@@ -100,7 +101,7 @@ def sample_prior(
         )
     unknown = prior.unknown_words(prompt)
     if unknown:
-        print(f"warning: the prior {prior.name} does not know: {', '.join(unknown)}")
+        say(f"warning: the prior {prior.name} does not know: {', '.join(unknown)}")
     images = sample_images(
         prior,
         [prompt] * count,
@@ -119,5 +120,5 @@ def sample_prior(
     grid = grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
     with replacing(out.with_suffix(".png")) as temporary:
         grid.save(temporary, format="PNG")
-    print(out.with_suffix(".png"))
+    say(out.with_suffix(".png"))
     return 0

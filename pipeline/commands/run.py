@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
-import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,16 +17,17 @@ from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote, require_folder
 from pipeline.core.redact import redact
 from pipeline.core.stdout import own_stdout
+from pipeline.core.terminal import OutputLost, complain, flush, say, say_json, shell_join, silence_stdout
 from pipeline.export.record import write_failure
 from pipeline.fleet.book import RunSummary
 from pipeline.fleet.depot import local_root, refuse_links_in
 from pipeline.fleet.driver import FleetSettings, run
 from pipeline.fleet.locks import asset_lock
 from pipeline.fleet.progress import duration, make_progress, result_json
-from pipeline.fleet.rows import Toolbox, load_prior
+from pipeline.fleet.rows import RowResult, Toolbox, load_prior
 from pipeline.manifest import Problem, Survey
 from pipeline.manifest.meshes import mesh_problems
-from pipeline.plan import is_foreign, iterate
+from pipeline.plan import PlanItem, is_foreign, iterate
 from pipeline.prior.identity import PriorIdentity, prior_identity
 from pipeline.prior.options import Precision, PriorOptions, low_memory
 from pipeline.recipes import UNWRAP_CACHE
@@ -109,7 +108,7 @@ class RunOptions:
             words += ["--max-memory", f"{self.max_memory:g}"] if self.max_memory else []
             words += ["--checkpoint-seconds", f"{self.checkpoint_seconds:g}"] if self.checkpoint_seconds != 30 else []
         words += ["--max-seconds", f"{self.max_seconds:g}"] if self.max_seconds else []
-        return redact(shlex.join(words))
+        return redact(shell_join(words))
 
 
 def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
@@ -140,11 +139,20 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
     for folder in (local_root(options.out), local_root(options.out) / UNWRAP_CACHE):
         sweep(folder)
     wrong_rows = _WrongRows(options)
-    items = iterate(_jobs(survey, wrong_rows.add), options.out, prior_identity=prior.identity)
+    items = _closing(wrong_rows, iterate(_jobs(survey, wrong_rows.add), options.out, prior_identity=prior.identity))
+    code = EXIT_ROWS_FAILED
+
+    def conclude(summary: RunSummary) -> int:
+        nonlocal code
+        summary.seconds = time.monotonic() - begun
+        code = EXIT_ROWS_FAILED if summary.exit_code == EXIT_OK and survey.bad else summary.exit_code
+        code = _tell_the_end(summary, survey.bad, wrong_rows.told, options, code)
+        return code
+
     # While it goes on, libraries print, too.
     with own_stdout() if options.json else contextlib.nullcontext() as stream:
         progress = make_progress(quiet=options.quiet, as_json=options.json, stream=stream)
-        summary = run(
+        run(
             items,
             options.out,
             prior_spec=options.prior,
@@ -164,20 +172,40 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
             header=_header(options, survey, prior),
             reproduce=lambda job: options.command(only=job.id),
             total=survey.good,
+            listen=wrong_rows.listen,
+            conclude=conclude,
         )
-    wrong_rows.close()
-    summary.seconds = time.monotonic() - begun
-    code = summary.exit_code
-    if code == EXIT_OK and survey.bad:
-        code = EXIT_ROWS_FAILED
-    _print_summary(summary, survey.bad, wrong_rows.told, options, code)
     return code
+
+
+def _closing(wrong_rows: _WrongRows, items: Iterator[PlanItem]) -> Iterator[PlanItem]:
+    """The plan; at its end the last wrong row is over, too."""
+    yield from items
+    wrong_rows.close()
+
+
+def _tell_the_end(
+    summary: RunSummary, bad: int, wrong: Mapping[str, Sequence[str]], options: RunOptions, code: int
+) -> int:
+    """Prints how the run went, on standard error where standard output is lost. Returns the exit code: not 0 then."""
+    try:
+        _print_summary(summary, bad, wrong, options, code)
+        flush()
+        return code
+    except OutputLost as lost:
+        silence_stdout()
+        end = f"standard output cannot be written ({lost.reason})"
+        if code == EXIT_INTERRUPTED:
+            complain(f"latentkiln: {end}; interrupted; what is done stays; go on with: {options.command()}")
+        else:
+            complain(f"latentkiln: error: {end}; built {summary.built}, {summary.failures + bad} failed: see status")
+        return code or EXIT_ROWS_FAILED
 
 
 def _teller(options: RunOptions) -> Callable[[Problem], None]:
     def tell(problem: Problem) -> None:
         if not options.json:
-            print(problem)
+            say(problem)
 
     return tell
 
@@ -202,9 +230,9 @@ def _bad_meshes(survey: Survey, options: RunOptions) -> int:
 
 def _refuse(rows: int, options: RunOptions) -> int:
     if options.json:
-        print(json.dumps({"event": "refused", "wrong_rows": rows}))
+        say_json({"event": "refused", "wrong_rows": rows})
     else:
-        print(f"nothing built: {rows} wrong row{'s' * (rows != 1)}, and --strict was asked for")
+        say(f"nothing built: {rows} wrong row{'s' * (rows != 1)}, and --strict was asked for")
     return EXIT_USAGE
 
 
@@ -214,11 +242,11 @@ def _show_plan(survey: Survey, prior: PriorIdentity, options: RunOptions) -> int
         counts[item.action] += 1
         if options.json:
             line = {"id": item.job.id, "action": item.action, "reason": item.reason}
-            print(json.dumps({"event": "plan"} | line))
+            say_json({"event": "plan"} | line)
         elif not options.quiet or item.action == "blocked":
-            print(f"{item.job.id}\t{item.action}\t{item.reason}")
+            say(item.job.id, item.action, item.reason)
     if not options.json:
-        print(
+        say(
             f"would build {counts['build']}, keep {counts['keep']}; "
             f"{counts['blocked'] + survey.bad} cannot be built; nothing was done"
         )
@@ -231,6 +259,7 @@ class _WrongRows:
 
     def __init__(self, options: RunOptions):
         self._options = options
+        self._refused: Callable[[RowResult, str], None] = lambda result, source: None
         self._row: list[Problem] = []
         self.told: dict[str, list[str]] = {}
 
@@ -240,24 +269,31 @@ class _WrongRows:
             self.close()
         self._row.append(problem)
 
+    def listen(self, refused: Callable[[RowResult, str], None]) -> None:
+        """Calls ``refused`` with each wrong row from now on, and with its file and number."""
+        self._refused = refused
+
     def close(self) -> None:
         """No more of this row."""
         found, self._row = self._row, []
         if not found:
             return
-        job_id = found[0].row_id
+        job_id, source = found[0].row_id, f"{found[0].file}:{found[0].row}"
+        name = job_id or f"row {found[0].row}"
+        message = redact("; ".join(f"{problem.field}: {problem.message}" for problem in found))
         if len(self.told) < _MOST_TOLD:
-            self.told[job_id or f"row {found[0].row}"] = [str(problem) for problem in found]
+            self.told[name] = [str(problem) for problem in found]
+        self._refused(RowResult(name, "failed", "manifest", "ManifestError", message), source)
         if job_id is None:
             return
         out = self._options.out
         failure = {
             "id": job_id,
             "fingerprint": "",
-            "source": f"{found[0].file}:{found[0].row}",
+            "source": source,
             "stage": "manifest",
             "error": "ManifestError",
-            "message": redact("; ".join(f"{problem.field}: {problem.message}" for problem in found)),
+            "message": message,
             "reproduce": self._options.command(only=job_id),
             "finished": time.time(),
         }
@@ -310,24 +346,24 @@ def _print_summary(
             "exit_code": code,
         }
         more = {"problem": summary.problem, "resume": resume}
-        print(json.dumps(event | {name: text for name, text in more.items() if text}), flush=True)
+        say_json(event | {name: text for name, text in more.items() if text}, flush=True)
         return
-    for result in summary.failed:
-        print(f"{result.state}: {result.job_id}: {result.stage}: {result.message}")
+    for result in (*summary.refused, *summary.failed):
+        say(f"{result.state}: {result.job_id}: {result.stage}: {result.message}")
         if result.reproduce:
-            print(f"    again alone: {result.reproduce}")
-    if summary.failures > len(summary.failed):
-        print(f"and {summary.failures - len(summary.failed)} more, each with a failure.json")
+            say(f"    again alone: {result.reproduce}")
+    if (left := failed - len(summary.refused) - len(summary.failed)) > 0:
+        say(f"and {left} more, each with a failure.json")
     parts = [f"built {summary.built}", f"{summary.kept + counts['kept']} up to date", f"{failed} failed"]
     parts += [f"{counts['quarantined']} of these quarantined"] if counts["quarantined"] else []
     parts += [f"{counts['interrupted']} interrupted"] if counts["interrupted"] else []
     parts += [f"{counts['elsewhere']} being built by another run"] if counts["elsewhere"] else []
     parts += [f"{counts['waiting']} not begun"] if counts["waiting"] else []
-    print(f"{', '.join(parts)} in {_seconds(summary.seconds)} -> {options.out}")
+    say(f"{', '.join(parts)} in {_seconds(summary.seconds)} -> {options.out}")
     if summary.problem:
-        print(f"not all rows were read: {summary.problem}")
+        say(f"not all rows were read: {summary.problem}")
     if resume:
-        print(f"go on with: {resume}")
+        say(f"go on with: {resume}")
 
 
 def _seconds(seconds: float) -> str:

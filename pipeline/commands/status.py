@@ -2,44 +2,64 @@
 
 from __future__ import annotations
 
-import json as json_module
+import contextlib
+import itertools
 import os
+import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.table import print_csv
-from pipeline.core.errors import EXIT_OK, UsageError
+from pipeline.commands.table import print_csv, print_table
+from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, UsageError
 from pipeline.core.place import Place, Remote
-from pipeline.export.record import FAILURE, RECORD, read_failure, read_record
+from pipeline.core.terminal import escape, is_run_command, say, say_json
+from pipeline.export.record import FAILURE, RECORD, load_record, output_problem, read_failure
 from pipeline.fleet.depot import fetch_run
-from pipeline.fleet.ledger import EVENTS_FILE, MOST_ROWS, PUBLISHED, RunView, read_run
+from pipeline.fleet.ledger import EVENTS_FILE, MOST_ROWS, PUBLISHED, RunView, finished_ids, read_run
 from pipeline.fleet.progress import duration
 from pipeline.storage import assets
 from pipeline.storage.look import Snapshot, look_at_all
 
 _WATCH_SECONDS = 1.0
+# A name that a row's folder may have. A log of strangers must not make us look elsewhere.
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_FINISHED = ("done", "kept")
+_WRONG = ("failed", "quarantined", "missing", "damaged")
+_UNFINISHED = ("planned", "running", "interrupted", "killed", "elsewhere", "waiting")
 
 
-def show_status(out: Place, *, json: bool = False, csv: bool = False, watch: bool = False) -> int:
+def show_status(out: Place, *, json: bool = False, csv: bool = False, watch: bool = False, check: bool = False) -> int:
     """Prints each row of the last run into ``out`` and how the run stands; without a run's record, what is
     there. Of a very long run the first rows, and those that run or failed: the counts are whole.
 
-    ``watch`` prints again every second until the run has ended. Returns 0. Raises UsageError where there is
-    no such folder, or for two formats at once.
+    What is said to be built is looked for: an asset that is gone is ``missing``, one that differs from its record
+    ``damaged``. Files that are older than their record are compared by size only, and of a very long run the assets of
+    the rows that are printed; with ``check`` every byte of every asset is read (at a URL: the tags of the store).
+    ``watch`` prints again every second until the run has ended, and looks for assets then.
+
+    Returns 0; with ``check`` 1 where rows failed, are missing or damaged, or nothing is there, else 3 where rows are
+    unfinished. Raises UsageError where there is no such folder, or for options that exclude each other.
     """
     if csv and (json or watch):
         raise UsageError(f"--csv and --{'json' if json else 'watch'} do not go together; give one of them")
+    if check and watch:
+        raise UsageError("--check and --watch do not go together; give one of them")
     if not isinstance(out, Remote) and not out.is_dir():
         raise UsageError(f"{out}: no such folder; name the --out of a run")
     while True:
-        view = _read_remote(out) if isinstance(out, Remote) else read_run(out)
-        rows, counts = _rows(out, view)
+        with _run_files(out) as folder:
+            view = read_run(folder)
+            rows, counts = _rows(out, view, check)
+            if not (watch and view.state == "running"):
+                _look_for_assets(out, rows, counts, check)
+                if check and not view.whole:
+                    rows += _unlisted_problems(out, folder, view, counts)
         if json:
-            print(json_module.dumps(_as_json(view, rows, counts)), flush=True)
+            say_json(_as_json(view, rows, counts), flush=True)
         elif csv:
             names = ("id", "state", "attempts", "node", "seconds")
             known = ({"attempts": row.get("attempt", "")} | row for row in rows)
@@ -47,15 +67,100 @@ def show_status(out: Place, *, json: bool = False, csv: bool = False, watch: boo
         else:
             _print(out, view, rows, counts, clear=watch)
         if not watch or view.state != "running":
-            return EXIT_OK
+            return _exit_code(view, counts) if check else EXIT_OK
         time.sleep(_WATCH_SECONDS)
 
 
-def _read_remote(out: Remote) -> RunView:
-    """The last run into a URL, as it stood a few seconds ago. Raises StorageError."""
+def _exit_code(view: RunView, counts: Counter[str]) -> int:
+    if not counts.total() or any(counts[state] for state in _WRONG):
+        return EXIT_ROWS_FAILED
+    unfinished = view.state in ("killed", "interrupted") or any(counts[state] for state in _UNFINISHED)
+    return EXIT_INTERRUPTED if unfinished else EXIT_OK
+
+
+@contextlib.contextmanager
+def _run_files(out: Place) -> Iterator[Path]:
+    """A folder with the files of the last run into ``out``: of a URL, as they stood a few seconds ago. Raises
+    StorageError."""
+    if not isinstance(out, Remote):
+        yield out
+        return
     with tempfile.TemporaryDirectory() as folder:
         fetch_run(out, Path(folder), PUBLISHED)
-        return read_run(Path(folder))
+        yield Path(folder)
+
+
+def _look_for_assets(out: Place, rows: list[dict[str, Any]], counts: Counter[str], thorough: bool) -> None:
+    """Sets the state of each finished row whose asset is not there as it was built, and corrects the counts."""
+    finished = {str(row["id"]): row for row in rows if row.get("state") in _FINISHED}
+    odd = ((name, "missing", "no asset can have this id") for name in finished if not _ID.fullmatch(name))
+    for name, state, problem in itertools.chain(_problems(out, finished, thorough), odd):
+        row = finished[name]
+        counts[row["state"]] -= 1
+        counts[state] += 1
+        row |= {"state": state, "problem": problem}
+    for state in [state for state, count in counts.items() if not count]:
+        del counts[state]
+
+
+def _unlisted_problems(out: Place, folder: Path, view: RunView, counts: Counter[str]) -> list[dict[str, Any]]:
+    """Assets that are missing or damaged, of rows that ``view`` leaves out; ``counts`` are corrected."""
+    found: list[dict[str, Any]] = []
+    unlisted = (name for name in finished_ids(folder) if name not in view.rows)
+    for name, state, problem in _problems(out, unlisted, True):
+        counts["done" if counts["done"] else "kept"] -= 1
+        counts[state] += 1
+        if len(found) < MOST_ROWS:
+            found.append({"id": name, "state": state, "problem": problem})
+    return found
+
+
+def _problems(out: Place, names: Iterable[str], thorough: bool) -> Iterator[tuple[str, str, str]]:
+    """(id, ``missing`` or ``damaged``, why) of each asset that is not there as it was built. Raises StorageError."""
+    good = (name for name in names if _ID.fullmatch(name))
+    found: Iterator[tuple[str, Path | Snapshot]] = (
+        look_at_all(out, good) if isinstance(out, Remote) else ((name, out / name) for name in good)
+    )
+    for name, folder in found:
+        state, problem = _state_of(folder, thorough)
+        if problem:
+            yield name, state, problem
+
+
+def _state_of(folder: Path | Snapshot, thorough: bool) -> tuple[str, str]:
+    """``missing`` or ``damaged`` and why; two empty words for an asset that is there as it was built."""
+    record, reason = load_record(folder)
+    if record is None:
+        return ("damaged", reason) if reason else ("missing", f"there is no {RECORD}")
+    outputs = record["outputs"]
+    if not outputs:
+        return "damaged", "the record names no outputs"
+    if isinstance(folder, Path) and not thorough:
+        problem = _quick_problem(folder, record)
+    else:
+        problem = output_problem(folder, record)
+    return ("missing" if problem.endswith(" is missing") else "damaged", problem) if problem else ("", "")
+
+
+def _quick_problem(folder: Path, record: dict[str, Any]) -> str:
+    """As ``output_problem``, reading only files that were written after the record, which is written last."""
+    try:
+        written = (folder / RECORD).stat().st_mtime_ns
+    except OSError:
+        written = 0
+    touched = {}
+    for name, expected in record["outputs"].items():
+        try:
+            found = (folder / name).stat()
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror or error}"
+        if found.st_size != expected["bytes"]:
+            return f"{name} has another size than recorded"
+        if found.st_mtime_ns >= written:
+            touched[name] = expected
+    return output_problem(folder, {"outputs": touched})
 
 
 def _others(out: Place, known: Collection[str]) -> Iterator[tuple[str, Path | Snapshot]]:
@@ -70,12 +175,12 @@ def _others(out: Place, known: Collection[str]) -> Iterator[tuple[str, Path | Sn
                 yield name, out / name
 
 
-def _rows(out: Place, view: RunView) -> tuple[list[dict[str, Any]], Counter[str]]:
+def _rows(out: Place, view: RunView, check: bool) -> tuple[list[dict[str, Any]], Counter[str]]:
     """The run's rows, then whatever else lies in the folder, as many of both as are listed; all of them by state."""
     rows = [dict(row) for row in view.rows.values()]
     counts = Counter(view.counts)
     # What is beside a run of which not every row is known cannot be told from its rows.
-    others = list(_other_rows(out, view, counts)) if view.whole else []
+    others = list(_other_rows(out, view, counts, check)) if view.whole else []
     rows += sorted(others, key=lambda row: str(row["id"]))
     if view.state == "killed":
         for row in rows:
@@ -86,15 +191,21 @@ def _rows(out: Place, view: RunView) -> tuple[list[dict[str, Any]], Counter[str]
     return rows, counts
 
 
-def _other_rows(out: Place, view: RunView, counts: Counter[str]) -> Iterator[dict[str, Any]]:
-    """Assets and failures that are no rows of the run: counted all, given as far as they are listed."""
+def _other_rows(out: Place, view: RunView, counts: Counter[str], check: bool) -> Iterator[dict[str, Any]]:
+    """Assets and failures that are no rows of the run: counted all, given as far as they are listed. With ``check``
+    those beyond are looked at here."""
     given = 0
     for name, folder in _others(out, view.rows):
-        if record := read_record(folder):
+        record, reason = load_record(folder)
+        if record:
             row: dict[str, Any] = {"id": name, "state": "done", "warnings": record.get("warnings") or []}
+            if check and given >= MOST_ROWS and (found := _state_of(folder, True))[1]:
+                row |= {"state": found[0], "problem": found[1]}
         elif failure := read_failure(folder):
             keep = ("stage", "error", "message", "reproduce")
             row = {"id": name, "state": "failed"} | {k: failure[k] for k in keep if failure.get(k)}
+        elif reason and _ID.fullmatch(name):
+            row = {"id": name, "state": "damaged", "problem": reason}
         else:
             continue
         counts[row["state"]] += 1
@@ -121,25 +232,28 @@ def _print(out: Place, view: RunView, rows: list[dict[str, Any]], counts: Counte
     table = Table(box=None, pad_edge=False)
     for title in ("id", "state", "time", "what"):
         table.add_column(title, overflow="fold", no_wrap=title in ("state", "time"))
-    colours = {"done": "green", "kept": "green", "failed": "red", "killed": "red", "running": "yellow"}
+    colours = {"done": "green", "kept": "green", "running": "yellow"} | dict.fromkeys((*_WRONG, "killed"), "red")
     for row in rows:
         state = str(row.get("state"))
         seconds = row.get("seconds")
         if state == "running" and isinstance(row.get("since"), (int, float)):
             seconds = time.time() - row["since"]
         spent = duration(seconds) if isinstance(seconds, (int, float)) else ""
-        table.add_row(Text(str(row["id"])), Text(state, style=colours.get(state, "")), spent, Text(_what(row)))
+        words = Text(escape(state), style=colours.get(state, ""))
+        table.add_row(Text(escape(str(row["id"]))), words, spent, Text(escape(_what(row))))
     if console.is_terminal:
-        console.print(table)
+        print_table(table)
     else:
         for row in rows:
-            print(f"{row['id']}\t{row.get('state')}\t{_what(row)}")
+            say(row["id"], row.get("state"), _what(row))
     if left := sum(counts.values()) - len(rows):
-        print(f"and {left} rows more; see {EVENTS_FILE}")
+        say(f"and {left} rows more; see {EVENTS_FILE}")
     total = ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing here"
-    print(f"{out}: {_word(view)}: {total}")
-    if view.state in ("killed", "interrupted") and isinstance(view.header.get("command"), str):
-        print(f"go on with: {view.header['command']}")
+    say(f"{out}: {_word(view)}: {total}")
+    if view.state in ("killed", "interrupted") and isinstance(command := view.header.get("command"), str):
+        # The folder may be a stranger's: what it asks to be typed is a run, or not passed on.
+        plain = is_run_command(command)
+        say(f"go on with: {command}" if plain else "go on with the run that began it; run.json names no plain command")
 
 
 def _word(view: RunView) -> str:
@@ -149,10 +263,13 @@ def _word(view: RunView) -> str:
 
 
 def _what(row: dict[str, Any]) -> str:
+    if problem := row.get("problem"):
+        return str(problem)
     if row.get("state") in ("failed", "elsewhere"):
         return f"{row.get('stage', '')}: {row.get('message', '')}".strip(": ")
     if row.get("total"):
         return f"{row.get('stage')} {row.get('done')}/{row['total']}"
-    if warnings := row.get("warnings"):
+    warnings = row.get("warnings")
+    if warnings and isinstance(warnings, list):
         return "; ".join(str(warning) for warning in warnings)
     return str(row.get("stage") or "")

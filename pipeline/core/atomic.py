@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.process import is_alive
+from pipeline.core.terminal import escape_json
 
 TEMPORARY_PREFIX = ".tmp-"
 _DAY = 86_400
+# How Rust writes the number of a system's error.
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @contextlib.contextmanager
@@ -22,20 +26,41 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path in ``path``'s folder; renames it over ``path`` when the block ends well.
 
     The name carries the process id and a random part, so two processes never share one. When the block
-    raises, the temporary file is removed and ``path`` stays as it was.
+    raises, the temporary file is removed and ``path`` stays as it was. An OSError that leaves it names ``path``, also
+    one that a library met and dressed up as its own (safetensors does).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}{path.suffix}"
     try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        with naming(path):
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError that leaves the block names ``path`` where it names nothing, or a temporary file in its folder: what
+    write(2) refuses has no name in Python, and the temporary one says nothing to anybody."""
+    try:
+        yield
+    except OSError as error:
+        name = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes, Path)) else None
+        temporary = name is not None and name.parent == path.parent and name.name.startswith(TEMPORARY_PREFIX)
+        if error.errno is not None and (error.filename is None or temporary):
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        number = _OS_ERROR.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def sweep(folder: Path) -> int:
@@ -74,6 +99,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` as indented JSON with sorted keys, atomically."""
+    """Writes ``value`` as indented JSON with sorted keys, atomically. What a terminal would act on is escaped, and so
+    are lone surrogates (names that are no UTF-8)."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
+    write_bytes(path, (escape_json(text) + "\n").encode())

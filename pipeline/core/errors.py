@@ -6,6 +6,8 @@ A message is one line that says what is wrong, where, and what to do. Nothing be
 
 from __future__ import annotations
 
+import errno
+
 EXIT_OK = 0
 EXIT_ROWS_FAILED = 1
 EXIT_USAGE = 2
@@ -88,3 +90,32 @@ class Interrupted(LatentkilnError):
     """The run was asked to stop; work so far is in checkpoints: exit code 3."""
 
     stage = "interrupted"
+
+
+# What to do about a file that cannot be written, by the system's error.
+_ADVICE = {
+    errno.ENOSPC: "free some space there, then run again",
+    errno.EDQUOT: "your quota is used up: free some space, then run again",
+    errno.EFBIG: "the limit on the size of files (ulimit -f) is too low",
+    errno.EROFS: "choose a folder that may be written",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
+
+
+def describe_os_error(error: OSError, path: object = None) -> str:
+    """``PATH: what is wrong; what to do`` for an error of the system; ``path`` is for one that names no file itself."""
+    name = path if error.filename is None else error.filename
+    if isinstance(name, bytes):
+        name = name.decode(errors="backslashreplace")
+    where = f"{name}: " if name is not None else ""
+    advice = _ADVICE.get(error.errno or 0)
+    return f"{where}{error.strerror or error}" + (f"; {advice}" if advice else "")
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The command's exit code for an error that ends it."""
+    # SystemExit: how Ray, while it starts, takes SIGTERM.
+    if isinstance(error, (Interrupted, KeyboardInterrupt, SystemExit)):
+        return EXIT_INTERRUPTED
+    # A prior that cannot be used stops a command before it has begun, as a wrong option does.
+    return EXIT_USAGE if isinstance(error, (UsageError, ManifestError, PriorError)) else EXIT_ROWS_FAILED

@@ -96,14 +96,26 @@ def url_problem(text: str) -> str:
 
 
 def require_folder(place: Place) -> None:
-    """Raises UsageError where ``place`` (``--out``) can be no folder: a file stands there, or on the way to it."""
+    """Raises UsageError where ``place`` (``--out``) can be no folder: a file stands there, or on the way to it, or its
+    name is one that libraries cannot open."""
     if isinstance(place, Remote):
         return
+    if not is_encodable(str(place.absolute())):
+        raise UsageError(f"--out {place}: its name is no UTF-8 in this locale; choose another, or set LC_ALL=C.UTF-8")
     for path in (place, *place.parents):
         if path.is_dir():
             return
         if os.path.lexists(path):
             raise UsageError(f"--out {place}: {path} is no folder; name a folder, which may not exist yet")
+
+
+def is_encodable(name: str) -> bool:
+    """Whether a file's ``name`` is UTF-8: others reach Python as lone surrogates, and libraries in C refuse them."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse_place(text: str) -> Place:

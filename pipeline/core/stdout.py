@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
+from pipeline.core.terminal import writing_to
+
 
 @contextlib.contextmanager
 def own_stdout() -> Iterator[TextIO]:
@@ -27,7 +29,8 @@ def own_stdout() -> Iterator[TextIO]:
                 _to_stderr()
         sys.stdout = sys.stderr or stack.enter_context(open(os.devnull, "w"))
         try:
-            yield stream
+            with writing_to(stream):
+                yield stream
         finally:
             sys.stdout = before
 

@@ -329,7 +329,7 @@ def _guard(subject: Subject, action: Callable[[], _T]) -> _T | None:
     """Runs ``action``; an error becomes the subject's own and stops nobody else. Lack of memory is everybody's."""
     try:
         return action()
-    except (LatentkilnError, ArithmeticError, ValueError, RuntimeError, IndexError) as error:
+    except (LatentkilnError, ArithmeticError, ValueError, RuntimeError, IndexError, OSError) as error:
         if lacks_memory(error):
             raise  # fewer scenes at once may fit
         subject.error = error

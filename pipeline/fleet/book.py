@@ -44,12 +44,14 @@ class RunSummary:
     """What a run came to. ``counts`` by state over the rows that were to be built; ``kept`` were up to date.
 
     ``failed`` holds the first thousand failures (quarantined rows among them); the counts are whole. ``problem`` says
-    why the plan could not be read to its end. ``run_id`` is what the run's logs carry.
+    why the plan could not be read to its end. ``refused`` holds the first thousand rows that the manifest does not let
+    be built, which ``counts`` leaves out. ``run_id`` is what the run's logs carry.
     """
 
     kept: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     failed: list[RowResult] = field(default_factory=list)
+    refused: list[RowResult] = field(default_factory=list)
     warnings: int = 0
     interrupted: bool = False
     seconds: float = 0.0
@@ -71,7 +73,7 @@ class RunSummary:
         """As ``core.errors``: rows left to another run, or not begun, are worth running again (3)."""
         if self.interrupted:
             return EXIT_INTERRUPTED
-        if self.failures:
+        if self.failures or self.refused:
             return EXIT_ROWS_FAILED
         return EXIT_INTERRUPTED if self.counts["elsewhere"] or self.counts["waiting"] or self.problem else EXIT_OK
 
@@ -159,9 +161,21 @@ class Book:
         self._ledger.planned(job_id, "planned")
         row = Row(item.job, item.fingerprint, self._reproduce(item.job), alone=item.alone)
         if item.action == "blocked":
+            # It ends here: whoever shows that counts it among those to build.
+            for watcher in self._watchers:
+                watcher.planned(**self.expected())
             self._fail(row, "failed", "plan", "Blocked", item.reason, record=not item.foreign)
         else:
             self._waiting.add(row)
+
+    def refused(self, result: RowResult, source: str) -> None:
+        """The manifest does not let a row be built: it is listed with the failures, and counted apart. ``source`` is
+        its file and row."""
+        if len(self.summary.refused) < _MAX_FAILURES:
+            self.summary.refused.append(result)
+        self._ledger.refused(result, source)
+        for watcher in self._watchers:
+            watcher.row_refused(result)
 
     def expected(self) -> dict[str, int]:
         """``build``: rows to build, ``kept``: rows up to date, as far as either is known."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.errors import UsageError
+from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, UsageError, exit_code_of
 from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote
 from pipeline.fleet import fit, machine
@@ -22,7 +22,7 @@ from pipeline.fleet.group import Bench, build_group
 from pipeline.fleet.interrupts import Interrupts
 from pipeline.fleet.ledger import PUBLISHED, RUNS_FOLDER, Ledger
 from pipeline.fleet.progress import Progress
-from pipeline.fleet.rows import Row, Toolbox
+from pipeline.fleet.rows import Row, RowResult, Toolbox
 
 if TYPE_CHECKING:
     from pipeline.plan import PlanItem
@@ -71,11 +71,15 @@ def run(
     header: dict[str, Any] | None = None,
     reproduce: Callable[[Job], str] = lambda job: "",
     total: int | None = None,
+    listen: Callable[[Callable[[RowResult, str], None]], None] = lambda refused: None,
+    conclude: Callable[[RunSummary], int] = lambda summary: summary.exit_code,
 ) -> RunSummary:
     """Builds every ``build`` item of the plan into ``out``; never raises for a row.
 
     The plan is read as far as it is needed, never held as a whole; ``total`` is how many items it will have.
-    ``header`` goes into the run's record; ``reproduce`` gives the command that builds one job alone. Ray is
+    ``header`` goes into the run's record; ``reproduce`` gives the command that builds one job alone. ``listen`` is
+    given what to call, while the plan is read, with each row that the manifest refuses and its source. ``conclude``
+    tells the user how it went, after the display has closed, and gives the exit code that goes into the record. Ray is
     not imported when there is nothing to build. Raises LatentkilnError when no worker can be had, the prior
     cannot be loaded, or the plan cannot be read at all, UsageError when ``out`` cannot be made.
     """
@@ -103,20 +107,26 @@ def run(
         total=total,
         max_seconds=settings.max_seconds,
     )
+    listen(book.refused)
     ledger.open()
-    state, code = "failed", 1
+    code, told = EXIT_ROWS_FAILED, ""
     with publish_run(root, out, PUBLISHED, (RUNS_FOLDER,)):
         try:
             interrupted = _run(book, depot, out, prior_spec, settings, toolbox, progress, ledger)
             summary = book.close(interrupted=interrupted, seconds=time.monotonic() - begun)
             summary.run_id = ledger.run_id
-            state = {0: "done", 1: "failed"}.get(summary.exit_code, "interrupted")
-            code = summary.exit_code
-            return summary
-        finally:
-            ledger.close(state, code)
             progress.close()
-            if ledger.problem:
+            if told := ledger.problem:
+                progress.note(told)
+            code = conclude(summary)
+            return summary
+        except BaseException as error:
+            code = exit_code_of(error)
+            progress.close()
+            raise
+        finally:
+            ledger.close({EXIT_OK: "done", EXIT_INTERRUPTED: "interrupted"}.get(code, "failed"), code)
+            if ledger.problem not in ("", told):
                 progress.note(ledger.problem)
 
 
@@ -131,7 +141,7 @@ def _run(
     ledger: Ledger,
 ) -> bool:
     """True when interrupted."""
-    with Interrupts(raising=settings.serial) as interrupts:
+    with Interrupts(raising=settings.serial, lost=lambda: progress.lost) as interrupts:
         # Up to the first row that is to be built; usually the whole plan.
         while book.more and not book.rows_left and not interrupts.stopping:
             book.read_on(_READ_SECONDS)
@@ -203,7 +213,7 @@ class _Late(BaseException):
     """Raised into work that does not stop when asked; no Exception, so that nothing takes it for its own."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def _alarm(end: float | None) -> Iterator[None]:
     """Raises _Late in this block a moment after ``end`` (by the monotonic clock).
 
@@ -274,7 +284,9 @@ def _run_cluster(
 
     threads = settings.threads or machine.threads_per_worker()
     note(f"joining Ray at {settings.address}" if settings.address else "starting workers")
-    with ray_cluster(settings.address, threads) as cluster:
+    with contextlib.ExitStack() as stack:
+        with interrupts.held_back():
+            cluster = stack.enter_context(ray_cluster(settings.address, threads))
         from pipeline.fleet.actors import ActorSettings, Fleet
         from pipeline.fleet.metrics import Metrics
         from pipeline.fleet.worker import WorkerSettings

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import Interrupted, LatentkilnError
+from pipeline.core.errors import Interrupted, LatentkilnError, describe_os_error
 from pipeline.core.job import Reporter
 from pipeline.core.outcome import Outcome
 from pipeline.fleet.depot import Depot
@@ -110,7 +110,7 @@ def _committed(row: Row, result: RowResult, bench: Bench) -> RowResult:
     except StorageError as error:
         return _failed(row, error.stage, type(error).__name__, error.message, result.seconds)
     except OSError as error:
-        reason = f"{error.filename or bench.out}: {error.strerror or error}"
+        reason = f"{row.job.id}: {describe_os_error(error, bench.out / row.job.id)}"
         return _failed(row, "storage", type(error).__name__, reason, result.seconds)
     return result
 
@@ -148,7 +148,8 @@ def _build(
         if len(rows) > 1:
             return [_build([row], bench, report, stop)[0] for row in rows]
         stage = error.stage if isinstance(error, LatentkilnError) else "internal"
-        message = one_line(f"{rows[0].job.id}: {error}")
+        words = describe_os_error(error) if isinstance(error, OSError) else str(error)
+        message = one_line(f"{rows[0].job.id}: {words}")
         return [_failed(rows[0], stage, type(error).__name__, message, time.monotonic() - begun)]
     return [_result(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
 

@@ -1,31 +1,37 @@
-"""Ctrl-C and SIGTERM: once to finish nothing new and save, twice to stop at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: once to finish nothing new and save, twice to stop at once."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP: the terminal was closed.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """A context that counts SIGINT and SIGTERM instead of dying of them.
+    """A context that counts SIGINT, SIGTERM and SIGHUP instead of dying of them. ``lost`` says, once that is so, why
+    nobody sees what the run shows; it counts like a signal.
 
     With ``raising``, the second one raises KeyboardInterrupt where the program stands: for work done in this
-    process, which no loop of ours can abort. Outside the main thread no signal can be caught, and none is.
+    process, which no loop of ours can abort. A closed terminal is told once, however often: the shell and the system
+    both send SIGHUP. One that was ignored from the start (``nohup``) stays so. Outside the main thread no signal can
+    be caught, and none is.
     """
 
-    def __init__(self, *, raising: bool = False):
-        self._raising = raising
+    def __init__(self, *, raising: bool = False, lost: Callable[[], str] = lambda: ""):
+        self._raising, self._lost = raising, lost
         self._count = 0
         self._before: dict[int, Any] = {}
 
     @property
     def stopping(self) -> bool:
-        """At least one signal came."""
-        return self._count >= 1
+        """At least one signal came, or nobody sees the run any more."""
+        return self._count >= 1 or bool(self._lost())
 
     @property
     def now(self) -> bool:
@@ -36,8 +42,20 @@ class Interrupts:
         """Takes the signals; again after a library took them for itself (Ray does when it starts)."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 before = signal.signal(number, self._handle)
                 self._before.setdefault(number, before)
+
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Children that begin inside the block do not get SIGHUP, which a closed terminal sends to all of them: they
+        are needed to save. This process gets one that came meanwhile at the block's end."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def __enter__(self) -> Interrupts:
         self.install()
@@ -48,6 +66,6 @@ class Interrupts:
             signal.signal(number, before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._count += 1
+        self._count = max(self._count, 1) if number == signal.SIGHUP else self._count + 1
         if self._raising and self.now:
             raise KeyboardInterrupt

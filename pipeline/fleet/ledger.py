@@ -20,14 +20,16 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.core.atomic import replacing, write_json
+from pipeline.core.errors import describe_os_error
 from pipeline.core.plain import is_plain, open_plain
 from pipeline.core.process import is_alive
+from pipeline.core.terminal import escape_json
 from pipeline.fleet.locks import hold
 from pipeline.fleet.rows import FAILURES, RowResult
 from pipeline.storage.secrets import scrub
@@ -128,11 +130,24 @@ class Ledger:
             self._failures.append(event)
         self._write("running")
 
+    def refused(self, result: RowResult, source: str) -> None:
+        """A row that the manifest does not let be built: it was never planned, and another row may have its id."""
+        self._counts[result.state] += 1
+        event = {"id": result.job_id, "state": result.state, "refused": True, "source": source, "stage": result.stage}
+        event |= {"error": result.error, "message": scrub(result.message), "time": self._clock()}
+        self._event(event, flush=False)
+        if len(self._failures) < _MAX_FAILURES:
+            self._failures.append(event)
+        self._write("running")
+
     def close(self, state: str, exit_code: int) -> None:
-        """The run's end: ``state`` is ``done``, ``failed`` or ``interrupted``."""
+        """The run's end: ``state`` is ``done``, ``failed`` or ``interrupted``; for the last one the log says how to go
+        on, too."""
         self._running.clear()
         self._header |= {"finished": self._clock(), "exit_code": exit_code}
-        self._event({"event": "end", "state": state, "exit_code": exit_code, "time": self._clock()})
+        command = self._header.get("command") if state == "interrupted" else None
+        resume = {"resume": command} if command else {}
+        self._event({"event": "end", "state": state, "exit_code": exit_code} | resume | {"time": self._clock()})
         self._write(state, force=True)
         if self._events is not None:
             with contextlib.suppress(OSError):
@@ -148,13 +163,14 @@ class Ledger:
 
     def _event(self, event: dict[str, Any], *, flush: bool = True) -> None:
         if self._events is not None:
-            with self._forgiving():
+            with self._forgiving(self._log):
                 self._line(self._events, event)
                 if flush:
                     self._events.flush()
 
     def _line(self, stream: TextIO, event: dict[str, Any]) -> None:
-        stream.write(json.dumps({"run": self.run_id} | event, ensure_ascii=False, separators=(",", ":")) + "\n")
+        text = json.dumps({"run": self.run_id} | event, ensure_ascii=False, separators=(",", ":"))
+        stream.write(escape_json(text) + "\n")
 
     def _write(self, state: str, *, force: bool = False) -> None:
         begun = time.monotonic()
@@ -181,11 +197,14 @@ class Ledger:
         self._next_write = ended + max(_MIN_INTERVAL, (ended - begun) / _WRITE_SHARE)
 
     @contextlib.contextmanager
-    def _forgiving(self) -> Any:
+    def _forgiving(self, path: Path | None = None) -> Any:
         try:
             yield
         except OSError as error:
-            self.problem = f"{self._file}: cannot be written ({error.strerror or error})"
+            path = path or self._file
+            # The name is said once.
+            reason = describe_os_error(error).removeprefix(f"{path}: ")
+            self.problem = f"{path}: cannot be written ({reason})"
 
 
 def _put_away(out: Path) -> None:
@@ -247,6 +266,12 @@ class _Rows:
     def add(self, event: dict[str, Any]) -> None:
         """The next line of the log, about a row."""
         job_id, state = event["id"], str(event.get("state"))
+        if event.get("refused"):
+            self._add_refused(event)
+            return
+        if self._rows.get(job_id, {}).get("refused"):
+            # A row that was refused for having this id, too.
+            self._add_refused(self._rows.pop(job_id), counted=True)
         if state != "kept" and not (state == "planned" and "retry" not in event):
             self.counts["running" if job_id in self._running else "planned"] -= 1
         self.counts[state] += 1
@@ -258,6 +283,18 @@ class _Rows:
         self._told.pop(job_id, None)
         if state == "running" or (state not in ("planned", "kept", "done") and len(self._told) < self._most):
             self._told[job_id] = event
+
+    def _add_refused(self, event: dict[str, Any], *, counted: bool = False) -> None:
+        """A row that was never planned. It gives way to another one of its id."""
+        self.counts[str(event.get("state"))] += not counted
+        key = event["id"]
+        if counted or key in self._rows:
+            key = f"{event['id']} ({event.get('source')})"
+        if len(self._rows) < self._most:
+            self._rows[key] = event
+        elif len(self._told) < self._most:
+            self.whole = False
+            self._told[key] = event
 
     def all(self) -> dict[str, dict[str, Any]]:
         """The first rows of the log, and what came beyond."""
@@ -271,18 +308,9 @@ def read_run(out: Path, most: int = MOST_ROWS) -> RunView:
     """
     header = _json_object(out / RUN_FILE)
     found = _Rows(most)
-    with contextlib.suppress(OSError), open_plain(out / EVENTS_FILE) as stream:
-        for number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8", errors="replace")):
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue  # a line cut short by a crash
-            if not isinstance(event, dict):
-                continue
-            if number == 0 and event.get("run") != header.get("run", event.get("run")):
-                break  # of another run than run.json
-            if isinstance(event.get("id"), str):
-                found.add(event)
+    for event in _events(out / EVENTS_FILE, header):
+        if isinstance(event.get("id"), str):
+            found.add(event)
     rows = found.all()
     running = header.get("running")
     for job_id, where in running.items() if isinstance(running, dict) else ():
@@ -291,8 +319,30 @@ def read_run(out: Path, most: int = MOST_ROWS) -> RunView:
     return RunView(header, rows, +found.counts, found.whole)
 
 
+def finished_ids(out: Path) -> Iterator[str]:
+    """Ids of the rows that the last run on ``out`` built or found up to date, from its log, as they come."""
+    for event in _events(out / EVENTS_FILE, _json_object(out / RUN_FILE)):
+        if event.get("state") in ("done", "kept") and isinstance(event.get("id"), str):
+            yield event["id"]
+
+
+def _events(path: Path, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The lines of the log at ``path`` that can be read; none where it is of another run than ``header``."""
+    with contextlib.suppress(OSError), open_plain(path) as stream:
+        for number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8", errors="replace")):
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                continue  # a line cut short by a crash
+            if not isinstance(event, dict):
+                continue
+            if number == 0 and event.get("run") != header.get("run", event.get("run")):
+                break
+            yield event
+
+
 def _json_object(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         with open_plain(path) as stream:
             value = json.loads(stream.read())
         if isinstance(value, dict):

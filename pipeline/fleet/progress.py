@@ -6,14 +6,14 @@ come from ``RowClock`` (one row: rate and time left of its stage) and ``RunClock
 
 from __future__ import annotations
 
-import json
-import sys
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
+from pipeline.core.terminal import Display, complain, escape, safe_json
 from pipeline.fleet.rows import FAILURES, RowResult
 
 if TYPE_CHECKING:
@@ -134,9 +134,17 @@ class RunClock:
 
 
 class Progress:
-    """The interface, and the display that shows nothing. ``run_id``, once known, is what all logs of the run carry."""
+    """The interface, and the display that shows nothing. ``run_id``, once known, is what all logs of the run carry.
+
+    No method raises when the display cannot be written: ``lost`` says why from then on.
+    """
 
     run_id = ""
+
+    @property
+    def lost(self) -> str:
+        """Why what is shown reaches nobody any more (the terminal was closed, the disk is full); "" while it does."""
+        return ""
 
     def begin(self, *, build: int, kept: int) -> None:
         """The plan is made: so many rows to build, so many up to date."""
@@ -160,6 +168,9 @@ class Progress:
     def row_ended(self, result: RowResult) -> None:
         """The row is over."""
 
+    def row_refused(self, result: RowResult) -> None:
+        """The manifest does not let this row be built; it is not one of those that ``begin`` counts."""
+
     def close(self) -> None:
         """No more to show; called once, also after an error."""
 
@@ -168,9 +179,13 @@ class PlainProgress(Progress):
     """Lines, for logs and pipes: starts, stages (at most one line in ten seconds within a stage), ends."""
 
     def __init__(self, stream: IO[str] | None = None, clock: Clock = time.monotonic):
-        self._stream, self._clock = stream, clock
+        self._display, self._clock = Display(stream), clock
         self._run = RunClock(clock)
         self._said: dict[str, tuple[str, float]] = {}
+
+    @property
+    def lost(self) -> str:
+        return self._display.lost
 
     def begin(self, *, build: int, kept: int) -> None:
         self._run.build, self._run.kept = build, kept
@@ -207,14 +222,19 @@ class PlainProgress(Progress):
         self._print(f"{result.job_id}: {describe_end(result)}{tail}")
 
     def _print(self, text: str) -> None:
-        print(text, file=self._stream or sys.stdout, flush=True)
+        self._display.write(escape(text) + "\n")
+        self._display.flush()
 
 
 class JsonProgress(Progress):
     """One JSON object a line on standard output; ``event`` names its kind."""
 
     def __init__(self, stream: IO[str] | None = None):
-        self._stream = stream
+        self._display = Display(stream)
+
+    @property
+    def lost(self) -> str:
+        return self._display.lost
 
     def begin(self, *, build: int, kept: int) -> None:
         self._emit("begin", build=build, kept=kept)
@@ -224,7 +244,7 @@ class JsonProgress(Progress):
 
     def warn(self, text: str) -> None:
         self.note(text)
-        print(f"latentkiln: {text}", file=sys.stderr, flush=True)
+        complain(f"latentkiln: {text}")
 
     def row_began(self, job_id: str, attempt: int) -> None:
         self._emit("row", id=job_id, state="running", attempt=attempt)
@@ -235,10 +255,13 @@ class JsonProgress(Progress):
     def row_ended(self, result: RowResult) -> None:
         self._emit("row", **result_json(result))
 
+    def row_refused(self, result: RowResult) -> None:
+        self._emit("row", **result_json(result))
+
     def _emit(self, event: str, **values: Any) -> None:
         run = {"run": self.run_id} if self.run_id else {}
-        line = json.dumps({"event": event, "time": round(time.time(), 3)} | run | values)
-        print(line, file=self._stream or sys.stdout, flush=True)
+        self._display.write(safe_json({"event": event, "time": round(time.time(), 3)} | run | values) + "\n")
+        self._display.flush()
 
 
 @dataclass
@@ -247,11 +270,17 @@ class LiveProgress(Progress):
 
     console: Console
     clock: Clock = time.monotonic
+    display: Display | None = None
     _run: RunClock = field(init=False)
     _live: Any = None
+    _refused: int = 0
 
     def __post_init__(self) -> None:
         self._run = RunClock(self.clock)
+
+    @property
+    def lost(self) -> str:
+        return self.display.lost if self.display else ""
 
     def begin(self, *, build: int, kept: int) -> None:
         self._run.build, self._run.kept = build, kept
@@ -265,7 +294,7 @@ class LiveProgress(Progress):
         self._run.build, self._run.kept = build, kept
 
     def note(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False)
+        self._print(text)
 
     def row_began(self, job_id: str, attempt: int) -> None:
         self._run.row_began(job_id)
@@ -277,7 +306,13 @@ class LiveProgress(Progress):
     def row_ended(self, result: RowResult) -> None:
         self._run.row_ended(result)
         style = {"failed": "red", "quarantined": "red", "done": "green"}.get(result.state, "yellow")
-        self.console.print(f"{result.job_id}: {describe_end(result)}", style=style, markup=False, highlight=False)
+        self._print(f"{result.job_id}: {describe_end(result)}", style)
+
+    def row_refused(self, result: RowResult) -> None:
+        self._refused += 1
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self.console.print(escape(text), style=style, markup=False, highlight=False, emoji=False)
 
     def close(self) -> None:
         if self._live is not None:
@@ -299,8 +334,8 @@ class LiveProgress(Progress):
         for job_id, row in list(running.items())[:most]:
             rate, left = row.rate, row.seconds_left
             table.add_row(
-                Text(job_id),
-                row.stage or "starting",
+                Text(escape(job_id)),
+                Text(escape(row.stage) or "starting"),
                 ProgressBar(total=max(row.total, 1), completed=row.done, width=20),
                 f"{row.done}/{row.total}" if row.total else "",
                 f"{rate:.1f}/s" if rate else "",
@@ -309,7 +344,7 @@ class LiveProgress(Progress):
         if len(running) > most:
             table.add_row(f"and {len(running) - most} more")
         left = self._run.seconds_left
-        failures = sum(self._run.ended[state] for state in FAILURES)
+        failures = sum(self._run.ended[state] for state in FAILURES) + self._refused
         counts = [f"{failures} failed"] if failures else []
         counts += [f"{self._run.kept} up to date"] if self._run.kept else []
         table.add_row(
@@ -331,8 +366,10 @@ def make_progress(*, quiet: bool = False, as_json: bool = False, stream: IO[str]
         return JsonProgress(stream)
     from rich.console import Console
 
-    console = Console()
-    return LiveProgress(console) if console.is_terminal and not console.is_dumb_terminal else PlainProgress()
+    display = Display()
+    console = Console(file=cast(IO[str], display))
+    live = console.is_terminal and not console.is_dumb_terminal
+    return LiveProgress(console, display=display) if live else PlainProgress()
 
 
 def result_json(result: RowResult) -> dict[str, Any]:
@@ -370,7 +407,7 @@ def describe_end(result: RowResult) -> str:
 
 def duration(seconds: float | None) -> str:
     """``0:42``, ``12:03``, ``1:02:03``."""
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return "?"
     whole = max(0, round(seconds))
     hours, rest = divmod(whole, 3600)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.terminal import escape_json
 from pipeline.export.record import LOG
 from pipeline.fleet.rows import Row, RowResult
 from pipeline.storage.secrets import scrub
@@ -49,7 +50,7 @@ class RowLog:
 
     def _write(self, event: str, **values: Any) -> None:
         moment = {"time": round(time.time(), 3), "seconds": round(time.monotonic() - self._begun, 3)}
-        line = json.dumps({"event": event} | self._common | moment | values, ensure_ascii=False)
+        line = escape_json(json.dumps({"event": event} | self._common | moment | values, ensure_ascii=False))
         with contextlib.suppress(OSError):
             # One write of a whole line, appended: nothing else is ever between two halves of it.
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Reporter, no_report
 from pipeline.core.private import private_folder
 from pipeline.core.safe_path import without_current_folder
@@ -38,12 +39,19 @@ def run_child(
     name     of the library, for the messages.
     report   is called as (stage, seconds so far, time_limit) while the child runs.
 
-    The child ends with this process and after ``time_limit`` seconds in any case; its folder is removed.
+    The child ends with this process and after ``time_limit`` seconds in any case; its folder is removed. Raises
+    LatentkilnError where the arrays cannot be put there.
     """
     command = (sys.executable, "-P", str(program.absolute())) if isinstance(program, Path) else tuple(program)
     with private_folder() as folder:
-        for key, array in given.items():
-            np.save(folder / f"{key}.npy", array, allow_pickle=False)
+        try:
+            for key, array in given.items():
+                np.save(folder / f"{key}.npy", array, allow_pickle=False)
+        except OSError as error:
+            # NumPy says how many bytes went in, not why no more did.
+            reason = error.strerror or "not all was written: is the disk full?"
+            message = f"{folder}: temporary files cannot be written ({reason}); free some space there or set TMPDIR"
+            raise LatentkilnError(message, stage=stage) from error
         began = time.monotonic()
         with _started([*command, str(folder), str(os.getpid()), str(math.ceil(time_limit) + 5)], folder) as child:
             while True:

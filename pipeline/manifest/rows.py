@@ -375,6 +375,8 @@ class RowChecker:
                     return None, f"{name} may not be read by this user; allowed: a readable file"
         except FileNotFoundError:
             return None, f"there is no file {name}; allowed: a path relative to {shown(self.folder)}"
+        except UnicodeEncodeError:
+            return None, f"{name} cannot be named in this locale; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             return None, f"{name} cannot be used: {reason}"

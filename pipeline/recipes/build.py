@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.core.content import canonical_json, sha256_bytes
-from pipeline.core.errors import LatentkilnError
+from pipeline.core.errors import ExportError, LatentkilnError, describe_os_error
 from pipeline.core.job import WORK, Job, Reporter, no_report
 from pipeline.core.outcome import Outcome
 from pipeline.distill.loop import Subject, distill
@@ -266,6 +266,10 @@ def _finish(steps: Steps, work: Work, prior: Prior, lockstep: int) -> Outcome:
         return Outcome(work.job.id, "done", seconds=time.time() - work.started, warnings=work.warnings)
     except LatentkilnError as error:
         return failed(work, error)
+    except OSError as error:
+        # Between the stages: an asset that does not reach the disk, or its record.
+        reason = f"{work.job.id}: {describe_os_error(error, work.folder)}"
+        return failed(work, ExportError(reason, stage="export"))
 
 
 def _is_unfinished(work: Work, variant: Variant) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.atomic import replacing
+from pipeline.core.atomic import naming, replacing
 from pipeline.core.content import sha256_file
 from pipeline.core.job import WORK
 from pipeline.export.gltf import write_glb
@@ -63,22 +63,25 @@ def _write_variant(
     crease_angle = float(np.radians(settings.crease_angle))
     with work.stage("export"):
         path = new[f"{stem}.glb"] = stack.enter_context(replacing(folder / f"{stem}.glb"))
-        write_glb(
-            path,
-            asset.uvmesh,
-            asset.maps,
-            name=work.job.id,
-            provenance=_provenance(recipe, work, variant, prior),
-            crease_angle=crease_angle,
-            image_format=settings.image_format,
-        )
+        with naming(folder / f"{stem}.glb"):
+            write_glb(
+                path,
+                asset.uvmesh,
+                asset.maps,
+                name=work.job.id,
+                provenance=_provenance(recipe, work, variant, prior),
+                crease_angle=crease_angle,
+                image_format=settings.image_format,
+            )
         for name, data in _further_files(work, asset, stem).items():
             path = new[name] = stack.enter_context(replacing(folder / name))
-            path.write_bytes(data)
+            with naming(folder / name):
+                path.write_bytes(data)
     if settings.preview:
         with work.stage("preview"):
             path = new[preview] = stack.enter_context(replacing(folder / preview))
-            preview_png(path, asset.uvmesh, asset.maps, asset.frame, crease_angle=crease_angle)
+            with naming(folder / preview):
+                preview_png(path, asset.uvmesh, asset.maps, asset.frame, crease_angle=crease_angle)
 
 
 def _further_files(work: Work, asset: Asset, stem: str) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.core.backends import choose
-from pipeline.core.errors import LatentkilnError
+from pipeline.core.errors import LatentkilnError, describe_os_error
 from pipeline.core.outcome import Outcome
 from pipeline.export.record import write_failure
 from pipeline.prior.adapter_marks import adapter_marks
@@ -122,7 +122,7 @@ def failed(work: Work, error: LatentkilnError) -> Outcome:
     try:
         write_failure(work.folder, record)
     except OSError as unwritable:
-        message += f" (and its failure could not be recorded: {unwritable.strerror})"
+        message += f" (and its failure could not be recorded: {describe_os_error(unwritable)})"
     return Outcome(work.job.id, "failed", error.stage, type(error).__name__, message, seconds, work.warnings)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.errors import ExportError, LatentkilnError
+from pipeline.core.errors import ExportError, LatentkilnError, describe_os_error
 from pipeline.core.job import Job, Reporter
 from pipeline.distill.loop import Subject
 from pipeline.geometry.mesh import UVMesh
@@ -92,7 +92,7 @@ class Work:
         except LatentkilnError:
             raise
         except OSError as error:
-            raise ExportError(f"{self.job.id}: {error.strerror or error}: {error.filename}", stage=name) from error
+            raise ExportError(f"{self.job.id}: {describe_os_error(error, self.folder)}", stage=name) from error
         except (ValueError, RuntimeError, ArithmeticError, IndexError) as error:
             reason = " ".join(str(error).split())[:300]
             raise LatentkilnError(f"{self.job.id}: {type(error).__name__} in {name}: {reason}", stage=name) from error

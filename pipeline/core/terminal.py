@@ -1,0 +1,224 @@
+"""Everything the command prints goes through here: no text from a file is obeyed by the terminal, and output that
+cannot be written is noticed.
+
+Ids, messages, names and settings may come from files of strangers. What a terminal would act on (control characters
+of either set, bidirectional overrides, line separators) and what no encoding holds (lone surrogates) is printed as an
+escape, ``\\x1b`` or ``\\u202e``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from typing import IO
+
+# C0, DEL and C1; Arabic letter mark, directional marks, line and paragraph separators, embeddings, overrides and
+# isolates; surrogates.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_REASONS = {errno.EPIPE: "its reader has gone", errno.EBADF: "it is closed", errno.EIO: "its terminal has gone"}
+# Words of a command line as ``shell_join`` writes them.
+_WORD = r"""(?:[A-Za-z0-9_@%+=:,./~*-]|'[^']*'|"'"|\$'(?:[^'\\]|\\.)*')+"""
+_COMMAND = re.compile(rf"latentkiln run(?: {_WORD})+")
+
+
+class OutputLost(Exception):
+    """Standard output cannot be written. ``reason`` says why in a few words; ``reader_gone`` that it was a pipe whose
+    reader ended, as ``head`` does. No OSError, so that nothing on the way takes it for its own."""
+
+    def __init__(self, reason: str, *, reader_gone: bool = False):
+        super().__init__(reason)
+        self.reason, self.reader_gone = reason, reader_gone
+
+
+def escape(text: str) -> str:
+    """``text`` on one line, with everything a terminal would act on as an escape; other text as it is."""
+    return _UNSAFE.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(match[0])
+    code = ord(match[0])
+    return short or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def safe_json(value: object, *, indent: int | None = None, sort_keys: bool = False) -> str:
+    """``value`` as JSON text that is plain ASCII without control characters but the line ends of ``indent``."""
+    return json.dumps(value, indent=indent, sort_keys=sort_keys).replace("\x7f", "\\u007f")
+
+
+def escape_json(text: str) -> str:
+    """JSON ``text`` that may hold any letters, with what a terminal would act on as JSON escapes; line ends stay.
+
+    Such characters can stand only inside strings, where the escape means the same.
+    """
+    return _UNSAFE.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
+
+
+def shell_join(words: Iterable[str]) -> str:
+    """A command line that a shell reads back as ``words``, printable whatever they hold: as ``shlex.join``, with
+    ``$'...'`` around words with control characters."""
+    return " ".join(_quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    if not _UNSAFE.search(word):
+        return shlex.quote(word)
+    text = word.replace("\\", "\\\\").replace("'", "\\'")
+
+    def code(found: re.Match[str]) -> str:
+        point = ord(found[0])
+        if 0xDC80 <= point <= 0xDCFF:
+            # A byte of a file name that is no UTF-8.
+            return f"\\x{point - 0xDC00:02x}"
+        # A C1 character is two bytes, which \x would not give.
+        return f"\\x{point:02x}" if point < 0x80 else f"\\u{point:04x}"
+
+    return f"$'{_UNSAFE.sub(code, text)}'"
+
+
+def is_run_command(text: str) -> bool:
+    """Whether ``text`` is one ``latentkiln run`` with plain words: what a record of a stranger may ask to be typed."""
+    return _COMMAND.fullmatch(text) is not None
+
+
+def say(*fields: object, end: str = "\n", flush: bool = False) -> None:
+    """Prints ``fields``, each escaped, with tabs between them. Raises OutputLost."""
+    write("\t".join(escape(str(field)) for field in fields) + end, flush=flush)
+
+
+def say_json(value: object, *, indent: int | None = None, flush: bool = False) -> None:
+    """Prints ``value`` as JSON (``safe_json``). Raises OutputLost."""
+    write(safe_json(value, indent=indent) + "\n", flush=flush)
+
+
+def complain(text: str) -> None:
+    """Prints a line, escaped, on standard error. Never raises: there is no other place to say it."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OutputLost):
+            _put(sys.stderr, escape(text) + "\n", flush=True)
+
+
+def write(text: str, *, flush: bool = False) -> None:
+    """Writes ``text``, which is escaped already, to standard output. Raises OutputLost."""
+    _put(_stdout(), text, flush=flush)
+
+
+def flush() -> None:
+    """Flushes standard output. Raises OutputLost."""
+    _put(_stdout(), "", flush=True)
+
+
+def _stdout() -> IO[str] | None:
+    """Standard output, also where ``print`` goes elsewhere (``own_stdout``)."""
+    return sys.stdout if _own is None else _own
+
+
+_own: IO[str] | None = None
+
+
+@contextlib.contextmanager
+def writing_to(stream: IO[str]) -> Iterator[None]:
+    """Inside the block ``stream`` is standard output for what goes through here, whatever ``sys.stdout`` is."""
+    global _own
+    before, _own = _own, stream
+    try:
+        yield
+    finally:
+        _own = before
+
+
+def _put(stream: IO[str] | None, text: str, *, flush: bool = False) -> None:
+    if stream is None:
+        raise OutputLost(_REASONS[errno.EBADF])
+    try:
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:
+            encoding = getattr(stream, "encoding", None) or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        if flush:
+            stream.flush()
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
+        raise OutputLost(reason, reader_gone=error.errno == errno.EPIPE) from None
+    except ValueError:
+        # Python's word for a stream that was closed.
+        raise OutputLost(_REASONS[errno.EBADF]) from None
+
+
+class Display(io.TextIOBase):
+    """A stream for a run's display: what cannot be written is dropped, and ``lost`` says why, once that happened."""
+
+    def __init__(self, stream: IO[str] | None = None):
+        # Not looked up again: a live display of rich puts a stream of its own into its place, which writes to this one.
+        self._stream = sys.stdout if stream is None else stream
+        self.lost = ""
+
+    def write(self, text: str) -> int:
+        """Writes ``text``, or drops it. Returns its length."""
+        if not self.lost:
+            try:
+                _put(self._stream, text)
+            except OutputLost as error:
+                self.lost = error.reason
+        return len(text)
+
+    def flush(self) -> None:
+        if not self.lost:
+            try:
+                _put(self._stream, "", flush=True)
+            except OutputLost as error:
+                self.lost = error.reason
+
+    def isatty(self) -> bool:
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except ValueError:
+            return False
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Of the stream below."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+
+def prepare_streams() -> None:
+    """Makes the process's standard streams usable: text that an encoding cannot hold becomes escapes, and a stream
+    that was closed (``>&-``) keeps its number, so that no file is opened as standard output by chance."""
+    for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
+        stream = getattr(sys, name)
+        if stream is None and not _is_open(number):
+            descriptor = os.open(os.devnull, flags)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            # Writing to standard output still fails: what is printed is lost, which has to be noticed.
+            mode = "r" if name == "stdin" else "w"
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+        if name != "stdin" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def silence_stdout() -> None:
+    """Sends what standard output still holds, and all that follows, to nowhere. Otherwise Python would complain when
+    it closes a stream that cannot be written."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, _stdout().fileno())  # type: ignore[union-attr]  # None has no such attribute
+        os.close(descriptor)
