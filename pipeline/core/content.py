@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,4 +44,17 @@ def sha256_file(path: Path) -> str:
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_tensors(head: Any, tensors: Mapping[str, tuple[str, Sequence[int], memoryview]]) -> str:
+    """Hex sha256 of named tensors, each as (dtype, shape, flat bytes in C order), and of the JSON value ``head``.
+
+    The order in which tensors are given does not count. Raises ``ValueError`` as ``canonical_json``.
+    """
+    names = sorted(tensors)
+    described = [[name, tensors[name][0], [int(side) for side in tensors[name][1]]] for name in names]
+    digest = hashlib.sha256(canonical_json([head, described]))
+    for name in names:
+        digest.update(tensors[name][2])
     return digest.hexdigest()
