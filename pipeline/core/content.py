@@ -7,7 +7,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _CHUNK = 1 << 20
 
@@ -58,3 +62,9 @@ def sha256_tensors(head: Any, tensors: Mapping[str, tuple[str, Sequence[int], me
     for name in names:
         digest.update(tensors[name][2])
     return digest.hexdigest()
+
+
+def sha256_arrays(head: Any, arrays: Mapping[str, NDArray[np.generic]]) -> str:
+    """``sha256_tensors`` of NumPy ``arrays``, whatever their memory layout."""
+    parts = {name: (array.dtype.str, array.shape, memoryview(array.tobytes())) for name, array in arrays.items()}
+    return sha256_tensors(head, parts)
