@@ -1,7 +1,8 @@
 """A row that was interrupted, in any phase of any recipe, ends in the bytes of one that was not.
 
 With the embedded prior and the default settings, since tiny priors on cubes miss what rounds differently; where a phase
-takes minutes only its number of steps is smaller. ``faults/resume_bytes.py`` does the same with SIGKILL and all steps.
+takes minutes only its number of steps is smaller. ``faults/real_kills.py --defaults 1`` does it with SIGKILL and all
+steps.
 """
 
 from __future__ import annotations
