@@ -5,8 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _CHUNK = 1 << 20
 
@@ -44,3 +49,22 @@ def sha256_file(path: Path) -> str:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def sha256_tensors(head: Any, tensors: Mapping[str, tuple[str, Sequence[int], memoryview]]) -> str:
+    """Hex sha256 of named tensors, each as (dtype, shape, flat bytes in C order), and of the JSON value ``head``.
+
+    The order in which tensors are given does not count. Raises ``ValueError`` as ``canonical_json``.
+    """
+    names = sorted(tensors)
+    described = [[name, tensors[name][0], [int(side) for side in tensors[name][1]]] for name in names]
+    digest = hashlib.sha256(canonical_json([head, described]))
+    for name in names:
+        digest.update(tensors[name][2])
+    return digest.hexdigest()
+
+
+def sha256_arrays(head: Any, arrays: Mapping[str, NDArray[np.generic]]) -> str:
+    """``sha256_tensors`` of NumPy ``arrays``, whatever their memory layout."""
+    parts = {name: (array.dtype.str, array.shape, memoryview(array.tobytes())) for name, array in arrays.items()}
+    return sha256_tensors(head, parts)

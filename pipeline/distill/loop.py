@@ -19,6 +19,7 @@ import torch
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Reporter, no_report
 from pipeline.distill import checkpoint
+from pipeline.distill.checkpoint import CheckpointError, TensorSpec
 from pipeline.distill.prompts import PromptTable
 from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients, sds_loss, timestep
 from pipeline.distill.width import Width, lacks_memory
@@ -74,7 +75,12 @@ class Subject:
     @property
     def parameter_bytes(self) -> int:
         """Of what is optimised."""
-        return sum(p.numel() * p.element_size() for group in self._adam.param_groups for p in group["params"])
+        return sum(p.numel() * p.element_size() for p in self._parameters)
+
+    @property
+    def _parameters(self) -> list[torch.Tensor]:
+        """In the order in which the optimiser numbers them."""
+        return [parameter for group in self._adam.param_groups for parameter in group["params"]]
 
     @property
     def finished(self) -> bool:
@@ -148,12 +154,38 @@ class Subject:
         checkpoint.save(self.checkpoint, self._tensors(), key=self.key, step=self.step)
 
     def resume(self) -> None:
-        """Goes on from the checkpoint, where there is one that fits."""
-        found = checkpoint.load(self.checkpoint, key=self.key) if self.checkpoint else None
-        if found is None:
+        """Goes on from the checkpoint, where there is one that can be used; else ``notes`` say why it was dropped."""
+        if self.checkpoint is None:
             return
-        self._take(*found)
+        required, optional = self._specs()
+        try:
+            found = checkpoint.load(
+                self.checkpoint, key=self.key, steps=self.steps, required=required, optional=optional
+            )
+            if found is None:
+                return
+            try:
+                self._take(*found)
+            except ValueError as error:
+                raise CheckpointError(str(error)) from None
+        except CheckpointError as error:
+            name = "/".join(self.checkpoint.parts[-3:])
+            self.notes.append(f"the checkpoint {name} was dropped: {error.message}; its steps begin anew")
+            if error.damaged:
+                checkpoint.discard(self.checkpoint)
+            return
         self.resumed_from = self.step
+
+    def _specs(self) -> tuple[dict[str, TensorSpec], list[dict[str, TensorSpec]]]:
+        """What a checkpoint must hold, and the optimiser's entries for each parameter that had a gradient."""
+        required = {f"scene.{name}": TensorSpec.of(value) for name, value in self.scene.state().items()}
+        number = TensorSpec((), torch.float32)
+        optional = [
+            {f"adam.{index}.step": number}
+            | {f"adam.{index}.{name}": TensorSpec.of(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            for index, parameter in enumerate(self._parameters)
+        ]
+        return required, optional
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """All that changes from step to step."""
@@ -163,13 +195,16 @@ class Subject:
         return tensors
 
     def _take(self, tensors: dict[str, torch.Tensor], step: int) -> None:
-        """Puts back what ``_tensors`` gave before step ``step``."""
+        """Puts back what ``_tensors`` gave before step ``step``. Raises ValueError before anything is changed."""
         prefix = "scene."
         self.scene.load_state({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
         optimiser = self._adam.state_dict() | {"state": {}}
         for name, tensor in tensors.items():
             if name.startswith("adam."):
                 _, index, entry = name.split(".")
+                if entry != "step":
+                    # Laid out in memory as Adam itself makes it, which is as its parameter.
+                    tensor = torch.empty_like(self._parameters[int(index)]).copy_(tensor)
                 optimiser["state"].setdefault(int(index), {})[entry] = tensor
         self._adam.load_state_dict(optimiser)
         self.step = step

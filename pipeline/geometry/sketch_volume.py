@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from pipeline.core.atomic import replacing
-from pipeline.core.content import canonical_json
+from pipeline.core.content import canonical_json, sha256_arrays
 from pipeline.core.errors import SettingError
 from pipeline.core.job import Reporter, no_report
 from pipeline.core.plain import is_plain
@@ -137,7 +137,7 @@ def build(
             raise SettingError("the sketch could not be measured: libigl gave numbers that are not finite; repair it")
         if entry:
             with replacing(entry) as temporary:
-                save_file(measured, temporary)
+                save_file(measured, temporary, metadata={"sha256": sha256_arrays(_VERSION, measured)})
     if not (measured["winding"] > 0.5).any():
         raise SettingError(
             "the sketch encloses nothing: it is too thin, too open, or outside the scene "
@@ -155,9 +155,10 @@ def _read(entry: Path, resolution: int) -> dict[str, NDArray] | None:
     if not is_plain(entry):
         return None
     try:
-        stored = load_file(entry)
-        found = {name: stored[name] for name in ("winding", "distance")}
-    except (SafetensorError, OSError, ValueError, KeyError):
+        with safe_open(entry, framework="numpy") as stream:
+            told = (stream.metadata() or {}).get("sha256")
+            found = {name: stream.get_tensor(name).copy() for name in ("winding", "distance")}
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
     sound = all(v.shape == (resolution,) * 3 and v.dtype == np.float32 and np.isfinite(v).all() for v in found.values())
-    return found if sound else None
+    return found if sound and told == sha256_arrays(_VERSION, found) else None

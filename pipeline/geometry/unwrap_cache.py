@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pipeline.core.atomic import replacing
-from pipeline.core.content import canonical_json, sha256_bytes
+from pipeline.core.content import canonical_json, sha256_arrays, sha256_bytes
 from pipeline.core.job import Reporter, no_report
 from pipeline.core.plain import is_plain
 from pipeline.geometry.load import load_mesh
@@ -27,6 +28,7 @@ from pipeline.storage import shared
 # Changes whenever the unwrapper would lay out the same mesh differently.
 _LAYOUT_VERSION = "1"
 _NOTES = ("method", "reason", "padding", "use")
+_ARRAYS = ("uv", "uv_faces", "charts")
 _IN_MEMORY = 2
 
 _memory: OrderedDict[str, UVMesh] = OrderedDict()
@@ -45,7 +47,8 @@ def load_unwrapped(
 ) -> UVMesh:
     """The mesh at ``path`` with texture coordinates, from memory, from ``cache``, or newly made.
 
-    Raises MeshError and UnwrapError as ``load_mesh`` and ``unwrap`` do. A damaged cache entry is made anew.
+    Raises MeshError and UnwrapError as ``load_mesh`` and ``unwrap`` do. A damaged cache entry, which its checksum
+    gives away, is made anew.
     """
     stat = path.stat()
     key = sha256_bytes(
@@ -63,10 +66,16 @@ def load_unwrapped(
     shared.ask(entry)
     found = _read(entry, mesh)
     if found is None:
-        found = unwrap(mesh, texture_size=texture_size, mode=mode, time_limit=time_limit, report=report)
+        found = _as_stored(unwrap(mesh, texture_size=texture_size, mode=mode, time_limit=time_limit, report=report))
         _write(entry, found)
         if shared.offer(entry):
-            found = _read(entry, mesh) or found
+            theirs = _read(entry, mesh)
+            if theirs is None:
+                # What another node shared is damaged: nobody could use it, ever.
+                _write(entry, found)
+                shared.replace(entry)
+            else:
+                found = theirs
     with _lock:
         _memory[key] = found
         while len(_memory) > _IN_MEMORY:
@@ -74,15 +83,21 @@ def load_unwrapped(
     return found
 
 
+def _as_stored(uvmesh: UVMesh) -> UVMesh:
+    """``uvmesh`` as it will be read back: rows that come later must compute with the same dtypes and memory layout."""
+    return replace(
+        uvmesh,
+        uv=np.ascontiguousarray(uvmesh.uv, dtype=np.float32),
+        uv_faces=np.ascontiguousarray(uvmesh.uv_faces, dtype=np.int64),
+        charts=np.ascontiguousarray(uvmesh.charts, dtype=np.int32),
+    )
+
+
 def _write(entry: Path, uvmesh: UVMesh) -> None:
-    arrays: dict[str, np.ndarray] = {
-        "uv": np.ascontiguousarray(uvmesh.uv, dtype=np.float32),
-        "uv_faces": np.ascontiguousarray(uvmesh.uv_faces, dtype=np.int64),
-        "charts": np.ascontiguousarray(uvmesh.charts, dtype=np.int32),
-    }
-    notes = {name: getattr(uvmesh, name) for name in _NOTES}
+    arrays = {name: getattr(uvmesh, name) for name in _ARRAYS}
+    notes = json.dumps({name: getattr(uvmesh, name) for name in _NOTES})
     with replacing(entry) as temporary:
-        save_file(arrays, temporary, metadata={"unwrap": json.dumps(notes)})
+        save_file(arrays, temporary, metadata={"unwrap": notes, "sha256": sha256_arrays(notes, arrays)})
 
 
 def _read(entry: Path, mesh: Mesh) -> UVMesh | None:
@@ -90,12 +105,17 @@ def _read(entry: Path, mesh: Mesh) -> UVMesh | None:
         return None
     try:
         with safe_open(entry, framework="numpy") as stream:
-            stored = json.loads(stream.metadata()["unwrap"])
+            metadata = stream.metadata()
+            stored = json.loads(metadata["unwrap"])
             notes = {name: stored[name] for name in _NOTES}
-            uv, uv_faces, charts = (stream.get_tensor(name).copy() for name in ("uv", "uv_faces", "charts"))
+            arrays = {name: stream.get_tensor(name).copy() for name in _ARRAYS}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
-    fits = uv_faces.shape == mesh.faces.shape and charts.shape == (len(mesh.faces),)
-    if not fits or uv_faces.min(initial=0) < 0 or uv_faces.max(initial=-1) >= len(uv):
+    if metadata.get("sha256") != sha256_arrays(metadata["unwrap"], arrays):
+        return None
+    uv, uv_faces, charts = (arrays[name] for name in _ARRAYS)
+    fits = uv_faces.shape == mesh.faces.shape and charts.shape == (len(mesh.faces),) and uv.shape == (len(uv), 2)
+    dtypes = (uv.dtype, uv_faces.dtype, charts.dtype) == (np.float32, np.int64, np.int32)
+    if not (fits and dtypes) or uv_faces.min(initial=0) < 0 or uv_faces.max(initial=-1) >= len(uv):
         return None
     return UVMesh(mesh, uv, uv_faces, charts=charts, **notes)

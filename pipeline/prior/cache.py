@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.atomic import write_json
-from pipeline.core.content import sha256_file
+from pipeline.core.content import canonical_json, sha256_bytes, sha256_file
 from pipeline.core.home import CACHE_VARIABLE, cache_root
 
 __all__ = ["CACHE_VARIABLE", "cache_folder", "file_hash", "read_entry", "write_entry"]
 
 _HASHES = "hashes.json"
+_CHECKSUM = "sha256"
 _LARGE = 16 << 20
 _MOST_HASHES = 4096
 
@@ -27,18 +28,20 @@ def cache_folder() -> Path:
 
 
 def read_entry(name: str) -> dict[str, Any]:
-    """The JSON object in the cache's file ``name``; empty where there is none or it is damaged."""
+    """The JSON object in the cache's file ``name``; empty where there is none or its checksum shows it damaged."""
     try:
         value = json.loads((cache_folder() / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        if isinstance(value, dict) and value.pop(_CHECKSUM, None) == sha256_bytes(canonical_json(value)):
+            return value
+    except (OSError, ValueError, RecursionError):
+        pass
+    return {}
 
 
 def write_entry(name: str, value: dict[str, Any]) -> None:
-    """Writes the cache's file ``name``. A cache that cannot be written is no error."""
+    """Writes the cache's file ``name`` with a checksum. A cache that cannot be written is no error."""
     with contextlib.suppress(OSError):
-        write_json(cache_folder() / name, value)
+        write_json(cache_folder() / name, value | {_CHECKSUM: sha256_bytes(canonical_json(value))})
 
 
 def file_hash(path: Path) -> str:

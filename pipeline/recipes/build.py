@@ -248,7 +248,13 @@ def _finish(steps: Steps, work: Work, prior: Prior, lockstep: int) -> Outcome:
             with work.stage("checkpoint"):
                 for subject in (s for v in work.variants for s in v.subjects if s.error is None):
                     subject.save()
-            return Outcome(work.job.id, "interrupted", stage="distill", seconds=time.time() - work.started)
+            return Outcome(
+                work.job.id,
+                "interrupted",
+                stage="distill",
+                seconds=time.time() - work.started,
+                warnings=work.warnings,
+            )
         for variant in work.variants:
             _finish_variant(steps, work, variant, prior)
         built = [variant for variant in work.variants if variant.asset is not None]

@@ -96,9 +96,12 @@ class OccupancyGrid:
         }
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Takes back what ``state`` gave. Raises ValueError when shapes differ."""
+        """Takes back what ``state`` gave. Raises ValueError, before anything is changed, when shapes differ or values
+        mean nothing."""
         if state["density"].shape != self.density.shape or state["binary"].shape != self.binary.shape:
             raise ValueError("checkpoint: the occupancy grid has another resolution")
+        if int(state["looks"]) < 0 or int(state["binary"].max()) > 1:
+            raise ValueError("checkpoint: the occupancy grid holds numbers that mean nothing")
         self.density[:] = state["density"].cpu().numpy()
         self.binary[:] = state["binary"].cpu().numpy()
         self.looks = int(state["looks"])

@@ -148,7 +148,7 @@ class PatchworkMesh(PaintedMesh):
         shape = (self._count, self.texture.shape[0], self._size, self._size)
         self._colour = self.texture.detach()[:, 0, 0].clone()
         self._known = torch.zeros(1, settings.texture_size, settings.texture_size, device=self._device)
-        self._now = torch.zeros(shape, device=self._device)
+        self._now = _as_rendered(torch.zeros(shape, device=self._device))
         self._chosen = torch.zeros(groups, self._count, dtype=torch.int64)
         self._made = torch.zeros(groups, *shape, device=self._device)
         self._shares = torch.zeros(groups, self._count, self._size, self._size)
@@ -234,7 +234,7 @@ class PatchworkMesh(PaintedMesh):
         chosen = choose(self._count, seen, self._worth(seen, cameras), known)
         self._chosen[number] = torch.from_numpy(np.resize(chosen, self._count))
         self._group = self._look_again(number)
-        self._now = self._group.given.clone()
+        self._now = _as_rendered(self._group.given.clone())
 
     def _drawn(self, number: int) -> tuple[Cameras, list[View]]:
         return self.views.draw(number, max(_CANDIDATES, self._count), "patches", self._candidates)
@@ -303,7 +303,7 @@ class PatchworkMesh(PaintedMesh):
         group = self._group
         assert group is not None and group.number == rendering.group
         residual = residual - self._towards_the_others(group, self._now - residual)
-        now = group.free * (self._now - share * residual) + (1 - group.free) * group.given
+        now = _as_rendered(group.free * (self._now - share * residual) + (1 - group.free) * group.given)
         if rendering.last:
             self._lay(group, now)
         # Last, so that a step that memory did not suffice for can be taken again.
@@ -378,11 +378,26 @@ class PatchworkMesh(PaintedMesh):
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
+        chosen, done = state.get("chosen"), state.get("done")
+        candidates = max(_CANDIDATES, self._count)
+        if chosen is not None and not bool(((chosen >= 0) & (chosen < candidates)).all()):
+            raise ValueError(f"checkpoint: chosen views are numbered 0 to {candidates - 1}")
+        if done is not None and not 0 <= int(done) <= len(self._made):
+            raise ValueError(f"checkpoint: {int(done)} of {len(self._made)} groups are done")
         super().load_state(state)
         self._group = None
         with torch.no_grad():
             for name in ("colour", "known", "now", "chosen", "made", "shares", "done"):
                 getattr(self, f"_{name}").copy_(state[name])
+
+
+def _as_rendered(latents: Tensor) -> Tensor:
+    """``latents`` (V, C, h, w) laid out in memory as views are rendered, channels last.
+
+    Sums over views round differently in another layout, so it must be the same before and after a checkpoint, which
+    restores values alone.
+    """
+    return latents.contiguous(memory_format=torch.channels_last)
 
 
 def schedule(steps: int, colour_share: float = _COLOUR) -> list[int]:

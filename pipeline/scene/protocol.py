@@ -52,11 +52,15 @@ class Scene(Protocol):
         ...
 
     def state(self) -> Mapping[str, torch.Tensor]:
-        """Everything a checkpoint must hold, by name."""
+        """Everything a checkpoint must hold, by name. Names, shapes, dtypes and memory layout are the same at any
+        step."""
         ...
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Takes back what ``state`` gave. Raises ValueError when names or shapes differ."""
+        """Takes back the values that ``state`` gave; memory layout stays the scene's own.
+
+        Raises ValueError, before anything is changed, when names or shapes differ or values mean nothing.
+        """
         ...
 
 

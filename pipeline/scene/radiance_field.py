@@ -270,8 +270,9 @@ class RadianceFieldScene:
         for name, value in mine.items():
             if name not in state or state[name].shape != value.shape:
                 raise ValueError(f"checkpoint: {name} is missing or has another shape")
-        self.field.load_state_dict(_below(state, "field."))
+        # First, since it may refuse.
         self.occupancy.load_state(_below(state, "occupancy."))
+        self.field.load_state_dict(_below(state, "field."))
         self._refreshed = None
         if self.layer is not None:
             self.layer.load_state_dict(_below(state, "layer."))

@@ -1,5 +1,6 @@
 """SIGKILL at random moments: a worker, the raylet, the driver, or everything a run started (``tree``: the whole node);
-then nodes and the server of runs into a bucket, by ``storage_kills.py``. Each time, a run in peace follows.
+then nodes and the server of runs into a bucket, by ``storage_kills.py``, both with a recipe that only hashes; then runs
+of the real recipes, by ``real_kills.py``. Each time, a run in peace follows.
 
 Every row must be built with the bytes of an undisturbed run, and no stray file be left. A driver that is killed, or
 ends because its raylet was, is started again, as a person would. Where all rows are built before all kills were made,
@@ -110,23 +111,28 @@ def local(folder: Path, rows: int, kills: int, seed: int) -> dict:
     return counts | {"starts": tally.starts + len(codes), "rounds": len(codes)} | faults
 
 
-def storage(kills: int, seed: int, rows: int) -> dict:
-    """What ``storage_kills.py`` prints."""
-    command = [sys.executable, str(HERE / "storage_kills.py"), "--kills", str(kills), "--rows", str(rows)]
-    done = subprocess.run([*command, "--seed", str(seed)], stdout=subprocess.PIPE, text=True, check=False)
+def printed(program: str, **options: int) -> dict:
+    """What another program of this folder prints."""
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, str(HERE / program), *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     return json.loads((done.stdout.splitlines() or ['{"ok": false, "kills": {}}'])[-1])
 
 
 def main() -> None:
     chosen = arguments(
-        __doc__, ("local", "storage"), kills=(4, 160), rows=(12, 200), storage_kills=(3, 60), storage_rows=(6, 40)
-    )
+        __doc__, ("local", "storage", "real"), kills=(4, 160), rows=(12, 200), storage_kills=(3, 60),
+        storage_rows=(6, 40), real_kills=(2, 40),
+    )  # fmt: skip
     begun, found = time.monotonic(), {}
     if "local" in chosen.parts:
         with workplace(chosen) as folder:
             found["local"] = local(folder, chosen.rows, chosen.kills, chosen.seed)
     if "storage" in chosen.parts:
-        found["storage"] = storage(chosen.storage_kills, chosen.seed, chosen.storage_rows)
+        options = {"kills": chosen.storage_kills, "rows": chosen.storage_rows, "seed": chosen.seed}
+        found["storage"] = printed("storage_kills.py", **options)
+    if "real" in chosen.parts:
+        found["real"] = printed("real_kills.py", kills=chosen.real_kills, seed=chosen.seed)
     total = sum(sum(one["kills"].values()) for one in found.values())
     finish(all(one["ok"] for one in found.values()), kills=total, seconds=round(time.monotonic() - begun, 1), **found)
 

@@ -17,7 +17,7 @@ from pipeline.distill import loop
 from pipeline.distill.width import fitting
 from pipeline.export.record import read_record
 from pipeline.geometry.load import load_mesh
-from pipeline.prior.cache import CACHE_VARIABLE
+from pipeline.prior.cache import CACHE_VARIABLE, read_entry
 from pipeline.prior.load import load_prior
 from pipeline.prior.options import PriorOptions
 from pipeline.recipes.generate import generate
@@ -99,7 +99,7 @@ def test_the_width_is_measured_and_remembered(folder, tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     prior = load_prior(folder, "cuda")
     assert fitting(prior, 1, 8, most=4) == fitting(prior, 2, 8, refine=True, most=4) == 4
-    assert len((tmp_path / "lockstep.json").read_text().split(",")) == 2
+    assert len(read_entry("lockstep.json")) == 2
 
 
 def test_what_the_scenes_take_is_measured_once(folder, tmp_path, monkeypatch):
