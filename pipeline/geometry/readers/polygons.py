@@ -37,8 +37,8 @@ _FLAT = 1e-9
 class _Budget:
     """What is left of the work that one file may cause, and how many polygons came too late."""
 
-    exact: int = LARGEST_WORK
-    clipped: int = LARGEST_CLIPPED_WORK
+    exact: int
+    clipped: int
     fanned: int = 0
 
 
@@ -67,7 +67,7 @@ def triangulate(
     starts = np.cumsum(counts) - counts
     offsets = np.cumsum(pieces) - pieces
     faces = np.empty((total, 3), np.int64)
-    budget = _Budget()
+    budget = _Budget(LARGEST_WORK, LARGEST_CLIPPED_WORK)
     for size in np.unique(counts[counts >= 3]):
         which = np.flatnonzero(counts == size)
         index = starts[which][:, None] + np.arange(size)
