@@ -42,7 +42,7 @@ _KNOWN = (
     "MSFT_texture_",
 )
 # Primitives in all instances, and joints of a skin: beyond what any program writes.
-_MAX_PARTS = 300_000
+_MAX_PARTS = 100_000
 _MAX_JOINTS = 65_536
 # Vertices that morph targets and joints may move in all, of each allowed face: some ten seconds.
 _MOVES_PER_FACE = 100
