@@ -7,6 +7,7 @@ v starts at the bottom.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -67,21 +68,22 @@ def read_ply(data: bytes, name: str, max_faces: int) -> RawMesh:
         return _mesh(_elements(text, elements), name, max_faces)
     order = "<" if encoding == "binary_little_endian" else ">"
     for start in starts[:-1]:
-        try:
-            return _mesh(_elements(_Binary(data, start, order, name), elements), name, max_faces)
-        except MeshError:
-            continue
+        source = _Binary(data, start, order, name)
+        with contextlib.suppress(MeshError):
+            found = _elements(source, elements, to_the_end=True)
+            if source.at == len(data):
+                return _mesh(found, name, max_faces)
     return _mesh(_elements(_Binary(data, starts[-1], order, name), elements), name, max_faces)
 
 
-def _elements(source: _Text | _Binary, elements: list[_Element]) -> dict[str, _Columns]:
-    """The columns of vertices, faces and strips; what follows them (edges, materials) is not read."""
+def _elements(source: _Text | _Binary, elements: list[_Element], *, to_the_end: bool = False) -> dict[str, _Columns]:
+    """The columns of vertices, faces and strips; what follows them (edges, materials) is read ``to_the_end`` only."""
     found: dict[str, _Columns] = {}
     for element in elements:
         columns = source.element(element)
         if element.name in ("vertex", "face", "tristrips") and element.count:
             found.setdefault(element.name, columns)
-        if "vertex" in found and len(found) > 1:
+        if "vertex" in found and len(found) > 1 and not to_the_end:
             break
     return found
 
