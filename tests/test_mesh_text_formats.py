@@ -254,3 +254,23 @@ def test_counts_that_promise_more_than_there_is_are_truncated_files(tmp_path: Pa
     for content in (counted(13), counted(12)[:-1], counted(0)[:84], counted(0xFFFFFFFF)[:90]):
         with pytest.raises(MeshError, match=r"a\.stl: (it promises|there are no)"):
             load("a.stl", content, tmp_path)
+
+
+def test_texture_coordinates_of_dropped_faces_alone_are_none(tmp_path: Path) -> None:
+    degenerate = "vt 0 0\nvt 1 0\nf 1/2 1/2 2/2\n"
+    mesh = load("a.obj", POINTS + degenerate + FACES, tmp_path)
+    is_the_box(mesh)
+    assert mesh.uv is None and mesh.uv_faces is None
+
+
+def test_what_is_broken_says_what_to_do(tmp_path: Path) -> None:
+    for name, content in (("a.obj", OBJ.replace("0.7", "x")), ("a.ply", PLY[:-9]), ("a.gltf", "{}")):
+        with pytest.raises(MeshError, match=r"; copy the file again, or export it anew$"):
+            load(name, content, tmp_path)
+
+
+def test_names_in_a_header_reach_no_terminal(tmp_path: Path) -> None:
+    bent = PLY.replace("element face 6", "element \x1b[31mface 600")
+    with pytest.raises(MeshError) as caught:
+        load("a.ply", bent, tmp_path)
+    assert caught.value.message.isprintable() and r"\x1b[31mface" in caught.value.message

@@ -1,4 +1,4 @@
-"""What a file name or a file's first bytes can hide: another Unicode form of the name, a pointer of Git LFS."""
+"""What files of strangers can hide: another Unicode form of a name, a pointer of Git LFS, words for a terminal."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ def path_on_disk(path: Path) -> Path:
     except (OSError, ValueError):
         return path
     return parent / same[0] if same else path
+
+
+def plain(text: object) -> str:
+    """A stranger's words as they are quoted in a message: short, and nothing in them that a terminal obeys."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[:60])

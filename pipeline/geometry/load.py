@@ -16,6 +16,12 @@ from pipeline.geometry.source import FORMATS, mesh_sha256
 
 __all__ = ["READER_VERSION", "load_mesh"]
 
+# Words of messages about files that are not what they should be, and that nothing in them can mend.
+_BROKEN = (
+    "truncated", "damaged", "is not valid glTF", "its JSON", "out of range", "end early", "holds something that is",
+    "cannot be decoded", "cannot be understood", "does not begin with", "unknown type", "entries for", "accessor",
+    "NaN or infinite", "no count", "are needed", "does not hold", "empty",
+)  # fmt: skip
 # Changes whenever a file's bytes would be read as another mesh: what was made of the old one is not this one's.
 READER_VERSION = "2"
 
@@ -68,8 +74,8 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
             if told := far_parts(mesh.vertices, mesh.faces):
                 mesh.warnings.append(told)
             return mesh
-    except MeshError:
-        raise
+    except MeshError as error:
+        raise MeshError(_with_advice(error.message, name), stage=error.stage) from None
     except MemoryError:
         raise MeshError(f"{name}: there is not enough memory to read it") from None
     except Exception as error:
@@ -78,6 +84,13 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
             f"{name}: it cannot be read: damaged, or unlike other {suffix} files; open it in the program that made "
             "it and export it again"
         ) from error
+
+
+def _with_advice(message: str, name: str) -> str:
+    """The message of a reader, with what to do where the file ``name`` itself is broken."""
+    said = message.removeprefix(f"{name}: ")
+    broken = any(word in said for word in _BROKEN) and ";" not in said
+    return f"{message}; copy the file again, or export it anew" if broken else message
 
 
 def _read(data: bytes, path: Path, suffix: str, max_faces: int, max_bytes: int) -> RawMesh:

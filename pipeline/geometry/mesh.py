@@ -198,7 +198,8 @@ def assemble(
         renumber = np.cumsum(used) - 1
         positions, faces = positions[used], renumber[faces]
     if uv is not None and uv_faces is not None:
-        uv, uv_faces = _compact(uv, uv_faces)
+        # Faces that had some may all be gone.
+        uv, uv_faces = _compact(uv, uv_faces) if (uv_faces >= 0).any() else (None, None)
     if normals is not None and normal_faces is not None:
         normals, normal_faces = _compact(normals, normal_faces)
     return Mesh(

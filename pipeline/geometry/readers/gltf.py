@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
+from pipeline.core.files import plain
 from pipeline.geometry.readers.draco import draco_claims
 from pipeline.geometry.readers.gltf_buffers import Buffers, as_component, normalised
-from pipeline.geometry.readers.gltf_file import parse_document, plain
+from pipeline.geometry.readers.gltf_file import parse_document
 from pipeline.geometry.readers.gltf_json import GltfJson, Object
 from pipeline.geometry.readers.gltf_nodes import Nodes
 from pipeline.geometry.readers.gltf_skin import skin

@@ -12,16 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import MeshError
-from pipeline.core.files import path_on_disk
+from pipeline.core.files import path_on_disk, plain
 
 _MAGIC = b"glTF"
 _LARGEST_JSON = 1 << 28
 MESHOPT = ("EXT_meshopt_compression", "KHR_meshopt_compression")
-
-
-def plain(text: object) -> str:
-    """A stranger's words as they are quoted in a message: short, and nothing in them that a terminal obeys."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[:60])
 
 
 def glb_chunks(data: bytes, name: str) -> tuple[bytes, bytes | None]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.readers.gltf_file import plain
+from pipeline.core.files import plain
 
 Object = dict[str, Any]
 
