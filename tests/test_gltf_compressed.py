@@ -221,6 +221,18 @@ def test_inline_data_that_are_none_are_told(uri: str, tmp_path: Path) -> None:
         load_mesh(inlined(box(), uri, tmp_path / "a.gltf"))
 
 
+@pytest.mark.parametrize("uri", ["x" * 300, "a/" * 3000, "a\ud800.bin", "loop/a.bin", 5, ["a.bin"]])
+def test_buffers_of_impossible_names_are_told(uri: Any, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    path = inlined(box(), uri, tmp_path / "a.gltf")
+    with pytest.raises(MeshError) as caught:
+        load_mesh(path)
+    assert caught.value.message.startswith("a.gltf: ") and caught.value.__cause__ is None
+    if isinstance(uri, str):
+        with pytest.raises(MeshError, match=r"its buffer .* (cannot be opened|does not exist|is not a relative path)"):
+            mesh_sha256(path)
+
+
 # -- optional data, Draco, materials -----------------------------------------------------------------------------------
 
 

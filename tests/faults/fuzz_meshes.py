@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import json
 import random
 import re
@@ -201,9 +202,9 @@ def mutate_json(rng: random.Random, data: bytes) -> bytes:
         elif kind == 1:
             other, name = rng.choice(places)
             value = other[name]
-            parent[key] = json.loads(json.dumps(value))
+            parent[key] = copy.deepcopy(value)
         else:
-            parent[key] = rng.choice(VALUES)
+            parent[key] = copy.deepcopy(rng.choice(VALUES))
         if not list(spots(document)):
             break
     text = json.dumps(document).encode()

@@ -65,11 +65,16 @@ def buffer_path(uri: str, folder: Path, name: str) -> Path:
     shown = plain(uri)
     if urllib.parse.urlsplit(uri).scheme or decoded.startswith(("/", "\\")) or "\0" in decoded:
         raise MeshError(f"{name}: its buffer '{shown}' is not a relative path; nothing is fetched from elsewhere")
-    path = path_on_disk(folder / decoded).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    try:
+        path = path_on_disk(folder / decoded).resolve()
+        inside, exists = path.is_relative_to(folder.resolve()), path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or "no usable name"
+        raise MeshError(f"{name}: its buffer '{shown}' cannot be opened ({reason})") from None
+    if not inside:
         raise MeshError(f"{name}: its buffer '{shown}' lies outside the file's own folder")
-    if not path.is_file():
-        raise MeshError(f"{name}: its buffer '{shown}' does not exist")
+    if not exists:
+        raise MeshError(f"{name}: its buffer '{shown}' does not exist; copy it beside the file")
     return path
 
 
