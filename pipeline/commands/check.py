@@ -35,8 +35,8 @@ def check(
     """Prints every problem of the manifest, one a line, and a last line that counts them. Builds nothing.
 
     Each mesh is read once to see whether it can be painted, unless ``skip_meshes``. Words that the prior does not
-    know are warnings. Returns 0, or 2 where there is any problem. Raises UsageError for wrong ``overrides``,
-    PriorError for a ``prior`` that does not exist.
+    know, and what is odd about a mesh or lost of it, are warnings. Returns 0, or 2 where there is any problem.
+    Raises UsageError for wrong ``overrides``, PriorError for a ``prior`` that does not exist.
     """
     meshes = None if skip_meshes else MeshChecker()
     stream = ManifestStream(
@@ -47,7 +47,9 @@ def check(
     listed: list[dict[str, Any]] = []
     warner = _Warner(prior)
     for item in _with_meshes(stream, meshes) if meshes else stream:
-        found: Iterable[Problem] = warner.words(item) if isinstance(item, Job) else (item,)
+        found: Iterable[Problem] = (item,) if isinstance(item, Problem) else warner.words(item)
+        if meshes and isinstance(item, Job):
+            found = (*found, *meshes.warnings(item))
         for problem in found:
             is_warning = isinstance(item, Job)
             warnings += is_warning

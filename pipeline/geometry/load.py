@@ -8,11 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import MeshError
+from pipeline.core.files import POINTER_ADVICE, is_lfs_pointer, path_on_disk
 from pipeline.geometry.mesh import Mesh, assemble
+from pipeline.geometry.outliers import far_parts
 from pipeline.geometry.readers.raw import RawMesh
 from pipeline.geometry.source import FORMATS, mesh_sha256
 
-__all__ = ["load_mesh"]
+__all__ = ["READER_VERSION", "load_mesh"]
+
+# Words of messages about files that are not what they should be, and that nothing in them can mend.
+_BROKEN = (
+    "truncated", "damaged", "is not valid glTF", "its JSON", "out of range", "end early", "holds something that is",
+    "cannot be decoded", "cannot be understood", "does not begin with", "unknown type", "entries for", "accessor",
+    "NaN or infinite", "no count", "are needed", "does not hold", "empty",
+)  # fmt: skip
+# Changes whenever a file's bytes would be read as another mesh: what was made of the old one is not this one's.
+READER_VERSION = "2"
 
 
 def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 30) -> Mesh:
@@ -22,7 +33,7 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
     a top-left origin. Nothing but the file and the buffers of a .gltf in its folder is opened. Raises MeshError,
     whatever is wrong with the file, with a message of one line that begins with its name.
     """
-    path = Path(path)
+    path = path_on_disk(Path(path))
     name = path.name
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
@@ -37,6 +48,8 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
         if size > max_bytes:
             raise MeshError(f"{name}: {size} bytes are more than is allowed ({max_bytes})")
         data = path.read_bytes()
+        if is_lfs_pointer(data):
+            raise MeshError(f"{name}: {POINTER_ADVICE}")
     except OSError as error:
         raise MeshError(f"{name}: it cannot be read ({error.strerror or error})") from None
     try:
@@ -44,27 +57,40 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
         with np.errstate(all="ignore"):
             raw = _read(data, path, suffix, max_faces, max_bytes)
             del data
-            return assemble(
+            mesh = assemble(
                 raw.positions,
                 raw.faces,
                 uv=raw.uv,
                 uv_faces=raw.uv_faces,
                 normals=raw.normals,
                 normal_faces=raw.normal_faces,
+                double_sided=raw.double_sided,
                 name=name,
                 source_format=suffix[1:],
                 source_sha256=mesh_sha256(path),
                 warnings=raw.warnings,
                 max_faces=max_faces,
             )
-    except MeshError:
-        raise
+            if told := far_parts(mesh.vertices, mesh.faces):
+                mesh.warnings.append(told)
+            return mesh
+    except MeshError as error:
+        raise MeshError(_with_advice(error.message, name), stage=error.stage) from None
     except MemoryError:
         raise MeshError(f"{name}: there is not enough memory to read it") from None
     except Exception as error:
         # A reader met something it did not foresee. The user needs the file's name, not our traceback.
-        text = " ".join(str(error).split())[:120]
-        raise MeshError(f"{name}: it cannot be read: damaged? ({type(error).__name__}: {text})") from error
+        raise MeshError(
+            f"{name}: it cannot be read: damaged, or unlike other {suffix} files; open it in the program that made "
+            "it and export it again"
+        ) from error
+
+
+def _with_advice(message: str, name: str) -> str:
+    """The message of a reader, with what to do where the file ``name`` itself is broken."""
+    said = message.removeprefix(f"{name}: ")
+    broken = any(word in said for word in _BROKEN) and ";" not in said
+    return f"{message}; copy the file again, or export it anew" if broken else message
 
 
 def _read(data: bytes, path: Path, suffix: str, max_faces: int, max_bytes: int) -> RawMesh:

@@ -33,6 +33,7 @@ class Mesh:
     uv            (T, 2) float32 or None; origin at the top left.
     uv_faces      (F, 3) int64 into ``uv``, all three -1 where a face has none; None together with ``uv``.
     normals       (N, 3) float32 unit vectors or None; normal_faces (F, 3) int64 into them.
+    double_sided  (F,) bool, true where the file says that both sides of a face are seen; None where it says nothing.
     source_sha256 hex digest of the file's bytes (and of the buffers a .gltf names).
     warnings      one line for each thing that was repaired or left out.
     """
@@ -43,6 +44,7 @@ class Mesh:
     uv_faces: NDArray[np.int64] | None = None
     normals: NDArray[np.float32] | None = None
     normal_faces: NDArray[np.int64] | None = None
+    double_sided: NDArray[np.bool_] | None = None
     source_format: str = ""
     source_sha256: str = ""
     warnings: list[str] = field(default_factory=list)
@@ -121,6 +123,7 @@ def assemble(
     uv_faces: NDArray | None = None,
     normals: NDArray | None = None,
     normal_faces: NDArray | None = None,
+    double_sided: NDArray[np.bool_] | None = None,
     name: str = "mesh",
     source_format: str = "",
     source_sha256: str = "",
@@ -131,9 +134,10 @@ def assemble(
 
     positions (P, 3), faces (F, 3) into them; uv (T, 2) with a top-left origin and uv_faces (F, 3), -1 where a
     corner has none; normals (N, 3) and normal_faces (F, 3) likewise. Equal positions are merged, degenerate and
-    repeated faces dropped, unused vertices dropped. ``name`` begins every message.
+    repeated faces dropped, unused vertices dropped. Texture coordinates and normals that cannot be used are left
+    aside with a warning. ``double_sided`` (F,) bool where the format says it. ``name`` begins every message.
 
-    Raises MeshError: no faces, not finite, index out of range, every face degenerate, too many faces.
+    Raises MeshError: no faces, not finite, vertex out of range, every face degenerate, too many faces.
     """
     told = list(warnings or [])
     positions = np.asarray(positions, np.float64).reshape(-1, 3)
@@ -144,7 +148,8 @@ def assemble(
         raise MeshError(f"{name}: there are no faces in it ({len(positions)} points): a point cloud cannot be painted")
     if len(faces) > max_faces:
         raise MeshError(f"{name}: {len(faces)} faces are more than max_faces = {max_faces}")
-    _check_index(faces, len(positions), name, "vertex", lowest=0)
+    if problem := _index_problem(faces, len(positions), "vertex", lowest=0):
+        raise MeshError(f"{name}: {problem}")
     bad = ~np.isfinite(positions).all(axis=1)
     if bad.any():
         raise MeshError(
@@ -182,6 +187,7 @@ def assemble(
         faces = faces[kept]
         uv_faces = None if uv_faces is None else uv_faces[kept]
         normal_faces = None if normal_faces is None else normal_faces[kept]
+        double_sided = None if double_sided is None else double_sided[kept]
 
     used = np.zeros(len(positions), bool)
     used[faces] = True
@@ -192,7 +198,8 @@ def assemble(
         renumber = np.cumsum(used) - 1
         positions, faces = positions[used], renumber[faces]
     if uv is not None and uv_faces is not None:
-        uv, uv_faces = _compact(uv, uv_faces)
+        # Faces that had some may all be gone.
+        uv, uv_faces = _compact(uv, uv_faces) if (uv_faces >= 0).any() else (None, None)
     if normals is not None and normal_faces is not None:
         normals, normal_faces = _compact(normals, normal_faces)
     return Mesh(
@@ -202,6 +209,7 @@ def assemble(
         uv_faces=uv_faces,
         normals=normals,
         normal_faces=normal_faces,
+        double_sided=double_sided,
         source_format=source_format,
         source_sha256=source_sha256,
         warnings=told,
@@ -217,15 +225,13 @@ def degenerate_faces(positions: NDArray[np.float64], faces: NDArray[np.int64]) -
     return ~(doubled > DEGENERATE_HEIGHT * longest)
 
 
-def _check_index(index: NDArray[np.int64], count: int, name: str, what: str, *, lowest: int) -> None:
-    """Raises MeshError when an index does not name one of ``count`` entries (or -1 where ``lowest`` is -1)."""
+def _index_problem(index: NDArray[np.int64], count: int, what: str, *, lowest: int) -> str:
+    """Which index does not name one of ``count`` entries (or -1 where ``lowest`` is -1); "" where all do."""
     low, high = int(index.min()), int(index.max())
-    if low < lowest or high >= count:
-        wrong = high if high >= count else low
-        raise MeshError(
-            f"{name}: a face names {what} {wrong} (counting from 0), but there are only {count}: "
-            "the index is out of range"
-        )
+    if lowest <= low and high < count:
+        return ""
+    wrong = high if high >= count else low
+    return f"a face names {what} {wrong} (counting from 0), but there are only {count}: the index is out of range"
 
 
 def _checked_uv(
@@ -238,7 +244,9 @@ def _checked_uv(
     uv_faces = np.asarray(uv_faces, np.int64).reshape(-1, 3).copy()
     if uv_faces.shape != faces.shape:
         raise MeshError(f"{name}: {len(uv_faces)} faces have texture coordinates, but there are {len(faces)}")
-    _check_index(uv_faces, len(uv), name, "texture coordinate", lowest=-1)
+    if problem := _index_problem(uv_faces, len(uv), "texture coordinate", lowest=-1):
+        told.append(f"the file's texture coordinates are not used: {problem}")
+        return None, None
     lacking = (uv_faces < 0).any(axis=1)
     uv_faces[lacking] = -1
     if lacking.all():
@@ -258,7 +266,9 @@ def _checked_normals(
     normal_faces = np.asarray(normal_faces, np.int64).reshape(-1, 3)
     if normal_faces.shape != faces.shape:
         raise MeshError(f"{name}: {len(normal_faces)} faces have normals, but there are {len(faces)}")
-    _check_index(normal_faces, len(normals), name, "normal", lowest=-1)
+    if problem := _index_problem(normal_faces, len(normals), "normal", lowest=-1):
+        told.append(f"the file's normals are not used: {problem}")
+        return None, None
     if (normal_faces < 0).any():
         if (normal_faces >= 0).any():
             told.append("some faces have no normals: the file's normals are not used")

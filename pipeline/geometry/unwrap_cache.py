@@ -20,7 +20,7 @@ from pipeline.core.atomic import replacing
 from pipeline.core.content import canonical_json, sha256_arrays, sha256_bytes
 from pipeline.core.job import Reporter, no_report
 from pipeline.core.plain import is_plain
-from pipeline.geometry.load import load_mesh
+from pipeline.geometry.load import READER_VERSION, load_mesh
 from pipeline.geometry.mesh import Mesh, UVMesh
 from pipeline.geometry.unwrap import unwrap
 from pipeline.storage import shared
@@ -61,7 +61,7 @@ def load_unwrapped(
             _memory.move_to_end(key)
             return _memory[key]
     mesh = load_mesh(path, max_faces=max_faces)
-    content = [_LAYOUT_VERSION, mesh.source_sha256, mesh.source_format, texture_size, mode, time_limit]
+    content = [_LAYOUT_VERSION, READER_VERSION, mesh.source_sha256, mesh.source_format, texture_size, mode, time_limit]
     entry = cache / f"{sha256_bytes(canonical_json(content))}.safetensors"
     shared.ask(entry)
     found = _read(entry, mesh)

@@ -20,7 +20,7 @@ class MeshChecker:
     """Reads each mesh once, however many jobs name it."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Place, int], str] = {}
+        self._known: dict[tuple[Place, int], tuple[str, list[str]]] = {}
 
     def problem(self, job: Job) -> Problem | None:
         """What is wrong with the mesh of ``job``; None where it can be used."""
@@ -30,15 +30,27 @@ class MeshChecker:
         message = self.reason(mesh, int(job.settings["max_faces"]))
         return Problem(job.source.file, job.source.row, MESH_FIELDS[job.recipe], message, job.id) if message else None
 
+    def warnings(self, job: Job) -> list[Problem]:
+        """What is odd about the mesh of ``job``, or is lost of it, one Problem a line; [] where it cannot be used."""
+        mesh = job.origin or job.mesh
+        if mesh is None:
+            return []
+        source, field = job.source, MESH_FIELDS[job.recipe]
+        told = self._read(mesh, int(job.settings["max_faces"]))[1]
+        return [Problem(source.file, source.row, field, f"{mesh.name}: {line}", job.id) for line in told]
+
     def reason(self, mesh: Place, max_faces: int) -> str:
         """What is wrong with a mesh of at most ``max_faces`` faces; "" where it can be used."""
+        return self._read(mesh, max_faces)[0]
+
+    def _read(self, mesh: Place, max_faces: int) -> tuple[str, list[str]]:
         key = (mesh, max_faces)
-        message = self._known.get(key)
-        if message is None:
+        found = self._known.get(key)
+        if found is None:
             if len(self._known) > _REMEMBERED:
                 self._known.clear()
-            message = self._known[key] = _reason(*key)
-        return message
+            found = self._known[key] = _read(*key)
+        return found
 
 
 def mesh_problems(jobs: Iterable[Job]) -> Iterator[Problem]:
@@ -49,12 +61,12 @@ def mesh_problems(jobs: Iterable[Job]) -> Iterator[Problem]:
             yield problem
 
 
-def _reason(mesh: Place, max_faces: int) -> str:
+def _read(mesh: Place, max_faces: int) -> tuple[str, list[str]]:
+    """(what is wrong with the mesh or "", its warnings)."""
     from pipeline.geometry.load import load_mesh
 
     try:
         path = fetch_mesh(mesh)[0] if isinstance(mesh, Remote) else mesh
-        load_mesh(path, max_faces=max_faces)
+        return "", load_mesh(path, max_faces=max_faces).warnings
     except (MeshError, StorageError) as error:
-        return error.message
-    return ""
+        return error.message, []

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.errors import UsageError
+from pipeline.core.files import path_on_disk
 from pipeline.core.job import AdapterFile, Job, Source
 from pipeline.core.place import Place, Remote, is_url, parse_place, url_problem
 from pipeline.geometry.source import FORMATS
@@ -358,7 +359,7 @@ class RowChecker:
         if reason := _path_problem(text, self.allow_outside, what, endings):
             return None, reason
         try:
-            path = os.path.realpath(os.path.join(self.folder, text))
+            path = os.path.realpath(path_on_disk(Path(self.folder, text)))
             if not self.allow_outside and os.path.commonpath([self.folder, path]) != self.folder:
                 return None, (
                     f"{name} leaves the manifest's folder; allowed: files inside it (or give --allow-outside)"

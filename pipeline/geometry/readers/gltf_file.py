@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import codecs
 import json
 import struct
@@ -10,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import MeshError
+from pipeline.core.files import path_on_disk, plain
 
 _MAGIC = b"glTF"
 _LARGEST_JSON = 1 << 28
+MESHOPT = ("EXT_meshopt_compression", "KHR_meshopt_compression")
 
 
 def glb_chunks(data: bytes, name: str) -> tuple[bytes, bytes | None]:
@@ -42,28 +46,35 @@ def parse_document(text: bytes, name: str) -> dict[str, Any]:
     if len(text) > _LARGEST_JSON:
         raise MeshError(f"{name}: its JSON has {len(text)} bytes, which is too large")
     try:
-        document = json.loads(text.decode("utf-8-sig"))
+        # Some writers fill the chunk of a .glb with NUL, not with blanks.
+        document = json.loads(text.rstrip(b"\0").decode("utf-8-sig"))
     except (ValueError, RecursionError):
         raise MeshError(f"{name}: its JSON cannot be parsed: empty, truncated or not glTF") from None
     if not isinstance(document, dict) or not isinstance(document.get("asset"), dict):
         raise MeshError(f"{name}: its JSON is not a glTF document (it has no asset)")
     version = str(document["asset"].get("version", ""))
     if not version.startswith("2"):
-        raise MeshError(f"{name}: it is glTF version {version or 'unknown'}; only version 2 can be read")
+        shown = plain(version) or "unknown"
+        raise MeshError(f"{name}: it is glTF version {shown}; only version 2 can be read")
     return document
 
 
 def buffer_path(uri: str, folder: Path, name: str) -> Path:
     """The file a buffer's ``uri`` names, which must lie in ``folder`` or below. Raises MeshError."""
     decoded = urllib.parse.unquote(uri)
-    shown = uri[:60]
+    shown = plain(uri)
     if urllib.parse.urlsplit(uri).scheme or decoded.startswith(("/", "\\")) or "\0" in decoded:
-        raise MeshError(f"{name}: its buffer {shown!r} is not a relative path; nothing is fetched from elsewhere")
-    path = (folder / decoded).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise MeshError(f"{name}: its buffer {shown!r} lies outside the file's own folder")
-    if not path.is_file():
-        raise MeshError(f"{name}: its buffer {shown!r} does not exist")
+        raise MeshError(f"{name}: its buffer '{shown}' is not a relative path; nothing is fetched from elsewhere")
+    try:
+        path = path_on_disk(folder / decoded).resolve()
+        inside, exists = path.is_relative_to(folder.resolve()), path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or "no usable name"
+        raise MeshError(f"{name}: its buffer '{shown}' cannot be opened ({reason})") from None
+    if not inside:
+        raise MeshError(f"{name}: its buffer '{shown}' lies outside the file's own folder")
+    if not exists:
+        raise MeshError(f"{name}: its buffer '{shown}' does not exist; copy it beside the file")
     return path
 
 
@@ -98,7 +109,41 @@ def document_of(path: Path) -> dict[str, Any] | None:
 
 
 def outside_uris(document: dict[str, Any]) -> list[str]:
-    """What the buffers of a document name outside its own file, in order."""
+    """What the buffers of a document name outside its own file, in order; not those that are never opened."""
     buffers = document.get("buffers")
-    uris = [buffer.get("uri") for buffer in (buffers if isinstance(buffers, list) else ()) if isinstance(buffer, dict)]
-    return [uri for uri in uris if isinstance(uri, str) and not uri.startswith("data:")]
+    uris = [
+        buffer.get("uri")
+        for buffer in (buffers if isinstance(buffers, list) else ())
+        if isinstance(buffer, dict) and not is_fallback(buffer)
+    ]
+    return [uri for uri in uris if isinstance(uri, str) and not is_inline(uri)]
+
+
+def is_fallback(buffer: dict[str, Any]) -> bool:
+    """Whether a buffer is there for readers that cannot decode meshopt: it may be missing, and is not needed."""
+    extensions = buffer.get("extensions")
+    found = [extensions.get(name) for name in MESHOPT] if isinstance(extensions, dict) else []
+    return any(isinstance(value, dict) and value.get("fallback") is True for value in found)
+
+
+def is_inline(uri: str) -> bool:
+    """Whether ``uri`` is the data themselves."""
+    return uri[:5].lower() == "data:"
+
+
+def inline_data(uri: str) -> bytes:
+    """The bytes of a data URI, as writers write them: percent-encoded, broken into lines, without the last "=".
+
+    Raises ValueError, in words, where it holds none.
+    """
+    head, comma, body = uri[5:].partition(",")
+    if not comma:
+        raise ValueError("they have no comma before them")
+    data = urllib.parse.unquote_to_bytes(body)
+    if not head.lower().replace(" ", "").endswith(";base64"):
+        return data
+    data = b"".join(data.split()).rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
+    try:
+        return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+    except binascii.Error:
+        raise ValueError("they are not base64") from None

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
+from pipeline.geometry.readers.polygons import triangulate
 from pipeline.geometry.readers.raw import (
     RawMesh,
     first_columns,
@@ -17,10 +18,11 @@ from pipeline.geometry.readers.raw import (
     parse_numbers,
     plain_text,
     tokens_per_line,
-    triangulate,
 )
 
 _STATEMENTS = (b"v", b"vt", b"vn", b"f")
+# What has a shape and is no polygon, by how its statement begins.
+_NO_POLYGONS = {b"l": "lines", b"p": "points", b"curv": "curves", b"curv2": "curves", b"surf": "free-form surfaces"}
 
 
 def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
@@ -33,6 +35,7 @@ def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
     normals: list[bytes] = []
     faces: list[bytes] = []
     relative: list[tuple[int, int, int, int]] = []
+    left_out: list[str] = []
     for line in lines:
         head = line[:2]
         if head in (b"v ", b"v\t"):
@@ -54,30 +57,46 @@ def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
                 if words[0] == b"f" and b"-" in rest:
                     relative.append((len(faces), len(points), len(coordinates), len(normals)))
                 {b"v": points, b"vt": coordinates, b"vn": normals, b"f": faces}[words[0]].append(rest)
+        elif head[:1] in b"lpcs" and (kind := _NO_POLYGONS.get(line.split(None, 1)[0] if head else b"")):
+            left_out.append(kind)
     del lines  # as large as the file once more
     if not points:
         raise MeshError(f"{name}: there are no vertices in it: it is empty or not an OBJ file")
 
     positions = _table(points, 3, "vertex", name)
+    kinds = ", ".join(dict.fromkeys(left_out))
     if not faces:
+        if left_out:
+            raise MeshError(f"{name}: there are no faces in it, only {kinds}: export it as polygons")
         return RawMesh(positions, np.empty((0, 3), np.int64))
     corners, counts = _corners(faces, name)
     if relative:
         _resolve_relative(corners, counts, relative)
-    warnings = []
-    triangles, lacking = triangulate(positions, corners[:, 0], counts, name=name, max_faces=max_faces)
-    if lacking:
-        warnings.append(f"{lacking} faces with fewer than three corners were dropped")
+    triangles, warnings = triangulate(positions, corners[:, 0], counts, name=name, max_faces=max_faces)
+    if left_out:
+        warnings.append(f"{kinds} were left out")
     mesh = RawMesh(positions, corners[:, 0][triangles], warnings=warnings)
     if coordinates and (corners[:, 1] >= 0).any():
         # A lone u is allowed; v is 0 then.
-        table = _table(coordinates, 1, "texture coordinate", name, keep=2)
-        mesh.uv = np.stack([table[:, 0], 1.0 - table[:, 1]], axis=1)
-        mesh.uv_faces = corners[:, 1][triangles]
+        table = _optional_table(coordinates, 1, "texture coordinate", name, warnings, keep=2)
+        if table is not None:
+            mesh.uv = np.stack([table[:, 0], 1.0 - table[:, 1]], axis=1)
+            mesh.uv_faces = corners[:, 1][triangles]
     if normals and (corners[:, 2] >= 0).any():
-        mesh.normals = _table(normals, 3, "normal", name)
+        mesh.normals = _optional_table(normals, 3, "normal", name, warnings)
         mesh.normal_faces = corners[:, 2][triangles]
     return mesh
+
+
+def _optional_table(
+    lines: list[bytes], columns: int, what: str, name: str, warnings: list[str], keep: int = 0
+) -> NDArray[np.float64] | None:
+    """What ``_table`` gives; None and a warning where the lines hold something else: the shape does not need them."""
+    try:
+        return _table(lines, columns, what, name, keep)
+    except MeshError as error:
+        warnings.append(f"the file's {what}s are not used: {error.message.removeprefix(f'{name}: ')}")
+        return None
 
 
 def _joined(lines: list[bytes]) -> list[bytes]:

@@ -1,23 +1,27 @@
-"""OFF text files, with the optional normals (N), colours (C) and texture coordinates (ST) in their vertices."""
+"""OFF text files, with the optional normals (N), colours (C) and texture coordinates (ST) in their vertices.
+
+Most writers give each vertex and face a line of its own, and may let colours follow. Others take the format as a
+stream of numbers that may be broken into lines anywhere; where the lines do not fit, it is read so.
+"""
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.readers.raw import (
-    RawMesh,
-    first_columns,
-    number_lines,
-    parse_numbers,
-    plain_text,
-    triangulate,
-)
+from pipeline.geometry.readers.polygons import triangulate
+from pipeline.geometry.readers.raw import RawMesh, first_columns, number_lines, parse_numbers, plain_text
 
-_KEYWORD = re.compile(rb"^(ST)?(C)?(N)?(4)?(n)?OFF(?=\s|$)")
+# The counts may follow without a blank, as in thousands of files of ModelNet.
+_KEYWORD = re.compile(rb"^(ST)?(C)?(N)?(4)?(n)?OFF(?=\s|\d|$)")
 _BINARY = re.compile(rb"\S*OFF\s+BINARY")
+
+# Of each vertex its numbers (V, at least 3), of all faces their corners (C,), and how many each has (F,).
+_Numbers = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 
 
 def read_off(data: bytes, name: str, max_faces: int) -> RawMesh:
@@ -29,11 +33,39 @@ def read_off(data: bytes, name: str, max_faces: int) -> RawMesh:
     keyword = _KEYWORD.match(lines[0]) if lines else None
     if keyword is None:
         raise MeshError(f"{name}: it does not begin with OFF: empty or not an OFF file")
-    textured, _, with_normals, four, many = keyword.groups()
+    textured, coloured, with_normals, four, many = keyword.groups()
     if four or many:
         raise MeshError(f"{name}: OFF files of other than three dimensions are not supported")
     rest = lines[0][keyword.end() :].strip()
     lines = ([rest] if rest else []) + lines[1:]
+    extra = (3 if with_normals else 0) + (2 if textured else 0)
+    # Of a colour, three or four numbers.
+    widths = [3 + extra + colour for colour in ((4, 3) if coloured else (0,))]
+    try:
+        table, picked, sizes = _by_lines(lines, name, max_faces)
+    except MeshError:
+        found = _as_stream(b" ".join(lines), widths, max_faces)
+        if found is None:
+            raise
+        table, picked, sizes = found
+    if len(sizes) == 0:
+        return RawMesh(table[:, :3], np.empty((0, 3), np.int64))
+    if not (np.isfinite(picked).all() and (picked == np.floor(picked)).all()):
+        raise MeshError(f"{name}: a face holds something that is not an index")
+    corners = np.clip(picked, -1, 2**53).astype(np.int64)
+    triangles, notes = triangulate(table[:, :3], corners, sizes, name=name, max_faces=max_faces)
+    mesh = RawMesh(table[:, :3], corners[triangles], warnings=notes)
+    width = table.shape[1]
+    if with_normals and width >= 6:
+        mesh.normals, mesh.normal_faces = table[:, 3:6], mesh.faces
+    if textured and width >= 3 + extra:
+        mesh.uv = np.stack([table[:, width - 2], 1.0 - table[:, width - 1]], axis=1)
+        mesh.uv_faces = mesh.faces
+    return mesh
+
+
+def _by_lines(lines: list[bytes], name: str, max_faces: int) -> _Numbers:
+    """The numbers of a file whose vertices and faces have a line each. Raises MeshError where they do not."""
     sizes = parse_numbers(lines[0], np.int64) if lines else np.empty(0, np.int64)
     if len(sizes) < 2 or sizes[0] < 0 or sizes[1] < 0:
         raise MeshError(f"{name}: the counts of vertices and faces are missing")
@@ -45,31 +77,55 @@ def read_off(data: bytes, name: str, max_faces: int) -> RawMesh:
         )
     if vertices == 0:
         raise MeshError(f"{name}: there are no vertices in it")
+    if polygons > max_faces:
+        raise MeshError(f"{name}: {polygons} faces are more than max_faces = {max_faces}")
     values, counts = number_lines(lines[1 : 1 + vertices], columns=3, what="vertex", name=name)
     table = first_columns(values, counts, int(counts.min()))
     if polygons == 0:
-        return RawMesh(table[:, :3], np.empty((0, 3), np.int64))
+        return table, np.empty(0), np.empty(0, np.int64)
     # Colours may follow the indices, as integers or not.
     values, counts = number_lines(lines[1 + vertices : 1 + vertices + polygons], columns=1, what="face", name=name)
     starts = np.cumsum(counts) - counts
     corners_of = values[starts]
-    if not ((corners_of >= 0) & (corners_of < counts)).all():
-        at = int(np.argmin((corners_of >= 0) & (corners_of < counts)))
-        raise MeshError(f"{name}: face {at + 1} has fewer indices than it promises")
+    fits = (corners_of >= 0) & (corners_of < counts)
+    if not fits.all():
+        raise MeshError(f"{name}: face {int(np.argmin(fits)) + 1} has fewer indices than it promises")
     sizes = corners_of.astype(np.int64)
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    picked = values[np.repeat(starts + 1, sizes) + within]
-    if not (np.isfinite(picked).all() and (picked == np.floor(picked)).all()):
-        raise MeshError(f"{name}: a face holds something that is not an index")
-    corners = np.clip(picked, -1, 2**53).astype(np.int64)
-    triangles, lacking = triangulate(table[:, :3], corners, sizes, name=name, max_faces=max_faces)
-    mesh = RawMesh(table[:, :3], corners[triangles])
-    if lacking:
-        mesh.warnings.append(f"{lacking} faces with fewer than three corners were dropped")
-    width = table.shape[1]
-    if with_normals and width >= 6:
-        mesh.normals, mesh.normal_faces = table[:, 3:6], mesh.faces
-    if textured and width >= 5 and (counts.size and width > 3 + (3 if with_normals else 0)):
-        mesh.uv = np.stack([table[:, width - 2], 1.0 - table[:, width - 1]], axis=1)
-        mesh.uv_faces = mesh.faces
-    return mesh
+    return table, values[np.repeat(starts + 1, sizes) + within], sizes
+
+
+def _as_stream(text: bytes, widths: list[int], max_faces: int) -> _Numbers | None:
+    """The numbers of a file that is broken into lines anywhere; None where they do not come out even.
+
+    ``widths``: how many numbers a vertex may have.
+    """
+    values = parse_numbers(text)
+    for counted in (3, 2):  # the number of edges may be missing
+        head = values[:counted]
+        if len(head) < counted or not (np.isfinite(head).all() and (head >= 0).all()):
+            continue
+        vertices, polygons = int(head[0]), int(head[1])
+        for width in widths:
+            start = counted + vertices * width
+            if not 0 < vertices * width <= len(values) - counted or not 0 < polygons <= max_faces:
+                continue
+            if (faces := _faces_of(values[start:], polygons)) is not None:
+                return values[counted:start].reshape(vertices, width), *faces
+    return None
+
+
+def _faces_of(values: NDArray[np.float64], polygons: int) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+    """(corners, corners of each face) of a stream of faces that ends with the last one; None where it does not."""
+    ends = [0]
+    while len(ends) <= polygons:
+        if ends[-1] >= len(values):
+            return None
+        size = values[ends[-1]]
+        if not 0 <= size < len(values) - ends[-1] or size != int(size):
+            return None
+        ends.append(ends[-1] + 1 + int(size))
+    if ends[-1] != len(values):
+        return None
+    sizes = np.array([b - a - 1 for a, b in pairwise(ends)], np.int64)
+    return np.delete(values, ends[:-1]), sizes

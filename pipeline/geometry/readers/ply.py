@@ -7,6 +7,8 @@ v starts at the bottom.
 from __future__ import annotations
 
 import codecs
+import contextlib
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.readers.raw import RawMesh, parse_numbers, strip_faces, triangulate
+from pipeline.core.files import plain
+from pipeline.geometry.readers.polygons import triangulate
+from pipeline.geometry.readers.raw import RawMesh, parse_numbers, plain_numbers, strip_faces
 
 _TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
@@ -23,6 +27,8 @@ _TYPES = {
 }  # fmt: skip
 _COORDINATES = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"), ("texture_s", "texture_t"))
 _LONGEST_HEADER = 1 << 16
+_LONGEST_WALK = 10_000_000
+_END = re.compile(rb"(?:\r\n|\n|\r)end_header[ \t]*(\r\n|\n|\r|\Z)")
 
 
 @dataclass
@@ -38,6 +44,12 @@ class _Element:
     count: int
     properties: list[_Property] = field(default_factory=list)
 
+    def add(self, prop: _Property) -> None:
+        """Appends a property; of two with one name, the first is meant."""
+        if any(prop.name == other.name for other in self.properties):
+            prop.name += f" {len(self.properties)}"
+        self.properties.append(prop)
+
 
 # Of each property: (count,) values, or for a list (all values, (count,) lengths).
 _Columns = dict[str, Any]
@@ -46,41 +58,54 @@ _Columns = dict[str, Any]
 def read_ply(data: bytes, name: str, max_faces: int) -> RawMesh:
     """Reads a PLY from its bytes. Raises MeshError."""
     data = data.removeprefix(codecs.BOM_UTF8)
-    encoding, elements, start = _header(data, name)
-    source: _Text | _Binary
-    if encoding == "ascii":
-        source = _Text(parse_numbers(data[start:]), name)
-    else:
-        source = _Binary(data, start, "<" if encoding == "binary_little_endian" else ">", name)
-    vertex: _Columns = {}
-    face: _Columns = {}
-    strips: _Columns = {}
+    encoding, elements, starts = _header(data, name)
     for element in elements:
         if element.name == "face" and element.count > max_faces:
             raise MeshError(f"{name}: {element.count} faces are more than max_faces = {max_faces}")
+        if element.name == "vertex" and element.count == 0:
+            raise MeshError(f"{name}: there are no vertices in it")
+    if encoding == "ascii":
+        text = _Text(parse_numbers(plain_numbers(data[starts[0] :])), name)
+        return _mesh(_elements(text, elements), name, max_faces)
+    order = "<" if encoding == "binary_little_endian" else ">"
+    for start in starts[:-1]:
+        source = _Binary(data, start, order, name)
+        with contextlib.suppress(MeshError):
+            found = _elements(source, elements, to_the_end=True)
+            if source.at == len(data):
+                return _mesh(found, name, max_faces)
+    return _mesh(_elements(_Binary(data, starts[-1], order, name), elements), name, max_faces)
+
+
+def _elements(source: _Text | _Binary, elements: list[_Element], *, to_the_end: bool = False) -> dict[str, _Columns]:
+    """The columns of vertices, faces and strips; what follows them (edges, materials) is read ``to_the_end`` only."""
+    found: dict[str, _Columns] = {}
+    for element in elements:
         columns = source.element(element)
-        if element.name == "vertex":
-            vertex = columns
-        elif element.name == "face":
-            face = columns
-        elif element.name == "tristrips":
-            strips = columns
-        if vertex and (face or strips):
-            break  # what follows (edges, materials) is not needed
+        if element.name in ("vertex", "face", "tristrips") and element.count:
+            found.setdefault(element.name, columns)
+        if "vertex" in found and len(found) > 1 and not to_the_end:
+            break
+    return found
+
+
+def _mesh(found: dict[str, _Columns], name: str, max_faces: int) -> RawMesh:
+    vertex, face = found.get("vertex", {}), found.get("face", {})
     if not all(axis in vertex and not isinstance(vertex[axis], tuple) for axis in "xyz"):
         raise MeshError(f"{name}: its vertices have no x, y and z")
     positions = np.stack([vertex[axis] for axis in "xyz"], axis=1).astype(np.float64)
     lists = _lists(face)
     if lists is None:
-        return _of_strips(positions, vertex, strips, name)
+        return _of_strips(positions, vertex, found.get("tristrips", {}), name)
     values, counts = lists
     corners = _indices(values, name)
-    triangles, lacking = triangulate(positions, corners, counts, name=name, max_faces=max_faces)
-    mesh = RawMesh(positions, corners[triangles])
-    if lacking:
-        mesh.warnings.append(f"{lacking} faces with fewer than three corners were dropped")
+    triangles, notes = triangulate(positions, corners, counts, name=name, max_faces=max_faces)
+    mesh = RawMesh(positions, corners[triangles], warnings=notes)
     _take_normals(vertex, mesh)
     mesh.uv, mesh.uv_faces = _texture_coordinates(vertex, face, counts, triangles, mesh)
+    numbers = face.get("texnumber")
+    if mesh.uv is not None and isinstance(numbers, np.ndarray) and len(textures := np.unique(numbers)) > 1:
+        mesh.warnings.append(f"its texture coordinates are for {len(textures)} textures: they are taken for one")
     return mesh
 
 
@@ -105,7 +130,7 @@ def _of_strips(positions: NDArray, vertex: _Columns, strips: _Columns, name: str
 
 
 def _take_normals(vertex: _Columns, mesh: RawMesh) -> None:
-    if all(axis in vertex for axis in ("nx", "ny", "nz")):
+    if all(axis in vertex and not isinstance(vertex[axis], tuple) for axis in ("nx", "ny", "nz")):
         mesh.normals = np.stack([vertex[axis] for axis in ("nx", "ny", "nz")], axis=1)
         mesh.normal_faces = mesh.faces
 
@@ -133,23 +158,25 @@ def _texture_coordinates(
 def _vertex_uv(vertex: _Columns, mesh: RawMesh) -> tuple[NDArray | None, NDArray | None]:
     """Per vertex, under any of the names in use."""
     for u, v in _COORDINATES:
-        if u in vertex and v in vertex and not isinstance(vertex[u], tuple):
+        if u in vertex and v in vertex and not isinstance(vertex[u], tuple) and not isinstance(vertex[v], tuple):
             return np.stack([vertex[u], 1.0 - vertex[v].astype(np.float64)], axis=1), mesh.faces
     return None, None
 
 
-def _header(data: bytes, name: str) -> tuple[str, list[_Element], int]:
-    """(encoding, elements, where the data begin). Raises MeshError."""
-    if data[:3] != b"ply" or data[3:4] not in (b"\n", b"\r"):
+def _header(data: bytes, name: str) -> tuple[str, list[_Element], list[int]]:
+    """(encoding, elements, where the data may begin, the likelier place first). Raises MeshError.
+
+    Blanks may stand at the ends of lines, and the last line may end otherwise than the others.
+    """
+    first = data[:_LONGEST_HEADER].splitlines()[:1]
+    if not first or first[0].rstrip() != b"ply":
         raise MeshError(f"{name}: it does not begin with ply: empty or not a PLY file")
-    # The lines end as the first one does: behind a binary file's header, the other kind may be data.
-    ending = b"\r\n" if data[3:5] == b"\r\n" else data[3:4]
-    header, found, _ = data[:_LONGEST_HEADER].partition(ending + b"end_header" + ending)
-    if not found:
+    found = _END.search(data, 0, _LONGEST_HEADER)
+    if found is None:
         raise MeshError(f"{name}: its header has no end: truncated, or not a PLY file")
     encoding, elements = "", []
-    for line in header.decode("ascii", "replace").split(ending.decode())[1:]:
-        words = line.split()
+    for line in data[: found.start()].splitlines()[1:]:
+        words = line.decode("ascii", "replace").split()
         try:
             if not words or words[0] in ("comment", "obj_info"):
                 continue
@@ -159,17 +186,29 @@ def _header(data: bytes, name: str) -> tuple[str, list[_Element], int]:
                 elements.append(_Element(words[1], int(words[2])))
                 if elements[-1].count < 0:
                     raise ValueError
-            elif words[0] == "property" and words[1] == "list":
-                elements[-1].properties.append(_Property(words[4], _TYPES[words[3]], _TYPES[words[2]]))
             elif words[0] == "property":
-                elements[-1].properties.append(_Property(words[2], _TYPES[words[1]]))
+                elements[-1].add(_property(words))
             else:
                 raise ValueError
         except (ValueError, IndexError, KeyError):
-            raise MeshError(f"{name}: the header line {line[:60]!r} cannot be understood") from None
+            shown = plain(line.decode("ascii", "replace"))
+            raise MeshError(f"{name}: the header line '{shown}' cannot be understood") from None
     if encoding not in ("ascii", "binary_little_endian", "binary_big_endian"):
-        raise MeshError(f"{name}: its format {encoding!r} is not a PLY format")
-    return encoding, elements, len(header) + len(found)
+        raise MeshError(f"{name}: its format '{plain(encoding)}' is not a PLY format")
+    starts = [found.end()]
+    if found[1] == b"\r\n" and re.match(rb"[^\r\n]*\r(?!\n)", data):
+        # Lines end in CR alone: this LF may be data.
+        starts.insert(0, found.end() - 1)
+    return encoding, elements, starts
+
+
+def _property(words: list[str]) -> _Property:
+    """The property that a header line declares. Raises ValueError, IndexError or KeyError where it declares none."""
+    if words[1] != "list":
+        return _Property(words[2], _TYPES[words[1]])
+    if _TYPES[words[2]].startswith("f"):
+        raise ValueError
+    return _Property(words[4], _TYPES[words[3]], _TYPES[words[2]])
 
 
 def _indices(values: NDArray, name: str) -> NDArray[np.int64]:
@@ -179,6 +218,12 @@ def _indices(values: NDArray, name: str) -> NDArray[np.int64]:
             raise MeshError(f"{name}: a face holds something that is not an index")
         values = np.clip(values, -2, 2**53)  # -1 parts strips; what lies below is wrong, and stays so
     return values.astype(np.int64)
+
+
+def _check_walk(element: _Element, name: str) -> None:
+    """Raises MeshError where entries that have to be read one by one would take minutes."""
+    if element.count > _LONGEST_WALK:
+        raise MeshError(f"{name}: {element.count} {plain(element.name)} entries of uneven length are too many to read")
 
 
 class _Text:
@@ -195,7 +240,7 @@ class _Text:
         if count * len(properties) > left:
             raise self._short(element)
         if not any(p.length_kind for p in properties):
-            block = self.values[self.at : self.at + count * len(properties)].reshape(count, -1)
+            block = self.values[self.at : self.at + count * len(properties)].reshape(count, len(properties))
             self.at += block.size
             return {p.name: block[:, i] for i, p in enumerate(properties)}
         return self._uniform(element) or self._walk(element)
@@ -208,7 +253,7 @@ class _Text:
         for prop in element.properties:
             if prop.length_kind and at < len(self.values):
                 length = self.values[at]
-                if not 0 <= length <= len(self.values) - at:
+                if not 0 <= length <= len(self.values) - at or length != int(length):
                     return None
                 spans.append((at - self.at, int(length)))
                 at += 1 + int(length)
@@ -232,6 +277,7 @@ class _Text:
         return columns
 
     def _walk(self, element: _Element) -> _Columns:
+        _check_walk(element, self.name)
         values, at, end = self.values, self.at, len(self.values)
         kept: dict[str, list] = {p.name: [] for p in element.properties}
         for _ in range(element.count):
@@ -252,7 +298,7 @@ class _Text:
 
     def _short(self, element: _Element) -> MeshError:
         return MeshError(
-            f"{self.name}: the numbers of its {element.count} {element.name} entries end early or cannot be "
+            f"{self.name}: the numbers of its {element.count} {plain(element.name)} entries end early or cannot be "
             "read: truncated or damaged"
         )
 
@@ -309,6 +355,7 @@ class _Binary:
         return columns
 
     def _walk(self, element: _Element) -> _Columns:
+        _check_walk(element, self.name)
         data, at, end = self.data, self.at, len(self.data)
         kinds = [
             (
@@ -339,7 +386,9 @@ class _Binary:
         return _join(kept, element)
 
     def _short(self, element: _Element) -> MeshError:
-        return MeshError(f"{self.name}: the bytes of its {element.count} {element.name} entries end early: truncated")
+        return MeshError(
+            f"{self.name}: the bytes of its {element.count} {plain(element.name)} entries end early: truncated"
+        )
 
 
 def _native(values: NDArray) -> NDArray:

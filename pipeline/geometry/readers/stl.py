@@ -8,10 +8,12 @@ import re
 import numpy as np
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.readers.raw import RawMesh, parse_numbers
+from pipeline.geometry.readers.raw import RawMesh, parse_numbers, plain_numbers
 
 _FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _HEADER = 84
+# Counts that stand for "not counted".
+_UNCOUNTED = (0, 0xFFFFFFFF)
 
 
 def read_stl(data: bytes, name: str, max_faces: int) -> RawMesh:
@@ -22,18 +24,31 @@ def read_stl(data: bytes, name: str, max_faces: int) -> RawMesh:
     # Binary files may begin with "solid" too: their length tells.
     if claimed >= 0 and len(data) == _HEADER + claimed * _FACET.itemsize:
         return _read_binary(data, claimed, name, max_faces)
-    if data.lstrip()[:5].lower() == b"solid" and b"\0" not in data[:_HEADER]:
+    if _is_text(data):
         return _read_text(data, name, max_faces)
     if claimed < 0:
         raise MeshError(f"{name}: {len(data)} bytes are too few for an STL file")
-    if len(data) > _HEADER + claimed * _FACET.itemsize and claimed > 0:
+    held = (len(data) - _HEADER) // _FACET.itemsize
+    if claimed in _UNCOUNTED and held:
+        # Programs that write facets as they come, and do not go back to count them.
+        mesh = _read_binary(data, held, name, max_faces)
+        mesh.warnings.append(f"its count of facets says {claimed}: the {held} that its bytes hold were read")
+        return mesh
+    if 0 < claimed <= held:
         mesh = _read_binary(data, claimed, name, max_faces)
         mesh.warnings.append("bytes behind the last facet were ignored")
         return mesh
     raise MeshError(
-        f"{name}: it promises {claimed} facets, but its bytes hold only "
-        f"{(len(data) - _HEADER) // _FACET.itemsize}: truncated, or not an STL file"
+        f"{name}: it promises {claimed} facets, but its bytes hold only {held}: truncated, or not an STL file"
     )
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether it is text: it begins with "solid", as binary files may, too, and goes on with a facet or its end."""
+    begin = data[:65536].lstrip().lower()
+    if not begin.startswith(b"solid") or b"\0" in begin[:1024]:
+        return False
+    return len(data) <= 1024 or b"facet" in begin or b"endsolid" in begin
 
 
 def _read_binary(data: bytes, count: int, name: str, max_faces: int) -> RawMesh:
@@ -53,7 +68,7 @@ def _read_text(data: bytes, name: str, max_faces: int) -> RawMesh:
     corners = re.findall(rb"\bvertex[ \t]+([^\r\n]*)", text)
     if re.search(rb"\bendsolid\b", text) is None or len(corners) != 3 * facets:
         raise MeshError(f"{name}: the text ends early or a facet has not three corners: truncated STL")
-    values = parse_numbers(b" ".join(corners))
+    values = parse_numbers(plain_numbers(b" ".join(corners)))
     if len(values) != 9 * facets:
         raise MeshError(f"{name}: facet {len(values) // 9 + 1} holds something that is not a number")
     return RawMesh(values.reshape(-1, 3), np.arange(3 * facets).reshape(-1, 3))

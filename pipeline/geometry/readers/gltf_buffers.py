@@ -1,0 +1,218 @@
+"""The numbers of a glTF file: accessors over views over buffers, plain or compressed by meshopt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import MeshError
+from pipeline.core.files import POINTER_ADVICE, is_lfs_pointer
+from pipeline.geometry.readers.gltf_file import MESHOPT, buffer_path, inline_data, is_fallback, is_inline
+from pipeline.geometry.readers.gltf_json import GltfJson, Object
+
+COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
+WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
+# Of the bytes that are allowed, what decoding and sparse values may copy in all.
+_COPIES = 8
+
+
+class Buffers:
+    """What the document's accessors hold. ``folder`` is where its buffers may lie; sizes are bounded before anything
+    is allocated: ``max_bytes`` for all buffers, four entries a face for what an accessor claims without bytes."""
+
+    def __init__(self, json: GltfJson, binary: bytes | None, folder: Path, max_faces: int, max_bytes: int):
+        self.json, self.binary, self.folder = json, binary, folder
+        self.max_entries, self.left_bytes, self.left_copies = 4 * max_faces, max_bytes, _COPIES * max_bytes
+        self.buffers: dict[int, bytes] = {}
+        self.decoded: dict[int, memoryview] = {}
+
+    def layout(self, index: Any) -> tuple[Object, int, np.dtype, int]:
+        """(accessor, count, dtype, width) of accessor ``index``. Raises MeshError."""
+        accessor = self.json.item("accessors", index, "accessor")
+        count = self.json.whole(accessor, "count")
+        kind, form = accessor.get("componentType"), accessor.get("type")
+        if not isinstance(kind, int) or kind not in COMPONENTS or not isinstance(form, str) or form not in WIDTHS:
+            raise self.json.error(f"accessor {index} has an unknown type")
+        dtype = np.dtype(COMPONENTS[kind])
+        if form in ("MAT2", "MAT3") and dtype.itemsize < 4:
+            raise self.json.error(f"accessor {index} has an unsupported matrix type")
+        return accessor, count, dtype, WIDTHS[form]
+
+    def accessor(self, index: Any, rows: NDArray[np.int64] | None = None) -> NDArray:
+        """(count, width) values of an accessor, or its ``rows`` alone; normalised integers as floats.
+
+        Raises MeshError.
+        """
+        accessor, count, dtype, width = self.layout(index)
+        if "bufferView" in accessor:
+            offset = self.json.whole(accessor, "byteOffset", 0)
+            values = self._strided(accessor["bufferView"], offset, count, dtype, width)
+        else:
+            # Zeros, which sparse values then replace: bounded by what one buffer may hold.
+            if count * width * dtype.itemsize > self.left_bytes or count > self.max_entries:
+                raise self.json.error(f"accessor {index} claims {count} entries, which is too many")
+            self._copies(count * width * dtype.itemsize)
+            values = np.zeros((count, width), dtype)
+        sparse = self.json.object(accessor, "sparse", f"accessor {index}")
+        if sparse:
+            values = self._sparse(sparse, values, index)
+        if rows is not None:
+            values = values[rows]
+        return normalised(values) if accessor.get("normalized") is True else values
+
+    def _sparse(self, sparse: Object, values: NDArray, index: Any) -> NDArray:
+        """The values with those of ``sparse`` in the place of some."""
+        json, where = self.json, f"accessor {index}"
+        changed = json.whole(sparse, "count")
+        at, new = json.object(sparse, "indices", where), json.object(sparse, "values", where)
+        kind = at.get("componentType")
+        if not isinstance(kind, int) or kind not in COMPONENTS or np.dtype(COMPONENTS[kind]).kind != "u":
+            raise json.error(f"the sparse entries of accessor {index} have an unknown type")
+        places = self._strided(
+            at.get("bufferView"), json.whole(at, "byteOffset", 0), changed, np.dtype(COMPONENTS[kind]), 1
+        )[:, 0]
+        if len(places) and int(places.max()) >= len(values):
+            raise json.error("a sparse accessor names an entry out of range")
+        self._copies(values.nbytes)
+        values = values.copy()
+        values[places.astype(np.int64)] = self._strided(
+            new.get("bufferView"), json.whole(new, "byteOffset", 0), changed, values.dtype, values.shape[1]
+        )
+        return values
+
+    def _strided(self, view_index: Any, offset: int, count: int, dtype: np.dtype, width: int) -> NDArray:
+        view = self.json.item("bufferViews", view_index, "bufferView")
+        data = self.view(view_index)
+        size = dtype.itemsize * width
+        stride = self.json.whole(view, "byteStride", 0) or size
+        if count == 0:
+            return np.empty((0, width), dtype)
+        if stride < size or offset + (count - 1) * stride + size > len(data):
+            raise self.json.error(
+                f"an accessor wants {count} entries of {size} bytes, but its buffer view has only "
+                f"{len(data)} bytes: truncated or damaged"
+            )
+        return np.ndarray((count, width), dtype, data, offset, (stride, dtype.itemsize))
+
+    def view(self, index: Any) -> memoryview:
+        """The bytes of a buffer view, decompressed. Raises MeshError."""
+        view = self.json.item("bufferViews", index, "bufferView")
+        extensions = self.json.object(view, "extensions", f"bufferView {index}")
+        packed = next((self.json.object(extensions, n, f"bufferView {index}") for n in MESHOPT if n in extensions), {})
+        if packed and not self._is_at_hand(view.get("buffer")):
+            if index not in self.decoded:
+                self.decoded[index] = self._decoded(packed)
+            return self.decoded[index]
+        return self._part(view, "a buffer view")
+
+    def _is_at_hand(self, index: Any) -> bool:
+        """Whether the buffer that a compressed view stands for has its bytes in the file, or is meant to be read."""
+        buffer = self.json.item("buffers", index, "buffer")
+        uri = buffer.get("uri")
+        if uri is None:
+            return index == 0 and self.binary is not None
+        return isinstance(uri, str) and (is_inline(uri) or not is_fallback(buffer))
+
+    def _part(self, view: Object, what: str) -> memoryview:
+        data = self._buffer(view.get("buffer"))
+        offset, length = self.json.whole(view, "byteOffset", 0), self.json.whole(view, "byteLength")
+        if offset + length > len(data):
+            raise self.json.error(
+                f"{what} ends at byte {offset + length}, but its buffer has only {len(data)}: truncated or damaged"
+            )
+        return memoryview(data)[offset : offset + length]
+
+    def _decoded(self, packed: Object) -> memoryview:
+        """The rows of a view that meshopt packed. The decoder is one that takes hostile bytes; its claims are bounded
+        here."""
+        import meshopt
+
+        count, stride = self.json.whole(packed, "count"), self.json.whole(packed, "byteStride")
+        mode, kind = packed.get("mode"), packed.get("filter", "NONE")
+        if count * stride > self.left_bytes or count > self.max_entries:
+            raise self.json.error(f"its meshopt data claim {count} entries of {stride} bytes, which is too many")
+        if count == 0 or stride == 0:
+            return memoryview(b"")
+        data = np.frombuffer(self._part(packed, "its meshopt data"), np.uint8)
+        self._copies(count * stride)
+        self.left_bytes -= count * stride
+        try:
+            if not isinstance(mode, str) or not isinstance(kind, str):
+                raise ValueError("their mode or filter is no word")
+            if stride > 256 or (mode != "ATTRIBUTES" and stride not in (2, 4)):
+                raise ValueError(f"rows of {stride} bytes are not allowed")
+            found = meshopt.decode_gltf_buffer(data, count, stride, mode, kind)  # type: ignore[arg-type]
+        except Exception as error:
+            reason = " ".join(str(error).split())[:80]
+            raise self.json.error(f"its meshopt data cannot be decoded ({reason})") from None
+        return memoryview(np.ascontiguousarray(found).view(np.uint8).reshape(-1).tobytes())
+
+    def _buffer(self, index: Any) -> bytes:
+        if _known(index, self.buffers):
+            return self.buffers[index]
+        buffer = self.json.item("buffers", index, "buffer")
+        uri = buffer.get("uri")
+        if uri is None:
+            if index != 0 or self.binary is None:
+                raise self.json.error(f"buffer {index} has no data")
+            data = self.binary
+        elif not isinstance(uri, str):
+            raise self.json.error(f"the uri of buffer {index} is no text")
+        elif is_inline(uri):
+            try:
+                data = inline_data(uri)
+            except ValueError as error:
+                raise self.json.error(f"the inline data of buffer {index} cannot be read: {error}") from None
+        else:
+            data = self._file(uri)
+        self.left_bytes -= len(data)
+        length = self.json.whole(buffer, "byteLength", 0)
+        if len(data) < length:
+            raise self.json.error(
+                f"buffer {index} should have {length} bytes, but has {len(data)}: truncated; copy the file again"
+            )
+        self.buffers[index] = data
+        return data
+
+    def _file(self, uri: str) -> bytes:
+        path = buffer_path(uri, self.folder, self.json.name)
+        try:
+            if path.stat().st_size > self.left_bytes:
+                raise self.json.error("its buffers are larger than is allowed")
+            data = path.read_bytes()
+        except OSError as error:
+            raise self.json.error(f"its buffer {path.name} cannot be read ({error.strerror or error})") from None
+        if is_lfs_pointer(data):
+            raise MeshError(f"{self.json.name}: of its buffer {path.name}: {POINTER_ADVICE}")
+        return data
+
+    def _copies(self, size: int) -> None:
+        self.left_copies -= size
+        if self.left_copies < 0:
+            raise self.json.error("its accessors unpack to more bytes than are allowed")
+
+
+def _known(index: Any, known: dict[int, Any]) -> bool:
+    return isinstance(index, int) and not isinstance(index, bool) and index in known
+
+
+def normalised(values: NDArray) -> NDArray:
+    """Integers as the fractions they stand for."""
+    if values.dtype.kind == "f":
+        return values
+    top = np.iinfo(values.dtype).max
+    return np.maximum(values.astype(np.float32) / np.float32(top), np.float32(-1.0))
+
+
+def as_component(values: NDArray, dtype: np.dtype) -> NDArray:
+    """(n, k) values that a decoder gave in a type of its own, in that of their accessor."""
+    if values.dtype == dtype or dtype.kind == "f":
+        return values.astype(dtype)
+    if values.dtype.kind == "f":
+        limits = np.iinfo(dtype)
+        return np.clip(np.rint(np.nan_to_num(values)), limits.min, limits.max).astype(dtype)
+    # Of as many bits, with another sign.
+    return values.astype(dtype)
