@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.geometry.mesh import UVMesh, face_normals
+from pipeline.geometry.mesh import UVMesh, face_areas, face_normals
 from pipeline.geometry.rasterise import interpolate, rasterise_uv
 
 # How far outside a chart, in texels, a texel still belongs to it: half a diagonal, so that charts thinner than
@@ -49,6 +49,19 @@ def texel_map(uvmesh: UVMesh, size: int, rim: float = RIM) -> TexelMap:
     normal = np.zeros((size, size, 3), np.float32)
     normal[mask] = cross[face[mask]]
     return TexelMap(face, bary, mask, position, normal, chart)
+
+
+def surface_share(uvmesh: UVMesh, texels: TexelMap, chosen: NDArray[np.bool_]) -> float:
+    """Share of the surface's area that the texels ``chosen`` (S, S) are, in [0, 1].
+
+    Each texel of a face is an equal part of it: charts may have more texels or fewer for the same area. Faces without
+    a texel are left out.
+    """
+    face = texels.face[texels.mask]
+    count = np.bincount(face, minlength=len(uvmesh.mesh.faces))
+    area = face_areas(uvmesh.mesh.vertices, uvmesh.mesh.faces)
+    part = np.bincount(face, chosen[texels.mask], len(count)) / np.maximum(count, 1)
+    return float((part * area).sum() / max(area[count > 0].sum(), 1e-300))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.bake.atlas import Edges, TexelMap, shared_edges, texel_map
+from pipeline.bake.atlas import Edges, TexelMap, shared_edges, surface_share, texel_map
 from pipeline.bake.decode import Decoder, decode_texture
 from pipeline.bake.fill import dilate, fill_gutter, fill_unreached
 from pipeline.bake.seams import LEVEL_RIM, level_seams, seam_ratio, seam_step
@@ -70,6 +70,7 @@ def bake_base_colour(
         "latent_size": size,
         "texels_on_surface": on_surface,
         "texels_unreached": int((coarse.mask & ~reached).sum()),
+        "unreached_share": round(surface_share(uvmesh, coarse, ~reached), 4),
         "chart_borders": len(borders),
         "seam_ratio_decoded": round(seam_ratio(*before), 3),
         "seam_ratio": round(seam_ratio(*after), 3),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.ndimage import distance_transform_edt
-from scipy.sparse.csgraph import dijkstra
+from scipy.sparse.csgraph import connected_components, dijkstra
 from scipy.spatial import cKDTree
 
 from pipeline.bake.atlas import Edges, TexelMap, along_edges, edge_points
@@ -77,7 +77,7 @@ def fill_smoothly(
         coarse = _every_fourth(texels)
         small = fill_smoothly(np.ascontiguousarray(texture[:, 2::4, 2::4]), coarse, reached[2::4, 2::4], borders)
         enlarged, chart = (np.repeat(np.repeat(a, 4, axis=-2), 4, axis=-1) for a in (small, coarse.chart))
-        taken = missing & (chart == texels.chart)
+        taken = missing & (chart == texels.chart) & _is_anchored(texels, known, graph)
         filled[:, taken] = enlarged[:, taken]
     links = graph + graph.T
     links.data = np.median(links.data) / np.maximum(links.data, 1e-3 * np.median(links.data))
@@ -90,9 +90,36 @@ def fill_smoothly(
     # The correction of the nearest colours, so that where the steps end early those are what remains.
     start = values[unknown]
     pull = rows @ values - degree[:, None] * start
+    # What hangs together with nothing known is held by nothing but the small term, which must not draw it to black.
+    free = ~_has_known(texels, known, graph)[missing]
+    pull[free] += np.float32(1e-5) * start[free]
     change = conjugate_gradients(lambda x: degree[:, None] * x - inner @ x, degree, pull, steps=steps)
     filled[:, missing] = (start + change).T
     return filled
+
+
+def _has_known(texels: TexelMap, known: NDArray[np.bool_], graph: sparse.csr_array) -> NDArray[np.bool_]:
+    """(S, S) which texels lie on pieces of the surface that have ``known`` texels."""
+    count, piece = connected_components(graph, directed=False)
+    at_all = np.zeros(count, bool)
+    at_all[piece[known[texels.mask]]] = True
+    result = np.zeros_like(known)
+    result[texels.mask] = at_all[piece]
+    return result
+
+
+def _is_anchored(texels: TexelMap, known: NDArray[np.bool_], graph: sparse.csr_array) -> NDArray[np.bool_]:
+    """(S, S) which texels a fill of every fourth texel has an answer for: those of pieces of the surface that have
+    ``known`` ones among these, and those of pieces that have no known ones at all, while any other piece has."""
+    fourth = np.zeros_like(known)
+    fourth[2::4, 2::4] = True
+    count, piece = connected_components(graph, directed=False)
+    at_all, anchored = np.zeros(count, bool), np.zeros(count, bool)
+    at_all[piece[known[texels.mask]]] = True
+    anchored[piece[(known & fourth)[texels.mask]]] = True
+    result = np.zeros_like(known)
+    result[texels.mask] = (anchored | (~at_all & anchored.any()))[piece]
+    return result
 
 
 def _every_fourth(texels: TexelMap) -> TexelMap:
@@ -112,7 +139,7 @@ def _take_nearest(
 ) -> tuple[Texture, NDArray[np.float64]]:
     """The texture with each missing texel set to the nearest known one, and how far that is, (missing,).
 
-    Along the surface where there is a way, else through space.
+    Along the surface where there is a way, else through space; the mean of the known ones where all are far away.
     """
     position = texels.position.astype(np.float64)
     nearest, distance = _nearest_on_surface(graph, number, known, missing)
@@ -121,10 +148,28 @@ def _take_nearest(
         radius = np.linalg.norm(position[texels.mask], axis=1).max() or 1.0
         normal = texels.normal.astype(np.float64) * (_NORMAL_WEIGHT * radius)
         points = np.concatenate([position, normal], axis=-1)
-        distance[apart], nearest[apart] = cKDTree(points[known]).query(points[missing][apart])
+        away = _away_from_box(position[missing], position[known])
+        near, far = apart & ~(away > 0), apart & (away > 0)
+        if near.any():
+            distance[near], nearest[near] = cKDTree(points[known]).query(points[missing][near])
+        distance[far] = away[far]
+    else:
+        far = apart
     filled = texture.copy()
     filled[:, missing] = texture[:, known][:, nearest]
+    if far.any():
+        # None of what is known is nearer than the rest, and a search would have to look at all of it.
+        gap = np.zeros_like(missing)
+        gap[missing] = far
+        filled[:, gap] = texture[:, known].mean(axis=1, dtype=np.float64)[:, None]
     return filled, distance
+
+
+def _away_from_box(points: NDArray[np.float64], box_of: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) how far ``points`` (N, 3) are from the bounding box of the points ``box_of``; 0 up to its half diagonal."""
+    low, high = box_of.min(axis=0), box_of.max(axis=0)
+    distance = np.linalg.norm(np.maximum(np.maximum(low - points, points - high), 0), axis=1)
+    return np.where(distance > np.linalg.norm(high - low) / 2, distance, 0.0)
 
 
 def _quilt(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter, minimum_filter
 
-from pipeline.bake.atlas import TexelMap, shared_edges, texel_map
+from pipeline.bake.atlas import TexelMap, shared_edges, surface_share, texel_map
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps, level_and_spread
 from pipeline.bake.fill import fill_smoothly
 from pipeline.bake.seams import LEVEL_RIM, bilinear, footprint, seam_ratio
@@ -87,6 +87,7 @@ def bake_projected(
     near_depths: NDArray[np.floating] | None = None,
     shares: NDArray[np.floating] | None = None,
     settings: ProjectSettings | None = None,
+    otherwise: NDArray[np.floating] | None = None,
 ) -> BakedMaps:
     """The base colour map of ``uvmesh`` from pictures of it.
 
@@ -98,10 +99,11 @@ def bake_projected(
             background. Where the mesh is not what an image shows there (a floater that the mesh lacks stands in
             front, or the field has nothing), the image is not used.
         shares: (N, h, h) of any side, in [0, 1]: how much each image counts at each place beside the other images.
+        otherwise: (3,) in [0, 1], the colour of a mesh of which no view sees anything; None: that is an error.
 
     A texel sees a camera where the rasterised depth says so. Texels that no view sees become a smooth membrane between
     those that are seen; chart borders are levelled and colours spread over the gutters, as for painted textures.
-    Raises SettingError where the shapes do not fit or no view sees anything of the mesh.
+    Raises SettingError where the shapes do not fit, or no view sees anything of the mesh and ``otherwise`` is None.
     """
     started = time.perf_counter()
     settings = settings or ProjectSettings()
@@ -117,10 +119,10 @@ def bake_projected(
         _add_view(blend, surface, cameras[n : n + 1], np.asarray(images[n], np.float32), depths, counts, settings)
         report("project", n + 1, len(cameras))
     seen = blend.broad > 0
-    if not seen.any():
+    if not seen.any() and otherwise is None:
         raise SettingError("no view sees the mesh: the cameras must stand around it and look at it", stage="bake")
     colours = np.zeros((texture_size, texture_size, 3), np.float32)
-    colours[texels.mask] = blend.colours()
+    colours[texels.mask] = blend.colours() if seen.any() else otherwise
     reached = np.zeros(texels.mask.shape, bool)
     reached[texels.mask] = seen
     filled = fill_smoothly(np.ascontiguousarray(colours.transpose(2, 0, 1)), texels, reached, borders)
@@ -131,6 +133,7 @@ def bake_projected(
         "view_size": int(images.shape[-1]),
         "texels_on_surface": int(texels.mask.sum()),
         "texels_unreached": int((~seen).sum()),
+        "unreached_share": round(surface_share(uvmesh, texels, ~reached), 4),
         "chart_borders": len(borders),
         "seam_ratio_decoded": round(seam_ratio(*before), 3),
         "seam_ratio": round(seam_ratio(*after), 3),

@@ -16,6 +16,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.geometry.mesh import Mesh
+from pipeline.geometry.parts import outward_signs
 
 # A face whose height is below this share of its longest edge has no direction that float32 input could tell.
 _SLIVER = 1e-6
@@ -166,7 +167,8 @@ def corner_normals(mesh: Mesh, crease_angle: float) -> tuple[NDArray[np.float32]
 
 
 def is_closed(mesh: Mesh) -> bool:
-    """Whether the surface has an inside that is never seen: every edge is balanced and the volume positive.
+    """Whether the surface has an inside that is never seen: every edge is balanced, the volume is positive, and no part
+    is inside out.
 
     Balanced: as many faces run along an edge one way as the other way.
     """
@@ -178,4 +180,4 @@ def is_closed(mesh: Mesh) -> bool:
         return False
     corners = _scaled(mesh.vertices)[mesh.faces]
     volume = (corners[:, 0] * np.cross(corners[:, 1], corners[:, 2])).sum() / 6
-    return bool(volume > 0)
+    return bool(volume > 0 and (outward_signs(mesh.vertices, mesh.faces) > 0).all())

@@ -165,6 +165,8 @@ class CameraSettings:
     close_height: tuple[float, float] = (0.45, 0.9)
     # Close-ups stand within this angle of the surface normal, where normals are given.
     close_angle: float = math.radians(40)
+    # Distance of the near plane.
+    near: float = 0.02
 
     def __post_init__(self) -> None:
         if not -math.pi / 2 <= self.elevation_min <= self.elevation_max <= math.pi / 2:

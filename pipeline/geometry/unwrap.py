@@ -30,6 +30,10 @@ LARGEST_STARVED = 0.01
 STARVED_DENSITY = 1e-4
 # ... and the charts cover at least this share of the square.
 LEAST_COVERED = 0.05
+# ... "auto" wants them even besides: at this percentile, over the surface, the density of texels (per length) is at
+# least this part of the median.
+SPARSE_SHARE = 0.05
+LEAST_DENSITY = 0.25
 # Distance between charts as a part of the texture's side: one latent of a latent texture an eighth as large, at
 # 1024 texels.
 PADDING = 1 / 128
@@ -55,9 +59,10 @@ def unwrap(
 ) -> UVMesh:
     """Gives ``mesh`` one usable set of texture coordinates for a square texture of ``texture_size`` texels.
 
-    mode  "auto": the mesh's own where usable (``uv_problem``), else xatlas unless the mesh is very large, else
-          clusters; "input": the mesh's own or UnwrapError; "xatlas": xatlas whatever the mesh has, clusters where
-          it fails or is not done in ``time_limit`` seconds; "box": a box projection.
+    mode  "auto": the mesh's own where usable (``uv_problem``) and even (``uneven_density``), else xatlas unless the
+          mesh is very large, else clusters; "input": the mesh's own where usable, or UnwrapError; "xatlas": xatlas
+          whatever the mesh has, clusters where it fails or is not done in ``time_limit`` seconds; "box": a box
+          projection.
     report  is called as ("unwrap", seconds so far, time_limit) while xatlas runs.
 
     Always ends: xatlas runs in a process of its own that is killed when its time is over.
@@ -68,6 +73,8 @@ def unwrap(
     why_not = ""
     if mode in ("auto", "input"):
         why_not = uv_problem(mesh)
+        if not why_not and mode == "auto":
+            why_not = uneven_density(mesh)
         if not why_not:
             return _own(mesh)
         if mode == "input":
@@ -131,6 +138,28 @@ def uv_problem(mesh: Mesh) -> str:
     if covered < LEAST_COVERED * OVERLAP_GRID**2:
         return f"the charts cover only {covered / OVERLAP_GRID**2:.1%} of the texture"
     return ""
+
+
+def uneven_density(mesh: Mesh) -> str:
+    """Empty when the mesh's own texture coordinates, usable ones, give all parts about as many texels, else one line.
+
+    Density is texels per length. It is uneven where its 5th percentile over the surface's area is under a quarter of
+    its median.
+    """
+    if mesh.uv is None or mesh.uv_faces is None or (mesh.uv_faces < 0).any():
+        return ""
+    surface = face_areas(mesh.vertices, mesh.faces)
+    density = np.sqrt(np.abs(uv_areas(mesh.uv, mesh.uv_faces)) / np.maximum(surface, 1e-300))
+    order = np.argsort(density, kind="stable")
+    below = np.cumsum(surface[order])
+    sparse_at, usual_at = np.searchsorted(below, np.array([SPARSE_SHARE, 0.5]) * below[-1])
+    sparsest, usual = float(density[order[sparse_at]]), float(density[order[usual_at]])
+    if not usual > 0 or sparsest >= LEAST_DENSITY * usual:
+        return ""
+    return (
+        f"the mesh's own texture coordinates are uneven: {SPARSE_SHARE:.0%} of the surface has at most "
+        f"{sparsest / usual:.0%} of the usual texels per length"
+    )
 
 
 def overlap_share(uv: NDArray[np.floating], uv_faces: NDArray[np.integer], size: int = OVERLAP_GRID) -> float:

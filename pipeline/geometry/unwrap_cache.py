@@ -26,7 +26,7 @@ from pipeline.geometry.unwrap import unwrap
 from pipeline.storage import shared
 
 # Changes whenever the unwrapper would lay out the same mesh differently.
-_LAYOUT_VERSION = "1"
+_LAYOUT_VERSION = "2"
 _NOTES = ("method", "reason", "padding", "use")
 _ARRAYS = ("uv", "uv_faces", "charts")
 _IN_MEMORY = 2

@@ -20,6 +20,7 @@ from pipeline.distill.loop import Subject, distill
 from pipeline.distill.prompts import PromptTable
 from pipeline.distill.sds import SdsSettings
 from pipeline.prior.load import Prior
+from pipeline.recipes.canvas import unreached_warning
 from pipeline.recipes.deliver import deliver
 from pipeline.recipes.rank import score
 from pipeline.recipes.record import failed
@@ -294,6 +295,8 @@ def _finish_variant(steps: Steps, work: Work, variant: Variant, prior: Prior) ->
                 with work.stage("distill"):
                     raise subject.error
         variant.asset = steps.asset(work, variant, prior)
+        unreached = unreached_warning(variant.asset.notes)
+        work.warnings += [unreached] if unreached and unreached not in work.warnings else []
     except LatentkilnError as error:
         variant.error = error
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +16,7 @@ from pipeline.core.content import sha256_bytes
 from pipeline.core.job import Reporter
 from pipeline.geometry.mesh import UVMesh
 from pipeline.geometry.normalise import Frame
+from pipeline.geometry.parts import gathered
 from pipeline.prior.load import Prior
 from pipeline.recipes.shared_settings import SharedSettings
 from pipeline.scene.painted_mesh import PatchSettings
@@ -24,19 +28,26 @@ MESH_RADIUS = 0.6
 _LEAST_SHARE = 1e-4
 # Share of a patch's side over which it fades in from outlines. There is no background that could bleed in.
 _FEATHER = 0.02
+# More of the surface than this without a view is worth a warning.
+_UNREACHED = 0.1
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """A mesh to paint on; ``frame`` takes its vertices to the working frame."""
+    """A mesh to paint on; ``frame`` takes its vertices to the working frame, which is where previews show it."""
 
     uvmesh: UVMesh
     frame: Frame
 
-    @property
+    @functools.cached_property
     def vertices(self) -> np.ndarray:
-        """(V, 3) float64, working frame."""
-        return self.frame.apply(self.uvmesh.mesh.vertices)
+        """(V, 3) float64 where painting sees them: in the working frame, parts that lie far apart next to each other.
+
+        Views are framed by the object's size: of an object that is mostly empty space they would show next to nothing.
+        """
+        upright = self.frame.apply(self.uvmesh.mesh.vertices)
+        together = gathered(upright, self.uvmesh.mesh.faces, MESH_RADIUS)
+        return upright if together is None else together
 
     @property
     def layout(self) -> str:
@@ -51,13 +62,24 @@ def patch_settings(settings: SharedSettings) -> PatchSettings:
 
 def baked_patches(patches: Patches, canvas: Canvas, texture_size: int, prior: Prior, report: Reporter) -> BakedMaps:
     """The base colour that ``patches`` decode to, each by itself. Raises as ``bake_projected``."""
+    images = decode_views(patches.latents, prior)
     return bake_projected(
         canvas.uvmesh,
         canvas.vertices,
         patches.cameras,
-        decode_views(patches.latents, prior),
+        images,
         texture_size,
         report,
         shares=np.maximum(patches.shares, _LEAST_SHARE),
         settings=ProjectSettings(feather=_FEATHER),
+        # Close-ups show the object's colours behind it, too.
+        otherwise=images.mean(axis=(0, 2, 3)),
     )
+
+
+def unreached_warning(notes: Mapping[str, Any]) -> str:
+    """One line where a baked asset's ``notes`` say that views left out much of the surface, else empty."""
+    share = float(notes.get("unreached_share", 0.0))
+    if share <= _UNREACHED:
+        return ""
+    return f"no view shows {share:.0%} of the surface (hidden, thin or small parts): it has the colours of what is near"

@@ -14,6 +14,7 @@ from pipeline.core.job import Job
 from pipeline.export.normals import is_closed
 from pipeline.geometry.camera import CameraSettings
 from pipeline.geometry.normalise import normalise
+from pipeline.geometry.unwrap import uneven_density
 from pipeline.geometry.unwrap_cache import load_unwrapped
 from pipeline.prior.load import Prior
 from pipeline.recipes import UNWRAP_CACHE
@@ -52,6 +53,11 @@ class Paint(Steps):
             )
         work.input_sha256 = uvmesh.mesh.source_sha256
         work.warnings += uvmesh.mesh.warnings
+        uneven = uneven_density(uvmesh.mesh) if settings.unwrap in ("auto", "input") else ""
+        if uneven and uvmesh.method == "input":
+            work.warnings.append(f"{uneven}; with unwrap auto the mesh is unwrapped anew")
+        elif uneven and uneven in uvmesh.reason:
+            work.warnings.append(f"{uneven}: it was unwrapped anew")
         vertices = uvmesh.mesh.vertices
         frame = normalise(vertices, radius=MESH_RADIUS, up_axis=settings.up_axis, front=settings.front)
         work.shared = Canvas(uvmesh, frame)

@@ -11,6 +11,7 @@ from pipeline.core.rng import numpy_generator
 from pipeline.core.transfer import send
 from pipeline.geometry.antialias import Outlines, faces_across, mix, outlines
 from pipeline.geometry.camera import Cameras, CameraSettings, sample_paint_cameras, sample_surface
+from pipeline.geometry.parts import outward_signs
 from pipeline.geometry.rasterise import interpolate, rasterise
 from pipeline.geometry.texture import sample_texture
 from pipeline.scene.protocol import View
@@ -66,15 +67,18 @@ class MeshViews:
         self._vertices, self._faces, self._cameras, self._seed = vertices, faces, cameras, seed
         self._uv, self._uv_faces = np.ascontiguousarray(uv, dtype=np.float32), uv_faces
         self._across = faces_across(faces) if antialias else None
-        # Points that close-ups look at, and their normals.
-        self._details = sample_surface(numpy_generator(seed, "details"), vertices, faces, _DETAILS)
+        # Points that close-ups look at, and their normals, which point to where a viewer stands.
+        inside_out = outward_signs(vertices, faces)[:, None] < 0
+        turned = np.where(inside_out, faces[:, ::-1], faces)
+        self.details = sample_surface(numpy_generator(seed, "details"), vertices, turned, _DETAILS)
 
     def draw(
         self, step: int, count: int, purpose: str = "cameras", settings: CameraSettings | None = None
     ) -> tuple[Cameras, list[View]]:
         """``count`` cameras for ``step``, and how the guidance sees them; drawn by other ``settings`` if given."""
         rng = numpy_generator(self._seed, purpose, step)
-        cameras = sample_paint_cameras(rng, count, settings or self._cameras, *self._details)
+        settings = settings or self._cameras
+        cameras = sample_paint_cameras(rng, count, settings, *self.details, near=settings.near)
         return cameras, [View(w, bool(c)) for w, c in zip(cameras.words(), cameras.close, strict=True)]
 
     def look(self, cameras: Cameras, side: int) -> Seen:
@@ -86,3 +90,7 @@ class MeshViews:
             smooth = outlines(fragments, self._vertices, self._faces, cameras, self._across)
         mask = fragments.mask
         return Seen(mask, uv, fragments.face[mask], fragments.depth[mask], smooth)
+
+    def depth(self, camera: Cameras, side: int) -> np.ndarray:
+        """(side, side) float32 distance along the view axis of what one camera sees; inf where nothing."""
+        return rasterise(self._vertices, self._faces, camera, side, side).depth[0]

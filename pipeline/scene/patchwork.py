@@ -36,6 +36,7 @@ from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
 from pipeline.scene.patch_views import choose, quality
 from pipeline.scene.protocol import Rendering, View
 from pipeline.scene.surface_noise import surface_noise
+from pipeline.scene.view_heights import suited
 
 # The share of the steps that look for the colour, the guidance they take, and the timestep they end at.
 _COLOUR = 0.12
@@ -140,10 +141,10 @@ class PatchworkMesh(PaintedMesh):
         if given is not None:
             self._take(given)
         self._steps = steps
-        self._candidates = _close_ups(self._settings)
         settings = self._settings
         groups = len(self._starts)
         self._count = settings.patches.count or settings.views
+        self._candidates = suited(self.views, _close_ups(settings), self._count * groups)
         self._size = settings.patches.size or settings.view_size
         shape = (self._count, self.texture.shape[0], self._size, self._size)
         self._colour = self.texture.detach()[:, 0, 0].clone()
