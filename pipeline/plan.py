@@ -81,15 +81,22 @@ def fingerprint(
     return sha256_bytes(canonical_json(content))
 
 
-def plan(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> list[PlanItem]:
+# Why a job cannot be built although its files are there; "" where it can.
+Refuse = Callable[[Job], str]
+
+
+def plan(jobs: Iterable[Job], out: Place, *, prior_identity: str, refuse: Refuse = lambda job: "") -> list[PlanItem]:
     """One PlanItem for each job, in order, from the records under ``out``. Writes nothing, raises nothing.
 
-    Each mesh is hashed once in a process while its size and time stay as they are; so is each output.
+    Each mesh is hashed once in a process while its size and time stay as they are; so is each output. ``refuse`` is
+    asked about jobs that would be built; what is up to date stays so.
     """
-    return list(iterate(jobs, out, prior_identity=prior_identity))
+    return list(iterate(jobs, out, prior_identity=prior_identity, refuse=refuse))
 
 
-def iterate(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> Iterator[PlanItem]:
+def iterate(
+    jobs: Iterable[Job], out: Place, *, prior_identity: str, refuse: Refuse = lambda job: ""
+) -> Iterator[PlanItem]:
     """As ``plan``, one by one; of an output root at a URL a window of rows at a time. Raises StorageError for that."""
     meshes: dict[Place | None, tuple[str, str]] = {None: ("", "")}
     for given, folder in _with_folders(fetched_ahead(jobs), out):
@@ -121,6 +128,9 @@ def iterate(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> Iterator
         if others := in_strangers_folder(folder):
             why = f"{folder} holds other files than an asset's ({_one_line(others[0])}); choose another id or --out"
             yield PlanItem(job, "blocked", why, mark, foreign=True)
+            continue
+        if why := refuse(job):
+            yield PlanItem(job, "blocked", why, mark)
             continue
         failure = read_failure(folder)
         alone = bool(failure and failure.get("quarantined") and failure.get("fingerprint") == mark)

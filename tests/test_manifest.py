@@ -603,7 +603,7 @@ def test_check_names_all_thirty(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_check_opens_each_mesh_unless_told_not_to(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write("m.csv", "id,prompt,mesh\na,x,meshes/bad.obj\nb,x,meshes/a.obj\nc,x,meshes/bad.obj\n")
+    path = write("m.csv", "id,prompt,mesh\na,red,meshes/bad.obj\nb,red,meshes/a.obj\nc,red,meshes/bad.obj\n")
     (path.parent / "meshes/bad.obj").write_text("v 0 0 0\nv 1 0 0\n")
     assert cli.main(["check", str(path)]) == 2
     lines = [line for line in capsys.readouterr().out.splitlines() if ": warning: " not in line]
@@ -625,7 +625,7 @@ def test_check_names_a_bad_mesh_among_other_mistakes(write: Write, capsys: pytes
 
 
 def test_check_as_json(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write("m.csv", "id,prompt,mesh\na,x,meshes/a.obj\nb,,meshes/a.obj\n")
+    path = write("m.csv", "id,prompt,mesh\na,red,meshes/a.obj\nb,,meshes/a.obj\n")
     assert cli.main(["check", str(path), "--json"]) == 2
     result = json.loads(capsys.readouterr().out)
     assert (result["rows"], result["ok"], result["errors"]) == (2, False, 1)

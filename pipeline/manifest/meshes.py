@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 from pipeline.core.errors import MeshError
 from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote
@@ -39,14 +37,6 @@ class MeshChecker:
                 self._known.clear()
             message = self._known[key] = _reason(*key)
         return message
-
-
-def mesh_problems(jobs: Iterable[Job]) -> Iterator[Problem]:
-    """One Problem for each of ``jobs`` whose mesh cannot be read or used; each mesh is read once."""
-    checker = MeshChecker()
-    for job in jobs:
-        if problem := checker.problem(job):
-            yield problem
 
 
 def _reason(mesh: Place, max_faces: int) -> str:
