@@ -20,6 +20,7 @@ from pipeline.geometry.fetch import fetch_mesh, fetched_ahead, with_adapters
 from pipeline.geometry.source import may_have_buffers, mesh_sha256
 from pipeline.prior.adapter_marks import adapter_marks
 from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
+from pipeline.recipes.half_built import goes_on_from
 from pipeline.storage import assets
 from pipeline.storage.lease import LEASE
 from pipeline.storage.look import Snapshot, look_at_all
@@ -134,7 +135,8 @@ def iterate(
             continue
         failure = read_failure(folder)
         alone = bool(failure and failure.get("quarantined") and failure.get("fingerprint") == mark)
-        yield PlanItem(job, "build", reason, mark, alone)
+        half = goes_on_from(folder, mark) if isinstance(folder, Path) else ""
+        yield PlanItem(job, "build", f"{reason}; {half}" if half else reason, mark, alone)
 
 
 def leftovers(out: Place, knows: Callable[[str], bool]) -> Iterator[tuple[str, Path | Snapshot]]:

@@ -111,6 +111,8 @@ class _RowChecker:
         """Problems of ``job``, each with whether it is a mere warning."""
         if self.meshes and (problem := self.meshes.problem(job)):
             yield problem, False
+        elif self.meshes and (problem := self.meshes.unkept(job)):
+            yield problem, True
         if self._jobs is None:
             return
         try:

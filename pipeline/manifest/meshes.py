@@ -6,6 +6,7 @@ from pipeline.core.errors import MeshError
 from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote
 from pipeline.geometry.fetch import fetch_mesh
+from pipeline.geometry.readers.unkept import not_in_asset, unkept
 from pipeline.manifest.problems import Problem
 from pipeline.recipes import MESH_FIELDS
 from pipeline.storage.errors import StorageError
@@ -19,6 +20,7 @@ class MeshChecker:
 
     def __init__(self) -> None:
         self._known: dict[tuple[Place, int], str] = {}
+        self._unkept: dict[Place, str] = {}
 
     def problem(self, job: Job) -> Problem | None:
         """What is wrong with the mesh of ``job``; None where it can be used."""
@@ -26,6 +28,18 @@ class MeshChecker:
         if mesh is None:
             return None
         message = self.reason(mesh, int(job.settings["max_faces"]))
+        return Problem(job.source.file, job.source.row, MESH_FIELDS[job.recipe], message, job.id) if message else None
+
+    def unkept(self, job: Job) -> Problem | None:
+        """What of a sound mesh will not be in the asset; None where all of it will, or the mesh is only looked at."""
+        mesh = job.origin or job.mesh
+        if mesh is None or job.recipe != "paint":
+            return None
+        if mesh not in self._unkept:
+            if len(self._unkept) > _REMEMBERED:
+                self._unkept.clear()
+            self._unkept[mesh] = _unkept(mesh)
+        message = self._unkept[mesh]
         return Problem(job.source.file, job.source.row, MESH_FIELDS[job.recipe], message, job.id) if message else None
 
     def reason(self, mesh: Place, max_faces: int) -> str:
@@ -48,3 +62,11 @@ def _reason(mesh: Place, max_faces: int) -> str:
     except (MeshError, StorageError) as error:
         return error.message
     return ""
+
+
+def _unkept(mesh: Place) -> str:
+    try:
+        lost = unkept(fetch_mesh(mesh)[0] if isinstance(mesh, Remote) else mesh)
+    except (MeshError, StorageError):
+        return ""
+    return not_in_asset(lost)

@@ -14,6 +14,7 @@ from pipeline.core.job import Job
 from pipeline.export.normals import is_closed
 from pipeline.geometry.camera import CameraSettings
 from pipeline.geometry.normalise import normalise
+from pipeline.geometry.readers.unkept import not_in_asset, unkept
 from pipeline.geometry.unwrap_cache import load_unwrapped
 from pipeline.prior.load import Prior
 from pipeline.recipes import UNWRAP_CACHE
@@ -52,6 +53,8 @@ class Paint(Steps):
             )
         work.input_sha256 = uvmesh.mesh.source_sha256
         work.warnings += uvmesh.mesh.warnings
+        if lost := not_in_asset(unkept(job.mesh)):
+            work.warnings.append(f"mesh: {lost}")
         vertices = uvmesh.mesh.vertices
         frame = normalise(vertices, radius=MESH_RADIUS, up_axis=settings.up_axis, front=settings.front)
         work.shared = Canvas(uvmesh, frame)
