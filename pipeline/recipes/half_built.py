@@ -18,8 +18,10 @@ _LARGEST_HEADER = 1 << 20
 
 
 def goes_on_from(folder: Path, fingerprint: str) -> str:
-    """``goes on from step 40 (distill)`` where a checkpoint of the asset with this ``fingerprint`` is in its ``folder``,
-    else "". Whether it fits all else (as ``--lockstep``) is only seen by who loads it. Raises nothing."""
+    """``goes on from step 40 (distill)`` where ``folder`` holds a checkpoint of the asset with ``fingerprint``, else "".
+
+    Whether it fits all else (as ``--lockstep``) is only seen by who loads it. Raises nothing.
+    """
     work = folder / WORK
     # A link may lead anywhere.
     if work.is_symlink() or not work.is_dir() or _last_fingerprint(folder / LOG) != fingerprint:
