@@ -86,8 +86,9 @@ class PromptReader:
 
     def fit(self, prompt: str, suffix: str, concepts: Concepts = _NO_CONCEPTS) -> str:
         """As many words of ``prompt`` as the prior has tokens for beside ``suffix``: of what is too long it would drop
-        the suffix first. Of a text without blanks as many letters."""
-        if self._fits(prompt + suffix, concepts):
+        the suffix first. Of a text without blanks as many letters. Of a prior for which the suffix is longer than half
+        of what it takes, all of it: the prompt matters more."""
+        if self._fits(prompt + suffix, concepts) or not self._fits(suffix + suffix, {}):
             return prompt
         ends = [found.end() for found in re.finditer(r"\S+", prompt)]
         count = _most(len(ends), lambda n: self._fits(_end(prompt[: ends[n - 1]]) + suffix, concepts))

@@ -18,7 +18,7 @@ _LARGEST_HEADER = 1 << 20
 
 
 def goes_on_from(folder: Path, fingerprint: str) -> str:
-    """``goes on from step 40 (distill)`` where ``folder`` holds a checkpoint of the asset with ``fingerprint``, else "".
+    """``goes on from step 40 (distill)`` where ``folder`` holds a checkpoint of this ``fingerprint``, else "".
 
     Whether it fits all else (as ``--lockstep``) is only seen by who loads it. Raises nothing.
     """
