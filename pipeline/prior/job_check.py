@@ -124,12 +124,12 @@ class JobChecker:
     def _empty(self, reader: PromptReader, review: Review) -> str:
         return f"{reader.emptiness(review)}; name one, or {_HOW}"
 
-    def _suffixes(self, job: Job) -> list[str]:
+    def _suffixes(self, job: Job) -> tuple[str, ...]:
         words = job.settings.get("view_words")
         if words is None:
             words = self._view_words[job.recipe == "generate"]
         # Texturing by patches asks for close-ups, whatever the row says of them.
-        return suffixes(view_words=bool(words), close_up=bool(job.settings.get("prompt_close_up", True)))
+        return _suffixes(bool(words), bool(job.settings.get("prompt_close_up", True)))
 
     @functools.cached_property
     def _view_words(self) -> tuple[bool, bool]:
@@ -162,6 +162,11 @@ class JobChecker:
             return error.message.removeprefix(f"{file.path}: "), {}
         except ValueError as error:
             return str(error), {}
+
+
+@functools.cache
+def _suffixes(view_words: bool, close_up: bool) -> tuple[str, ...]:
+    return tuple(suffixes(view_words=view_words, close_up=close_up))
 
 
 def job_checker(spec: str, *, allow_unknown: bool = False) -> JobChecker:

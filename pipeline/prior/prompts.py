@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.core.errors import PriorError
 from pipeline.prior.suggestions import suggest
 from pipeline.prior.tokens import TokenCounter, token_counters
-from pipeline.prior.words import keep_known, known_words, says_something, unknown_words
+from pipeline.prior.words import keep_known, known_words, says_something, split_words, unknown_words
 
 VIEWS = ("front", "side", "back", "overhead", "bottom")
 CLOSE_UP = ", close up"
@@ -51,7 +51,8 @@ class Review:
     """What a prior makes of one text.
 
     ``unknown``: words that it does not know and leaves out; ``unseen``: the end of the text for which it has no token
-    left, as it stands in the text, where up to ``limit`` tokens are read of text and ``suffix``; ``seen``: the rest;
+    left, as it stands in the text, where up to ``limit`` tokens are read of text and ``suffix``; ``seen``: what is left
+    of a text of which not all is seen;
     ``empty``: nothing that it knows is left but what may be said of anything.
     """
 
@@ -101,14 +102,53 @@ class PromptReader:
     ) -> Review:
         """What the prior makes of ``text``, to which one of ``suffixes`` may be added. Only a ``positive`` prompt is
         ever ``empty``: a negative one may be."""
-        fitted = [(self.fit(text, suffix, concepts), suffix) for suffix in suffixes or ("",)]
-        seen, suffix = min(fitted, key=lambda pair: len(pair[0]))
+        if concepts:
+            return self._review(text, tuple(suffixes), concepts, positive)
+        # Rows often have the same prompts.
+        return self._remembered(text, tuple(suffixes), positive)
+
+    @functools.lru_cache(maxsize=4096)  # noqa: B019 - a process has few readers
+    def _remembered(self, text: str, suffixes: tuple[str, ...], positive: bool) -> Review:
+        return self._review(text, suffixes, _NO_CONCEPTS, positive)
+
+    def _review(self, text: str, suffixes: tuple[str, ...], concepts: Concepts, positive: bool) -> Review:
+        if not text:
+            return Review((), "", 0, "", "", positive)
         pieces = split_at(text, concepts)
-        plain = " ".join(pieces[::2])
+        plain = text if len(pieces) == 1 else " ".join(pieces[::2])
+        # As nearly all prompts are: of known words, and short.
+        known = self._plain.issuperset(plain.split())
+        unknown = () if known else tuple(unknown_words(self._folder, plain))
         empty = positive and self.is_empty(text, concepts)
         limit = min((limit for _, limit in self._counters), default=0)
-        unknown = tuple(unknown_words(self._folder, plain))
+        left = self._left(suffixes)
+        if all(
+            self._length(text, counter, concepts) <= most
+            for (counter, _), most in zip(self._counters, left, strict=True)
+        ):
+            return Review(unknown, "", limit, "", self._known(text, concepts) if unknown else "", empty)
+        fitted = [(self.fit(text, suffix, concepts), suffix) for suffix in suffixes or ("",)]
+        seen, suffix = min(fitted, key=lambda pair: len(pair[0]))
         return Review(unknown, text[len(seen) :].strip(), limit, suffix, self._known(seen, concepts), empty)
+
+    @functools.cached_property
+    def _plain(self) -> frozenset[str]:
+        """Of the words that the prior knows, those that are one word between two blanks."""
+        return frozenset(word for word in known_words(self._folder) or () if split_words(word) == [word])
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - a process has few readers
+    def _left(self, suffixes: tuple[str, ...]) -> list[int]:
+        """For each counter, how many tokens are left for a text beside any of ``suffixes``."""
+        # Each brings a comma, which is not counted where nothing stands before it.
+        return [
+            limit - max((counter.count(keep_known(self._folder, suffix)) + 1 for suffix in suffixes), default=0)
+            for counter, limit in self._counters
+        ]
+
+    def _length(self, text: str, counter: TokenCounter, concepts: Concepts) -> int:
+        pieces = split_at(text, concepts)
+        learned = sum(concepts[piece.lower()] for piece in pieces[1::2])
+        return learned + sum(counter.count(keep_known(self._folder, piece)) for piece in pieces[::2])
 
     def is_empty(self, prompt: str, concepts: Concepts = _NO_CONCEPTS) -> bool:
         """Whether nothing that the prior knows, or learns with ``concepts``, is in it."""
@@ -152,10 +192,7 @@ class PromptReader:
         return "".join(p.lower() if i % 2 else f" {keep_known(self._folder, p)} " for i, p in enumerate(pieces)).strip()
 
     def _fits(self, text: str, concepts: Concepts) -> bool:
-        pieces = split_at(text, concepts)
-        learned = sum(concepts[piece.lower()] for piece in pieces[1::2])
-        plain = [keep_known(self._folder, piece) for piece in pieces[::2]]
-        return all(learned + sum(map(counter.count, plain)) <= limit for counter, limit in self._counters)
+        return all(self._length(text, counter, concepts) <= limit for counter, limit in self._counters)
 
 
 def _most(count: int, holds: Callable[[int], bool]) -> int:

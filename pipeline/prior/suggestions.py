@@ -71,7 +71,7 @@ def suggest(word: str, known: Collection[str]) -> str:
     for form in (word, word.removesuffix("s"), word.removesuffix("y")):
         if (near := _BY_WORD.get(form, "")) in known:
             return near
-    if len(word) < _SHORTEST or not word.isascii():
+    if len(word) < _SHORTEST or not (word.isascii() and word.isalpha()):
         return ""
     # Slips of the keyboard seldom touch the first letter, or more than one other.
     meant = [other for other in known if other[:1] == word[0] and abs(len(other) - len(word)) <= 1]
