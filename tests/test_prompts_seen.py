@@ -225,3 +225,18 @@ def test_such_a_row_fails_and_no_other(tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main(["run", *command, "--dry-run"]) == 1
     assert cli.main(["run", *command, "--dry-run", "--allow-unknown"]) == 0
     assert cli.main(["run", *command, "--strict"]) == 2
+
+
+def test_check_tells_of_concepts_that_are_not_called_or_hide_a_word(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, word in (("a", "<toy>"), ("b", "Brick")):
+        make_concept(tmp_path / f"{name}.safetensors", [16], word)
+    rows = [{"prompt": "a <toy>", "concept": "a.safetensors"}, {"prompt": "a brick", "concept": "a.safetensors"}]
+    rows += [{"prompt": "a brick", "concept": "b.safetensors"}]
+    assert check(tmp_path, rows, "--prior", str(folder)) == 0
+    assert told(capsys, tmp_path) == [
+        ":2: concept: warning: the concept '<toy>' is not in the prompt, so it changes nothing; "
+        "write its word into the prompt",
+        f":3: concept: warning: the concept 'brick' takes the place of a word that the prior '{folder}' knows",
+    ]

@@ -117,6 +117,7 @@ class JobChecker:
             warnings.append(("prompt", reader.emptiness(review)))
         warnings += [("prompt", text) for text in reader.warnings(review)]
         warnings += [("negative_prompt", text) for text in reader.warnings(negative)]
+        warnings += [("concept", text) for text in reader.concept_warnings(job.prompt, concepts)]
         # A prompt that is seen whole differs from all others that are.
         cut = any((review.unknown, review.unseen, negative.unknown, negative.unseen))
         return warnings, (review.seen, negative.seen) if cut and not errors else None

@@ -176,6 +176,17 @@ class PromptReader:
                 f"not seen: {_quoted(review.unseen)}"
             )
 
+    def concept_warnings(self, prompt: str, concepts: Concepts) -> Iterator[str]:
+        """What is to be told of learned words: which ``prompt`` lacks, and which hide a word of the prior's."""
+        used = {piece.lower() for piece in split_at(prompt, concepts)[1::2]}
+        known = known_words(self._folder) or ()
+        for word in concepts:
+            if word not in used:
+                lacks = "is not in the prompt, so it changes nothing; write its word into the prompt"
+                yield f"the concept {word!r} {lacks}"
+            elif word in known:
+                yield f"the concept {word!r} takes the place of a word that the prior '{self.name}' knows"
+
     def emptiness(self, review: Review) -> str:
         """What is wrong with a prompt that is ``empty``: what it lacks, and what to write instead."""
         names = f" (it does not know: {self.unknown(review)})" if review.unknown else ""
