@@ -69,14 +69,13 @@ def keep_known(folder: Path, prompt: str) -> str:
 def says_something(folder: Path, prompt: str) -> bool:
     """Whether ``prompt`` names a material, an object or a colour that the prior in ``folder`` knows.
 
-    Of a list that does not tell its words by kind, any word will do; without a list, any text. Raises PriorError for
-    an unreadable list.
+    True for a prior without a list, or with one that does not tell its words by kind. Raises PriorError for an
+    unreadable list.
     """
-    known = known_words(folder)
-    if known is None:
+    if known_words(folder) is None:
         return True
-    left, content = keep_known(folder, prompt), _content(folder)
-    return bool(content.search(left) if content else left)
+    content = _content(folder)
+    return content is None or content.search(keep_known(folder, prompt)) is not None
 
 
 def surface_prompt(folder: Path, prompt: str) -> str:
