@@ -102,6 +102,12 @@ _set = _option(
 _outside = _option(
     "--allow-outside", is_flag=True, show_default=False, help="Allow meshes outside the manifest's folder."
 )
+_unknown = _option(
+    "--allow-unknown",
+    is_flag=True,
+    show_default=False,
+    help="Build rows of whose prompt the prior knows no material, object or colour.",
+)
 _csv = _option("--csv", is_flag=True, show_default=False, help="Print CSV, for spreadsheets.")
 _json = _option("--json", "json", is_flag=True, show_default=False, help="Print JSON instead of text.")
 
@@ -181,6 +187,7 @@ def cli() -> None:
 @_option("--low-memory", is_flag=True, show_default=False, help="Keep in main memory what the GPU need not hold.")
 @_download
 @_outside
+@_unknown
 @_option("--quiet", "-q", is_flag=True, show_default=False, help="Print failures and the last line only.")
 @_json
 def run(**options: Any) -> int:
@@ -204,6 +211,7 @@ def run(**options: Any) -> int:
 @_prior
 @_set
 @_outside
+@_unknown
 @_option("--skip-meshes", is_flag=True, show_default=False, help="Do not open the meshes (faster).")
 @_option("--schema", is_flag=True, show_default=False, help="Print the JSON Schema of manifests.")
 @_json
@@ -211,8 +219,8 @@ def check(manifest: Place | None, schema: bool, **options: Any) -> int:
     """Names every error in MANIFEST; builds nothing.
 
     One line per error: file:row: field: what is wrong, what is allowed. The row is the line of the file for
-    CSV and JSON Lines, the position in the list for JSON. Exit 2 if there is any. Words that the prior does
-    not know are warnings.
+    CSV and JSON Lines, the position in the list for JSON. Exit 2 if there is any. What the prior does not
+    see of a prompt is a warning; a prompt of which it knows nothing is an error, unless --allow-unknown.
 
     \b
     Example:
@@ -236,6 +244,7 @@ def check(manifest: Place | None, schema: bool, **options: Any) -> int:
 @_only
 @_set
 @_outside
+@_unknown
 @_csv
 @_json
 def plan(manifest: Place, **options: Any) -> int:

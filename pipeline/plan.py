@@ -20,6 +20,7 @@ from pipeline.geometry.fetch import fetch_mesh, fetched_ahead, with_adapters
 from pipeline.geometry.source import may_have_buffers, mesh_sha256
 from pipeline.prior.adapter_marks import adapter_marks
 from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
+from pipeline.recipes.half_built import goes_on_from
 from pipeline.storage import assets
 from pipeline.storage.lease import LEASE
 from pipeline.storage.look import Snapshot, look_at_all
@@ -81,15 +82,22 @@ def fingerprint(
     return sha256_bytes(canonical_json(content))
 
 
-def plan(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> list[PlanItem]:
+# Why a job cannot be built although its files are there; "" where it can.
+Refuse = Callable[[Job], str]
+
+
+def plan(jobs: Iterable[Job], out: Place, *, prior_identity: str, refuse: Refuse = lambda job: "") -> list[PlanItem]:
     """One PlanItem for each job, in order, from the records under ``out``. Writes nothing, raises nothing.
 
-    Each mesh is hashed once in a process while its size and time stay as they are; so is each output.
+    Each mesh is hashed once in a process while its size and time stay as they are; so is each output. ``refuse`` is
+    asked about jobs that would be built; what is up to date stays so.
     """
-    return list(iterate(jobs, out, prior_identity=prior_identity))
+    return list(iterate(jobs, out, prior_identity=prior_identity, refuse=refuse))
 
 
-def iterate(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> Iterator[PlanItem]:
+def iterate(
+    jobs: Iterable[Job], out: Place, *, prior_identity: str, refuse: Refuse = lambda job: ""
+) -> Iterator[PlanItem]:
     """As ``plan``, one by one; of an output root at a URL a window of rows at a time. Raises StorageError for that."""
     meshes: dict[Place | None, tuple[str, str]] = {None: ("", "")}
     for given, folder in _with_folders(fetched_ahead(jobs), out):
@@ -122,9 +130,13 @@ def iterate(jobs: Iterable[Job], out: Place, *, prior_identity: str) -> Iterator
             why = f"{folder} holds other files than an asset's ({_one_line(others[0])}); choose another id or --out"
             yield PlanItem(job, "blocked", why, mark, foreign=True)
             continue
+        if why := refuse(job):
+            yield PlanItem(job, "blocked", why, mark)
+            continue
         failure = read_failure(folder)
         alone = bool(failure and failure.get("quarantined") and failure.get("fingerprint") == mark)
-        yield PlanItem(job, "build", reason, mark, alone)
+        half = goes_on_from(folder, mark) if isinstance(folder, Path) else ""
+        yield PlanItem(job, "build", f"{reason}; {half}" if half else reason, mark, alone)
 
 
 def leftovers(out: Place, knows: Callable[[str], bool]) -> Iterator[tuple[str, Path | Snapshot]]:

@@ -143,7 +143,7 @@ def make_single_file(folder: Path, target: Path, kind: str, *, sidecar: bool = T
 
 
 def _unet(tensors: dict[str, Any], folder: Path) -> dict[str, Any]:
-    from pipeline.prior.adapters import original_blocks
+    from pipeline.prior.adapter_layers import original_blocks
 
     blocks = original_blocks(json.loads((folder / "unet" / "config.json").read_text()))
     found = {}
@@ -263,7 +263,7 @@ def make_lora(
 
 
 def _lora_keys(style: str, network: str, layer: str, down: Any, up: Any, prior: Any) -> dict[str, Any]:
-    from pipeline.prior.adapters import original_blocks
+    from pipeline.prior.adapter_layers import original_blocks
 
     if network == "text_encoder":
         layer = f"text_model.{layer}"

@@ -214,11 +214,11 @@ def test_run_hands_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["run", "a.csv"]) == 0
     line = "run a.csv --out o --prior p --only x --only y --lockstep 4 --set steps=5 --set seed=1=2 --set steps=6"
     line += " --max-seconds 9.5 --max-memory 4 --precision bfloat16 --compile --low-memory --download"
-    line += " --gpus-per-worker 0.5 --checkpoint-seconds 5"
+    line += " --gpus-per-worker 0.5 --checkpoint-seconds 5 --allow-unknown"
     line += " --address local --workers 2 --strict --fail-fast --dry-run --serial --allow-outside --quiet --json"
     assert cli.main(line.split()) == 0
     flags = ("strict", "fail_fast", "dry_run", "serial", "allow_outside", "quiet", "json")
-    flags += ("compile", "low_memory", "download")
+    flags += ("compile", "low_memory", "download", "allow_unknown")
     plain = {"manifest": Path("a.csv"), "out": Path("outputs"), "prior": "embedded", "only": (), "lockstep": None}
     plain |= {"overrides": {}, "address": None, "workers": None, "max_seconds": None, "max_memory": None}
     plain |= {"precision": "auto", "gpus_per_worker": None, "checkpoint_seconds": 30}

@@ -351,11 +351,11 @@ def test_a_row_that_is_no_object(item: str, noun: str, write: Write) -> None:
 
 
 def test_ragged_csv_rows(write: Write) -> None:
-    path = write("m.csv", "id,prompt,mesh,seed\na,x,meshes/a.obj\nb,x,y,meshes/a.obj,1\nc,x,meshes/a.obj,1\n")
+    path = write("m.csv", "id,prompt,mesh,seed\na,x\nb,x,y,meshes/a.obj,1\nc,x,meshes/a.obj,1\n")
     loaded = load_manifest(path)
     assert [job.id for job in loaded.jobs] == ["c"]
-    assert [(p.row, p.field, p.row_id) for p in loaded.problems] == [(2, "cells", "a"), (3, "cells", "b")]
-    assert "3 cells, but the header has 4 columns; no cell for 'seed'" in loaded.problems[0].message
+    assert [(p.row, p.field, p.row_id) for p in loaded.problems] == [(2, "mesh", "a"), (3, "cells", "b")]
+    assert "it is empty; allowed: the path of a mesh" in loaded.problems[0].message
     assert "5 cells, but the header has 4 columns; put a cell" in loaded.problems[1].message
 
 
@@ -460,7 +460,7 @@ HEAD = "id,prompt,mesh\n"
         ("m.csv", "brick,meshes/a.obj\n", ":1: header: the first line has to name the columns"),
         ("m.csv", ",,\nx,y,z\n", ":1: header: the first line has to name the columns, among them prompt and mesh"),
         ("m.csv", "ID,Prompt,Mesh\na,x,m\n", "among them prompt and mesh; names are written in small letters"),
-        ("m.csv", "id,prompt,mesh,\na,x,meshes/a.obj,\n", ":1: header: column 4 has no name"),
+        ("m.csv", "id,,prompt,mesh\na,,x,meshes/a.obj\n", ":1: header: column 2 has no name"),
         ("m.csv", "id,prompt,mesh,id\na,x,meshes/a.obj,b\n", ":1: header: column 4 is named 'id' like an earlier one"),
         ("m.csv", "id,prompt\na,x\n", ":1: header: there is no column 'mesh', which every row needs"),
         ("m.csv", "id,promt,mesh\na,x,m\n", "no column 'prompt', which every row needs; is 'promt' meant to be it?"),
@@ -468,9 +468,10 @@ HEAD = "id,prompt,mesh\n"
         ("m.csv", HEAD + 'a,"x"y,meshes/a.obj\n', ":2: something follows a closing quote"),
         ("m.csv", HEAD + 'a,"' + "x\n" * 100_000 + '",m\n', ":2: a cell is longer than 131072 characters"),
         ("m.csv", HEAD + "a," + "x" * 2_000_000 + ",m\n", ":2: the line is longer than 1048576 bytes"),
-        ("m.csv", "id,prompt,mesh\ra,x,meshes/a.obj\r", ":1: a carriage return stands alone"),
+        ("m.csv", HEAD + "a,x\ry,meshes/a.obj\n", ":2: a carriage return stands alone"),
         ("m.csv", HEAD.encode() + b"a,caf\xe9,meshes/a.obj\n", ":2: this is not UTF-8 (byte 0xe9 at place 6"),
-        ("m.csv", HEAD.encode("utf-16"), ":1: this is UTF-16, not UTF-8"),
+        ("m.csv", HEAD.encode("utf-16") + b"a", ": it begins as UTF-16, but bytes of it are not (truncated data)"),
+        ("m.csv", HEAD.encode("utf-16-le"), ":1: the line has a NUL byte in it"),
         ("m.csv", HEAD.encode() + b"a,x\0,meshes/a.obj\n", ":2: the line has a NUL byte in it"),
         ("m.csv", ",".join(f"c{n}" for n in range(2000)) + "\n", ":1: header: 2000 columns; allowed: at most 1000"),
         ("m.json", "", ": not valid JSON at column 1: expecting value"),
@@ -602,7 +603,7 @@ def test_check_names_all_thirty(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_check_opens_each_mesh_unless_told_not_to(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write("m.csv", "id,prompt,mesh\na,x,meshes/bad.obj\nb,x,meshes/a.obj\nc,x,meshes/bad.obj\n")
+    path = write("m.csv", "id,prompt,mesh\na,red,meshes/bad.obj\nb,red,meshes/a.obj\nc,red,meshes/bad.obj\n")
     (path.parent / "meshes/bad.obj").write_text("v 0 0 0\nv 1 0 0\n")
     assert cli.main(["check", str(path)]) == 2
     lines = [line for line in capsys.readouterr().out.splitlines() if ": warning: " not in line]
@@ -624,7 +625,7 @@ def test_check_names_a_bad_mesh_among_other_mistakes(write: Write, capsys: pytes
 
 
 def test_check_as_json(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write("m.csv", "id,prompt,mesh\na,x,meshes/a.obj\nb,,meshes/a.obj\n")
+    path = write("m.csv", "id,prompt,mesh\na,red,meshes/a.obj\nb,,meshes/a.obj\n")
     assert cli.main(["check", str(path), "--json"]) == 2
     result = json.loads(capsys.readouterr().out)
     assert (result["rows"], result["ok"], result["errors"]) == (2, False, 1)

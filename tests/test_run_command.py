@@ -202,8 +202,8 @@ def test_a_plan_that_breaks_off_ends_what_is_known_of_it(run, tmp_path, capsys, 
     from pipeline.commands import run as run_module
     from pipeline.core.errors import ManifestError
 
-    def broken(jobs, out, *, prior_identity, now=run_module.iterate):
-        yield from itertools.islice(now(jobs, out, prior_identity=prior_identity), given)
+    def broken(jobs, out, *, now=run_module.iterate, **options):
+        yield from itertools.islice(now(jobs, out, **options), given)
         raise ManifestError("the manifest was changed while it was read; run again")
 
     monkeypatch.setattr(run_module, "iterate", broken)

@@ -192,7 +192,9 @@ def test_adapters_in_a_bucket_are_fetched_and_their_bytes_decide(shop, s3, prior
     # Another node, and other bytes there.
     monkeypatch.setenv(cache.CACHE_VARIABLE, f"{cache.cache_root()}-other")
     store_of(lora).write(lora, b"two")
-    assert main(plan) == 0
+    # They are no LoRA, which the real prior would refuse.
+    assert main(plan) == 1 and "a\tblocked\tlora: toon.safetensors: no safetensors file" in capsys.readouterr().out
+    assert run_manifest(dataclasses.replace(options, dry_run=True), toolbox=toolbox) == 0
     assert "b\tkeep" in (told := capsys.readouterr().out) and "a\tbuild\t" in told and "lora or concept changed" in told
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.core.errors import EXIT_OK, EXIT_USAGE, PriorError
-from pipeline.core.job import Job
+from pipeline.core.content import canonical_json, sha256_bytes
+from pipeline.core.errors import EXIT_OK, EXIT_USAGE, LatentkilnError, PriorError
+from pipeline.core.job import AdapterFile, Job
 from pipeline.core.place import Place
 from pipeline.core.terminal import complain, say, say_json
-from pipeline.geometry.fetch import fetched_ahead
+from pipeline.geometry.fetch import fetched_ahead, with_adapters
 from pipeline.manifest import ManifestStream, Problem, json_schema
 from pipeline.manifest.meshes import MeshChecker
-from pipeline.prior.identity import EMBEDDED, find_prior
-from pipeline.prior.words import known_words, split_words
+from pipeline.prior.identity import EMBEDDED
+from pipeline.prior.job_check import JobChecker, job_checker
+
+# Bounded, so that a long manifest fills no memory.
+_REMEMBERED = 1 << 16
 
 
 def show_schema() -> int:
@@ -29,29 +33,31 @@ def check(
     prior: str = "embedded",
     overrides: Mapping[str, str] | None = None,
     allow_outside: bool = False,
+    allow_unknown: bool = False,
     skip_meshes: bool = False,
     json: bool = False,
 ) -> int:
     """Prints every problem of the manifest, one a line, and a last line that counts them. Builds nothing.
 
-    Each mesh is read once to see whether it can be painted, unless ``skip_meshes``. Words that the prior does not
-    know, and what is odd about a mesh or lost of it, are warnings. Returns 0, or 2 where there is any problem.
+    Each mesh is read once to see whether it can be painted, unless ``skip_meshes``, and of each LoRA and concept the
+    header. What the prior does not see of a prompt, and what is odd about a mesh or lost of it, are warnings; a prompt
+    of which nothing is known is a problem, unless ``allow_unknown``. Returns 0, or 2 where there is any problem.
     Raises UsageError for wrong ``overrides``, PriorError for a ``prior`` that does not exist.
     """
-    meshes = None if skip_meshes else MeshChecker()
+    checker = _RowChecker(prior, None if skip_meshes else MeshChecker(), allow_unknown)
     stream = ManifestStream(
-        manifest, overrides=overrides, allow_outside=allow_outside, mesh_reason=meshes.reason if meshes else None
+        manifest,
+        overrides=overrides,
+        allow_outside=allow_outside,
+        mesh_reason=checker.meshes.reason if checker.meshes else None,
+        adapter_faults=checker.adapter_faults,
     )
     problems, warnings = 0, 0
     bad_rows: set[int] = set()
     listed: list[dict[str, Any]] = []
-    warner = _Warner(prior)
-    for item in _with_meshes(stream, meshes) if meshes else stream:
-        found: Iterable[Problem] = (item,) if isinstance(item, Problem) else warner.words(item)
-        if meshes and isinstance(item, Job):
-            found = (*found, *meshes.warnings(item))
-        for problem in found:
-            is_warning = isinstance(item, Job)
+    for item in stream if skip_meshes else fetched_ahead(stream):
+        found = checker.problems(item) if isinstance(item, Job) else [(item, False)]
+        for problem, is_warning in found:
             warnings += is_warning
             problems += not is_warning
             if not is_warning and problem.row:
@@ -61,8 +67,8 @@ def check(
                 listed.append({key: value for key, value in entry.items() if key != "file"})
             else:
                 say(_line(problem, is_warning))
-    if warner.problem and not json:
-        complain(f"latentkiln: note: words are not checked: {warner.problem}")
+    if checker.unchecked and not json:
+        complain(f"latentkiln: note: not all is checked: {checker.unchecked}")
     if json:
         result = {
             "manifest": str(manifest), "rows": stream.rows, "ok": not problems, "errors": problems,
@@ -74,44 +80,64 @@ def check(
     return EXIT_USAGE if problems else EXIT_OK
 
 
-def _with_meshes(stream: ManifestStream, meshes: MeshChecker) -> Iterator[Job | Problem]:
-    """The stream, with a Problem in the place of each job whose mesh cannot be used."""
-    for item in fetched_ahead(stream):
-        yield (meshes.problem(item) if isinstance(item, Job) else None) or item
+class _RowChecker:
+    """Looks at what good rows name: meshes, prompts, LoRAs and concepts."""
 
-
-class _Warner:
-    """Warnings about prompts: words that the prior does not know."""
-
-    def __init__(self, prior: str):
-        self.name = prior
-        self.problem = ""
-        # None: any word will do, or it cannot be said.
-        self._known: frozenset[str] | None = None
-        # Of these, what is one word between two spaces.
-        self._plain: frozenset[str] = frozenset()
+    def __init__(self, prior: str, meshes: MeshChecker | None, allow_unknown: bool):
+        self.meshes = meshes
+        self._missing = ""
+        self._jobs: JobChecker | None = None
+        # Rows of which the prior sees the same, by a hash of all that decides their assets.
+        self._seen: dict[str, int] = {}
         try:
-            folder = find_prior(prior)
+            self._jobs = job_checker(prior, allow_unknown=allow_unknown)
         except PriorError as error:
             if prior != EMBEDDED:
                 raise
-            self.problem = error.message
+            self._missing = error.message
+
+    @property
+    def unchecked(self) -> str:
+        """Why rows could not be held against the prior; "" where they could."""
+        return self._missing or (self._jobs.problem if self._jobs else "")
+
+    def adapter_faults(self, files: Sequence[AdapterFile]) -> list[tuple[str, str]]:
+        """What is wrong with the LoRAs and concepts of a row; those at a URL are looked at for good rows alone."""
+        local = [file for file in files if file.origin is None]
+        return list(self._jobs.adapter_errors(local)) if self._jobs else []
+
+    def problems(self, job: Job) -> Iterator[tuple[Problem, bool]]:
+        """Problems of ``job``, each with whether it is a mere warning."""
+        if self.meshes and (problem := self.meshes.problem(job)):
+            yield problem, False
+        elif self.meshes:
+            yield from ((problem, True) for problem in self.meshes.warnings(job))
+        if self._jobs is None:
             return
         try:
-            self._known = known_words(folder)
-        except PriorError as error:
-            self.problem = error.message
-        self._plain = frozenset(word for word in self._known or () if split_words(word) == [word])
+            found = self._jobs.check(with_adapters(job))
+        except LatentkilnError as error:
+            field = next(file.kind for file in job.adapters if file.origin)
+            yield _problem(job, field, error.message), False
+            return
+        yield from ((_problem(job, field, message), False) for field, message in found.errors)
+        yield from ((_problem(job, field, message), True) for field, message in found.warnings)
+        if found.seen and (row := self._first_like(job, found.seen)):
+            yield _problem(job, "prompt", f"the prior sees the same of it as of row {row}"), True
 
-    def words(self, job: Job) -> Sequence[Problem]:
-        """A Problem for the job's prompt where it has unknown words."""
-        if self._known is None or self._plain.issuperset(job.prompt.split()):
-            return ()
-        unknown = [word for word in dict.fromkeys(split_words(job.prompt)) if word not in self._known]
-        if not unknown:
-            return ()
-        message = f"the prior '{self.name}' does not know: {', '.join(unknown)}"
-        return (Problem(job.source.file, job.source.row, "prompt", message, job.id),)
+    def _first_like(self, job: Job, seen: tuple[str, str]) -> int:
+        """The row that differs from ``job`` in nothing that the prior sees; 0 for the first one of its kind."""
+        adapters = [(file.kind, str(file.origin or file.path), file.weight) for file in job.adapters]
+        mesh = str(job.origin or job.mesh)
+        key = sha256_bytes(canonical_json([job.recipe, *seen, job.seed, mesh, dict(job.settings), adapters]))
+        if len(self._seen) >= _REMEMBERED:
+            self._seen.clear()
+        first = self._seen.setdefault(key, job.source.row)
+        return first if first != job.source.row else 0
+
+
+def _problem(job: Job, field: str, message: str) -> Problem:
+    return Problem(job.source.file, job.source.row, field, message, job.id)
 
 
 def _line(problem: Problem, is_warning: bool) -> str:

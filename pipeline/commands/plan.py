@@ -16,8 +16,9 @@ from pipeline.core.job import Job
 from pipeline.core.place import Place, require_folder
 from pipeline.core.terminal import escape, safe_json, say, write
 from pipeline.manifest import Problem, Survey
-from pipeline.plan import iterate, leftovers
+from pipeline.plan import Refuse, iterate, leftovers
 from pipeline.prior.identity import prior_identity
+from pipeline.prior.job_check import job_checker
 
 # In the order in which they are counted.
 _WORDS = {
@@ -50,6 +51,7 @@ def show_plan(
     only: Sequence[str] = (),
     overrides: Mapping[str, str] | None = None,
     allow_outside: bool = False,
+    allow_unknown: bool = False,
     json: bool = False,
     csv: bool = False,
 ) -> int:
@@ -64,10 +66,11 @@ def show_plan(
     require_folder(out)
     survey = Survey(manifest, overrides=overrides, only=only, allow_outside=allow_outside)
     identity = prior_identity(prior).identity
+    refuse = job_checker(prior, allow_unknown=allow_unknown).reason
     counts: Counter[str] = Counter()
 
     def counted() -> Iterator[_Line]:
-        for line in _lines(survey, out, identity):
+        for line in _lines(survey, out, identity, refuse):
             counts[line.action] += 1
             yield line
 
@@ -82,7 +85,7 @@ def show_plan(
     return EXIT_ROWS_FAILED if counts["wrong"] or counts["blocked"] else EXIT_OK
 
 
-def _lines(survey: Survey, out: Place, identity: str) -> Iterator[_Line]:
+def _lines(survey: Survey, out: Place, identity: str, refuse: Refuse) -> Iterator[_Line]:
     """Each row in the manifest's order, then what is no longer in it."""
     wrong: list[Problem] = []
 
@@ -93,7 +96,7 @@ def _lines(survey: Survey, out: Place, identity: str) -> Iterator[_Line]:
             else:
                 wrong.append(item)
 
-    for item in iterate(jobs(), out, prior_identity=identity):
+    for item in iterate(jobs(), out, prior_identity=identity, refuse=refuse):
         # The plan reads ahead, so that wrong rows behind this one may be known already.
         row = item.job.source.row
         yield from _wrong_lines([problem for problem in wrong if problem.row < row])

@@ -99,9 +99,8 @@ def sample_prior(
         raise UsageError(
             f"prior sample: --size {size}: the prior {prior.name} draws multiples of {step} pixels; try {fits}"
         )
-    unknown = prior.unknown_words(prompt)
-    if unknown:
-        say(f"warning: the prior {prior.name} does not know: {', '.join(unknown)}")
+    for warning in prior.prompt_warnings(prompt, negative_prompt, ()):
+        say(f"warning: {warning}")
     images = sample_images(
         prior,
         [prompt] * count,

@@ -26,9 +26,10 @@ from pipeline.fleet.locks import asset_lock
 from pipeline.fleet.progress import duration, make_progress, result_json
 from pipeline.fleet.rows import RowResult, Toolbox, load_prior
 from pipeline.manifest import Problem, Survey
-from pipeline.manifest.meshes import mesh_problems
-from pipeline.plan import PlanItem, is_foreign, iterate
+from pipeline.manifest.meshes import MeshChecker
+from pipeline.plan import PlanItem, Refuse, is_foreign, iterate
 from pipeline.prior.identity import PriorIdentity, prior_identity
+from pipeline.prior.job_check import JobChecker, job_checker
 from pipeline.prior.options import Precision, PriorOptions, low_memory
 from pipeline.recipes import UNWRAP_CACHE
 from pipeline.storage import assets
@@ -61,6 +62,7 @@ class RunOptions:
     dry_run: bool = False
     serial: bool = False
     allow_outside: bool = False
+    allow_unknown: bool = False
     quiet: bool = False
     json: bool = False
     max_seconds: float | None = None
@@ -98,6 +100,8 @@ class RunOptions:
         words += [f"--{name}" for name in ("compile", "low-memory") if getattr(self, name.replace("-", "_"))]
         if self.allow_outside:
             words.append("--allow-outside")
+        if self.allow_unknown:
+            words.append("--allow-unknown")
         if only is not None:
             words.append("--serial")
         else:
@@ -130,16 +134,19 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
         allow_outside=options.allow_outside,
         on_problem=_teller(options),
     )
-    if options.strict and (wrong := survey.bad + _bad_meshes(survey, options)):
-        return _refuse(wrong, options)
     prior = prior_identity(options.prior, download=options.download)
+    # A prior that takes the place of the named one knows other words.
+    checker = None if toolbox else job_checker(options.prior, allow_unknown=options.allow_unknown)
+    if options.strict and (wrong := survey.bad + _bad_files(survey, checker, options)):
+        return _refuse(wrong, options)
     if options.dry_run:
-        return _show_plan(survey, prior, options)
+        return _show_plan(survey, prior, checker, options)
     # What a killed run left half written; an asset's own folder is cleared by whoever builds it next.
     for folder in (local_root(options.out), local_root(options.out) / UNWRAP_CACHE):
         sweep(folder)
     wrong_rows = _WrongRows(options)
-    items = _closing(wrong_rows, iterate(_jobs(survey, wrong_rows.add), options.out, prior_identity=prior.identity))
+    plan = iterate(_jobs(survey, wrong_rows.add), options.out, prior_identity=prior.identity, refuse=_refusal(checker))
+    items = _closing(wrong_rows, plan)
     code = EXIT_ROWS_FAILED
 
     def conclude(summary: RunSummary) -> int:
@@ -218,13 +225,23 @@ def _jobs(survey: Survey, on_problem: Callable[[Problem], None]) -> Iterator[Job
             on_problem(item)
 
 
-def _bad_meshes(survey: Survey, options: RunOptions) -> int:
-    """How many rows have meshes that cannot be used; each is told."""
+def _refusal(checker: JobChecker | None) -> Refuse:
+    return checker.reason if checker else lambda job: ""
+
+
+def _bad_files(survey: Survey, checker: JobChecker | None, options: RunOptions) -> int:
+    """How many good rows have meshes that cannot be used, or do not fit the prior; each is told."""
     count = 0
     tell = _teller(options)
-    for problem in mesh_problems(_jobs(survey, lambda problem: None)):
-        count += 1
-        tell(problem)
+    meshes = MeshChecker()
+    for job in _jobs(survey, lambda problem: None):
+        problem = meshes.problem(job)
+        if problem is None and checker and (faults := checker.faults(job)):
+            field, message = faults[0]
+            problem = Problem(job.source.file, job.source.row, field, message, job.id)
+        if problem is not None:
+            count += 1
+            tell(problem)
     return count
 
 
@@ -236,9 +253,10 @@ def _refuse(rows: int, options: RunOptions) -> int:
     return EXIT_USAGE
 
 
-def _show_plan(survey: Survey, prior: PriorIdentity, options: RunOptions) -> int:
+def _show_plan(survey: Survey, prior: PriorIdentity, checker: JobChecker | None, options: RunOptions) -> int:
     counts: Counter[str] = Counter()
-    for item in iterate(_jobs(survey, lambda problem: None), options.out, prior_identity=prior.identity):
+    jobs = _jobs(survey, lambda problem: None)
+    for item in iterate(jobs, options.out, prior_identity=prior.identity, refuse=_refusal(checker)):
         counts[item.action] += 1
         if options.json:
             line = {"id": item.job.id, "action": item.action, "reason": item.reason}

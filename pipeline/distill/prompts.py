@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pipeline.prior.adapters import NONE as NO_ADAPTERS
 from pipeline.prior.adapters import Adapters
 from pipeline.prior.load import Prior, TextEmbedding
+from pipeline.prior.prompts import CLOSE_UP, view_suffix
 from pipeline.scene.protocol import View
 
 
-def view_prompt(prompt: str, view: View, *, view_words: bool, close_up: bool) -> str:
-    """``"{prompt}, close up"`` for close views, ``"{prompt}, {word} view"`` for whole ones."""
+def view_prompt(
+    prompt: str,
+    view: View,
+    *,
+    view_words: bool,
+    close_up: bool,
+    fit: Callable[[str, str], str] = lambda prompt, suffix: prompt,
+) -> str:
+    """``"{prompt}, close up"`` for close views, ``"{prompt}, {word} view"`` for whole ones.
+
+    ``fit`` shortens the prompt where a prior takes no more of it beside what is added.
+    """
     if view.close and close_up:
-        return f"{prompt}, close up"
-    if view_words and not view.close:
-        return f"{prompt}, {view.word} view"
-    return prompt
+        suffix = CLOSE_UP
+    elif view_words and not view.close:
+        suffix = view_suffix(view.word)
+    else:
+        return prompt
+    return fit(prompt, suffix) + suffix
 
 
 class PromptTable:
@@ -31,6 +46,7 @@ class PromptTable:
         adapters: Adapters = NO_ADAPTERS,
     ):
         self._prior, self._prompt, self._adapters = prior, prompt, adapters
+        self._fitted: dict[tuple[str, str], str] = {}
         self._surface = prior.surface_prompt(prompt)
         self._view_words, self._close_up = view_words, close_up
         self._negative = prior.embed([negative], adapters, negative=True)
@@ -41,7 +57,13 @@ class PromptTable:
 
     def _view_prompt(self, view: View) -> str:
         prompt = self._surface if view.close and self._close_up else self._prompt
-        return view_prompt(prompt, view, view_words=self._view_words, close_up=self._close_up)
+        return view_prompt(prompt, view, view_words=self._view_words, close_up=self._close_up, fit=self._fit)
+
+    def _fit(self, prompt: str, suffix: str) -> str:
+        key = (prompt, suffix)
+        if key not in self._fitted:
+            self._fitted[key] = self._prior.fit_prompt(prompt, suffix, self._adapters)
+        return self._fitted[key]
 
     def negative(self, count: int) -> TextEmbedding:
         """(V, L, D): the negative prompt, ``count`` times."""

@@ -10,7 +10,7 @@ from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote
 from pipeline.manifest.problems import Problem, shown, suggestion
 from pipeline.manifest.readers import Fields, read_rows
-from pipeline.manifest.rows import MeshReason, RowChecker
+from pipeline.manifest.rows import AdapterFaults, MeshReason, RowChecker
 from pipeline.manifest.schema import FIELDS
 from pipeline.storage.errors import StorageError
 from pipeline.storage.store import store_of
@@ -81,7 +81,8 @@ class ManifestStream:
 
     Memory is bounded by the longest row, plus the ids (they have to differ). Problems with ``whole`` set make
     the manifest as a whole unusable; iteration goes on after them where it can, so that all are named at once.
-    ``rows`` and ``ids`` are complete when the iteration has ended. ``mesh_reason`` is the RowChecker's. Raises
+    ``rows`` and ``ids`` are complete when the iteration has ended. ``mesh_reason`` and ``adapter_faults`` are the
+    RowChecker's. Raises
     UsageError at once for ``overrides`` that no row could take, and at the end for those that no row took because of
     its recipe.
     """
@@ -95,6 +96,7 @@ class ManifestStream:
         check_files: bool = True,
         unique: bool = False,
         mesh_reason: MeshReason | None = None,
+        adapter_faults: AdapterFaults | None = None,
     ):
         self.path = path
         self.rows = 0
@@ -106,6 +108,7 @@ class ManifestStream:
             allow_outside=allow_outside,
             check_files=check_files,
             mesh_reason=mesh_reason,
+            adapter_faults=adapter_faults,
         )
 
     def __iter__(self) -> Iterator[Job | Problem]:

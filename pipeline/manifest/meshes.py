@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 from pipeline.core.errors import MeshError
 from pipeline.core.job import Job
 from pipeline.core.place import Place, Remote
 from pipeline.geometry.fetch import fetch_mesh
+from pipeline.geometry.readers.unkept import not_in_asset, unkept
 from pipeline.manifest.problems import Problem
 from pipeline.recipes import MESH_FIELDS
 from pipeline.storage.errors import StorageError
@@ -21,6 +20,7 @@ class MeshChecker:
 
     def __init__(self) -> None:
         self._known: dict[tuple[Place, int], tuple[str, list[str]]] = {}
+        self._unkept: dict[Place, str] = {}
 
     def problem(self, job: Job) -> Problem | None:
         """What is wrong with the mesh of ``job``; None where it can be used."""
@@ -31,13 +31,26 @@ class MeshChecker:
         return Problem(job.source.file, job.source.row, MESH_FIELDS[job.recipe], message, job.id) if message else None
 
     def warnings(self, job: Job) -> list[Problem]:
-        """What is odd about the mesh of ``job``, or is lost of it, one Problem a line; [] where it cannot be used."""
+        """What is odd about the mesh of ``job``, a Problem a line, and in one line what of it will not be in the asset.
+
+        [] where it cannot be used; the latter only where the mesh is painted.
+        """
         mesh = job.origin or job.mesh
         if mesh is None:
             return []
         source, field = job.source, MESH_FIELDS[job.recipe]
-        told = self._read(mesh, int(job.settings["max_faces"]))[1]
-        return [Problem(source.file, source.row, field, f"{mesh.name}: {line}", job.id) for line in told]
+        reason, told = self._read(mesh, int(job.settings["max_faces"]))
+        lines = [] if reason else [f"{mesh.name}: {line}" for line in told]
+        if not reason and job.recipe == "paint" and (lost := self._not_kept(mesh)):
+            lines.append(lost)
+        return [Problem(source.file, source.row, field, line, job.id) for line in lines]
+
+    def _not_kept(self, mesh: Place) -> str:
+        if mesh not in self._unkept:
+            if len(self._unkept) > _REMEMBERED:
+                self._unkept.clear()
+            self._unkept[mesh] = _unkept(mesh)
+        return self._unkept[mesh]
 
     def reason(self, mesh: Place, max_faces: int) -> str:
         """What is wrong with a mesh of at most ``max_faces`` faces; "" where it can be used."""
@@ -53,14 +66,6 @@ class MeshChecker:
         return found
 
 
-def mesh_problems(jobs: Iterable[Job]) -> Iterator[Problem]:
-    """One Problem for each of ``jobs`` whose mesh cannot be read or used; each mesh is read once."""
-    checker = MeshChecker()
-    for job in jobs:
-        if problem := checker.problem(job):
-            yield problem
-
-
 def _read(mesh: Place, max_faces: int) -> tuple[str, list[str]]:
     """(what is wrong with the mesh or "", its warnings)."""
     from pipeline.geometry.load import load_mesh
@@ -70,3 +75,11 @@ def _read(mesh: Place, max_faces: int) -> tuple[str, list[str]]:
         return "", load_mesh(path, max_faces=max_faces).warnings
     except (MeshError, StorageError) as error:
         return error.message, []
+
+
+def _unkept(mesh: Place) -> str:
+    try:
+        lost = unkept(fetch_mesh(mesh)[0] if isinstance(mesh, Remote) else mesh)
+    except (MeshError, StorageError):
+        return ""
+    return not_in_asset(lost)

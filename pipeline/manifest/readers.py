@@ -11,12 +11,14 @@ import io
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from pipeline.core.place import Place, Remote
+from pipeline.manifest.encodings import NotUtf16, as_plain
 from pipeline.manifest.problems import Problem, either, shown, suggestion
 from pipeline.storage.errors import StorageError
 from pipeline.storage.store import store_of
@@ -79,7 +81,7 @@ def read_rows(path: Place, fields: Fields) -> Iterator[RawRow | Problem]:
         except StorageError as error:
             yield _whole(name, f"the manifest cannot be read: {error.message.removeprefix(f'{name}: ')}")
         else:
-            yield from reader(io.BytesIO(data), name, fields)
+            yield from _read(reader, io.BytesIO(data), name, fields)
         return
     try:
         # Without O_NONBLOCK a named pipe would hold us here for ever.
@@ -94,9 +96,17 @@ def read_rows(path: Place, fields: Fields) -> Iterator[RawRow | Problem]:
         return
     with os.fdopen(descriptor, "rb", _BUFFER) as stream:
         try:
-            yield from reader(stream, name, fields)
+            yield from _read(reader, stream, name, fields)
         except OSError as error:
             yield _whole(name, f"the manifest cannot be read: {error.strerror or error}")
+
+
+def _read(reader: Reader, stream: BinaryIO, name: str, fields: Fields) -> Iterator[RawRow | Problem]:
+    """The rows of ``stream``, which may also be UTF-16 with a byte order mark, or have the line ends of old Macs."""
+    try:
+        yield from reader(as_plain(stream), name, fields)
+    except NotUtf16 as error:
+        yield _whole(name, f"it begins as UTF-16, but {error}; save it as UTF-8")
 
 
 def _whole(file: str, message: str, row: int = 0, field: str = "") -> Problem:
@@ -139,10 +149,6 @@ class _Lines:
             self.number += 1
             if self.number == 1:
                 line = line.removeprefix(_BOM)
-                if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                    self._say("utf", "this is UTF-16, not UTF-8; save it as UTF-8 (in Excel: 'CSV UTF-8')")
-                    self._over = True
-                    return
             if len(line) > MAX_LINE:
                 self._say("long", f"the line is longer than {MAX_LINE} bytes; allowed: shorter lines")
                 self._over = True
@@ -170,29 +176,33 @@ class _Lines:
 
 
 def read_csv(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | Problem]:
-    """CSV with a header line; ``,`` ``;`` or tab between cells, whichever shows more known names in the header.
+    """CSV with a header line, as spreadsheets write it.
 
-    A row's number is the line on which it starts. An empty cell says nothing: the field is left out.
+    Between cells stands ``,`` ``;`` or tab, whichever shows more known names in the header, unless a line ``sep=``
+    before it says which. A row's number is the line on which it starts. An empty cell says nothing: the field is left
+    out. So do cells that are missing at the end of a row, and columns without a name at the end of the header.
+    Blanks before a cell, quoted or not, are no part of it.
     """
     lines = _Lines(stream, file)
     source = iter(lines)
-    first = next(source, "")
-    while first and not first.strip():
-        first = next(source, "")
+    first = _first_text(source)
+    told = _SEP_LINE.fullmatch(first.strip(" \r\n"))
+    if told:
+        first = _first_text(source)
     yield from lines.taken()
     if not first:
-        if not lines.number:
+        if not lines.number or told:
             yield _whole(file, "the manifest is empty; its first line has to name the columns")
         return
     skipped = lines.number - 1
-    delimiter = _delimiter(first, fields)
+    delimiter = told["delimiter"] if told else _delimiter(first, fields)
 
     def rest() -> Iterator[str]:
         yield first
         yield from source
 
     csv.field_size_limit(MAX_CELL)
-    reader = csv.reader(rest(), delimiter=delimiter, strict=True)
+    reader = csv.reader(rest(), delimiter=delimiter, strict=True, skipinitialspace=True)
     header: list[str] | None = None
     while True:
         start = skipped + reader.line_num + 1
@@ -207,18 +217,38 @@ def read_csv(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | P
         if cells is None:
             return
         if header is None:
-            header = [cell.strip() for cell in cells]
+            header = _without_empty_end([cell.strip() for cell in cells])
             wrong = list(_header_problems(header, file, start, fields))
             yield from wrong
             if wrong:
                 return
-        elif len(cells) == len(header):
-            values = {name: text for name, cell in zip(header, cells, strict=True) if (text := cell.strip())}
-            if values:
-                yield RawRow(start, values, text=True)
-        elif any(cell.strip() for cell in cells):
-            # Rows of nothing but delimiters, which spreadsheets leave behind, say nothing.
-            yield _ragged(cells, header, start)
+            continue
+        if len(cells) > len(header):
+            # Rows with delimiters to spare, which spreadsheets leave behind, say nothing by them.
+            cells = _without_empty_end(cells)
+            if len(cells) > len(header):
+                yield _too_long(cells, header, start)
+                continue
+        values = {name: text for name, cell in zip(header, cells, strict=False) if (text := cell.strip())}
+        if values:
+            yield RawRow(start, values, text=True)
+
+
+# What Excel reads and writes to say which delimiter follows.
+_SEP_LINE = re.compile(r"""(?P<quote>"?)sep=(?P<delimiter>[^\w\s"'\\]|\t)(?P=quote)""", re.IGNORECASE)
+
+
+def _first_text(lines: Iterator[str]) -> str:
+    """The next line with something in it; "" at the end."""
+    return next((line for line in lines if line.strip()), "")
+
+
+def _without_empty_end(cells: list[str]) -> list[str]:
+    """``cells`` up to the last one with something in it."""
+    count = len(cells)
+    while count and not cells[count - 1].strip():
+        count -= 1
+    return cells[:count]
 
 
 def _delimiter(line: str, fields: Fields) -> str:
@@ -226,7 +256,7 @@ def _delimiter(line: str, fields: Fields) -> str:
 
     def count(delimiter: str) -> int:
         try:
-            cells = next(csv.reader([line], delimiter=delimiter), [])
+            cells = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
         except csv.Error:
             return 0
         return sum(cell.strip() in fields.known for cell in cells)
@@ -268,13 +298,9 @@ def _header_problems(header: list[str], file: str, row: int, fields: Fields) -> 
             yield _whole(file, f"there is no column '{name}', which every row needs{hint}", row, "header")
 
 
-def _ragged(cells: list[str], header: list[str], row: int) -> RawRow:
-    given, wanted = len(cells), len(header)
-    if given > wanted:
-        advice = "put a cell that has a delimiter in it into quotes"
-    else:
-        advice = f"no cell for {', '.join(shown(name) for name in header[given:][:5])}"
-    message = f"{given} {'cell' if given == 1 else 'cells'}, but the header has {wanted} columns; {advice}"
+def _too_long(cells: list[str], header: list[str], row: int) -> RawRow:
+    advice = "put a cell that has a delimiter in it into quotes"
+    message = f"{len(cells)} cells, but the header has {len(header)} columns; {advice}"
     # Only the id is taken from such a row: it stands first as a rule, before what was shifted.
     first = {header[0]: cells[0].strip()} if header[0] == "id" and cells[0].strip() else {}
     return RawRow(row, first, text=True, faults=(("cells", message),), broken=True)

@@ -48,6 +48,8 @@ _REQUIRED = {name: frozenset(recipe.required) for name, recipe in RECIPES.items(
 Fault = tuple[str, str]
 # What is wrong with a mesh of at most so many faces; "" where nothing is.
 MeshReason = Callable[[Place, int], str]
+# What is wrong with the LoRAs and concepts of a row.
+AdapterFaults = Callable[[Sequence[AdapterFile]], list[Fault]]
 
 
 def id_problem(text: str) -> str:
@@ -77,8 +79,8 @@ _NONE_GIVEN = Given({}, {}, ())
 class RowChecker:
     """Checks rows one by one. Rows with the same settings or mesh share the work.
 
-    ``mesh_reason``, where given, looks into the meshes of rows that are wrong: they become no jobs, and all that is
-    wrong with them is to be told at once.
+    ``mesh_reason`` and ``adapter_faults``, where given, look into the files of rows that are wrong: they become no
+    jobs, and all that is wrong with them is to be told at once.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class RowChecker:
         allow_outside: bool = False,
         check_files: bool = True,
         mesh_reason: MeshReason | None = None,
+        adapter_faults: AdapterFaults | None = None,
     ):
         self.file = str(manifest)
         # A manifest at a URL has no folder on this machine, but one there.
@@ -97,6 +100,7 @@ class RowChecker:
         self.allow_outside = allow_outside
         self.check_files = check_files
         self._mesh_reason = mesh_reason
+        self._adapter_faults = adapter_faults
         self._settings: dict[Any, Given] = {}
         self._recipes: set[str] = set()
         # By the text of the field: the mesh, its path as it is hashed into a derived id, what is wrong with it.
@@ -185,6 +189,8 @@ class RowChecker:
             limit = given.settings.get("max_faces", _MAX_FACES)
             if reason := self._mesh_reason(mesh, limit):
                 faults.append((mesh_field, reason))
+        if faults and not partial and adapters and self._adapter_faults:
+            faults += self._adapter_faults(adapters)
         if faults or partial:
             return None, row_id
         if row_id is None:

@@ -27,6 +27,7 @@ from pipeline.prior.latent_rgb import LatentRgb, read_latent_rgb
 from pipeline.prior.options import PriorOptions
 from pipeline.prior.parts import Parts, load_parts
 from pipeline.prior.precision import compiled, device_of, prepare_cuda, text_dtype, vae_dtype
+from pipeline.prior.prompts import Concepts, PromptReader
 from pipeline.prior.text import TextEmbedding, TextEncoders, split_concepts
 from pipeline.prior.words import keep_known, surface_prompt, unknown_words
 
@@ -58,6 +59,7 @@ class Prior:
         self.device, self.dtype, self.options = device, text_dtype(options, device, found.folder), options
         self._rgb_file, self._is_xl, self._zero_empty = found.latent_rgb, parts.is_xl, parts.zero_empty
         self.text = TextEncoders(parts)
+        self.prompts = PromptReader(found.name, found.folder, found.file)
         self._unet, self._vae = parts.unet, parts.vae
         self._vae_dtype = vae_dtype(self.dtype, parts)
         self._settle(parts)
@@ -115,6 +117,20 @@ class Prior:
         """Words of ``prompt`` that this prior does not know (and drops)."""
         plain = [piece for piece in split_concepts(prompt, self._concepts(adapters)) if isinstance(piece, str)]
         return unknown_words(self.folder, " ".join(plain))
+
+    def fit_prompt(self, prompt: str, suffix: str, adapters: Adapters = NONE) -> str:
+        """As many words of ``prompt`` as this prior has tokens for beside ``suffix`` (``PromptReader.fit``)."""
+        return self.prompts.fit(prompt, suffix, self._concept_lengths(adapters))
+
+    def prompt_warnings(
+        self, prompt: str, negative: str, suffixes: Sequence[str], adapters: Adapters = NONE
+    ) -> list[str]:
+        """What of a row's prompts this prior does not see; one of ``suffixes`` may be added to ``prompt``."""
+        concepts = self._concept_lengths(adapters)
+        return self.prompts.row_warnings(prompt, negative, suffixes, concepts)
+
+    def _concept_lengths(self, adapters: Adapters) -> Concepts:
+        return {c.word.lower(): max(map(len, c.vectors)) for c in self._concepts(adapters)}
 
     def surface_prompt(self, prompt: str) -> str:
         """What to ask for where a view shows surface alone (``words.surface_prompt``)."""

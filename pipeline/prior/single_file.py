@@ -8,6 +8,8 @@ layout: ``tokenizer/``, another ``vae/``, ``latent_rgb.json``, ``latentkiln.json
 from __future__ import annotations
 
 import json
+import math
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,18 @@ _ATTENTION = "transformer_blocks.0.attn2.to_k.weight"
 _XL_LABELS = f"{UNET}label_emb.0.0.weight"
 _XL_TEXT = "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight"
 _LARGEST_HEADER = 64 << 20
+# How files of other kinds begin that get the same ending.
+_NOT_SAFETENSORS = {
+    b"version https://git-lfs.github.com/spec/": "it is a Git LFS pointer, not the file itself; run: git lfs pull",
+    b"PK\x03\x04": "it is a zip file, as of pickled weights, which can run code; convert it to safetensors",
+    b"\x80\x02": "it is a pickle, which can run code; convert it to safetensors",
+    b"\x80\x03": "it is a pickle, which can run code; convert it to safetensors",
+    b"\x80\x04": "it is a pickle, which can run code; convert it to safetensors",
+    b"\x80\x05": "it is a pickle, which can run code; convert it to safetensors",
+    b"<!DOCTYPE": "it is a web page, as a download that needs a login leaves; download it again",
+    b"<html": "it is a web page, as a download that needs a login leaves; download it again",
+}
+_LONGEST_MARK = max(map(len, _NOT_SAFETENSORS))
 # Steps after which the 2.x checkpoint that predicts epsilon was saved; the one that predicts v has others.
 _SD2_BASE_STEPS = 875_000
 
@@ -39,25 +53,59 @@ class Header:
     metadata: dict[str, str]
 
 
-def read_header(path: Path) -> Header:
-    """Reads the header alone. Raises PriorError when ``path`` is no whole safetensors file."""
+def read_header(path: Path, largest: int = _LARGEST_HEADER) -> Header:
+    """Reads the header alone, of at most ``largest`` bytes. Raises PriorError when ``path`` is no whole safetensors
+    file, by all that can be seen without reading its tensors."""
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > min(size, _LARGEST_HEADER):
-                raise ValueError("its header is longer than the file or 64 MiB")
+            head = stream.read(_LONGEST_MARK)
+            if len(head) < 8:
+                raise ValueError(f"it has {len(head)} bytes")
+            (length,) = struct.unpack("<Q", head[:8])
+            if length > size - 8:
+                # Only now: the length of a sound header may begin like a pickle.
+                other = next((what for mark, what in _NOT_SAFETENSORS.items() if head.startswith(mark)), "")
+                raise ValueError(other or f"its header of {length} bytes is longer than the file: cut off, or damaged")
+            if length > largest:
+                raise ValueError(f"its header is longer than {largest >> 20} MiB")
+            stream.seek(8)
             value = json.loads(stream.read(length))
-        metadata = value.pop("__metadata__", {})
+        metadata = value.pop("__metadata__", None) or {}
         shapes = {str(name): tuple(int(n) for n in entry["shape"]) for name, entry in value.items()}
-        end = max((int(entry["data_offsets"][1]) for entry in value.values()), default=0)
-        if 8 + length + end > size:
-            raise ValueError(f"it is cut off: {size} of {8 + length + end} bytes")
+        _check_offsets(value, size - 8 - length)
+        return Header(shapes, {str(key): str(text) for key, text in metadata.items()})
     except OSError as error:
         raise PriorError(f"{path}: cannot be read ({error.strerror})") from None
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise PriorError(f"{path}: no safetensors file ({error})") from None
-    return Header(shapes, {str(key): str(text) for key, text in metadata.items()})
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise PriorError(f"{path}: no safetensors file ({_one_line(error)})") from None
+
+
+def _check_offsets(entries: dict[str, Any], size: int) -> None:
+    """Raises ValueError unless the tensors lie one behind the other in ``size`` bytes, each as long as its shape."""
+    end = 0
+    for begin, stop, name, entry in sorted((*e["data_offsets"], n, e) for n, e in entries.items()):
+        count = math.prod(entry["shape"])
+        bits = re.search(r"[0-9]+", str(entry["dtype"]))
+        # BOOL has none in its name; types that are not known here are left to the library.
+        width = 1 if entry["dtype"] == "BOOL" else int(bits[0]) // 8 if bits else 0
+        if begin != end or stop < begin or min(entry["shape"], default=0) < 0:
+            raise ValueError(f"the place of its tensor {name[:60]} is wrong: damaged")
+        if width and width * count != stop - begin:
+            raise ValueError(f"its tensor {name[:60]} has {stop - begin} bytes for {count} numbers: damaged")
+        end = stop
+    if end > size:
+        raise ValueError(f"it is cut off: {size} of {end} bytes of its tensors are there")
+    if end < size:
+        raise ValueError(f"{size - end} bytes follow its tensors: damaged")
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return "its header is no JSON"
+    return (
+        " ".join(str(error).split())[:200] if isinstance(error, ValueError | struct.error) else "its header is damaged"
+    )
 
 
 def family(path: Path) -> str:

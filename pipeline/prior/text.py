@@ -6,7 +6,6 @@ Shapes: N prompts, L tokens (77 for CLIP), D numbers a token (both encoders' sid
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from pipeline.prior.adapters import NONE, Adapters, Concept
 from pipeline.prior.parts import Parts
+from pipeline.prior.prompts import split_at
 
 # Stands where a learned word's vectors go: any token that does not end the text.
 _PLACE = 0
@@ -116,10 +116,9 @@ def _tokens(tokenizer: Any, pieces: Sequence[str | Concept], number: int) -> tup
 def split_concepts(prompt: str, concepts: Sequence[Concept]) -> list[str | Concept]:
     """``prompt`` cut into plain text and learned words; no part of a longer word is taken for one."""
     by_word = {concept.word.lower(): concept for concept in concepts}
-    if not by_word:
+    parts = split_at(prompt, by_word)
+    if len(parts) == 1:
         return [prompt]
-    words = "|".join(re.escape(word) for word in sorted(by_word, key=len, reverse=True))
-    parts = re.split(rf"(?<!\w)({words})(?!\w)", prompt, flags=re.IGNORECASE)
     return [by_word[part.lower()] if i % 2 else part for i, part in enumerate(parts) if part]
 
 

@@ -27,7 +27,7 @@ def find_vocabulary(path: Path) -> Vocabulary:
     """Token numbers, and merges in order, for the checkpoint at ``path``. Raises PriorError where there are none."""
     for folder in (sidecar(path) / "tokenizer", path.parent / "tokenizer", *cached_tokenizers()):
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            return _read_folder(folder)
+            return read_vocabulary(folder)
     for package in _PACKAGES:
         spec = importlib.util.find_spec(package)
         for place in (spec.submodule_search_locations or []) if spec else []:
@@ -39,7 +39,8 @@ def find_vocabulary(path: Path) -> Vocabulary:
     )
 
 
-def _read_folder(folder: Path) -> Vocabulary:
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """The vocabulary in the ``vocab.json`` and ``merges.txt`` of ``folder``. Raises PriorError."""
     try:
         numbers = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()

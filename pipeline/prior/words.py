@@ -5,13 +5,18 @@ from __future__ import annotations
 import functools
 import json
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.core.errors import PriorError
 
 WORDS_FILE = "words.json"
-_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+_LATIN = "a-z0-9\u00df-\u00f6\u00f8-\u024f\u0300-\u036f\u1e00-\u1eff"
+# A word in Latin letters; or a run of anything else that says something: another script, symbols, emoji.
+_WORD = re.compile(
+    rf"[{_LATIN}]+(?:'[{_LATIN}]+)?|[^\x00-\xbf\xd7\xf7{_LATIN}\u2000-\u206f\u2e00-\u2e7f\u3000-\u303f\ufe00-\ufe0f]+"
+)
 
 
 @functools.lru_cache(maxsize=8)
@@ -30,8 +35,15 @@ def known_words(folder: Path) -> frozenset[str] | None:
 
 
 def split_words(prompt: str) -> list[str]:
-    """The words of a prompt, lower case, in order; a hyphen parts two words."""
-    return _WORD.findall(prompt.lower())
+    """The words of a prompt, lower case, in order; a hyphen parts two words.
+
+    Words of other scripts and emoji are among them. Full-width letters are the letters they stand for (NFKC).
+    """
+    return _WORD.findall(_plain(prompt).lower())
+
+
+def _plain(prompt: str) -> str:
+    return prompt if prompt.isascii() else unicodedata.normalize("NFKC", prompt)
 
 
 def unknown_words(folder: Path, prompt: str) -> list[str]:
@@ -50,8 +62,20 @@ def keep_known(folder: Path, prompt: str) -> str:
     known = known_words(folder)
     if known is None:
         return prompt
-    parts = (" ".join(w for w in split_words(part) if w in known) for part in prompt.split(","))
+    parts = (" ".join(w for w in split_words(part) if w in known) for part in _plain(prompt).split(","))
     return ", ".join(part for part in parts if part)
+
+
+def says_something(folder: Path, prompt: str) -> bool:
+    """Whether ``prompt`` names a material, an object or a colour that the prior in ``folder`` knows.
+
+    True for a prior without a list, or with one that does not tell its words by kind. Raises PriorError for an
+    unreadable list.
+    """
+    if known_words(folder) is None:
+        return True
+    content = _content(folder)
+    return content is None or content.search(keep_known(folder, prompt)) is not None
 
 
 def surface_prompt(folder: Path, prompt: str) -> str:
@@ -67,6 +91,7 @@ def surface_prompt(folder: Path, prompt: str) -> str:
     if kinds is None:
         return prompt
     surface, materials, things, anything = kinds
+    prompt = _plain(prompt)
     material = materials.search(prompt)
     if found := anything.search(prompt) or (things.search(prompt) if material else None):
         return prompt[: found.start()] + surface + prompt[found.end() :]
@@ -91,6 +116,19 @@ def _kinds(folder: Path) -> tuple[str, re.Pattern[str], re.Pattern[str], re.Patt
             for kind in ("materials", "objects")
         ]
         return str(values["surface"]), _phrases(named[0]), _phrases(named[1]), _phrases(values["any_object"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PriorError(f"{path}: not a list of words ({type(error).__name__}: {error})") from None
+
+
+@functools.lru_cache(maxsize=8)
+def _content(folder: Path) -> re.Pattern[str] | None:
+    """What finds a material, an object or a colour; None for a list that does not tell them apart."""
+    path = folder / WORDS_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        kinds = [values[kind] for kind in ("materials", "objects", "colours") if kind in values]
+        named = [phrase for kind in kinds for name, others in kind.items() for phrase in (name, *others)]
+        return _phrases(named) if named else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PriorError(f"{path}: not a list of words ({type(error).__name__}: {error})") from None
 

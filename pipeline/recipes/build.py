@@ -20,6 +20,7 @@ from pipeline.distill.loop import Subject, distill
 from pipeline.distill.prompts import PromptTable
 from pipeline.distill.sds import SdsSettings
 from pipeline.prior.load import Prior
+from pipeline.prior.prompts import suffixes
 from pipeline.recipes.canvas import unreached_warning
 from pipeline.recipes.deliver import deliver
 from pipeline.recipes.rank import score
@@ -121,9 +122,11 @@ def prepare(steps: Steps, work: Work, prior: Prior, out: Path, lockstep: int) ->
     steps.prepare(work, prior, out)
     with work.stage("prepare"):
         adapters = prior.adapters(work.job.adapters)
-        unknown = prior.unknown_words(work.job.prompt, adapters)
-        if unknown:
-            work.warnings.append(f"the prior {prior.name} does not know: {', '.join(unknown)}")
+        added = suffixes(
+            view_words=bool(work.settings.view_words),
+            close_up=bool(getattr(work.settings, "prompt_close_up", False)) or _textures(work),
+        )
+        work.warnings += prior.prompt_warnings(work.job.prompt, work.job.negative_prompt, added, adapters)
         work.warnings += prior.unused_concepts(work.job.prompt, adapters)
         for variant in work.variants:
             variant.scene, layout = steps.scene(work, variant, prior)

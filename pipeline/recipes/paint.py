@@ -14,6 +14,7 @@ from pipeline.core.job import Job
 from pipeline.export.normals import is_closed
 from pipeline.geometry.camera import CameraSettings
 from pipeline.geometry.normalise import normalise
+from pipeline.geometry.readers.unkept import not_in_asset, unkept
 from pipeline.geometry.unwrap import uneven_density
 from pipeline.geometry.unwrap_cache import load_unwrapped
 from pipeline.prior.load import Prior
@@ -58,6 +59,8 @@ class Paint(Steps):
             work.warnings.append(f"{uneven}; with unwrap auto the mesh is unwrapped anew")
         elif uneven and uneven in uvmesh.reason:
             work.warnings.append(f"{uneven}: it was unwrapped anew")
+        if lost := not_in_asset(unkept(job.mesh)):
+            work.warnings.append(f"mesh: {lost}")
         vertices = uvmesh.mesh.vertices
         frame = normalise(vertices, radius=MESH_RADIUS, up_axis=settings.up_axis, front=settings.front)
         work.shared = Canvas(uvmesh, frame)

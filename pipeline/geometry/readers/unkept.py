@@ -1,0 +1,183 @@
+"""What of a mesh file does not come out in the asset: told, as a painter gives back one mesh with one material.
+
+Looks at the JSON of a glTF, at headers, and at the first megabytes of text: nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import MeshError
+from pipeline.geometry.readers.gltf_file import document_of
+
+# Bytes of a text that are looked at.
+_SEEN = 64 << 20
+_PLY_HEADER = 1 << 16
+_STL_FACETS = 10_000
+_MOST_NAMES = 10_000
+_TEXTURES = {
+    "normalTexture": "normal",
+    "occlusionTexture": "occlusion",
+    "emissiveTexture": "emissive",
+    "metallicRoughnessTexture": "metallic-roughness",
+}
+
+
+def unkept(path: Path) -> str:
+    """What of the mesh file at ``path`` will not be in an asset, as a list in words; "" where all of it will.
+
+    Says nothing of a file that is damaged: reading it does. Raises nothing.
+    """
+    try:
+        suffix = path.suffix.lower()
+        if suffix in (".gltf", ".glb"):
+            return ", ".join(_of_gltf(document_of(path) or {}))
+        return ", ".join(_READERS[suffix](path))
+    except (MeshError, OSError, KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):
+        return ""
+
+
+def not_in_asset(lost: str) -> str:
+    """What is told of what ``unkept`` found; "" of nothing."""
+    return f"not kept in the asset: {lost}" if lost else ""
+
+
+def _many(count: int, noun: str, nouns: str = "") -> str:
+    return f"{count} {noun if count == 1 else nouns or f'{noun}s'}"
+
+
+def _but_one(count: int, noun: str) -> Iterator[str]:
+    if count > 1:
+        yield f"{count - 1} of {count} {noun}s"
+
+
+def _of_gltf(document: dict[str, Any]) -> Iterator[str]:
+    nodes = _objects(document, "nodes")
+    meshes = _objects(document, "meshes")
+    primitives = [primitive for mesh in meshes for primitive in _objects(mesh, "primitives")]
+    attributes = {name for primitive in primitives for name in primitive.get("attributes") or {}}
+    if count := len(_objects(document, "skins")):
+        yield _many(count, "skin")
+    if count := len(_objects(document, "animations")):
+        yield _many(count, "animation")
+    if any(_objects(primitive, "targets") for primitive in primitives):
+        yield "morph targets"
+    if count := len(_objects(document, "cameras")):
+        yield _many(count, "camera")
+    lights = ((document.get("extensions") or {}).get("KHR_lights_punctual") or {}).get("lights") or []
+    if lights:
+        yield _many(len(lights), "light")
+    if (count := sum("mesh" in node for node in nodes)) > 1:
+        yield f"the tree of its nodes ({count} with meshes become one)"
+    yield from _of_materials(document, primitives)
+    if any(re.fullmatch(r"TEXCOORD_[1-9][0-9]*", name) for name in attributes):
+        yield "all UV sets but one"
+    if any(name.startswith("COLOR_") for name in attributes):
+        yield "vertex colours"
+    if own := sorted(name for name in attributes if name.startswith("_")):
+        yield f"the attributes {', '.join(name[:40] for name in own[:5])}"
+
+
+def _of_materials(document: dict[str, Any], primitives: list[dict[str, Any]]) -> Iterator[str]:
+    materials = _objects(document, "materials")
+    numbers = {primitive["material"] for primitive in primitives if isinstance(primitive.get("material"), int)}
+    used = [materials[number] for number in sorted(numbers) if 0 <= number < len(materials)]
+    yield from _but_one(len(used), "material")
+    # What gives the metal and roughness stands one level down.
+    slots = {key for material in used for key in (*material, *(material.get("pbrMetallicRoughness") or {}))}
+    if named := [name for key, name in _TEXTURES.items() if key in slots]:
+        yield f"its {', '.join(named)} {'texture' if len(named) == 1 else 'textures'}"
+    if any(material.get("alphaMode") in ("MASK", "BLEND") for material in used):
+        yield "transparency (what is see-through is painted as surface)"
+    if any("KHR_materials_variants" in (primitive.get("extensions") or {}) for primitive in primitives):
+        yield "material variants"
+
+
+def _objects(holder: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """The objects of a list, which a stranger may have made of anything."""
+    value = holder.get(key)
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _of_obj(path: Path) -> Iterator[str]:
+    text = _head(path, _SEEN)
+    materials = _names(re.finditer(rb"(?m)^[ \t]*usemtl[ \t]+([^\r\n]+)", text))
+    objects = _names(re.finditer(rb"(?m)^[ \t]*o[ \t]+([^\r\n]+)", text))
+    groups = _names(re.finditer(rb"(?m)^[ \t]*g[ \t]+([^\r\n]+)", text))
+    if len(objects) > 1:
+        yield f"its {len(objects)} objects (they become one)"
+    if len(groups) > 1:
+        yield f"its {len(groups)} groups (they become one)"
+    yield from _but_one(len(materials), "material")
+    # x y z r g b; four numbers are x y z w.
+    if re.search(rb"(?m)^[ \t]*v(?:[ \t]+[-+.0-9eE]+){6,}[ \t]*\r?$", text):
+        yield "vertex colours"
+    if re.search(rb"(?m)^[ \t]*[lp][ \t]+-?[0-9]", text):
+        yield "lines and points"
+    if re.search(rb"(?m)^[ \t]*(?:curv2?|surf)[ \t]", text):
+        yield "curves and free-form surfaces"
+
+
+def _names(found: Iterable[re.Match[bytes]]) -> set[bytes]:
+    names: set[bytes] = set()
+    for match in found:
+        names.add(match[1].strip())
+        if len(names) >= _MOST_NAMES:
+            break
+    return names
+
+
+def _of_ply(path: Path) -> Iterator[str]:
+    header = _head(path, _PLY_HEADER).partition(b"end_header")[0].decode("ascii", "replace")
+    element, colours, others = "", set[str](), []
+    for line in header.splitlines():
+        words = line.split()
+        if words[:1] == ["element"] and len(words) == 3:
+            element = words[1]
+            if element not in ("vertex", "face", "tristrips") and words[2] != "0":
+                others.append(element)
+        elif words[:1] == ["property"] and words[-1] in ("red", "diffuse_red", "r"):
+            colours.add(element)
+        elif words[:2] == ["comment", "TextureFile"]:
+            yield "the texture that it names"
+    yield from (f"{name} colours" for name in ("vertex", "face") if name in colours)
+    if others:
+        yield f"the elements {', '.join(name[:40] for name in others[:5])}"
+
+
+def _of_stl(path: Path) -> Iterator[str]:
+    data = _head(path, 84 + 50 * _STL_FACETS)
+    count = int.from_bytes(data[80:84], "little")
+    if path.stat().st_size == 84 + 50 * count:
+        if b"COLOR=" in data[:80] or any(data[84 + 48 :: 50]) or any(data[84 + 49 :: 50]):
+            yield "colours of its facets"
+        return
+    solids = len(re.findall(rb"(?mi)^[ \t]*endsolid\b", _head(path, _SEEN)))
+    if solids > 1:
+        yield f"its {solids} solids (they become one)"
+
+
+def _of_off(path: Path) -> Iterator[str]:
+    lines = [line.split(b"#", 1)[0].split() for line in _head(path, _SEEN).splitlines()]
+    lines = [words for words in lines if words]
+    keyword = re.match(rb"(?:ST)?(C)?N?(?:4)?n?OFF", lines[0][0])
+    if keyword is None:
+        return
+    if keyword[1]:
+        yield "vertex colours"
+    rest = lines[0][1:]
+    sizes = rest if len(rest) >= 2 else lines[1]
+    first = int(sizes[0]) + (1 if len(rest) >= 2 else 2)
+    if first < len(lines) and len(lines[first]) > int(lines[first][0]) + 1 and int(sizes[1]):
+        yield "face colours"
+
+
+def _head(path: Path, count: int) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(count)
+
+
+_READERS = {".obj": _of_obj, ".ply": _of_ply, ".stl": _of_stl, ".off": _of_off}

@@ -1,0 +1,183 @@
+"""What of a row does not fit the prior, before that is loaded: its prompts, its LoRAs and its concepts.
+
+Only headers and configs are read; nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.errors import PriorError
+from pipeline.core.job import AdapterFile, Job
+from pipeline.prior import single_file
+from pipeline.prior.adapter_layers import match_concepts, match_lora, vectors_of
+from pipeline.prior.defaults import GenerateDefaults, PaintDefaults, read_defaults
+from pipeline.prior.identity import find_prior
+from pipeline.prior.layers import PriorLayers, prior_layers
+from pipeline.prior.prompts import Concepts, PromptReader, Review, suffixes
+
+# A LoRA of SDXL has a header of less than one.
+_LARGEST_HEADER = 16 << 20
+_REMEMBERED = 1 << 12
+_HOW = "give --allow-unknown to build it with what remains"
+
+Fault = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class JobFindings:
+    """``errors`` and ``warnings`` of a row: (field, message) each. ``seen``: what the prior sees of its two prompts,
+    where that is not all of them; else None."""
+
+    errors: tuple[Fault, ...] = ()
+    warnings: tuple[Fault, ...] = ()
+    seen: tuple[str, str] | None = None
+
+
+class JobChecker:
+    """Checks rows against the prior ``name`` in ``folder``, or in the single ``file``.
+
+    A prompt of which nothing is known is an error unless ``allow_unknown``. ``problem`` says what of the prior itself
+    cannot be read, so that it is not checked: loading it will tell.
+    """
+
+    def __init__(self, name: str, folder: Path, file: Path | None = None, *, allow_unknown: bool = False):
+        self.problem = ""
+        self._folder, self._allow_unknown = folder, allow_unknown
+        self._reader: PromptReader | None = PromptReader(name, folder, file)
+        self._file = file
+        # By path, size and time: what is wrong with a file, and the words in it.
+        self._files: dict[object, tuple[str, dict[str, int]]] = {}
+
+    @functools.cached_property
+    def _layers(self) -> PriorLayers | None:
+        try:
+            return prior_layers(self._folder, self._file)
+        except PriorError as error:
+            self.problem = error.message
+            return None
+
+    def reason(self, job: Job) -> str:
+        """Why ``job`` cannot be built; "" where it can."""
+        return "; ".join(f"{field}: {message}" for field, message in self.faults(job))
+
+    def faults(self, job: Job) -> tuple[Fault, ...]:
+        """As ``check``, the errors alone. Of files at a URL that are not on this machine nothing is said."""
+        local = tuple(file for file in job.adapters if file.origin is None or file.path.is_absolute())
+        return self.check(dataclasses.replace(job, adapters=local), errors_only=True).errors
+
+    def check(self, job: Job, *, errors_only: bool = False) -> JobFindings:
+        """All that is to be told of ``job``, whose files are on this machine."""
+        errors = list(self.adapter_errors(job.adapters))
+        if self._reader is None:
+            return JobFindings(tuple(errors))
+        try:
+            warnings, seen = self._prompts(job, self._reader, errors, errors_only)
+        except PriorError as error:
+            self.problem, self._reader = error.message, None
+            return JobFindings(tuple(errors))
+        self.problem = self.problem or self._reader.problem
+        return JobFindings(tuple(errors), tuple(warnings), seen)
+
+    def adapter_errors(self, files: Sequence[AdapterFile]) -> Iterator[Fault]:
+        """What is wrong with a row's LoRAs and concepts."""
+        words: dict[str, str] = {}
+        for file in files:
+            problem, learned = self._adapter(file)
+            if problem:
+                yield file.kind, f"{file.path.name}: {problem}"
+            for word in learned:
+                if word in words:
+                    both = f"{words[word]} and {file.path.name}" if words[word] != file.path.name else file.path.name
+                    yield file.kind, f"the word {word!r} is in two of its files ({both}); give one of them, or rename"
+                words[word] = file.path.name
+
+    def concepts(self, job: Job) -> Concepts:
+        """The words of the row's concepts, and how many tokens each takes; of files that can be used."""
+        return {word: n for file in job.adapters for word, n in self._adapter(file)[1].items()}
+
+    def _prompts(
+        self, job: Job, reader: PromptReader, errors: list[Fault], errors_only: bool
+    ) -> tuple[list[Fault], tuple[str, str] | None]:
+        concepts = self.concepts(job)
+        warnings: list[Fault] = []
+        if errors_only:
+            if not self._allow_unknown and not _has_lora(job) and reader.is_empty(job.prompt, concepts):
+                errors.append(("prompt", self._empty(reader, reader.review(job.prompt, (), concepts))))
+            return [], None
+        review = reader.review(job.prompt, self._suffixes(job), concepts)
+        negative = reader.review(job.negative_prompt, (), concepts, positive=False)
+        if review.empty and not self._allow_unknown and not _has_lora(job):
+            errors.append(("prompt", self._empty(reader, review)))
+        elif review.empty:
+            warnings.append(("prompt", reader.emptiness(review)))
+        warnings += [("prompt", text) for text in reader.warnings(review)]
+        warnings += [("negative_prompt", text) for text in reader.warnings(negative)]
+        warnings += [("concept", text) for text in reader.concept_warnings(job.prompt, concepts)]
+        # A prompt that is seen whole differs from all others that are.
+        cut = any((review.unknown, review.unseen, negative.unknown, negative.unseen))
+        return warnings, (review.seen, negative.seen) if cut and not errors else None
+
+    def _empty(self, reader: PromptReader, review: Review) -> str:
+        return f"{reader.emptiness(review)}; name one, or {_HOW}"
+
+    def _suffixes(self, job: Job) -> tuple[str, ...]:
+        words = job.settings.get("view_words")
+        if words is None:
+            words = self._view_words[job.recipe == "generate"]
+        # Texturing by patches asks for close-ups, whatever the row says of them.
+        return _suffixes(bool(words), bool(job.settings.get("prompt_close_up", True)))
+
+    @functools.cached_property
+    def _view_words(self) -> tuple[bool, bool]:
+        paint = read_defaults(self._folder, "paint", PaintDefaults)
+        return paint.view_words, read_defaults(self._folder, "generate", GenerateDefaults).view_words
+
+    def _adapter(self, file: AdapterFile) -> tuple[str, dict[str, int]]:
+        try:
+            found = file.path.stat()
+        except OSError as error:
+            return f"cannot be read ({error.strerror})", {}
+        key = (file.kind, file.path, found.st_size, found.st_mtime_ns)
+        if key not in self._files:
+            if len(self._files) >= _REMEMBERED:
+                self._files.clear()
+            self._files[key] = self._read(file)
+        return self._files[key]
+
+    def _read(self, file: AdapterFile) -> tuple[str, dict[str, int]]:
+        try:
+            shapes = single_file.read_header(file.path, _LARGEST_HEADER).shapes
+            if self._layers is None:
+                return "", {}
+            if file.kind == "lora":
+                match_lora(shapes, self._layers.networks)
+                return "", {}
+            words = match_concepts(file.path.stem, shapes, self._layers.widths)
+            return "", {word.lower(): vectors_of([shapes[n] for n in names]) for word, names in words.items()}
+        except PriorError as error:
+            return error.message.removeprefix(f"{file.path}: "), {}
+        except ValueError as error:
+            return str(error), {}
+
+
+@functools.cache
+def _suffixes(view_words: bool, close_up: bool) -> tuple[str, ...]:
+    return tuple(suffixes(view_words=view_words, close_up=close_up))
+
+
+def job_checker(spec: str, *, allow_unknown: bool = False) -> JobChecker:
+    """A checker for the prior that the command line names ``spec``. Raises PriorError where there is none."""
+    place = find_prior(spec)
+    if place.is_file():
+        return JobChecker(spec, single_file.sidecar(place), place, allow_unknown=allow_unknown)
+    return JobChecker(spec, place, allow_unknown=allow_unknown)
+
+
+def _has_lora(job: Job) -> bool:
+    """Such a row may look like its LoRA, whatever its words are."""
+    return any(file.kind == "lora" for file in job.adapters)
