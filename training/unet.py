@@ -310,7 +310,7 @@ def train(cfg: Settings, plan: Plan) -> None:
     elif plan.start_from is not None:
         model.unet.load_state_dict(load_file(plan.start_from / "unet" / "diffusion_pytorch_model.safetensors"))
         stored = CLIPTextModel.from_pretrained(plan.start_from / "text_encoder").float()
-        model.encoder.load_state_dict(stored.state_dict())
+        text.load_encoder(model.encoder, stored.state_dict(), vocabulary)
         ema = checkpoint.Average(model, c["ema"])
         state = json.loads((plan.start_from / "training.json").read_text())
         step, hours, samples = state["step"], state["hours"], state["samples"]
