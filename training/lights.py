@@ -27,7 +27,7 @@ def exposed(light: Light, facing: Array, level: float) -> Light:
     boxes, key = light.boxes.copy(), light.key.copy()
     boxes[:, 4:7] *= k
     key[3:6] *= k
-    return Light(light.sky * k, light.ground * k, light.up, light.blend, boxes, key)
+    return Light(light.sky * k, light.ground * k, light.up, light.blend, boxes, key, light.mirror)
 
 
 def soft(g: Rng, facing: Array, upward: Array, metallic: bool, flat: bool) -> Light:
@@ -44,9 +44,8 @@ def soft(g: Rng, facing: Array, upward: Array, metallic: bool, flat: bool) -> Li
     side = np.cross(upward, facing)
     key = _unit(np.asarray(facing) + side * g.normal(0, 0.6) + np.asarray(upward) * abs(g.normal(0.5, 0.35)))
     strength = 0.0 if metallic and flat else g.uniform(0.12, 0.4) * (0.4 if metallic else 1.0)
-    light = Light(
-        sky * _tint(g, 0.02), ground * _tint(g, 0.03), up, blend, key=np.concatenate([key, strength * _tint(g, 0.03)])
-    )
+    light = Light(sky * _tint(g, 0.02), ground * _tint(g, 0.03), up, blend, mirror=0.35 if flat else 0.7)
+    light.key = np.concatenate([key, strength * _tint(g, 0.03)])
     if not flat:
         box = _unit(np.asarray(facing) + side * g.choice([-1, 1]) * g.uniform(0.4, 1.0) + np.asarray(upward) * 0.6)
         light.boxes = np.concatenate([box, [g.uniform(4, 9)], np.full(3, g.uniform(0.3, 0.9))])[None].astype(np.float32)

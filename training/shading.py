@@ -26,7 +26,8 @@ class Light:
 
     sky, ground: (3,), the two halves of the environment about ``up`` (3,), which run into each other over ``blend``.
     boxes: (K, 7), soft boxes: direction, sharpness, colour. key: direction (3,) of a lamp far away and its colour
-    (3,): what it adds to a white matt surface that faces it.
+    (3,): what it adds to a white matt surface that faces it. mirror: share of the environment that shows in what is no
+    metal; less than 1 as behind a polarising filter, so that black is black.
     """
 
     sky: Array
@@ -35,6 +36,7 @@ class Light:
     blend: float = 0.6
     boxes: Array = field(default_factory=lambda: np.zeros((0, 7), np.float32))
     key: Array = field(default_factory=lambda: np.array([0, 0, 1, 0, 0, 0], np.float32))
+    mirror: float = 1.0
 
 
 @njit(**_FAST)
@@ -108,6 +110,7 @@ def _shade(albedo, normal, view, rough, metal, occlusion, shadow, light, boxes, 
         # What is in a hollow mirrors the hollow, not the sky.
         glossy_ao = min(max((nv + ao) ** (2.0 ** (-16 * r - 1)) - 1 + ao, 0.0), 1.0)
         glossy_ao += (1 - glossy_ao) * 0.6 * metal[i]  # hollows of metals mirror each other
+        shown = light[16] + (1 - light[16]) * metal[i]
         for c in range(3):
             base = albedo[i, c]
             f0 = 0.04 + (base - 0.04) * metal[i]
@@ -115,7 +118,7 @@ def _shade(albedo, normal, view, rough, metal, occlusion, shadow, light, boxes, 
             # What rough surfaces reflect more than once, and what is left for the matt part.
             more = 1 + f0 * (1 / max(scale + offset, 0.1) - 1)
             matt = base * (1 - metal[i]) * (1 - min(mirrored * more, 1.0))
-            total = matt * irr[c] * ao + env[c] * mirrored * more * glossy_ao
+            total = matt * irr[c] * ao + env[c] * mirrored * more * glossy_ao * shown
             if nl > 0:
                 total += light[13 + c] * (matt * nl + more * _lamp(nl, nv, nh, vh, max(alpha, 0.004), f0))
             out[i, c] = total
@@ -133,7 +136,9 @@ def shade(
 ) -> Array:
     """Linear radiance (N, 3) of points. albedo: (N, 3) linear; normal, view: (N, 3) unit vectors, view to the eye;
     occlusion and shadow of the key light: (N,), 1 where nothing is in the way."""
-    packed = np.concatenate([light.sky, light.ground, light.up, [light.blend], light.key]).astype(np.float64)
+    packed = np.concatenate([light.sky, light.ground, light.up, [light.blend], light.key, [light.mirror]]).astype(
+        np.float64
+    )
     out = np.empty_like(albedo)
     _shade(
         albedo, normal, view, roughness, metalness, occlusion, shadow, packed, light.boxes.astype(np.float64), out

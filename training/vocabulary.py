@@ -78,10 +78,10 @@ class Material:
     #: How far the texture may be turned in its plane: 0 upright, 1 any angle. Patterns that have a direction are
     #: upright: a mesh is painted patch by patch, and patches that choose a direction each do not join. Nor does a model
     #: of this size lay bricks, stitches or blades in rows that may run at any slant.
-    turn: float = 0.015
+    turn: float = 0.004
 
 
-def _m(nouns: str, adjectives: str, natural: str, tint: str, scale: float = 0.9, turn: float = 0.015) -> Material:
+def _m(nouns: str, adjectives: str, natural: str, tint: str, scale: float = 0.9, turn: float = 0.004) -> Material:
     return Material(
         tuple(nouns.split(",")),
         tuple(adjectives.split(",")),

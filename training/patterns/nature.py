@@ -102,8 +102,8 @@ def clouds(p: Points, pal: Array, seed: int) -> Surface:
     n = fbm(x + bent, y, z - bent, 5, seed, 0.55)
     above = fbm(x + bent, y + 0.22, z - bent, 3, seed, 0.55)
     cover = smooth(0.46, 0.6, n)
-    under = smooth(0.0, 0.22, above - 0.46 + 0.5 * (n - 0.5)) * 0.9
-    white = mix(pal[1], pal[2] * 0.78, under)
+    under = smooth(0.0, 0.22, above - 0.46 + 0.5 * (n - 0.5)) * 0.7
+    white = tone(mix(pal[1], pal[2] * 0.82, under), 0.94 + 0.12 * above)
     sky = tone(pal[0], 0.9 + 0.25 * noise(x * 0.7, y, z, seed + 5))
     return surface(mix(sky, white, cover), 0.0, 1.0)
 
