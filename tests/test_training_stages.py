@@ -22,7 +22,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     cfg = load(CONFIG, folder)
     for which, c in cfg["pool"].items():
-        write_pool(folder / "pool" / which, c["seed"], c["size"], c["shard"], c["shards"])
+        maps = c.get("maps", False)
+        write_pool(folder / "pool" / which, c["seed"], c["size"], c["shard"], c["shards"], maps=maps)
     autoencoder.train(cfg)
     text.train(cfg)
     unet.train(cfg, unet.Plan(steps=6, large=0.0))

@@ -1,18 +1,18 @@
-"""Renderer of training images: sphere-traced primitives with procedural surfaces, one numba kernel.
+"""Geometry of training images: what each pixel of a camera sees of sphere-traced primitives.
 
-Conventions are the program's: right-handed, +Y up, +Z towards the viewer, angles in radians.
-Objects live in the unit ball; textures are evaluated in object space, so they follow the shape.
+Conventions are the program's: right-handed, +Y up, +Z towards the viewer, angles in radians. Objects live in the unit
+ball. Materials and light come later, see `scene`.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.core.jit import njit
 from training.noise import fbm, smooth, value
-from training.patterns import pattern
 
 # Columns of a primitive's row.
 KIND, POS, ROT, DIM, SLOT, BLEND, BOUND, ROW = 0, 1, 4, 13, 17, 18, 19, 20
@@ -99,35 +99,6 @@ def _march(prims, warp, ox, oy, oz, dx, dy, dz, t, t_end, step, limit, eps):
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _surface(kinds, freq, rot, off, pal, seeds, slot, x, y, z, nx, ny, nz, out):
-    """Albedo of slot at an object-space point into out[0:3], gloss into out[3]."""
-    r = rot[slot]
-    px = r[0] * x + r[1] * y + r[2] * z
-    py = r[3] * x + r[4] * y + r[5] * z
-    pz = r[6] * x + r[7] * y + r[8] * z
-    mx = r[0] * nx + r[1] * ny + r[2] * nz
-    my = r[3] * nx + r[4] * ny + r[5] * nz
-    mz = r[6] * nx + r[7] * ny + r[8] * nz
-    f = freq[slot]
-    px, py, pz = px * f + off[slot, 0], py * f + off[slot, 1], pz * f + off[slot, 2]
-    # Box mapping with a bias to the sides: courses stay level around a round shape.
-    ax, ay, az = abs(mx), abs(my) * 0.8, abs(mz)
-    if ay > ax and ay > az:
-        u, v = px, pz
-    elif az >= ax:
-        u, v = px, py
-    else:
-        u, v = pz + 17.3, py
-    a, b, s, g = pattern(kinds[slot], px, py, pz, u, v, nx, ny, nz, seeds[slot])
-    p = pal[slot]
-    for c in range(3):
-        col = p[0, c] * (1.0 - a) + p[1, c] * a
-        col = col * (1.0 - b) + p[2, c] * b
-        out[c] = col * s
-    out[3] = g
-
-
-@njit(cache=True, fastmath=True, nogil=True)
 def _background(bg, u, v, out):
     """Plain, gradient or cluttered background at screen coordinates in [-1, 1]."""
     kind = int(bg[0])
@@ -146,121 +117,161 @@ def _background(bg, u, v, out):
     for c in range(3):
         col = bg[1 + c] * (1.0 - t) + bg[4 + c] * t
         out[c] = col * (1.0 - k) + bg[7 + c] * k
-    out[3] = 0.0
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def render(size, flat, cam, light, prims, warp, kinds, freq, rot, off, pal, seeds, overlay, bg):
-    """Render one image.
+def _normal(prims, warp, x, y, z, out):
+    """Unit normal at a point into out[0:3]; returns the part there."""
+    e = 0.004
+    d1, slot = _distance(prims, warp, x + e, y - e, z - e)
+    d2, _ = _distance(prims, warp, x - e, y - e, z + e)
+    d3, _ = _distance(prims, warp, x - e, y + e, z - e)
+    d4, _ = _distance(prims, warp, x + e, y + e, z + e)
+    nx, ny, nz = d1 - d2 - d3 + d4, -d1 - d2 + d3 + d4, -d1 + d2 - d3 + d4
+    n = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
+    out[0], out[1], out[2] = nx / n, ny / n, nz / n
+    return slot
 
-    size: pixels a side. flat: True for a flat close-up (slot 0 on the plane z = 0).
-    cam: (14,) eye, right, up, forward, tangent of half the field of view, half width of a flat view.
-    light: (5,) direction, key strength, ambient. prims: (P, ROW). warp: (3,) amplitude, frequency, seed.
-    kinds (S,), freq (S,), rot (S, 9), off (S, 3), pal (S, 3, 3), seeds (S,): one surface per slot.
-    overlay: (5,) slot or -1, amount, frequency, up bias, slot it covers or -1 for all.
-    bg: (15,) see `_background`.  Returns float64 image (size, size, 3) in [0, 1].
-    """
-    img = np.zeros((size, size, 3))
-    out = np.zeros(4)
-    over = np.zeros(4)
-    px = 1.0 / size
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _ray(cam, u, v, out):
+    """Unit direction through screen coordinates u, v in [-1, 1] into out[0:3]."""
     tan = cam[12]
+    for c in range(3):
+        out[c] = cam[9 + c] + (cam[3 + c] * u + cam[6 + c] * v) * tan
+    n = 1.0 / math.sqrt(out[0] ** 2 + out[1] ** 2 + out[2] ** 2)
+    for c in range(3):
+        out[c] *= n
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _shadow(prims, warp, x, y, z, key):
+    """How much of a lamp in direction key a point sees, with a soft border."""
+    t, seen = 0.05, 1.0
+    for _ in range(14):
+        d, _s = _distance(prims, warp, x + key[0] * t, y + key[1] * t, z + key[2] * t)
+        seen = min(seen, 8.0 * d / t)
+        if seen <= 0.0:
+            return 0.0
+        t += max(d, 0.06)
+        if t > 2.0:
+            break
+    return min(seen, 1.0)
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _trace(size, cam, prims, warp, key, part, position, normal, depth, open_, lit):
+    """Fills the buffers of `trace`, two samples a pixel and direction."""
+    ray, n, own = np.zeros(3), np.zeros(3), np.zeros(3)
+    px, tan = 1.0 / size, cam[12]
     reach = math.sqrt(cam[0] ** 2 + cam[1] ** 2 + cam[2] ** 2)
+    step = 0.9 if warp[0] == 0.0 else 0.7
     for j in range(size):
         for i in range(size):
-            hit = False
-            check = True
-            t0 = 0.0
-            nx, ny, nz, ao = 0.0, 0.0, 1.0, 1.0
-            slot = 0
-            if not flat:
-                u, v = (2 * (i + 0.5) * px - 1) * tan, (1 - 2 * (j + 0.5) * px) * tan
-                dx = cam[9] + cam[3] * u + cam[6] * v
-                dy = cam[10] + cam[4] * u + cam[7] * v
-                dz = cam[11] + cam[5] * u + cam[8] * v
-                n = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
-                dx, dy, dz = dx * n, dy * n, dz * n
-                # Skip what cannot meet the unit ball.
-                bb = cam[0] * dx + cam[1] * dy + cam[2] * dz
-                near2 = reach * reach - bb * bb
-                if near2 < 1.35 * 1.35:
-                    half = math.sqrt(1.35 * 1.35 - near2)
-                    start = max(-bb - half, 0.05)
-                    step = 0.9 if warp[0] == 0.0 else 0.7
-                    hit, t0, near = _march(
-                        prims, warp, cam[0], cam[1], cam[2], dx, dy, dz, start, -bb + half, step, 48, 0.0015
-                    )
-                    check = hit or near < 2.2 * tan * px
-                else:
-                    check = False
-                if hit:
-                    hx, hy, hz = cam[0] + dx * t0, cam[1] + dy * t0, cam[2] + dz * t0
-                    e = 0.004
-                    d1, slot = _distance(prims, warp, hx + e, hy - e, hz - e)
-                    d2, _ = _distance(prims, warp, hx - e, hy - e, hz + e)
-                    d3, _ = _distance(prims, warp, hx - e, hy + e, hz - e)
-                    d4, _ = _distance(prims, warp, hx + e, hy + e, hz + e)
-                    nx, ny, nz = d1 - d2 - d3 + d4, -d1 - d2 + d3 + d4, -d1 + d2 - d3 + d4
-                    n = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
-                    nx, ny, nz = nx / n, ny / n, nz / n
-                    d5, _ = _distance(prims, warp, hx + 0.16 * nx, hy + 0.16 * ny, hz + 0.16 * nz)
-                    ao = 0.8 + 0.2 * min(max(d5 / 0.16, 0.0), 1.0)
+            _ray(cam, 2 * (i + 0.5) * px - 1, 1 - 2 * (j + 0.5) * px, ray)
+            # Skip what cannot meet the unit ball.
+            bb = cam[0] * ray[0] + cam[1] * ray[1] + cam[2] * ray[2]
+            near2 = reach * reach - bb * bb
+            hit, t0, near = False, 0.0, 1e9
+            if near2 < 1.35 * 1.35:
+                half = math.sqrt(1.35 * 1.35 - near2)
+                hit, t0, near = _march(
+                    prims, warp, cam[0], cam[1], cam[2], ray[0], ray[1], ray[2], max(-bb - half, 0.05), -bb + half,
+                    step, 48, 0.0015,
+                )  # fmt: skip
+            if not hit and near >= 2.2 * tan * px:
+                continue
+            ao, shade, middle = 1.0, 1.0, -1
+            x, y, z = 0.0, 0.0, 0.0
+            if hit:
+                x, y, z = cam[0] + ray[0] * t0, cam[1] + ray[1] * t0, cam[2] + ray[2] * t0
+                middle = _normal(prims, warp, x, y, z, n)
+                d1, _ = _distance(prims, warp, x + 0.06 * n[0], y + 0.06 * n[1], z + 0.06 * n[2])
+                d2, _ = _distance(prims, warp, x + 0.2 * n[0], y + 0.2 * n[1], z + 0.2 * n[2])
+                ao = min(max(d1 / 0.06, 0.0), 1.0) * (0.35 + 0.65 * min(max(d2 / 0.2, 0.0), 1.0))
+                if n[0] * key[0] + n[1] * key[1] + n[2] * key[2] > 0.0:
+                    shade = _shadow(prims, warp, x + 0.02 * n[0], y + 0.02 * n[1], z + 0.02 * n[2], key)
             for sub in range(4):
-                su, sv = 0.25 + 0.5 * (sub & 1), 0.25 + 0.5 * (sub >> 1)
-                u, v = 2 * (i + su) * px - 1, 1 - 2 * (j + sv) * px
-                h2 = flat
-                x, y, z = u * cam[13], v * cam[13], 0.0
-                dx, dy, dz = 0.0, 0.0, -1.0
-                s2 = slot
-                if not flat and check:
-                    dx = cam[9] + (cam[3] * u + cam[6] * v) * tan
-                    dy = cam[10] + (cam[4] * u + cam[7] * v) * tan
-                    dz = cam[11] + (cam[5] * u + cam[8] * v) * tan
-                    n = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
-                    dx, dy, dz = dx * n, dy * n, dz * n
-                    bb = cam[0] * dx + cam[1] * dy + cam[2] * dz
-                    start = t0 - 0.06 if hit else max(-bb - 1.35, 0.05)
-                    step = 0.9 if warp[0] == 0.0 else 0.7
-                    h2, t, near = _march(
-                        prims, warp, cam[0], cam[1], cam[2], dx, dy, dz, start, -bb + 1.35, step, 40, 0.0015
+                jj, ii = 2 * j + (sub >> 1), 2 * i + (sub & 1)
+                _ray(cam, 2 * (i + 0.25 + 0.5 * (sub & 1)) * px - 1, 1 - 2 * (j + 0.25 + 0.5 * (sub >> 1)) * px, ray)
+                bb = cam[0] * ray[0] + cam[1] * ray[1] + cam[2] * ray[2]
+                start = max(-bb - 1.35, 0.05)
+                if hit:
+                    # Where the tangent plane of the pixel's middle is met, a little before.
+                    flat = (n[0] * (x - cam[0]) + n[1] * (y - cam[1]) + n[2] * (z - cam[2])) / min(
+                        n[0] * ray[0] + n[1] * ray[1] + n[2] * ray[2], -0.05
                     )
-                    if h2:
-                        x, y, z = cam[0] + dx * t, cam[1] + dy * t, cam[2] + dz * t
-                        if not hit:
-                            e = 0.004
-                            d1, slot = _distance(prims, warp, x + e, y - e, z - e)
-                            d2, _ = _distance(prims, warp, x - e, y - e, z + e)
-                            d3, _ = _distance(prims, warp, x - e, y + e, z - e)
-                            d4, _ = _distance(prims, warp, x + e, y + e, z + e)
-                            nx, ny, nz = d1 - d2 - d3 + d4, -d1 - d2 + d3 + d4, -d1 + d2 - d3 + d4
-                            n = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
-                            nx, ny, nz = nx / n, ny / n, nz / n
-                            ao = 1.0
-                            s2 = slot
-                        else:
-                            _, s2 = _distance(prims, warp, x, y, z)
-                if not h2:
-                    _background(bg, u, v, out)
-                    for c in range(3):
-                        img[j, i, c] += 0.25 * min(max(out[c], 0.0), 1.0)
+                    start = t0 - 0.06 if abs(flat - t0) > 0.05 else flat - 0.015
+                there, t, near = _march(
+                    prims, warp, cam[0], cam[1], cam[2], ray[0], ray[1], ray[2], start, -bb + 1.35, step, 40, 0.0015
+                )
+                if not there:
                     continue
-                _surface(kinds, freq, rot, off, pal, seeds, s2, x, y, z, nx, ny, nz, out)
-                if overlay[0] >= 0.0 and (overlay[4] < 0.0 or int(overlay[4]) == s2):
-                    f = overlay[2]
-                    m = fbm(x * f + 11.0, y * f + 5.0, z * f + 3.0, 3, int(seeds[0]) + 77) + overlay[3] * ny
-                    m = smooth(0.0, 0.08, m - 1.0 + overlay[1])
-                    if m > 0.0:
-                        _surface(kinds, freq, rot, off, pal, seeds, int(overlay[0]), x, y, z, nx, ny, nz, over)
-                        for c in range(4):
-                            out[c] = out[c] * (1.0 - m) + over[c] * m
-                lam = max(nx * light[0] + ny * light[1] + nz * light[2], 0.0)
-                lit = (light[4] + 0.1 * ny + light[3] * lam) * ao
-                # Blinn highlight, small: a painted texture must not carry much of it.
-                vx, vy, vz = light[0] - dx, light[1] - dy, light[2] - dz
-                n = 1.0 / (math.sqrt(vx * vx + vy * vy + vz * vz) + 1e-9)
-                sp = max((nx * vx + ny * vy + nz * vz) * n, 0.0) ** 24 * 0.3 * out[3]
-                if flat:
-                    sp = 0.0
-                for c in range(3):
-                    img[j, i, c] += 0.25 * min(max(out[c] * lit + sp, 0.0), 1.0)
+                sx, sy, sz = cam[0] + ray[0] * t, cam[1] + ray[1] * t, cam[2] + ray[2] * t
+                if hit:
+                    _d, slot = _distance(prims, warp, sx, sy, sz)
+                    if slot != middle:
+                        _normal(prims, warp, sx, sy, sz, own)
+                    else:
+                        own[0], own[1], own[2] = n[0], n[1], n[2]
+                else:
+                    slot = _normal(prims, warp, sx, sy, sz, own)
+                part[jj, ii] = slot
+                position[jj, ii, 0], position[jj, ii, 1], position[jj, ii, 2] = sx, sy, sz
+                normal[jj, ii, 0], normal[jj, ii, 1], normal[jj, ii, 2] = own[0], own[1], own[2]
+                depth[jj, ii], open_[jj, ii], lit[jj, ii] = t, ao, shade
+
+
+@dataclass
+class Geometry:
+    """What a camera sees, at two samples a pixel and direction: arrays of H = W = 2 * size.
+
+    part: int64, the slot of the part that is seen, -1 where nothing is. position, normal: (H, W, 3) float32 in the
+    object's frame. depth: along the ray, 0 where nothing is. open: share of the sky that the shape leaves free. lit:
+    how much of the key light the shape lets through.
+    """
+
+    part: np.ndarray
+    position: np.ndarray
+    normal: np.ndarray
+    depth: np.ndarray
+    open: np.ndarray
+    lit: np.ndarray
+
+
+def trace(size: int, cam: np.ndarray, prims: np.ndarray, warp: np.ndarray, key: np.ndarray) -> Geometry:
+    """Geometry of a picture of size x size pixels.
+
+    cam: (14,) eye, right, up, forward, tangent of half the field of view, unused. prims: (P, ROW). warp: (3,)
+    amplitude, frequency, seed of a displacement. key: (3,) unit direction to the key light.
+    """
+    n = 2 * size
+    g = Geometry(
+        np.full((n, n), -1, np.int64),
+        np.zeros((n, n, 3), np.float32),
+        np.zeros((n, n, 3), np.float32),
+        np.zeros((n, n), np.float32),
+        np.ones((n, n), np.float32),
+        np.ones((n, n), np.float32),
+    )
+    key = np.asarray(key, np.float64)
+    _trace(size, cam, prims, warp, key, g.part, g.position, g.normal, g.depth, g.open, g.lit)
+    return g
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _fill_backdrop(bg, img):
+    n = len(img)
+    out = np.zeros(3)
+    for j in range(n):
+        for i in range(n):
+            _background(bg, 2 * (i + 0.5) / n - 1, 1 - 2 * (j + 0.5) / n, out)
+            for c in range(3):
+                img[j, i, c] = min(max(out[c], 0.0), 1.0)
+
+
+def backdrop(size: int, bg: np.ndarray) -> np.ndarray:
+    """What lies behind an object, sRGB float32 (2 * size, 2 * size, 3). bg: (15,), see `_background`."""
+    img = np.empty((2 * size, 2 * size, 3), np.float32)
+    _fill_backdrop(bg, img)
     return img

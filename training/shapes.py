@@ -189,12 +189,16 @@ def _house(g: Rng) -> Shape:
     for k in range(5):
         f = (k + 0.5) / 5
         s.box((w * (1 - f) * 0.97, w * math.tan(pitch) / 10 + 0.01, d), (0, h + f * w * math.tan(pitch), 0))
-    s.box((0.13, 0.28, 0.03), (0, -h + 0.28, d + 0.01), slot=3)
-    for x in (-0.62, 0.62):
-        s.box((0.13, 0.14, 0.03), (x * w, 0.1, d + 0.01), slot=2)
+    s.box((0.15, 0.3, 0.035), (0, -h + 0.3, d + 0.01), slot=3)
+    for x in (-0.6, 0.6):
+        s.box((0.17, 0.18, 0.03), (x * w, 0.1, d), slot=3, round_=0.01)
+        for k in (-1, 1):
+            s.box((0.055, 0.13, 0.03), (x * w + 0.067 * k, 0.1, d + 0.02), slot=2, round_=0.005)
     for z in (-0.45, 0.45):
-        for x in (-w, w):
-            s.box((0.03, 0.13, 0.13), (x, 0.08, z * d), slot=2)
+        for x in (-1, 1):
+            s.box((0.03, 0.17, 0.16), (x * w, 0.08, z * d), slot=3, round_=0.01)
+            for k in (-1, 1):
+                s.box((0.03, 0.12, 0.05), (x * (w + 0.02), 0.08, z * d + 0.062 * k), slot=2, round_=0.005)
     s.box((0.1, 0.25, 0.1), (w * 0.5, top + 0.22, -d * 0.4))
     return s
 
@@ -206,8 +210,14 @@ def _castle(g: Rng) -> Shape:
             s.rod(0.23, 0.66, (x, 0.1, z)).cone(0.3, 0.25, 0.0, (x, 1.0, z), slot=1)
     s.rod(0.28, 0.75, (0, 0.2, 0)).cone(0.36, 0.28, 0.0, (0, 1.22, 0), slot=1)
     s.box((0.23, 0.28, 0.04), (0, -0.24, 0.72), slot=3).rod(0.23, 0.04, (0, 0.04, 0.72), 3, (math.pi / 2, 0, 0))
-    for k in (-0.36, 0.36):
+    for k in (-0.37, 0.37):
         s.box((0.08, 0.12, 0.03), (k, 0.1, 0.72), slot=2)
+        for x in (-0.7, 0.7):
+            s.box((0.03, 0.12, 0.08), (x * 1.03, 0.1, k), slot=2)
+    # Battlements between the towers.
+    for k in (-0.3, -0.1, 0.1, 0.3):
+        for side in (-0.66, 0.66):
+            s.box((0.06, 0.07, 0.05), (k, 0.37, side)).box((0.05, 0.07, 0.06), (side, 0.37, k))
     return s
 
 
@@ -365,8 +375,8 @@ def _crate(g: Rng) -> Shape:
 
 def _barrel(g: Rng) -> Shape:
     s = Shape(0.1).rod(0.6, 0.9, round_=0.05).ball((0.72, 1.0, 0.72))
-    for y in (-0.62, -0.28, 0.28, 0.62):
-        s.rod(0.735 - 0.14 * y * y, 0.065, (0, y, 0), 1, blend=0)
+    for y in (-0.66, -0.3, 0.3, 0.66):
+        s.rod(0.745 - 0.16 * y * y, 0.075, (0, y, 0), 1, blend=0)
     return s
 
 
@@ -404,6 +414,7 @@ class Thing:
     """A named object: nouns of the caption, builder, own materials of slots 1.. and of slot 0 when not said.
 
     ``roof``: slot 1 takes the material of the caption, too, when one is said. From above it is all that is seen.
+    ``said``: parts that captions may name. ``usual``: materials that it is often made of. ``upright``: boards stand.
     """
 
     nouns: tuple[str, ...]
@@ -412,6 +423,9 @@ class Thing:
     parts: tuple[tuple[str, str], ...] = ()
     own: tuple[tuple[str, str], ...] = ()
     roof: bool = False
+    said: tuple[str, ...] = ()
+    usual: tuple[str, ...] = ()
+    upright: bool = False
 
 
 DARK, GLASS = ("plastic", "black"), ("plastic", "blue")
@@ -432,6 +446,8 @@ ALL_THINGS: dict[str, Thing] = {
         (("tiles", "red"), GLASS, ("planks", "")),
         (("brick", ""), ("plastic", "white"), ("planks", ""), ("stone", "")),
         roof=True,
+        said=("windows", "a door", "windows and a door", "a roof"),
+        usual=("brick", "wood", "planks", "stone"),
     ),
     "castle": Thing(
         ("castle", "fortress"),
@@ -440,6 +456,8 @@ ALL_THINGS: dict[str, Thing] = {
         (("tiles", "red"), DARK, ("planks", "brown")),
         (("stone", ""), ("brick", "grey"), ("cobblestone", "")),
         roof=True,
+        said=("towers", "a door", "windows", "towers and a door"),
+        usual=("stone", "brick", "cobblestone"),
     ),
     "tree": Thing(("tree",), _tree, False, (("wood", "brown"),), (("leaves", ""), ("moss", ""), ("grass", ""))),
     "car": Thing(
@@ -448,6 +466,7 @@ ALL_THINGS: dict[str, Thing] = {
         True,
         (DARK, GLASS, ("plastic", "yellow")),
         (("plastic", "red"), ("plastic", "blue"), ("plastic", "yellow"), ("plastic", "green"), ("metal", "")),
+        said=("wheels", "windows", "wheels and windows"),
     ),
     "rocket": Thing(
         ("rocket", "spaceship"),
@@ -503,7 +522,16 @@ ALL_THINGS: dict[str, Thing] = {
         (("leather", ""), ("leather", "black")),
     ),
     "crate": Thing(("crate", "chest"), _crate, False, (("metal", "grey"),), (("planks", ""), ("wood", ""))),
-    "barrel": Thing(("barrel", "cask"), _barrel, False, (("metal", "grey"),), (("planks", ""), ("wood", ""))),
+    "barrel": Thing(
+        ("barrel", "cask"),
+        _barrel,
+        False,
+        (("metal", "grey"),),
+        (("planks", ""), ("wood", "")),
+        said=("hoops", "iron hoops", "metal hoops", "bands"),
+        usual=("wood", "planks"),
+        upright=True,
+    ),
     "duck": Thing(
         ("duck", "bird"), _duck, True, (("plastic", "orange"), DARK), (("plastic", "yellow"), ("plastic", "white"))
     ),

@@ -24,7 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from training import checkpoint
 from training.data import COLOUR_NAMES, MATERIAL_NAMES, OBJECT_NAMES, read_pool
 from training.settings import Log, Settings, load
-from training.vocabulary import VIEWS, token_words, words
+from training.vocabulary import LATER, VIEWS, token_words, words
 
 LENGTH = 24
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -43,31 +43,46 @@ def _alphabet() -> list[str]:
     return [chr(b) for b in keep] + [chr(256 + i) for i in range(len(extra))]
 
 
+def _learn(words_: list[str], vocab: list[str], merges: list[tuple[str, str]]) -> None:
+    """Append the merges that make each word one symbol, and their symbols; merges that are known come first."""
+    seqs = [[*w[:-1], w[-1] + "</w>"] for w in words_]
+    for pair in merges:
+        for s in seqs:
+            _merge(s, pair)
+    while True:
+        pairs = collections.Counter(p for s in seqs for p in itertools.pairwise(s))
+        if not pairs:
+            return
+        best = max(pairs, key=lambda p: (pairs[p], p))
+        merges.append(best)
+        if "".join(best) not in vocab:
+            vocab.append("".join(best))
+        for s in seqs:
+            _merge(s, best)
+
+
+def _merge(symbols: list[str], pair: tuple[str, str]) -> None:
+    """Join every occurrence of a pair in place."""
+    i = 0
+    while i < len(symbols) - 1:
+        if (symbols[i], symbols[i + 1]) == pair:
+            symbols[i : i + 2] = ["".join(pair)]
+        i += 1
+
+
 def make_tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer in which every known word is one token.
 
     Byte-pair merges are learned on the word list until each word is a single symbol; encoding replays the merges in
-    the same order, so known words always come out whole.
+    the same order, so known words always come out whole. Words that came later have their merges and tokens after all
+    others, behind the two special tokens: none of the first tokens changes its number.
     """
-    seqs = [[*w[:-1], w[-1] + "</w>"] for w in token_words()]
     vocab = [*_alphabet(), *(c + "</w>" for c in _alphabet())]
     merges: list[tuple[str, str]] = []
-    while True:
-        pairs = collections.Counter(p for s in seqs for p in itertools.pairwise(s))
-        if not pairs:
-            break
-        best = max(pairs, key=lambda p: (pairs[p], p))
-        merges.append(best)
-        joined = best[0] + best[1]
-        if joined not in vocab:
-            vocab.append(joined)
-        for s in seqs:
-            i = 0
-            while i < len(s) - 1:
-                if (s[i], s[i + 1]) == best:
-                    s[i : i + 2] = [joined]
-                i += 1
+    _learn(token_words(), vocab, merges)
     vocab += [BOS, EOS]
+    for word in LATER:
+        _learn([word], vocab, merges)
     return CLIPTokenizer(
         vocab={t: i for i, t in enumerate(vocab)},
         merges=merges,
@@ -143,6 +158,18 @@ def fill_pieces(model: CLIPTextModel, vocabulary: Vocabulary) -> None:
     """Give every piece of an unknown word the embedding of the empty token."""
     weight = model.get_input_embeddings().weight
     weight[vocabulary.pieces] = weight[vocabulary.empty].clone()
+
+
+@torch.no_grad()
+def load_encoder(model: CLIPTextModel, stored: dict[str, Tensor], vocabulary: Vocabulary) -> None:
+    """Load weights that may know fewer tokens: those that came later begin as the empty token, as which the stored
+    weights have read their words so far."""
+    key = next(k for k in stored if k.endswith("token_embedding.weight"))
+    rows = stored[key]
+    if len(rows) < vocabulary.size:
+        later = rows[vocabulary.empty].expand(vocabulary.size - len(rows), -1)
+        stored = {**stored, key: torch.cat([rows, later])}
+    model.load_state_dict(stored)
 
 
 class Heads(nn.Module):

@@ -279,14 +279,26 @@ class Plan:
     meeting: Path = Path()
 
 
-def train(cfg: Settings, plan: Plan) -> None:
-    """Train for `plan.minutes` of wall time or `plan.steps` more steps; checkpoints every few minutes."""
+@dataclass
+class State:
+    """What a run trains, and how far it is."""
+
+    model: Trainee
+    mean: checkpoint.Average
+    optimiser: Orthogonal
+    step: int = 0
+    hours: float = 0.0
+    samples: int = 0
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint."""
+        modules = {"model": self.model, "ema": self.mean}
+        checkpoint.save(path, modules, self.optimiser, step=self.step, hours=self.hours, samples=self.samples)
+
+
+def begin(cfg: Settings, plan: Plan, vocabulary: text.Vocabulary) -> State:
+    """Model and optimiser: of the checkpoint, else of the prior that the plan names, else fresh."""
     c = cfg["unet"]
-    first_rank = plan.rank == 0
-    log = Log(cfg.work / "unet.jsonl")
-    vocabulary = text.Vocabulary()
-    vae = AutoencoderTiny.from_pretrained(cfg.work / "vae").eval().requires_grad_(False)
-    vae.to(memory_format=torch.channels_last)
     encoder = text.build(vocabulary, cfg["text"])
     torch.manual_seed(c["seed"])
     model = Trainee(build(c, cfg["text"]["width"]), encoder)
@@ -294,8 +306,7 @@ def train(cfg: Settings, plan: Plan) -> None:
     if not path.exists() and plan.start_from is None and (cfg.work / "text.safetensors").exists():
         checkpoint.load(cfg.work / "text.safetensors", {"model": encoder})
     model.unet.to(memory_format=torch.channels_last)
-    ema = checkpoint.Average(model, c["ema"])
-    opt = Orthogonal(
+    optimiser = Orthogonal(
         groups(model, c),
         matrices(model),
         lr=c["lr"],
@@ -303,121 +314,142 @@ def train(cfg: Settings, plan: Plan) -> None:
         workers=plan.workers,
         gather=dist.all_reduce if plan.workers > 1 else lambda _: None,
     )
-    step, hours, samples = 0, 0.0, 0
+    run = State(model, checkpoint.Average(model, c["ema"]), optimiser)
+    state = {"step": 0, "hours": 0.0, "samples": 0}
     if path.exists():
-        state = checkpoint.load(path, {"model": model, "ema": ema}, opt)
-        step, hours, samples = state["step"], state["hours"], state["samples"]
+        state = checkpoint.load(path, {"model": model, "ema": run.mean}, optimiser)
     elif plan.start_from is not None:
         model.unet.load_state_dict(load_file(plan.start_from / "unet" / "diffusion_pytorch_model.safetensors"))
         stored = CLIPTextModel.from_pretrained(plan.start_from / "text_encoder").float()
-        model.encoder.load_state_dict(stored.state_dict())
-        ema = checkpoint.Average(model, c["ema"])
+        text.load_encoder(model.encoder, stored.state_dict(), vocabulary)
+        run.mean = checkpoint.Average(model, c["ema"])
         state = json.loads((plan.start_from / "training.json").read_text())
-        step, hours, samples = state["step"], state["hours"], state["samples"]
-    team = Team(plan.rank, plan.workers, plan.meeting)
-    pool = Latents(cfg, "train", vae, vocabulary, c.get("more"))
-    held = Latents(cfg, "held", vae, vocabulary)
-    pools = [pool]
-    large = c["large"] if plan.large is None else plan.large
-    if large > 0:
-        big = Latents(cfg, "large", vae, vocabulary, c.get("more_large"))
-        pools.append(big)
-    # Training starts on what is encoded already; the first worker takes in the rest shard by shard on the way.
-    if first_rank:
-        for each in pools:
+    run.step, run.hours, run.samples = state["step"], state["hours"], state["samples"]
+    return run
+
+
+class Images:
+    """The pools a run draws from, and fixed held-out images."""
+
+    def __init__(self, cfg: Settings, plan: Plan, vocabulary: text.Vocabulary) -> None:
+        c = cfg["unet"]
+        vae = AutoencoderTiny.from_pretrained(cfg.work / "vae").eval().requires_grad_(False)
+        vae.to(memory_format=torch.channels_last)
+        self.large = c["large"] if plan.large is None else plan.large
+        self.small_pool = Latents(cfg, "train", vae, vocabulary, c.get("more"))
+        self.pools = [self.small_pool]
+        if self.large > 0:
+            self.pools.append(Latents(cfg, "large", vae, vocabulary, c.get("more_large")))
+        # Training starts on what is encoded already; the first worker takes in the rest shard by shard on the way.
+        if plan.rank:
+            while not all(each.refresh(0) for each in self.pools):
+                time.sleep(1)
+            return
+        for each in self.pools:
             if not each.refresh(1):
                 which = each.source.name
                 raise SystemExit(f"training.unet: no images in {each.source}: run training.data pool --which {which}")
+        held = Latents(cfg, "held", vae, vocabulary)
         held.refresh()
-        hz, hids = held.z[: c["held"]].float(), held.ids[: c["held"]].long()
-    else:
-        while not all(each.refresh(0) for each in pools):
-            time.sleep(1)
-    alphas = schedule().alphas_cumprod
-    levels = LevelErrors()
-    # Every worker and every resumed run draws its own batches.
-    rng = np.random.default_rng([c["seed"], step, plan.rank])
-    # What size a step has is drawn alike by all: they wait for the slowest.
-    sizes = np.random.default_rng([c["seed"], step])
-    g = torch.Generator().manual_seed(c["seed"] * 1000 + step * 8 + plan.rank)
-    torch.manual_seed(g.initial_seed())
-    first, begun, saved, seen, progress = step, time.time(), time.time(), 0, 0.0
-    base_hours, losses = hours, []
-    share = c["batch"] // plan.workers
-    if first_rank:
-        count = sum(p.numel() for p in model.unet.parameters())
-        # Of the weights as they come: what a run brings is told by the same images.
-        before = held_error(ema.model, hz, hids, vocabulary, alphas, c["prediction"]) if step else {}
-        log(
-            stage="unet",
-            begins=True,
-            step=step,
-            samples=samples,
-            samples_held=len(pool.z),
-            workers=plan.workers,
-            parameters=count,
-            **before,
-        )
-    while progress < 1.0:
-        # Warm up, hold, and come down over the last part of this run.
-        lr = c["lr"] * min(1.0, (step - first + 1) / c["warmup"])
-        if progress > c["hold"]:
-            lr *= 0.03 + 0.97 * (1 - (progress - c["hold"]) / (1 - c["hold"]))
-        for group in opt.param_groups:
-            group["lr"] = lr * group["scale"]
-        # A larger latent costs four times as much.
-        use_big = sizes.random() < large
-        z, ids = big.batch(max(share // 4, 1), rng) if use_big else pool.batch(share, rng)
-        n = len(z)
-        ids = vocabulary.corrupt(ids, c["word_drop"], c["caption_drop"], g)
-        t = draw_t(n, c["late"], g)
+        self.held = held.z[: c["held"]].float(), held.ids[: c["held"]].long()
+
+    def refresh(self, limit: int) -> None:
+        """Take in what was encoded meanwhile, and encode up to ``limit`` shards of each pool."""
+        for each in self.pools:
+            each.refresh(limit)
+
+    def batch(self, share: int, large: bool, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Latents and token ids of ``share`` small images, or of a quarter as many large ones, which cost as much."""
+        return self.pools[1].batch(max(share // 4, 1), rng) if large else self.small_pool.batch(share, rng)
+
+
+def rate_at(c: dict, step: int, progress: float) -> float:
+    """Learning rate: warm up, hold, and come down over the last part of this run."""
+    rate = c["lr"] * min(1.0, (step + 1) / c["warmup"])
+    return rate if progress <= c["hold"] else rate * (0.03 + 0.97 * (1 - (progress - c["hold"]) / (1 - c["hold"])))
+
+
+class Errors:
+    """Errors of a batch that are to be brought down: noise is drawn, and every level counts the same."""
+
+    def __init__(self, c: dict, vocabulary: text.Vocabulary, seed: int) -> None:
+        self.c, self.vocabulary = c, vocabulary
+        self.alphas, self.levels = schedule().alphas_cumprod, LevelErrors()
+        self.g = torch.Generator().manual_seed(seed)
+
+    def __call__(self, model: Trainee, z: Tensor, ids: Tensor) -> tuple[Tensor, float]:
+        """The loss, and the mean error of the noise, for latents (N, 4, h, w) and token ids (N, 24)."""
+        c, g = self.c, self.g
+        ids = self.vocabulary.corrupt(ids, c["word_drop"], c["caption_drop"], g)
+        t = draw_t(len(z), c["late"], g)
         noise = torch.randn(z.shape, generator=g)
-        a = alphas[t].view(-1, 1, 1, 1)
+        a = self.alphas[t].view(-1, 1, 1, 1)
         noisy = (a.sqrt() * z + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         error = noise_error(model(noisy, t, ids, c["bf16"]), z, noise, a, c["prediction"])
-        loss = (levels.weights(t, error.detach()) * error).mean()
-        opt.zero_grad(set_to_none=True)
+        return (self.levels.weights(t, error.detach()) * error).mean(), error.mean().item()
+
+    def held(self, model: Trainee, images: Images) -> dict:
+        """Errors on the held-out images, see `held_error`."""
+        return held_error(model, *images.held, self.vocabulary, self.alphas, self.c["prediction"])
+
+
+def train(cfg: Settings, plan: Plan) -> None:
+    """Train for `plan.minutes` of wall time or `plan.steps` more steps; checkpoints every few minutes."""
+    c = cfg["unet"]
+    log, path = Log(cfg.work / "unet.jsonl"), cfg.work / "unet.safetensors"
+    vocabulary = text.Vocabulary()
+    run = begin(cfg, plan, vocabulary)
+    team = Team(plan.rank, plan.workers, plan.meeting)
+    images = Images(cfg, plan, vocabulary)
+    # Every worker and every resumed run draws its own batches; what size a step has is drawn alike by all: they wait
+    # for the slowest.
+    rng, sizes = np.random.default_rng([c["seed"], run.step, plan.rank]), np.random.default_rng([c["seed"], run.step])
+    errors = Errors(c, vocabulary, c["seed"] * 1000 + run.step * 8 + plan.rank)
+    torch.manual_seed(errors.g.initial_seed())
+    first, begun, saved, progress = run.step, time.time(), time.time(), 0.0
+    base_hours, base_samples, recent = run.hours, run.samples, []
+    if plan.rank == 0:
+        count = sum(p.numel() for p in run.model.unet.parameters())
+        # Of the weights as they come: what a run brings is told by the same images.
+        before = errors.held(run.mean.model, images) if run.step else {}
+        about = {"samples_held": len(images.small_pool.z), "workers": plan.workers, "parameters": count}
+        log(stage="unet", begins=True, step=run.step, samples=run.samples, **about, **before)
+    while progress < 1.0:
+        rate = rate_at(c, run.step - first, progress)
+        for group in run.optimiser.param_groups:
+            group["lr"] = rate * group["scale"]
+        z, ids = images.batch(c["batch"] // plan.workers, sizes.random() < images.large, rng)
+        loss, error = errors(run.model, z, ids)
+        run.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         elapsed = time.time() - begun
-        mine = (step + 1 - first) / plan.steps if plan.steps else elapsed / 60 / plan.minutes
-        progress = team.meet(model, mine)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        opt.step()
-        step += 1
-        samples += n * plan.workers
-        seen += n * plan.workers
-        losses.append(error.mean().item())
-        if step % c["log_every"] == 0 and not first_rank:
-            for each in pools:
-                each.refresh(0)
-        if not first_rank:
+        mine = (run.step + 1 - first) / plan.steps if plan.steps else elapsed / 60 / plan.minutes
+        progress = team.meet(run.model, mine)
+        torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+        run.optimiser.step()
+        run.step, run.samples = run.step + 1, run.samples + len(z) * plan.workers
+        recent.append(error)
+        due = run.step % c["log_every"] == 0
+        if plan.rank:
+            if due:
+                images.refresh(0)
             continue
-        ema.update(model, step)
-        if step % c["log_every"] == 0:
-            hours = base_hours + (time.time() - begun) / 3600
-            due = step % c["held_every"] == 0
-            extra = held_error(ema.model, hz, hids, vocabulary, alphas, c["prediction"]) if due else {}
-            log(
-                stage="unet",
-                step=step,
-                samples=samples,
-                hours=round(hours, 3),
-                error=round(float(np.mean(losses)), 5),
-                lr=round(lr, 6),
-                per_s=round(seen / (time.time() - begun), 1),
-                pool=len(pool.z),
-                **extra,
-            )
-            losses = []
-            for each in pools:
-                each.refresh(1)
+        run.mean.update(run.model, run.step)
+        run.hours = base_hours + (time.time() - begun) / 3600
+        if due:
+            held = errors.held(run.mean.model, images) if run.step % c["held_every"] == 0 else {}
+            per_s = round((run.samples - base_samples) / (time.time() - begun), 1)
+            about = {"hours": round(run.hours, 3), "error": round(float(np.mean(recent)), 5), "lr": round(rate, 6)}
+            about |= {"per_s": per_s, "pool": len(images.small_pool.z)}
+            log(stage="unet", step=run.step, samples=run.samples, **about, **held)
+            recent = []
+            images.refresh(1)
         if time.time() - saved > c["save_minutes"] * 60 or progress >= 1.0:
             saved = time.time()
-            hours = base_hours + (time.time() - begun) / 3600
-            checkpoint.save(path, {"model": model, "ema": ema}, opt, step=step, hours=hours, samples=samples)
-    if first_rank:
-        final = held_error(ema.model, hz, hids, vocabulary, alphas, c["prediction"])
-        log(stage="unet", done=True, step=step, samples=samples, hours=round(hours, 3), **final)
+            run.save(path)
+    if plan.rank == 0:
+        final = errors.held(run.mean.model, images)
+        log(stage="unet", done=True, step=run.step, samples=run.samples, hours=round(run.hours, 3), **final)
     if plan.workers > 1:
         dist.destroy_process_group()
 

@@ -78,10 +78,10 @@ class Material:
     #: How far the texture may be turned in its plane: 0 upright, 1 any angle. Patterns that have a direction are
     #: upright: a mesh is painted patch by patch, and patches that choose a direction each do not join. Nor does a model
     #: of this size lay bricks, stitches or blades in rows that may run at any slant.
-    turn: float = 0.015
+    turn: float = 0.004
 
 
-def _m(nouns: str, adjectives: str, natural: str, tint: str, scale: float = 0.9, turn: float = 0.015) -> Material:
+def _m(nouns: str, adjectives: str, natural: str, tint: str, scale: float = 0.9, turn: float = 0.004) -> Material:
     return Material(
         tuple(nouns.split(",")),
         tuple(adjectives.split(",")),
@@ -117,12 +117,7 @@ _ALL_MATERIALS: dict[str, Material] = {
         0.85,
     ),
     "marble": _m(
-        "marble",
-        "marble,marbled",
-        "f4f2ee 5c5d66 d4d6da|f7f5f0 4a4b54 dcdad6|f2efe9 665c50 e0dcd6",
-        "B vein B~",
-        1.15,
-        1,
+        "marble", "marble,marbled", "f4f2ee 5c5d66 d4d6da|f7f5f0 4a4b54 dcdad6|f2efe9 665c50 e0dcd6", "B vein B~", 1.15
     ),
     "stone": _m(
         "stone,rock",
@@ -130,7 +125,6 @@ _ALL_MATERIALS: dict[str, Material] = {
         "8f8d88 a9a69e 3c3a38|7f8084 98999c 333336|9a9184 b3aa9c 433d36",
         "B B+ B--",
         0.8,
-        1,
     ),
     "cobblestone": _m(
         "cobblestone,cobbles,pebbles",
@@ -149,7 +143,7 @@ _ALL_MATERIALS: dict[str, Material] = {
         0.8,
         1,
     ),
-    "gold": _m("gold", "gold,golden,gilded", "a8741a f0bc3a fff2b0|b07c1c f5c542 fff6c4", "B- B B++", 0.75, 1),
+    "gold": _m("gold", "gold,golden,gilded", "c98d22 f0bc48 fff2b0|c08420 eec052 fff6c4", "B- B B++", 0.75, 1),
     "metal": _m(
         "metal,steel,iron,aluminium,silver",
         "metal,metallic,steel,iron,silver",
@@ -157,7 +151,7 @@ _ALL_MATERIALS: dict[str, Material] = {
         "B- B B++",
         0.9,
     ),
-    "copper": _m("copper,bronze", "copper,bronze", "8c4a2a d9824e 5fae98|94502c e08e58 66b8a0", "B- B 5fae98", 0.65, 1),
+    "copper": _m("copper,bronze", "copper,bronze", "a2532f da8a60 5fae98|9a4c2c d07c50 66b8a0", "B- B 5fae98", 0.65),
     "lava": _m(
         "lava,magma", "lava,molten,volcanic", "2b2220 ff6a14 ffd84a|241c1c ff5a10 ffc83c", "241f20 B B++", 0.8, 1
     ),
@@ -175,7 +169,6 @@ _ALL_MATERIALS: dict[str, Material] = {
         "f4f2ee d03a3a 000000|d8423e fafaf6 000000|f6f4ee 2c62c4 000000",
         "B C B",
         1.0,
-        0.2,
     ),
     "knit": _m(
         "wool,knitwear,yarn",
@@ -196,11 +189,11 @@ _ALL_MATERIALS: dict[str, Material] = {
         "camouflage,camo", "camouflage,camo", "6f7a42 3d4a2a b8a878|74804a 44522e bfae80", "B B- B+", 1.6, 1
     ),
     "ice": _m("ice", "icy,ice,frozen", "9ad2ec f8fdff 5fa6d6|a8d8ee fbfeff 6caede", "B+ ffffff B", 0.85, 1),
-    "snow": _m("snow", "snowy,snow,snow covered", "f6f9fc ffffff 94b2e0|f4f7fb ffffff 88aadc", "B++ ffffff B", 0.8, 1),
+    "snow": _m("snow", "snowy,snow,snow covered", "f6f9fc ffffff b2c8ea|f4f7fb ffffff a4c0e6", "B++ ffffff B", 0.8),
     "sand": _m("sand", "sandy,sand", "d9bc86 efd9a8 000000|cfae78 e6cc98 000000", "B- B+ B", 0.85, 0.4),
     "leather": _m("leather", "leather,leathery", "6e3f22 38200f 8a5632|7a4828 3e2412 96603a", "B B-- B+", 0.8, 1),
     "giraffe": _m(
-        "giraffe skin,giraffe pattern", "giraffe", "f2dfb0 a8622a 000000|efd9a4 96541f 000000", "cream B B", 0.9, 1
+        "giraffe skin,giraffe pattern", "giraffe", "f2dfb0 a8622a 000000|efd9a4 96541f 000000", "cream B B", 0.9
     ),
     "leopard": _m(
         "leopard skin,leopard fur",
@@ -208,7 +201,6 @@ _ALL_MATERIALS: dict[str, Material] = {
         "e0b064 b8783a 241a12|dca858 b0703a 20160f",
         "B B- 1c1614",
         0.95,
-        1,
     ),
     "zebra": _m("zebra skin,zebra stripes", "zebra,zebra striped", "f4f2ee 1a1a1c 000000", "C B B", 1.45, 0.05),
     "tiger": _m(
@@ -220,7 +212,7 @@ _ALL_MATERIALS: dict[str, Material] = {
         0.05,
     ),
     "clouds": _m("clouds,sky", "cloudy", "4f94d8 f8fafc dfe6ee|6aa6e0 fafbfd e2e8f0", "B ffffff B+", 1.1),
-    "water": _m("water,sea", "watery,water", "2f86b8 b8ecf4 1a5a8c|2a90b0 c4f2f2 186480", "B B++ B-", 0.85, 1),
+    "water": _m("water,sea", "watery,water", "2f86b8 b8ecf4 1a5a8c|2a90b0 c4f2f2 186480", "B B++ B-", 0.85),
     "tiles": _m(
         "tiles,ceramic tiles,mosaic",
         "tiled,mosaic",
@@ -412,14 +404,19 @@ def natural(g: np.random.Generator, material: str) -> np.ndarray:
     return np.clip(p * g.uniform(0.92, 1.08) * g.uniform(0.97, 1.03, (1, 3)), 0, 1)
 
 
+#: Words that came after the first tokenizer. Their tokens follow all others, so that none of those changed its number.
+#: Append only.
+LATER = ("fine", "large", "patina", "windows", "door", "roof", "hoops", "wheels", "towers")
+
+
 def words() -> list[str]:
     """Every word a caption can hold, sorted."""
-    return sorted(set(_words(MATERIALS, THINGS)) - UNSAID)
+    return sorted((set(_words(MATERIALS, THINGS)) | set(LATER)) - UNSAID)
 
 
 def token_words() -> list[str]:
-    """Every word that has a token of its own, sorted: also the names in reserve, so that tokens keep their ids when one
-    of them is taught or no longer taught."""
+    """Every word that had a token of its own from the first, sorted: also the names in reserve, so that tokens keep
+    their ids when one of them is taught or no longer taught. `LATER` has those that came after."""
     return _words(_ALL_MATERIALS, ALL_THINGS)
 
 

@@ -1,0 +1,103 @@
+"""Materials with colours, and the words for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from training.vocabulary import COLOUR_WORDS, COLOURS, MATERIALS, SHADES, Material, natural, swatch, tinted
+
+T = TypeVar("T")
+Rng = np.random.Generator
+MATERIAL_NAMES, COLOUR_NAMES = list(MATERIALS), list(COLOURS)
+METALS = ("gold", "metal", "copper", "rust")
+SKINS = ("e8b894", "c68e64", "8c5a3c", "f0c8a8")
+
+
+def pick(g: Rng, options: Sequence[T]) -> T:
+    """One of the options, all equally likely."""
+    return options[int(g.integers(len(options)))]
+
+
+def colour(g: Rng) -> tuple[str, int, np.ndarray]:
+    """A colour word or phrase, its label and an rgb (3,)."""
+    if g.random() < 0.16:
+        word = pick(g, list(COLOUR_WORDS))
+        base, value, white = COLOUR_WORDS[word]
+        return word, COLOUR_NAMES.index(base), swatch(g, base, value, white)
+    base = pick(g, COLOUR_NAMES)
+    if g.random() < 0.1 and base not in ("black", "white"):
+        shade = pick(g, list(SHADES))
+        value, white = SHADES[shade]
+        return f"{shade} {base}", COLOUR_NAMES.index(base), swatch(g, base, value, white)
+    return base, COLOUR_NAMES.index(base), swatch(g, base)
+
+
+@dataclass
+class Look:
+    """A material with a colour: the words for it and its palette (3, 3). ``patina``: copper that is partly green."""
+
+    name: str
+    colour: str
+    colour_id: int
+    palette: np.ndarray
+    patina: bool = False
+
+    @property
+    def material(self) -> Material:
+        return MATERIALS[self.name]
+
+    @property
+    def pattern(self) -> str:
+        return "copper with patina" if self.patina else self.name
+
+    def adjective(self, g: Rng) -> str:
+        """The look before a noun: red wooden."""
+        return f"{self.colour} {pick(g, self.material.adjectives)}".strip()
+
+    def noun(self, g: Rng) -> str:
+        """The look as a substance: red wood."""
+        return f"{self.colour} {pick(g, self.material.nouns)}".strip()
+
+
+def any_look(g: Rng, name: str | None = None, coloured: float = 0.58) -> Look:
+    """A random look, of the material ``name`` if one is given; in its own colours or, with probability ``coloured``, in
+    one that is said."""
+    name = name or pick(g, MATERIAL_NAMES)
+    m = MATERIALS[name]
+    # What a metal reflects is its nature: it is said in another colour less often.
+    if name in METALS:
+        coloured *= 0.5
+    if name == "plastic" or g.random() < coloured:
+        word, cid, rgb = colour(g)
+        palette = tinted(g, rgb, m.tint)
+        if m.tint[1] == "C" and name != "honeycomb" and g.random() < 0.3:
+            word2, _, rgb2 = colour(g)
+            if word2 != word and np.abs(rgb - rgb2).sum() > 0.5:
+                palette[1] = rgb2
+                return Look(name, f"{word} and {word2}", -1, palette)
+        return Look(name, word, cid, palette)
+    return Look(name, "", -1, natural(g, name), name == "copper" and g.random() < 0.16)
+
+
+def fixed_look(g: Rng, name: str, word: str) -> Look:
+    """A part's own material: ``word`` is a plain colour, '', or one of two special palettes."""
+    if word == "skin":
+        tone = pick(g, SKINS)
+        return Look(name, "", -1, np.tile([int(tone[i : i + 2], 16) / 255 for i in (0, 2, 4)], (3, 1)))
+    if word == "cow":
+        return Look(name, "", -1, np.array([[0.95, 0.94, 0.92], [0.12, 0.1, 0.1], [0.95, 0.94, 0.92]]))
+    if word:
+        return Look(name, word, COLOUR_NAMES.index(word), tinted(g, swatch(g, word), MATERIALS[name].tint))
+    return Look(name, "", -1, natural(g, name))
+
+
+def with_article(g: Rng, phrase: str) -> str:
+    """The phrase with a, an, the or nothing before it."""
+    k = g.random()
+    if k < 0.72:
+        return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+    return "the " + phrase if k < 0.8 else phrase
