@@ -60,6 +60,8 @@ BACKENDS: tuple[Backend, ...] = (
     # tiny-cuda-nn's is in half precision, so it has to be asked for.
     Backend("network", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
     Backend("network", "tinycudann", "tinycudann", "BSD-3-Clause", True, _TINYCUDANN),
+    Backend("tiling", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
+    Backend("tiling", "numpy", "numpy", "BSD-3-Clause", install="pip install numpy"),
     Backend("volume", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
     Backend("volume", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
 )

@@ -54,6 +54,23 @@ class PaintDefaults(SharedDefaults):
 
 
 @dataclass(frozen=True)
+class MaterialDefaults:
+    """What is used where a tileable sample is laid over a surface. ``auto``: rows that do not say how they are painted
+    are, where their prompt names a material and no thing with parts.
+
+    ``size`` is in latent pixels a side (0: the prior's native size), ``coverage`` the side of the sample on the
+    surface in object radii, ``texture_size`` in pixels a side.
+    """
+
+    auto: bool = False
+    steps: int = 25
+    guidance_scale: float = 7.5
+    size: int = 0
+    coverage: float = 1.0
+    texture_size: int = 1024
+
+
+@dataclass(frozen=True)
 class GenerateDefaults(SharedDefaults):
     """What ``generate`` uses besides. Lambdas weigh means against the gradient of one view's guidance."""
 
@@ -89,7 +106,7 @@ class SampleDefaults:
 
 
 S = TypeVar("S", PaintDefaults, GenerateDefaults)
-D = TypeVar("D", PaintDefaults, GenerateDefaults, SampleDefaults)
+D = TypeVar("D", PaintDefaults, GenerateDefaults, SampleDefaults, MaterialDefaults)
 
 
 def read_defaults(folder: Path, recipe: str, kind: type[D]) -> D:

@@ -20,7 +20,15 @@ from pipeline.core.errors import PriorError
 from pipeline.core.job import AdapterFile
 from pipeline.prior import adapters as adapter_files
 from pipeline.prior.adapters import NONE, Adapter, Adapters, Concept, Lora
-from pipeline.prior.defaults import DEFAULTS_FILE, GenerateDefaults, PaintDefaults, S, SampleDefaults, read_defaults
+from pipeline.prior.defaults import (
+    DEFAULTS_FILE,
+    GenerateDefaults,
+    MaterialDefaults,
+    PaintDefaults,
+    S,
+    SampleDefaults,
+    read_defaults,
+)
 from pipeline.prior.graphs import GraphedUNet
 from pipeline.prior.identity import PriorIdentity, prior_identity
 from pipeline.prior.latent_rgb import LatentRgb, read_latent_rgb
@@ -29,7 +37,7 @@ from pipeline.prior.parts import Parts, load_parts
 from pipeline.prior.precision import compiled, device_of, prepare_cuda, text_dtype, vae_dtype
 from pipeline.prior.prompts import Concepts, PromptReader
 from pipeline.prior.text import TextEmbedding, TextEncoders, split_concepts
-from pipeline.prior.words import keep_known, surface_prompt, unknown_words
+from pipeline.prior.words import keep_known, names_material_alone, surface_prompt, unknown_words
 
 __all__ = ["Prior", "TextEmbedding", "load_prior", "to_image"]
 
@@ -50,7 +58,7 @@ class Prior:
         alphas_cumprod: (T,) float32, abar_t of the noise schedule.
         latent_rgb: the linear map from scaled latents to RGB in [0, 1].
         defaults, generate_defaults: settings a row of ``paint`` or ``generate`` may leave out.
-        sample_defaults: what ``sample_images`` uses where it is not told.
+        sample_defaults: what ``sample_images`` uses where it is not told; material_defaults: what ``sample_tile`` does.
         device, dtype: of the UNet; options: as given to ``load_prior``.
     """
 
@@ -81,6 +89,7 @@ class Prior:
         self.defaults = self._native(read_defaults(self.folder, "paint", PaintDefaults))
         self.generate_defaults = self._native(read_defaults(self.folder, "generate", GenerateDefaults))
         self.sample_defaults = read_defaults(self.folder, "sample", SampleDefaults)
+        self.material_defaults = read_defaults(self.folder, "material", MaterialDefaults)
         self._embedded: dict[tuple[str, Adapters, bool], tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._loras: dict[Adapter, Lora] = {}
         # What the loop found out about this model on this machine: batch shapes that give the same bits.
@@ -131,6 +140,10 @@ class Prior:
 
     def _concept_lengths(self, adapters: Adapters) -> Concepts:
         return {c.word.lower(): max(map(len, c.vectors)) for c in self._concepts(adapters)}
+
+    def names_material_alone(self, prompt: str) -> bool:
+        """Whether ``prompt`` names a material and no thing with parts (``words.names_material_alone``)."""
+        return names_material_alone(self.folder, prompt)
 
     def surface_prompt(self, prompt: str) -> str:
         """What to ask for where a view shows surface alone (``words.surface_prompt``)."""
@@ -216,6 +229,26 @@ class Prior:
             yield
         finally:
             self._fast_unet = fast
+
+    @contextlib.contextmanager
+    def tileable(self) -> Iterator[None]:
+        """Inside the block pictures wrap around: convolutions of the UNet and the decoder pad with what lies at the
+        opposite border. Attention spans the whole picture anyway. The UNet is neither compiled nor recorded."""
+        padded = [
+            module
+            for model in (self._unet, self._vae)
+            for module in model.modules()
+            if isinstance(module, torch.nn.Conv2d) and any(module._reversed_padding_repeated_twice)
+        ]
+        before = [module.padding_mode for module in padded]
+        with self.as_it_is():
+            try:
+                for module in padded:
+                    module.padding_mode = "circular"
+                yield
+            finally:
+                for module, mode in zip(padded, before, strict=True):
+                    module.padding_mode = mode
 
     def _time_ids(self, count: int) -> torch.Tensor:
         """(count, 6): SDXL's conditions original size, crop corner and target size: whole images of native size."""

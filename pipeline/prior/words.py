@@ -6,7 +6,8 @@ import functools
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import PriorError
@@ -78,6 +79,17 @@ def says_something(folder: Path, prompt: str) -> bool:
     return content is None or content.search(keep_known(folder, prompt)) is not None
 
 
+def names_material_alone(folder: Path, prompt: str) -> bool:
+    """Whether ``prompt`` names a material and nothing whose parts differ (``objects_with_parts`` in the list: a house
+    has windows, a chair's shape says all). False for priors that do not tell their words by kind. Raises PriorError
+    for an unreadable list."""
+    kinds = _kinds(folder)
+    if kinds is None:
+        return False
+    prompt = _plain(prompt)
+    return bool(kinds.materials.search(prompt)) and not kinds.with_parts.search(prompt)
+
+
 def surface_prompt(folder: Path, prompt: str) -> str:
     """What ``prompt`` asks for where a view shows a piece of the surface and nothing else: a material that fills it.
 
@@ -90,20 +102,30 @@ def surface_prompt(folder: Path, prompt: str) -> str:
     kinds = _kinds(folder)
     if kinds is None:
         return prompt
-    surface, materials, things, anything = kinds
     prompt = _plain(prompt)
-    material = materials.search(prompt)
-    if found := anything.search(prompt) or (things.search(prompt) if material else None):
-        return prompt[: found.start()] + surface + prompt[found.end() :]
-    if material is None or things.search(prompt):
+    material = kinds.materials.search(prompt)
+    if found := kinds.anything.search(prompt) or (kinds.things.search(prompt) if material else None):
+        return prompt[: found.start()] + kinds.surface + prompt[found.end() :]
+    if material is None or kinds.things.search(prompt):
         return prompt
     first, comma, rest = prompt.partition(",")
-    return f"{first.rstrip()} {surface}{comma}{rest}"
+    return f"{first.rstrip()} {kinds.surface}{comma}{rest}"
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """The word for a surface, and what finds a material, a thing, a thing with parts, and a noun for any thing."""
+
+    surface: str
+    materials: re.Pattern[str]
+    things: re.Pattern[str]
+    with_parts: re.Pattern[str]
+    anything: re.Pattern[str]
 
 
 @functools.lru_cache(maxsize=8)
-def _kinds(folder: Path) -> tuple[str, re.Pattern[str], re.Pattern[str], re.Pattern[str]] | None:
-    """The word for a surface, and what finds a material, a thing, and a noun for any thing."""
+def _kinds(folder: Path) -> _Kinds | None:
+    """None where the prior has no list, or one that does not tell its words by kind."""
     path = folder / WORDS_FILE
     if not path.is_file():
         return None
@@ -111,11 +133,16 @@ def _kinds(folder: Path) -> tuple[str, re.Pattern[str], re.Pattern[str], re.Patt
         values = json.loads(path.read_text(encoding="utf-8"))
         if "surface" not in values:
             return None
-        named = [
-            [phrase for name, others in values[kind].items() for phrase in (name, *others)]
-            for kind in ("materials", "objects")
-        ]
-        return str(values["surface"]), _phrases(named[0]), _phrases(named[1]), _phrases(values["any_object"])
+        materials, objects = values["materials"], values["objects"]
+        # A list that does not say which things have parts: any may.
+        with_parts = {name: objects[name] for name in values.get("objects_with_parts", objects)}
+        return _Kinds(
+            str(values["surface"]),
+            _phrases(_names(materials)),
+            _phrases(_names(objects)),
+            _phrases(_names(with_parts)),
+            _phrases(values["any_object"]),
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PriorError(f"{path}: not a list of words ({type(error).__name__}: {error})") from None
 
@@ -131,6 +158,11 @@ def _content(folder: Path) -> re.Pattern[str] | None:
         return _phrases(named) if named else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PriorError(f"{path}: not a list of words ({type(error).__name__}: {error})") from None
+
+
+def _names(kind: Mapping[str, Iterable[str]]) -> list[str]:
+    """A kind's names and their synonyms."""
+    return [phrase for name, others in kind.items() for phrase in (name, *others)]
 
 
 def _phrases(phrases: Iterable[str]) -> re.Pattern[str]:

@@ -42,8 +42,9 @@ class Steps(Protocol):
         """What all variants of a row share. Raises LatentkilnError."""
         ...
 
-    def scene(self, work: Work, variant: Variant, prior: Prior) -> tuple[Scene, str]:
-        """The scene of one variant, and a word that changes whenever its checkpoints stop fitting."""
+    def scene(self, work: Work, variant: Variant, prior: Prior) -> tuple[Scene | None, str]:
+        """The scene of one variant (None where nothing is optimised), and a word that changes whenever its
+        checkpoints stop fitting."""
         ...
 
     def refined(self, work: Work, variant: Variant, prior: Prior) -> Scene:
@@ -106,7 +107,11 @@ def build(
             begin_texturing(steps, work, prior, lockstep)
     run([(work, v, v.texturing) for work in works.values() for v in work.variants if v.texturing is not None])
     for index, work in works.items():
-        outcomes[index] = _finish(steps, work, prior, lockstep)
+        if stop() and any(variant.scene is None for variant in work.variants):
+            # Nothing was begun that could be saved.
+            outcomes[index] = Outcome(work.job.id, "interrupted", stage="sample", seconds=time.time() - work.started)
+        else:
+            outcomes[index] = _finish(steps, work, prior, lockstep)
     return [outcomes[index] for index in range(len(jobs))]
 
 
@@ -130,7 +135,8 @@ def prepare(steps: Steps, work: Work, prior: Prior, out: Path, lockstep: int) ->
         work.warnings += prior.unused_concepts(work.job.prompt, adapters)
         for variant in work.variants:
             variant.scene, layout = steps.scene(work, variant, prior)
-            variant.subject = _subject(work, variant, prior, variant.scene, "latent", (lockstep, layout))
+            if variant.scene is not None:
+                variant.subject = _subject(work, variant, prior, variant.scene, "latent", (lockstep, layout))
 
 
 def begin_refinement(steps: Steps, work: Work, prior: Prior, lockstep: int) -> None:
@@ -286,7 +292,7 @@ def _is_unfinished(work: Work, variant: Variant) -> bool:
     """Whether the variant was interrupted before its last phase ended."""
     if any(subject.error is not None for subject in variant.subjects):
         return False
-    wanted = 1 + bool(work.settings.refine) + _textures(work)
+    wanted = (variant.scene is not None) + bool(work.settings.refine) + _textures(work)
     return len(variant.subjects) < wanted or not all(subject.finished for subject in variant.subjects)
 
 

@@ -21,6 +21,7 @@ from pipeline.prior.load import Prior
 from pipeline.recipes import UNWRAP_CACHE
 from pipeline.recipes.build import Steps, build
 from pipeline.recipes.canvas import MESH_RADIUS, Canvas, baked_patches, patch_settings
+from pipeline.recipes.material_surface import material_defaults, painted_with_material
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.recipes.work import Asset, Variant, Work
 from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
@@ -35,7 +36,10 @@ class Paint(Steps):
 
     def resolve(self, job: Job, prior: Prior) -> PaintSettings:
         """The job's settings, with what the row left out taken from the prior."""
-        return PaintSettings(**job.settings).completed(vars(prior.defaults))
+        settings, defaults = PaintSettings(**job.settings), vars(prior.defaults)
+        if settings.distillation == "material" or (settings.distillation is None and _suits_material(job, prior)):
+            defaults = material_defaults(prior)
+        return settings.completed(defaults)
 
     def prepare(self, work: Work, prior: Prior, out: Path) -> None:
         """Reads the mesh and gives it texture coordinates."""
@@ -65,9 +69,11 @@ class Paint(Steps):
         frame = normalise(vertices, radius=MESH_RADIUS, up_axis=settings.up_axis, front=settings.front)
         work.shared = Canvas(uvmesh, frame)
 
-    def scene(self, work: Work, variant: Variant, prior: Prior) -> tuple[PaintedMesh, str]:
-        """The mesh under a latent texture, and the hash of its layout."""
+    def scene(self, work: Work, variant: Variant, prior: Prior) -> tuple[PaintedMesh | None, str]:
+        """The mesh under a latent texture, and the hash of its layout; nothing where a material is laid over it."""
         settings, canvas = work.settings, work.shared
+        if settings.distillation == "material":
+            return None, canvas.layout
         uvmesh = canvas.uvmesh
         made = (
             canvas.vertices,
@@ -101,6 +107,9 @@ class Paint(Steps):
 
     def asset(self, work: Work, variant: Variant, prior: Prior) -> Asset:
         """Decodes the latent texture once; a refined one is RGB already."""
+        if work.settings.distillation == "material":
+            baked = painted_with_material(work, variant, prior)
+            return Asset(work.shared.uvmesh, baked.maps, baked.notes, work.shared.frame)
         with work.stage("bake"):
             if variant.refined is None:
                 baked = _decoded(work, variant, prior)
@@ -123,6 +132,11 @@ def _decoded(work: Work, variant: Variant, prior: Prior) -> BakedMaps:
         work.settings.texture_size,
         work.report,
     )
+
+
+def _suits_material(job: Job, prior: Prior) -> bool:
+    """Whether a row that leaves the way of painting open gets a material laid over its mesh."""
+    return prior.material_defaults.auto and not job.settings.get("refine") and prior.names_material_alone(job.prompt)
 
 
 paint = functools.partial(build, Paint())

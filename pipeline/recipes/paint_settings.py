@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.prior.defaults import PaintDefaults
 from pipeline.recipes.shared_settings import SharedSettings
 
-Distillation = Literal["score", "patches"]
+Distillation = Literal["score", "patches", "material"]
 UnwrapMode = Literal["auto", "input", "xatlas", "box"]
 
 
@@ -23,8 +24,16 @@ class PaintSettings(SharedSettings):
 
     distillation: Distillation | None = Field(
         default=None,
-        description="How the texture is made: score (Adam along the score, as published) or patches (close-ups "
-        "are sampled, a group at a time, each going on from the last). Left out: the prior's.",
+        description="How the texture is made: score (Adam along the score, as published), patches (close-ups "
+        "are sampled, a group at a time, each going on from the last) or material (one tileable sample is laid over "
+        "the surface). Left out: the prior's choice for the prompt.",
+    )
+    tile_size: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e9,
+        description="Side of the tileable sample on the surface, in the mesh's units, for distillation: material. "
+        "Left out: a share of the object's size.",
     )
     close_up: float = Field(default=0.5, ge=0, le=1, description="Share of views that are close-ups.")
     fov: float = Field(default=60, ge=10, le=120, description="Vertical field of view, degrees.")
@@ -39,8 +48,24 @@ class PaintSettings(SharedSettings):
     )
     unwrap: UnwrapMode = Field(default="auto", description="Where texture coordinates come from.")
 
+    @model_validator(mode="after")
+    def _suits_a_material(self) -> Self:
+        if self.distillation == "material" and self.refine:
+            raise PydanticCustomError(
+                "order",
+                "{field} is true and distillation is material; allowed: refine with score or patches",
+                {"field": "refine"},
+            )
+        if self.tile_size is not None and self.distillation in ("score", "patches"):
+            raise PydanticCustomError(
+                "order",
+                "{field} is given and distillation is {way}; allowed: distillation: material",
+                {"field": "tile_size", "way": self.distillation},
+            )
+        return self
+
     def completed(self, defaults: Mapping[str, Any]) -> Self:
         """As ``SharedSettings.completed``. A prior's steps are for its own way: a score needs more than patches do."""
-        if self.distillation not in (None, defaults["distillation"]):
+        if self.distillation == "score" and defaults["distillation"] != "score":
             defaults = {**defaults, "steps": PaintDefaults.steps}
         return super().completed(defaults)

@@ -58,7 +58,7 @@ def done_record(
         "lockstep_used": min((s.width for v in work.variants for s in v.subjects if s.width), default=lockstep),
         "timings": {stage: round(seconds, 4) for stage, seconds in work.timings.items()}
         | {name: round(seconds, 4) for name, seconds in phases},
-        "resumed_from_step": best.subjects[0].resumed_from,
+        "resumed_from_step": best.subjects[0].resumed_from if best.subjects else 0,
         "peak_rss_mb": peak_rss_mb(),
         "warnings": work.warnings,
         "unwrap": {"method": uvmesh.method, "reason": uvmesh.reason},

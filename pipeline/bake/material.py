@@ -1,0 +1,113 @@
+"""Baking a material: the texels of a mesh take their colours from a tileable sample that is laid over it."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.bake.atlas import TexelMap, shared_edges, texel_map
+from pipeline.bake.bake import BASE_COLOUR, BakedMaps
+from pipeline.bake.fill import dilate
+from pipeline.bake.seams import LEVEL_RIM, seam_step
+from pipeline.core.job import Reporter, no_report
+from pipeline.export.normals import smooth_normals
+from pipeline.geometry.mesh import UVMesh
+from pipeline.geometry.rasterise import interpolate
+from pipeline.scene.tiling import Layout, prepare_exemplar, regularity, shade_surface
+
+Floats = NDArray[np.float32]
+
+# Edges up to this angle are round to the projection; beyond, each face is projected by its own normal.
+_CREASE = math.radians(75)
+# A sample is not made smaller than this many pixels a side, however coarse the texture.
+_LEAST_SIDE = 16
+
+
+def bake_material(
+    uvmesh: UVMesh,
+    vertices: NDArray[np.floating],
+    image: Floats,
+    tile: float,
+    texture_size: int,
+    seed: int,
+    report: Reporter = no_report,
+    *,
+    layout: Layout = "auto",
+) -> BakedMaps:
+    """The base colour map of ``uvmesh`` covered with ``image``.
+
+    Args:
+        vertices: (V, 3) positions of ``uvmesh.mesh`` in the working frame (+Y up).
+        image: (H, W, 3) in [0, 1], which wraps around.
+        tile: side of ``image`` on the surface, in units of ``vertices``.
+        texture_size: side of the map. Where its texels are larger than the image's pixels, the image is filtered down
+            first, so that it does not alias.
+        seed: of the random offsets.
+    """
+    started = time.perf_counter()
+    report("bake", 0, 2)
+    positions = np.asarray(vertices, np.float64)
+    texels = texel_map(uvmesh, texture_size, LEVEL_RIM)
+    density = _texels_per_unit(uvmesh, positions, texels)
+    shrunk = _filtered(image, min(1.0, density * tile / len(image)))
+    exemplar = prepare_exemplar(shrunk, layout)
+    normals, normal_faces = smooth_normals(positions, uvmesh.mesh.faces, _CREASE)
+    smooth = interpolate(texels.face, texels.bary, normals, normal_faces)
+    smooth /= np.maximum(np.linalg.norm(smooth, axis=1, keepdims=True), 1e-12)
+    position = interpolate(texels.face, texels.bary, positions, uvmesh.mesh.faces)
+    colours = np.zeros((texture_size, texture_size, 3), np.float32)
+    colours[texels.mask] = shade_surface(exemplar, position, smooth, tile, seed)
+    report("bake", 1, 2)
+    spread = dilate(np.ascontiguousarray(colours.transpose(2, 0, 1)), texels.mask)
+    pixels = np.ascontiguousarray(np.clip(np.rint(spread.transpose(1, 2, 0) * 255), 0, 255).astype(np.uint8))
+    across, _ = seam_step(pixels, uvmesh)
+    report("bake", 2, 2)
+    radius = float(np.linalg.norm(positions - (positions.min(axis=0) + positions.max(axis=0)) / 2, axis=1).max())
+    notes = {
+        "texture_size": texture_size,
+        "layout": exemplar.layout,
+        "regularity": round(regularity(image), 3),
+        "sample_size": len(image),
+        "sample_pixels_per_radius": round(len(image) * radius / tile, 1),
+        "texels_per_radius": round(density * radius, 1),
+        "texels_on_surface": int(texels.mask.sum()),
+        "texels_unreached": 0,
+        "chart_borders": len(shared_edges(uvmesh)[0]),
+        "seam_step": round(across, 3),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    return BakedMaps({BASE_COLOUR: pixels}, notes)
+
+
+def _texels_per_unit(uvmesh: UVMesh, positions: NDArray[np.float64], texels: TexelMap) -> float:
+    """Texels along a unit of length on the surface: the median over the surface, by area."""
+    corners = positions[uvmesh.mesh.faces]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
+    flat = np.asarray(uvmesh.uv, np.float64)[uvmesh.uv_faces] * texels.size
+    one, other = flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0]
+    texel_area = np.abs(one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]) / 2
+    valid = area > 0
+    density = np.sqrt(texel_area[valid] / area[valid])
+    order = np.argsort(density, kind="stable")
+    covered = np.cumsum(area[valid][order])
+    if len(order) == 0:
+        return 0.0
+    return float(density[order][np.searchsorted(covered, covered[-1] / 2)])
+
+
+def _filtered(image: Floats, share: float) -> Floats:
+    """``image`` (H, W, 3), which wraps around, at ``share`` of its size, by an area filter."""
+    side = max(_LEAST_SIDE, round(len(image) * share))
+    if side >= len(image):
+        return image
+    # With its neighbours around it, so that the filter sees what lies across the borders.
+    around = np.tile(image, (3, 3, 1))
+    planes = [
+        np.asarray(Image.fromarray(np.ascontiguousarray(around[..., c])).resize((3 * side,) * 2, Image.Resampling.BOX))
+        for c in range(3)
+    ]
+    return np.ascontiguousarray(np.stack(planes, axis=-1)[side : 2 * side, side : 2 * side], np.float32)

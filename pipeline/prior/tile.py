@@ -1,0 +1,98 @@
+"""Tileable samples of a prior: pictures whose borders meet, for materials that are laid over surfaces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.core.job import Reporter, no_report
+from pipeline.core.rng import torch_generator
+from pipeline.prior.adapters import NONE, Adapters
+from pipeline.prior.load import Prior, TextEmbedding
+
+STEPS = 25
+# A sample whose step across the wrap exceeds what is usual inside by this factor is drawn again, so many times in all;
+# then the best is taken.
+GOOD_WRAP, MOST_DRAWS = 1.1, 4
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tileable picture.
+
+    image: (H, W, 3) float32 RGB in [0, 1]. wrap: the greater of the steps across the two borders, each as a share of
+    the 95th percentile of the steps between neighbouring rows (columns) inside; at most 1 where nothing shows.
+    draws: how many samples were drawn; evaluations: of the UNet.
+    """
+
+    image: NDArray[np.float32]
+    wrap: float
+    draws: int
+    evaluations: int
+
+
+@torch.no_grad()
+def sample_tile(
+    prior: Prior,
+    prompt: str,
+    *,
+    negative_prompt: str = "",
+    guidance_scale: float | None = None,
+    steps: int = STEPS,
+    seed: int = 0,
+    size: int | None = None,
+    adapters: Adapters = NONE,
+    report: Reporter = no_report,
+) -> Tile:
+    """A tileable sample of ``prompt`` of ``size`` latent pixels a side (default: the prior's native size), by DDIM.
+
+    Draws again, at most ``MOST_DRAWS`` times, while the borders do not meet; depends on its arguments alone.
+    """
+    scale = prior.sample_defaults.guidance_scale if guidance_scale is None else guidance_scale
+    side = size or prior.sample_size
+    text = TextEmbedding.cat([prior.embed([negative_prompt], adapters, negative=True), prior.embed([prompt], adapters)])
+    best: Tile | None = None
+    with prior.tileable():
+        for draw in range(MOST_DRAWS):
+            noise = torch.randn((1, prior.latent_channels, side, side), generator=torch_generator(seed, "tile", draw))
+            latents = _denoise(prior, noise.to(prior.device), text, scale, steps, report)
+            image = prior.decode(latents)[0].permute(1, 2, 0).cpu().numpy()
+            wrap = wrap_step(image)
+            if best is None or wrap < best.wrap:
+                best = Tile(np.ascontiguousarray(image), wrap, draw + 1, (draw + 1) * steps)
+            if wrap <= GOOD_WRAP:
+                break
+    assert best is not None
+    return Tile(best.image, best.wrap, draw + 1, (draw + 1) * steps)
+
+
+def _denoise(
+    prior: Prior, noise: torch.Tensor, text: TextEmbedding, scale: float, steps: int, report: Reporter
+) -> torch.Tensor:
+    from diffusers import DDIMScheduler
+
+    # The prior converts v-predictions itself, so the sampler always sees epsilon.
+    scheduler = DDIMScheduler.from_config(
+        prior.scheduler.config, prediction_type="epsilon", clip_sample=False, thresholding=False
+    )
+    scheduler.set_timesteps(steps)
+    latents = noise
+    for number, t in enumerate(scheduler.timesteps):
+        report("sample", number, steps)
+        times = torch.full((2,), int(t), device=latents.device)
+        without, told = prior.predict_noise(torch.cat([latents, latents]), times, text).chunk(2)
+        latents = scheduler.step(without + scale * (told - without), t, latents).prev_sample
+    return latents
+
+
+def wrap_step(image: NDArray[np.float32]) -> float:
+    """``Tile.wrap`` of an image (H, W, 3): 0 for a plain colour."""
+    shares = []
+    for axis in (0, 1):
+        steps = np.abs(image - np.roll(image, 1, axis=axis)).mean(axis=(1 - axis, 2))
+        usual = float(np.quantile(steps[1:], 0.95))
+        shares.append(float(steps[0]) / usual if usual > 1e-3 else 0.0)
+    return max(shares)

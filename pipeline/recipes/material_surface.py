@@ -1,0 +1,74 @@
+"""Painting with a material: one tileable sample of the prior, laid over the whole surface at one scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.bake.bake import BakedMaps
+from pipeline.bake.material import bake_material
+from pipeline.prior.load import Prior
+from pipeline.prior.tile import GOOD_WRAP, sample_tile
+from pipeline.recipes.canvas import MESH_RADIUS, Canvas
+from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.work import Variant, Work
+
+
+def material_defaults(prior: Prior) -> dict[str, Any]:
+    """What a row that is painted with a material takes from the prior where it leaves settings out."""
+    own = prior.material_defaults
+    return {
+        **vars(prior.defaults),
+        "distillation": "material",
+        "steps": own.steps,
+        "guidance_scale": own.guidance_scale,
+        "texture_size": own.texture_size,
+    }
+
+
+def material_prompt(prompt: str, settings: PaintSettings, prior: Prior) -> str:
+    """What the sample is asked for: the surface alone, from near."""
+    surface = prior.surface_prompt(prompt)
+    return f"{surface}, close up" if settings.prompt_close_up else surface
+
+
+def painted_with_material(work: Work, variant: Variant, prior: Prior) -> BakedMaps:
+    """The maps of one variant: a sample drawn with its seed, baked. Adds a warning where the sample's borders do not
+    meet well."""
+    settings, canvas = work.settings, work.shared
+    with work.stage("sample"):
+        tile = sample_tile(
+            prior,
+            material_prompt(work.job.prompt, settings, prior),
+            negative_prompt=work.job.negative_prompt,
+            guidance_scale=settings.guidance_scale,
+            steps=settings.steps,
+            seed=variant.seed,
+            size=prior.material_defaults.size or prior.sample_size,
+            adapters=prior.adapters(work.job.adapters),
+            report=work.report,
+        )
+    if tile.wrap > GOOD_WRAP:
+        work.warnings.append(
+            f"the tileable sample's borders show: the step across them is {tile.wrap:.1f} times what is usual inside; "
+            "try another seed"
+        )
+    with work.stage("bake"):
+        baked = bake_material(
+            canvas.uvmesh,
+            canvas.vertices,
+            tile.image,
+            tile_side(settings, canvas, prior),
+            settings.texture_size,
+            variant.seed,
+            work.report,
+        )
+    notes = {"distillation": "material", "wrap": round(tile.wrap, 3), "unet_evaluations": tile.evaluations}
+    return BakedMaps(baked.maps, {**notes, **baked.notes})
+
+
+def tile_side(settings: PaintSettings, canvas: Canvas, prior: Prior) -> float:
+    """The sample's side on the surface in the working frame: what the row says, in the mesh's units, or the prior's
+    share of the object's radius."""
+    if settings.tile_size is not None:
+        return settings.tile_size * canvas.frame.scale
+    return prior.material_defaults.coverage * MESH_RADIUS
