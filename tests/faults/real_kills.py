@@ -84,6 +84,8 @@ def disturb(manifest: Path, out: Path, rng: random.Random, most: int, kills: Cou
         if found and phases and process.poll() is None and kill(found):
             kills[target] += 1
             met.update(phases)
+            # A run of hours may be cut short: what was done so far is known then, too.
+            print(f"kill {kills.total()}: {target}; checkpoints of {phases}", file=sys.stderr, flush=True)
             since = time.time()
             if target in ("driver", "tree"):
                 process.wait()
