@@ -224,10 +224,12 @@ def painted(path: Path, prior: Prior, tmp_path: Path, **settings: object):  # ty
 
 @pytest.mark.parametrize("mesh", [boxes(2.5), joined([(BALL, (0, 0, 0)), (STRAY, (40, 0, 0))])])
 def test_a_scattered_mesh_is_painted(prior: Prior, tmp_path: Path, mesh: Mesh) -> None:
-    outcome = painted(meshes.write_obj(tmp_path / "m.obj", mesh), prior, tmp_path, texture_size=128)
+    path = meshes.write_obj(tmp_path / "m.obj", mesh)
+    outcome = painted(path, prior, tmp_path, texture_size=128, patch_views=16, patch_size=16)
     assert outcome.status == "done", outcome.message
     record = read_record(tmp_path / "out/one")
     assert record is not None
     share = record["bake"]["unreached_share"]
     assert share < 0.6
+    assert any("parts lie far apart" in warning for warning in record["warnings"])
     assert (share > 0.1) == any("no view shows" in warning for warning in record["warnings"])

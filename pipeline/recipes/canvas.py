@@ -50,6 +50,19 @@ class Canvas:
         return upright if together is None else together
 
     @property
+    def warnings(self) -> list[str]:
+        """One line where the mesh's parts lie far apart."""
+        first, second = self.uvmesh.mesh.faces[0, :2]
+        upright = self.frame.apply(self.uvmesh.mesh.vertices[[first, second]])
+        larger = np.linalg.norm(self.vertices[first] - self.vertices[second]) / np.linalg.norm(upright[0] - upright[1])
+        if larger < 1.5:
+            return []
+        return [
+            f"its parts lie far apart: whole views show it {larger:.0f} times smaller than its parts are side by side, "
+            "which is how it was painted (a stray part?)"
+        ]
+
+    @property
     def layout(self) -> str:
         """Hash of the texture coordinates: a checkpoint belongs to one layout."""
         return sha256_bytes(self.uvmesh.uv.tobytes() + self.uvmesh.uv_faces.tobytes())

@@ -68,6 +68,7 @@ class Paint(Steps):
         vertices = uvmesh.mesh.vertices
         frame = normalise(vertices, radius=MESH_RADIUS, up_axis=settings.up_axis, front=settings.front)
         work.shared = Canvas(uvmesh, frame)
+        work.warnings += work.shared.warnings
 
     def scene(self, work: Work, variant: Variant, prior: Prior) -> tuple[PaintedMesh | None, str]:
         """The mesh under a latent texture, and the hash of its layout; nothing where a material is laid over it."""
