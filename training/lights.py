@@ -49,7 +49,7 @@ def soft(g: Rng, facing: Array, upward: Array, metallic: bool, flat: bool) -> Li
     if not flat:
         box = _unit(np.asarray(facing) + side * g.choice([-1, 1]) * g.uniform(0.4, 1.0) + np.asarray(upward) * 0.6)
         light.boxes = np.concatenate([box, [g.uniform(4, 9)], np.full(3, g.uniform(0.3, 0.9))])[None].astype(np.float32)
-    return exposed(light, facing, float(g.uniform(0.96, 1.08)))
+    return exposed(light, facing, float(g.uniform(1.0, 1.12)))
 
 
 def varied(g: Rng, facing: Array, upward: Array) -> Light:

@@ -177,7 +177,7 @@ def _rows(u, v, pitch, rise, spacing, width, lean, layers, seed, out):
                 if abs(across) < half:
                     best, found = h, True
                     out[0, i], out[1, i], out[2, i] = t, across / half, (h * 33331.7) % 1.0
-                    out[3, i] = 1 - (back + 0.5 * h) / layers
+                    out[3, i] = (h * 2713.9) % 1.0
             if found:
                 break
 
@@ -244,7 +244,7 @@ def rows(
     ``pitch``: between rows; ``rise``: length of a blade; ``spacing``: between the roots of a row; ``width``: half that
     of a blade at its root; all in units of u and v. ``lean``: how far a tip lies to one side, as a share of the length.
     Rows of the result: place along the blade (0 root, 1 tip; -1 where there is none), place across it (-1 to 1), random
-    value of the blade, how far in front it stands (0 to 1).
+    value of the blade, another one.
     """
     u, v = _same(u, v)
     out = np.zeros((4, len(u)), np.float32)

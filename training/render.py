@@ -61,8 +61,8 @@ def _distance(prims, warp, x, y, z):
         row = prims[i]
         px, py, pz = x - row[POS], y - row[POS + 1], z - row[POS + 2]
         k = row[BLEND]
-        far = math.sqrt(px * px + py * py + pz * pz) - row[BOUND]
-        if far > best + k:
+        reach = best + k + row[BOUND]
+        if px * px + py * py + pz * pz > reach * reach and reach > 0.0:
             continue
         lx = row[ROT] * px + row[ROT + 1] * py + row[ROT + 2] * pz
         ly = row[ROT + 3] * px + row[ROT + 4] * py + row[ROT + 5] * pz
@@ -159,67 +159,103 @@ def _shadow(prims, warp, x, y, z, key):
     return min(seen, 1.0)
 
 
+_TILE = 8  # pixels a side that share a list of primitives
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _in_reach(size, cam, prims, warp, left, top, axis, corner):
+    """The primitives that rays through a tile can meet, in their order."""
+    half = _TILE / size
+    u, v = 2 * left / size - 1 + half, 1 - 2 * top / size - half
+    _ray(cam, u, v, axis)
+    cos = 1.0
+    for k in range(4):
+        _ray(cam, u + (half if k & 1 else -half), v + (half if k & 2 else -half), corner)
+        cos = min(cos, axis[0] * corner[0] + axis[1] * corner[1] + axis[2] * corner[2])
+    tan = math.sqrt(max(1 - cos * cos, 0.0)) / cos
+    chosen = np.empty(len(prims), np.int64)
+    count = 0
+    for i in range(len(prims)):
+        x, y, z = prims[i, POS] - cam[0], prims[i, POS + 1] - cam[1], prims[i, POS + 2] - cam[2]
+        t = x * axis[0] + y * axis[1] + z * axis[2]
+        aside = math.sqrt(max(x * x + y * y + z * z - t * t, 0.0))
+        radius = prims[i, BOUND] + prims[i, BLEND] + warp[0] + 0.06
+        if aside <= radius / cos + max(t, 0.0) * tan:
+            chosen[count] = i
+            count += 1
+    return prims[chosen[:count]]
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _trace_pixel(j, i, size, cam, near, prims, warp, key, part, position, normal, depth, open_, lit, ray, n, own):
+    """Fills the four samples of a pixel. near: the primitives that its rays can meet."""
+    px, tan = 1.0 / size, cam[12]
+    step = 0.9 if warp[0] == 0.0 else 0.7
+    _ray(cam, 2 * (i + 0.5) * px - 1, 1 - 2 * (j + 0.5) * px, ray)
+    # Skip what cannot meet the unit ball.
+    bb = cam[0] * ray[0] + cam[1] * ray[1] + cam[2] * ray[2]
+    near2 = cam[0] ** 2 + cam[1] ** 2 + cam[2] ** 2 - bb * bb
+    if near2 >= 1.35 * 1.35:
+        return
+    half = math.sqrt(1.35 * 1.35 - near2)
+    start = max(-bb - half, 0.05)
+    hit, t0, aside = _march(
+        near, warp, cam[0], cam[1], cam[2], ray[0], ray[1], ray[2], start, -bb + half, step, 48, 0.0015
+    )
+    if not hit and aside >= 2.2 * tan * px:
+        return
+    ao, shade, middle = 1.0, 1.0, -1
+    x, y, z = 0.0, 0.0, 0.0
+    if hit:
+        x, y, z = cam[0] + ray[0] * t0, cam[1] + ray[1] * t0, cam[2] + ray[2] * t0
+        middle = _normal(near, warp, x, y, z, n)
+        d1, _ = _distance(prims, warp, x + 0.06 * n[0], y + 0.06 * n[1], z + 0.06 * n[2])
+        d2, _ = _distance(prims, warp, x + 0.2 * n[0], y + 0.2 * n[1], z + 0.2 * n[2])
+        ao = min(max(d1 / 0.06, 0.0), 1.0) * (0.35 + 0.65 * min(max(d2 / 0.2, 0.0), 1.0))
+        if n[0] * key[0] + n[1] * key[1] + n[2] * key[2] > 0.0:
+            shade = _shadow(prims, warp, x + 0.02 * n[0], y + 0.02 * n[1], z + 0.02 * n[2], key)
+    for sub in range(4):
+        jj, ii = 2 * j + (sub >> 1), 2 * i + (sub & 1)
+        _ray(cam, 2 * (i + 0.25 + 0.5 * (sub & 1)) * px - 1, 1 - 2 * (j + 0.25 + 0.5 * (sub >> 1)) * px, ray)
+        bb = cam[0] * ray[0] + cam[1] * ray[1] + cam[2] * ray[2]
+        start = max(-bb - 1.35, 0.05)
+        if hit:
+            # Where the tangent plane of the pixel's middle is met, a little before.
+            flat = (n[0] * (x - cam[0]) + n[1] * (y - cam[1]) + n[2] * (z - cam[2])) / min(
+                n[0] * ray[0] + n[1] * ray[1] + n[2] * ray[2], -0.05
+            )
+            start = t0 - 0.06 if abs(flat - t0) > 0.05 else flat - 0.015
+        there, t, aside = _march(
+            near, warp, cam[0], cam[1], cam[2], ray[0], ray[1], ray[2], start, -bb + 1.35, step, 40, 0.0015
+        )
+        if not there:
+            continue
+        sx, sy, sz = cam[0] + ray[0] * t, cam[1] + ray[1] * t, cam[2] + ray[2] * t
+        _d, slot = _distance(near, warp, sx, sy, sz)
+        if slot == middle:
+            own[0], own[1], own[2] = n[0], n[1], n[2]
+        else:
+            _normal(near, warp, sx, sy, sz, own)
+        part[jj, ii] = slot
+        position[jj, ii, 0], position[jj, ii, 1], position[jj, ii, 2] = sx, sy, sz
+        normal[jj, ii, 0], normal[jj, ii, 1], normal[jj, ii, 2] = own[0], own[1], own[2]
+        depth[jj, ii], open_[jj, ii], lit[jj, ii] = t, ao, shade
+
+
 @njit(cache=True, fastmath=True, nogil=True)
 def _trace(size, cam, prims, warp, key, part, position, normal, depth, open_, lit):
     """Fills the buffers of `trace`, two samples a pixel and direction."""
     ray, n, own = np.zeros(3), np.zeros(3), np.zeros(3)
-    px, tan = 1.0 / size, cam[12]
-    reach = math.sqrt(cam[0] ** 2 + cam[1] ** 2 + cam[2] ** 2)
-    step = 0.9 if warp[0] == 0.0 else 0.7
-    for j in range(size):
-        for i in range(size):
-            _ray(cam, 2 * (i + 0.5) * px - 1, 1 - 2 * (j + 0.5) * px, ray)
-            # Skip what cannot meet the unit ball.
-            bb = cam[0] * ray[0] + cam[1] * ray[1] + cam[2] * ray[2]
-            near2 = reach * reach - bb * bb
-            hit, t0, near = False, 0.0, 1e9
-            if near2 < 1.35 * 1.35:
-                half = math.sqrt(1.35 * 1.35 - near2)
-                hit, t0, near = _march(
-                    prims, warp, cam[0], cam[1], cam[2], ray[0], ray[1], ray[2], max(-bb - half, 0.05), -bb + half,
-                    step, 48, 0.0015,
-                )  # fmt: skip
-            if not hit and near >= 2.2 * tan * px:
+    for top in range(0, size, _TILE):
+        for left in range(0, size, _TILE):
+            near = _in_reach(size, cam, prims, warp, left, top, ray, n)
+            if len(near) == 0:
                 continue
-            ao, shade, middle = 1.0, 1.0, -1
-            x, y, z = 0.0, 0.0, 0.0
-            if hit:
-                x, y, z = cam[0] + ray[0] * t0, cam[1] + ray[1] * t0, cam[2] + ray[2] * t0
-                middle = _normal(prims, warp, x, y, z, n)
-                d1, _ = _distance(prims, warp, x + 0.06 * n[0], y + 0.06 * n[1], z + 0.06 * n[2])
-                d2, _ = _distance(prims, warp, x + 0.2 * n[0], y + 0.2 * n[1], z + 0.2 * n[2])
-                ao = min(max(d1 / 0.06, 0.0), 1.0) * (0.35 + 0.65 * min(max(d2 / 0.2, 0.0), 1.0))
-                if n[0] * key[0] + n[1] * key[1] + n[2] * key[2] > 0.0:
-                    shade = _shadow(prims, warp, x + 0.02 * n[0], y + 0.02 * n[1], z + 0.02 * n[2], key)
-            for sub in range(4):
-                jj, ii = 2 * j + (sub >> 1), 2 * i + (sub & 1)
-                _ray(cam, 2 * (i + 0.25 + 0.5 * (sub & 1)) * px - 1, 1 - 2 * (j + 0.25 + 0.5 * (sub >> 1)) * px, ray)
-                bb = cam[0] * ray[0] + cam[1] * ray[1] + cam[2] * ray[2]
-                start = max(-bb - 1.35, 0.05)
-                if hit:
-                    # Where the tangent plane of the pixel's middle is met, a little before.
-                    flat = (n[0] * (x - cam[0]) + n[1] * (y - cam[1]) + n[2] * (z - cam[2])) / min(
-                        n[0] * ray[0] + n[1] * ray[1] + n[2] * ray[2], -0.05
+            for j in range(top, min(top + _TILE, size)):
+                for i in range(left, min(left + _TILE, size)):
+                    _trace_pixel(
+                        j, i, size, cam, near, prims, warp, key, part, position, normal, depth, open_, lit, ray, n, own
                     )
-                    start = t0 - 0.06 if abs(flat - t0) > 0.05 else flat - 0.015
-                there, t, near = _march(
-                    prims, warp, cam[0], cam[1], cam[2], ray[0], ray[1], ray[2], start, -bb + 1.35, step, 40, 0.0015
-                )
-                if not there:
-                    continue
-                sx, sy, sz = cam[0] + ray[0] * t, cam[1] + ray[1] * t, cam[2] + ray[2] * t
-                if hit:
-                    _d, slot = _distance(prims, warp, sx, sy, sz)
-                    if slot != middle:
-                        _normal(prims, warp, sx, sy, sz, own)
-                    else:
-                        own[0], own[1], own[2] = n[0], n[1], n[2]
-                else:
-                    slot = _normal(prims, warp, sx, sy, sz, own)
-                part[jj, ii] = slot
-                position[jj, ii, 0], position[jj, ii, 1], position[jj, ii, 2] = sx, sy, sz
-                normal[jj, ii, 0], normal[jj, ii, 1], normal[jj, ii, 2] = own[0], own[1], own[2]
-                depth[jj, ii], open_[jj, ii], lit[jj, ii] = t, ao, shade
 
 
 @dataclass

@@ -10,18 +10,19 @@ from training.patterns.surface import Array, Points, Surface, fraction, line, mi
 
 def knit(p: Points, pal: Array, seed: int) -> Surface:
     """Columns of V-shaped stitches of twisted yarn."""
-    fu = fraction(p.u)
+    u = p.u * 0.8
+    fu = fraction(u)
     side = np.where(fu < 0.5, fu, 1.0 - fu)  # 0 between columns, 0.5 in the middle of one
-    r = p.v / 0.8 - side * 1.7
+    r = p.v * 1.0 - side * 1.5
     f = fraction(r)
     across, along = (side - 0.25) / 0.25, (f - 0.5) / 0.5
-    tube = np.clip(1 - across * across * 0.8 - along * along * 0.95, 0, 1)
+    tube = np.clip(1 - across * across * 0.85 - along * along * 0.9, 0, 1)
     lump = np.sqrt(tube)
-    twist = 0.5 + 0.5 * np.sin((f * 2.2 + side * 9) * 2 * np.pi)
-    fibre = noise(p.u * 5, p.v * 5, 1.0, seed + 1)
-    row = noise(np.floor(p.u) * 7.7, np.floor(r) * 3.3, 2.0, seed + 2)
-    c = tone(pal[0], (0.36 + 0.62 * lump) * (0.86 + 0.16 * twist) * (0.86 + 0.28 * fibre) * (0.92 + 0.16 * row))
-    return surface(c, 0.45 * lump + 0.05 * twist, 0.95)
+    twist = 0.5 + 0.5 * np.sin((f * 1.5 + side * 5) * 2 * np.pi)
+    fibre = noise(p.u * 3, p.v * 3, 1.0, seed + 1)
+    row = noise(np.floor(u) * 7.7, np.floor(r) * 3.3, 2.0, seed + 2)
+    c = tone(pal[0], (0.34 + 0.66 * lump) * (0.88 + 0.14 * twist) * (0.9 + 0.2 * fibre) * (0.9 + 0.2 * row))
+    return surface(c, 0.42 * lump + 0.03 * twist, 0.95)
 
 
 def denim(p: Points, pal: Array, seed: int) -> Surface:

@@ -79,7 +79,7 @@ def leopard(p: Points, pal: Array, seed: int) -> Surface:
 def zebra(p: Points, pal: Array, seed: int) -> Surface:
     """Black and white bands that stand, and fork."""
     bent = 2.0 * fbm(p.x * 0.24, p.y * 0.2, p.z * 0.24, 2, seed)
-    e = np.sin((p.u * 0.95 + 0.2 * p.v + bent) * np.pi)
+    e = np.sin((p.u * 1.2 + 0.22 * p.v + bent) * np.pi)
     e = e + 0.9 * (noise(p.x * 0.35, p.y * 0.25, p.z * 0.35, seed + 2) - 0.5)
     hair = _hair(p, seed + 4)
     return surface(tone(mix(pal[0], pal[1], smooth(-0.06, 0.08, e)), 0.9 + 0.2 * hair), 0.05 * hair, 0.85)
@@ -88,8 +88,8 @@ def zebra(p: Points, pal: Array, seed: int) -> Surface:
 def tiger(p: Points, pal: Array, seed: int) -> Surface:
     """Black bands that taper over orange, lighter between some."""
     bent = 2.2 * fbm(p.x * 0.3, p.y * 0.3, p.z * 0.3, 2, seed)
-    e = np.sin((p.v * 0.95 + bent) * np.pi)
-    taper = 1.5 * noise(p.u * 0.4, p.v * 0.4, p.z * 0.4, seed + 5) - 0.45
+    e = np.sin((p.v * 1.25 + bent) * np.pi)
+    taper = 2.7 * noise(p.u * 0.34, p.v * 0.6, p.z * 0.34, seed + 5) - 1.0
     band = smooth(0.0, 0.1, e - taper)
     light = 0.75 * smooth(0.55, 0.75, noise(p.x * 0.25, p.y * 0.25, p.z * 0.25, seed + 8))
     hair = _hair(p, seed + 4)

@@ -22,7 +22,7 @@ def gold(p: Points, pal: Array, seed: int) -> Surface:
 
 def metal(p: Points, pal: Array, seed: int) -> Surface:
     """Brushed: long level lines."""
-    lines = noise(p.u * 0.1, p.v * 3.4, p.z * 0.1, seed) * 0.6 + 0.4 * noise(p.u * 0.22, p.v * 6.5, 3.0, seed + 1)
+    lines = noise(p.u * 0.1, p.v * 2.7, p.z * 0.1, seed) * 0.6 + 0.4 * noise(p.u * 0.22, p.v * 4.8, 3.0, seed + 1)
     broad = fbm(p.u * 0.08, p.v * 0.7, p.z * 0.1, 2, seed + 2)
     streak = smooth(0.3, 0.7, lines)
     c = tone(mix(pal[0], pal[1], streak), 0.86 + 0.28 * broad)
@@ -32,7 +32,7 @@ def metal(p: Points, pal: Array, seed: int) -> Surface:
 def copper(p: Points, pal: Array, seed: int) -> Surface:
     """A sheet with fine level lines, slightly uneven; without patina."""
     wave = fbm(p.x * 0.13, p.y * 0.2, p.z * 0.13, 2, seed + 3)
-    brush = 0.6 * noise(p.x * 0.12, p.y * 3.2, p.z * 0.12, seed + 4) + 0.4 * noise(p.x * 0.25, p.y * 5.5, 2.0, seed + 5)
+    brush = 0.6 * noise(p.x * 0.12, p.y * 2.6, p.z * 0.12, seed + 4) + 0.4 * noise(p.x * 0.25, p.y * 4.6, 2.0, seed + 5)
     c = tone(mix(pal[1], pal[0], smooth(0.3, 0.75, brush)), 0.9 + 0.2 * brush)
     return surface(c, 0.7 * wave + 0.03 * brush, 0.22 + 0.12 * brush, 1.0)
 

@@ -23,12 +23,12 @@ def moss(p: Points, pal: Array, seed: int) -> Surface:
 
 def grass(p: Points, pal: Array, seed: int) -> Surface:
     """Upright pointed blades, each in front of the ones behind."""
-    along, across, own, level = rows(p.u, p.v, 0.55, 2.6, 0.62, 0.21, 0.42, 6, seed)
+    along, across, own, level = rows(p.u, p.v, 0.62, 2.9, 0.72, 0.26, 0.42, 6, seed)
     bare = along < 0
-    light = (0.4 + 0.6 * level) * (0.46 + 0.62 * along) * (0.78 + 0.44 * own)
+    light = (0.66 + 0.4 * level) * (0.34 + 0.85 * along) * (0.82 + 0.4 * own)
     c = mix(mix(tone(pal[0], np.ones_like(own)), pal[1], own), pal[2], (own > 0.8) * 0.75 + 0.25 * along)
     c = tone(c, light * (1.06 - 0.3 * (across > 0) - 0.25 * np.abs(across)))
-    height = np.where(bare, 0.0, 0.7 * level + 0.3 * along + 0.06 * (1 - np.abs(across)))
+    height = np.where(bare, 0.0, 0.2 + 0.35 * level + 0.45 * along + 0.08 * (1 - np.abs(across)))
     return surface(mix(c, pal[0] * 0.2, bare * 1.0), height, 0.7)
 
 
