@@ -44,7 +44,7 @@ def _perfect(b: material.Batch) -> Tensor:
 
 
 def _flats(count: int, pattern: str) -> list[np.ndarray]:
-    found = (i for i in range(3000) if (c := compose(31, i, any_light=True)).camera is None)
+    found = (i for i in range(3000) if compose(31, i, any_light=True).camera is None)
     rows = (i for i in found if compose(31, i).scene.slots[0].pattern == pattern)
     return [_row(31, next(rows)) for _ in range(count)]
 
@@ -142,5 +142,5 @@ def test_training_resumes_and_its_export_says_the_same(cfg: Settings, tmp_path: 
 
 
 def test_a_pool_without_pictures_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="run training.data pool --which material"):
+    with pytest.raises(SystemExit, match=r"run training\.data pool --which material"):
         material.Shards(tmp_path / "material")

@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.bake.bake import BakedMaps
 from pipeline.bake.material import bake_material
 from pipeline.prior.load import Prior
+from pipeline.prior.prompts import CLOSE_UP
 from pipeline.prior.tile import GOOD_WRAP, sample_tile
 from pipeline.recipes.canvas import MESH_RADIUS, Canvas
 from pipeline.recipes.paint_settings import PaintSettings
@@ -25,10 +26,12 @@ def material_defaults(prior: Prior) -> dict[str, Any]:
     }
 
 
-def material_prompt(prompt: str, settings: PaintSettings, prior: Prior) -> str:
+def material_prompt(work: Work, prior: Prior) -> str:
     """What the sample is asked for: the surface alone, from near."""
-    surface = prior.surface_prompt(prompt)
-    return f"{surface}, close up" if settings.prompt_close_up else surface
+    prompt = prior.surface_prompt(work.job.prompt)
+    if not work.settings.prompt_close_up:
+        return prompt
+    return prior.fit_prompt(prompt, CLOSE_UP, prior.adapters(work.job.adapters)) + CLOSE_UP
 
 
 def painted_with_material(work: Work, variant: Variant, prior: Prior) -> BakedMaps:
@@ -38,7 +41,7 @@ def painted_with_material(work: Work, variant: Variant, prior: Prior) -> BakedMa
     with work.stage("sample"):
         tile = sample_tile(
             prior,
-            material_prompt(work.job.prompt, settings, prior),
+            material_prompt(work, prior),
             negative_prompt=work.job.negative_prompt,
             guidance_scale=settings.guidance_scale,
             steps=settings.steps,
