@@ -67,7 +67,7 @@ def scene_parts(prior: Prior, mesh: Path, views: int = 1) -> Iterator[Part]:
     cameras = camera.sample_paint_cameras(numpy_generator(0, "bench"), views, camera.CameraSettings())
     side = prior.defaults.view_size * SUPERSAMPLE
     for backend in backends.BACKENDS:
-        if backend.operation == "rasterise" and backend.name != "torch" and not backends.why_not(backend):
+        if backend.operation == "rasterise" and backend.name != "torch" and not backends.unavailable_reason(backend):
 
             def draw(name: str = backend.name) -> object:
                 return rasterise.rasterise(vertices, loaded.faces, cameras, side, side, backend=name)
@@ -117,7 +117,7 @@ def grid_parts(device: torch.device, points: int, settings: GridSettings) -> Ite
     table = torch.zeros(settings.parameter_count, device=device, requires_grad=True)
     for name in ("tinycudann", "numba", "torch"):
         backend = next(b for b in backends.BACKENDS if (b.operation, b.name) == ("grid", name))
-        if backends.why_not(backend) or (name == "numba" and device.type != "cpu"):
+        if backends.unavailable_reason(backend) or (name == "numba" and device.type != "cpu"):
             continue
 
         def encode(chosen: str = name) -> object:
@@ -125,7 +125,7 @@ def grid_parts(device: torch.device, points: int, settings: GridSettings) -> Ite
 
         yield f"grid of {points} points, with gradient, {name}", encode, False
     for backend in backends.BACKENDS:
-        if backend.operation != "network" or backends.why_not(backend):
+        if backend.operation != "network" or backends.unavailable_reason(backend):
             continue
         field = RadianceField(FieldSettings(settings, channels=4), seed=0, network_backend=backend.name).to(device)
 

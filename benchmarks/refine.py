@@ -28,7 +28,7 @@ from skimage.color import rgb2lab
 
 from benchmarks.sketch import MUSHROOM
 from pipeline.bake.decode import decode_texture
-from pipeline.core.job import Job, Source, no_report
+from pipeline.core.job import Job, RowLocation, no_report
 from pipeline.distill.loop import distill
 from pipeline.geometry.camera import Cameras, orbit
 from pipeline.prior.fit_rgb import picture as made_picture
@@ -131,7 +131,7 @@ def painted(prior: Prior, mesh: Path, prompt: str, refine_steps: int, out: Path)
         more = {"refine_steps": refine_steps} if refine else {}
         values = PaintSettings(preview=False, refine=refine, **more).model_dump(mode="json")  # type: ignore[arg-type]
         name = f"{mesh.stem}-{'refined' if refine else 'decoded'}"
-        jobs.append(Job(name, "paint", prompt, "", 0, mesh.resolve(), values, Source("benchmark", 1)))
+        jobs.append(Job(name, "paint", prompt, "", 0, mesh.resolve(), values, RowLocation("benchmark", 1)))
     outcomes = paint(jobs, prior, out, fingerprints=[job.id for job in jobs], lockstep=len(jobs))
     if failed := [outcome.message for outcome in outcomes if outcome.status != "done"]:
         raise SystemExit("\n".join(failed))
@@ -144,7 +144,7 @@ def painted(prior: Prior, mesh: Path, prompt: str, refine_steps: int, out: Path)
 def grown(prior: Prior, prompt: str, steps: int, refine_steps: int, out: Path) -> tuple[Work, Variant]:
     """A field after its latent steps, with its refinement about to begin."""
     settings = GenerateSettings(steps=steps, refine=True, refine_steps=refine_steps, shapes=MUSHROOM)  # type: ignore[arg-type]
-    job = Job("refine", "generate", prompt, "", 0, None, settings.model_dump(mode="json"), Source("benchmark", 1))
+    job = Job("refine", "generate", prompt, "", 0, None, settings.model_dump(mode="json"), RowLocation("benchmark", 1))
     recipe = Generate()
     work = Work(job, "benchmark", out / job.id, recipe.resolve(job, prior), no_report)
     work.variants = variants(work)

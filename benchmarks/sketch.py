@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.job import Job, Source
+from pipeline.core.job import Job, RowLocation
 from pipeline.geometry.load import load_mesh
 from pipeline.geometry.primitives import combine
 from pipeline.geometry.sketch_volume import build
@@ -42,7 +42,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 def grown(prior: Prior, out: Path, name: str, prompt: str, **settings: object) -> np.ndarray | None:
     """Cells of the asset that is generated, or None (and why, printed) where there is none."""
     values = GenerateSettings(preview=False, texture_size=64, texturing="views", **settings).model_dump(mode="json")  # type: ignore[arg-type]
-    job = Job(name, "generate", prompt, "", 0, None, values, Source("benchmark", 1))
+    job = Job(name, "generate", prompt, "", 0, None, values, RowLocation("benchmark", 1))
     (outcome,) = generate([job], prior, out, fingerprints=[name], lockstep=1)
     if outcome.status != "done":
         print(f"  {name}: {outcome.message}")

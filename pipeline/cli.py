@@ -30,7 +30,7 @@ from pipeline.core.errors import (
     exit_code_of,
 )
 from pipeline.core.home import settle
-from pipeline.core.place import Place, parse_place
+from pipeline.core.location import Location, parse_location
 from pipeline.core.redact import redact
 from pipeline.core.safe_path import leave_out_current_folder
 from pipeline.core.terminal import OutputLost, complain, flush, prepare_streams, shell_join, silence_stdout
@@ -44,11 +44,11 @@ class _PlaceType(click.ParamType):
 
     name = "path or URL"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
         if isinstance(value, str) and not value:
             # As from a variable that is not set; a path of nothing would be the current folder.
             self.fail("it is empty; name a path or URL", param, ctx)
-        return parse_place(value) if isinstance(value, str) else value
+        return parse_location(value) if isinstance(value, str) else value
 
 
 class _LockstepType(click.IntRange):
@@ -215,7 +215,7 @@ def run(**options: Any) -> int:
 @_option("--skip-meshes", is_flag=True, show_default=False, help="Do not open the meshes (faster).")
 @_option("--schema", is_flag=True, show_default=False, help="Print the JSON Schema of manifests.")
 @_json
-def check(manifest: Place | None, schema: bool, **options: Any) -> int:
+def check(manifest: Location | None, schema: bool, **options: Any) -> int:
     """Names every error in MANIFEST; builds nothing.
 
     One line per error: file:row: field: what is wrong, what is allowed. The row is the line of the file for
@@ -247,7 +247,7 @@ def check(manifest: Place | None, schema: bool, **options: Any) -> int:
 @_unknown
 @_csv
 @_json
-def plan(manifest: Place, **options: Any) -> int:
+def plan(manifest: Location, **options: Any) -> int:
     """Says what `run` would build, and why; builds nothing.
 
     Exit 1 if rows are wrong, 2 if the manifest is.
@@ -268,7 +268,7 @@ def plan(manifest: Place, **options: Any) -> int:
 @_outside
 @_option("--yes", is_flag=True, show_default=False, help="Delete them.")
 @_json
-def clean(manifest: Place, **options: Any) -> int:
+def clean(manifest: Location, **options: Any) -> int:
     """Lists assets that are no longer in MANIFEST.
 
     With --yes it deletes them. Nothing but folders of ours is touched, and none that a run is building.
@@ -294,7 +294,7 @@ def clean(manifest: Place, **options: Any) -> int:
 )
 @_csv
 @_json
-def status(out: Place, json: bool, csv: bool, watch: bool, check: bool) -> int:
+def status(out: Location, json: bool, csv: bool, watch: bool, check: bool) -> int:
     """Says how far the run into OUT is, or how it ended.
 
     OUT is the folder or URL that `run` was given with --out (left out: outputs). Assets that are no longer there
@@ -314,7 +314,7 @@ def status(out: Place, json: bool, csv: bool, watch: bool, check: bool) -> int:
 @cli.command()
 @click.argument("asset", type=_PLACE)
 @_json
-def inspect(asset: Place, json: bool) -> int:
+def inspect(asset: Location, json: bool) -> int:
     """Says where ASSET came from.
 
     ASSET is a .glb of ours or its folder, or the URL of either. Prints its prompt, seed, prior, backends, fingerprint

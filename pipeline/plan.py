@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.errors import LatentkilnError
+from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.core.job import Job
-from pipeline.core.place import Place, Remote
+from pipeline.core.location import Location, RemotePath
 from pipeline.export.record import in_strangers_folder, is_ours, load_record, output_problem, read_failure
 from pipeline.geometry.fetch import fetch_mesh, fetched_ahead, with_adapters
 from pipeline.geometry.source import may_have_buffers, mesh_sha256
@@ -86,7 +86,7 @@ def fingerprint(
 Refuse = Callable[[Job], str]
 
 
-def plan(jobs: Iterable[Job], out: Place, *, prior_identity: str, refuse: Refuse = lambda job: "") -> list[PlanItem]:
+def plan(jobs: Iterable[Job], out: Location, *, prior_identity: str, refuse: Refuse = lambda job: "") -> list[PlanItem]:
     """One PlanItem for each job, in order, from the records under ``out``. Writes nothing, raises nothing.
 
     Each mesh is hashed once in a process while its size and time stay as they are; so is each output. ``refuse`` is
@@ -96,10 +96,10 @@ def plan(jobs: Iterable[Job], out: Place, *, prior_identity: str, refuse: Refuse
 
 
 def iterate(
-    jobs: Iterable[Job], out: Place, *, prior_identity: str, refuse: Refuse = lambda job: ""
+    jobs: Iterable[Job], out: Location, *, prior_identity: str, refuse: Refuse = lambda job: ""
 ) -> Iterator[PlanItem]:
     """As ``plan``, one by one; of an output root at a URL a window of rows at a time. Raises StorageError for that."""
-    meshes: dict[Place | None, tuple[str, str]] = {None: ("", "")}
+    meshes: dict[Location | None, tuple[str, str]] = {None: ("", "")}
     for given, folder in _with_folders(fetched_ahead(jobs), out):
         job, named = given, given.origin or given.mesh
         if len(meshes) > _REMEMBERED:
@@ -139,10 +139,10 @@ def iterate(
         yield PlanItem(job, "build", f"{reason}; {half}" if half else reason, mark, alone)
 
 
-def leftovers(out: Place, knows: Callable[[str], bool]) -> Iterator[tuple[str, Path | Snapshot]]:
+def leftovers(out: Location, knows: Callable[[str], bool]) -> Iterator[tuple[str, Path | Snapshot]]:
     """Folders of rows under ``out`` of which ``knows`` is false, by name: rows that are no longer in the manifest,
     built, failed or half built. Nothing is looked at through links. Raises StorageError."""
-    if isinstance(out, Remote):
+    if isinstance(out, RemotePath):
         unknown = sorted(name for name in assets.ids(out) if not knows(name))
         yield from ((name, there) for name, there in look_at_all(out, unknown) if is_ours(there, name))
         return
@@ -155,9 +155,9 @@ def leftovers(out: Place, knows: Callable[[str], bool]) -> Iterator[tuple[str, P
     yield from ((name, out / name) for name in names if is_ours(out / name, name))
 
 
-def _with_folders(jobs: Iterable[Job], out: Place) -> Iterator[tuple[Job, Path | Snapshot]]:
+def _with_folders(jobs: Iterable[Job], out: Location) -> Iterator[tuple[Job, Path | Snapshot]]:
     """Each job with its folder, or with what stands in it at a URL."""
-    if not isinstance(out, Remote):
+    if not isinstance(out, RemotePath):
         yield from ((job, out / job.id) for job in jobs)
         return
     rest = iter(jobs)
@@ -281,12 +281,12 @@ def _stamp(path: Path) -> _Stamp:
     return (str(path), found.st_size, found.st_mtime_ns, found.st_ino)
 
 
-def _identify(mesh: Place | None) -> tuple[str, str]:
+def _identify(mesh: Location | None) -> tuple[str, str]:
     """The hash of a mesh and "", or "" and why there is none."""
     if mesh is None:
         return "", ""
     try:
-        return (fetch_mesh(mesh)[1] if isinstance(mesh, Remote) else _hash_mesh(mesh)), ""
+        return (fetch_mesh(mesh)[1] if isinstance(mesh, RemotePath) else _hash_mesh(mesh)), ""
     except LatentkilnError as error:
         return "", f"the mesh cannot be used: {error.message}"
     except OSError as error:

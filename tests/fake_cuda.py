@@ -151,6 +151,6 @@ def fake_cuda() -> Iterator[None]:
         if CACHE_VARIABLE not in os.environ:
             # What it is found to carry is no news for this user's cache.
             patch.setenv(CACHE_VARIABLE, stack.enter_context(tempfile.TemporaryDirectory()))
-        backends.forget()
+        backends.clear_cache()
         yield
-    backends.forget()
+    backends.clear_cache()

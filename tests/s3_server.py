@@ -231,10 +231,10 @@ def connect(endpoint: str | None = None) -> None:
         fsspec.get_filesystem_class("memory").store.clear()
         fsspec.get_filesystem_class("s3").clear_instance_cache()
     if endpoint is not None:
-        from pipeline.core.place import Remote
+        from pipeline.core.location import RemotePath
 
         if endpoint not in _known:
-            _known[endpoint] = store.store_of(Remote("s3://any"))
+            _known[endpoint] = store.store_of(RemotePath("s3://any"))
         store._stores[(os.getpid(), "s3")] = _known[endpoint]
 
 

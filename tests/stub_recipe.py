@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.core.job import Job, Source
+from pipeline.core.job import Job, RowLocation
 from pipeline.fleet.rows import Toolbox
 from pipeline.plan import PlanItem
 
@@ -36,7 +36,7 @@ def make_toolbox(prior_error: str = "") -> Toolbox:
         import os
         import time
 
-        from pipeline.core.outcome import Outcome
+        from pipeline.core.outcome import BuildResult
         from pipeline.export.record import describe_outputs, write_record
 
         assert 0 < len(jobs) <= lockstep
@@ -47,7 +47,7 @@ def make_toolbox(prior_error: str = "") -> Toolbox:
             if job.prompt == "raise":
                 raise KeyError("a bug in the recipe")
             if job.prompt == "fail":
-                outcomes.append(Outcome(job.id, "failed", "unwrap", "UnwrapError", f"{job.id}: no way"))
+                outcomes.append(BuildResult(job.id, "failed", "unwrap", "UnwrapError", f"{job.id}: no way"))
                 continue
             if job.prompt == "die" or (job.prompt == "die once" and not (folder / "tried").exists()):
                 (folder / "tried").touch()
@@ -76,7 +76,7 @@ def make_toolbox(prior_error: str = "") -> Toolbox:
                         break
                     time.sleep(0.05)
                 (folder / "checkpoint").touch()
-                outcomes.append(Outcome(job.id, "interrupted", "distill"))
+                outcomes.append(BuildResult(job.id, "interrupted", "distill"))
                 continue
             (folder / "asset.glb").write_text(f"{job.prompt} {job.seed}")
             write_record(
@@ -94,7 +94,7 @@ def make_toolbox(prior_error: str = "") -> Toolbox:
                 },
             )
             report("distill", 10, 10)
-            outcomes.append(Outcome(job.id, "done", seconds=0.01))
+            outcomes.append(BuildResult(job.id, "done", seconds=0.01))
         return outcomes
 
     return Toolbox(load_prior, recipe_named)
@@ -102,5 +102,5 @@ def make_toolbox(prior_error: str = "") -> Toolbox:
 
 def item(job_id: str, prompt: str = "fine", action: str = "build", reason: str = "new", **settings) -> PlanItem:
     """A planned row."""
-    job = Job(job_id, "paint", prompt, "", 1, Path("mesh.obj"), settings, Source("m.csv", 2))
+    job = Job(job_id, "paint", prompt, "", 1, Path("mesh.obj"), settings, RowLocation("m.csv", 2))
     return PlanItem(job, action, reason, f"fingerprint-{job_id}-{prompt}")  # type: ignore[arg-type]

@@ -14,13 +14,13 @@ from fake_variants import UNET_LAYERS, make_concept, make_diffusers, make_lora
 from pipeline.core.errors import PriorError
 from pipeline.core.job import AdapterFile, Job
 from pipeline.core.rng import torch_generator
+from pipeline.core.scene import View
 from pipeline.distill.prompts import PromptTable
 from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients
 from pipeline.manifest import load_manifest
 from pipeline.plan import plan
 from pipeline.prior.adapters import NONE, Adapters
 from pipeline.prior.load import Prior, load_prior
-from pipeline.scene.protocol import View
 
 STYLES = ("kohya", "kohya-original", "diffusers", "peft", "old")
 

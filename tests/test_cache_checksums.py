@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.core.content import sha256_arrays
+from pipeline.core.hashing import sha256_arrays
 from pipeline.geometry import sketch_volume
 from pipeline.geometry.primitives import combine
 from pipeline.prior.cache import CACHE_VARIABLE, file_hash, read_entry, write_entry

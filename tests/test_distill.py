@@ -10,11 +10,11 @@ import torch
 from fake_prior import make_prior
 
 from pipeline.core.rng import torch_generator
+from pipeline.core.scene import Rendering, View
 from pipeline.distill.loop import Subject, distill
 from pipeline.distill.prompts import PromptTable, view_prompt
 from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients, sds_loss, timestep
 from pipeline.prior.load import Prior, TextEmbedding, load_prior
-from pipeline.scene.protocol import Rendering, View
 
 VIEWS = [View("front", False), View("side", True)]
 

@@ -14,9 +14,9 @@ import pytest
 
 from pipeline.core import atomic
 from pipeline.core.errors import LatentkilnError, describe_os_error
-from pipeline.core.job import Job, Source
+from pipeline.core.job import Job, RowLocation
+from pipeline.core.process.child import run_child
 from pipeline.fleet.ledger import Ledger
-from pipeline.geometry.child import run_child
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
 
@@ -25,7 +25,7 @@ ADVICE = "No space left on device; free some space there, then run again"
 
 def job(mesh: Path, **settings: object) -> Job:
     values = PaintSettings(**{"steps": 4, "preview": True, **settings}).model_dump(mode="json")
-    return Job("one", "paint", "a red brick cube", "", 0, mesh, values, Source("m.csv", 2))
+    return Job("one", "paint", "a red brick cube", "", 0, mesh, values, RowLocation("m.csv", 2))
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_temporary_files_that_do_not_fit_are_told(monkeypatch):
     def save(*_: object, **__: object) -> None:
         raise OSError("100 requested and 3 written")
 
-    monkeypatch.setattr("pipeline.geometry.child.np.save", save)
+    monkeypatch.setattr("pipeline.core.process.child.np.save", save)
     with pytest.raises(LatentkilnError, match="set TMPDIR"):
         run_child(["true"], "xatlas", {"x": np.zeros(1)}, ["y"], time_limit=1, stage="unwrap")
 

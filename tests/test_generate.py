@@ -13,7 +13,7 @@ import torch
 from real.validator import validate_glbs
 
 from pipeline.bake.atlas import texel_map
-from pipeline.core.job import Job, Source
+from pipeline.core.job import Job, RowLocation
 from pipeline.export.inspect import inspect_glb
 from pipeline.export.record import read_record
 from pipeline.geometry.camera import OrbitSettings, sample_orbit_cameras
@@ -50,7 +50,7 @@ def every_asset_is_valid(tmp_path: Path) -> Iterator[None]:
 
 def job(name: str = "one", seed: int = 0, mesh: Path | None = None, **settings: object) -> Job:
     values = GenerateSettings(**{**SMALL, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
-    return Job(name, "generate", "a red stone", "", seed, mesh, values, Source("m.csv", 2))
+    return Job(name, "generate", "a red stone", "", seed, mesh, values, RowLocation("m.csv", 2))
 
 
 def run(jobs: list[Job], prior: Prior, out: Path, stop: Callable[[], bool] = lambda: False, **more):  # type: ignore[no-untyped-def]
@@ -172,7 +172,7 @@ def test_a_sketched_surface_is_where_the_sketch_takes_it_to_be(prior: Prior, mon
 def test_patches_and_refinement_exclude_each_other(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="patches would paint over what refine made; allowed with refine: views"):
         GenerateSettings(refine=True, texturing="patches")
-    row = Job("x", "generate", "a stone", "", 0, None, {"refine": True}, Source("m", 1))
+    row = Job("x", "generate", "a stone", "", 0, None, {"refine": True}, RowLocation("m", 1))
     defaults = replace(prior.generate_defaults, texturing="patches")
     monkeypatch.setattr(prior, "generate_defaults", defaults)
     assert Generate().resolve(row, prior).texturing == "views"
@@ -272,7 +272,7 @@ def test_variants_of_a_field_in_every_format(prior: Prior, tmp_path: Path) -> No
 
 
 def test_the_recipe_resolves_what_the_row_leaves_out(prior: Prior) -> None:
-    row = Job("x", "generate", "a stone", "", 0, None, {}, Source("m", 1))
+    row = Job("x", "generate", "a stone", "", 0, None, {}, RowLocation("m", 1))
     settings = Generate().resolve(row, prior)
     # The tiny prior has no word on generate: the paper's figures.
     assert (settings.steps, settings.grid_finest, settings.fov_max, settings.front) == (5000, 2048, 70.0, "+z")
@@ -287,7 +287,7 @@ def test_a_sketch_has_guidance_of_its_own_and_all_of_the_scene(prior: Prior, mon
     monkeypatch.setattr(prior, "generate_defaults", own)
 
     def used(**given: object) -> tuple[float, float | None]:
-        row = Job("x", "generate", "a stone", "", 0, None, {**SMALL, **given}, Source("m", 1))
+        row = Job("x", "generate", "a stone", "", 0, None, {**SMALL, **given}, RowLocation("m", 1))
         settings = Generate().resolve(row, prior)
         work = Work(row, "print", Path("x"), settings, lambda stage, done, total: None)
         scene = Generate().scene(work, Variant(0, 0, Path("x")), prior)[0]

@@ -191,8 +191,8 @@ def test_which_backend_serves_which_device(monkeypatch):
         grid.backend_for("cpu", "sparse")
     # On a machine with CUDA and tiny-cuda-nn, tensors on the CPU still get the CPU's fast backend.
     tcnn = next(b for b in backends.BACKENDS if b.name == "tinycudann")
-    monkeypatch.setattr(backends, "choose", lambda operation, name="auto": tcnn)
-    monkeypatch.setattr(backends, "why_not", lambda backend: "")
+    monkeypatch.setattr(backends, "select_backend", lambda operation, name="auto": tcnn)
+    monkeypatch.setattr(backends, "unavailable_reason", lambda backend: "")
     assert grid.backend_for("cuda") == "tinycudann"
     assert grid.backend_for("cpu") == "numba"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from thirty_bad_rows import write_tetrahedron
 
-from pipeline.core.job import WORK, Job
+from pipeline.core.job import WORK_DIR, Job
 from pipeline.distill import checkpoint
 from pipeline.fleet.rowlog import RowLog
 from pipeline.fleet.rows import Row
@@ -26,9 +26,9 @@ def planned(job: Job, out: Path) -> PlanItem:
 
 
 def begin(job: Job, out: Path, fingerprint: str) -> Path:
-    (out / job.id / WORK).mkdir(parents=True, exist_ok=True)
+    (out / job.id / WORK_DIR).mkdir(parents=True, exist_ok=True)
     RowLog(out / job.id, Row(job, fingerprint), "run")
-    return out / job.id / WORK
+    return out / job.id / WORK_DIR
 
 
 def save(work: Path, variant: int, phase: str, step: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 from stub_recipe import item, make_toolbox
 
 from pipeline.cli import main
-from pipeline.core.atomic import sweep
+from pipeline.core.atomic import remove_stale_temporaries
 from pipeline.core.errors import UsageError
 from pipeline.core.plain import is_plain, open_plain
 from pipeline.distill import checkpoint
@@ -121,7 +121,7 @@ def test_readers_follow_no_link_and_wait_for_no_pipe(tmp_path) -> None:
 
 def test_sweeping_follows_no_link(tmp_path, elsewhere) -> None:
     (tmp_path / "link").symlink_to(elsewhere)
-    assert sweep(tmp_path / "link") == 0
+    assert remove_stale_temporaries(tmp_path / "link") == 0
 
 
 def test_status_and_clean_of_such_a_folder_go_on(tmp_path, elsewhere, capsys) -> None:

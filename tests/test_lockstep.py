@@ -14,12 +14,12 @@ from fake_prior import make_prior
 from test_distill import VIEWS, Canvas, subject
 
 from pipeline.core.errors import LatentkilnError
+from pipeline.core.scene import Rendering
 from pipeline.distill import loop, width
 from pipeline.distill.loop import Subject, distill
 from pipeline.distill.width import OutOfMemory, fitting, lacks_memory
 from pipeline.prior.cache import CACHE_VARIABLE
 from pipeline.prior.load import Prior, TextEmbedding, load_prior
-from pipeline.scene.protocol import Rendering
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def test_a_row_becomes_a_job_with_all_settings(write: Write) -> None:
     assert (job.id, job.recipe, job.prompt, job.negative_prompt, job.seed) == ("boot", "paint", "a red brick", "", 7)
     assert job.mesh == (path.parent / "meshes/a.obj").resolve() and job.mesh.is_absolute()
     assert job.settings == {**PaintSettings().model_dump(), "steps": 20}
-    assert (job.source.file, job.source.row) == (str(path), 2)
+    assert (job.row_location.file, job.row_location.row) == (str(path), 2)
     assert loaded == Manifest(path, 1, [job], [], frozenset({"boot"}))
     json.dumps(dict(job.settings))
     assert PaintSettings(**job.settings).steps == 20
@@ -151,7 +151,7 @@ def test_a_csv_row_is_numbered_by_the_line_it_starts_on(write: Write) -> None:
     text = 'id,prompt,mesh\n\na,"one\ntwo\r\nthree",meshes/a.obj\n\nb,x,meshes/b.obj\nc,"\n",nope.obj\n'
     path = write("m.csv", text)
     loaded = load_manifest(path)
-    assert [(job.id, job.source.row) for job in loaded.jobs] == [("a", 3), ("b", 7)]
+    assert [(job.id, job.row_location.row) for job in loaded.jobs] == [("a", 3), ("b", 7)]
     assert loaded.jobs[0].prompt == "one two three"
     assert [(problem.row, problem.field) for problem in loaded.problems] == [(8, "prompt"), (8, "mesh")]
     assert loaded.rows == 3 and loaded.bad_rows == 1

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from pipeline.core.content import sha256_file
 from pipeline.core.errors import MeshError
+from pipeline.core.hashing import sha256_file
 from pipeline.geometry.load import load_mesh
 from pipeline.geometry.mesh import Mesh, face_areas, face_normals, unique_rows
 from pipeline.geometry.source import FORMATS, mesh_sha256

@@ -12,8 +12,8 @@ import pytest
 import trimesh
 from meshes import glb_bytes
 
-from pipeline.core.content import sha256_file
 from pipeline.core.errors import MeshError
+from pipeline.core.hashing import sha256_file
 from pipeline.geometry.load import load_mesh
 from pipeline.geometry.mesh import face_areas, face_normals
 from pipeline.geometry.source import mesh_sha256

@@ -13,7 +13,7 @@ from meshes import CUBE
 from real.validator import validate_glbs
 from test_paint import digest, run
 
-from pipeline.core.job import AdapterFile, Job, Source
+from pipeline.core.job import AdapterFile, Job, RowLocation
 from pipeline.export.inspect import inspect_glb
 from pipeline.export.record import read_record
 from pipeline.prior.cache import CACHE_VARIABLE
@@ -41,7 +41,7 @@ def sd1(tmp_path_factory: pytest.TempPathFactory) -> Prior:
 
 def job(mesh: Path, name: str = "one", adapters: tuple[AdapterFile, ...] = (), **settings: object) -> Job:
     values = PaintSettings(**{"steps": 3, "preview": False, "texture_size": 64, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
-    return Job(name, "paint", "a red toy cube", "", 0, mesh, values, Source("m.csv", 2), adapters=adapters)
+    return Job(name, "paint", "a red toy cube", "", 0, mesh, values, RowLocation("m.csv", 2), adapters=adapters)
 
 
 @pytest.mark.parametrize("kind", ["sd2-768-v", "sdxl"])

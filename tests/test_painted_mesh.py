@@ -87,7 +87,7 @@ def test_close_ups_are_marked_and_share_as_asked() -> None:
     views = [v for step in range(40) for v in scene(cameras=CameraSettings(close_up=0.25)).render(step, 40).views]
     share = np.mean([v.close for v in views])
     assert 0.15 < share < 0.35
-    assert {v.word for v in views} >= {"front", "side", "back"}
+    assert {v.direction_word for v in views} >= {"front", "side", "back"}
 
 
 def test_plain_backgrounds_differ_by_view_and_step() -> None:

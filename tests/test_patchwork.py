@@ -10,12 +10,12 @@ import pytest
 import torch
 from test_painted_mesh import FACES, RGB, SQUARE, UV
 
+from pipeline.core.scene import FlowScene, Rendering
 from pipeline.geometry.camera import Cameras, CameraSettings, orbit
 from pipeline.scene.mesh_views import MeshViews, Seen
 from pipeline.scene.painted_mesh import PaintedMeshSettings, PatchSettings
 from pipeline.scene.patch_views import choose, quality
 from pipeline.scene.patchwork import PatchRendering, PatchworkMesh, schedule
-from pipeline.scene.protocol import FlowScene, Rendering
 
 NORMALS = np.array([[0.0, 0.0, 1.0]] * 2)
 GOAL = torch.tensor([1.0, -2.0, 0.5, 3.0]).view(4, 1, 1)

@@ -14,8 +14,8 @@ from thirty_bad_rows import write_tetrahedron, write_thirty
 
 from pipeline import cli
 from pipeline import plan as plan_module
-from pipeline.core.content import sha256_bytes, sha256_file
-from pipeline.core.job import Job, Source
+from pipeline.core.hashing import sha256_bytes, sha256_file
+from pipeline.core.job import Job, RowLocation
 from pipeline.export.record import write_failure, write_record
 from pipeline.manifest import load_manifest
 from pipeline.plan import PlanItem, fingerprint, iterate, leftovers, plan
@@ -28,7 +28,7 @@ PRIOR = "5" * 64
 def job(tmp_path: Path) -> Job:
     mesh = write_tetrahedron(tmp_path / "meshes/a.obj")
     settings = {"steps": 20, "guidance_scale": None, "preview": True, "fov": 60.0, "max_faces": 1000}
-    return Job("boot", "paint", "a red brick", "blurry", 7, mesh, settings, Source("m.csv", 2))
+    return Job("boot", "paint", "a red brick", "blurry", 7, mesh, settings, RowLocation("m.csv", 2))
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_what_does_not_decide_the_asset_is_not_in_the_fingerprint(job: Job, tmp_
     for same in (
         changed(job, id="shoe"),
         changed(job, mesh=tmp_path / "elsewhere.obj"),
-        changed(job, source=Source("other.json", 9)),
+        changed(job, row_location=RowLocation("other.json", 9)),
         changed(job, settings={"max_faces": 2000}),
         changed(job, settings={"fov": 60, "steps": 20.0}),
         dataclasses.replace(job, settings=dict(reversed(job.settings.items()))),

@@ -13,13 +13,13 @@ from fake_variants import make_diffusers, make_single_file, tokenizer, word_voca
 
 from pipeline.core.errors import PriorError
 from pipeline.core.rng import torch_generator
+from pipeline.core.scene import View
 from pipeline.distill.prompts import PromptTable
 from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients
 from pipeline.prior import single_file
 from pipeline.prior.identity import find_prior, prior_identity
 from pipeline.prior.load import Prior, load_prior
 from pipeline.prior.vocabulary import find_vocabulary, unpack
-from pipeline.scene.protocol import View
 
 KINDS = ("sd1", "sd2-768-v", "sdxl")
 PROMPTS = ("a red cube", "a blue brick", "a stone cube", "red stone")

@@ -13,6 +13,7 @@ from thirty_bad_rows import write_tetrahedron
 
 from pipeline import cli
 from pipeline.core.job import AdapterFile
+from pipeline.core.scene import View
 from pipeline.distill.prompts import PromptTable
 from pipeline.prior.identity import EMBEDDED_FOLDER
 from pipeline.prior.load import Prior, load_prior
@@ -20,7 +21,6 @@ from pipeline.prior.prompts import PromptReader, suffixes
 from pipeline.prior.suggestions import suggest
 from pipeline.prior.tokens import token_counters
 from pipeline.prior.words import keep_known, known_words, says_something, split_words, surface_prompt
-from pipeline.scene.protocol import View
 
 LONG = "a box with bands and boards and a ball and a block and a barrel and a box and a ball, "
 LONG += LONG

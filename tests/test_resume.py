@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.core.job import Job, Source
+from pipeline.core.job import Job, RowLocation
 from pipeline.distill.loop import Subject, distill
 from pipeline.export.record import read_record
 from pipeline.prior.load import Prior, load_prior
@@ -68,7 +68,7 @@ def run(case: Case, folder: Path, moments: list[Moment]) -> dict[str, str]:
     mesh = Path(shutil.copy(VASE, folder.with_suffix(".obj"))) if case.recipe == "paint" else None
     kind = PaintSettings if case.recipe == "paint" else GenerateSettings
     values = kind(**case.settings).model_dump(mode="json", exclude_unset=True)
-    made = Job("one", case.recipe, "a red brick vase", "", 3, mesh, values, Source("m.csv", 2))
+    made = Job("one", case.recipe, "a red brick vase", "", 3, mesh, values, RowLocation("m.csv", 2))
     steps = {"paint": Paint, "generate": Generate}[case.recipe]()
     left, starts = list(moments), 0
     while True:
@@ -138,7 +138,7 @@ def last_phase(prior: Prior, mesh: Path, out: Path, recipe: str, settings: dict[
     values = kind(**{"steps": 6, **own, **settings}).model_dump(mode="json")
     steps = {"paint": Paint, "generate": Generate}[recipe]()
     made = Job(
-        "one", recipe, "a red brick cube", "", 0, mesh if recipe == "paint" else None, values, Source("m.csv", 2)
+        "one", recipe, "a red brick cube", "", 0, mesh if recipe == "paint" else None, values, RowLocation("m.csv", 2)
     )
     work = Work(made, "print", out / "one", None, lambda *_: None)
     work.settings = steps.resolve(made, prior)

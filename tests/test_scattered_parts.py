@@ -15,7 +15,7 @@ from pipeline.bake.atlas import surface_share, texel_map
 from pipeline.bake.bake import BASE_COLOUR
 from pipeline.bake.fill import fill_smoothly
 from pipeline.bake.project import bake_projected
-from pipeline.core.job import Job, Source
+from pipeline.core.job import Job, RowLocation
 from pipeline.export.normals import is_closed
 from pipeline.export.record import read_record
 from pipeline.geometry.camera import CameraSettings, orbit
@@ -217,7 +217,7 @@ def test_a_row_tells_of_uneven_coordinates(prior: Prior, tmp_path: Path, unwrapp
 def painted(path: Path, prior: Prior, tmp_path: Path, **settings: object):  # type: ignore[no-untyped-def]
     values = {"steps": 12, "preview": False, "distillation": "patches", **settings}
     resolved = PaintSettings(**values).model_dump(mode="json")  # type: ignore[arg-type]
-    job = Job("one", "paint", "a red brick cube", "", 0, path, resolved, Source("m.csv", 2))
+    job = Job("one", "paint", "a red brick cube", "", 0, path, resolved, RowLocation("m.csv", 2))
     (outcome,) = paint([job], prior, tmp_path / "out", fingerprints=["print"], lockstep=1)
     return outcome
 

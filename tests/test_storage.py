@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from s3_server import ACCESS_KEY, SECRET_KEY, connect, free_ports
 
-from pipeline.core.content import sha256_bytes
 from pipeline.core.errors import UsageError
-from pipeline.core.place import Remote, parse_place
+from pipeline.core.hashing import sha256_bytes
+from pipeline.core.location import RemotePath, parse_location
 from pipeline.export.record import describe_outputs, write_record
 from pipeline.storage import assets, lease, ship
 from pipeline.storage.errors import Clash, StorageError, reason_of
@@ -25,28 +25,28 @@ def root(request):
     """An empty folder on each kind of store."""
     if request.param == "memory":
         connect()
-        return Remote("memory://bucket/place")
-    return Remote(request.getfixturevalue("s3"))
+        return RemotePath("memory://bucket/place")
+    return RemotePath(request.getfixturevalue("s3"))
 
 
 # --- names ---
 
 
 def test_a_place_has_the_parts_of_a_path():
-    place = parse_place("S3://bucket/shop/boot.glb/")
+    place = parse_location("S3://bucket/shop/boot.glb/")
     assert str(place) == "s3://bucket/shop/boot.glb"
     assert (place.name, place.suffix, str(place.parent), place.scheme) == ("boot.glb", ".glb", "s3://bucket/shop", "s3")
     assert str(place.parent.parent.parent) == "s3://bucket" and str(place / "a") == "s3://bucket/shop/boot.glb/a"
-    assert parse_place("s3://bucket/shop").contains(place) and not parse_place("s3://bucket/sho").contains(place)
+    assert parse_location("s3://bucket/shop").contains(place) and not parse_location("s3://bucket/sho").contains(place)
 
 
 @pytest.mark.parametrize("text", ["outputs", "/tmp/a b", "C:\\x", "a://"[:1], "./s3:/x"])
 def test_a_path_stays_a_path(text):
-    assert parse_place(text) == Path(text)
+    assert parse_location(text) == Path(text)
 
 
 def test_an_address_of_a_local_file_is_its_path():
-    assert parse_place("file:///tmp/out") == Path("/tmp/out")
+    assert parse_location("file:///tmp/out") == Path("/tmp/out")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_an_address_of_a_local_file_is_its_path():
 )  # fmt: skip
 def test_an_address_that_cannot_be_used_is_refused_without_repeating_secrets(text):
     with pytest.raises(UsageError) as caught:
-        parse_place(text)
+        parse_location(text)
     assert "pw-very-secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -145,7 +145,7 @@ def test_of_many_writers_one_wins(root):
 
 @pytest.mark.parametrize("fault", [500, 503, "drop", "lose", "half"])
 def test_passing_faults_are_lived_through(proxy, s3, fault):
-    place, left = Remote(s3) / "x", [2]
+    place, left = RemotePath(s3) / "x", [2]
 
     def rule(method, path):
         if left[0] > 0 and "list-type" not in path:
@@ -164,7 +164,7 @@ def test_passing_faults_are_lived_through(proxy, s3, fault):
 
 def test_a_store_that_stays_away_is_one_clear_line_in_time(proxy, s3, monkeypatch):
     monkeypatch.setenv("LATENTKILN_STORAGE_SECONDS", "1.5")
-    place = Remote(s3) / "x"
+    place = RemotePath(s3) / "x"
     proxy.rule = lambda method, path: 503
     begun = time.monotonic()
     with pytest.raises(
@@ -178,12 +178,12 @@ def test_a_store_that_is_not_there_at_all(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
     connect()
     with pytest.raises(StorageError, match="run again when the store answers") as caught, patience(0.5):
-        store_of(Remote(s3)).read(Remote(s3) / "x")
+        store_of(RemotePath(s3)).read(RemotePath(s3) / "x")
     assert "\n" not in str(caught.value)
 
 
 def test_a_slow_answer_is_waited_for_and_a_missing_one_not(proxy, s3, monkeypatch):
-    place = Remote(s3) / "x"
+    place = RemotePath(s3) / "x"
     store_of(place).write(place, b"x")
     proxy.rule = lambda method, path: "slow"
     assert store_of(place).read(place)[0] == b"x"
@@ -206,21 +206,21 @@ def test_wrong_credentials_are_told_without_showing_them(s3, monkeypatch):
     connect()
     begun = time.monotonic()
     with pytest.raises(StorageError, match="check the credentials in the environment") as caught:
-        store_of(Remote(s3)).write(Remote(s3) / "x", b"x")
+        store_of(RemotePath(s3)).write(RemotePath(s3) / "x", b"x")
     assert time.monotonic() - begun < 5
     assert "wrong-secret-value" not in str(caught.value) and ACCESS_KEY not in str(caught.value)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     connect()
     with pytest.raises(StorageError, match="set AWS_ACCESS_KEY_ID"):
-        store_of(Remote(s3)).read(Remote(s3) / "x")
+        store_of(RemotePath(s3)).read(RemotePath(s3) / "x")
 
 
 def test_a_bucket_or_scheme_that_is_not_there(s3):
     with pytest.raises(StorageError, match=r"s3://no-such-bucket/x: .*"):
-        store_of(Remote(s3)).write(Remote("s3://no-such-bucket/x"), b"x")
+        store_of(RemotePath(s3)).write(RemotePath("s3://no-such-bucket/x"), b"x")
     with pytest.raises(StorageError, match="fsspec knows no file system 'nonsense'"):
-        store_of(Remote("nonsense://b/x"))
+        store_of(RemotePath("nonsense://b/x"))
 
 
 # --- leases ---
@@ -262,7 +262,7 @@ def test_a_lease_expires_by_the_stores_clock(root, monkeypatch):
 
 
 def test_a_lease_outlives_a_store_that_was_away_if_no_one_took_it(proxy, s3):
-    folder = Remote(s3) / "boot"
+    folder = RemotePath(s3) / "boot"
     mine = lease.take(folder, owner(), seconds=1.0)
     proxy.rule = lambda method, path: 503
     time.sleep(1.0)
@@ -293,7 +293,7 @@ def test_dead_holders_are_known_at_once(root):
 
 
 def test_a_keeper_renews_until_the_end(s3):
-    folder = Remote(s3) / "boot"
+    folder = RemotePath(s3) / "boot"
     keeper = lease.Keeper()
     mine = lease.take(folder, owner(), seconds=1.0)
     with keeper.keeping(mine):
@@ -399,7 +399,7 @@ def test_killed_between_any_two_steps_a_reader_sees_old_or_new_and_the_next_run_
 
 def test_readers_that_look_all_the_time_never_see_half_an_asset(s3, tmp_path):
     # On the server alone: fsspec's memory:// hands the same file object to all threads, which is no store's promise.
-    root = Remote(s3)
+    root = RemotePath(s3)
     place, seen, faults, end = root / "boot", set(), [], threading.Event()
     versions = [make_asset(tmp_path / str(n), f"version {n}", preview=True, mark=f"f{n}") for n in range(6)]
 
@@ -493,10 +493,10 @@ def test_changed_files_are_shipped_and_come_back(root, tmp_path):
 def test_a_store_that_is_away_stops_no_work(proxy, s3, tmp_path):
     (tmp_path / "checkpoint").write_bytes(b"1")
     proxy.rule = lambda method, path: 500
-    shipper = ship.Shipper(lambda: [(tmp_path / "checkpoint", Remote(s3) / "c")])
+    shipper = ship.Shipper(lambda: [(tmp_path / "checkpoint", RemotePath(s3) / "c")])
     with patience(0.5):
         shipper.ship()
     assert "InternalError" in shipper.problem and SECRET_KEY not in shipper.problem
     proxy.rule = lambda method, path: None
     shipper.ship()
-    assert not shipper.problem and json.loads(store_of(Remote(s3)).read(Remote(s3) / "c")[0]) == 1
+    assert not shipper.problem and json.loads(store_of(RemotePath(s3)).read(RemotePath(s3) / "c")[0]) == 1

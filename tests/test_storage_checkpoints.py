@@ -8,7 +8,7 @@ import pytest
 from s3_server import connect
 from test_checkpoint import DAMAGES, interrupt, job
 
-from pipeline.core.place import Remote
+from pipeline.core.location import RemotePath
 from pipeline.fleet import driver
 from pipeline.fleet.driver import FleetSettings
 from pipeline.fleet.rows import Toolbox
@@ -21,13 +21,13 @@ from pipeline.storage.store import store_of
 
 
 @pytest.fixture
-def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Remote:
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemotePath:
     monkeypatch.setenv("LATENTKILN_CACHE", str(tmp_path / "cache"))
     connect()
-    return Remote("memory://bucket/checkpoints") / tmp_path.name
+    return RemotePath("memory://bucket/checkpoints") / tmp_path.name
 
 
-def build(made, prior: Prior, out: Remote):  # type: ignore[no-untyped-def]
+def build(made, prior: Prior, out: RemotePath):  # type: ignore[no-untyped-def]
     """Builds one row at a URL, in this process: its asset and record."""
     toolbox = Toolbox(load_prior=lambda spec, threads: prior)
     settings = FleetSettings(lockstep=2, threads=1, serial=True)
@@ -38,7 +38,7 @@ def build(made, prior: Prior, out: Remote):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("name", [None, "bit of data", "last byte", "empty", "another format"])
 def test_a_shipped_checkpoint_is_used_only_if_it_is_good(
-    prior: Prior, cube: Path, tmp_path: Path, out: Remote, name: str | None
+    prior: Prior, cube: Path, tmp_path: Path, out: RemotePath, name: str | None
 ) -> None:
     made = job(cube)
     expected, _ = build(made, prior, out / "whole")
@@ -53,7 +53,7 @@ def test_a_shipped_checkpoint_is_used_only_if_it_is_good(
     assert not [name for name in store_of(out).files(out / "parts") if ".work" in name]
 
 
-def test_a_damaged_layout_that_is_shared_is_replaced(cube: Path, tmp_path: Path, out: Remote) -> None:
+def test_a_damaged_layout_that_is_shared_is_replaced(cube: Path, tmp_path: Path, out: RemotePath) -> None:
     def load(node: str):  # type: ignore[no-untyped-def]
         folder = tmp_path / node
         folder.mkdir()

@@ -17,7 +17,7 @@ from stub_recipe import make_toolbox
 from pipeline.cli import main
 from pipeline.commands.run import RunOptions, run_manifest
 from pipeline.core.errors import MeshError
-from pipeline.core.place import Remote
+from pipeline.core.location import RemotePath
 from pipeline.geometry.fetch import fetch_mesh
 from pipeline.storage import assets, cache, look
 from pipeline.storage.store import store_of
@@ -45,7 +45,7 @@ def prior(tmp_path_factory):
 @pytest.fixture
 def shop(s3):
     """A folder in the bucket with a mesh."""
-    place = Remote(s3)
+    place = RemotePath(s3)
     store_of(place).write(place / "shop" / "meshes" / "cube.obj", CUBE.encode())
     return place / "shop"
 
@@ -62,7 +62,7 @@ def run(place, out, prior, **options):
 
 
 def test_a_manifest_in_a_bucket_from_check_to_clean(shop, s3, prior, capsys):
-    place, out = manifest(shop, "a,fine,meshes/cube.obj", "b,fine,meshes/cube.obj"), Remote(s3) / "out"
+    place, out = manifest(shop, "a,fine,meshes/cube.obj", "b,fine,meshes/cube.obj"), RemotePath(s3) / "out"
     assert main(["check", str(place), "--prior", prior]) == 0
     assert main(["plan", str(place), "--out", str(out), "--prior", prior]) == 0
     assert "a\tbuild\tnew\nb\tbuild\tnew\n2 to build" in capsys.readouterr().out
@@ -94,7 +94,7 @@ def test_a_manifest_in_a_bucket_from_check_to_clean(shop, s3, prior, capsys):
 
 
 def test_nothing_is_written_below_names_that_are_not_ours(shop, s3, prior, capsys):
-    place, out = manifest(shop, "a,fine,meshes/cube.obj", "b,,meshes/cube.obj"), Remote(f"{s3}/out")
+    place, out = manifest(shop, "a,fine,meshes/cube.obj", "b,,meshes/cube.obj"), RemotePath(f"{s3}/out")
     for name in ("a", "b"):
         store_of(out).write(out / name / "notes.txt", b"mine")
     assert run(place, out, prior) == 1
@@ -106,7 +106,7 @@ def test_wrong_rows_at_a_url_are_told_and_recorded(shop, s3, prior, capsys):
     rows = ["good,fine,meshes/cube.obj", "gone,fine,meshes/none.obj", "out,fine,../../other.obj",
             "away,fine,s3://elsewhere/cube.obj", "http,fine,http://h/x.obj?X-Amz-Signature=verysecret",
             "file,fine,file:///etc/passwd.obj", "empty,,meshes/cube.obj"]  # fmt: skip
-    place, out = manifest(shop, *rows), Remote(s3) / "out"
+    place, out = manifest(shop, *rows), RemotePath(s3) / "out"
     assert main(["check", str(place), "--prior", prior]) == 2
     printed = capsys.readouterr().out
     assert f"{place}:3: mesh: {shop}/meshes/none.obj: there is no such file" in printed
@@ -145,7 +145,7 @@ def test_a_local_manifest_names_meshes_in_a_bucket_when_allowed_to(shop, tmp_pat
 
 
 def test_a_mesh_is_fetched_once_per_node_and_checked_by_its_hash(proxy, s3):
-    place = Remote(s3) / "cube.obj"
+    place = RemotePath(s3) / "cube.obj"
     store_of(place).write(place, CUBE.encode())
     path, sha256 = fetch_mesh(place)
     assert path.read_text() == CUBE and path.name == "cube.obj"
@@ -154,22 +154,22 @@ def test_a_mesh_is_fetched_once_per_node_and_checked_by_its_hash(proxy, s3):
     assert [method for method, _ in proxy.seen] == ["HEAD"]
     # With its hash known (as it is to workers), no one is asked.
     proxy.seen.clear()
-    assert fetch_mesh(Remote(place.url, sha256)) == (path, sha256) and not proxy.seen
+    assert fetch_mesh(RemotePath(place.url, sha256)) == (path, sha256) and not proxy.seen
     # A copy that was changed is not used.
     path.write_text("v 0 0 0\n")
-    assert fetch_mesh(Remote(place.url, sha256))[0].read_text() == CUBE
+    assert fetch_mesh(RemotePath(place.url, sha256))[0].read_text() == CUBE
     # What lies there has changed since the plan.
     store_of(place).write(place, b"v 0 0 0\n")
     path.write_text("v 0 0 0\n")
     with pytest.raises(MeshError, match="bytes have changed since the run was planned"):
-        fetch_mesh(Remote(place.url, sha256))
+        fetch_mesh(RemotePath(place.url, sha256))
     store_of(place).write(place, b"")
     with pytest.raises(MeshError, match="empty file"):
         fetch_mesh(place)
 
 
 def test_adapters_in_a_bucket_are_fetched_and_their_bytes_decide(shop, s3, prior, capsys, monkeypatch):
-    place, out, lora = shop / "m.csv", Remote(s3) / "out", shop / "loras" / "toon.safetensors"
+    place, out, lora = shop / "m.csv", RemotePath(s3) / "out", shop / "loras" / "toon.safetensors"
     text = "id,prompt,mesh,lora\na,fine,meshes/cube.obj,loras/toon.safetensors:0.5\nb,fine,meshes/cube.obj,\n"
     store_of(place).write(place, text.encode())
     plan = ["plan", str(place), "--out", str(out), "--prior", prior]
@@ -199,7 +199,7 @@ def test_adapters_in_a_bucket_are_fetched_and_their_bytes_decide(shop, s3, prior
 
 
 def test_a_long_plan_lists_the_bucket_once(proxy, s3, monkeypatch):
-    out = Remote(s3) / "out"
+    out = RemotePath(s3) / "out"
     for name in ("r01", "r05"):
         store_of(out).write(out / name / "record.json", b"{}")
         store_of(out).write(out / name / "asset.glb", b"x")
@@ -220,7 +220,7 @@ def test_a_long_plan_lists_the_bucket_once(proxy, s3, monkeypatch):
 def test_a_gltf_comes_with_its_buffers(s3):
     from pipeline.geometry.load import load_mesh
 
-    place = Remote(s3) / "tri.gltf"
+    place = RemotePath(s3) / "tri.gltf"
     store_of(place).write(place, json.dumps(CUBE_GLTF).encode())
     with pytest.raises(MeshError, match=r"buffer 'sub/cube%20data\.bin' does not exist"):
         fetch_mesh(place)
@@ -244,7 +244,7 @@ def test_a_gltf_comes_with_its_buffers(s3):
 
 
 def test_a_painted_row_in_a_bucket_has_the_bytes_of_a_local_one(shop, s3, s3_server, tmp_path, prior, capfd):
-    place, out = manifest(shop, "a,red brick,meshes/cube.obj"), Remote(s3) / "out"
+    place, out = manifest(shop, "a,red brick,meshes/cube.obj"), RemotePath(s3) / "out"
     options = ["--prior", prior, "--serial", "--lockstep", "1"]
     for setting in ("steps=2", "texture_size=64", "views=1", "view_size=8"):
         options += ["--set", setting]

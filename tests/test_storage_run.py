@@ -18,7 +18,7 @@ from counting_recipe import counting
 from s3_server import connect
 from stub_recipe import item, make_toolbox
 
-from pipeline.core.place import Remote
+from pipeline.core.location import RemotePath
 from pipeline.export.record import load_record, read_failure
 from pipeline.fleet import driver
 from pipeline.fleet.driver import FleetSettings
@@ -33,10 +33,10 @@ TESTS = Path(__file__).parent
 def out(request, tmp_path, monkeypatch):
     """An empty output root on each kind of store."""
     if request.param == "s3":
-        return Remote(request.getfixturevalue("s3"))
+        return RemotePath(request.getfixturevalue("s3"))
     monkeypatch.setenv("LATENTKILN_CACHE", str(tmp_path / "cache"))
     connect()
-    return Remote("memory://bucket/out")
+    return RemotePath("memory://bucket/out")
 
 
 def build(out, *rows, toolbox=None, **settings):
@@ -99,7 +99,7 @@ def test_a_row_that_another_node_builds_is_left_to_it(out):
 
 
 def test_what_could_not_be_published_is_published_by_the_next_run_not_built_again(proxy, s3, monkeypatch):
-    out = Remote(s3)
+    out = RemotePath(s3)
     monkeypatch.setenv("LATENTKILN_STORAGE_SECONDS", "1")
     proxy.rule = lambda method, path: 500 if method == "PUT" and "asset.glb" in path else None
     summary = build(out, item("a"))
@@ -147,7 +147,7 @@ def test_texture_coordinates_found_by_one_node_are_used_by_all(out, tmp_path):
 
 
 def test_throttled_and_slow_all_the_time_everything_is_built(proxy, s3):
-    out, chance = Remote(s3), random.Random(3)
+    out, chance = RemotePath(s3), random.Random(3)
     proxy.slow_seconds = 0.2
     faults = [500, 503, "slow", "lose", "drop", "half", None, None, None, None, None, None]
     proxy.rule = lambda method, path: chance.choice(faults)
@@ -163,7 +163,7 @@ def test_throttled_and_slow_all_the_time_everything_is_built(proxy, s3):
 def test_a_store_that_refuses_from_the_start_fails_rows_and_says_why(s3, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-right-secret")
     connect()
-    summary = build(Remote(s3), item("a"), item("b"))
+    summary = build(RemotePath(s3), item("a"), item("b"))
     assert summary.failures == 2
     for result in summary.failed:
         assert "check the credentials" in result.message and "not-the-right-secret" not in result.message
@@ -173,11 +173,11 @@ NODE = f"""
 import sys; sys.path.insert(0, {str(TESTS)!r})
 from counting_recipe import counting
 from stub_recipe import item
-from pipeline.core.place import Remote
+from pipeline.core.location import RemotePath
 from pipeline.fleet import depot, driver
 depot.SHIP_SECONDS = 0.2
 settings = driver.FleetSettings(lockstep=1, threads=1, serial=True)
-driver.run([item("a")], Remote(sys.argv[1]), prior_spec="stub", settings=settings, toolbox=counting(2000, 0.02))
+driver.run([item("a")], RemotePath(sys.argv[1]), prior_spec="stub", settings=settings, toolbox=counting(2000, 0.02))
 """
 
 
@@ -202,7 +202,7 @@ def shipped(out, at_least):
 
 
 def test_a_killed_nodes_row_goes_on_elsewhere_from_the_shipped_checkpoint(s3, tmp_path):
-    out, log = Remote(s3), []
+    out, log = RemotePath(s3), []
     node = start_node(out, tmp_path)
     shipped(out, 10)
     node.send_signal(signal.SIGKILL)
@@ -215,7 +215,7 @@ def test_a_killed_nodes_row_goes_on_elsewhere_from_the_shipped_checkpoint(s3, tm
 
 
 def test_an_interrupted_node_hands_back_its_last_step(s3, tmp_path):
-    out, log = Remote(s3), []
+    out, log = RemotePath(s3), []
     node = start_node(out, tmp_path)
     shipped(out, 10)
     node.send_signal(signal.SIGTERM)
@@ -228,7 +228,7 @@ def test_an_interrupted_node_hands_back_its_last_step(s3, tmp_path):
 
 
 def test_a_server_killed_in_the_middle_of_publishing_and_started_again(proxy, s3, s3_server):
-    out, deaths = Remote(s3), []
+    out, deaths = RemotePath(s3), []
 
     def rule(method, path):
         """Kills the server once before the outputs of a row are there, and once between outputs and record."""
@@ -253,7 +253,7 @@ def test_a_server_killed_in_the_middle_of_publishing_and_started_again(proxy, s3
 
 
 def test_workers_on_ray_publish_too(s3):
-    out = Remote(s3)
+    out = RemotePath(s3)
     summary = build(out, *(item(f"r{n}") for n in range(3)), item("unlucky", "die once"), serial=False)
     assert summary.built == 4, summary.failed
     assert assets.read_output(out / "unlucky", "asset.glb")[0] == b"die once 1"

@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 from pipeline import cli
-from pipeline.core.outcome import Outcome
+from pipeline.core.outcome import BuildResult
 from pipeline.core.terminal import escape, escape_json, safe_json
 from pipeline.export.record import describe_outputs, write_failure, write_record
 from pipeline.fleet.ledger import Ledger
@@ -386,8 +386,8 @@ def raising(job_id: str) -> Any:
 @pytest.mark.parametrize(
     "outcome",
     [
-        lambda job_id: Outcome(job_id, "failed", HOSTILE, HOSTILE, HOSTILE, warnings=[HOSTILE]),
-        lambda job_id: Outcome(job_id, "done", seconds=0.1, warnings=[HOSTILE]),
+        lambda job_id: BuildResult(job_id, "failed", HOSTILE, HOSTILE, HOSTILE, warnings=[HOSTILE]),
+        lambda job_id: BuildResult(job_id, "done", seconds=0.1, warnings=[HOSTILE]),
         raising,
     ],
     ids=["failed", "done", "raised"],

@@ -336,7 +336,7 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
         "import importlib.util, os, sys, time\n"
         f"spec = importlib.util.spec_from_file_location('child', {str(child)!r})\n"
         "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
-        "module.die_with(int(sys.argv[1]), 60)\n"
+        "module.exit_with_parent(int(sys.argv[1]), 60)\n"
         "print(os.getpid(), flush=True)\ntime.sleep(60)\n"
     )
     parent = subprocess.Popen(
@@ -364,7 +364,7 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
 def test_the_child_ends_at_its_alarm_without_anyone_watching() -> None:
     program = (
         f"import runpy, os; module = runpy.run_path({str(unwrap_module._CHILD)!r}); import time\n"
-        "module['die_with'](os.getppid(), 1); time.sleep(30)"
+        "module['exit_with_parent'](os.getppid(), 1); time.sleep(30)"
     )
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], check=False)

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.errors import EXIT_OK, EXIT_USAGE, LatentkilnError, PriorError
+from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.core.job import AdapterFile, Job
-from pipeline.core.place import Place
+from pipeline.core.location import Location
 from pipeline.core.terminal import complain, say, say_json
 from pipeline.geometry.fetch import fetched_ahead, with_adapters
 from pipeline.manifest import ManifestStream, Problem, json_schema
@@ -28,7 +28,7 @@ def show_schema() -> int:
 
 
 def check(
-    manifest: Place,
+    manifest: Location,
     *,
     prior: str = "embedded",
     overrides: Mapping[str, str] | None = None,
@@ -132,12 +132,12 @@ class _RowChecker:
         key = sha256_bytes(canonical_json([job.recipe, *seen, job.seed, mesh, dict(job.settings), adapters]))
         if len(self._seen) >= _REMEMBERED:
             self._seen.clear()
-        first = self._seen.setdefault(key, job.source.row)
-        return first if first != job.source.row else 0
+        first = self._seen.setdefault(key, job.row_location.row)
+        return first if first != job.row_location.row else 0
 
 
 def _problem(job: Job, field: str, message: str) -> Problem:
-    return Problem(job.source.file, job.source.row, field, message, job.id)
+    return Problem(job.row_location.file, job.row_location.row, field, message, job.id)
 
 
 def _line(problem: Problem, is_warning: bool) -> str:
@@ -146,7 +146,7 @@ def _line(problem: Problem, is_warning: bool) -> str:
     return str(dataclasses.replace(problem, message=f"warning: {problem.message}"))
 
 
-def _summary(manifest: Place, rows: int, problems: int, bad_rows: int, warnings: int) -> str:
+def _summary(manifest: Location, rows: int, problems: int, bad_rows: int, warnings: int) -> str:
     count = f"{rows} row{'s' * (rows != 1)}"
     warned = f", {warnings} warning{'s' * (warnings != 1)}" if warnings else ""
     if not problems:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, ManifestError
-from pipeline.core.place import Place, Remote
+from pipeline.core.location import Location, RemotePath
 from pipeline.core.terminal import say, say_json
 from pipeline.export.record import FAILURE, RECORD, strangers
 from pipeline.fleet.locks import asset_lock
@@ -35,9 +35,9 @@ class _Leftover:
 
 
 def clean(
-    manifest: Place,
+    manifest: Location,
     *,
-    out: Place = Path("outputs"),
+    out: Location = Path("outputs"),
     overrides: Mapping[str, str] | None = None,
     allow_outside: bool = False,
     yes: bool = False,
@@ -57,7 +57,7 @@ def clean(
     fates: dict[str, int] = {}
     total = 0
     found = []
-    for leftover in _there(out, survey.knows, yes) if isinstance(out, Remote) else _here(out, survey.knows, yes):
+    for leftover in _there(out, survey.knows, yes) if isinstance(out, RemotePath) else _here(out, survey.knows, yes):
         kind = leftover.fate.split(":")[0]
         fates[kind] = fates.get(kind, 0) + 1
         total += leftover.bytes
@@ -83,7 +83,7 @@ def _here(out: Path, knows: Callable[[str], bool], yes: bool) -> Iterator[_Lefto
         yield _Leftover(name, size, fate)
 
 
-def _there(out: Remote, knows: Callable[[str], bool], yes: bool) -> Iterator[_Leftover]:
+def _there(out: RemotePath, knows: Callable[[str], bool], yes: bool) -> Iterator[_Leftover]:
     for name, found in leftovers(out, knows):
         size = sum(file.size for file in found.files.values()) if isinstance(found, Snapshot) else 0
         fate = _kept(strangers(found), yes) or (_remove(out, name) if yes else _WOULD)
@@ -105,7 +105,7 @@ def _sizes(folder: Path) -> Iterator[int]:
                 yield os.lstat(os.path.join(base, name)).st_size
 
 
-def _remove(out: Remote, name: str) -> str:
+def _remove(out: RemotePath, name: str) -> str:
     """What became of an asset at a URL."""
     if holder(out / name) is not None:
         return _BUILT

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from pipeline import __version__
-from pipeline.core.backends import BACKENDS, why_not
+from pipeline.core.backends import BACKENDS, unavailable_reason
 from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED, PriorError
 from pipeline.core.terminal import say, say_json
 from pipeline.fleet import machine
@@ -113,7 +113,7 @@ def _backends(found: Diagnosis) -> None:
     lines: dict[str, str] = {}
     usable: dict[str, bool] = {}
     for backend in BACKENDS:
-        reason = why_not(backend)
+        reason = unavailable_reason(backend)
         usable[backend.operation] = usable.get(backend.operation, False) or not reason
         state = f"no: {reason}" if reason else "works"
         lines[f"{backend.operation} {backend.name}"] = f"{state} (licence: {backend.licence})"

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.content import sha256_bytes
 from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED
-from pipeline.core.place import Place, Remote
+from pipeline.core.hashing import sha256_bytes
+from pipeline.core.location import Location, RemotePath
 from pipeline.core.terminal import complain, say, say_json
 from pipeline.export.inspect import InspectError, inspect_glb
 from pipeline.export.record import RECORD, load_record, output_problem
@@ -19,7 +19,7 @@ from pipeline.storage.look import Snapshot, look
 from pipeline.storage.store import store_of
 
 
-def inspect_asset(path: Place, json: bool = False) -> int:
+def inspect_asset(path: Location, json: bool = False) -> int:
     """Prints the provenance and figures of the GLB at ``path``; times and such from the record beside it.
 
     ``path`` may also be an asset's folder, and either may lie at a URL. ``json`` prints one JSON object instead.
@@ -27,7 +27,7 @@ def inspect_asset(path: Place, json: bool = False) -> int:
     whose bytes are not those that the record names (of a folder: any of its outputs). Raises StorageError.
     """
     try:
-        if isinstance(path, Remote):
+        if isinstance(path, RemotePath):
             path, asset, (record, reason), damage = _fetched(path)
         else:
             whole = path.is_dir()
@@ -63,7 +63,7 @@ def _damage(path: Path, record: Mapping[str, Any] | None, *, whole: bool) -> str
     return output_problem(path.parent, {**record, "outputs": named})
 
 
-def _fetched(place: Remote) -> tuple[Remote, dict[str, Any], tuple[dict[str, Any] | None, str], str]:
+def _fetched(place: RemotePath) -> tuple[RemotePath, dict[str, Any], tuple[dict[str, Any] | None, str], str]:
     """The place of a GLB at a URL, what it says about itself, its record, and "" or how its bytes differ from that.
     Raises InspectError, StorageError."""
     whole = place.suffix.lower() != ".glb"
@@ -87,7 +87,9 @@ def _fetched(place: Remote) -> tuple[Remote, dict[str, Any], tuple[dict[str, Any
             raise InspectError(error.message.replace(str(copy), str(place))) from None
 
 
-def _remote_damage(place: Remote, data: bytes, record: Mapping[str, Any] | None, there: Snapshot, whole: bool) -> str:
+def _remote_damage(
+    place: RemotePath, data: bytes, record: Mapping[str, Any] | None, there: Snapshot, whole: bool
+) -> str:
     """As ``_damage``; of the other outputs size and tag are compared, not the bytes."""
     if record is None:
         return ""
@@ -97,7 +99,7 @@ def _remote_damage(place: Remote, data: bytes, record: Mapping[str, Any] | None,
     return output_problem(there, record) if whole else ""
 
 
-def _lines(path: Place, asset: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def _lines(path: Location, asset: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Label and text of each line; a line whose value is unknown is left out."""
     provenance = asset["provenance"]
     texture, bounds = asset["texture"], asset["bounds"]

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.commands.table import print_csv, print_table
 from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED, UsageError
 from pipeline.core.job import Job
-from pipeline.core.place import Place, require_folder
+from pipeline.core.location import Location, require_folder
 from pipeline.core.terminal import escape, safe_json, say, write
 from pipeline.manifest import Problem, Survey
 from pipeline.plan import Refuse, iterate, leftovers
@@ -44,9 +44,9 @@ class _Line:
 
 
 def show_plan(
-    manifest: Place,
+    manifest: Location,
     *,
-    out: Place = Path("outputs"),
+    out: Location = Path("outputs"),
     prior: str = "embedded",
     only: Sequence[str] = (),
     overrides: Mapping[str, str] | None = None,
@@ -85,7 +85,7 @@ def show_plan(
     return EXIT_ROWS_FAILED if counts["wrong"] or counts["blocked"] else EXIT_OK
 
 
-def _lines(survey: Survey, out: Place, identity: str, refuse: Refuse) -> Iterator[_Line]:
+def _lines(survey: Survey, out: Location, identity: str, refuse: Refuse) -> Iterator[_Line]:
     """Each row in the manifest's order, then what is no longer in it."""
     wrong: list[Problem] = []
 
@@ -98,7 +98,7 @@ def _lines(survey: Survey, out: Place, identity: str, refuse: Refuse) -> Iterato
 
     for item in iterate(jobs(), out, prior_identity=identity, refuse=refuse):
         # The plan reads ahead, so that wrong rows behind this one may be known already.
-        row = item.job.source.row
+        row = item.job.row_location.row
         yield from _wrong_lines([problem for problem in wrong if problem.row < row])
         wrong[:] = [problem for problem in wrong if problem.row > row]
         yield _Line(item.job.id, item.action, item.reason, row, {"fingerprint": item.fingerprint or None})
@@ -136,7 +136,7 @@ def _print_table(lines: Iterator[_Line]) -> None:
     print_table(table)
 
 
-def _print_json(manifest: Place, out: Place, lines: Iterator[_Line], counts: Counter[str]) -> None:
+def _print_json(manifest: Location, out: Location, lines: Iterator[_Line], counts: Counter[str]) -> None:
     """One object, written as its rows are found. ``wrong`` rows have an item for each problem."""
     write(f'{{\n "manifest": {safe_json(str(manifest))},\n "out": {safe_json(str(out))},\n "rows": [')
     wrong: list[dict[str, Any]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from pipeline.core.atomic import replacing
+from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import UsageError
 from pipeline.core.terminal import say, say_json
 from pipeline.prior import hub
@@ -117,7 +117,7 @@ def sample_prior(
         grid.paste(Image.fromarray(to_image(image)), (index % columns * side, index // columns * side))
     scale = max(1, 1024 // grid.width)
     grid = grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
-    with replacing(out.with_suffix(".png")) as temporary:
+    with atomic_write(out.with_suffix(".png")) as temporary:
         grid.save(temporary, format="PNG")
     say(out.with_suffix(".png"))
     return 0

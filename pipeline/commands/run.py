@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.core.atomic import sweep
+from pipeline.core.atomic import remove_stale_temporaries
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from pipeline.core.job import Job
-from pipeline.core.place import Place, Remote, require_folder
+from pipeline.core.location import Location, RemotePath, require_folder
 from pipeline.core.redact import redact
 from pipeline.core.stdout import own_stdout
 from pipeline.core.terminal import OutputLost, complain, flush, say, say_json, shell_join, silence_stdout
@@ -48,8 +48,8 @@ class RunOptions:
     """What ``run`` is asked for; see ``latentkiln run --help``. ``overrides`` are the ``--set`` pairs,
     ``max_memory`` is in gigabytes (10^9 bytes), ``lockstep`` None is ``auto``."""
 
-    manifest: Place
-    out: Place = Path("outputs")
+    manifest: Location
+    out: Location = Path("outputs")
     prior: str = "embedded"
     only: Sequence[str] = ()
     lockstep: int | None = None
@@ -143,7 +143,7 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
         return _show_plan(survey, prior, checker, options)
     # What a killed run left half written; an asset's own folder is cleared by whoever builds it next.
     for folder in (local_root(options.out), local_root(options.out) / UNWRAP_CACHE):
-        sweep(folder)
+        remove_stale_temporaries(folder)
     wrong_rows = _WrongRows(options)
     plan = iterate(_jobs(survey, wrong_rows.add), options.out, prior_identity=prior.identity, refuse=_refusal(checker))
     items = _closing(wrong_rows, plan)
@@ -238,7 +238,7 @@ def _bad_files(survey: Survey, checker: JobChecker | None, options: RunOptions) 
         problem = meshes.problem(job)
         if problem is None and checker and (faults := checker.faults(job)):
             field, message = faults[0]
-            problem = Problem(job.source.file, job.source.row, field, message, job.id)
+            problem = Problem(job.row_location.file, job.row_location.row, field, message, job.id)
         if problem is not None:
             count += 1
             tell(problem)
@@ -317,7 +317,7 @@ class _WrongRows:
         }
         # The problem has been printed; a disk that refuses the record adds nothing to it.
         with contextlib.suppress(OSError, StorageError):
-            if isinstance(out, Remote):
+            if isinstance(out, RemotePath):
                 with patience(_PATIENCE_SECONDS):
                     if not is_foreign(look(out / job_id)):
                         assets.write_failure(out / job_id, failure)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.commands.table import print_csv, print_table
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, UsageError
-from pipeline.core.place import Place, Remote
+from pipeline.core.location import Location, RemotePath
 from pipeline.core.terminal import escape, is_run_command, say, say_json
 from pipeline.export.record import FAILURE, RECORD, load_record, output_problem, read_failure
 from pipeline.fleet.depot import fetch_run
@@ -32,7 +32,9 @@ _WRONG = ("failed", "quarantined", "missing", "damaged")
 _UNFINISHED = ("planned", "running", "interrupted", "killed", "elsewhere", "waiting")
 
 
-def show_status(out: Place, *, json: bool = False, csv: bool = False, watch: bool = False, check: bool = False) -> int:
+def show_status(
+    out: Location, *, json: bool = False, csv: bool = False, watch: bool = False, check: bool = False
+) -> int:
     """Prints each row of the last run into ``out`` and how the run stands; without a run's record, what is
     there. Of a very long run the first rows, and those that run or failed: the counts are whole.
 
@@ -48,7 +50,7 @@ def show_status(out: Place, *, json: bool = False, csv: bool = False, watch: boo
         raise UsageError(f"--csv and --{'json' if json else 'watch'} do not go together; give one of them")
     if check and watch:
         raise UsageError("--check and --watch do not go together; give one of them")
-    if not isinstance(out, Remote) and not out.is_dir():
+    if not isinstance(out, RemotePath) and not out.is_dir():
         raise UsageError(f"{out}: no such folder; name the --out of a run")
     while True:
         with _run_files(out) as folder:
@@ -79,10 +81,10 @@ def _exit_code(view: RunView, counts: Counter[str]) -> int:
 
 
 @contextlib.contextmanager
-def _run_files(out: Place) -> Iterator[Path]:
+def _run_files(out: Location) -> Iterator[Path]:
     """A folder with the files of the last run into ``out``: of a URL, as they stood a few seconds ago. Raises
     StorageError."""
-    if not isinstance(out, Remote):
+    if not isinstance(out, RemotePath):
         yield out
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +92,7 @@ def _run_files(out: Place) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _look_for_assets(out: Place, rows: list[dict[str, Any]], counts: Counter[str], thorough: bool) -> None:
+def _look_for_assets(out: Location, rows: list[dict[str, Any]], counts: Counter[str], thorough: bool) -> None:
     """Sets the state of each finished row whose asset is not there as it was built, and corrects the counts."""
     finished = {str(row["id"]): row for row in rows if row.get("state") in _FINISHED}
     odd = ((name, "missing", "no asset can have this id") for name in finished if not _ID.fullmatch(name))
@@ -103,7 +105,7 @@ def _look_for_assets(out: Place, rows: list[dict[str, Any]], counts: Counter[str
         del counts[state]
 
 
-def _unlisted_problems(out: Place, folder: Path, view: RunView, counts: Counter[str]) -> list[dict[str, Any]]:
+def _unlisted_problems(out: Location, folder: Path, view: RunView, counts: Counter[str]) -> list[dict[str, Any]]:
     """Assets that are missing or damaged, of rows that ``view`` leaves out; ``counts`` are corrected."""
     found: list[dict[str, Any]] = []
     unlisted = (name for name in finished_ids(folder) if name not in view.rows)
@@ -115,11 +117,11 @@ def _unlisted_problems(out: Place, folder: Path, view: RunView, counts: Counter[
     return found
 
 
-def _problems(out: Place, names: Iterable[str], thorough: bool) -> Iterator[tuple[str, str, str]]:
+def _problems(out: Location, names: Iterable[str], thorough: bool) -> Iterator[tuple[str, str, str]]:
     """(id, ``missing`` or ``damaged``, why) of each asset that is not there as it was built. Raises StorageError."""
     good = (name for name in names if _ID.fullmatch(name))
     found: Iterator[tuple[str, Path | Snapshot]] = (
-        look_at_all(out, good) if isinstance(out, Remote) else ((name, out / name) for name in good)
+        look_at_all(out, good) if isinstance(out, RemotePath) else ((name, out / name) for name in good)
     )
     for name, folder in found:
         state, problem = _state_of(folder, thorough)
@@ -163,9 +165,9 @@ def _quick_problem(folder: Path, record: dict[str, Any]) -> str:
     return output_problem(folder, {"outputs": touched})
 
 
-def _others(out: Place, known: Collection[str]) -> Iterator[tuple[str, Path | Snapshot]]:
+def _others(out: Location, known: Collection[str]) -> Iterator[tuple[str, Path | Snapshot]]:
     """Names of folders in ``out`` that are not ``known``, with what stands in them."""
-    if isinstance(out, Remote):
+    if isinstance(out, RemotePath):
         yield from look_at_all(out, (name for name in assets.ids(out) if name not in known))
         return
     with os.scandir(out) as entries:
@@ -175,7 +177,7 @@ def _others(out: Place, known: Collection[str]) -> Iterator[tuple[str, Path | Sn
                 yield name, out / name
 
 
-def _rows(out: Place, view: RunView, check: bool) -> tuple[list[dict[str, Any]], Counter[str]]:
+def _rows(out: Location, view: RunView, check: bool) -> tuple[list[dict[str, Any]], Counter[str]]:
     """The run's rows, then whatever else lies in the folder, as many of both as are listed; all of them by state."""
     rows = [dict(row) for row in view.rows.values()]
     counts = Counter(view.counts)
@@ -191,7 +193,7 @@ def _rows(out: Place, view: RunView, check: bool) -> tuple[list[dict[str, Any]],
     return rows, counts
 
 
-def _other_rows(out: Place, view: RunView, counts: Counter[str], check: bool) -> Iterator[dict[str, Any]]:
+def _other_rows(out: Location, view: RunView, counts: Counter[str], check: bool) -> Iterator[dict[str, Any]]:
     """Assets and failures that are no rows of the run: counted all, given as far as they are listed. With ``check``
     those beyond are looked at here."""
     given = 0
@@ -221,7 +223,7 @@ def _as_json(view: RunView, rows: list[dict[str, Any]], counts: Counter[str]) ->
     return {"state": view.state, **header, "counts": dict(counts), "rows": rows} | ({"left_out": left} if left else {})
 
 
-def _print(out: Place, view: RunView, rows: list[dict[str, Any]], counts: Counter[str], *, clear: bool) -> None:
+def _print(out: Location, view: RunView, rows: list[dict[str, Any]], counts: Counter[str], *, clear: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.process import is_alive
+from pipeline.core.process.liveness import is_alive
 from pipeline.core.terminal import escape_json
 
 TEMPORARY_PREFIX = ".tmp-"
-_DAY = 86_400
+_DAY_SECONDS = 86_400
 # How Rust writes the number of a system's error.
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path in ``path``'s folder; renames it over ``path`` when the block ends well.
 
     The name carries the process id and a random part, so two processes never share one. When the block
@@ -63,7 +63,7 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
-def sweep(folder: Path) -> int:
+def remove_stale_temporaries(folder: Path) -> int:
     """Removes temporary files in ``folder`` whose writer is gone; returns how many.
 
     A writer is gone when no process has its number, or when the file is a day old (its writer may have been on
@@ -75,7 +75,7 @@ def sweep(folder: Path) -> int:
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         number = path.name.removeprefix(TEMPORARY_PREFIX).split("-")[0]
         with contextlib.suppress(OSError):
-            old = time.time() - path.stat().st_mtime > _DAY
+            old = time.time() - path.stat().st_mtime > _DAY_SECONDS
             if old or (number.isdigit() and not is_alive(int(number))):
                 path.unlink()
                 removed += 1
@@ -94,7 +94,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes ``data`` to ``path`` atomically."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
 

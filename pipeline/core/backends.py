@@ -1,6 +1,6 @@
 """Which computing backends exist, what they are licensed under, and which of them work on this machine.
 
-A backend is named here once; the rooms that use it (``geometry.rasterise``, ``scene.grid``) ask ``choose``.
+A backend is named here once; the rooms that use it (``geometry.rasterise``, ``scene.grid``) ask ``select_backend``.
 Native code is imported lazily. Why one cannot be used is kept and told once, with every cause (the library is
 missing; there is no CUDA device) and the command that installs it.
 
@@ -81,16 +81,16 @@ def cuda_problem() -> str:
     return f"no CUDA device (torch {torch.__version__} sees none; does nvidia-smi?)"
 
 
-def missing_module(module: str) -> str:
+def missing_module_reason(module: str) -> str:
     """Empty where ``module``'s package can be found, else that it is not installed. Imports nothing."""
     package = module.split(".")[0]
     return "" if importlib.util.find_spec(package) is not None else f"{package} is not installed"
 
 
 @functools.cache
-def why_not(backend: Backend) -> str:
+def unavailable_reason(backend: Backend) -> str:
     """Empty when ``backend`` can be used here, else one line why not: every cause, and the install command."""
-    missing = missing_module(backend.module)
+    missing = missing_module_reason(backend.module)
     causes = [cause for cause in (missing, cuda_problem() if backend.needs_cuda else "") if cause]
     if not causes:
         try:
@@ -103,30 +103,30 @@ def why_not(backend: Backend) -> str:
     return " and ".join(causes) + hint
 
 
-def forget() -> None:
+def clear_cache() -> None:
     """Looks again at the next question: after an installation, or in tests that change what is there."""
     cuda_problem.cache_clear()
-    why_not.cache_clear()
+    unavailable_reason.cache_clear()
 
 
-def choose(operation: str, name: str = "auto") -> Backend:
+def select_backend(operation: str, name: str = "auto") -> Backend:
     """The backend for ``operation``: the first that works and suits the machine, or the one asked for by ``name``.
 
     ``LATENTKILN_<OPERATION>`` in the environment overrides ``auto``. Raises BackendError when the one asked
     for does not exist or cannot be loaded, with the reason.
     """
-    wanted = os.environ.get(f"LATENTKILN_{operation.upper()}", "auto") if name == "auto" else name
+    requested = os.environ.get(f"LATENTKILN_{operation.upper()}", "auto") if name == "auto" else name
     candidates = [b for b in BACKENDS if b.operation == operation]
-    if wanted != "auto":
-        candidates = [b for b in candidates if b.name == wanted]
+    if requested != "auto":
+        candidates = [b for b in candidates if b.name == requested]
         if not candidates:
             known = ", ".join(b.name for b in BACKENDS if b.operation == operation)
-            raise BackendError(f"{operation}: no backend is called {wanted!r}; there are: {known}")
+            raise BackendError(f"{operation}: no backend is called {requested!r}; there are: {known}")
     reasons = []
     for backend in candidates:
         # Asked first, so that a library nobody will use is not imported.
-        reason = cuda_problem() if wanted == "auto" and backend.cuda_only_auto else ""
-        reason = reason or why_not(backend)
+        reason = cuda_problem() if requested == "auto" and backend.cuda_only_auto else ""
+        reason = reason or unavailable_reason(backend)
         if not reason:
             return backend
         reasons.append(f"{backend.name}: {reason}")

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.core.place import Remote
+from pipeline.core.location import RemotePath
 
-WORK = ".work"
+WORK_DIR = ".work"
 """Below an asset's folder: checkpoints while the row is being built; gone when it is done."""
 
 
 @dataclass(frozen=True)
-class Source:
+class RowLocation:
     """Where a row stands: manifest path as the user gave it, and its 1-based number.
 
     For CSV the number is the line in the file (the header is line 1); for JSON Lines the line; for JSON the
@@ -39,12 +39,12 @@ class AdapterFile:
     kind: Literal["lora", "concept"]
     path: Path
     weight: float = 1.0
-    origin: Remote | None = field(default=None, compare=False)
+    origin: RemotePath | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One asset to build. Everything in it but ``source`` and the files' *paths* changes the asset's bytes.
+    """One asset to build. Everything in it but ``row_location`` and the files' *paths* changes the asset's bytes.
 
     ``mesh`` is the absolute path of the input mesh. Where that lies at a URL, ``origin`` names it, with its hash once
     that is known, and ``mesh`` is this node's copy (None before it was fetched); else ``mesh_sha256`` is the hash it
@@ -59,8 +59,8 @@ class Job:
     seed: int
     mesh: Path | None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    source: Source = field(default=Source("", 0), compare=False)
-    origin: Remote | None = field(default=None, compare=False)
+    row_location: RowLocation = field(default=RowLocation("", 0), compare=False)
+    origin: RemotePath | None = field(default=None, compare=False)
     adapters: tuple[AdapterFile, ...] = ()
     mesh_sha256: str = field(default="", compare=False)
 

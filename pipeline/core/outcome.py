@@ -9,7 +9,7 @@ Status = Literal["done", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BuildResult:
     """The end of one job.
 
     ``stage`` is the step of the pipeline in which a failed or interrupted job stood; ``error`` the name of

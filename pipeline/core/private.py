@@ -72,11 +72,11 @@ def is_own(folder: Path, *, trust_group: bool = False) -> bool:
     A link is no folder. A group that may write is a stranger unless it is this user's own, or ``trust_group``.
     """
     try:
-        found = os.lstat(folder)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or _open_to_others(found, trust_group):
+        info = os.lstat(folder)
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or _open_to_others(info, trust_group):
             return False
         real = Path(os.path.realpath(folder))
-        return all(_is_firm(os.stat(parent), trust_group) for parent in real.parents)
+        return all(_is_trusted(os.stat(parent), trust_group) for parent in real.parents)
     except OSError:
         return False
 
@@ -92,28 +92,28 @@ def make_own(folder: Path) -> bool:
         return False
 
 
-def _open_to_others(found: os.stat_result, trust_group: bool = False) -> bool:
-    by_group = found.st_mode & stat.S_IWGRP and found.st_gid != found.st_uid and not trust_group
-    return bool(found.st_mode & stat.S_IWOTH or by_group)
+def _open_to_others(info: os.stat_result, trust_group: bool = False) -> bool:
+    by_group = info.st_mode & stat.S_IWGRP and info.st_gid != info.st_uid and not trust_group
+    return bool(info.st_mode & stat.S_IWOTH or by_group)
 
 
-def _is_firm(found: os.stat_result, trust_group: bool = False) -> bool:
+def _is_trusted(info: os.stat_result, trust_group: bool = False) -> bool:
     """Of a parent: nobody but root and this user can rename what is ours in it."""
-    if found.st_mode & stat.S_ISVTX:
+    if info.st_mode & stat.S_ISVTX:
         return True
-    return found.st_uid in (0, os.geteuid()) and not _open_to_others(found, trust_group)
+    return info.st_uid in (0, os.geteuid()) and not _open_to_others(info, trust_group)
 
 
 def _roots(longest: int | None) -> list[Path]:
     """Temporary directories in which others cannot rename what is ours, the usual one first."""
     named = (tempfile.gettempdir(), "/tmp", os.environ.get("XDG_RUNTIME_DIR") or "/tmp", "/dev/shm")
-    found = []
+    roots = []
     for root in dict.fromkeys(Path(name) for name in named):
         with contextlib.suppress(OSError):
             fits = longest is None or len(os.fsencode(root)) <= longest
-            if fits and root.is_absolute() and _is_firm(os.stat(root)):
-                found.append(root)
-    return found
+            if fits and root.is_absolute() and _is_trusted(os.stat(root)):
+                roots.append(root)
+    return roots
 
 
 def _make(longest: int | None) -> tuple[Path, int | None]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-_GONE = "***"
+_REDACTED = "***"
 # scheme://user:password@host
-_USER = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@]+@")
+_USER_INFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@]+@")
 # Parameters of signed URLs, and settings written as name=value.
-_NAMED = re.compile(
+_NAMED_SECRET = re.compile(
     r"(?P<name>\b(?:[A-Za-z0-9_-]*(?:signature|password|passwd|secret|token|credential|api[_-]?key|access[_-]?key)"
     r"[A-Za-z0-9_-]*))(?P<equals>\s?[=:]\s?)(?P<quote>[\"']?)[^\s&\"',;]+",
     re.IGNORECASE,
@@ -22,7 +22,7 @@ def redact(text: str) -> str:
     ``password=...``, bearer tokens, AWS key ids. Everything else stays as it is."""
     if not any(mark in text for mark in ("://", "=", ":", "earer", "asic", "AKIA", "ASIA")):
         return text
-    text = _USER.sub(rf"\g<scheme>{_GONE}@", text)
-    text = _AUTHORISATION.sub(rf"\g<kind>{_GONE}", text)
-    text = _NAMED.sub(rf"\g<name>\g<equals>\g<quote>{_GONE}", text)
-    return _AWS_KEY.sub(_GONE, text)
+    text = _USER_INFO.sub(rf"\g<scheme>{_REDACTED}@", text)
+    text = _AUTHORISATION.sub(rf"\g<kind>{_REDACTED}", text)
+    text = _NAMED_SECRET.sub(rf"\g<name>\g<equals>\g<quote>{_REDACTED}", text)
+    return _AWS_KEY.sub(_REDACTED, text)

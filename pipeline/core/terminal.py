@@ -58,7 +58,7 @@ def escape_json(text: str) -> str:
 
     Such characters can stand only inside strings, where the escape means the same.
     """
-    return _UNSAFE.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
+    return _UNSAFE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
 
 
 def shell_join(words: Iterable[str]) -> str:
@@ -72,8 +72,8 @@ def _quoted(word: str) -> str:
         return shlex.quote(word)
     text = word.replace("\\", "\\\\").replace("'", "\\'")
 
-    def code(found: re.Match[str]) -> str:
-        point = ord(found[0])
+    def code(match: re.Match[str]) -> str:
+        point = ord(match[0])
         if 0xDC80 <= point <= 0xDCFF:
             # A byte of a file name that is no UTF-8.
             return f"\\x{point - 0xDC00:02x}"

@@ -20,9 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from pipeline.core.atomic import replacing
-from pipeline.core.content import sha256_tensors
+from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import LatentkilnError
+from pipeline.core.hashing import sha256_tensors
 from pipeline.core.plain import is_plain
 
 _FORMAT = "latentkiln-checkpoint-2"
@@ -60,7 +60,7 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], *, key: str, step: int
     """Writes ``tensors`` with the number of finished steps. ``key`` names the job and all that must match."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": _FORMAT, "key": key, "step": str(step), "sha256": _digest(flat, key, step)}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(flat, temporary, metadata=metadata)
 
 

@@ -18,13 +18,13 @@ import torch
 
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Reporter, no_report
+from pipeline.core.scene import FlowScene, Rendering, Scene
 from pipeline.distill import checkpoint
 from pipeline.distill.checkpoint import CheckpointError, TensorSpec
 from pipeline.distill.prompts import PromptTable
 from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients, sds_loss, timestep
 from pipeline.distill.width import Width, lacks_memory
 from pipeline.prior.load import Prior
-from pipeline.scene.protocol import FlowScene, Rendering, Scene
 
 _T = TypeVar("_T")
 _BETAS = (0.9, 0.99)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pipeline.core.scene import View
 from pipeline.prior.adapters import NONE as NO_ADAPTERS
 from pipeline.prior.adapters import Adapters
 from pipeline.prior.load import Prior, TextEmbedding
 from pipeline.prior.prompts import CLOSE_UP, view_suffix
-from pipeline.scene.protocol import View
 
 
 def view_prompt(
@@ -26,7 +26,7 @@ def view_prompt(
     if view.close and close_up:
         suffix = CLOSE_UP
     elif view_words and not view.close:
-        suffix = view_suffix(view.word)
+        suffix = view_suffix(view.direction_word)
     else:
         return prompt
     return fit(prompt, suffix) + suffix

@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
+from pipeline.core.device import to_device
 from pipeline.core.rng import torch_generator
-from pipeline.core.transfer import send
 from pipeline.prior.adapters import Adapters
 from pipeline.prior.load import Prior, TextEmbedding
 
@@ -68,7 +68,7 @@ def draw(
     if time is not None:
         t = torch.full_like(t, timestep(time, prior.train_steps))
     eps = torch.randn(shape, generator=generator)
-    return send(t, prior.device), send(eps, prior.device)
+    return to_device(t, prior.device), to_device(eps, prior.device)
 
 
 def timestep(share: float, train_steps: int) -> int:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.errors import LatentkilnError
+from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.prior.cache import read_entry, write_entry
 
 if TYPE_CHECKING:

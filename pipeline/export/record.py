@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.atomic import TEMPORARY_PREFIX, sync_folder, write_json
-from pipeline.core.content import sha256_file
-from pipeline.core.job import WORK
+from pipeline.core.hashing import sha256_file
+from pipeline.core.job import WORK_DIR
 from pipeline.core.plain import is_plain, open_plain
 from pipeline.storage.assets import NEXT, is_unsettled, object_of
 from pipeline.storage.lease import LEASE
@@ -31,7 +31,7 @@ SCHEMA = 1
 _MAX_BYTES = 16 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # What a row that has neither record nor failure yet may have in its folder, at a URL or here.
-_HALF_BUILT = frozenset([WORK, NEXT, LEASE, ".lock", LOG])
+_HALF_BUILT = frozenset([WORK_DIR, NEXT, LEASE, ".lock", LOG])
 # Outputs, which a crash may leave without a record that names them.
 _OUTPUT = re.compile(r"(asset|seed-[0-9]+)([._-].*)?\.[a-z]+|(seed-[0-9]+-)?(preview|depth|normal)\.png")
 

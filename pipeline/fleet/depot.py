@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 from pipeline.core.atomic import TEMPORARY_PREFIX
 from pipeline.core.errors import UsageError
-from pipeline.core.job import WORK
-from pipeline.core.place import Place, Remote
+from pipeline.core.job import WORK_DIR
+from pipeline.core.location import Location, RemotePath
 from pipeline.core.plain import files_below, refuse_links
 from pipeline.export.record import (
     LOG,
@@ -84,12 +84,12 @@ class Depot(Protocol):
         ...
 
 
-def open_depot(out: Place, *, run_id: str = "") -> Depot:
+def open_depot(out: Location, *, run_id: str = "") -> Depot:
     """The depot of the output root ``out`` for the run ``run_id``. Asks no store yet."""
-    return RemoteDepot(out, run_id) if isinstance(out, Remote) else LocalDepot(out)
+    return RemoteDepot(out, run_id) if isinstance(out, RemotePath) else LocalDepot(out)
 
 
-def refuse_links_in(out: Place) -> None:
+def refuse_links_in(out: Location) -> None:
     """Raises UsageError where a file or folder that a run keeps right in the local output root ``out`` is a link."""
     names = (RUN_FILE, EVENTS_FILE, LOCK_FILE, RUNS_FOLDER, UNWRAP_CACHE, SKETCH_CACHE)
     try:
@@ -98,9 +98,9 @@ def refuse_links_in(out: Place) -> None:
         raise UsageError(f"--out {out}: {error.filename}: {error.strerror}") from None
 
 
-def local_root(out: Place) -> Path:
+def local_root(out: Location) -> Path:
     """The local folder for ``out``: itself, or the scratch folder of this node."""
-    return scratch_for(out) if isinstance(out, Remote) else out.resolve()
+    return scratch_for(out) if isinstance(out, RemotePath) else out.resolve()
 
 
 class LocalDepot:
@@ -113,7 +113,7 @@ class LocalDepot:
     def claim(self, row: Row, *, wait_seconds: float = 0.0) -> Iterator[bool]:
         folder = self.root / row.job.id
         refuse_links(folder, names_of_rows(folder))
-        refuse_links(folder / WORK, files_below(folder / WORK))
+        refuse_links(folder / WORK_DIR, files_below(folder / WORK_DIR))
         with asset_lock(folder, wait_seconds=wait_seconds) as held:
             yield held
 
@@ -129,11 +129,11 @@ class LocalDepot:
     def tidy(self, job_id: str) -> None:
         folder = self.root / job_id
         # One of the two is there whenever there is anything.
-        if not (os.path.lexists(folder / LOCK) or os.path.lexists(folder / WORK)):
+        if not (os.path.lexists(folder / LOCK) or os.path.lexists(folder / WORK_DIR)):
             return
         with contextlib.suppress(OSError), asset_lock(folder) as held:
             if held:
-                shutil.rmtree(folder / WORK, ignore_errors=True)
+                shutil.rmtree(folder / WORK_DIR, ignore_errors=True)
                 for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
                     path.unlink()
 
@@ -147,7 +147,7 @@ class LocalDepot:
 class RemoteDepot:
     """A URL. What is here is a copy or not yet published; what counts is there."""
 
-    def __init__(self, out: Remote, run_id: str):
+    def __init__(self, out: RemotePath, run_id: str):
         self.out, self._run_id = out, run_id
         self.root = scratch_for(out)
         self.root.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ class RemoteDepot:
         job_id = row.job.id
         there = look(self.out / job_id)
         self._checkpointed.discard(job_id)
-        if any(name.startswith(f"{WORK}/") for name in there.files):
+        if any(name.startswith(f"{WORK_DIR}/") for name in there.files):
             self._checkpointed.add(job_id)
         record, _ = load_record(there)
         if record is not None and record["fingerprint"] == row.fingerprint:
@@ -206,17 +206,17 @@ class RemoteDepot:
     def working(self, rows: Sequence[Row]) -> Iterator[None]:
         ids = [row.job.id for row in rows]
         for job_id in ids:
-            work = self.root / job_id / WORK
+            work = self.root / job_id / WORK_DIR
             if job_id in self._checkpointed:
                 shutil.rmtree(work, ignore_errors=True)
-                ship.pull(self.out / job_id / WORK, work)
+                ship.pull(self.out / job_id / WORK_DIR, work)
 
         def checkpoints() -> list[ship.Pair]:
             return [
                 pair
                 for job_id in ids
                 if job_id in self._leases and self._leases[job_id].held
-                for pair in ship.files_below(self.root / job_id / WORK, self.out / job_id / WORK)
+                for pair in ship.files_below(self.root / job_id / WORK_DIR, self.out / job_id / WORK_DIR)
             ]
 
         with ship.Shipper(checkpoints, seconds=SHIP_SECONDS) as shipper:
@@ -266,10 +266,10 @@ class RemoteDepot:
             path.unlink()
 
 
-def sweep_scratch(out: Place) -> None:
+def sweep_scratch(out: Location) -> None:
     """Removes what killed runs left in this node's scratch folder for a URL, once nothing has touched it for a week:
     rows that were finished elsewhere."""
-    if not isinstance(out, Remote):
+    if not isinstance(out, RemotePath):
         return
     with contextlib.suppress(OSError):
         for folder in scratch_for(out).iterdir():
@@ -283,9 +283,9 @@ def _is_whole(folder: Path, fingerprint: str) -> bool:
     return record is not None and record["fingerprint"] == fingerprint and not output_problem(folder, record)
 
 
-def publish_run(root: Path, out: Place, names: Sequence[str], folders: Sequence[str]) -> AbstractContextManager[Any]:
+def publish_run(root: Path, out: Location, names: Sequence[str], folders: Sequence[str]) -> AbstractContextManager[Any]:
     """While the block lasts, the run's own files in ``root`` are copied to ``out``, where that is a URL."""
-    if not isinstance(out, Remote):
+    if not isinstance(out, RemotePath):
         return contextlib.nullcontext()
 
     def files() -> list[ship.Pair]:
@@ -306,7 +306,7 @@ def _shipped_at_the_end(shipper: ship.Shipper) -> Iterator[ship.Shipper]:
         shipper.ship()
 
 
-def fetch_run(out: Remote, folder: Path, names: Sequence[str]) -> None:
+def fetch_run(out: RemotePath, folder: Path, names: Sequence[str]) -> None:
     """Copies the run's files ``names`` from ``out`` into the local ``folder``, those that are there."""
     for name in names:
         with contextlib.suppress(FileNotFoundError):

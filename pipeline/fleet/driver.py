@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, UsageError, exit_code_of
 from pipeline.core.job import Job
-from pipeline.core.place import Place, Remote
+from pipeline.core.location import Location, RemotePath
 from pipeline.fleet import fit, machine
 from pipeline.fleet.book import Book, RunSummary
 from pipeline.fleet.depot import Depot, local_root, open_depot, publish_run, refuse_links_in, sweep_scratch
@@ -62,7 +62,7 @@ class FleetSettings:
 
 def run(
     plan_items: Iterable[PlanItem],
-    out: Place,
+    out: Location,
     *,
     prior_spec: str,
     settings: FleetSettings | None = None,
@@ -85,7 +85,7 @@ def run(
     """
     begun = time.monotonic()
     progress, settings, toolbox = progress or Progress(), settings or FleetSettings(), toolbox or Toolbox()
-    out = out if isinstance(out, Remote) else out.resolve()
+    out = out if isinstance(out, RemotePath) else out.resolve()
     root = local_root(out)
     refuse_links_in(out)
     try:
@@ -133,7 +133,7 @@ def run(
 def _run(
     book: Book,
     depot: Depot,
-    out: Place,
+    out: Location,
     prior_spec: str,
     settings: FleetSettings,
     toolbox: Toolbox,
@@ -238,7 +238,7 @@ def _alarm(end: float | None) -> Iterator[None]:
 
 def _run_ray(
     book: Book,
-    out: Place,
+    out: Location,
     prior_spec: str,
     settings: FleetSettings,
     toolbox: Toolbox,
@@ -270,7 +270,7 @@ def _run_ray(
 
 def _run_cluster(
     book: Book,
-    out: Place,
+    out: Location,
     prior_spec: str,
     settings: FleetSettings,
     toolbox: Toolbox,

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.core.errors import Interrupted, LatentkilnError, describe_os_error
 from pipeline.core.job import Reporter
-from pipeline.core.outcome import Outcome
+from pipeline.core.outcome import BuildResult
 from pipeline.fleet.depot import Depot
 from pipeline.fleet.rowlog import RowLog
 from pipeline.fleet.rows import Row, RowResult, Toolbox
@@ -154,7 +154,7 @@ def _build(
     return [_result(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
 
 
-def _result(row: Row, outcome: Outcome) -> RowResult:
+def _result(row: Row, outcome: BuildResult) -> RowResult:
     return RowResult(
         row.job.id,
         outcome.status,
@@ -185,7 +185,7 @@ def record_failure(depot: Depot, row: Row, result: RowResult) -> None:
     failure = known | {
         "id": row.job.id,
         "fingerprint": row.fingerprint,
-        "source": str(row.job.source),
+        "source": str(row.job.row_location),
         "stage": result.stage,
         "error": result.error,
         "message": scrub(result.message),

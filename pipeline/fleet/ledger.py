@@ -25,10 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipeline.core.atomic import replacing, write_json
+from pipeline.core.atomic import atomic_write, write_json
 from pipeline.core.errors import describe_os_error
 from pipeline.core.plain import is_plain, open_plain
-from pipeline.core.process import is_alive
+from pipeline.core.process.liveness import is_alive
 from pipeline.core.terminal import escape_json
 from pipeline.fleet.locks import hold
 from pipeline.fleet.rows import FAILURES, RowResult
@@ -77,7 +77,7 @@ class Ledger:
                 self._log = self._out / RUNS_FOLDER / f"{self.run_id}.jsonl"
             else:
                 _put_away(self._out)
-            with replacing(self._log) as temporary, temporary.open("w", encoding="utf-8") as stream:
+            with atomic_write(self._log) as temporary, temporary.open("w", encoding="utf-8") as stream:
                 self._line(stream, {"event": "run", "schema": SCHEMA, "time": self._started} | self._header)
             self._events = os.fdopen(
                 os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC), "a", encoding="utf-8"

@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class RowResult:
-    """What became of a row. ``stage``, ``error`` (class name) and ``message`` as in ``Outcome``."""
+    """What became of a row. ``stage``, ``error`` (class name) and ``message`` as in ``BuildResult``."""
 
     job_id: str
     state: State

@@ -18,7 +18,7 @@ import psutil
 
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.home import settle
-from pipeline.core.place import Place
+from pipeline.core.location import Location
 from pipeline.fleet.depot import open_depot
 from pipeline.fleet.fit import Fit
 from pipeline.fleet.group import Bench, build_group, one_line
@@ -37,7 +37,7 @@ class WorkerSettings:
     toolbox: Toolbox
     prior_spec: str
     threads: int
-    out: Place
+    out: Location
     lockstep: int | None
     checkpoint_seconds: float
     run_id: str = ""

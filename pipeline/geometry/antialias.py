@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core import backends
-from pipeline.core.transfer import send
+from pipeline.core.device import to_device
 from pipeline.geometry.camera import Cameras
 from pipeline.geometry.rasterise import Fragments
 
@@ -59,7 +59,7 @@ def outlines(
     ``fragments``: of the same mesh and cameras, by any rasteriser. ``across``: see ``faces_across``. The result lies
     where the backend computes: "numpy" in host memory, "nvdiffrast" on the CUDA device. Raises BackendError.
     """
-    if backends.choose("antialias", backend).name == "nvdiffrast":
+    if backends.select_backend("antialias", backend).name == "nvdiffrast":
         from pipeline.geometry import antialias_nvdiffrast
 
         return antialias_nvdiffrast.outlines(fragments, vertices, faces, cameras)
@@ -91,7 +91,7 @@ def mix(image: Tensor, found: Outlines) -> Tensor:
 
 
 def _beside(shares: Tensor, image: Tensor) -> Tensor:
-    return shares if shares.device.type == image.device.type else send(shares.cpu(), image.device)
+    return shares if shares.device.type == image.device.type else to_device(shares.cpu(), image.device)
 
 
 def faces_across(faces: NDArray[Any]) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from pipeline.core.transfer import send
+from pipeline.core.device import to_device
 from pipeline.geometry.antialias import Outlines
 from pipeline.geometry.camera import Cameras
 from pipeline.geometry.rasterise import Fragments
@@ -56,6 +56,8 @@ def outlines(fragments: Fragments, vertices: NDArray[np.float64], faces: NDArray
 
 def _raster(fragments: Fragments, device: torch.device) -> Tensor:
     """(N, H, W, 4) as ``rasterize`` gives it, but for barycentrics, which are not read, and depth in place of z/w."""
-    face, depth = (send(torch.from_numpy(np.ascontiguousarray(x)), device) for x in (fragments.face, fragments.depth))
+    face, depth = (
+        to_device(torch.from_numpy(np.ascontiguousarray(x)), device) for x in (fragments.face, fragments.depth)
+    )
     nothing = torch.zeros_like(depth)
     return torch.stack([nothing, nothing, torch.where(face >= 0, depth, 0.0), stored_ids(face)], dim=-1).flip(1)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from pipeline.core.errors import LatentkilnError, MeshError
 from pipeline.core.job import Job
-from pipeline.core.place import Remote
+from pipeline.core.location import RemotePath
 from pipeline.geometry.source import may_have_buffers, mesh_sha256
 from pipeline.storage import cache
 from pipeline.storage.store import store_of
@@ -53,7 +53,7 @@ def with_adapters(job: Job) -> Job:
     return dataclasses.replace(job, adapters=tuple(found))
 
 
-def fetch_mesh(place: Remote) -> tuple[Path, str]:
+def fetch_mesh(place: RemotePath) -> tuple[Path, str]:
     """This node's copy of the mesh (or adapter) at ``place`` and its hash (``mesh_sha256``).
 
     That has to be ``place.sha256`` where it is given. A glTF comes with its buffers. Raises MeshError and
@@ -75,7 +75,7 @@ def fetched_ahead(items: Iterable[T]) -> Iterator[T]:
 
     What cannot be fetched is told when it is asked for by itself.
     """
-    rest, seen = iter(items), set[Remote]()
+    rest, seen = iter(items), set[RemotePath]()
     while window := list(islice(rest, _WINDOW)):
         new = {item.origin for item in window if isinstance(item, Job) and item.origin is not None} - seen
         if len(new) > 1:
@@ -85,12 +85,12 @@ def fetched_ahead(items: Iterable[T]) -> Iterator[T]:
         yield from window
 
 
-def _try_to_fetch(place: Remote) -> None:
+def _try_to_fetch(place: RemotePath) -> None:
     with contextlib.suppress(LatentkilnError):
         fetch_mesh(place)
 
 
-def _fetch(place: Remote) -> tuple[Path, str]:
+def _fetch(place: RemotePath) -> tuple[Path, str]:
     store = store_of(place)
     found = store.stat(place)
     if found is None:
@@ -115,7 +115,7 @@ def _fetch(place: Remote) -> tuple[Path, str]:
         return kept / place.name, sha256
 
 
-def _sound(place: Remote, sha256: str) -> Path | None:
+def _sound(place: RemotePath, sha256: str) -> Path | None:
     """The copy in the cache, if its bytes are still what they were."""
     path = cache.kept(sha256) / place.name
     try:
@@ -124,7 +124,7 @@ def _sound(place: Remote, sha256: str) -> Path | None:
         return None
 
 
-def _fetch_buffers(place: Remote, path: Path, folder: Path) -> list[str]:
+def _fetch_buffers(place: RemotePath, path: Path, folder: Path) -> list[str]:
     """The buffers that the glTF copied to ``path`` names, fetched beside it: their names as it writes them.
 
     What it may not name is refused here already.

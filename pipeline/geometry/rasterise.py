@@ -127,7 +127,7 @@ def _indices(faces: ArrayLike) -> NDArray[Any]:
 
 def _backend(name: str) -> Any:
     """The module of the chosen backend; imported late, so that geometry stays light."""
-    chosen = backends.choose("rasterise", name).name
+    chosen = backends.select_backend("rasterise", name).name
     if chosen == "nvdiffrast":
         from pipeline.geometry import rasterise_nvdiffrast
 

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from pipeline.core.atomic import replacing
-from pipeline.core.content import canonical_json, sha256_arrays
+from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import SettingError
+from pipeline.core.hashing import canonical_json, sha256_arrays
 from pipeline.core.job import Reporter, no_report
 from pipeline.core.plain import is_plain
-from pipeline.geometry.child import run_child
+from pipeline.core.process.child import run_child
 from pipeline.geometry.load import load_mesh
 from pipeline.geometry.normalise import normalise
 from pipeline.geometry.primitives import combine
@@ -136,7 +136,7 @@ def build(
         if not all(np.isfinite(values).all() for values in measured.values()):
             raise SettingError("the sketch could not be measured: libigl gave numbers that are not finite; repair it")
         if entry:
-            with replacing(entry) as temporary:
+            with atomic_write(entry) as temporary:
                 save_file(measured, temporary, metadata={"sha256": sha256_arrays(_VERSION, measured)})
     if not (measured["winding"] > 0.5).any():
         raise SettingError(

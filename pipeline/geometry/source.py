@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from pipeline.core.content import sha256_file
-from pipeline.core.place import Remote
+from pipeline.core.hashing import sha256_file
+from pipeline.core.location import RemotePath
 
 # What load_mesh can read, by file name ending.
 FORMATS = (".obj", ".ply", ".stl", ".off", ".gltf", ".glb")
@@ -30,6 +30,6 @@ def mesh_sha256(path: Path) -> str:
     return hashlib.sha256("\n".join([own] + [sha256_file(buffer) for buffer in buffers]).encode()).hexdigest()
 
 
-def may_have_buffers(path: Path | Remote) -> bool:
+def may_have_buffers(path: Path | RemotePath) -> bool:
     """Whether the mesh at ``path`` may be more than one file: a .gltf often is, a .glb seldom."""
     return path.suffix.lower() in (".gltf", ".glb")

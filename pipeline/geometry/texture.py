@@ -33,7 +33,7 @@ def sample_texture(texture: Tensor, uv: Tensor, mode: Mode = "bilinear") -> Tens
     lookups = uv.detach().reshape(-1, 2)
     if texture.device.type == "cpu":
         values: Tensor = _apply(_Lookup, texture, lookups, mode == "nearest")
-    elif backends.choose("texture").name == "nvdiffrast":
+    elif backends.select_backend("texture").name == "nvdiffrast":
         from pipeline.geometry import texture_nvdiffrast
 
         values = texture_nvdiffrast.sample(texture, lookups, mode == "nearest")

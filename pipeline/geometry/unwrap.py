@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from pipeline.core.errors import SettingError, UnwrapError
 from pipeline.core.job import Reporter, no_report
-from pipeline.geometry.child import run_child
+from pipeline.core.process.child import run_child
 from pipeline.geometry.mesh import Mesh, UVMesh, face_areas, unique_rows, uv_areas
 
 # The mesh's own coordinates may leave the unit square by this much; beyond, the texture is tiled.

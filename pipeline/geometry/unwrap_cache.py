@@ -16,8 +16,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from pipeline.core.atomic import replacing
-from pipeline.core.content import canonical_json, sha256_arrays, sha256_bytes
+from pipeline.core.atomic import atomic_write
+from pipeline.core.hashing import canonical_json, sha256_arrays, sha256_bytes
 from pipeline.core.job import Reporter, no_report
 from pipeline.core.plain import is_plain
 from pipeline.geometry.load import READER_VERSION, load_mesh
@@ -96,7 +96,7 @@ def _as_stored(uvmesh: UVMesh) -> UVMesh:
 def _write(entry: Path, uvmesh: UVMesh) -> None:
     arrays = {name: getattr(uvmesh, name) for name in _ARRAYS}
     notes = json.dumps({name: getattr(uvmesh, name) for name in _NOTES})
-    with replacing(entry) as temporary:
+    with atomic_write(entry) as temporary:
         save_file(arrays, temporary, metadata={"unwrap": notes, "sha256": sha256_arrays(notes, arrays)})
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-die_with = runpy.run_path(str(Path(__file__).with_name("die_with.py")))["die_with"]
+exit_with_parent = runpy.run_path(str(Path(__file__).parents[1] / "core" / "process" / "die_with.py"))[
+    "exit_with_parent"
+]
 
 
 def main(folder: Path) -> None:
@@ -46,5 +48,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    die_with(int(sys.argv[2]), int(sys.argv[3]))
+    exit_with_parent(int(sys.argv[2]), int(sys.argv[3]))
     main(Path(sys.argv[1]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.core.job import AdapterFile
-from pipeline.core.place import Place, Remote
+from pipeline.core.location import Location, RemotePath
 from pipeline.manifest.problems import shown
 
 ADAPTERS: tuple[Literal["lora", "concept"], ...] = ("lora", "concept")
@@ -23,7 +23,7 @@ ALLOWED = {
 
 
 def read_adapters(
-    kind: Literal["lora", "concept"], value: Any, find: Callable[[str], tuple[Place | None, str]]
+    kind: Literal["lora", "concept"], value: Any, find: Callable[[str], tuple[Location | None, str]]
 ) -> tuple[tuple[AdapterFile, ...], str]:
     """The files that a row's field names, or what is wrong with it. ``find`` gives a path or URL, or why there is
     none."""
@@ -41,6 +41,6 @@ def read_adapters(
         path, reason = find(weighed["path"] if weighed else entry)
         if path is None:
             return (), reason
-        origin = path if isinstance(path, Remote) else None
-        made.append(AdapterFile(kind, Path(path.name) if isinstance(path, Remote) else path, weight, origin))
+        origin = path if isinstance(path, RemotePath) else None
+        made.append(AdapterFile(kind, Path(path.name) if isinstance(path, RemotePath) else path, weight, origin))
     return tuple(made), ""

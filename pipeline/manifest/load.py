@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pipeline.core.errors import ManifestError, UsageError
 from pipeline.core.job import Job
-from pipeline.core.place import Place, Remote
+from pipeline.core.location import Location, RemotePath
 from pipeline.manifest.problems import Problem, shown, suggestion
 from pipeline.manifest.readers import Fields, read_rows
 from pipeline.manifest.rows import AdapterFaults, MeshReason, RowChecker
@@ -31,7 +31,7 @@ class Manifest:
     and of rows left out by ``only``.
     """
 
-    path: Place
+    path: Location
     rows: int
     jobs: list[Job]
     problems: list[Problem]
@@ -89,7 +89,7 @@ class ManifestStream:
 
     def __init__(
         self,
-        path: Place,
+        path: Location,
         *,
         overrides: Mapping[str, str] | None = None,
         allow_outside: bool = False,
@@ -165,7 +165,7 @@ class Survey:
 
     def __init__(
         self,
-        path: Place,
+        path: Location,
         *,
         overrides: Mapping[str, str] | None = None,
         only: Sequence[str] = (),
@@ -236,10 +236,10 @@ class Survey:
             raise ManifestError(f"{self.path}: the manifest was changed while it was read; run again")
 
 
-def _stamp(path: Place) -> object:
+def _stamp(path: Location) -> object:
     """What changes when the file does; None where it cannot be seen."""
     try:
-        if isinstance(path, Remote):
+        if isinstance(path, RemotePath):
             there = store_of(path).stat(path)
             return (there.size, there.tag) if there else None
         found = path.stat()
@@ -257,7 +257,7 @@ def _require(only: Sequence[str], survey: Survey) -> None:
 
 
 def load_manifest(
-    path: Place,
+    path: Location,
     *,
     overrides: Mapping[str, str] | None = None,
     only: Sequence[str] = (),

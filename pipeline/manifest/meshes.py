@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.core.errors import MeshError
 from pipeline.core.job import Job
-from pipeline.core.place import Place, Remote
+from pipeline.core.location import Location, RemotePath
 from pipeline.geometry.fetch import fetch_mesh
 from pipeline.geometry.readers.unkept import not_in_asset, unkept
 from pipeline.manifest.problems import Problem
@@ -19,8 +19,8 @@ class MeshChecker:
     """Reads each mesh once, however many jobs name it."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Place, int], tuple[str, list[str]]] = {}
-        self._unkept: dict[Place, str] = {}
+        self._known: dict[tuple[Location, int], tuple[str, list[str]]] = {}
+        self._unkept: dict[Location, str] = {}
 
     def problem(self, job: Job) -> Problem | None:
         """What is wrong with the mesh of ``job``; None where it can be used."""
@@ -28,7 +28,11 @@ class MeshChecker:
         if mesh is None:
             return None
         message = self.reason(mesh, int(job.settings["max_faces"]))
-        return Problem(job.source.file, job.source.row, MESH_FIELDS[job.recipe], message, job.id) if message else None
+        return (
+            Problem(job.row_location.file, job.row_location.row, MESH_FIELDS[job.recipe], message, job.id)
+            if message
+            else None
+        )
 
     def warnings(self, job: Job) -> list[Problem]:
         """What is odd about the mesh of ``job``, a Problem a line, and in one line what of it will not be in the asset.
@@ -38,25 +42,25 @@ class MeshChecker:
         mesh = job.origin or job.mesh
         if mesh is None:
             return []
-        source, field = job.source, MESH_FIELDS[job.recipe]
+        source, field = job.row_location, MESH_FIELDS[job.recipe]
         reason, told = self._read(mesh, int(job.settings["max_faces"]))
         lines = [] if reason else [f"{mesh.name}: {line}" for line in told]
         if not reason and job.recipe == "paint" and (lost := self._not_kept(mesh)):
             lines.append(lost)
         return [Problem(source.file, source.row, field, line, job.id) for line in lines]
 
-    def _not_kept(self, mesh: Place) -> str:
+    def _not_kept(self, mesh: Location) -> str:
         if mesh not in self._unkept:
             if len(self._unkept) > _REMEMBERED:
                 self._unkept.clear()
             self._unkept[mesh] = _unkept(mesh)
         return self._unkept[mesh]
 
-    def reason(self, mesh: Place, max_faces: int) -> str:
+    def reason(self, mesh: Location, max_faces: int) -> str:
         """What is wrong with a mesh of at most ``max_faces`` faces; "" where it can be used."""
         return self._read(mesh, max_faces)[0]
 
-    def _read(self, mesh: Place, max_faces: int) -> tuple[str, list[str]]:
+    def _read(self, mesh: Location, max_faces: int) -> tuple[str, list[str]]:
         key = (mesh, max_faces)
         found = self._known.get(key)
         if found is None:
@@ -66,20 +70,20 @@ class MeshChecker:
         return found
 
 
-def _read(mesh: Place, max_faces: int) -> tuple[str, list[str]]:
+def _read(mesh: Location, max_faces: int) -> tuple[str, list[str]]:
     """(what is wrong with the mesh or "", its warnings)."""
     from pipeline.geometry.load import load_mesh
 
     try:
-        path = fetch_mesh(mesh)[0] if isinstance(mesh, Remote) else mesh
+        path = fetch_mesh(mesh)[0] if isinstance(mesh, RemotePath) else mesh
         return "", load_mesh(path, max_faces=max_faces).warnings
     except (MeshError, StorageError) as error:
         return error.message, []
 
 
-def _unkept(mesh: Place) -> str:
+def _unkept(mesh: Location) -> str:
     try:
-        lost = unkept(fetch_mesh(mesh)[0] if isinstance(mesh, Remote) else mesh)
+        lost = unkept(fetch_mesh(mesh)[0] if isinstance(mesh, RemotePath) else mesh)
     except (MeshError, StorageError):
         return ""
     return not_in_asset(lost)

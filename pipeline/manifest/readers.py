@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from pipeline.core.place import Place, Remote
+from pipeline.core.location import Location, RemotePath
 from pipeline.manifest.encodings import NotUtf16, as_plain
 from pipeline.manifest.problems import Problem, either, shown, suggestion
 from pipeline.storage.errors import StorageError
@@ -65,7 +65,7 @@ class Fields:
 Reader = Callable[[BinaryIO, str, Fields], Iterator[RawRow | Problem]]
 
 
-def read_rows(path: Place, fields: Fields) -> Iterator[RawRow | Problem]:
+def read_rows(path: Location, fields: Fields) -> Iterator[RawRow | Problem]:
     """The rows of the manifest at ``path`` (or URL), in the format its name says."""
     name = str(path)
     reader = READERS.get(path.suffix.lower())
@@ -73,7 +73,7 @@ def read_rows(path: Place, fields: Fields) -> Iterator[RawRow | Problem]:
         ending = shown(path.suffix) if path.suffix else "no ending"
         yield _whole(name, f"a manifest's name ends in {either(READERS)}; this one has {ending}")
         return
-    if isinstance(path, Remote):
+    if isinstance(path, RemotePath):
         try:
             data = store_of(path).read(path, MAX_REMOTE)[0]
         except FileNotFoundError:

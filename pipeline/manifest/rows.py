@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.errors import UsageError
 from pipeline.core.files import path_on_disk
-from pipeline.core.job import AdapterFile, Job, Source
-from pipeline.core.place import Place, Remote, is_url, parse_place, url_problem
+from pipeline.core.hashing import canonical_json, sha256_bytes
+from pipeline.core.job import AdapterFile, Job, RowLocation
+from pipeline.core.location import Location, RemotePath, is_url, parse_location, url_problem
 from pipeline.geometry.source import FORMATS
 from pipeline.manifest import schema
 from pipeline.manifest.adapters import ADAPTERS, ENDINGS, read_adapters
@@ -47,7 +47,7 @@ _REQUIRED = {name: frozenset(recipe.required) for name, recipe in RECIPES.items(
 
 Fault = tuple[str, str]
 # What is wrong with a mesh of at most so many faces; "" where nothing is.
-MeshReason = Callable[[Place, int], str]
+MeshReason = Callable[[Location, int], str]
 # What is wrong with the LoRAs and concepts of a row.
 AdapterFaults = Callable[[Sequence[AdapterFile]], list[Fault]]
 
@@ -85,7 +85,7 @@ class RowChecker:
 
     def __init__(
         self,
-        manifest: Place,
+        manifest: Location,
         *,
         overrides: Mapping[str, str] | None = None,
         allow_outside: bool = False,
@@ -95,8 +95,8 @@ class RowChecker:
     ):
         self.file = str(manifest)
         # A manifest at a URL has no folder on this machine, but one there.
-        self.base = manifest.parent if isinstance(manifest, Remote) else None
-        self.folder = str(self.base) if isinstance(manifest, Remote) else os.path.realpath(manifest.parent)
+        self.base = manifest.parent if isinstance(manifest, RemotePath) else None
+        self.folder = str(self.base) if isinstance(manifest, RemotePath) else os.path.realpath(manifest.parent)
         self.allow_outside = allow_outside
         self.check_files = check_files
         self._mesh_reason = mesh_reason
@@ -104,7 +104,7 @@ class RowChecker:
         self._settings: dict[Any, Given] = {}
         self._recipes: set[str] = set()
         # By the text of the field: the mesh, its path as it is hashed into a derived id, what is wrong with it.
-        self._meshes: dict[str, tuple[Place | None, str, str]] = {}
+        self._meshes: dict[str, tuple[Location | None, str, str]] = {}
         self._overrides = self._read_overrides(overrides or {})
 
     def _read_overrides(self, overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -205,8 +205,8 @@ class RowChecker:
             seed=overrides.get("seed", seed),
             mesh=mesh if isinstance(mesh, Path) else None,
             settings=given.settings,
-            source=Source(self.file, raw.row),
-            origin=mesh if isinstance(mesh, Remote) else None,
+            row_location=RowLocation(self.file, raw.row),
+            origin=mesh if isinstance(mesh, RemotePath) else None,
             adapters=adapters,
         )
         return job, row_id
@@ -320,7 +320,7 @@ class RowChecker:
             faults += [(name, f"{message} (with --set)") for name, message in wrong]
         return Given(settings, values, tuple(faults))
 
-    def _mesh(self, value: Any, field: str, faults: list[Fault]) -> tuple[Place | None, str]:
+    def _mesh(self, value: Any, field: str, faults: list[Fault]) -> tuple[Location | None, str]:
         """The mesh's absolute path or URL, and its path as it is hashed into a derived id."""
         if value is None:
             return None, ""
@@ -349,13 +349,13 @@ class RowChecker:
                     faults.append((kind, reason))
         return found
 
-    def _find_adapter(self, kind: str, text: str) -> tuple[Place | None, str]:
+    def _find_adapter(self, kind: str, text: str) -> tuple[Location | None, str]:
         what = "LoRA" if kind == "lora" else kind
         if self.base is not None or is_url(text):
             return self._find_remote(text, what, ENDINGS)
         return self._find_local(text, what, ENDINGS)
 
-    def _find_mesh(self, text: str) -> tuple[Place | None, str]:
+    def _find_mesh(self, text: str) -> tuple[Location | None, str]:
         if self.base is not None or is_url(text):
             return self._find_remote(text, "mesh", FORMATS)
         return self._find_local(text, "mesh", FORMATS)
@@ -389,7 +389,7 @@ class RowChecker:
             return None, f"{name} cannot be used: {reason}"
         return Path(path), ""
 
-    def _find_remote(self, text: str, what: str, endings: Sequence[str]) -> tuple[Remote | None, str]:
+    def _find_remote(self, text: str, what: str, endings: Sequence[str]) -> tuple[RemotePath | None, str]:
         """A file named by its URL, or relative to a manifest at one; whether it is there is seen when it is fetched."""
         name = shown(text)
         if self.base is not None and not is_url(text):
@@ -407,8 +407,8 @@ class RowChecker:
             return None, f"the address has {len(text)} characters; allowed: at most {MAX_PATH}"
         if reason := url_problem(text):
             return None, reason
-        place = parse_place(text)
-        if not isinstance(place, Remote):
+        place = parse_location(text)
+        if not isinstance(place, RemotePath):
             return None, f"{name} names a file of this machine; allowed: its path"
         if place.suffix.lower() not in endings:
             return None, f"{name} is no {what} format; allowed: {either(endings)}"

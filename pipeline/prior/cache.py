@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.atomic import write_json
-from pipeline.core.content import canonical_json, sha256_bytes, sha256_file
+from pipeline.core.hashing import canonical_json, sha256_bytes, sha256_file
 from pipeline.core.home import CACHE_VARIABLE, cache_root
 
 __all__ = ["CACHE_VARIABLE", "cache_folder", "file_hash", "read_entry", "write_entry"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.errors import PriorError
+from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.prior import hub, single_file
 from pipeline.prior.cache import cache_folder, file_hash
 

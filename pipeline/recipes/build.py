@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.core.content import canonical_json, sha256_bytes
 from pipeline.core.errors import ExportError, LatentkilnError, describe_os_error
-from pipeline.core.job import WORK, Job, Reporter, no_report
-from pipeline.core.outcome import Outcome
+from pipeline.core.hashing import canonical_json, sha256_bytes
+from pipeline.core.job import WORK_DIR, Job, Reporter, no_report
+from pipeline.core.outcome import BuildResult
+from pipeline.core.scene import Scene
 from pipeline.distill.loop import Subject, distill
 from pipeline.distill.prompts import PromptTable
 from pipeline.distill.sds import SdsSettings
@@ -26,7 +27,6 @@ from pipeline.recipes.deliver import deliver
 from pipeline.recipes.rank import score
 from pipeline.recipes.record import failed
 from pipeline.recipes.work import Asset, Variant, Work
-from pipeline.scene.protocol import Scene
 
 
 class Steps(Protocol):
@@ -72,16 +72,16 @@ def build(
     report_for: Callable[[int], Reporter] = lambda index: no_report,
     checkpoint_seconds: float = 30.0,
     stop: Callable[[], bool] = lambda: False,
-) -> list[Outcome]:
+) -> list[BuildResult]:
     """Builds ``jobs`` (at most ``lockstep`` of them) into ``out/<id>/``; one Outcome each, in order.
 
     Never raises for a row. ``stop`` turning true leaves checkpoints and gives ``interrupted`` outcomes.
     """
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, BuildResult] = {}
     works: dict[int, Work] = {}
     for index, (job, fingerprint) in enumerate(zip(jobs, fingerprints, strict=True)):
         if stop():
-            outcomes[index] = Outcome(job.id, "interrupted")
+            outcomes[index] = BuildResult(job.id, "interrupted")
             continue
         work = Work(job, fingerprint, out / job.id, None, report_for(index))
         try:
@@ -109,7 +109,9 @@ def build(
     for index, work in works.items():
         if stop() and any(variant.scene is None for variant in work.variants):
             # Nothing was begun that could be saved.
-            outcomes[index] = Outcome(work.job.id, "interrupted", stage="sample", seconds=time.time() - work.started)
+            outcomes[index] = BuildResult(
+                work.job.id, "interrupted", stage="sample", seconds=time.time() - work.started
+            )
         else:
             outcomes[index] = _finish(steps, work, prior, lockstep)
     return [outcomes[index] for index in range(len(jobs))]
@@ -117,7 +119,7 @@ def build(
 
 def variants(work: Work) -> list[Variant]:
     """One variant per seed of the row; the seeds follow on."""
-    return [Variant(i, work.job.seed + i, work.folder / WORK / str(i)) for i in range(work.settings.seeds)]
+    return [Variant(i, work.job.seed + i, work.folder / WORK_DIR / str(i)) for i in range(work.settings.seeds)]
 
 
 def prepare(steps: Steps, work: Work, prior: Prior, out: Path, lockstep: int) -> None:
@@ -247,7 +249,7 @@ def _shape(settings: Any) -> tuple[Any, ...]:
     return settings.views, settings.view_size, settings.patch_views, settings.patch_size
 
 
-def _finish(steps: Steps, work: Work, prior: Prior, lockstep: int) -> Outcome:
+def _finish(steps: Steps, work: Work, prior: Prior, lockstep: int) -> BuildResult:
     for variant in work.variants:
         for phase, subject in variant.phases.items():
             work.timings[phase] = work.timings.get(phase, 0.0) + sum(subject.seconds.values())
@@ -258,7 +260,7 @@ def _finish(steps: Steps, work: Work, prior: Prior, lockstep: int) -> Outcome:
             with work.stage("checkpoint"):
                 for subject in (s for v in work.variants for s in v.subjects if s.error is None):
                     subject.save()
-            return Outcome(
+            return BuildResult(
                 work.job.id,
                 "interrupted",
                 stage="distill",
@@ -279,7 +281,7 @@ def _finish(steps: Steps, work: Work, prior: Prior, lockstep: int) -> Outcome:
                     variant.score = score(work, variant, prior)
             built.sort(key=lambda v: (-(v.score or 0.0), v.index))
         deliver(steps.name, work, built, prior, lockstep)
-        return Outcome(work.job.id, "done", seconds=time.time() - work.started, warnings=work.warnings)
+        return BuildResult(work.job.id, "done", seconds=time.time() - work.started, warnings=work.warnings)
     except LatentkilnError as error:
         return failed(work, error)
     except OSError as error:
@@ -312,6 +314,6 @@ def _finish_variant(steps: Steps, work: Work, variant: Variant, prior: Prior) ->
 
 def _remove_leftovers(work: Work) -> None:
     """Temporary files that a killed run left. The caller holds the asset's lock."""
-    for base in (work.folder, work.folder / WORK, *(variant.folder for variant in work.variants)):
+    for base in (work.folder, work.folder / WORK_DIR, *(variant.folder for variant in work.variants)):
         for path in base.glob(".tmp-*"):
             path.unlink(missing_ok=True)

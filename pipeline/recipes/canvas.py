@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.bake.bake import BakedMaps
 from pipeline.bake.decode import decode_views
 from pipeline.bake.project import ProjectSettings, bake_projected
-from pipeline.core.content import sha256_bytes
+from pipeline.core.hashing import sha256_bytes
 from pipeline.core.job import Reporter
 from pipeline.geometry.mesh import UVMesh
 from pipeline.geometry.normalise import Frame

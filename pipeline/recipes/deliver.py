@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.atomic import naming, replacing
-from pipeline.core.content import sha256_file
-from pipeline.core.job import WORK
+from pipeline.core.atomic import atomic_write, naming
+from pipeline.core.hashing import sha256_file
+from pipeline.core.job import WORK_DIR
 from pipeline.export.gltf import write_glb
 from pipeline.export.obj import obj_files
 from pipeline.export.ply import ply_files
@@ -44,7 +44,7 @@ def deliver(recipe: str, work: Work, built: list[Variant], prior: Prior, lockste
         for name in set(before.get("outputs", ())) - set(outputs):
             (folder / name).unlink(missing_ok=True)
     # Before the record: once that is there, no run looks into this folder again.
-    shutil.rmtree(folder / WORK, ignore_errors=True)
+    shutil.rmtree(folder / WORK_DIR, ignore_errors=True)
     write_record(folder, done_record(work, built, prior, lockstep, outputs))
 
 
@@ -62,7 +62,7 @@ def _write_variant(
     assert asset is not None
     crease_angle = float(np.radians(settings.crease_angle))
     with work.stage("export"):
-        path = new[f"{stem}.glb"] = stack.enter_context(replacing(folder / f"{stem}.glb"))
+        path = new[f"{stem}.glb"] = stack.enter_context(atomic_write(folder / f"{stem}.glb"))
         with naming(folder / f"{stem}.glb"):
             write_glb(
                 path,
@@ -74,12 +74,12 @@ def _write_variant(
                 image_format=settings.image_format,
             )
         for name, data in _further_files(work, asset, stem).items():
-            path = new[name] = stack.enter_context(replacing(folder / name))
+            path = new[name] = stack.enter_context(atomic_write(folder / name))
             with naming(folder / name):
                 path.write_bytes(data)
     if settings.preview:
         with work.stage("preview"):
-            path = new[preview] = stack.enter_context(replacing(folder / preview))
+            path = new[preview] = stack.enter_context(atomic_write(folder / preview))
             with naming(folder / preview):
                 preview_png(path, asset.uvmesh, asset.maps, asset.frame, crease_angle=crease_angle)
 

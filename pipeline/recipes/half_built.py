@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from pipeline.core.errors import PriorError
-from pipeline.core.job import WORK
+from pipeline.core.job import WORK_DIR
 from pipeline.export.record import LOG
 from pipeline.prior.single_file import read_header
 
@@ -22,7 +22,7 @@ def goes_on_from(folder: Path, fingerprint: str) -> str:
 
     Whether it fits all else (as ``--lockstep``) is only seen by who loads it. Raises nothing.
     """
-    work = folder / WORK
+    work = folder / WORK_DIR
     # A link may lead anywhere.
     if work.is_symlink() or not work.is_dir() or _last_fingerprint(folder / LOG) != fingerprint:
         return ""

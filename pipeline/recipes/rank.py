@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from pipeline.core.rng import torch_generator
+from pipeline.core.scene import View
 from pipeline.distill.prompts import view_prompt
 from pipeline.export.gltf import BASE_COLOUR
 from pipeline.export.preview import VIEWS, render_views
 from pipeline.geometry.camera import view_words
 from pipeline.prior.load import Prior
 from pipeline.recipes.work import Asset, Variant, Work
-from pipeline.scene.protocol import View
 
 # Shares of T: where the prompt decides about colour, material and layout.
 _TIMES = (0.35, 0.5, 0.65, 0.8)

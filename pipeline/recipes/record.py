@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.core.backends import choose
+from pipeline.core.backends import select_backend
 from pipeline.core.errors import LatentkilnError, describe_os_error
-from pipeline.core.outcome import Outcome
+from pipeline.core.outcome import BuildResult
 from pipeline.export.record import write_failure
 from pipeline.prior.adapter_marks import adapter_marks
 from pipeline.recipes import RECIPE_VERSIONS
@@ -88,11 +88,11 @@ def backends(prior: Prior, work: Work) -> dict[str, Any]:
         rooms = {"grid": grid.backend_for, "network": network.backend_for, "volume": volume.backend_for}
         used = {name: backend_for(device) for name, backend_for in rooms.items()}
     if work.job.recipe == "paint" and device == "cuda":
-        used["texture"] = choose("texture").name
+        used["texture"] = select_backend("texture").name
     if work.job.recipe == "paint" and work.settings.antialias:
-        used["antialias"] = choose("antialias").name
+        used["antialias"] = select_backend("antialias").name
     return {
-        "rasterise": choose("rasterise").name,
+        "rasterise": select_backend("rasterise").name,
         **used,
         "torch": torch.__version__,
         "device": str(prior.device),
@@ -102,7 +102,7 @@ def backends(prior: Prior, work: Work) -> dict[str, Any]:
     }
 
 
-def failed(work: Work, error: LatentkilnError) -> Outcome:
+def failed(work: Work, error: LatentkilnError) -> BuildResult:
     """Writes ``failure.json`` beside whatever good asset is there, and gives the row's Outcome."""
     seconds = time.time() - work.started
     record = {
@@ -110,7 +110,7 @@ def failed(work: Work, error: LatentkilnError) -> Outcome:
         "id": work.job.id,
         "status": "failed",
         "fingerprint": work.fingerprint,
-        "source": str(work.job.source),
+        "source": str(work.job.row_location),
         "stage": error.stage,
         "error": type(error).__name__,
         "message": error.message,
@@ -123,7 +123,7 @@ def failed(work: Work, error: LatentkilnError) -> Outcome:
         write_failure(work.folder, record)
     except OSError as unwritable:
         message += f" (and its failure could not be recorded: {describe_os_error(unwritable)})"
-    return Outcome(work.job.id, "failed", error.stage, type(error).__name__, message, seconds, work.warnings)
+    return BuildResult(work.job.id, "failed", error.stage, type(error).__name__, message, seconds, work.warnings)
 
 
 def peak_rss_mb() -> float:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pipeline.core.errors import UsageError
 from pipeline.core.job import Job, Reporter
-from pipeline.core.outcome import Outcome
+from pipeline.core.outcome import BuildResult
 from pipeline.recipes import RECIPE_VERSIONS
 
 
@@ -29,7 +29,7 @@ class Recipe(Protocol):
         report_for: Callable[[int], Reporter],
         checkpoint_seconds: float,
         stop: Callable[[], bool],
-    ) -> list[Outcome]: ...
+    ) -> list[BuildResult]: ...
 
 
 def get_recipe(name: str) -> Recipe:

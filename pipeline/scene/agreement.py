@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.transfer import send
+from pipeline.core.device import to_device
 from pipeline.geometry.texture import sample_texture, scatter_texture
 from pipeline.scene.mesh_views import Seen
 
@@ -33,8 +33,8 @@ def towards_mean(clean: Tensor, seen: Seen, weights: Tensor, supersample: int, t
     """
     smooth = torch.nn.functional.interpolate(clean, scale_factor=supersample, mode="bilinear", align_corners=False)
     covered = np.nonzero(seen.covered)
-    view, row, column = (send(torch.from_numpy(i), clean.device) for i in covered)
-    uv = send(torch.from_numpy(seen.uv), clean.device)
+    view, row, column = (to_device(torch.from_numpy(i), clean.device) for i in covered)
+    uv = to_device(torch.from_numpy(seen.uv), clean.device)
     weighed = torch.cat([smooth[view, :, row, column] * weights[:, None], weights[:, None]], dim=1)
     mean = _mean(scatter_texture(weighed, uv, texture_size))
     change = torch.zeros_like(smooth)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from pipeline.core.device import to_device
 from pipeline.core.rng import numpy_generator
-from pipeline.core.transfer import send
 from pipeline.geometry.camera import Cameras
 from pipeline.geometry.texture import sample_texture
 
@@ -46,8 +46,8 @@ def _places_on(device: torch.device, cameras: Cameras, height: int, width: int) 
 
     For CUDA: on the host it takes as long for one view as all else there.
     """
-    scale = send(torch.from_numpy(1 / cameras.projection[:, [0, 1], [0, 1]]), device).double()
-    axes = send(torch.from_numpy(np.ascontiguousarray(cameras.view[:, :3, :3])), device).double()
+    scale = to_device(torch.from_numpy(1 / cameras.projection[:, [0, 1], [0, 1]]), device).double()
+    axes = to_device(torch.from_numpy(np.ascontiguousarray(cameras.view[:, :3, :3])), device).double()
     x = (torch.arange(width, dtype=torch.float64, device=device) + 0.5) / width * 2 - 1
     y = 1 - (torch.arange(height, dtype=torch.float64, device=device) + 0.5) / height * 2
     across = (scale[:, 0, None, None] * x).expand(-1, height, -1)

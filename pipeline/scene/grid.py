@@ -195,13 +195,13 @@ def backend_for(device: str, name: str = "auto") -> str:
 
     "auto" is what suits the machine, and where that does not take tensors of this device, the next that does.
     """
-    chosen = backends.choose("grid", name).name
+    chosen = backends.select_backend("grid", name).name
     if _takes(chosen, device):
         return chosen
     if name != "auto":
         raise BackendError(f"grid: {chosen} takes {_DEVICES[chosen]} tensors only, these are on {device}; use torch")
     for backend in backends.BACKENDS:
-        if backend.operation == "grid" and _takes(backend.name, device) and not backends.why_not(backend):
+        if backend.operation == "grid" and _takes(backend.name, device) and not backends.unavailable_reason(backend):
             return backend.name
     raise BackendError(f"grid: no backend works here on {device} tensors")
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipeline.core.device import to_device
 from pipeline.core.rng import numpy_generator
-from pipeline.core.transfer import send
+from pipeline.core.scene import View
 from pipeline.geometry.antialias import Outlines, faces_across, mix, outlines
 from pipeline.geometry.camera import Cameras, CameraSettings, sample_paint_cameras, sample_surface
 from pipeline.geometry.parts import outward_signs
 from pipeline.geometry.rasterise import interpolate, rasterise
 from pipeline.geometry.texture import sample_texture
-from pipeline.scene.protocol import View
 
 _DETAILS = 4096
 
@@ -36,8 +36,8 @@ class Seen:
     def composite(self, texture: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
         """Views (V, C, side, side) of ``texture`` (C, S, S) over ``background`` (V side side, C)."""
         count, side, _ = self.covered.shape
-        pixels = send(torch.from_numpy(self.covered.reshape(-1).nonzero()[0]), texture.device)
-        colours = sample_texture(texture, send(torch.from_numpy(self.uv), texture.device))
+        pixels = to_device(torch.from_numpy(self.covered.reshape(-1).nonzero()[0]), texture.device)
+        colours = sample_texture(texture, to_device(torch.from_numpy(self.uv), texture.device))
         image = background.index_copy(0, pixels, colours).view(count, side, side, texture.shape[0])
         image = image.permute(0, 3, 1, 2)
         return image if self.outlines is None else mix(image, self.outlines)

@@ -59,7 +59,7 @@ def backend_for(device: str, name: str = "auto") -> str:
 
     "auto" is torch, or what the environment asks for where that takes tensors of this device.
     """
-    chosen = backends.choose("network", name).name
+    chosen = backends.select_backend("network", name).name
     if chosen == "torch" or device == "cuda":
         return chosen
     if name != "auto":

@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 import torch
 
+from pipeline.core.device import to_device
 from pipeline.core.rng import torch_generator
-from pipeline.core.transfer import send
+from pipeline.core.scene import Rendering
 from pipeline.geometry.camera import Cameras, CameraSettings
 from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, plain_colours
 from pipeline.scene.mesh_views import MeshViews
-from pipeline.scene.protocol import Rendering
 from pipeline.scene.visibility import Visibility
 
 # Initial latents: the base colour weakly, as published, under noise.
@@ -138,7 +138,7 @@ class PaintedMesh:
             return self._sphere.behind(cameras, height, width)
         colours = plain_colours(self._seed, step, count)
         latents = np.stack([self._latent_rgb.invert(colour) for colour in colours]).astype(np.float32)
-        rows = send(torch.from_numpy(latents), self._device)
+        rows = to_device(torch.from_numpy(latents), self._device)
         return rows[:, None].expand(-1, height * width, -1).reshape(count * height * width, -1)
 
     def state(self) -> Mapping[str, torch.Tensor]:

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.transfer import send
+from pipeline.core.device import to_device
+from pipeline.core.scene import Rendering, View
 from pipeline.geometry.camera import Cameras, CameraSettings
 from pipeline.geometry.mesh import face_normals
 from pipeline.geometry.texture import scatter_texture
@@ -34,7 +35,6 @@ from pipeline.scene.agreement import towards_mean
 from pipeline.scene.mesh_views import Seen
 from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
 from pipeline.scene.patch_views import choose, quality
-from pipeline.scene.protocol import Rendering, View
 from pipeline.scene.surface_noise import surface_noise
 from pipeline.scene.view_heights import suited
 
@@ -212,7 +212,7 @@ class PatchworkMesh(PaintedMesh):
         cameras, views = self.views.draw(step, settings.views)
         seen = self._seen(cameras, settings.view_size)
         image = self._small(seen, self.texture.detach(), self._background(cameras, seen.covered, step))
-        covered = send(torch.from_numpy(seen.covered[:, None].astype(np.float32)), self._device)
+        covered = to_device(torch.from_numpy(seen.covered[:, None].astype(np.float32)), self._device)
         end = max(min(_COLOUR_END, self._t_max), self._t_min)
         times = np.linspace(self._t_max, end, self._starts[0] + 1)
         return PatchRendering(
@@ -259,7 +259,7 @@ class PatchworkMesh(PaintedMesh):
         image = self._small(seen, unknown, self._behind(cameras, seen))
         channels = self._now.shape[1]
         drawn = surface_noise(seen, cameras, self._settings.supersample, channels, self._cell, self._seed)
-        noise = send(torch.from_numpy(drawn), self._device)
+        noise = to_device(torch.from_numpy(drawn), self._device)
         worth = self._worth(seen, cameras)
         free = image[:, -1:].clamp(0, 1)
         return _Group(number, cameras, views, seen, worth, image[:, :-1], free, noise)
@@ -274,10 +274,10 @@ class PatchworkMesh(PaintedMesh):
         colour = self._own_colours(seen)
         rgb = colour.mean(dim=0).cpu().numpy() @ self._latent_rgb.matrix + self._latent_rgb.bias
         grey = self._latent_rgb.invert(np.full(3, _LIGHT if rgb.mean() < (_LIGHT + _DARK) / 2 else _DARK))
-        plain = send(torch.from_numpy(np.append(grey, 0.0)).float(), self._device)
+        plain = to_device(torch.from_numpy(np.append(grey, 0.0)).float(), self._device)
         free = _FREE_BEHIND_GIVEN if self._has_colours else _FREE_BEHIND
         own = torch.cat([colour, torch.full_like(colour[:, :1], free)], dim=1)
-        close = send(torch.from_numpy(cameras.close), self._device)
+        close = to_device(torch.from_numpy(cameras.close), self._device)
         return torch.where(close[:, None], own, plain).repeat_interleave(size, dim=0)
 
     def _own_colours(self, seen: Seen) -> Tensor:
@@ -287,7 +287,7 @@ class PatchworkMesh(PaintedMesh):
             return self._colour.expand(views, -1)
         nothing = torch.zeros(seen.covered.size, len(self._colour), device=self._device)
         total = seen.composite(self.texture.detach(), nothing).sum(dim=(2, 3))
-        counts = send(torch.from_numpy(seen.covered.sum(axis=(1, 2)).astype(np.float32)), self._device)
+        counts = to_device(torch.from_numpy(seen.covered.sum(axis=(1, 2)).astype(np.float32)), self._device)
         return total / counts.clamp(min=1)[:, None]
 
     @torch.no_grad()
@@ -313,7 +313,7 @@ class PatchworkMesh(PaintedMesh):
     def _towards_the_others(self, group: _Group, clean: Tensor) -> Tensor:
         """(V, C, h, w) what is to be added to each view's clean latents, so that all show a place alike."""
         settings = self._settings
-        weights = send(torch.from_numpy(group.worth**_BEST + _BADLY), self._device)
+        weights = to_device(torch.from_numpy(group.worth**_BEST + _BADLY), self._device)
         return towards_mean(clean, group.seen, weights, settings.supersample, settings.texture_size)
 
     def _move_as_one(self, rendering: PatchRendering, residual: Tensor, share: Tensor) -> None:
@@ -330,14 +330,14 @@ class PatchworkMesh(PaintedMesh):
     def _lay(self, group: _Group, latents: Tensor) -> None:
         """Lays finished views, ``latents`` (V, C, h, w), on the texture where it is not known yet, and keeps them."""
         settings = self._settings
-        worth = send(torch.from_numpy(group.worth), self._device)[:, None]
+        worth = to_device(torch.from_numpy(group.worth), self._device)[:, None]
         weights = worth**_BEST
-        view, row, column = (send(torch.from_numpy(i), self._device) for i in np.nonzero(group.seen.covered))
+        view, row, column = (to_device(torch.from_numpy(i), self._device) for i in np.nonzero(group.seen.covered))
         smooth = torch.nn.functional.interpolate(
             latents, scale_factor=settings.supersample, mode="bilinear", align_corners=False
         )
         values = smooth[view, :, row, column]
-        uv = send(torch.from_numpy(group.seen.uv), self._device)
+        uv = to_device(torch.from_numpy(group.seen.uv), self._device)
         sums = scatter_texture(torch.cat([values * weights, weights, worth], dim=1), uv, settings.texture_size)
         colours, weight, total = sums[:-2], sums[-2], sums[-1]
         seen = (total > _LEAST_WEIGHT) & (weight > 0)

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
+from pipeline.core.device import to_device
 from pipeline.core.rng import numpy_generator, torch_generator
-from pipeline.core.transfer import send
+from pipeline.core.scene import Rendering, View
 from pipeline.geometry.camera import Cameras, OrbitSettings, sample_orbit_cameras
 from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.prior.load import Prior
@@ -23,7 +24,6 @@ from pipeline.scene import losses
 from pipeline.scene.background import plain_colours, ray_directions
 from pipeline.scene.field import RadianceField
 from pipeline.scene.occupancy import OccupancyGrid
-from pipeline.scene.protocol import Rendering, View
 from pipeline.scene.sketch import Sketch
 from pipeline.scene.volume import Composite, Packed, accumulate, composite, march
 
@@ -172,7 +172,7 @@ class RadianceFieldScene:
 
     def _plain(self, values: np.ndarray, seen: FieldViews) -> torch.Tensor:
         """One row of ``values`` (V, D) for all rays of each view: (R, D)."""
-        rows = send(torch.from_numpy(values.astype(np.float32)), self.device)
+        rows = to_device(torch.from_numpy(values.astype(np.float32)), self.device)
         return rows[:, None].expand(-1, seen.side**2, -1).reshape(-1, rows.shape[1])
 
     def _losses(
@@ -202,13 +202,13 @@ class RadianceFieldScene:
         jitter = None
         if step is not None:
             jitter = torch.rand(len(origins), generator=torch_generator(self._seed, "jitter", step))
-        rays = send(torch.from_numpy(directions), self.device)
+        rays = to_device(torch.from_numpy(directions), self.device)
         packed = march(
-            send(torch.from_numpy(origins), self.device),
+            to_device(torch.from_numpy(origins), self.device),
             rays,
             self.occupancy,
             step=self.settings.samples_step,
-            jitter=None if jitter is None else send(jitter, self.device),
+            jitter=None if jitter is None else to_device(jitter, self.device),
             nearest=_NEAREST,
         )
         sigma, features = self._evaluate(packed.points)

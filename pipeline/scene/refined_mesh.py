@@ -9,11 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
-from pipeline.core.transfer import send
+from pipeline.core.device import to_device
+from pipeline.core.scene import Rendering
 from pipeline.prior.load import Prior
 from pipeline.scene.background import plain_colours
 from pipeline.scene.mesh_views import MeshViews
-from pipeline.scene.protocol import Rendering
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class RefinedMesh:
         texture = self.texture.clamp(0, 1)
         colours = plain_colours(self._seed, step, len(cameras)).astype(np.float32)
         _, side, _ = seen.covered.shape
-        behind = send(torch.from_numpy(colours), texture.device)[:, None].expand(-1, side * side, -1).reshape(-1, 3)
+        behind = (
+            to_device(torch.from_numpy(colours), texture.device)[:, None].expand(-1, side * side, -1).reshape(-1, 3)
+        )
         image = functional.avg_pool2d(seen.composite(texture, behind), settings.supersample)
         drift = (self._blocks(texture) - self._anchor).square().mean()
         return Rendering(self._prior.encode(image), views, settings.keep_colour * drift)

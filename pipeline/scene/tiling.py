@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from pipeline.core.backends import choose
+from pipeline.core.backends import select_backend
 
 Floats = NDArray[np.float32]
 Layout = Literal["auto", "periodic", "hexagonal"]
@@ -150,7 +150,7 @@ def shade_surface(
     points = np.ascontiguousarray(np.asarray(position, np.float64) / tile, np.float32)
     normals = np.ascontiguousarray(normal, np.float32)
     directions = projectors(exemplar.layout, seed)
-    if choose("tiling").name == "numba":
+    if select_backend("tiling").name == "numba":
         from pipeline.scene.tiling_numba import blend
     else:
         from pipeline.scene.tiling_numpy import blend

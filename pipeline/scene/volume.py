@@ -151,7 +151,7 @@ def accumulate(weights: Tensor, values: Tensor, packed: Packed) -> Tensor:
 
 def backend_for(device: str, name: str = "auto") -> str:
     """Name of the backend that takes tensors on ``device`` ("cpu", "cuda"): what a record states."""
-    chosen = backends.choose("volume", name).name
+    chosen = backends.select_backend("volume", name).name
     if chosen == "numba" and device != "cpu":
         if name != "auto":
             raise BackendError(f"volume: numba takes cpu tensors only, these are on {device}; use torch")

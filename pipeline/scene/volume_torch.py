@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.core.transfer import send
+from pipeline.core.device import to_device
 
 if TYPE_CHECKING:
     from pipeline.scene.occupancy import OccupancyGrid
@@ -35,7 +35,7 @@ def march(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As ``volume.march``: points (M, 3), t (M,), delta (M,), start (R + 1,)."""
     o, d, u = origins.double(), directions.double(), jitter.double()
-    binary = send(torch.from_numpy(occupancy.binary), origins.device) != 0
+    binary = to_device(torch.from_numpy(occupancy.binary), origins.device) != 0
     near, far = _clip(o, d, occupancy.bound, nearest)
     hit = near < far
     near, far = near.where(hit, 0.0), far.where(hit, 0.0)

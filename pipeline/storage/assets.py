@@ -23,9 +23,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.content import sha256_bytes
-from pipeline.core.job import WORK
-from pipeline.core.place import Remote
+from pipeline.core.hashing import sha256_bytes
+from pipeline.core.job import WORK_DIR
+from pipeline.core.location import RemotePath
 from pipeline.storage.errors import Clash, StorageError
 from pipeline.storage.lease import holder
 from pipeline.storage.store import ABSENT, Found, store_of
@@ -41,7 +41,7 @@ _OBJECT = re.compile(rf"{re.escape(NEXT)}/[0-9a-f]{{64}}-[^/\\]+")
 class _Folder:
     """An asset's folder while it is written: the tags of what lies there, and whether it is still ours to write."""
 
-    def __init__(self, place: Remote, held: Callable[[], bool]):
+    def __init__(self, place: RemotePath, held: Callable[[], bool]):
         self.place, self._held, self._store = place, held, store_of(place)
         self.there: dict[str, Found] = self._store.files(place)
 
@@ -75,7 +75,7 @@ class _Folder:
             raise _lost(self.place)
 
 
-def publish(local: Path, place: Remote, *, held: Callable[[], bool] = lambda: True) -> dict[str, Any]:
+def publish(local: Path, place: RemotePath, *, held: Callable[[], bool] = lambda: True) -> dict[str, Any]:
     """Publishes the finished asset in the folder ``local`` at ``place`` and gives the record as it stands there.
 
     ``local/record.json`` names the outputs. ``held`` says whether the caller still has the asset's lease; nothing is
@@ -100,7 +100,7 @@ def publish(local: Path, place: Remote, *, held: Callable[[], bool] = lambda: Tr
     return record
 
 
-def settle(place: Remote, *, held: Callable[[], bool] = lambda: True) -> bool:
+def settle(place: RemotePath, *, held: Callable[[], bool] = lambda: True) -> bool:
     """Finishes what a killed publisher left behind at ``place``; True where there was something.
 
     The caller holds the asset's lease. Raises StorageError.
@@ -170,7 +170,7 @@ def _sweep(folder: _Folder) -> None:
 
 
 def _is_temporary(name: str) -> bool:
-    return name.startswith((f"{NEXT}/", f"{WORK}/"))
+    return name.startswith((f"{NEXT}/", f"{WORK_DIR}/"))
 
 
 def object_of(name: str, output: Mapping[str, Any]) -> str:
@@ -179,7 +179,7 @@ def object_of(name: str, output: Mapping[str, Any]) -> str:
     return held if isinstance(held, str) and _OBJECT.fullmatch(held) else name
 
 
-def read_output(place: Remote, name: str) -> tuple[bytes, dict[str, Any]]:
+def read_output(place: RemotePath, name: str) -> tuple[bytes, dict[str, Any]]:
     """The bytes of the output ``name`` of the asset at ``place``, with the record they belong to.
 
     Checked by size and hash; a rebuild that goes on meanwhile is waited for by reading again. Raises StorageError,
@@ -198,14 +198,14 @@ def read_output(place: Remote, name: str) -> tuple[bytes, dict[str, Any]]:
     raise StorageError(f"{place / name}: has other bytes than its record says; build it again")
 
 
-def ids(out: Remote) -> Iterator[str]:
+def ids(out: RemotePath) -> Iterator[str]:
     """The ids of everything that has a folder below ``out``, finished or not. Raises StorageError."""
     for name in store_of(out).folders(out):
         if not name.startswith("."):
             yield name
 
 
-def remove(out: Remote, job_id: str) -> None:
+def remove(out: RemotePath, job_id: str) -> None:
     """Removes the asset ``job_id``, its record first. Raises StorageError, also while a run is building it."""
     place = out / job_id
     if holder(place) is not None:
@@ -216,11 +216,11 @@ def remove(out: Remote, job_id: str) -> None:
         store.delete(place / name)
 
 
-def write_failure(place: Remote, failure: Mapping[str, Any]) -> None:
+def write_failure(place: RemotePath, failure: Mapping[str, Any]) -> None:
     """Writes ``failure.json``; a record beside it stays as it is. Raises StorageError."""
     text = json.dumps({**failure, "schema": 1, "status": "failed"}, indent=1, sort_keys=True, ensure_ascii=False)
     store_of(place).write(place / FAILURE, (text + "\n").encode())
 
 
-def _lost(place: Remote) -> StorageError:
+def _lost(place: RemotePath) -> StorageError:
     return StorageError(f"{place}: another run has taken this row over; its asset is left to that run")

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.core.atomic import TEMPORARY_PREFIX, write_json
-from pipeline.core.content import sha256_bytes
+from pipeline.core.hashing import sha256_bytes
 from pipeline.core.home import CACHE_VARIABLE, cache_root
-from pipeline.core.place import Remote
+from pipeline.core.location import RemotePath
 from pipeline.storage.store import Found
 
 __all__ = [
@@ -34,12 +34,12 @@ __all__ = [
 ]
 
 
-def scratch_for(out: Remote) -> Path:
+def scratch_for(out: RemotePath) -> Path:
     """The local folder in which assets of ``out`` are built before they are published."""
     return cache_root() / "scratch" / sha256_bytes(out.url.encode())[:20]
 
 
-def remembered(place: Remote, found: Found) -> str:
+def remembered(place: RemotePath, found: Found) -> str:
     """The hash under which ``place``, as it is ``found`` now, was kept before; "" where it was not."""
     with contextlib.suppress(OSError, ValueError):
         note = json.loads(_note(place).read_bytes())
@@ -48,7 +48,7 @@ def remembered(place: Remote, found: Found) -> str:
     return ""
 
 
-def remember(place: Remote, found: Found, sha256: str) -> None:
+def remember(place: RemotePath, found: Found, sha256: str) -> None:
     """Notes which content ``place`` had as it was ``found``."""
     write_json(_note(place), {"url": place.url, "tag": found.tag, "sha256": sha256})
 
@@ -80,7 +80,7 @@ def keep(folder: Path, sha256: str) -> Path:
 
 
 @contextlib.contextmanager
-def only_one(place: Remote) -> Iterator[None]:
+def only_one(place: RemotePath) -> Iterator[None]:
     """Only one process of this node is inside the block for ``place``: the others find what it fetched."""
     path = cache_root() / "locks" / sha256_bytes(place.url.encode())[:32]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,5 +94,5 @@ def only_one(place: Remote) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _note(place: Remote) -> Path:
+def _note(place: RemotePath) -> Path:
     return cache_root() / "inputs" / "seen" / f"{sha256_bytes(place.url.encode())[:32]}.json"

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.place import Remote
-from pipeline.core.process import is_alive
+from pipeline.core.location import RemotePath
+from pipeline.core.process.liveness import is_alive
 from pipeline.storage.errors import Clash, StorageError
 from pipeline.storage.store import ABSENT, Found, Store, patience, store_of
 
@@ -53,7 +53,7 @@ class Owner:
 class Lease:
     """A lease that was taken. ``held`` turns false for good when it may have expired or was taken over."""
 
-    def __init__(self, place: Remote, body: bytes, tag: str, seconds: float, since: float):
+    def __init__(self, place: RemotePath, body: bytes, tag: str, seconds: float, since: float):
         self.place, self.seconds = place, seconds
         self._body, self._tag, self._since, self._lost = body, tag, since, False
         self._lock = threading.Lock()
@@ -96,7 +96,7 @@ class Lease:
             self._lost = True
 
 
-def take(folder: Remote, owner: Owner, *, seconds: float = LEASE_SECONDS) -> Lease | None:
+def take(folder: RemotePath, owner: Owner, *, seconds: float = LEASE_SECONDS) -> Lease | None:
     """The lease of the asset in ``folder``, or None while another holds it. Raises StorageError."""
     place, store = folder / LEASE, store_of(folder)
     token = uuid.uuid4().hex
@@ -119,7 +119,7 @@ def take(folder: Remote, owner: Owner, *, seconds: float = LEASE_SECONDS) -> Lea
     return None
 
 
-def holder(folder: Remote) -> dict[str, Any] | None:
+def holder(folder: RemotePath) -> dict[str, Any] | None:
     """What the lease of the asset in ``folder`` says, None where no one holds it. Raises StorageError."""
     try:
         data, found = store_of(folder).read(folder / LEASE, _MAX_BYTES)
@@ -170,7 +170,7 @@ class Keeper:
             return min((lease.seconds for lease in self._leases), default=LEASE_SECONDS) / _RENEWALS / 2
 
 
-def _is_last(store: Store, place: Remote, token: str) -> bool:
+def _is_last(store: Store, place: RemotePath, token: str) -> bool:
     if store.exact:
         return True
     time.sleep(_SETTLE_SECONDS if place.scheme != "memory" else 0)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
-from pipeline.core.place import Remote
+from pipeline.core.location import RemotePath
 from pipeline.storage.assets import FAILURE, MAX_RECORD, RECORD
 from pipeline.storage.store import Found, store_of
 
@@ -24,7 +24,7 @@ _LISTING_SECONDS = 600.0
 class Snapshot:
     """One asset's folder as it was at one moment: its files, and the text of its record and its failure."""
 
-    place: Remote
+    place: RemotePath
     files: Mapping[str, Found] = field(default_factory=dict)
     texts: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -32,12 +32,12 @@ class Snapshot:
         return str(self.place)
 
 
-def look(place: Remote) -> Snapshot:
+def look(place: RemotePath) -> Snapshot:
     """The asset's folder at ``place``, which may be empty. Raises StorageError."""
     return _read(place, store_of(place).files(place))
 
 
-def _read(place: Remote, files: dict[str, Found]) -> Snapshot:
+def _read(place: RemotePath, files: dict[str, Found]) -> Snapshot:
     """The folder at ``place`` in which ``files`` were seen. Raises StorageError."""
     store, texts = store_of(place), {}
     for name in (RECORD, FAILURE):
@@ -49,7 +49,7 @@ def _read(place: Remote, files: dict[str, Found]) -> Snapshot:
     return Snapshot(place, files, texts)
 
 
-def look_at_all(out: Remote, ids: Iterable[str]) -> Iterator[tuple[str, Snapshot]]:
+def look_at_all(out: RemotePath, ids: Iterable[str]) -> Iterator[tuple[str, Snapshot]]:
     """(id, snapshot) of each asset below ``out``, in order, a window of them at a time. Raises StorageError.
 
     Of many ids the files are listed together, a thousand to a request, as long as there are not too many to hold:
@@ -73,7 +73,7 @@ class _Listing:
     ``made``: when, by the monotonic clock; 0 before.
     """
 
-    def __init__(self, out: Remote):
+    def __init__(self, out: RemotePath):
         self._out = out
         self.made = 0.0
         self._found: dict[str, dict[str, Found]] | None = None

@@ -10,16 +10,16 @@ import contextlib
 from pathlib import Path
 
 from pipeline.core.atomic import write_bytes
-from pipeline.core.place import Remote
+from pipeline.core.location import RemotePath
 from pipeline.storage.errors import Clash, StorageError
 from pipeline.storage.store import ABSENT, patience, store_of
 
 _MAX_BYTES = 1 << 30
 _PATIENCE_SECONDS = 20.0
-_ties: dict[Path, Remote] = {}
+_ties: dict[Path, RemotePath] = {}
 
 
-def tie(folder: Path, place: Remote) -> None:
+def tie(folder: Path, place: RemotePath) -> None:
     """From now on the files of ``folder`` are shared at ``place``."""
     _ties[folder] = place
 

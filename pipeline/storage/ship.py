@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pipeline.core.atomic import TEMPORARY_PREFIX, replacing
-from pipeline.core.place import Remote
+from pipeline.core.atomic import TEMPORARY_PREFIX, atomic_write
+from pipeline.core.location import RemotePath
 from pipeline.storage.errors import Clash, StorageError
 from pipeline.storage.store import patience, store_of
 
@@ -22,7 +22,7 @@ _MAX_BYTES = 4 << 30
 _SHARE = 0.1
 _PATIENCE_SECONDS = 20.0
 
-Pair = tuple[Path, Remote]
+Pair = tuple[Path, RemotePath]
 
 
 class Shipper:
@@ -75,7 +75,7 @@ class Shipper:
             pause = max(self._seconds, (time.monotonic() - begun) / _SHARE)
 
 
-def files_below(folder: Path, place: Remote) -> list[Pair]:
+def files_below(folder: Path, place: RemotePath) -> list[Pair]:
     """Every file below ``folder`` with its place below ``place``; temporary files are left out."""
     return [
         (path, place / path.relative_to(folder).as_posix())
@@ -84,7 +84,7 @@ def files_below(folder: Path, place: Remote) -> list[Pair]:
     ]
 
 
-def pull(place: Remote, folder: Path) -> int:
+def pull(place: RemotePath, folder: Path) -> int:
     """Copies every file below ``place`` into ``folder``; how many there were. Raises StorageError, OSError."""
     store, count = store_of(place), 0
     for name in store.files(place):
@@ -93,7 +93,7 @@ def pull(place: Remote, folder: Path) -> int:
             continue
         with contextlib.suppress(FileNotFoundError):
             data = store.read(place / name, _MAX_BYTES)[0]
-            with replacing(folder / name) as temporary:
+            with atomic_write(folder / name) as temporary:
                 temporary.write_bytes(data)
             count += 1
     return count

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from pipeline.core.place import Remote
+from pipeline.core.location import RemotePath
 from pipeline.storage.errors import Clash, StorageError, code_of, judge, reason_of
 
 LIMIT_VARIABLE = "LATENTKILN_STORAGE_SECONDS"
@@ -86,18 +86,18 @@ class Store:
         self._fs = fs
         self._lock = threading.Lock()
 
-    def stat(self, place: Remote) -> Found | None:
+    def stat(self, place: RemotePath) -> Found | None:
         """What lies at ``place``, None where nothing does."""
         try:
             return self._attempt("asking", place, lambda seconds: self._stat(place, seconds))
         except FileNotFoundError:
             return None
 
-    def read(self, place: Remote, limit: int = 1 << 30) -> tuple[bytes, Found]:
+    def read(self, place: RemotePath, limit: int = 1 << 30) -> tuple[bytes, Found]:
         """The content of ``place``, of at most ``limit`` bytes, and its tag. Raises FileNotFoundError."""
         return self._attempt("reading", place, lambda seconds: self._read(place, limit, seconds))
 
-    def write(self, place: Remote, data: bytes, *, expect: str | None = None) -> str:
+    def write(self, place: RemotePath, data: bytes, *, expect: str | None = None) -> str:
         """Puts ``data`` at ``place`` and gives its tag. Raises Clash where something else is there than expected.
 
         ``expect``: None for anything, ABSENT for nothing, else the tag of what is to be replaced. A write that
@@ -114,21 +114,21 @@ class Store:
                 return found.tag
             raise
 
-    def delete(self, place: Remote, *, expect: str | None = None) -> None:
+    def delete(self, place: RemotePath, *, expect: str | None = None) -> None:
         """Removes ``place``; it may be gone already. Raises Clash where it has another tag than expected."""
         try:
             self._attempt("deleting", place, lambda seconds: self._delete(place, expect, seconds))
         except FileNotFoundError:
             return
 
-    def files(self, folder: Remote) -> dict[str, Found]:
+    def files(self, folder: RemotePath) -> dict[str, Found]:
         """Every file below ``folder``, by its name relative to it; none where there is no such folder."""
         try:
             return self._attempt("listing", folder, lambda seconds: dict(self._list(folder, seconds)))
         except FileNotFoundError:
             return {}
 
-    def some_files(self, folder: Remote, most: int) -> dict[str, Found] | None:
+    def some_files(self, folder: RemotePath, most: int) -> dict[str, Found] | None:
         """As ``files``, or None where there are more than ``most``: what is held is bounded."""
 
         def call(seconds: float) -> dict[str, Found] | None:
@@ -140,14 +140,14 @@ class Store:
         except FileNotFoundError:
             return {}
 
-    def folders(self, folder: Remote) -> list[str]:
+    def folders(self, folder: RemotePath) -> list[str]:
         """The names of the folders in ``folder``, sorted."""
         try:
             return self._attempt("listing", folder, lambda seconds: sorted(self._folders(folder, seconds)))
         except FileNotFoundError:
             return []
 
-    def _attempt(self, what: str, place: Remote, call: Callable[[float], T], size: int = 0) -> T:
+    def _attempt(self, what: str, place: RemotePath, call: Callable[[float], T], size: int = 0) -> T:
         """Calls ``call(seconds)`` until it answers, an error is final, or the time is up."""
         begun, pause, refused, tried = time.monotonic(), _FIRST_PAUSE, 0, 0
         limit = limit_seconds()
@@ -177,16 +177,16 @@ class Store:
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _stat(self, place: Remote, seconds: float) -> Found:
+    def _stat(self, place: RemotePath, seconds: float) -> Found:
         self._fs.invalidate_cache()
         return _found(self._fs.info(place.url))
 
-    def _read(self, place: Remote, limit: int, seconds: float) -> tuple[bytes, Found]:
+    def _read(self, place: RemotePath, limit: int, seconds: float) -> tuple[bytes, Found]:
         found = self._stat(place, seconds)
         _check_size(place, found.size, limit)
         return self._fs.cat_file(place.url), found
 
-    def _write(self, place: Remote, data: bytes, expect: str | None, seconds: float) -> str:
+    def _write(self, place: RemotePath, data: bytes, expect: str | None, seconds: float) -> str:
         with self._lock:
             if expect is not None:
                 try:
@@ -204,19 +204,19 @@ class Store:
                 self._fs.mv(beside.url, place.url)
             return self._stat(place, seconds).tag or "?"
 
-    def _delete(self, place: Remote, expect: str | None, seconds: float) -> None:
+    def _delete(self, place: RemotePath, expect: str | None, seconds: float) -> None:
         if expect is not None and (self._stat(place, seconds).tag or "?") != expect:
             raise Clash
         self._fs.rm_file(place.url)
 
-    def _list(self, folder: Remote, seconds: float) -> Iterator[tuple[str, Found]]:
+    def _list(self, folder: RemotePath, seconds: float) -> Iterator[tuple[str, Found]]:
         self._fs.invalidate_cache()
         root = str(self._fs._strip_protocol(folder.url)).rstrip("/") + "/"
         for path, info in self._fs.find(folder.url, detail=True).items():
             if path.startswith(root):
                 yield path.removeprefix(root), _found(info)
 
-    def _folders(self, folder: Remote, seconds: float) -> Iterator[str]:
+    def _folders(self, folder: RemotePath, seconds: float) -> Iterator[str]:
         self._fs.invalidate_cache()
         for info in self._fs.ls(folder.url, detail=True):
             if info.get("type") == "directory":
@@ -233,11 +233,11 @@ class S3Store(Store):
 
         return sync(self._fs.loop, self._fs._call_s3, method, timeout=seconds, **arguments)
 
-    def _stat(self, place: Remote, seconds: float) -> Found:
+    def _stat(self, place: RemotePath, seconds: float) -> Found:
         answer = self._call(seconds, "head_object", **_named(place))
         return _answered(answer, int(answer["ContentLength"]))
 
-    def _read(self, place: Remote, limit: int, seconds: float) -> tuple[bytes, Found]:
+    def _read(self, place: RemotePath, limit: int, seconds: float) -> tuple[bytes, Found]:
         from fsspec.asyn import sync
 
         async def get() -> tuple[bytes, Found]:
@@ -251,7 +251,7 @@ class S3Store(Store):
 
         return sync(self._fs.loop, get, timeout=seconds)
 
-    def _write(self, place: Remote, data: bytes, expect: str | None, seconds: float) -> str:
+    def _write(self, place: RemotePath, data: bytes, expect: str | None, seconds: float) -> str:
         if expect is not None and not self.exact:
             return self._write_after_asking(place, data, expect, seconds)
         condition = {}
@@ -268,7 +268,7 @@ class S3Store(Store):
             raise
         return str(answer["ETag"]).strip('"')
 
-    def _write_after_asking(self, place: Remote, data: bytes, expect: str, seconds: float) -> str:
+    def _write_after_asking(self, place: RemotePath, data: bytes, expect: str, seconds: float) -> str:
         try:
             there = self._stat(place, seconds).tag
         except FileNotFoundError:
@@ -277,12 +277,12 @@ class S3Store(Store):
             raise Clash
         return self._write(place, data, None, seconds)
 
-    def _delete(self, place: Remote, expect: str | None, seconds: float) -> None:
+    def _delete(self, place: RemotePath, expect: str | None, seconds: float) -> None:
         if expect is not None and self._stat(place, seconds).tag != expect:
             raise Clash
         self._call(seconds, "delete_object", **_named(place))
 
-    def _list(self, folder: Remote, seconds: float) -> Iterator[tuple[str, Found]]:
+    def _list(self, folder: RemotePath, seconds: float) -> Iterator[tuple[str, Found]]:
         prefix = _prefix(folder)
         for page in self._pages(folder, prefix, seconds):
             for item in page.get("Contents", ()):
@@ -292,13 +292,13 @@ class S3Store(Store):
                     modified = item["LastModified"].timestamp()
                     yield name, Found(int(item["Size"]), str(item.get("ETag", "")).strip('"'), modified)
 
-    def _folders(self, folder: Remote, seconds: float) -> Iterator[str]:
+    def _folders(self, folder: RemotePath, seconds: float) -> Iterator[str]:
         prefix = _prefix(folder)
         for page in self._pages(folder, prefix, seconds, Delimiter="/"):
             for item in page.get("CommonPrefixes", ()):
                 yield item["Prefix"].removeprefix(prefix).rstrip("/")
 
-    def _pages(self, folder: Remote, prefix: str, seconds: float, **arguments: Any) -> Iterator[dict[str, Any]]:
+    def _pages(self, folder: RemotePath, prefix: str, seconds: float, **arguments: Any) -> Iterator[dict[str, Any]]:
         bucket = folder.key.partition("/")[0]
         while True:
             page = self._call(seconds, "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=_PAGE, **arguments)
@@ -308,7 +308,7 @@ class S3Store(Store):
             arguments["ContinuationToken"] = page["NextContinuationToken"]
 
 
-def store_of(place: Remote) -> Store:
+def store_of(place: RemotePath) -> Store:
     """The store ``place`` lies in, one for each scheme and process. Raises StorageError where it cannot be used."""
     key = (os.getpid(), place.scheme)
     with _opening:
@@ -321,7 +321,7 @@ _stores: dict[tuple[int, str], Store] = {}
 _opening = threading.Lock()
 
 
-def _open(place: Remote) -> Store:
+def _open(place: RemotePath) -> Store:
     scheme = place.scheme
     try:
         import fsspec
@@ -365,19 +365,19 @@ def _may_pass(error: Exception) -> bool:
     return code_of(error)[1] in (403, 404)
 
 
-def _named(place: Remote) -> dict[str, str]:
+def _named(place: RemotePath) -> dict[str, str]:
     bucket, _, key = place.key.partition("/")
     if not key:
         raise StorageError(f"{place}: it names a bucket and nothing in it")
     return {"Bucket": bucket, "Key": key}
 
 
-def _prefix(folder: Remote) -> str:
+def _prefix(folder: RemotePath) -> str:
     key = folder.key.partition("/")[2]
     return f"{key}/" if key else ""
 
 
-def _check_size(place: Remote, size: int, limit: int) -> None:
+def _check_size(place: RemotePath, size: int, limit: int) -> None:
     if size > limit:
         raise StorageError(f"{place}: it has {size} bytes; allowed: at most {limit}")
 

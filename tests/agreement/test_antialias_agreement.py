@@ -118,4 +118,4 @@ def test_a_mesh_without_faces_is_no_call(nvdiffrast):
 
 
 def test_auto_is_the_library_where_it_works(nvdiffrast):
-    assert backends.choose("antialias").name == "nvdiffrast"
+    assert backends.select_backend("antialias").name == "nvdiffrast"

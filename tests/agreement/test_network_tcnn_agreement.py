@@ -169,7 +169,7 @@ def test_another_layout_is_refused(tinycudann, monkeypatch):
 
 def test_half_precision_has_to_be_asked_for(tinycudann, monkeypatch):
     monkeypatch.delenv("LATENTKILN_NETWORK", raising=False)
-    assert backends.choose("grid").name == "tinycudann"  # it is there, and the grid is float32
+    assert backends.select_backend("grid").name == "tinycudann"  # it is there, and the grid is float32
     assert network.backend_for("cuda") == network.backend_for("cpu") == "torch"
     monkeypatch.setenv("LATENTKILN_NETWORK", "tinycudann")
     assert network.backend_for("cuda") == "tinycudann"

@@ -24,7 +24,7 @@ from harness import arguments, finish  # noqa: E402
 from s3_server import BUCKET, FaultProxy, S3Server, connect, environment  # noqa: E402
 from stub_recipe import item  # noqa: E402
 
-from pipeline.core.place import Remote  # noqa: E402
+from pipeline.core.location import RemotePath  # noqa: E402
 from pipeline.fleet import driver  # noqa: E402
 from pipeline.fleet.driver import FleetSettings, RunSummary  # noqa: E402
 from pipeline.storage import assets  # noqa: E402
@@ -84,7 +84,7 @@ class Away:
         return 503 if refused else None
 
 
-def build(out: Remote, names: list[str]) -> RunSummary:
+def build(out: RemotePath, names: list[str]) -> RunSummary:
     """A run of rows of a few steps in this process."""
     settings = FleetSettings(lockstep=1, threads=1, serial=True)
     return driver.run(
@@ -94,7 +94,7 @@ def build(out: Remote, names: list[str]) -> RunSummary:
 
 def part(name: str, proxy: FaultProxy, rows: int, seed: int) -> dict:
     """One run while the store misbehaves, and one in peace."""
-    out, begun = Remote(f"s3://{BUCKET}/{name}"), time.monotonic()
+    out, begun = RemotePath(f"s3://{BUCKET}/{name}"), time.monotonic()
     names = [f"r{number:03d}" for number in range(rows)]
     rule = Throttle() if name == "throttled" else Away() if name == "away" else Chance(seed, CHANCES[name])
     if name == "away":

@@ -40,9 +40,9 @@ def toolbox(faults_folder: str, step_seconds: float) -> Toolbox:
             sys.path.insert(0, faults_folder)
         from harness import advance, glb, steps_of
 
-        from pipeline.core.atomic import replacing, write_bytes
+        from pipeline.core.atomic import atomic_write, write_bytes
         from pipeline.core.errors import LatentkilnError
-        from pipeline.core.outcome import Outcome
+        from pipeline.core.outcome import BuildResult
         from pipeline.export.record import describe_outputs, write_record
 
         def build(job, fingerprint, report):
@@ -62,18 +62,18 @@ def toolbox(faults_folder: str, step_seconds: float) -> Toolbox:
                     if steps >= 10:
                         write_bytes(checkpoint, json.dumps(saved).encode())
                     if stop():
-                        return Outcome(job.id, "interrupted", "distill")
+                        return BuildResult(job.id, "interrupted", "distill")
                 state = advance(state, step)
                 if step_seconds:
                     time.sleep(step_seconds)
                 report("distill", step + 1, steps)
-            with replacing(folder / "asset.glb") as temporary:
+            with atomic_write(folder / "asset.glb") as temporary:
                 temporary.write_bytes(glb(state))
             shutil.rmtree(folder / ".work", ignore_errors=True)
             record = {"id": job.id, "fingerprint": fingerprint, "recipe": job.recipe, "recipe_version": "1"}
             record |= {"inputs": {}, "outputs": describe_outputs(folder, ["asset.glb"]), "resumed_from": first}
             write_record(folder, record)
-            return Outcome(job.id, "done", seconds=0.01)
+            return BuildResult(job.id, "done", seconds=0.01)
 
         outcomes = []
         for index, (job, fingerprint) in enumerate(zip(jobs, fingerprints, strict=True)):
@@ -81,7 +81,7 @@ def toolbox(faults_folder: str, step_seconds: float) -> Toolbox:
                 outcomes.append(build(job, fingerprint, report_for(index)))
             except OSError as error:
                 failure = LatentkilnError(f"{job.id}: {error.strerror}: {error.filename}", stage="export")
-                outcomes.append(Outcome(job.id, "failed", failure.stage, type(error).__name__, failure.message))
+                outcomes.append(BuildResult(job.id, "failed", failure.stage, type(error).__name__, failure.message))
         return outcomes
 
     return Toolbox(load_prior, recipe_named)

@@ -25,7 +25,7 @@ from harness import arguments, finish  # noqa: E402
 from s3_server import BUCKET, S3Server, connect, environment  # noqa: E402
 from stub_recipe import item  # noqa: E402
 
-from pipeline.core.place import Remote  # noqa: E402
+from pipeline.core.location import RemotePath  # noqa: E402
 from pipeline.fleet import driver  # noqa: E402
 from pipeline.fleet.driver import FleetSettings  # noqa: E402
 from pipeline.storage import assets  # noqa: E402
@@ -36,13 +36,13 @@ NODE = f"""
 import sys; sys.path.insert(0, {str(TESTS)!r})
 from counting_recipe import counting
 from stub_recipe import item
-from pipeline.core.place import Remote
+from pipeline.core.location import RemotePath
 from pipeline.fleet import depot, driver
 depot.SHIP_SECONDS = 0.3
 print("ready", flush=True)
 rows = [item(name) for name in sys.argv[2:]]
 settings = driver.FleetSettings(lockstep=1, threads=1, serial=True)
-driver.run(rows, Remote(sys.argv[1]), prior_spec="stub", settings=settings, toolbox=counting({STEPS}, 0.02))
+driver.run(rows, RemotePath(sys.argv[1]), prior_spec="stub", settings=settings, toolbox=counting({STEPS}, 0.02))
 print("done", flush=True)
 """
 
@@ -55,7 +55,13 @@ LITTER = (".lease", ".work", ".next", ".tmp-", "failure.json")
 
 
 def disturb(
-    server: S3Server, out: Remote, rows: list[str], folder: str, chance: random.Random, most: int, counts: Counter[str]
+    server: S3Server,
+    out: RemotePath,
+    rows: list[str],
+    folder: str,
+    chance: random.Random,
+    most: int,
+    counts: Counter[str],
 ) -> None:
     """Kills until there were ``most`` kills in all, or every row is built."""
     while counts.total() < most:
@@ -80,7 +86,7 @@ def disturb(
         node.wait()
 
 
-def peace(out: Remote, rows: list[str]) -> Counter[str]:
+def peace(out: RemotePath, rows: list[str]) -> Counter[str]:
     """One run in peace; what is wrong after it."""
     settings = FleetSettings(lockstep=1, threads=1, serial=True)
     items = [item(name) for name in rows]
@@ -103,7 +109,7 @@ def main() -> None:
             os.environ.update(environment(server.endpoint) | {"LATENTKILN_CACHE": f"{folder}/last"})
             connect()
             while counts.total() < chosen.kills and time.monotonic() - begun < KILL_SECONDS * chosen.kills:
-                out = Remote(f"s3://{BUCKET}/out{rounds}")
+                out = RemotePath(f"s3://{BUCKET}/out{rounds}")
                 disturb(server, out, rows, folder, chance, chosen.kills, counts)
                 faults.update(peace(out, rows))
                 rounds += 1

@@ -52,7 +52,7 @@ def test_rasterise(backend, size, cull):
 
 def test_auto_is_a_cuda_rasteriser(monkeypatch):
     monkeypatch.delenv("LATENTKILN_RASTERISE", raising=False)
-    assert backends.choose("rasterise").name in ("warp", "nvdiffrast")
+    assert backends.select_backend("rasterise").name in ("warp", "nvdiffrast")
 
 
 def test_warp_gives_the_same_bits_twice():

@@ -11,7 +11,7 @@ from fake_prior import make_prior
 from gpu.libraries import need
 from test_generate import BALL, SMALL
 
-from pipeline.core.job import Job, Source
+from pipeline.core.job import Job, RowLocation
 from pipeline.core.rng import numpy_generator, torch_generator
 from pipeline.distill import loop
 from pipeline.distill.width import fitting
@@ -37,7 +37,7 @@ def build(prior, out, **settings):
     """One small row; its record and mesh."""
     small = {**SMALL, "steps": 2, "views": 1, "mesh_resolution": 16}
     values = GenerateSettings(**{**small, **settings}).model_dump(mode="json")
-    row = Job("one", "generate", "a red stone", "", 0, None, values, Source("m.csv", 2))
+    row = Job("one", "generate", "a red stone", "", 0, None, values, RowLocation("m.csv", 2))
     (outcome,) = generate([row], prior, out, fingerprints=["print"], lockstep=2)
     assert outcome.status == "done", outcome
     return read_record(out / "one"), load_mesh(out / "one" / "asset.glb")

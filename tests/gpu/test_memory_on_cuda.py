@@ -9,10 +9,10 @@ import torch
 from fake_prior import make_prior
 from test_distill import VIEWS, Canvas, subject
 
+from pipeline.core.scene import Rendering
 from pipeline.distill.loop import Subject, distill
 from pipeline.prior.load import Prior, load_prior
 from pipeline.prior.options import PriorOptions
-from pipeline.scene.protocol import Rendering
 
 pytestmark = pytest.mark.gpu
 NUMBERS = 16 << 20  # 64 MB that a scene keeps from its view to its step

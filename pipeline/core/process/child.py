@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +20,20 @@ from pipeline.core.job import Reporter, no_report
 from pipeline.core.private import private_folder
 from pipeline.core.safe_path import without_current_folder
 
-_HEARTBEAT = 0.25
+_POLL_SECONDS = 0.25
 
 
 def run_child(
     program: Path | Sequence[str],
     name: str,
-    given: Mapping[str, NDArray],
-    wanted: Sequence[str],
+    inputs: Mapping[str, NDArray[Any]],
+    outputs: Sequence[str],
     *,
     time_limit: float,
     stage: str,
     report: Reporter = no_report,
-) -> tuple[dict[str, NDArray] | None, str]:
-    """Runs ``program`` on the arrays ``given``; returns the arrays ``wanted`` and "", or None and one line why not.
+) -> tuple[dict[str, NDArray[Any]] | None, str]:
+    """Runs ``program`` on the arrays ``inputs``; returns the arrays ``outputs`` and "", or None and one line why not.
 
     program  a Python file, or the beginning of a command; a folder, this process's id and a number of seconds
              follow. It reads ``<name>.npy`` files in the folder and writes its own there, the last wanted one last.
@@ -45,7 +46,7 @@ def run_child(
     command = (sys.executable, "-P", str(program.absolute())) if isinstance(program, Path) else tuple(program)
     with private_folder() as folder:
         try:
-            for key, array in given.items():
+            for key, array in inputs.items():
                 np.save(folder / f"{key}.npy", array, allow_pickle=False)
         except OSError as error:
             # NumPy says how many bytes went in, not why no more did.
@@ -56,17 +57,17 @@ def run_child(
         with _started([*command, str(folder), str(os.getpid()), str(math.ceil(time_limit) + 5)], folder) as child:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(_HEARTBEAT)
+                    child.wait(_POLL_SECONDS)
                     break
-                passed = time.monotonic() - began
-                report(stage, int(passed), max(1, math.ceil(time_limit)))
-                if passed > time_limit:
+                elapsed = time.monotonic() - began
+                report(stage, int(elapsed), max(1, math.ceil(time_limit)))
+                if elapsed > time_limit:
                     return None, f"{name} was not done after {time_limit:g} s"
-        if child.returncode != 0 or not (folder / f"{wanted[-1]}.npy").is_file():
-            said_lines = (folder / "said.txt").read_text(errors="replace").split("\n")
-            last = next((line.strip() for line in reversed(said_lines) if line.strip()), "")
+        if child.returncode != 0 or not (folder / f"{outputs[-1]}.npy").is_file():
+            log_lines = (folder / "said.txt").read_text(errors="replace").split("\n")
+            last = next((line.strip() for line in reversed(log_lines) if line.strip()), "")
             return None, f"{name} failed (exit code {child.returncode}){': ' + last[:120] if last else ''}"
-        return {key: np.load(folder / f"{key}.npy", allow_pickle=False) for key in wanted}, ""
+        return {key: np.load(folder / f"{key}.npy", allow_pickle=False) for key in outputs}, ""
 
 
 @contextlib.contextmanager

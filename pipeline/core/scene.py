@@ -11,9 +11,9 @@ import torch
 
 @dataclass(frozen=True)
 class View:
-    """One rendered view, as the guidance sees it. ``word`` is front, side, back, overhead or bottom."""
+    """One rendered view, as the guidance sees it. ``direction_word`` is front, side, back, overhead or bottom."""
 
-    word: str
+    direction_word: str
     close: bool
 
 

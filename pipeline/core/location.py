@@ -15,7 +15,7 @@ _LOCAL = ("file", "local")
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemotePath:
     """A file or folder at a URL (``s3://bucket/prefix/name``), without a slash at the end.
 
     ``/``, ``name``, ``parent`` and ``suffix`` are those of a ``Path``; what asks the store is in ``storage``.
@@ -28,8 +28,8 @@ class Remote:
     def __str__(self) -> str:
         return self.url
 
-    def __truediv__(self, name: object) -> Remote:
-        return Remote(f"{self.url}/{name}")
+    def __truediv__(self, name: object) -> RemotePath:
+        return RemotePath(f"{self.url}/{name}")
 
     @property
     def scheme(self) -> str:
@@ -47,22 +47,22 @@ class Remote:
         return self.key.rpartition("/")[2]
 
     @property
-    def parent(self) -> Remote:
+    def parent(self) -> RemotePath:
         """The folder this lies in; the bucket's is the bucket."""
         folder = self.key.rpartition("/")[0]
-        return Remote(f"{self.scheme}://{folder}") if folder else self
+        return RemotePath(f"{self.scheme}://{folder}") if folder else self
 
     @property
     def suffix(self) -> str:
         """The ending of the name with its dot, or nothing."""
         return Path(self.name).suffix
 
-    def contains(self, other: Remote) -> bool:
+    def contains(self, other: RemotePath) -> bool:
         """Whether ``other`` lies below this folder."""
         return other.url.startswith(f"{self.url}/")
 
 
-Place = Path | Remote
+Location = Path | RemotePath
 
 
 def is_url(text: str) -> bool:
@@ -78,35 +78,37 @@ def url_problem(text: str) -> str:
     match = _URL.match(text)
     if match is None:
         return "it is no address; allowed: SCHEME://BUCKET/NAME"
-    scheme, rest = match[1].lower(), match[2]
-    host, _, path = rest.partition("/")
+    scheme, path_text = match[1].lower(), match[2]
+    host, _, path = path_text.partition("/")
     if "@" in host:
         return f"the {scheme} address has a user or password in it; leave it out, the environment holds credentials"
-    if "?" in rest or "#" in rest:
+    if "?" in path_text or "#" in path_text:
         return f"the {scheme} address has a '?' or '#' in it; allowed: an address without query or signature"
     if "::" in text:
         return "the address is a chain of file systems ('::'); allowed: a single one"
     if not host:
         return f"'{scheme}://' names no bucket; allowed: {scheme}://BUCKET/NAME"
-    if not text.isprintable() or "\\" in rest:
+    if not text.isprintable() or "\\" in path_text:
         return f"the {scheme} address has a control character or backslash in it; allowed: printable text and '/'"
     if any(part in ("", ".", "..") for part in path.rstrip("/").split("/")) and path.rstrip("/"):
         return f"the {scheme} address has an empty part, '.' or '..' in it; allowed: plain names between slashes"
     return ""
 
 
-def require_folder(place: Place) -> None:
-    """Raises UsageError where ``place`` (``--out``) can be no folder: a file stands there, or on the way to it, or its
-    name is one that libraries cannot open."""
-    if isinstance(place, Remote):
+def require_folder(location: Location) -> None:
+    """Raises UsageError where ``location`` (``--out``) can be no folder: a file stands there, or on the way to it, or
+    its name is one that libraries cannot open."""
+    if isinstance(location, RemotePath):
         return
-    if not is_encodable(str(place.absolute())):
-        raise UsageError(f"--out {place}: its name is no UTF-8 in this locale; choose another, or set LC_ALL=C.UTF-8")
-    for path in (place, *place.parents):
+    if not is_encodable(str(location.absolute())):
+        raise UsageError(
+            f"--out {location}: its name is no UTF-8 in this locale; choose another, or set LC_ALL=C.UTF-8"
+        )
+    for path in (location, *location.parents):
         if path.is_dir():
             return
         if os.path.lexists(path):
-            raise UsageError(f"--out {place}: {path} is no folder; name a folder, which may not exist yet")
+            raise UsageError(f"--out {location}: {path} is no folder; name a folder, which may not exist yet")
 
 
 def is_encodable(name: str) -> bool:
@@ -118,8 +120,8 @@ def is_encodable(name: str) -> bool:
     return True
 
 
-def parse_place(text: str) -> Place:
-    """A ``Path`` for a path or a ``file://`` address, a ``Remote`` for any other address.
+def parse_location(text: str) -> Location:
+    """A ``Path`` for a path or a ``file://`` address, a ``RemotePath`` for any other address.
 
     Raises UsageError for an address that cannot be used.
     """
@@ -130,4 +132,4 @@ def parse_place(text: str) -> Place:
         return Path(match[2])
     if problem := url_problem(text):
         raise UsageError(problem)
-    return Remote(f"{match[1].lower()}://{match[2].rstrip('/')}")
+    return RemotePath(f"{match[1].lower()}://{match[2].rstrip('/')}")

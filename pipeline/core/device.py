@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """``tensor``, which lies in host memory, on ``device``.
 
     To CUDA it goes from pinned memory and without waiting: an ordinary copy lets the host wait until the device has

@@ -8,7 +8,7 @@ import signal
 import sys
 
 
-def die_with(parent: int, seconds: int) -> None:
+def exit_with_parent(parent: int, seconds: int) -> None:
     """Has the system end this process with its parent (where it can), and after ``seconds`` in any case."""
     # The default action of SIGALRM needs no interpreter: it also ends a process inside native code.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

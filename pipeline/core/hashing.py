@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_CHUNK = 1 << 20
+_CHUNK_BYTES = 1 << 20
 
 
 def canonical_json(value: Any) -> bytes:
@@ -46,7 +46,7 @@ def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes, read in pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
+        while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
 
@@ -66,5 +66,5 @@ def sha256_tensors(head: Any, tensors: Mapping[str, tuple[str, Sequence[int], me
 
 def sha256_arrays(head: Any, arrays: Mapping[str, NDArray[np.generic]]) -> str:
     """``sha256_tensors`` of NumPy ``arrays``, whatever their memory layout."""
-    parts = {name: (array.dtype.str, array.shape, memoryview(array.tobytes())) for name, array in arrays.items()}
-    return sha256_tensors(head, parts)
+    entries = {name: (array.dtype.str, array.shape, memoryview(array.tobytes())) for name, array in arrays.items()}
+    return sha256_tensors(head, entries)
