@@ -16,14 +16,14 @@ from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.core.job import Job
 from pipeline.core.location import Location, RemotePath
 from pipeline.export.record import in_strangers_folder, is_ours, load_record, output_problem, read_failure
-from pipeline.geometry.fetch import fetch_mesh, fetched_ahead, with_adapters
 from pipeline.geometry.source import may_have_buffers, mesh_sha256
 from pipeline.prior.adapter_marks import adapter_marks
 from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
 from pipeline.recipes.half_built import goes_on_from
-from pipeline.storage import assets
+from pipeline.storage import publish
+from pipeline.storage.inputs import fetch_mesh, prefetch_inputs, with_local_adapters
 from pipeline.storage.lease import LEASE
-from pipeline.storage.look import Snapshot, look_at_all
+from pipeline.storage.snapshot import Snapshot, take_snapshots
 
 Action = Literal["build", "keep", "blocked"]
 
@@ -100,7 +100,7 @@ def iterate(
 ) -> Iterator[PlanItem]:
     """As ``plan``, one by one; of an output root at a URL a window of rows at a time. Raises StorageError for that."""
     meshes: dict[Location | None, tuple[str, str]] = {None: ("", "")}
-    for given, folder in _with_folders(fetched_ahead(jobs), out):
+    for given, folder in _with_folders(prefetch_inputs(jobs), out):
         job, named = given, given.origin or given.mesh
         if len(meshes) > _REMEMBERED:
             meshes = {None: ("", "")}
@@ -143,8 +143,8 @@ def leftovers(out: Location, knows: Callable[[str], bool]) -> Iterator[tuple[str
     """Folders of rows under ``out`` of which ``knows`` is false, by name: rows that are no longer in the manifest,
     built, failed or half built. Nothing is looked at through links. Raises StorageError."""
     if isinstance(out, RemotePath):
-        unknown = sorted(name for name in assets.ids(out) if not knows(name))
-        yield from ((name, there) for name, there in look_at_all(out, unknown) if is_ours(there, name))
+        unknown = sorted(name for name in publish.asset_ids(out) if not knows(name))
+        yield from ((name, there) for name, there in take_snapshots(out, unknown) if is_ours(there, name))
         return
     try:
         with os.scandir(out) as entries:
@@ -162,7 +162,7 @@ def _with_folders(jobs: Iterable[Job], out: Location) -> Iterator[tuple[Job, Pat
         return
     rest = iter(jobs)
     while window := list(islice(rest, _WINDOW)):
-        for job, (_, there) in zip(window, look_at_all(out, (job.id for job in window)), strict=True):
+        for job, (_, there) in zip(window, take_snapshots(out, (job.id for job in window)), strict=True):
             yield job, there
 
 
@@ -296,7 +296,7 @@ def _identify(mesh: Location | None) -> tuple[str, str]:
 def _identify_adapters(job: Job) -> tuple[Job, list[dict[str, Any]], str]:
     """The job with its LoRAs and concepts on this node, what they are, and "" or why they cannot be used."""
     try:
-        job = with_adapters(job)
+        job = with_local_adapters(job)
         return job, adapter_marks(job.adapters), ""
     except LatentkilnError as error:
         return job, [], f"an adapter cannot be used: {error.message}"

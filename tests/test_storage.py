@@ -14,10 +14,10 @@ from pipeline.core.errors import UsageError
 from pipeline.core.hashing import sha256_bytes
 from pipeline.core.location import RemotePath, parse_location
 from pipeline.export.record import describe_outputs, write_record
-from pipeline.storage import assets, lease, ship
-from pipeline.storage.errors import Clash, StorageError, reason_of
+from pipeline.storage import lease, publish, sync
+from pipeline.storage.errors import PreconditionFailed, StorageError, describe_error
 from pipeline.storage.secrets import scrub
-from pipeline.storage.store import ABSENT, patience, store_of
+from pipeline.storage.store import ABSENT, deadline, store_of
 
 
 @pytest.fixture(params=["s3", "memory"])
@@ -78,10 +78,10 @@ def test_what_is_written_is_read_and_listed(root):
     assert store.stat(root / "x") is None and store.files(root) == {} and store.folders(root) == []
     tag = store.write(root / "a" / "x.txt", b"one")
     data, found = store.read(root / "a" / "x.txt")
-    assert data == b"one" and found.tag == tag and found.size == 3
+    assert data == b"one" and found.etag == tag and found.size == 3
     assert abs(found.now - time.time()) < 5 and abs(found.now - found.modified) < 5
     store.write(root / "b" / "y", b"")
-    assert {name: f.tag for name, f in store.files(root).items()}["a/x.txt"] == tag
+    assert {name: f.etag for name, f in store.files(root).items()}["a/x.txt"] == tag
     assert store.folders(root) == ["a", "b"]
     store.delete(root / "a" / "x.txt")
     store.delete(root / "a" / "x.txt")
@@ -94,7 +94,7 @@ def test_what_is_written_is_read_and_listed(root):
 
 
 def test_a_listing_goes_on_behind_its_first_page(root, monkeypatch):
-    monkeypatch.setattr("pipeline.storage.store._PAGE", 7)
+    monkeypatch.setattr("pipeline.storage.store._PAGE_SIZE", 7)
     store = store_of(root)
     expected = sorted(f"{folder}/{n}" for folder in "abcdefgh" for n in "12")
     for name in expected:
@@ -105,14 +105,14 @@ def test_a_listing_goes_on_behind_its_first_page(root, monkeypatch):
 def test_a_write_meets_its_expectation_or_clashes(root):
     store = store_of(root)
     first = store.write(root / "x", b"one", expect=ABSENT)
-    with pytest.raises(Clash):
+    with pytest.raises(PreconditionFailed):
         store.write(root / "x", b"two", expect=ABSENT)
     second = store.write(root / "x", b"two", expect=first)
-    with pytest.raises(Clash):
+    with pytest.raises(PreconditionFailed):
         store.write(root / "x", b"three", expect=first)
-    with pytest.raises(Clash):
+    with pytest.raises(PreconditionFailed):
         store.write(root / "gone", b"three", expect=second)
-    with pytest.raises(Clash):
+    with pytest.raises(PreconditionFailed):
         store.delete(root / "x", expect=first)
     assert store.read(root / "x")[0] == b"two"
     store.delete(root / "x", expect=second)
@@ -121,14 +121,14 @@ def test_a_write_meets_its_expectation_or_clashes(root):
 def test_of_many_writers_one_wins(root):
     store = store_of(root)
     for expect in (ABSENT, None):
-        expected = expect if expect is not None else store.stat(root / "x").tag
+        expected = expect if expect is not None else store.stat(root / "x").etag
         won = []
 
         def attempt(number, expected=expected, won=won):
             try:
                 store.write(root / "x", f"writer {number}".encode(), expect=expected)
                 won.append(number)
-            except Clash:
+            except PreconditionFailed:
                 pass
 
         threads = [threading.Thread(target=attempt, args=(n,)) for n in range(8 if expect is None else 6)]
@@ -177,7 +177,7 @@ def test_a_store_that_stays_away_is_one_clear_line_in_time(proxy, s3, monkeypatc
 def test_a_store_that_is_not_there_at_all(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
     connect()
-    with pytest.raises(StorageError, match="run again when the store answers") as caught, patience(0.5):
+    with pytest.raises(StorageError, match="run again when the store answers") as caught, deadline(0.5):
         store_of(RemotePath(s3)).read(RemotePath(s3) / "x")
     assert "\n" not in str(caught.value)
 
@@ -189,7 +189,7 @@ def test_a_slow_answer_is_waited_for_and_a_missing_one_not(proxy, s3, monkeypatc
     assert store_of(place).read(place)[0] == b"x"
     proxy.slow_seconds = 20
     begun = time.monotonic()
-    with pytest.raises(StorageError, match="no answer in time"), patience(1.0):
+    with pytest.raises(StorageError, match="no answer in time"), deadline(1.0):
         store_of(place).read(place)
     assert time.monotonic() - begun < 4
 
@@ -197,8 +197,8 @@ def test_a_slow_answer_is_waited_for_and_a_missing_one_not(proxy, s3, monkeypatc
 def test_a_library_that_has_no_words_for_a_time_limit_gets_ours():
     from fsspec.exceptions import FSTimeoutError
 
-    assert reason_of(FSTimeoutError()) == reason_of(TimeoutError()) == "no answer in time"
-    assert reason_of(ConnectionResetError("by peer")) == "ConnectionResetError: by peer"
+    assert describe_error(FSTimeoutError()) == describe_error(TimeoutError()) == "no answer in time"
+    assert describe_error(ConnectionResetError("by peer")) == "ConnectionResetError: by peer"
 
 
 def test_wrong_credentials_are_told_without_showing_them(s3, monkeypatch):
@@ -232,29 +232,29 @@ def owner(run="r1", attempt=1, machine="m1", pid=1):
 
 def test_a_lease_is_held_by_one_and_given_back(root):
     folder = root / "boot"
-    mine = lease.take(folder, owner())
+    mine = lease.acquire(folder, owner())
     assert mine is not None and mine.held and lease.holder(folder)["run"] == "r1"
-    assert lease.take(folder, owner("r2", machine="m2")) is None
+    assert lease.acquire(folder, owner("r2", machine="m2")) is None
     mine.renew()
-    assert mine.held and lease.take(folder, owner("r2", machine="m2")) is None
+    assert mine.held and lease.acquire(folder, owner("r2", machine="m2")) is None
     mine.release()
     assert not mine.held and lease.holder(folder) is None and not store_of(root).files(folder)
-    assert lease.take(folder, owner("r2", machine="m2")).held
+    assert lease.acquire(folder, owner("r2", machine="m2")).held
 
 
 def test_a_lease_expires_by_the_stores_clock(root, monkeypatch):
     folder = root / "boot"
-    dead = lease.take(folder, owner(), seconds=0.3)
-    assert lease.take(folder, owner("r2", machine="m2")) is None
+    dead = lease.acquire(folder, owner(), seconds=0.3)
+    assert lease.acquire(folder, owner("r2", machine="m2")) is None
     # A node whose clock is a day off sees no more than others.
     real = time.time
     if root.scheme == "s3":
         monkeypatch.setattr(time, "time", lambda: real() + 86_400)
-        assert lease.take(folder, owner("r2", machine="m2")) is None
+        assert lease.acquire(folder, owner("r2", machine="m2")) is None
         monkeypatch.setattr(time, "time", real)
     time.sleep(2.4)
     assert not dead.held
-    heir = lease.take(folder, owner("r2", machine="m2"))
+    heir = lease.acquire(folder, owner("r2", machine="m2"))
     assert heir is not None and heir.held
     dead.renew()
     dead.release()
@@ -263,14 +263,14 @@ def test_a_lease_expires_by_the_stores_clock(root, monkeypatch):
 
 def test_a_lease_outlives_a_store_that_was_away_if_no_one_took_it(proxy, s3):
     folder = RemotePath(s3) / "boot"
-    mine = lease.take(folder, owner(), seconds=1.0)
+    mine = lease.acquire(folder, owner(), seconds=1.0)
     proxy.rule = lambda method, path: 503
     time.sleep(1.0)
     assert not mine.held and not mine.ensure()
     proxy.rule = lambda method, path: None
     assert mine.ensure() and mine.held
     time.sleep(3.1)
-    assert lease.take(folder, owner("r2", machine="m2")) and not mine.ensure()
+    assert lease.acquire(folder, owner("r2", machine="m2")) and not mine.ensure()
 
 
 def test_dead_holders_are_known_at_once(root):
@@ -280,13 +280,13 @@ def test_dead_holders_are_known_at_once(root):
     child = subprocess.Popen(["true"])
     child.wait()
     here = lease.Owner.here("r2")
-    assert lease.take(folder, lease.Owner("r1", 1, here.machine, child.pid))
-    theirs = lease.take(folder, here)
+    assert lease.acquire(folder, lease.Owner("r1", 1, here.machine, child.pid))
+    theirs = lease.acquire(folder, here)
     assert theirs is not None
     # Our own process lives.
-    assert lease.take(folder, lease.Owner("r3", 1, here.machine, 1)) is None
+    assert lease.acquire(folder, lease.Owner("r3", 1, here.machine, 1)) is None
     # The next attempt of the same run: its driver has ended the earlier one.
-    heir = lease.take(folder, lease.Owner("r2", 2, "elsewhere", 5))
+    heir = lease.acquire(folder, lease.Owner("r2", 2, "elsewhere", 5))
     assert heir is not None
     theirs.renew()
     assert not theirs.held and heir.held
@@ -294,11 +294,11 @@ def test_dead_holders_are_known_at_once(root):
 
 def test_a_keeper_renews_until_the_end(s3):
     folder = RemotePath(s3) / "boot"
-    keeper = lease.Keeper()
-    mine = lease.take(folder, owner(), seconds=1.0)
-    with keeper.keeping(mine):
+    keeper = lease.LeaseRenewer()
+    mine = lease.acquire(folder, owner(), seconds=1.0)
+    with keeper.renewing(mine):
         time.sleep(2.2)
-        assert mine.held and lease.take(folder, owner("r2", machine="m2")) is None
+        assert mine.held and lease.acquire(folder, owner("r2", machine="m2")) is None
     keeper.close()
     assert lease.holder(folder) is None
 
@@ -325,17 +325,17 @@ def test_a_new_asset_then_a_rebuilt_one(root, tmp_path):
     store_of(root).write(place / ".work" / "checkpoint", b"half way")
     store_of(root).write(place / "failure.json", b"{}")
     store_of(root).write(place / "notes.txt", b"the user's own")
-    assets.publish(make_asset(tmp_path / "a", "one"), place)
+    publish.publish_asset(make_asset(tmp_path / "a", "one"), place)
     assert names(root) == ["asset.glb", "notes.txt", "preview.png", "record.json"]
-    data, record = assets.read_output(place, "asset.glb")
+    data, record = publish.read_output(place, "asset.glb")
     assert data == b"asset.glb one" and record["outputs"]["asset.glb"]["sha256"] == sha256_bytes(data)
-    assert not assets.is_unsettled(record, names(root))
-    assets.publish(make_asset(tmp_path / "b", "two", preview=False, mark="f2"), place)
+    assert not publish.is_partly_published(record, names(root))
+    publish.publish_asset(make_asset(tmp_path / "b", "two", preview=False, mark="f2"), place)
     assert names(root) == ["asset.glb", "notes.txt", "record.json"]
-    assert assets.read_output(place, "asset.glb")[0] == b"asset.glb two"
-    assert assets.publish(tmp_path / "b", place)["fingerprint"] == "f2"
-    assert list(assets.ids(root)) == ["boot"]
-    assets.remove(root, "boot")
+    assert publish.read_output(place, "asset.glb")[0] == b"asset.glb two"
+    assert publish.publish_asset(tmp_path / "b", place)["fingerprint"] == "f2"
+    assert list(publish.asset_ids(root)) == ["boot"]
+    publish.remove_asset(root, "boot")
     assert store_of(root).files(root) == {}
 
 
@@ -353,7 +353,7 @@ def test_killed_between_any_two_steps_a_reader_sees_old_or_new_and_the_next_run_
             for name in names(root):
                 store.delete(place / name)
             if not fresh:
-                assets.publish(first, place)
+                publish.publish_asset(first, place)
             left = [step]
 
             def dying(real, left=left):
@@ -369,28 +369,28 @@ def test_killed_between_any_two_steps_a_reader_sees_old_or_new_and_the_next_run_
                 patch.setattr(store, "write", dying(store.write))
                 patch.setattr(store, "delete", dying(store.delete))
                 try:
-                    assets.publish(second, place)
+                    publish.publish_asset(second, place)
                     finished = True
                 except Killed:
                     finished = False
             try:
-                data, record = assets.read_output(place, "asset.glb")
+                data, record = publish.read_output(place, "asset.glb")
                 assert (data, record["fingerprint"]) in ((b"asset.glb one", "f1"), (b"asset.glb two", "f2"))
                 states.add((fresh, record["fingerprint"]))
                 for name in record["outputs"]:
-                    assets.read_output(place, name)
+                    publish.read_output(place, name)
             except FileNotFoundError:
                 assert fresh
                 states.add((fresh, "nothing"))
                 record = None
             if record and record["fingerprint"] == "f2" and not finished:
-                assert assets.settle(place) or not assets.is_unsettled(record, names(root))
+                assert publish.finish_publish(place) or not publish.is_partly_published(record, names(root))
             else:
-                assets.publish(second, place)
+                publish.publish_asset(second, place)
             assert names(root) == ["asset.glb", "record.json"]
-            data, record = assets.read_output(place, "asset.glb")
+            data, record = publish.read_output(place, "asset.glb")
             assert data == b"asset.glb two" and "object" not in record["outputs"]["asset.glb"]
-            assert "replaces" not in record and not assets.settle(place)
+            assert "replaces" not in record and not publish.finish_publish(place)
             if finished:
                 break
         assert finished
@@ -406,7 +406,7 @@ def test_readers_that_look_all_the_time_never_see_half_an_asset(s3, tmp_path):
     def look():
         while not end.is_set():
             try:
-                glb, record = assets.read_output(place, "asset.glb")
+                glb, record = publish.read_output(place, "asset.glb")
                 seen.add(record["fingerprint"])
                 if glb.decode() != f"asset.glb version {record['fingerprint'][1:]}":
                     faults.append((glb, record))
@@ -418,7 +418,7 @@ def test_readers_that_look_all_the_time_never_see_half_an_asset(s3, tmp_path):
     for thread in threads:
         thread.start()
     for version in versions:
-        assets.publish(version, place)
+        publish.publish_asset(version, place)
         time.sleep(0.02)
     end.set()
     for thread in threads:
@@ -428,24 +428,24 @@ def test_readers_that_look_all_the_time_never_see_half_an_asset(s3, tmp_path):
 
 def test_a_publisher_that_lost_its_lease_writes_nothing(root, tmp_path):
     place = root / "boot"
-    assets.publish(make_asset(tmp_path / "a", "one"), place)
+    publish.publish_asset(make_asset(tmp_path / "a", "one"), place)
     with pytest.raises(StorageError, match="another run has taken this row over"):
-        assets.publish(make_asset(tmp_path / "b", "two"), place, held=lambda: False)
+        publish.publish_asset(make_asset(tmp_path / "b", "two"), place, held=lambda: False)
     # It did not know: between its look and its write another one published.
-    folder = assets._Folder(place, lambda: True)
-    assets.publish(make_asset(tmp_path / "c", "three"), place)
+    folder = publish._Folder(place, lambda: True)
+    publish.publish_asset(make_asset(tmp_path / "c", "three"), place)
     with pytest.raises(StorageError, match="another run"):
         folder.write("asset.glb", b"late")
-    assert assets.read_output(place, "asset.glb")[0] == b"asset.glb three"
+    assert publish.read_output(place, "asset.glb")[0] == b"asset.glb three"
 
 
 def test_an_asset_being_built_is_not_removed(root, tmp_path):
-    assets.publish(make_asset(tmp_path / "a", "one"), root / "boot")
-    mine = lease.take(root / "boot", owner())
+    publish.publish_asset(make_asset(tmp_path / "a", "one"), root / "boot")
+    mine = lease.acquire(root / "boot", owner())
     with pytest.raises(StorageError, match="a run is building it"):
-        assets.remove(root, "boot")
+        publish.remove_asset(root, "boot")
     mine.release()
-    assets.remove(root, "boot")
+    publish.remove_asset(root, "boot")
     assert not names(root)
 
 
@@ -453,12 +453,12 @@ def test_a_damaged_output_is_not_published_and_a_changed_one_not_read(root, tmp_
     folder = make_asset(tmp_path / "a", "one")
     (folder / "asset.glb").write_text("asset.glb 0ne")
     with pytest.raises(StorageError, match="other bytes than its record says"):
-        assets.publish(folder, root / "boot")
+        publish.publish_asset(folder, root / "boot")
     assert not names(root)
-    assets.publish(make_asset(tmp_path / "a", "one"), root / "boot")
+    publish.publish_asset(make_asset(tmp_path / "a", "one"), root / "boot")
     store_of(root).write(root / "boot" / "asset.glb", b"vandal")
     with pytest.raises(StorageError, match="build it again"):
-        assets.read_output(root / "boot", "asset.glb")
+        publish.read_output(root / "boot", "asset.glb")
 
 
 def test_a_record_cannot_point_outside_its_folder():
@@ -469,7 +469,7 @@ def test_a_record_cannot_point_outside_its_folder():
         (f".next/{'0' * 64}-../x", "asset.glb"),
         (3, "asset.glb"),
     ):
-        assert assets.object_of("asset.glb", {"object": held}) == expected
+        assert publish.object_name("asset.glb", {"object": held}) == expected
 
 
 # --- shipping ---
@@ -480,23 +480,23 @@ def test_changed_files_are_shipped_and_come_back(root, tmp_path):
     path = tmp_path / "w" / "checkpoint"
     path.write_bytes(b"1")
     (tmp_path / "w" / ".tmp-1-x").write_bytes(b"unfinished")
-    with ship.Shipper(lambda: ship.files_below(tmp_path / "w", root / ".work"), seconds=0.05) as shipper:
+    with sync.FileSync(lambda: sync.files_below(tmp_path / "w", root / ".work"), seconds=0.05) as shipper:
         deadline = time.monotonic() + 10
         while store_of(root).stat(root / ".work" / "checkpoint") is None:
             assert time.monotonic() < deadline
         path.write_bytes(b"22")
-    shipper.ship()
-    assert ship.pull(root / ".work", tmp_path / "back") == 1
+    shipper.sync()
+    assert sync.download_folder(root / ".work", tmp_path / "back") == 1
     assert (tmp_path / "back" / "checkpoint").read_bytes() == b"22"
 
 
 def test_a_store_that_is_away_stops_no_work(proxy, s3, tmp_path):
     (tmp_path / "checkpoint").write_bytes(b"1")
     proxy.rule = lambda method, path: 500
-    shipper = ship.Shipper(lambda: [(tmp_path / "checkpoint", RemotePath(s3) / "c")])
-    with patience(0.5):
-        shipper.ship()
+    shipper = sync.FileSync(lambda: [(tmp_path / "checkpoint", RemotePath(s3) / "c")])
+    with deadline(0.5):
+        shipper.sync()
     assert "InternalError" in shipper.problem and SECRET_KEY not in shipper.problem
     proxy.rule = lambda method, path: None
-    shipper.ship()
+    shipper.sync()
     assert not shipper.problem and json.loads(store_of(RemotePath(s3)).read(RemotePath(s3) / "c")[0]) == 1

@@ -16,7 +16,7 @@ from pipeline.geometry import unwrap_cache
 from pipeline.geometry.load import load_mesh
 from pipeline.plan import PlanItem
 from pipeline.prior.load import Prior
-from pipeline.storage import assets, shared
+from pipeline.storage import publish, shared_cache
 from pipeline.storage.store import store_of
 
 
@@ -33,7 +33,7 @@ def build(made, prior: Prior, out: RemotePath):  # type: ignore[no-untyped-def]
     settings = FleetSettings(lockstep=2, threads=1, serial=True)
     item = PlanItem(made, "build", "new", "print")  # type: ignore[arg-type]
     assert driver.run([item], out, prior_spec="tiny", settings=settings, toolbox=toolbox).built == 1
-    return assets.read_output(out / "one", "asset.glb")
+    return publish.read_output(out / "one", "asset.glb")
 
 
 @pytest.mark.parametrize("name", [None, "bit of data", "last byte", "empty", "another format"])
@@ -57,7 +57,7 @@ def test_a_damaged_layout_that_is_shared_is_replaced(cube: Path, tmp_path: Path,
     def load(node: str):  # type: ignore[no-untyped-def]
         folder = tmp_path / node
         folder.mkdir()
-        shared.tie(folder, out / "unwrap")
+        shared_cache.attach(folder, out / "unwrap")
         return unwrap_cache.load_unwrapped(cube, folder, texture_size=64)
 
     first = load("one")

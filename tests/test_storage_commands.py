@@ -18,8 +18,8 @@ from pipeline.cli import main
 from pipeline.commands.run import RunOptions, run_manifest
 from pipeline.core.errors import MeshError
 from pipeline.core.location import RemotePath
-from pipeline.geometry.fetch import fetch_mesh
-from pipeline.storage import assets, cache, look
+from pipeline.storage import input_cache, publish, snapshot
+from pipeline.storage.inputs import fetch_mesh
 from pipeline.storage.store import store_of
 
 CUBE_GLTF = {
@@ -141,7 +141,7 @@ def test_a_local_manifest_names_meshes_in_a_bucket_when_allowed_to(shop, tmp_pat
     assert "give --allow-outside" in capsys.readouterr().out
     assert run(path, out, prior, allow_outside=True) == 0
     assert (out / "a" / "asset.glb").is_file()
-    assert not list(cache.cache_root().rglob("scratch"))
+    assert not list(input_cache.cache_root().rglob("scratch"))
 
 
 def test_a_mesh_is_fetched_once_per_node_and_checked_by_its_hash(proxy, s3):
@@ -190,7 +190,7 @@ def test_adapters_in_a_bucket_are_fetched_and_their_bytes_decide(shop, s3, prior
     capsys.readouterr()
     assert main(plan) == 0 and "2 up to date" in capsys.readouterr().out
     # Another node, and other bytes there.
-    monkeypatch.setenv(cache.CACHE_VARIABLE, f"{cache.cache_root()}-other")
+    monkeypatch.setenv(input_cache.CACHE_VARIABLE, f"{input_cache.cache_root()}-other")
     store_of(lora).write(lora, b"two")
     # They are no LoRA, which the real prior would refuse.
     assert main(plan) == 1 and "a\tblocked\tlora: toon.safetensors: no safetensors file" in capsys.readouterr().out
@@ -204,17 +204,17 @@ def test_a_long_plan_lists_the_bucket_once(proxy, s3, monkeypatch):
         store_of(out).write(out / name / "record.json", b"{}")
         store_of(out).write(out / name / "asset.glb", b"x")
     ids = [f"r{number:02d}" for number in range(20)]
-    alone = dict(look.look_at_all(out, ids))
-    monkeypatch.setattr(look, "_WINDOW", 8)
+    alone = dict(snapshot.take_snapshots(out, ids))
+    monkeypatch.setattr(snapshot, "_WINDOW", 8)
     proxy.seen.clear()
-    assert dict(look.look_at_all(out, ids)) == alone
+    assert dict(snapshot.take_snapshots(out, ids)) == alone
     assert sorted(alone["r05"].files) == ["asset.glb", "record.json"] and alone["r05"].texts == {"record.json": b"{}"}
     asked = [path.partition("?")[0].rpartition("/")[2] for _, path in proxy.seen]
     assert len(asked) == 3 and asked.count("record.json") == 2
     # Too many files to hold: each row asks for itself.
-    monkeypatch.setattr(look, "MOST_LISTED", 3)
+    monkeypatch.setattr(snapshot, "MAX_LISTED", 3)
     proxy.seen.clear()
-    assert dict(look.look_at_all(out, ids)) == alone and len(proxy.seen) > 20
+    assert dict(snapshot.take_snapshots(out, ids)) == alone and len(proxy.seen) > 20
 
 
 def test_a_gltf_comes_with_its_buffers(s3):
@@ -260,11 +260,11 @@ def test_a_painted_row_in_a_bucket_has_the_bytes_of_a_local_one(shop, s3, s3_ser
     names = sorted(s3_server.names(f"{s3.removeprefix(f's3://{BUCKET}/')}/out/a"))
     assert names == ["asset.glb", "log.jsonl", "preview.png", "record.json"]
     for name in ("asset.glb", "preview.png"):
-        assert assets.read_output(out / "a", name)[0] == (tmp_path / "out" / "a" / name).read_bytes()
+        assert publish.read_output(out / "a", name)[0] == (tmp_path / "out" / "a" / name).read_bytes()
     # No credential in anything that was written or printed.
     printed = capfd.readouterr()
     written = [store_of(out).read(out / name)[0].decode("latin-1") for name in store_of(out).files(out)]
-    kept = [path.read_bytes().decode("latin-1") for path in Path(cache.cache_root()).rglob("*") if path.is_file()]
+    kept = [path.read_bytes().decode("latin-1") for path in Path(input_cache.cache_root()).rglob("*") if path.is_file()]
     for text in (printed.out, printed.err, *written, *kept):
         for secret in (SECRET_KEY, ACCESS_KEY, environment("")["AWS_SECRET_ACCESS_KEY"]):
             assert secret not in text

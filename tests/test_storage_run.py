@@ -22,8 +22,8 @@ from pipeline.core.location import RemotePath
 from pipeline.export.record import load_record, read_failure
 from pipeline.fleet import driver
 from pipeline.fleet.driver import FleetSettings
-from pipeline.storage import assets, cache, lease
-from pipeline.storage.look import look
+from pipeline.storage import input_cache, lease, publish
+from pipeline.storage.snapshot import take_snapshot
 from pipeline.storage.store import store_of
 
 TESTS = Path(__file__).parent
@@ -54,7 +54,7 @@ def names(out, job_id):
 def leftovers(out):
     """What no run may leave: leases, checkpoints, pieces of publishing, and assets in the scratch folder."""
     there = [n for n in store_of(out).files(out) if any(mark in n for mark in (".lease", ".work", ".next", ".tmp-"))]
-    scratch = cache.scratch_for(out)
+    scratch = input_cache.scratch_folder(out)
     files = [path.relative_to(scratch) for path in scratch.rglob("*") if path.is_file()]
     return there + [str(path) for path in files if not path.parts[0].startswith(("run.", "."))]
 
@@ -63,9 +63,9 @@ def test_rows_are_published_and_kept(out):
     summary = build(out, *(item(f"r{n}") for n in range(3)), item("bad", "fail"))
     assert (summary.built, summary.exit_code) == (3, 1)
     assert names(out, "r0") == ["asset.glb", "log.jsonl", "record.json"]
-    data, record = assets.read_output(out / "r1", "asset.glb")
+    data, record = publish.read_output(out / "r1", "asset.glb")
     assert data == b"fine 1" and record["fingerprint"] == "fingerprint-r1-fine"
-    failure = read_failure(look(out / "bad"))
+    failure = read_failure(take_snapshot(out / "bad"))
     assert failure["stage"] == "unwrap" and failure["reproduce"] == "latentkiln run m.csv --only bad"
     assert names(out, "bad") == ["failure.json", "log.jsonl"]
     log = [json.loads(line) for line in store_of(out).read(out / "r0" / "log.jsonl")[0].splitlines()]
@@ -82,15 +82,15 @@ def test_a_rebuilt_row_replaces_the_asset_and_its_failure(out):
     build(out, item("a"))
     build(out, item("a", "fail"))
     assert names(out, "a") == ["asset.glb", "failure.json", "log.jsonl", "record.json"]
-    assert assets.read_output(out / "a", "asset.glb")[0] == b"fine 1"
+    assert publish.read_output(out / "a", "asset.glb")[0] == b"fine 1"
     build(out, item("a", "fine too"))
     assert names(out, "a") == ["asset.glb", "log.jsonl", "record.json"]
-    assert assets.read_output(out / "a", "asset.glb")[0] == b"fine too 1"
+    assert publish.read_output(out / "a", "asset.glb")[0] == b"fine too 1"
     assert not leftovers(out)
 
 
 def test_a_row_that_another_node_builds_is_left_to_it(out):
-    theirs = lease.take(out / "shared", lease.Owner("another run", 1, "another machine", 7))
+    theirs = lease.acquire(out / "shared", lease.Owner("another run", 1, "another machine", 7))
     summary = build(out, item("shared"), item("mine"))
     assert summary.counts["elsewhere"] == 1 and summary.built == 1 and summary.exit_code == 3
     theirs.release()
@@ -105,8 +105,8 @@ def test_what_could_not_be_published_is_published_by_the_next_run_not_built_agai
     summary = build(out, item("a"))
     (failed,) = summary.failed
     assert (failed.stage, failed.error) == ("storage", "StorageError") and "InternalError 500" in failed.message
-    assert "\n" not in failed.message and load_record(look(out / "a"))[0] is None
-    failure = read_failure(look(out / "a"))
+    assert "\n" not in failed.message and load_record(take_snapshot(out / "a"))[0] is None
+    failure = read_failure(take_snapshot(out / "a"))
     assert failure["stage"] == "storage" and failure["reproduce"]
     proxy.rule = lambda method, path: None
 
@@ -115,12 +115,12 @@ def test_what_could_not_be_published_is_published_by_the_next_run_not_built_agai
 
     again = build(out, item("a"), toolbox=dataclasses.replace(make_toolbox(), recipe=no_recipe))
     assert again.counts["kept"] == 1 and not again.failed
-    assert assets.read_output(out / "a", "asset.glb")[0] == b"fine 1"
+    assert publish.read_output(out / "a", "asset.glb")[0] == b"fine 1"
     assert names(out, "a") == ["asset.glb", "log.jsonl", "record.json"] and not leftovers(out)
 
 
 def test_scratch_folders_of_long_ago_go(out):
-    old, new = (cache.scratch_for(out) / name / "asset.glb" for name in ("old", "new"))
+    old, new = (input_cache.scratch_folder(out) / name / "asset.glb" for name in ("old", "new"))
     for path in (old, new):
         path.parent.mkdir(parents=True)
         path.touch()
@@ -131,19 +131,19 @@ def test_scratch_folders_of_long_ago_go(out):
 
 
 def test_texture_coordinates_found_by_one_node_are_used_by_all(out, tmp_path):
-    from pipeline.storage import shared
+    from pipeline.storage import shared_cache
 
     here, there = tmp_path / "a" / "x.bin", tmp_path / "b" / "x.bin"
     for path in (here, there):
         path.parent.mkdir()
-        shared.tie(path.parent, out / ".cache" / "unwrap")
+        shared_cache.attach(path.parent, out / ".cache" / "unwrap")
     here.write_bytes(b"first")
-    assert not shared.offer(here)
-    shared.ask(there)
+    assert not shared_cache.publish(here)
+    shared_cache.fetch(there)
     assert there.read_bytes() == b"first"
     there.write_bytes(b"second, made at the same time")
-    assert shared.offer(there) and there.read_bytes() == b"first"
-    assert not shared.offer(tmp_path / "x.bin") and shared.ask(tmp_path / "y.bin") is None
+    assert shared_cache.publish(there) and there.read_bytes() == b"first"
+    assert not shared_cache.publish(tmp_path / "x.bin") and shared_cache.fetch(tmp_path / "y.bin") is None
 
 
 def test_throttled_and_slow_all_the_time_everything_is_built(proxy, s3):
@@ -155,7 +155,7 @@ def test_throttled_and_slow_all_the_time_everything_is_built(proxy, s3):
     assert summary.built == 6, summary.failed
     proxy.rule = lambda method, path: None
     for n in range(6):
-        assert assets.read_output(out / f"r{n}", "asset.glb")[0] == b"fine 1"
+        assert publish.read_output(out / f"r{n}", "asset.glb")[0] == b"fine 1"
     assert build(out, *(item(f"r{n}") for n in range(6))).counts["kept"] == 6
     assert not leftovers(out)
 
@@ -210,7 +210,7 @@ def test_a_killed_nodes_row_goes_on_elsewhere_from_the_shipped_checkpoint(s3, tm
     count = shipped(out, 10)
     summary = build(out, item("a"), toolbox=counting(count + 5, 0.0, log), lockstep=1)
     assert summary.built == 1 and log == [count]
-    assert assets.read_output(out / "a", "asset.glb")[0] == f"fine after {count + 5}".encode()
+    assert publish.read_output(out / "a", "asset.glb")[0] == f"fine after {count + 5}".encode()
     assert not leftovers(out)
 
 
@@ -246,7 +246,7 @@ def test_a_server_killed_in_the_middle_of_publishing_and_started_again(proxy, s3
             thread.join()
     assert len(deaths) == 2 and summary.built == 4, summary.failed
     for n in range(4):
-        assert assets.read_output(out / f"r{n}", "asset.glb")[0] == b"fine 1"
+        assert publish.read_output(out / f"r{n}", "asset.glb")[0] == b"fine 1"
         assert names(out, f"r{n}")[0] == "asset.glb" and "record.json" in names(out, f"r{n}")
     assert build(out, *(item(f"r{n}") for n in range(4))).counts["kept"] == 4
     assert not leftovers(out)
@@ -256,5 +256,5 @@ def test_workers_on_ray_publish_too(s3):
     out = RemotePath(s3)
     summary = build(out, *(item(f"r{n}") for n in range(3)), item("unlucky", "die once"), serial=False)
     assert summary.built == 4, summary.failed
-    assert assets.read_output(out / "unlucky", "asset.glb")[0] == b"die once 1"
+    assert publish.read_output(out / "unlucky", "asset.glb")[0] == b"die once 1"
     assert not leftovers(out)

@@ -11,11 +11,11 @@ from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.core.job import AdapterFile, Job
 from pipeline.core.location import Location
 from pipeline.core.terminal import complain, say, say_json
-from pipeline.geometry.fetch import fetched_ahead, with_adapters
 from pipeline.manifest import ManifestStream, Problem, json_schema
 from pipeline.manifest.meshes import MeshChecker
 from pipeline.prior.identity import EMBEDDED
 from pipeline.prior.job_check import JobChecker, job_checker
+from pipeline.storage.inputs import prefetch_inputs, with_local_adapters
 
 # Bounded, so that a long manifest fills no memory.
 _REMEMBERED = 1 << 16
@@ -55,7 +55,7 @@ def check(
     problems, warnings = 0, 0
     bad_rows: set[int] = set()
     listed: list[dict[str, Any]] = []
-    for item in stream if skip_meshes else fetched_ahead(stream):
+    for item in stream if skip_meshes else prefetch_inputs(stream):
         found = checker.problems(item) if isinstance(item, Job) else [(item, False)]
         for problem, is_warning in found:
             warnings += is_warning
@@ -115,7 +115,7 @@ class _RowChecker:
         if self._jobs is None:
             return
         try:
-            found = self._jobs.check(with_adapters(job))
+            found = self._jobs.check(with_local_adapters(job))
         except LatentkilnError as error:
             field = next(file.kind for file in job.adapters if file.origin)
             yield _problem(job, field, error.message), False

@@ -17,10 +17,10 @@ from pipeline.fleet.locks import asset_lock
 from pipeline.manifest import Survey
 from pipeline.manifest.problems import shown
 from pipeline.plan import leftovers
-from pipeline.storage import assets
+from pipeline.storage import publish
 from pipeline.storage.errors import StorageError
 from pipeline.storage.lease import holder
-from pipeline.storage.look import Snapshot
+from pipeline.storage.snapshot import Snapshot
 
 _WOULD, _BUILT = "would be deleted", "being built"
 
@@ -110,7 +110,7 @@ def _remove(out: RemotePath, name: str) -> str:
     if holder(out / name) is not None:
         return _BUILT
     try:
-        assets.remove(out, name)
+        publish.remove_asset(out, name)
     except StorageError as error:
         return f"not deleted: {error.message}"
     return "deleted"

@@ -14,8 +14,8 @@ from pipeline.core.location import Location, RemotePath
 from pipeline.core.terminal import complain, say, say_json
 from pipeline.export.inspect import InspectError, inspect_glb
 from pipeline.export.record import RECORD, load_record, output_problem
-from pipeline.storage.assets import read_output
-from pipeline.storage.look import Snapshot, look
+from pipeline.storage.publish import read_output
+from pipeline.storage.snapshot import Snapshot, take_snapshot
 from pipeline.storage.store import store_of
 
 
@@ -69,7 +69,7 @@ def _fetched(place: RemotePath) -> tuple[RemotePath, dict[str, Any], tuple[dict[
     whole = place.suffix.lower() != ".glb"
     if place.suffix.lower() != ".glb":
         place = place / "asset.glb"
-    there = look(place.parent)
+    there = take_snapshot(place.parent)
     record, reason = load_record(there)
     try:
         if record is not None and place.name in record["outputs"]:

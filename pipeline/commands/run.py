@@ -32,10 +32,10 @@ from pipeline.prior.identity import PriorIdentity, prior_identity
 from pipeline.prior.job_check import JobChecker, job_checker
 from pipeline.prior.options import Precision, PriorOptions, low_memory
 from pipeline.recipes import UNWRAP_CACHE
-from pipeline.storage import assets
+from pipeline.storage import publish
 from pipeline.storage.errors import StorageError
-from pipeline.storage.look import look
-from pipeline.storage.store import patience
+from pipeline.storage.snapshot import take_snapshot
+from pipeline.storage.store import deadline
 
 # Wrong rows that the last line of ``--json`` names; each of them has been told, and has its failure.json.
 _MOST_TOLD = 1000
@@ -318,9 +318,9 @@ class _WrongRows:
         # The problem has been printed; a disk that refuses the record adds nothing to it.
         with contextlib.suppress(OSError, StorageError):
             if isinstance(out, RemotePath):
-                with patience(_PATIENCE_SECONDS):
-                    if not is_foreign(look(out / job_id)):
-                        assets.write_failure(out / job_id, failure)
+                with deadline(_PATIENCE_SECONDS):
+                    if not is_foreign(take_snapshot(out / job_id)):
+                        publish.write_failure(out / job_id, failure)
                 return
             if is_foreign(out / job_id):
                 return

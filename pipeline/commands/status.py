@@ -21,8 +21,8 @@ from pipeline.export.record import FAILURE, RECORD, load_record, output_problem,
 from pipeline.fleet.depot import fetch_run
 from pipeline.fleet.ledger import EVENTS_FILE, MOST_ROWS, PUBLISHED, RunView, finished_ids, read_run
 from pipeline.fleet.progress import duration
-from pipeline.storage import assets
-from pipeline.storage.look import Snapshot, look_at_all
+from pipeline.storage import publish
+from pipeline.storage.snapshot import Snapshot, take_snapshots
 
 _WATCH_SECONDS = 1.0
 # A name that a row's folder may have. A log of strangers must not make us look elsewhere.
@@ -121,7 +121,7 @@ def _problems(out: Location, names: Iterable[str], thorough: bool) -> Iterator[t
     """(id, ``missing`` or ``damaged``, why) of each asset that is not there as it was built. Raises StorageError."""
     good = (name for name in names if _ID.fullmatch(name))
     found: Iterator[tuple[str, Path | Snapshot]] = (
-        look_at_all(out, good) if isinstance(out, RemotePath) else ((name, out / name) for name in good)
+        take_snapshots(out, good) if isinstance(out, RemotePath) else ((name, out / name) for name in good)
     )
     for name, folder in found:
         state, problem = _state_of(folder, thorough)
@@ -168,7 +168,7 @@ def _quick_problem(folder: Path, record: dict[str, Any]) -> str:
 def _others(out: Location, known: Collection[str]) -> Iterator[tuple[str, Path | Snapshot]]:
     """Names of folders in ``out`` that are not ``known``, with what stands in them."""
     if isinstance(out, RemotePath):
-        yield from look_at_all(out, (name for name in assets.ids(out) if name not in known))
+        yield from take_snapshots(out, (name for name in publish.asset_ids(out) if name not in known))
         return
     with os.scandir(out) as entries:
         for entry in entries:

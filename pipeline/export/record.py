@@ -17,10 +17,10 @@ from pipeline.core.atomic import TEMPORARY_PREFIX, sync_folder, write_json
 from pipeline.core.hashing import sha256_file
 from pipeline.core.job import WORK_DIR
 from pipeline.core.plain import is_plain, open_plain
-from pipeline.storage.assets import NEXT, is_unsettled, object_of
 from pipeline.storage.lease import LEASE
-from pipeline.storage.look import Snapshot
+from pipeline.storage.publish import NEXT, is_partly_published, object_name
 from pipeline.storage.secrets import scrub
+from pipeline.storage.snapshot import Snapshot
 
 RECORD = "record.json"
 FAILURE = "failure.json"
@@ -205,11 +205,11 @@ def output_problem(folder: Path | Snapshot, record: Mapping[str, Any]) -> str:
 def _remote_problem(folder: Snapshot, record: Mapping[str, Any]) -> str:
     """As ``output_problem`` at a URL: by size and by the tag the store gave the content when it was published."""
     for name, expected in record["outputs"].items():
-        there = folder.files.get(object_of(name, expected))
+        there = folder.files.get(object_name(name, expected))
         if there is None:
             return f"{name} is missing"
         if there.size != expected["bytes"]:
             return f"{name} has another size than recorded"
-        if there.tag and expected.get("tag") and there.tag != expected["tag"]:
+        if there.etag and expected.get("tag") and there.etag != expected["tag"]:
             return f"{name} has other bytes than recorded"
-    return "its publishing was cut short" if is_unsettled(record, folder.files) else ""
+    return "its publishing was cut short" if is_partly_published(record, folder.files) else ""

@@ -20,7 +20,7 @@ from pipeline.fleet.rows import FAILURES, Row, RowResult, State
 from pipeline.fleet.waiting import WINDOW, Waiting
 from pipeline.storage.errors import StorageError
 from pipeline.storage.secrets import scrub
-from pipeline.storage.store import patience
+from pipeline.storage.store import deadline
 
 if TYPE_CHECKING:
     from pipeline.plan import PlanItem
@@ -382,7 +382,7 @@ class Book:
             # A worker that was just killed may hold the lock a moment longer. Its file goes with ours.
             wait = _LETTING_GO_SECONDS if row.job.id in self._since else 0.0
             again = dataclasses.replace(row, attempt=row.attempt + 1)
-            with patience(_PATIENCE_SECONDS), self._depot.claim(again, wait_seconds=wait):
+            with deadline(_PATIENCE_SECONDS), self._depot.claim(again, wait_seconds=wait):
                 record_failure(self._depot, row, result)
         except (OSError, StorageError):
             pass  # its line in the summary is what remains

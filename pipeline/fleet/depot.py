@@ -35,11 +35,11 @@ from pipeline.fleet.ledger import EVENTS_FILE, LOCK_FILE, RUN_FILE, RUNS_FOLDER
 from pipeline.fleet.locks import LOCK, asset_lock
 from pipeline.fleet.rows import Row
 from pipeline.recipes import SKETCH_CACHE, UNWRAP_CACHE
-from pipeline.storage import assets, lease, shared, ship
-from pipeline.storage.cache import scratch_for
+from pipeline.storage import lease, publish, shared_cache, sync
 from pipeline.storage.errors import StorageError
-from pipeline.storage.look import look
-from pipeline.storage.store import patience, store_of
+from pipeline.storage.input_cache import scratch_folder
+from pipeline.storage.snapshot import take_snapshot
+from pipeline.storage.store import deadline, store_of
 
 # How often checkpoints and the run's own files are looked at.
 SHIP_SECONDS = 15.0
@@ -100,7 +100,7 @@ def refuse_links_in(out: Location) -> None:
 
 def local_root(out: Location) -> Path:
     """The local folder for ``out``: itself, or the scratch folder of this node."""
-    return scratch_for(out) if isinstance(out, RemotePath) else out.resolve()
+    return scratch_folder(out) if isinstance(out, RemotePath) else out.resolve()
 
 
 class LocalDepot:
@@ -149,11 +149,11 @@ class RemoteDepot:
 
     def __init__(self, out: RemotePath, run_id: str):
         self.out, self._run_id = out, run_id
-        self.root = scratch_for(out)
+        self.root = scratch_folder(out)
         self.root.mkdir(parents=True, exist_ok=True)
         # Layouts are found under a time limit, and all nodes must work on the same.
-        shared.tie(self.root / UNWRAP_CACHE, self.out / UNWRAP_CACHE.as_posix())
-        self._keeper = lease.Keeper()
+        shared_cache.attach(self.root / UNWRAP_CACHE, self.out / UNWRAP_CACHE.as_posix())
+        self._keeper = lease.LeaseRenewer()
         self._leases: dict[str, lease.Lease] = {}
         self._checkpointed: set[str] = set()
         self._lock = threading.Lock()
@@ -163,14 +163,14 @@ class RemoteDepot:
         job_id, deadline = row.job.id, time.monotonic() + wait_seconds
         with asset_lock(self.root / job_id, wait_seconds=wait_seconds) as held:
             owner = lease.Owner.here(self._run_id, row.attempt + row.setbacks)
-            taken = lease.take(self.out / job_id, owner) if held else None
+            taken = lease.acquire(self.out / job_id, owner) if held else None
             while held and taken is None and time.monotonic() < deadline:
                 time.sleep(_WAIT_SECONDS)
-                taken = lease.take(self.out / job_id, owner)
+                taken = lease.acquire(self.out / job_id, owner)
             if taken is None:
                 yield False
             else:
-                with self._keeper.keeping(taken):
+                with self._keeper.renewing(taken):
                     self._leases[job_id] = taken
                     try:
                         yield True
@@ -183,15 +183,15 @@ class RemoteDepot:
 
     def finished(self, row: Row) -> bool:
         job_id = row.job.id
-        there = look(self.out / job_id)
+        there = take_snapshot(self.out / job_id)
         self._checkpointed.discard(job_id)
         if any(name.startswith(f"{WORK_DIR}/") for name in there.files):
             self._checkpointed.add(job_id)
         record, _ = load_record(there)
         if record is not None and record["fingerprint"] == row.fingerprint:
-            if assets.is_unsettled(record, there.files):
-                assets.settle(self.out / job_id, held=self._held(job_id))
-                there = look(self.out / job_id)
+            if publish.is_partly_published(record, there.files):
+                publish.finish_publish(self.out / job_id, held=self._held(job_id))
+                there = take_snapshot(self.out / job_id)
                 record, _ = load_record(there)
             if record is not None and not output_problem(there, record):
                 self._empty(job_id)
@@ -209,23 +209,23 @@ class RemoteDepot:
             work = self.root / job_id / WORK_DIR
             if job_id in self._checkpointed:
                 shutil.rmtree(work, ignore_errors=True)
-                ship.pull(self.out / job_id / WORK_DIR, work)
+                sync.download_folder(self.out / job_id / WORK_DIR, work)
 
-        def checkpoints() -> list[ship.Pair]:
+        def checkpoints() -> list[sync.LocalAndRemote]:
             return [
                 pair
                 for job_id in ids
                 if job_id in self._leases and self._leases[job_id].held
-                for pair in ship.files_below(self.root / job_id / WORK_DIR, self.out / job_id / WORK_DIR)
+                for pair in sync.files_below(self.root / job_id / WORK_DIR, self.out / job_id / WORK_DIR)
             ]
 
-        with ship.Shipper(checkpoints, seconds=SHIP_SECONDS) as shipper:
+        with sync.FileSync(checkpoints, seconds=SHIP_SECONDS) as shipper:
             yield
-        shipper.ship()
+        shipper.sync()
 
     def commit(self, row: Row) -> None:
         job_id = row.job.id
-        assets.publish(self.root / job_id, self.out / job_id, held=self._held(job_id))
+        publish.publish_asset(self.root / job_id, self.out / job_id, held=self._held(job_id))
         self._empty(job_id)
 
     def tidy(self, job_id: str) -> None:
@@ -235,9 +235,9 @@ class RemoteDepot:
         return read_failure(self.root / job_id)
 
     def write_failure(self, job_id: str, failure: Mapping[str, Any]) -> None:
-        with patience(_PATIENCE_SECONDS):
-            assets.write_failure(self.out / job_id, failure)
-        (self.root / job_id / assets.FAILURE).unlink(missing_ok=True)
+        with deadline(_PATIENCE_SECONDS):
+            publish.write_failure(self.out / job_id, failure)
+        (self.root / job_id / publish.FAILURE).unlink(missing_ok=True)
 
     def _held(self, job_id: str) -> Any:
         def held() -> bool:
@@ -257,7 +257,7 @@ class RemoteDepot:
     def _ship_log(self, job_id: str) -> None:
         """Appends this attempt's lines to the row's log at the URL. A log that cannot be shipped stops nothing."""
         path, place = self.root / job_id / LOG, self.out / job_id / LOG
-        with contextlib.suppress(OSError, StorageError, FileNotFoundError), patience(_PATIENCE_SECONDS):
+        with contextlib.suppress(OSError, StorageError, FileNotFoundError), deadline(_PATIENCE_SECONDS):
             lines = path.read_bytes()
             before = b""
             with contextlib.suppress(FileNotFoundError, StorageError):
@@ -272,7 +272,7 @@ def sweep_scratch(out: Location) -> None:
     if not isinstance(out, RemotePath):
         return
     with contextlib.suppress(OSError):
-        for folder in scratch_for(out).iterdir():
+        for folder in scratch_folder(out).iterdir():
             newest = max((path.stat().st_mtime for path in [folder, *folder.rglob("*")]), default=0.0)
             if folder.is_dir() and not folder.name.startswith(".") and time.time() - newest > _STALE_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -288,22 +288,22 @@ def publish_run(root: Path, out: Location, names: Sequence[str], folders: Sequen
     if not isinstance(out, RemotePath):
         return contextlib.nullcontext()
 
-    def files() -> list[ship.Pair]:
+    def files() -> list[sync.LocalAndRemote]:
         found = [(root / name, out / name) for name in names]
         for folder in folders:
-            found += ship.files_below(root / folder, out / folder)
+            found += sync.files_below(root / folder, out / folder)
         return found
 
-    return _shipped_at_the_end(ship.Shipper(files, seconds=SHIP_SECONDS / 3))
+    return _shipped_at_the_end(sync.FileSync(files, seconds=SHIP_SECONDS / 3))
 
 
 @contextlib.contextmanager
-def _shipped_at_the_end(shipper: ship.Shipper) -> Iterator[ship.Shipper]:
+def _shipped_at_the_end(shipper: sync.FileSync) -> Iterator[sync.FileSync]:
     try:
         with shipper:
             yield shipper
     finally:
-        shipper.ship()
+        shipper.sync()
 
 
 def fetch_run(out: RemotePath, folder: Path, names: Sequence[str]) -> None:

@@ -15,8 +15,8 @@ from pipeline.core.outcome import BuildResult
 from pipeline.fleet.depot import Depot
 from pipeline.fleet.rowlog import RowLog
 from pipeline.fleet.rows import Row, RowResult, Toolbox
-from pipeline.geometry.fetch import localised
 from pipeline.storage.errors import StorageError
+from pipeline.storage.inputs import with_local_files
 from pipeline.storage.secrets import scrub
 
 ELSEWHERE = "being built by another run"
@@ -133,7 +133,7 @@ def _build(
 
     try:
         outcomes = bench.toolbox.recipe(rows[0].job.recipe)(
-            [localised(row.job) for row in rows],
+            [with_local_files(row.job) for row in rows],
             bench.prior,
             bench.out,
             fingerprints=[row.fingerprint for row in rows],

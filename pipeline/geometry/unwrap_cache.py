@@ -23,7 +23,7 @@ from pipeline.core.plain import is_plain
 from pipeline.geometry.load import READER_VERSION, load_mesh
 from pipeline.geometry.mesh import Mesh, UVMesh
 from pipeline.geometry.unwrap import unwrap
-from pipeline.storage import shared
+from pipeline.storage import shared_cache
 
 # Changes whenever the unwrapper would lay out the same mesh differently.
 _LAYOUT_VERSION = "2"
@@ -63,17 +63,17 @@ def load_unwrapped(
     mesh = load_mesh(path, max_faces=max_faces)
     content = [_LAYOUT_VERSION, READER_VERSION, mesh.source_sha256, mesh.source_format, texture_size, mode, time_limit]
     entry = cache / f"{sha256_bytes(canonical_json(content))}.safetensors"
-    shared.ask(entry)
+    shared_cache.fetch(entry)
     found = _read(entry, mesh)
     if found is None:
         found = _as_stored(unwrap(mesh, texture_size=texture_size, mode=mode, time_limit=time_limit, report=report))
         _write(entry, found)
-        if shared.offer(entry):
+        if shared_cache.publish(entry):
             theirs = _read(entry, mesh)
             if theirs is None:
                 # What another node shared is damaged: nobody could use it, ever.
                 _write(entry, found)
-                shared.replace(entry)
+                shared_cache.replace(entry)
             else:
                 found = theirs
     with _lock:

@@ -241,7 +241,7 @@ def _stamp(path: Location) -> object:
     try:
         if isinstance(path, RemotePath):
             there = store_of(path).stat(path)
-            return (there.size, there.tag) if there else None
+            return (there.size, there.etag) if there else None
         found = path.stat()
     except (OSError, ValueError, StorageError):
         return None  # reading it says why

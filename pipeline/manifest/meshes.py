@@ -5,11 +5,11 @@ from __future__ import annotations
 from pipeline.core.errors import MeshError
 from pipeline.core.job import Job
 from pipeline.core.location import Location, RemotePath
-from pipeline.geometry.fetch import fetch_mesh
 from pipeline.geometry.readers.unkept import not_in_asset, unkept
 from pipeline.manifest.problems import Problem
 from pipeline.recipes import MESH_FIELDS
 from pipeline.storage.errors import StorageError
+from pipeline.storage.inputs import fetch_mesh
 
 # Bounded, so that a long manifest fills no memory: beyond, meshes are read again.
 _REMEMBERED = 1 << 16

@@ -17,13 +17,13 @@ class StorageError(LatentkilnError):
         super().__init__(scrub(message), stage=stage)
 
 
-class Clash(Exception):
+class PreconditionFailed(Exception):
     """A conditional write met something else than it expected: another writer was there."""
 
 
-Kind = Literal["absent", "clash", "refused", "no-conditions", "passing"]
+ErrorKind = Literal["absent", "clash", "refused", "no-conditions", "passing"]
 
-_PASSING_CODES = {
+_TRANSIENT_CODES = {
     "RequestTimeout", "RequestTimeoutException", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests",
     "InternalError", "ServiceUnavailable", "OperationAborted", "ConditionalRequestConflict", "BandwidthLimitExceeded",
     "XAmzContentSHA256Mismatch", "BadDigest", "IncompleteBody",
@@ -42,28 +42,28 @@ _ADVICE = {
 }
 
 
-def code_of(error: BaseException) -> tuple[str, int]:
+def error_code(error: BaseException) -> tuple[str, int]:
     """The store's own code for ``error`` and the HTTP status; ("", 0) where it has none."""
-    seen: BaseException | None = error
+    cause: BaseException | None = error
     for _ in range(4):
-        response = getattr(seen, "response", None)
+        response = getattr(cause, "response", None)
         if isinstance(response, dict):
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             return str(response.get("Error", {}).get("Code", "")), int(status or 0)
-        seen = seen.__cause__ if seen is not None else None
+        cause = cause.__cause__ if cause is not None else None
     return "", 0
 
 
-def judge(error: Exception) -> Kind:
+def classify_error(error: Exception) -> ErrorKind:
     """What ``error``, raised by a client library, means for the operation."""
-    code, status = code_of(error)
+    code, status = error_code(error)
     if code == "NoSuchBucket":
         return "refused"
     if code in ("NotImplemented", "501") or status == 501:
         return "no-conditions"
-    if code in _PASSING_CODES or status in (408, 409, 429) or status >= 500:
+    if code in _TRANSIENT_CODES or status in (408, 409, 429) or status >= 500:
         return "passing"
-    if status == 412 or isinstance(error, (Clash, FileExistsError)):
+    if status == 412 or isinstance(error, (PreconditionFailed, FileExistsError)):
         return "clash"
     if status == 404 or isinstance(error, FileNotFoundError):
         return "absent"
@@ -77,11 +77,11 @@ def judge(error: Exception) -> Kind:
     return "passing"
 
 
-def reason_of(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """``error`` in a few words, with advice where there is some."""
-    code, status = code_of(error)
+    code, status = error_code(error)
     name = code or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
     text = " ".join(str(error).split())[:200]
-    said = f"{name}{f' {status}' if status and str(status) != name else ''}{f': {text}' if text else ''}"
+    summary = f"{name}{f' {status}' if status and str(status) != name else ''}{f': {text}' if text else ''}"
     advice = _ADVICE.get(name, "")
-    return f"{said}; {advice}" if advice else said
+    return f"{summary}; {advice}" if advice else summary

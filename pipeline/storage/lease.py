@@ -23,8 +23,8 @@ from typing import Any
 
 from pipeline.core.location import RemotePath
 from pipeline.core.process.liveness import is_alive
-from pipeline.storage.errors import Clash, StorageError
-from pipeline.storage.store import ABSENT, Found, Store, patience, store_of
+from pipeline.storage.errors import PreconditionFailed, StorageError
+from pipeline.storage.store import ABSENT, ObjectMeta, Store, deadline, store_of
 
 LEASE = ".lease"
 LEASE_SECONDS = 60.0
@@ -53,8 +53,8 @@ class Owner:
 class Lease:
     """A lease that was taken. ``held`` turns false for good when it may have expired or was taken over."""
 
-    def __init__(self, place: RemotePath, body: bytes, tag: str, seconds: float, since: float):
-        self.place, self.seconds = place, seconds
+    def __init__(self, location: RemotePath, body: bytes, tag: str, seconds: float, since: float):
+        self.place, self.seconds = location, seconds
         self._body, self._tag, self._since, self._lost = body, tag, since, False
         self._lock = threading.Lock()
 
@@ -79,10 +79,10 @@ class Lease:
             # The body changes each time, and with it the tag: whoever looks on sees that the holder lives.
             body = self._body + b" " * (1 + int(begun) % 512)
             try:
-                with patience(self.seconds / _RENEWALS):
+                with deadline(self.seconds / _RENEWALS):
                     self._tag = store_of(self.place).write(self.place, body, expect=self._tag)
                 self._since = begun
-            except Clash:
+            except PreconditionFailed:
                 self._lost = True
             except StorageError:
                 pass  # tried again soon; ``held`` watches the time
@@ -91,45 +91,45 @@ class Lease:
         """Gives it up. What cannot be deleted expires."""
         with self._lock:
             if not self._lost:
-                with contextlib.suppress(Clash, StorageError), patience(self.seconds / _RENEWALS):
+                with contextlib.suppress(PreconditionFailed, StorageError), deadline(self.seconds / _RENEWALS):
                     store_of(self.place).delete(self.place, expect=self._tag)
             self._lost = True
 
 
-def take(folder: RemotePath, owner: Owner, *, seconds: float = LEASE_SECONDS) -> Lease | None:
+def acquire(folder: RemotePath, owner: Owner, *, seconds: float = LEASE_SECONDS) -> Lease | None:
     """The lease of the asset in ``folder``, or None while another holds it. Raises StorageError."""
-    place, store = folder / LEASE, store_of(folder)
+    location, store = folder / LEASE, store_of(folder)
     token = uuid.uuid4().hex
     body = json.dumps(vars(owner) | {"token": token, "seconds": seconds, "taken": time.time()}).encode()
     expect = ABSENT
     for _ in range(3):
         begun = time.monotonic()
         try:
-            tag = store.write(place, body, expect=expect)
-            return Lease(place, body, tag, seconds, begun) if _is_last(store, place, token) else None
-        except Clash:
+            tag = store.write(location, body, expect=expect)
+            return Lease(location, body, tag, seconds, begun) if _is_still_held(store, location, token) else None
+        except PreconditionFailed:
             try:
-                data, found = store.read(place, _MAX_BYTES)
+                data, meta = store.read(location, _MAX_BYTES)
             except FileNotFoundError:
                 expect = ABSENT  # given up meanwhile
                 continue
-            if not _abandoned(_object(data), found, owner):
+            if not _is_abandoned(_object(data), meta, owner):
                 return None
-            expect = found.tag
+            expect = meta.etag
     return None
 
 
 def holder(folder: RemotePath) -> dict[str, Any] | None:
     """What the lease of the asset in ``folder`` says, None where no one holds it. Raises StorageError."""
     try:
-        data, found = store_of(folder).read(folder / LEASE, _MAX_BYTES)
+        data, meta = store_of(folder).read(folder / LEASE, _MAX_BYTES)
     except FileNotFoundError:
         return None
     lease = _object(data)
-    return None if _expired(lease, found) else lease
+    return None if _is_expired(lease, meta) else lease
 
 
-class Keeper:
+class LeaseRenewer:
     """Renews the leases given to it in a thread of its own, until they are released."""
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class Keeper:
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
-    def keeping(self, lease: Lease) -> Any:
+    def renewing(self, lease: Lease) -> Any:
         """Renews ``lease`` while the block runs, and releases it at its end."""
         with self._lock:
             self._leases.append(lease)
@@ -170,31 +170,31 @@ class Keeper:
             return min((lease.seconds for lease in self._leases), default=LEASE_SECONDS) / _RENEWALS / 2
 
 
-def _is_last(store: Store, place: RemotePath, token: str) -> bool:
+def _is_still_held(store: Store, location: RemotePath, token: str) -> bool:
     if store.exact:
         return True
-    time.sleep(_SETTLE_SECONDS if place.scheme != "memory" else 0)
+    time.sleep(_SETTLE_SECONDS if location.scheme != "memory" else 0)
     with contextlib.suppress(FileNotFoundError):
-        return _object(store.read(place, _MAX_BYTES)[0]).get("token") == token
+        return _object(store.read(location, _MAX_BYTES)[0]).get("token") == token
     return False
 
 
-def _abandoned(lease: dict[str, Any], found: Found, owner: Owner) -> bool:
+def _is_abandoned(lease: dict[str, Any], meta: ObjectMeta, owner: Owner) -> bool:
     """Whether the holder is certainly gone."""
     attempt, pid = lease.get("attempt"), lease.get("pid")
     if owner.run and lease.get("run") == owner.run and isinstance(attempt, int) and attempt < owner.attempt:
         return True
     if lease.get("machine") == owner.machine and isinstance(pid, int) and pid > 0 and not is_alive(pid):
         return True
-    return _expired(lease, found)
+    return _is_expired(lease, meta)
 
 
-def _expired(lease: dict[str, Any], found: Found) -> bool:
+def _is_expired(lease: dict[str, Any], meta: ObjectMeta) -> bool:
     seconds = lease.get("seconds")
     # A lease that cannot be read is one of a later version, or damage; it counts as the longest of ours.
     seconds = float(seconds) if isinstance(seconds, (int, float)) and 0 < seconds < 86_400 else LEASE_SECONDS
     # The store's clock tells whole seconds.
-    return found.now - found.modified > seconds + 1
+    return meta.now - meta.modified > seconds + 1
 
 
 def _object(data: bytes) -> dict[str, Any]:
@@ -206,9 +206,9 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    def read(what: Callable[[], object]) -> str:
+    def read(source: Callable[[], object]) -> str:
         try:
-            return str(what())
+            return str(source())
         except OSError:
             return ""
 

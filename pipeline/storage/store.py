@@ -20,17 +20,17 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from pipeline.core.location import RemotePath
-from pipeline.storage.errors import Clash, StorageError, code_of, judge, reason_of
+from pipeline.storage.errors import PreconditionFailed, StorageError, classify_error, describe_error, error_code
 
 LIMIT_VARIABLE = "LATENTKILN_STORAGE_SECONDS"
 # How long one operation is tried in all, and how long a single attempt may take; the latter grows with the size.
 LIMIT_SECONDS = 120.0
 _ATTEMPT_SECONDS = 30.0
 _SLOWEST_BYTES = 256 << 10  # a second
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 8.0
+_FIRST_BACKOFF, _MAX_BACKOFF = 0.1, 8.0
 # Refusals are tried a few times too: a store that is just starting does not know its users yet.
-_REFUSED_ATTEMPTS = 3
-_PAGE = 1000  # names in an answer to a listing; the most that S3 gives
+_MAX_REFUSED_ATTEMPTS = 3
+_PAGE_SIZE = 1000  # names in an answer to a listing; the most that S3 gives
 
 ABSENT = ""
 """What a write expects that must not replace anything."""
@@ -42,18 +42,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Found:
+class ObjectMeta:
     """What lies at a URL: its size in bytes, the store's tag of its content ("" where it has none), when it was
     written and what time it is now, both in seconds by the store's clock (``modified`` 0 where unknown)."""
 
     size: int
-    tag: str = ""
+    etag: str = ""
     modified: float = 0.0
     now: float = 0.0
 
 
 def limit_seconds() -> float:
-    """How long one operation is tried in all: $LATENTKILN_STORAGE_SECONDS, or 120; less inside ``patience``."""
+    """How long one operation is tried in all: $LATENTKILN_STORAGE_SECONDS, or 120; less inside ``deadline``."""
     try:
         limit = max(0.1, float(os.environ.get(LIMIT_VARIABLE, "")))
     except ValueError:
@@ -63,7 +63,7 @@ def limit_seconds() -> float:
 
 
 @contextlib.contextmanager
-def patience(seconds: float) -> Iterator[None]:
+def deadline(seconds: float) -> Iterator[None]:
     """Inside the block, no operation of this thread is tried for longer than ``seconds``."""
     before = getattr(_local, "limit", None)
     _local.limit = seconds if before is None else min(seconds, before)
@@ -86,70 +86,70 @@ class Store:
         self._fs = fs
         self._lock = threading.Lock()
 
-    def stat(self, place: RemotePath) -> Found | None:
-        """What lies at ``place``, None where nothing does."""
+    def stat(self, location: RemotePath) -> ObjectMeta | None:
+        """What lies at ``location``, None where nothing does."""
         try:
-            return self._attempt("asking", place, lambda seconds: self._stat(place, seconds))
+            return self._retry("asking", location, lambda seconds: self._stat(location, seconds))
         except FileNotFoundError:
             return None
 
-    def read(self, place: RemotePath, limit: int = 1 << 30) -> tuple[bytes, Found]:
-        """The content of ``place``, of at most ``limit`` bytes, and its tag. Raises FileNotFoundError."""
-        return self._attempt("reading", place, lambda seconds: self._read(place, limit, seconds))
+    def read(self, location: RemotePath, limit: int = 1 << 30) -> tuple[bytes, ObjectMeta]:
+        """The content of ``location``, of at most ``limit`` bytes, and its tag. Raises FileNotFoundError."""
+        return self._retry("reading", location, lambda seconds: self._read(location, limit, seconds))
 
-    def write(self, place: RemotePath, data: bytes, *, expect: str | None = None) -> str:
-        """Puts ``data`` at ``place`` and gives its tag. Raises Clash where something else is there than expected.
+    def write(self, location: RemotePath, data: bytes, *, expect: str | None = None) -> str:
+        """Puts ``data`` at ``location`` and gives its tag. Raises Clash where something else is there than expected.
 
         ``expect``: None for anything, ABSENT for nothing, else the tag of what is to be replaced. A write that
         arrived although its answer got lost counts as done.
         """
         try:
-            return self._attempt("writing", place, lambda s: self._write(place, data, expect, s), size=len(data))
-        except Clash:
+            return self._retry("writing", location, lambda s: self._write(location, data, expect, s), size=len(data))
+        except PreconditionFailed:
             try:
-                there, found = self.read(place, len(data))
+                there, meta = self.read(location, len(data))
             except (FileNotFoundError, StorageError):
-                there, found = b"", Found(0)
+                there, meta = b"", ObjectMeta(0)
             if there == data and data:
-                return found.tag
+                return meta.etag
             raise
 
-    def delete(self, place: RemotePath, *, expect: str | None = None) -> None:
-        """Removes ``place``; it may be gone already. Raises Clash where it has another tag than expected."""
+    def delete(self, location: RemotePath, *, expect: str | None = None) -> None:
+        """Removes ``location``; it may be gone already. Raises Clash where it has another tag than expected."""
         try:
-            self._attempt("deleting", place, lambda seconds: self._delete(place, expect, seconds))
+            self._retry("deleting", location, lambda seconds: self._delete(location, expect, seconds))
         except FileNotFoundError:
             return
 
-    def files(self, folder: RemotePath) -> dict[str, Found]:
+    def files(self, folder: RemotePath) -> dict[str, ObjectMeta]:
         """Every file below ``folder``, by its name relative to it; none where there is no such folder."""
         try:
-            return self._attempt("listing", folder, lambda seconds: dict(self._list(folder, seconds)))
+            return self._retry("listing", folder, lambda seconds: dict(self._list(folder, seconds)))
         except FileNotFoundError:
             return {}
 
-    def some_files(self, folder: RemotePath, most: int) -> dict[str, Found] | None:
+    def list_at_most(self, folder: RemotePath, most: int) -> dict[str, ObjectMeta] | None:
         """As ``files``, or None where there are more than ``most``: what is held is bounded."""
 
-        def call(seconds: float) -> dict[str, Found] | None:
-            found = dict(islice(self._list(folder, seconds), most + 1))
-            return found if len(found) <= most else None
+        def call(seconds: float) -> dict[str, ObjectMeta] | None:
+            files = dict(islice(self._list(folder, seconds), most + 1))
+            return files if len(files) <= most else None
 
         try:
-            return self._attempt("listing", folder, call)
+            return self._retry("listing", folder, call)
         except FileNotFoundError:
             return {}
 
     def folders(self, folder: RemotePath) -> list[str]:
         """The names of the folders in ``folder``, sorted."""
         try:
-            return self._attempt("listing", folder, lambda seconds: sorted(self._folders(folder, seconds)))
+            return self._retry("listing", folder, lambda seconds: sorted(self._folders(folder, seconds)))
         except FileNotFoundError:
             return []
 
-    def _attempt(self, what: str, place: RemotePath, call: Callable[[float], T], size: int = 0) -> T:
+    def _retry(self, verb: str, location: RemotePath, call: Callable[[float], T], size: int = 0) -> T:
         """Calls ``call(seconds)`` until it answers, an error is final, or the time is up."""
-        begun, pause, refused, tried = time.monotonic(), _FIRST_PAUSE, 0, 0
+        begun, pause, refused, tried = time.monotonic(), _FIRST_BACKOFF, 0, 0
         limit = limit_seconds()
         while True:
             tried += 1
@@ -159,62 +159,62 @@ class Store:
             except StorageError:
                 raise
             except Exception as error:
-                kind = judge(error)
+                kind = classify_error(error)
                 if kind == "absent":
-                    raise FileNotFoundError(f"{place}: nothing is there") from None
+                    raise FileNotFoundError(f"{location}: nothing is there") from None
                 if kind == "clash":
-                    raise Clash(f"{place}: another writer was there") from None
+                    raise PreconditionFailed(f"{location}: another writer was there") from None
                 refused += kind == "refused"
                 left = limit - (time.monotonic() - begun)
-                if refused >= _REFUSED_ATTEMPTS or (refused and not _may_pass(error)):
-                    raise StorageError(f"{place}: {what} it was refused: {reason_of(error)}") from None
+                if refused >= _MAX_REFUSED_ATTEMPTS or (refused and not _is_transient(error)):
+                    raise StorageError(f"{location}: {verb} it was refused: {describe_error(error)}") from None
                 if left <= pause:
                     raise StorageError(
-                        f"{place}: {what} it failed {tried} time{'s' * (tried > 1)} in {limit:g} s, at last with "
-                        f"{reason_of(error)}; run again when the store answers"
+                        f"{location}: {verb} it failed {tried} time{'s' * (tried > 1)} in {limit:g} s, at last with "
+                        f"{describe_error(error)}; run again when the store answers"
                     ) from None
             # With chance in it: many workers that failed together must not come back together.
             time.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, _MAX_BACKOFF)
 
-    def _stat(self, place: RemotePath, seconds: float) -> Found:
+    def _stat(self, location: RemotePath, seconds: float) -> ObjectMeta:
         self._fs.invalidate_cache()
-        return _found(self._fs.info(place.url))
+        return _meta_from_info(self._fs.info(location.url))
 
-    def _read(self, place: RemotePath, limit: int, seconds: float) -> tuple[bytes, Found]:
-        found = self._stat(place, seconds)
-        _check_size(place, found.size, limit)
-        return self._fs.cat_file(place.url), found
+    def _read(self, location: RemotePath, limit: int, seconds: float) -> tuple[bytes, ObjectMeta]:
+        meta = self._stat(location, seconds)
+        _check_size(location, meta.size, limit)
+        return self._fs.cat_file(location.url), meta
 
-    def _write(self, place: RemotePath, data: bytes, expect: str | None, seconds: float) -> str:
+    def _write(self, location: RemotePath, data: bytes, expect: str | None, seconds: float) -> str:
         with self._lock:
             if expect is not None:
                 try:
-                    there = self._stat(place, seconds).tag or "?"
+                    there = self._stat(location, seconds).etag or "?"
                 except FileNotFoundError:
                     there = ABSENT
                 if there != expect:
-                    raise Clash
-            if place.scheme in _OBJECT_STORES:
-                self._fs.pipe_file(place.url, data)
+                    raise PreconditionFailed
+            if location.scheme in _OBJECT_STORES:
+                self._fs.pipe_file(location.url, data)
             else:
-                beside = place.parent / f".tmp-{uuid.uuid4().hex[:12]}"
-                self._fs.makedirs(place.parent.url, exist_ok=True)
+                beside = location.parent / f".tmp-{uuid.uuid4().hex[:12]}"
+                self._fs.makedirs(location.parent.url, exist_ok=True)
                 self._fs.pipe_file(beside.url, data)
-                self._fs.mv(beside.url, place.url)
-            return self._stat(place, seconds).tag or "?"
+                self._fs.mv(beside.url, location.url)
+            return self._stat(location, seconds).etag or "?"
 
-    def _delete(self, place: RemotePath, expect: str | None, seconds: float) -> None:
-        if expect is not None and (self._stat(place, seconds).tag or "?") != expect:
-            raise Clash
-        self._fs.rm_file(place.url)
+    def _delete(self, location: RemotePath, expect: str | None, seconds: float) -> None:
+        if expect is not None and (self._stat(location, seconds).etag or "?") != expect:
+            raise PreconditionFailed
+        self._fs.rm_file(location.url)
 
-    def _list(self, folder: RemotePath, seconds: float) -> Iterator[tuple[str, Found]]:
+    def _list(self, folder: RemotePath, seconds: float) -> Iterator[tuple[str, ObjectMeta]]:
         self._fs.invalidate_cache()
         root = str(self._fs._strip_protocol(folder.url)).rstrip("/") + "/"
         for path, info in self._fs.find(folder.url, detail=True).items():
             if path.startswith(root):
-                yield path.removeprefix(root), _found(info)
+                yield path.removeprefix(root), _meta_from_info(info)
 
     def _folders(self, folder: RemotePath, seconds: float) -> Iterator[str]:
         self._fs.invalidate_cache()
@@ -233,56 +233,56 @@ class S3Store(Store):
 
         return sync(self._fs.loop, self._fs._call_s3, method, timeout=seconds, **arguments)
 
-    def _stat(self, place: RemotePath, seconds: float) -> Found:
-        answer = self._call(seconds, "head_object", **_named(place))
-        return _answered(answer, int(answer["ContentLength"]))
+    def _stat(self, location: RemotePath, seconds: float) -> ObjectMeta:
+        response = self._call(seconds, "head_object", **_bucket_and_key(location))
+        return _meta_from_response(response, int(response["ContentLength"]))
 
-    def _read(self, place: RemotePath, limit: int, seconds: float) -> tuple[bytes, Found]:
+    def _read(self, location: RemotePath, limit: int, seconds: float) -> tuple[bytes, ObjectMeta]:
         from fsspec.asyn import sync
 
-        async def get() -> tuple[bytes, Found]:
-            answer = await self._fs._call_s3("get_object", **_named(place))
-            async with answer["Body"] as body:
-                _check_size(place, int(answer["ContentLength"]), limit)
+        async def get() -> tuple[bytes, ObjectMeta]:
+            response = await self._fs._call_s3("get_object", **_bucket_and_key(location))
+            async with response["Body"] as body:
+                _check_size(location, int(response["ContentLength"]), limit)
                 data = await body.read()
-            if len(data) != answer["ContentLength"]:
-                raise ConnectionError(f"{len(data)} of {answer['ContentLength']} bytes came")
-            return data, _answered(answer, len(data))
+            if len(data) != response["ContentLength"]:
+                raise ConnectionError(f"{len(data)} of {response['ContentLength']} bytes came")
+            return data, _meta_from_response(response, len(data))
 
         return sync(self._fs.loop, get, timeout=seconds)
 
-    def _write(self, place: RemotePath, data: bytes, expect: str | None, seconds: float) -> str:
+    def _write(self, location: RemotePath, data: bytes, expect: str | None, seconds: float) -> str:
         if expect is not None and not self.exact:
-            return self._write_after_asking(place, data, expect, seconds)
+            return self._write_after_check(location, data, expect, seconds)
         condition = {}
         if expect is not None:
             condition = {"IfNoneMatch": "*"} if expect == ABSENT else {"IfMatch": f'"{expect}"'}
         try:
-            answer = self._call(seconds, "put_object", **_named(place), Body=data, **condition)
+            response = self._call(seconds, "put_object", **_bucket_and_key(location), Body=data, **condition)
         except Exception as error:
-            if condition and judge(error) == "no-conditions":
+            if condition and classify_error(error) == "no-conditions":
                 self.exact = False
-                return self._write_after_asking(place, data, str(expect), seconds)
-            if condition and expect != ABSENT and judge(error) == "absent":
-                raise Clash from None
+                return self._write_after_check(location, data, str(expect), seconds)
+            if condition and expect != ABSENT and classify_error(error) == "absent":
+                raise PreconditionFailed from None
             raise
-        return str(answer["ETag"]).strip('"')
+        return str(response["ETag"]).strip('"')
 
-    def _write_after_asking(self, place: RemotePath, data: bytes, expect: str, seconds: float) -> str:
+    def _write_after_check(self, location: RemotePath, data: bytes, expect: str, seconds: float) -> str:
         try:
-            there = self._stat(place, seconds).tag
+            there = self._stat(location, seconds).etag
         except FileNotFoundError:
             there = ABSENT
         if there != expect:
-            raise Clash
-        return self._write(place, data, None, seconds)
+            raise PreconditionFailed
+        return self._write(location, data, None, seconds)
 
-    def _delete(self, place: RemotePath, expect: str | None, seconds: float) -> None:
-        if expect is not None and self._stat(place, seconds).tag != expect:
-            raise Clash
-        self._call(seconds, "delete_object", **_named(place))
+    def _delete(self, location: RemotePath, expect: str | None, seconds: float) -> None:
+        if expect is not None and self._stat(location, seconds).etag != expect:
+            raise PreconditionFailed
+        self._call(seconds, "delete_object", **_bucket_and_key(location))
 
-    def _list(self, folder: RemotePath, seconds: float) -> Iterator[tuple[str, Found]]:
+    def _list(self, folder: RemotePath, seconds: float) -> Iterator[tuple[str, ObjectMeta]]:
         prefix = _prefix(folder)
         for page in self._pages(folder, prefix, seconds):
             for item in page.get("Contents", ()):
@@ -290,7 +290,7 @@ class S3Store(Store):
                 # Consoles make empty objects named like folders.
                 if name and not name.endswith("/"):
                     modified = item["LastModified"].timestamp()
-                    yield name, Found(int(item["Size"]), str(item.get("ETag", "")).strip('"'), modified)
+                    yield name, ObjectMeta(int(item["Size"]), str(item.get("ETag", "")).strip('"'), modified)
 
     def _folders(self, folder: RemotePath, seconds: float) -> Iterator[str]:
         prefix = _prefix(folder)
@@ -301,19 +301,19 @@ class S3Store(Store):
     def _pages(self, folder: RemotePath, prefix: str, seconds: float, **arguments: Any) -> Iterator[dict[str, Any]]:
         bucket = folder.key.partition("/")[0]
         while True:
-            page = self._call(seconds, "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=_PAGE, **arguments)
+            page = self._call(seconds, "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=_PAGE_SIZE, **arguments)
             yield page
             if not page.get("IsTruncated"):
                 return
             arguments["ContinuationToken"] = page["NextContinuationToken"]
 
 
-def store_of(place: RemotePath) -> Store:
-    """The store ``place`` lies in, one for each scheme and process. Raises StorageError where it cannot be used."""
-    key = (os.getpid(), place.scheme)
+def store_of(location: RemotePath) -> Store:
+    """The store ``location`` lies in, one for each scheme and process. Raises StorageError where it cannot be used."""
+    key = (os.getpid(), location.scheme)
     with _opening:
         if key not in _stores:
-            _stores[key] = _open(place)
+            _stores[key] = _open(location)
         return _stores[key]
 
 
@@ -321,13 +321,13 @@ _stores: dict[tuple[int, str], Store] = {}
 _opening = threading.Lock()
 
 
-def _open(place: RemotePath) -> Store:
-    scheme = place.scheme
+def _open(location: RemotePath) -> Store:
+    scheme = location.scheme
     try:
         import fsspec
         from fsspec.config import conf
     except ImportError:
-        raise StorageError(f"{place}: fsspec is not installed; pip install 'latentkiln[s3]'") from None
+        raise StorageError(f"{location}: fsspec is not installed; pip install 'latentkiln[s3]'") from None
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme in ("s3", "s3a"):
         # One attempt and short waits in the client: whether and how long to go on is decided here alone.
@@ -335,15 +335,15 @@ def _open(place: RemotePath) -> Store:
         options["config_kwargs"] = ours | {"max_pool_connections": 64} | conf.get(scheme, {}).get("config_kwargs", {})
     try:
         if scheme not in fsspec.available_protocols():
-            raise StorageError(f"{place}: fsspec knows no file system '{scheme}'")
+            raise StorageError(f"{location}: fsspec knows no file system '{scheme}'")
         fs = fsspec.filesystem(scheme, **options)
     except ImportError as error:
         hint = "pip install 'latentkiln[s3]'" if scheme in ("s3", "s3a") else f"install what fsspec needs for {scheme}"
-        raise StorageError(f"{place}: {' '.join(str(error).split())}; {hint}") from None
+        raise StorageError(f"{location}: {' '.join(str(error).split())}; {hint}") from None
     except StorageError:
         raise
     except Exception as error:
-        raise StorageError(f"{place}: its store cannot be opened: {reason_of(error)}") from None
+        raise StorageError(f"{location}: its store cannot be opened: {describe_error(error)}") from None
     if scheme in ("s3", "s3a"):
         fs.retries = 1
         _connect(fs)
@@ -360,15 +360,15 @@ def _connect(fs: Any) -> None:
         sync(fs.loop, fs.set_session)
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Refusals that a store which is starting up gives: it does not know its users or buckets yet."""
-    return code_of(error)[1] in (403, 404)
+    return error_code(error)[1] in (403, 404)
 
 
-def _named(place: RemotePath) -> dict[str, str]:
-    bucket, _, key = place.key.partition("/")
+def _bucket_and_key(location: RemotePath) -> dict[str, str]:
+    bucket, _, key = location.key.partition("/")
     if not key:
-        raise StorageError(f"{place}: it names a bucket and nothing in it")
+        raise StorageError(f"{location}: it names a bucket and nothing in it")
     return {"Bucket": bucket, "Key": key}
 
 
@@ -377,22 +377,22 @@ def _prefix(folder: RemotePath) -> str:
     return f"{key}/" if key else ""
 
 
-def _check_size(place: RemotePath, size: int, limit: int) -> None:
+def _check_size(location: RemotePath, size: int, limit: int) -> None:
     if size > limit:
-        raise StorageError(f"{place}: it has {size} bytes; allowed: at most {limit}")
+        raise StorageError(f"{location}: it has {size} bytes; allowed: at most {limit}")
 
 
-def _answered(answer: dict[str, Any], size: int) -> Found:
-    date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+def _meta_from_response(response: dict[str, Any], size: int) -> ObjectMeta:
+    date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
     try:
         now = email.utils.parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError):
         now = time.time()
-    modified = answer.get("LastModified")
-    return Found(size, str(answer.get("ETag", "")).strip('"'), modified.timestamp() if modified else 0.0, now)
+    modified = response.get("LastModified")
+    return ObjectMeta(size, str(response.get("ETag", "")).strip('"'), modified.timestamp() if modified else 0.0, now)
 
 
-def _found(info: dict[str, Any]) -> Found:
+def _meta_from_info(info: dict[str, Any]) -> ObjectMeta:
     """fsspec's description of a file; each file system has its own names for the same things."""
     if info.get("type") == "directory":
         raise FileNotFoundError(info.get("name", ""))
@@ -403,4 +403,4 @@ def _found(info: dict[str, Any]) -> Found:
     seconds = float(stamp) if isinstance(stamp, (int, float)) else 0.0
     size = int(info.get("size") or 0)
     tag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("generation")
-    return Found(size, str(tag or f"{size}-{seconds:.6f}").strip('"'), seconds, time.time())
+    return ObjectMeta(size, str(tag or f"{size}-{seconds:.6f}").strip('"'), seconds, time.time())

@@ -27,7 +27,7 @@ from stub_recipe import item  # noqa: E402
 from pipeline.core.location import RemotePath  # noqa: E402
 from pipeline.fleet import driver  # noqa: E402
 from pipeline.fleet.driver import FleetSettings, RunSummary  # noqa: E402
-from pipeline.storage import assets  # noqa: E402
+from pipeline.storage import publish  # noqa: E402
 from pipeline.storage.store import store_of  # noqa: E402
 
 STEPS = 5
@@ -109,7 +109,7 @@ def part(name: str, proxy: FaultProxy, rows: int, seed: int) -> dict:
     told = sum(said in result.message and "\n" not in result.message for result in troubled.failed)
     last = build(out, names)
     expected = f"fine after {STEPS}".encode()
-    wrong = sum(assets.read_output(out / each, "asset.glb")[0] != expected for each in names)
+    wrong = sum(publish.read_output(out / each, "asset.glb")[0] != expected for each in names)
     stray = [path for path in store_of(out).files(out) if any(mark in path for mark in PEACE)]
     ok = (troubled.built, told) == ((0, rows) if name == "away" else (rows, 0))
     ok = ok and rule.done > 0 and not (half or wrong or stray or last.failures)

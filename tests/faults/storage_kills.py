@@ -28,7 +28,7 @@ from stub_recipe import item  # noqa: E402
 from pipeline.core.location import RemotePath  # noqa: E402
 from pipeline.fleet import driver  # noqa: E402
 from pipeline.fleet.driver import FleetSettings  # noqa: E402
-from pipeline.storage import assets  # noqa: E402
+from pipeline.storage import publish  # noqa: E402
 from pipeline.storage.store import store_of  # noqa: E402
 
 STEPS = 20
@@ -92,7 +92,7 @@ def peace(out: RemotePath, rows: list[str]) -> Counter[str]:
     items = [item(name) for name in rows]
     summary = driver.run(items, out, prior_spec="stub", settings=settings, toolbox=counting(STEPS))
     expected = f"fine after {STEPS}".encode()
-    wrong = sum(assets.read_output(out / name, "asset.glb")[0] != expected for name in rows)
+    wrong = sum(publish.read_output(out / name, "asset.glb")[0] != expected for name in rows)
     stray = sum(any(mark in name for mark in LITTER) for name in store_of(out).files(out))
     return Counter({"wrong": wrong, "stray": stray, "failed": summary.failures})
 

@@ -19,41 +19,41 @@ from pipeline.core.atomic import TEMPORARY_PREFIX, write_json
 from pipeline.core.hashing import sha256_bytes
 from pipeline.core.home import CACHE_VARIABLE, cache_root
 from pipeline.core.location import RemotePath
-from pipeline.storage.store import Found
+from pipeline.storage.store import ObjectMeta
 
 __all__ = [
     "CACHE_VARIABLE",
     "cache_root",
-    "keep",
-    "kept",
-    "only_one",
-    "remember",
-    "remembered",
-    "scratch_for",
+    "commit",
+    "entry_folder",
+    "exclusive",
+    "record_hash",
+    "recorded_hash",
+    "scratch_folder",
     "staging",
 ]
 
 
-def scratch_for(out: RemotePath) -> Path:
+def scratch_folder(out: RemotePath) -> Path:
     """The local folder in which assets of ``out`` are built before they are published."""
     return cache_root() / "scratch" / sha256_bytes(out.url.encode())[:20]
 
 
-def remembered(place: RemotePath, found: Found) -> str:
-    """The hash under which ``place``, as it is ``found`` now, was kept before; "" where it was not."""
+def recorded_hash(location: RemotePath, meta: ObjectMeta) -> str:
+    """The hash under which ``location``, as it is ``meta`` now, was kept before; "" where it was not."""
     with contextlib.suppress(OSError, ValueError):
-        note = json.loads(_note(place).read_bytes())
-        if isinstance(note, dict) and (note.get("url"), note.get("tag")) == (place.url, found.tag) and found.tag:
+        note = json.loads(_hash_file(location).read_bytes())
+        if isinstance(note, dict) and (note.get("url"), note.get("tag")) == (location.url, meta.etag) and meta.etag:
             return str(note.get("sha256", ""))
     return ""
 
 
-def remember(place: RemotePath, found: Found, sha256: str) -> None:
-    """Notes which content ``place`` had as it was ``found``."""
-    write_json(_note(place), {"url": place.url, "tag": found.tag, "sha256": sha256})
+def record_hash(location: RemotePath, meta: ObjectMeta, sha256: str) -> None:
+    """Notes which content ``location`` had as it was ``meta``."""
+    write_json(_hash_file(location), {"url": location.url, "tag": meta.etag, "sha256": sha256})
 
 
-def kept(sha256: str) -> Path:
+def entry_folder(sha256: str) -> Path:
     """The folder that holds the files whose content is named ``sha256``; it may not be there."""
     return cache_root() / "inputs" / sha256[:2] / sha256
 
@@ -69,9 +69,9 @@ def staging() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def keep(folder: Path, sha256: str) -> Path:
+def commit(folder: Path, sha256: str) -> Path:
     """Moves the files of a staged folder into the cache as ``sha256``. The folder they are in now."""
-    target = kept(sha256)
+    target = entry_folder(sha256)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         goal = target / path.relative_to(folder)
         goal.parent.mkdir(parents=True, exist_ok=True)
@@ -80,9 +80,9 @@ def keep(folder: Path, sha256: str) -> Path:
 
 
 @contextlib.contextmanager
-def only_one(place: RemotePath) -> Iterator[None]:
-    """Only one process of this node is inside the block for ``place``: the others find what it fetched."""
-    path = cache_root() / "locks" / sha256_bytes(place.url.encode())[:32]
+def exclusive(location: RemotePath) -> Iterator[None]:
+    """Only one process of this node is inside the block for ``location``: the others find what it fetched."""
+    path = cache_root() / "locks" / sha256_bytes(location.url.encode())[:32]
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -94,5 +94,5 @@ def only_one(place: RemotePath) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _note(place: RemotePath) -> Path:
-    return cache_root() / "inputs" / "seen" / f"{sha256_bytes(place.url.encode())[:32]}.json"
+def _hash_file(location: RemotePath) -> Path:
+    return cache_root() / "inputs" / "seen" / f"{sha256_bytes(location.url.encode())[:32]}.json"

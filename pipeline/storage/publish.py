@@ -7,7 +7,7 @@ names each output with its size, its sha256, the store's tag and, while that dif
 * A rebuilt one: outputs under ``.next/<sha256>-<name>``, then the record that points there; from this moment the new
   asset is what a reader finds. Then the outputs under their own names, the record without the pointers, and the rest
   is deleted. Killed between any two of these steps, the record names whole objects, old or new; the next builder or
-  ``settle`` goes on from there.
+  ``finish_publish`` goes on from there.
 
 Each write expects what was seen when the lease had been taken, so that a publisher which lost its lease without
 knowing replaces nothing. A reader that finds other bytes than the record says has met a rebuild: it reads the record
@@ -26,9 +26,9 @@ from typing import Any
 from pipeline.core.hashing import sha256_bytes
 from pipeline.core.job import WORK_DIR
 from pipeline.core.location import RemotePath
-from pipeline.storage.errors import Clash, StorageError
+from pipeline.storage.errors import PreconditionFailed, StorageError
 from pipeline.storage.lease import holder
-from pipeline.storage.store import ABSENT, Found, store_of
+from pipeline.storage.store import ABSENT, ObjectMeta, store_of
 
 RECORD = "record.json"
 FAILURE = "failure.json"
@@ -41,42 +41,42 @@ _OBJECT = re.compile(rf"{re.escape(NEXT)}/[0-9a-f]{{64}}-[^/\\]+")
 class _Folder:
     """An asset's folder while it is written: the tags of what lies there, and whether it is still ours to write."""
 
-    def __init__(self, place: RemotePath, held: Callable[[], bool]):
-        self.place, self._held, self._store = place, held, store_of(place)
-        self.there: dict[str, Found] = self._store.files(place)
+    def __init__(self, location: RemotePath, held: Callable[[], bool]):
+        self.place, self._held, self._store = location, held, store_of(location)
+        self.etags: dict[str, ObjectMeta] = self._store.files(location)
 
     def write(self, name: str, data: bytes) -> str:
         """Puts ``data`` under ``name`` in place of what was seen there. Raises StorageError."""
         self._check()
-        before = self.there.get(name)
+        before = self.etags.get(name)
         try:
-            tag = self._store.write(self.place / name, data, expect=before.tag if before else ABSENT)
-        except Clash:
-            raise _lost(self.place) from None
-        self.there[name] = Found(len(data), tag)
+            tag = self._store.write(self.place / name, data, expect=before.etag if before else ABSENT)
+        except PreconditionFailed:
+            raise _lease_lost_error(self.place) from None
+        self.etags[name] = ObjectMeta(len(data), tag)
         return tag
 
     def delete(self, name: str) -> None:
         """Removes ``name``, should it still be what was seen."""
         self._check()
-        with contextlib.suppress(Clash):
-            self._store.delete(self.place / name, expect=self.there[name].tag)
-        del self.there[name]
+        with contextlib.suppress(PreconditionFailed):
+            self._store.delete(self.place / name, expect=self.etags[name].etag)
+        del self.etags[name]
 
     def read(self, name: str) -> bytes:
         """The content of ``name``. Raises StorageError."""
         try:
             return self._store.read(self.place / name, _MAX_OUTPUT)[0]
         except FileNotFoundError:
-            raise _lost(self.place) from None
+            raise _lease_lost_error(self.place) from None
 
     def _check(self) -> None:
         if not self._held():
-            raise _lost(self.place)
+            raise _lease_lost_error(self.place)
 
 
-def publish(local: Path, place: RemotePath, *, held: Callable[[], bool] = lambda: True) -> dict[str, Any]:
-    """Publishes the finished asset in the folder ``local`` at ``place`` and gives the record as it stands there.
+def publish_asset(local: Path, location: RemotePath, *, held: Callable[[], bool] = lambda: True) -> dict[str, Any]:
+    """Publishes the finished asset in the folder ``local`` at ``location`` and gives the record as it stands there.
 
     ``local/record.json`` names the outputs. ``held`` says whether the caller still has the asset's lease; nothing is
     written once it does not. Raises StorageError where the store refuses, stays unreachable or the lease is lost;
@@ -87,55 +87,57 @@ def publish(local: Path, place: RemotePath, *, held: Callable[[], bool] = lambda
     for name, data in contents.items():
         if sha256_bytes(data) != record["outputs"][name]["sha256"]:
             raise StorageError(f"{local / name}: has other bytes than its record says; build it again")
-    folder = _Folder(place, held)
+    folder = _Folder(location, held)
     replaced: list[str] = []
-    if RECORD in folder.there:
+    if RECORD in folder.etags:
         replaced = sorted(set(_outputs(folder)) - set(contents))
         objects = {name: f"{NEXT}/{record['outputs'][name]['sha256']}-{name}" for name in contents}
         _put_outputs(folder, record, contents, objects)
         _put_record(folder, {**record, "replaces": replaced})
-    _finish(folder, record, contents, replaced)
-    if FAILURE in folder.there:
+    _replace_outputs(folder, record, contents, replaced)
+    if FAILURE in folder.etags:
         folder.delete(FAILURE)
     return record
 
 
-def settle(place: RemotePath, *, held: Callable[[], bool] = lambda: True) -> bool:
-    """Finishes what a killed publisher left behind at ``place``; True where there was something.
+def finish_publish(location: RemotePath, *, held: Callable[[], bool] = lambda: True) -> bool:
+    """Finishes what a killed publisher left behind at ``location``; True where there was something.
 
     The caller holds the asset's lease. Raises StorageError.
     """
-    folder = _Folder(place, held)
-    if RECORD not in folder.there:
+    folder = _Folder(location, held)
+    if RECORD not in folder.etags:
         return False
     record = json.loads(folder.read(RECORD))
-    if not is_unsettled(record, folder.there):
+    if not is_partly_published(record, folder.etags):
         return False
     if "replaces" not in record:
-        _sweep(folder)
+        _remove_unreferenced(folder)
         return True
     contents = {}
     for name, value in record["outputs"].items():
-        contents[name] = folder.read(object_of(name, value))
+        contents[name] = folder.read(object_name(name, value))
         if sha256_bytes(contents[name]) != value["sha256"]:
-            raise StorageError(f"{place}: {name} has other bytes than recorded; it has to be built again")
-    _finish(folder, record, contents, [str(name) for name in record.pop("replaces")])
+            raise StorageError(f"{location}: {name} has other bytes than recorded; it has to be built again")
+    _replace_outputs(folder, record, contents, [str(name) for name in record.pop("replaces")])
     return True
 
 
-def is_unsettled(record: Mapping[str, Any], names: Iterable[str]) -> bool:
+def is_partly_published(record: Mapping[str, Any], names: Iterable[str]) -> bool:
     """Whether the publisher of ``record`` was killed before its end, given the ``names`` in the asset's folder."""
     return "replaces" in record or any(_is_temporary(name) for name in names)
 
 
-def _finish(folder: _Folder, record: dict[str, Any], contents: Mapping[str, bytes], replaced: Iterable[str]) -> None:
+def _replace_outputs(
+    folder: _Folder, record: dict[str, Any], contents: Mapping[str, bytes], replaced: Iterable[str]
+) -> None:
     """The outputs under their own names, the record that says so, and nothing else of ours beside them."""
     _put_outputs(folder, record, contents, {})
     for name in replaced:
-        if name in folder.there and name not in contents:
+        if name in folder.etags and name not in contents:
             folder.delete(name)
     _put_record(folder, record)
-    _sweep(folder)
+    _remove_unreferenced(folder)
 
 
 def _put_outputs(
@@ -164,8 +166,8 @@ def _outputs(folder: _Folder) -> Mapping[str, Any]:
     return outputs if isinstance(outputs, dict) else {}
 
 
-def _sweep(folder: _Folder) -> None:
-    for name in [name for name in folder.there if _is_temporary(name)]:
+def _remove_unreferenced(folder: _Folder) -> None:
+    for name in [name for name in folder.etags if _is_temporary(name)]:
         folder.delete(name)
 
 
@@ -173,54 +175,54 @@ def _is_temporary(name: str) -> bool:
     return name.startswith((f"{NEXT}/", f"{WORK_DIR}/"))
 
 
-def object_of(name: str, output: Mapping[str, Any]) -> str:
+def object_name(name: str, output: Mapping[str, Any]) -> str:
     """Where in the asset's folder the output ``name`` of a record lies; never outside it."""
     held = output.get("object")
     return held if isinstance(held, str) and _OBJECT.fullmatch(held) else name
 
 
-def read_output(place: RemotePath, name: str) -> tuple[bytes, dict[str, Any]]:
-    """The bytes of the output ``name`` of the asset at ``place``, with the record they belong to.
+def read_output(location: RemotePath, name: str) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of the output ``name`` of the asset at ``location``, with the record they belong to.
 
     Checked by size and hash; a rebuild that goes on meanwhile is waited for by reading again. Raises StorageError,
     FileNotFoundError where there is no asset or it has no such output.
     """
-    store = store_of(place)
+    store = store_of(location)
     for _ in range(5):
-        record = json.loads(store.read(place / RECORD, MAX_RECORD)[0])
+        record = json.loads(store.read(location / RECORD, MAX_RECORD)[0])
         outputs = record.get("outputs", {})
         if name not in outputs:
-            raise FileNotFoundError(f"{place}: the asset has no {name}")
+            raise FileNotFoundError(f"{location}: the asset has no {name}")
         with contextlib.suppress(FileNotFoundError):
-            data = store.read(place / object_of(name, outputs[name]), _MAX_OUTPUT)[0]
+            data = store.read(location / object_name(name, outputs[name]), _MAX_OUTPUT)[0]
             if sha256_bytes(data) == outputs[name].get("sha256"):
                 return data, record
-    raise StorageError(f"{place / name}: has other bytes than its record says; build it again")
+    raise StorageError(f"{location / name}: has other bytes than its record says; build it again")
 
 
-def ids(out: RemotePath) -> Iterator[str]:
+def asset_ids(out: RemotePath) -> Iterator[str]:
     """The ids of everything that has a folder below ``out``, finished or not. Raises StorageError."""
     for name in store_of(out).folders(out):
         if not name.startswith("."):
             yield name
 
 
-def remove(out: RemotePath, job_id: str) -> None:
+def remove_asset(out: RemotePath, job_id: str) -> None:
     """Removes the asset ``job_id``, its record first. Raises StorageError, also while a run is building it."""
-    place = out / job_id
-    if holder(place) is not None:
-        raise StorageError(f"{place}: a run is building it; wait for it to end")
-    store = store_of(place)
-    store.delete(place / RECORD)
-    for name in store.files(place):
-        store.delete(place / name)
+    location = out / job_id
+    if holder(location) is not None:
+        raise StorageError(f"{location}: a run is building it; wait for it to end")
+    store = store_of(location)
+    store.delete(location / RECORD)
+    for name in store.files(location):
+        store.delete(location / name)
 
 
-def write_failure(place: RemotePath, failure: Mapping[str, Any]) -> None:
+def write_failure(location: RemotePath, failure: Mapping[str, Any]) -> None:
     """Writes ``failure.json``; a record beside it stays as it is. Raises StorageError."""
     text = json.dumps({**failure, "schema": 1, "status": "failed"}, indent=1, sort_keys=True, ensure_ascii=False)
-    store_of(place).write(place / FAILURE, (text + "\n").encode())
+    store_of(location).write(location / FAILURE, (text + "\n").encode())
 
 
-def _lost(place: RemotePath) -> StorageError:
-    return StorageError(f"{place}: another run has taken this row over; its asset is left to that run")
+def _lease_lost_error(location: RemotePath) -> StorageError:
+    return StorageError(f"{location}: another run has taken this row over; its asset is left to that run")

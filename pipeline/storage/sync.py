@@ -1,6 +1,6 @@
 """Copies of files that keep changing: checkpoints to where another node can read them, a run's files for readers.
 
-A ``Shipper`` looks at its files every few seconds and uploads those that changed. It spends at most a tenth of the
+A ``FileSync`` looks at its files every few seconds and uploads those that changed. It spends at most a tenth of the
 time on it, however slow the store, and never stops the work it watches: what could not be copied is tried again.
 """
 
@@ -14,33 +14,37 @@ from pathlib import Path
 
 from pipeline.core.atomic import TEMPORARY_PREFIX, atomic_write
 from pipeline.core.location import RemotePath
-from pipeline.storage.errors import Clash, StorageError
-from pipeline.storage.store import patience, store_of
+from pipeline.storage.errors import PreconditionFailed, StorageError
+from pipeline.storage.store import deadline, store_of
 
 _MAX_BYTES = 4 << 30
 # At most this share of the time is spent on uploads.
 _SHARE = 0.1
-_PATIENCE_SECONDS = 20.0
+_DEADLINE_SECONDS = 20.0
 
-Pair = tuple[Path, RemotePath]
+LocalAndRemote = tuple[Path, RemotePath]
 
 
-class Shipper:
+class FileSync:
     """Copies ``files()`` (local path, place) whenever they have changed, in a thread, while the context lasts.
 
     ``allowed()`` is asked before each upload. ``problem`` holds one line about the last upload that failed.
     """
 
     def __init__(
-        self, files: Callable[[], Iterable[Pair]], *, seconds: float = 15.0, allowed: Callable[[], bool] = lambda: True
+        self,
+        files: Callable[[], Iterable[LocalAndRemote]],
+        *,
+        seconds: float = 15.0,
+        allowed: Callable[[], bool] = lambda: True,
     ):
         self._files, self._seconds, self._allowed = files, seconds, allowed
-        self._sent: dict[Path, tuple[int, int]] = {}
+        self._uploaded: dict[Path, tuple[int, int]] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shipper", daemon=True)
         self.problem = ""
 
-    def __enter__(self) -> Shipper:
+    def __enter__(self) -> FileSync:
         self._thread.start()
         return self
 
@@ -48,22 +52,22 @@ class Shipper:
         self._end.set()
         self._thread.join()
 
-    def ship(self) -> None:
+    def sync(self) -> None:
         """Uploads what has changed since the last time, now."""
         self.problem = ""
-        for path, place in self._files():
+        for path, location in self._files():
             with contextlib.suppress(FileNotFoundError):
                 stat = path.stat()
                 mark = (stat.st_mtime_ns, stat.st_ino)
-                if self._sent.get(path) == mark or not self._allowed():
+                if self._uploaded.get(path) == mark or not self._allowed():
                     continue
                 # The writer replaces the file as a whole: what is open here stays one version.
                 data = path.read_bytes()
                 try:
-                    with patience(_PATIENCE_SECONDS):
-                        store_of(place).write(place, data)
-                    self._sent[path] = mark
-                except (StorageError, Clash) as error:
+                    with deadline(_DEADLINE_SECONDS):
+                        store_of(location).write(location, data)
+                    self._uploaded[path] = mark
+                except (StorageError, PreconditionFailed) as error:
                     self.problem = str(error)
 
     def _run(self) -> None:
@@ -71,28 +75,28 @@ class Shipper:
         while not self._end.wait(pause):
             begun = time.monotonic()
             with contextlib.suppress(OSError):
-                self.ship()
+                self.sync()
             pause = max(self._seconds, (time.monotonic() - begun) / _SHARE)
 
 
-def files_below(folder: Path, place: RemotePath) -> list[Pair]:
-    """Every file below ``folder`` with its place below ``place``; temporary files are left out."""
+def files_below(folder: Path, location: RemotePath) -> list[LocalAndRemote]:
+    """Every file below ``folder`` with its place below ``location``; temporary files are left out."""
     return [
-        (path, place / path.relative_to(folder).as_posix())
+        (path, location / path.relative_to(folder).as_posix())
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.name.startswith(TEMPORARY_PREFIX)
     ]
 
 
-def pull(place: RemotePath, folder: Path) -> int:
-    """Copies every file below ``place`` into ``folder``; how many there were. Raises StorageError, OSError."""
-    store, count = store_of(place), 0
-    for name in store.files(place):
+def download_folder(location: RemotePath, folder: Path) -> int:
+    """Copies every file below ``location`` into ``folder``; how many there were. Raises StorageError, OSError."""
+    store, count = store_of(location), 0
+    for name in store.files(location):
         # A name is a stranger's: nothing may be written outside the folder.
         if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name:
             continue
         with contextlib.suppress(FileNotFoundError):
-            data = store.read(place / name, _MAX_BYTES)[0]
+            data = store.read(location / name, _MAX_BYTES)[0]
             with atomic_write(folder / name) as temporary:
                 temporary.write_bytes(data)
             count += 1

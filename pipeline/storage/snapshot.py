@@ -1,0 +1,91 @@
+"""What stands in assets' folders at a URL, looked up for many of them at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+
+from pipeline.core.location import RemotePath
+from pipeline.storage.publish import FAILURE, MAX_RECORD, RECORD
+from pipeline.storage.store import ObjectMeta, store_of
+
+MAX_CONCURRENT = 16
+_WINDOW = 256
+# Files that one listing holds at most (some 300 bytes each), and how long it is taken for true. What changed since is
+# noticed by whoever claims the row.
+MAX_LISTED = 200_000
+_LISTING_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One asset's folder as it was at one moment: its files, and the text of its record and its failure."""
+
+    place: RemotePath
+    files: Mapping[str, ObjectMeta] = field(default_factory=dict)
+    texts: Mapping[str, bytes] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+
+def take_snapshot(location: RemotePath) -> Snapshot:
+    """The asset's folder at ``location``, which may be empty. Raises StorageError."""
+    return _read(location, store_of(location).files(location))
+
+
+def _read(location: RemotePath, files: dict[str, ObjectMeta]) -> Snapshot:
+    """The folder at ``location`` in which ``files`` were seen. Raises StorageError."""
+    store, texts = store_of(location), {}
+    for name in (RECORD, FAILURE):
+        if name in files:
+            try:
+                texts[name] = store.read(location / name, MAX_RECORD)[0]
+            except FileNotFoundError:  # gone since the listing
+                files.pop(name)
+    return Snapshot(location, files, texts)
+
+
+def take_snapshots(out: RemotePath, ids: Iterable[str]) -> Iterator[tuple[str, Snapshot]]:
+    """(id, snapshot) of each asset below ``out``, in order, a window of them at a time. Raises StorageError.
+
+    Of many ids the files are listed together, a thousand to a request, as long as there are not too many to hold:
+    an asset that is not there then takes no request of its own, and one that is there takes one, for its record.
+    """
+    remaining, listing = iter(ids), _Listing(out)
+    with ThreadPoolExecutor(MAX_CONCURRENT) as pool:
+        while window := list(islice(remaining, _WINDOW)):
+            known = listing.refresh() if listing.listed_at or len(window) == _WINDOW else None
+
+            def one(job_id: str, known: Mapping[str, dict[str, ObjectMeta]] | None = known) -> Snapshot:
+                folder = out / job_id
+                return take_snapshot(folder) if known is None else _read(folder, dict(known.get(job_id, ())))
+
+            yield from zip(window, pool.map(one, window), strict=True)
+
+
+class _Listing:
+    """What lies in each folder below ``out``, listed in one go, and anew after a while: a run reads its plan for hours.
+
+    ``listed_at``: when, by the monotonic clock; 0 before.
+    """
+
+    def __init__(self, out: RemotePath):
+        self._out = out
+        self.listed_at = 0.0
+        self._files_by_folder: dict[str, dict[str, ObjectMeta]] | None = None
+
+    def refresh(self) -> Mapping[str, dict[str, ObjectMeta]] | None:
+        """None where there is too much to hold. Raises StorageError."""
+        if not self.listed_at or time.monotonic() - self.listed_at >= _LISTING_SECONDS:
+            files = store_of(self._out).list_at_most(self._out, MAX_LISTED)
+            self._files_by_folder = None if files is None else {}
+            for path, meta in (files or {}).items():
+                job_id, slash, name = path.partition("/")
+                if slash and self._files_by_folder is not None:
+                    self._files_by_folder.setdefault(job_id, {})[name] = meta
+            self.listed_at = time.monotonic()
+        return self._files_by_folder
