@@ -24,9 +24,9 @@ from benchmarks.cost import GPUS
 from pipeline.core import backends
 from pipeline.core.rng import numpy_generator, torch_generator
 from pipeline.geometry import camera, rasterise
-from pipeline.geometry.load import load_mesh
-from pipeline.geometry.normalise import normalise
 from pipeline.geometry.texture import sample_texture
+from pipeline.mesh.load import load_mesh
+from pipeline.mesh.normalise import normalise
 from pipeline.prior.load import Prior, load_prior
 from pipeline.scene import grid, volume
 from pipeline.scene.background import ray_directions

@@ -20,10 +20,10 @@ from torch.nn.functional import avg_pool2d
 
 from pipeline.core.rng import numpy_generator
 from pipeline.geometry import antialias, camera
-from pipeline.geometry.load import load_mesh
-from pipeline.geometry.normalise import normalise
-from pipeline.geometry.primitives import combine
 from pipeline.geometry.rasterise import rasterise
+from pipeline.mesh.load import load_mesh
+from pipeline.mesh.normalise import normalise
+from pipeline.mesh.primitives import combine
 
 MESHES = Path(__file__).parent.parent / "manifests" / "meshes"
 FINE = 16

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.job import Job, RowLocation
-from pipeline.geometry.load import load_mesh
-from pipeline.geometry.primitives import combine
-from pipeline.geometry.sketch_volume import build
+from pipeline.mesh.load import load_mesh
+from pipeline.mesh.primitives import combine
+from pipeline.mesh.winding_grid import build_winding_grid
 from pipeline.prior.load import Prior, load_prior
 from pipeline.recipes.generate import generate
 from pipeline.recipes.generate_settings import GenerateSettings
@@ -31,7 +31,7 @@ MUSHROOM: list[dict[str, Any]] = [
 
 def inside(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(R, R, R) bool: the cells of the scene that a surface encloses."""
-    return build(vertices, faces, resolution=RESOLUTION).winding > 0.5
+    return build_winding_grid(vertices, faces, resolution=RESOLUTION).winding > 0.5
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:

@@ -16,7 +16,7 @@ from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.core.job import Job
 from pipeline.core.location import Location, RemotePath
 from pipeline.export.record import in_strangers_folder, is_ours, load_record, output_problem, read_failure
-from pipeline.geometry.source import may_have_buffers, mesh_sha256
+from pipeline.mesh.mesh_hash import may_have_buffers, mesh_sha256
 from pipeline.prior.adapter_marks import adapter_marks
 from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
 from pipeline.recipes.half_built import goes_on_from

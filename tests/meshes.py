@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.geometry.mesh import Mesh, assemble
+from pipeline.mesh.mesh import Mesh, assemble
 
 # The file of a cube from -1 to 1 without texture coordinates (OBJ).
 CUBE = """v -1 -1 -1\nv 1 -1 -1\nv 1 1 -1\nv -1 1 -1\nv -1 -1 1\nv 1 -1 1\nv 1 1 1\nv -1 1 1

@@ -11,7 +11,7 @@ from pipeline.bake import bake, decode, seams
 from pipeline.bake.atlas import along_edges, edge_points, shared_edges, texel_map
 from pipeline.bake.fill import dilate, fill_gutter, fill_unreached, surface_graph
 from pipeline.core.rng import numpy_generator
-from pipeline.geometry.mesh import Mesh, UVMesh
+from pipeline.mesh.mesh import Mesh, UVMesh
 
 PARTS, CELLS = 2, 5  # patches a side of each cube face; cells a side of the atlas
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.core.hashing import sha256_arrays
-from pipeline.geometry import sketch_volume
-from pipeline.geometry.primitives import combine
+from pipeline.mesh import winding_grid
+from pipeline.mesh.primitives import combine
 from pipeline.prior.cache import CACHE_VARIABLE, file_hash, read_entry, write_entry
 
 
@@ -31,13 +31,13 @@ def test_the_checksum_of_arrays_sees_names_dtypes_shapes_and_values() -> None:
 def test_a_flipped_bit_in_a_measured_sketch_is_noticed(tmp_path: Path) -> None:
     shape = {"shape": "box", "position": [0, 0, 0], "rotation": [0, 0, 0], "size": [1, 1, 1]}
     vertices, faces = combine([shape])
-    first = sketch_volume.build(vertices, faces, cache=tmp_path, resolution=8)
+    first = winding_grid.build_winding_grid(vertices, faces, cache=tmp_path, resolution=8)
     (entry,) = tmp_path.iterdir()
     good = entry.read_bytes()
     bad = bytearray(good)
     bad[-2] ^= 1
     entry.write_bytes(bad)
-    again = sketch_volume.build(vertices, faces, cache=tmp_path, resolution=8)
+    again = winding_grid.build_winding_grid(vertices, faces, cache=tmp_path, resolution=8)
     assert np.array_equal(again.winding, first.winding) and np.array_equal(again.distance, first.distance)
     assert entry.read_bytes() == good
 

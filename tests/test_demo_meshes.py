@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from real.validator import validate_glbs
 
-from pipeline.geometry.load import load_mesh
-from pipeline.geometry.mesh import Mesh, uv_areas
+from pipeline.mesh.load import load_mesh
+from pipeline.mesh.mesh import Mesh, uv_areas
 
 FOLDER = Path(__file__).parents[1] / "manifests" / "meshes"
 
@@ -151,7 +151,7 @@ def test_the_demo_manifests_are_good_and_name_every_mesh(tmp_path):
 
 def test_each_leaves_as_a_valid_asset(meshes, tmp_path):
     from pipeline.export.gltf import BASE_COLOUR, write_glb
-    from pipeline.geometry.mesh import UVMesh
+    from pipeline.mesh.mesh import UVMesh
 
     paths = []
     for name, mesh in meshes.items():

@@ -16,8 +16,8 @@ from real.validator import complaints, reports, validate_glb, validate_glbs
 
 from pipeline.core.errors import ExportError
 from pipeline.export.gltf import BASE_COLOUR, split_corners, write_glb
-from pipeline.export.normals import corner_normals, is_closed, smooth_normals
-from pipeline.geometry.mesh import Mesh, UVMesh
+from pipeline.mesh.mesh import Mesh, UVMesh
+from pipeline.mesh.normals import corner_normals, is_closed, smooth_normals
 
 PROVENANCE = {"schema": 1, "inputs": {"job": {"prompt": "a red cube", "negative_prompt": "", "seed": 7}}}
 

@@ -15,11 +15,11 @@ from meshes import glb_bytes
 from test_mesh_strangers import BOX, TRIANGLES, Gltf, box
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.load import load_mesh
-from pipeline.geometry.mesh import Mesh, face_areas
-from pipeline.geometry.readers.gltf_buffers import as_component
-from pipeline.geometry.readers.gltf_file import inline_data, outside_uris
-from pipeline.geometry.source import mesh_sha256
+from pipeline.mesh.load import load_mesh
+from pipeline.mesh.mesh import Mesh, face_areas
+from pipeline.mesh.mesh_hash import mesh_sha256
+from pipeline.mesh.readers.gltf_buffers import as_component
+from pipeline.mesh.readers.gltf_file import inline_data, outside_uris
 
 
 class Packed:

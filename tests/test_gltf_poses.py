@@ -10,9 +10,9 @@ import pytest
 from test_mesh_strangers import BOX, TRIANGLES, Gltf, box
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.load import load_mesh
-from pipeline.geometry.mesh import Mesh, face_normals
-from pipeline.geometry.readers import gltf_nodes
+from pipeline.mesh.load import load_mesh
+from pipeline.mesh.mesh import Mesh, face_normals
+from pipeline.mesh.readers import gltf_nodes
 
 COUNT = len(BOX)
 GENERATOR = np.random.Generator(np.random.Philox(key=4))

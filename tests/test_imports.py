@@ -125,7 +125,7 @@ def test_training_and_benchmarks_run_no_code_from_data_either() -> None:
 @pytest.mark.parametrize(
     ("room", "source"),
     [
-        ("core", "from pipeline.geometry import mesh"),
+        ("core", "from pipeline.mesh import mesh"),
         ("geometry", "def f():\n    from pipeline.prior.load import load_prior"),
         ("export", "import pipeline.recipes.paint"),
         ("plan", "from pipeline.fleet.driver import run"),

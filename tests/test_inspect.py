@@ -14,7 +14,7 @@ from pipeline.commands.inspect import inspect_asset
 from pipeline.export.gltf import BASE_COLOUR, write_glb
 from pipeline.export.inspect import InspectError, inspect_glb
 from pipeline.export.record import write_record
-from pipeline.geometry.mesh import Mesh, UVMesh
+from pipeline.mesh.mesh import Mesh, UVMesh
 
 PROVENANCE = {
     "id": "roof",

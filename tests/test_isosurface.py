@@ -7,19 +7,19 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError, SettingError
-from pipeline.export.normals import is_closed
-from pipeline.geometry.isosurface import (
+from pipeline.geometry.unwrap import overlap_share, unwrap
+from pipeline.mesh.isosurface import (
     ComponentRule,
     components,
     decimate,
     extract,
-    half_light,
     keep_components,
     open_edges,
+    optical_depth_field,
     smooth,
 )
-from pipeline.geometry.mesh import Mesh, face_normals
-from pipeline.geometry.unwrap import overlap_share, unwrap
+from pipeline.mesh.mesh import Mesh, face_normals
+from pipeline.mesh.normals import is_closed
 
 Floats = NDArray[np.float64]
 
@@ -119,7 +119,7 @@ def test_noise_gives_a_closed_surface_too(seed: int) -> None:
 @pytest.mark.parametrize("steepness", [40.0, 150.0])
 def test_half_light_finds_the_surface_at_any_scale(most: float, steepness: float) -> None:
     field = density_of(ball(64, 0.5), steepness, most)
-    mesh = extract(*half_light(field))
+    mesh = extract(*optical_depth_field(field))
     # Where the field's light is lost: around the radius, a little outside where the rim is thick and opaque.
     radius = np.linalg.norm(mesh.vertices, axis=1).mean()
     reference = rendered_radius(field)
@@ -134,7 +134,7 @@ def rendered_radius(field: Floats) -> float:
 
 
 def test_half_light_of_a_large_grid_is_that_of_a_small_one() -> None:
-    small, large = (extract(*half_light(density_of(ball(side, 0.5), 60))) for side in (64, 144))
+    small, large = (extract(*optical_depth_field(density_of(ball(side, 0.5), 60))) for side in (64, 144))
     assert volume(large) == pytest.approx(volume(small), rel=0.02)
 
 
@@ -142,7 +142,7 @@ def test_a_grainy_translucent_body_has_a_smooth_surface() -> None:
     """A level density has no smooth surface at any threshold inside it: its grain would be cut to splinters."""
     grain = np.random.default_rng(0).uniform(6, 12, (64, 64, 64))
     field = np.where(ball(64, 0.6) < 0, grain, 0)
-    mesh = extract(*half_light(field))
+    mesh = extract(*optical_depth_field(field))
     assert components(mesh)[1].size == 1
     radius = np.linalg.norm(mesh.vertices, axis=1)
     assert abs(radius.mean() - 0.6) < 2 * 2 / 63
@@ -154,11 +154,11 @@ def test_a_grainy_translucent_body_has_a_smooth_surface() -> None:
 def test_half_light_keeps_thin_parts_that_show_and_reaches_into_hollows() -> None:
     x, y, z = axes(64)
     plate = 30.0 * ((np.abs(z) < 0.05) & (np.abs(x) < 0.6) & (np.abs(y) < 0.6))  # loses 95% of the light
-    mesh = extract(*half_light(plate))
+    mesh = extract(*optical_depth_field(plate))
     assert volume(mesh) == pytest.approx(1.2 * 1.2 * 0.1, rel=0.3)
     cup = 200.0 * ((np.hypot(x, z) < 0.6) & (np.abs(y) < 0.6) & ~((np.hypot(x, z) < 0.45) & (y > -0.45)))
     solid = np.pi * (0.6**2 * 1.2 - 0.45**2 * 1.05)
-    assert volume(extract(*half_light(cup))) == pytest.approx(solid, rel=0.1)
+    assert volume(extract(*optical_depth_field(cup))) == pytest.approx(solid, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_what_has_no_surface_says_what_to_do(density: Floats, threshold: float, 
 
 def test_an_empty_density_takes_no_light() -> None:
     with pytest.raises(MeshError, match=r"the density is empty: no ray .* train longer \(steps\)"):
-        half_light(np.full((16, 16, 16), 0.01))
+        optical_depth_field(np.full((16, 16, 16), 0.01))
 
 
 def test_wrong_arguments_are_told() -> None:
@@ -241,7 +241,7 @@ def test_a_decimated_surface_can_be_unwrapped() -> None:
     mesh = decimate(extract(density_of(ring_distance(np.stack(axes(56), axis=-1))), 100), 1500)
     uvmesh = unwrap(mesh, texture_size=512)
     assert overlap_share(uvmesh.uv, uvmesh.uv_faces) < 0.01
-    assert uvmesh.use > 0.4
+    assert uvmesh.coverage > 0.4
     assert len(uvmesh.uv_faces) == len(mesh.faces)
 
 
@@ -288,6 +288,6 @@ def test_blur_leaves_thin_parts() -> None:
 
 def test_the_same_density_gives_the_same_mesh() -> None:
     field = density_of(ring_distance(np.stack(axes(40), axis=-1)))
-    one, two = (decimate(smooth(extract(*half_light(field))), 600) for _ in range(2))
+    one, two = (decimate(smooth(extract(*optical_depth_field(field))), 600) for _ in range(2))
     np.testing.assert_array_equal(one.vertices, two.vertices)
     np.testing.assert_array_equal(one.faces, two.faces)

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from pipeline.cli import cli
 from pipeline.core.errors import MeshError
 from pipeline.core.files import path_on_disk
-from pipeline.geometry.load import load_mesh
-from pipeline.geometry.mesh import face_areas
-from pipeline.geometry.outliers import far_parts
+from pipeline.mesh.load import load_mesh
+from pipeline.mesh.mesh import face_areas
+from pipeline.mesh.outliers import outlier_warning
 
 DATA = Path(__file__).parent / "data" / "meshes"
 BOX = ((0, 0, 0), (1, 2, 3), 22.0)
@@ -143,15 +143,15 @@ def with_far_triangle(distance: float, size: float = 0.05) -> tuple[np.ndarray, 
 @pytest.mark.parametrize(("distance", "told"), [(500.0, "1/145 "), (1e6, "1/28"), (30.0, "1/9 "), (1.5, "")])
 def test_a_stray_triangle_far_away_is_told(distance: float, told: str) -> None:
     vertices, faces = with_far_triangle(distance)
-    said = far_parts(vertices, faces)
+    said = outlier_warning(vertices, faces)
     assert (told in said and said.startswith(f"1 of {len(faces)} faces")) if told else said == ""
 
 
 def test_large_parts_far_apart_are_no_strays() -> None:
     ball = meshes.uv_sphere(12, 24)
     pair = np.concatenate([ball.vertices, ball.vertices + 50.0])
-    assert far_parts(pair, np.concatenate([ball.faces, ball.faces + len(ball.vertices)])) == ""
-    assert far_parts(meshes.plane(8).vertices, meshes.plane(8).faces) == ""
+    assert outlier_warning(pair, np.concatenate([ball.faces, ball.faces + len(ball.vertices)])) == ""
+    assert outlier_warning(meshes.plane(8).vertices, meshes.plane(8).faces) == ""
 
 
 def test_check_tells_what_is_odd_about_a_mesh(tmp_path: Path) -> None:

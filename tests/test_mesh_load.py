@@ -15,9 +15,9 @@ import trimesh
 
 from pipeline.core.errors import MeshError
 from pipeline.core.hashing import sha256_file
-from pipeline.geometry.load import load_mesh
-from pipeline.geometry.mesh import Mesh, face_areas, face_normals, unique_rows
-from pipeline.geometry.source import FORMATS, mesh_sha256
+from pipeline.mesh.load import load_mesh
+from pipeline.mesh.mesh import Mesh, face_areas, face_normals, unique_rows
+from pipeline.mesh.mesh_hash import FORMATS, mesh_sha256
 
 # One quad of an L-shaped, asymmetric sheet: the corner at the top left of the picture is at (-1, 1, 0).
 SHEET = meshes.plane(2)
@@ -534,7 +534,7 @@ def draco_claiming(faces: int, vertices: int, *, sequential: bool) -> bytes:
     """A Draco mesh of some 700 faces whose header claims other numbers, as the decoder believes them."""
     import DracoPy
 
-    from pipeline.geometry.readers.draco import _number
+    from pipeline.mesh.readers.draco import _number
 
     rows, columns = np.divmod(np.arange(400, dtype=np.uint32), 20)
     corner = np.flatnonzero((rows < 19) & (columns < 19))
@@ -611,7 +611,7 @@ def test_what_draco_data_claim_is_bounded_before_they_are_decoded(
     ],
 )
 def test_draco_data_that_are_not_what_gltf_allows(change: Any, says: str) -> None:
-    from pipeline.geometry.readers.draco import draco_claims
+    from pipeline.mesh.readers.draco import draco_claims
 
     data = draco_claiming(722, 400, sequential=False)
     assert draco_claims(data) == (722, 400)

@@ -23,8 +23,8 @@ from test_mesh_strangers import (
 )
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.load import load_mesh
-from pipeline.geometry.mesh import Mesh, face_areas
+from pipeline.mesh.load import load_mesh
+from pipeline.mesh.mesh import Mesh, face_areas
 
 CORNERS = "".join(f"{x:g} {y:g} {z:g}\n" for x, y, z in BOX)
 INDICES = "".join(f"4 {a} {b} {c} {d}\n" for a, b, c, d in QUADS)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import SettingError
-from pipeline.geometry.normalise import normalise
+from pipeline.mesh.normalise import normalise
 
 
 def test_centres_the_box_and_puts_the_farthest_vertex_at_the_radius() -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.geometry.load import load_mesh
-from pipeline.geometry.mesh import degenerate_faces, face_areas
-from pipeline.geometry.readers import polygons
-from pipeline.geometry.readers.polygons import least_area, triangulate
+from pipeline.mesh.load import load_mesh
+from pipeline.mesh.mesh import degenerate_faces, face_areas
+from pipeline.mesh.readers import polygons
+from pipeline.mesh.readers.polygons import least_area, triangulate
 
 FRAME = [(0, 0), (4, 0), (4, 4), (0, 4), (0, 0), (1, 1), (1, 3), (3, 3), (3, 1), (1, 1)]
 # A square of 0.5 with corners given twice, and a spike out and back.

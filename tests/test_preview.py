@@ -10,8 +10,8 @@ from PIL import Image
 
 from pipeline.export.gltf import BASE_COLOUR
 from pipeline.export.preview import VIEWS, preview_png, render_views
-from pipeline.geometry.mesh import Mesh, UVMesh
-from pipeline.geometry.normalise import normalise
+from pipeline.mesh.mesh import Mesh, UVMesh
+from pipeline.mesh.normalise import normalise
 
 FRONT, RIGHT, BACK, LEFT, _, _, ABOVE, BELOW = range(len(VIEWS))
 

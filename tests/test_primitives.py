@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.core.errors import SettingError
-from pipeline.geometry.mesh import degenerate_faces
-from pipeline.geometry.primitives import SHAPES, combine, rotation_matrix
+from pipeline.mesh.mesh import degenerate_faces
+from pipeline.mesh.primitives import SHAPES, combine, rotation_matrix
 from pipeline.recipes.generate_settings import Shape, ShapeName
 
 # Size, and volume as the textbook has it, of each solid.

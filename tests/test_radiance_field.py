@@ -13,11 +13,11 @@ from pipeline.bake.bake import BASE_COLOUR
 from pipeline.bake.project import bake_projected
 from pipeline.distill.sds import SdsSettings, sds_loss
 from pipeline.geometry.camera import orbit
-from pipeline.geometry.mesh import Mesh
-from pipeline.geometry.primitives import combine
 from pipeline.geometry.rasterise import rasterise
-from pipeline.geometry.sketch_volume import build
 from pipeline.geometry.unwrap import unwrap
+from pipeline.mesh.mesh import Mesh
+from pipeline.mesh.primitives import combine
+from pipeline.mesh.winding_grid import build_winding_grid
 from pipeline.prior.load import Prior
 from pipeline.recipes.generate import bake_cameras, picture, scene_settings
 from pipeline.recipes.generate_settings import GenerateSettings
@@ -37,7 +37,7 @@ SETTINGS = GenerateSettings(  # type: ignore[call-arg]
 
 @pytest.fixture(scope="module")
 def ball() -> Sketch:
-    return Sketch(build(*combine(BALL), resolution=32), sigma_s=0.1)
+    return Sketch(build_winding_grid(*combine(BALL), resolution=32), sigma_s=0.1)
 
 
 def scene(prior: Prior, sketch: Sketch | None = None, views: int = 2, **lambdas: float) -> RadianceFieldScene:

@@ -14,9 +14,9 @@ from real.validator import validate_glbs
 from pipeline.core.job import Job, RowLocation
 from pipeline.export.gltf import BASE_COLOUR
 from pipeline.export.record import read_record
-from pipeline.geometry.load import load_mesh
-from pipeline.geometry.normalise import normalise
 from pipeline.geometry.unwrap import unwrap
+from pipeline.mesh.load import load_mesh
+from pipeline.mesh.normalise import normalise
 from pipeline.prior.load import Prior, load_prior
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings

@@ -17,9 +17,9 @@ from meshes import make, write_obj
 from numpy.typing import NDArray
 
 from pipeline.core.errors import SettingError
-from pipeline.geometry import sketch_volume as module
-from pipeline.geometry.primitives import combine
-from pipeline.geometry.sketch_volume import SketchVolume, build, load_sketch, place
+from pipeline.mesh import winding_grid as module
+from pipeline.mesh.primitives import combine
+from pipeline.mesh.winding_grid import WindingGrid, build_winding_grid, load_sketch, place_in_working_frame
 from pipeline.scene.sketch import DELTA, LEAST, MARGIN, Sketch, cross_entropy
 
 CHILD = runpy.run_path(str(module._CHILD))
@@ -36,7 +36,7 @@ SHAPES: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def exact() -> Measure:
     """The exact query: libigl at the points themselves."""
-    return CHILD["measure"]
+    return CHILD["winding_and_distance"]
 
 
 @pytest.fixture
@@ -44,26 +44,26 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measures without a process of its own, which takes longer to start than to measure."""
 
     def run(program: Path, name: str, given: dict[str, NDArray], wanted: Sequence[str], **_: Any) -> Any:
-        return dict(zip(wanted, CHILD["measure_grid"](**given), strict=True)), ""
+        return dict(zip(wanted, CHILD["winding_and_distance_grid"](**given), strict=True)), ""
 
     monkeypatch.setattr(module, "run_child", run)
 
 
 @pytest.fixture(scope="module")
-def ball() -> SketchVolume:
-    return build(*combine([{"shape": "sphere", "size": [2 * RADIUS] * 3}]), resolution=64)
+def ball() -> WindingGrid:
+    return build_winding_grid(*combine([{"shape": "sphere", "size": [2 * RADIUS] * 3}]), resolution=64)
 
 
 @pytest.fixture(scope="module")
-def solids() -> SketchVolume:
-    return build(*combine(SHAPES), resolution=128)
+def solids() -> WindingGrid:
+    return build_winding_grid(*combine(SHAPES), resolution=128)
 
 
 def cloud(count: int, seed: int = 0) -> NDArray[np.float64]:
     return np.random.default_rng(seed).uniform(-0.95, 0.95, (count, 3))
 
 
-def looked_up(volume: SketchVolume, points: NDArray) -> tuple[NDArray, NDArray]:
+def looked_up(volume: WindingGrid, points: NDArray) -> tuple[NDArray, NDArray]:
     inside, distance = Sketch(volume).look_up(torch.from_numpy(points).float())
     return inside.numpy(), distance.numpy()
 
@@ -71,7 +71,7 @@ def looked_up(volume: SketchVolume, points: NDArray) -> tuple[NDArray, NDArray]:
 # --- looking up
 
 
-def test_lookups_agree_with_the_exact_query(solids: SketchVolume, exact: Measure) -> None:
+def test_lookups_agree_with_the_exact_query(solids: WindingGrid, exact: Measure) -> None:
     points = cloud(20_000)
     winding, distance = exact(*combine(SHAPES), points)
     inside, looked = looked_up(solids, points)
@@ -96,7 +96,7 @@ def test_where_solids_overlap_there_is_no_surface(exact: Measure) -> None:
     np.testing.assert_allclose(distance, (0.2, 0.2, 0.05), atol=1e-6)
 
 
-def test_a_ball_is_measured_as_the_formula_has_it(ball: SketchVolume) -> None:
+def test_a_ball_is_measured_as_the_formula_has_it(ball: WindingGrid) -> None:
     points = cloud(200_000)
     radius = np.linalg.norm(points, axis=1)
     inside, distance = looked_up(ball, points)
@@ -113,7 +113,9 @@ def test_a_ball_is_measured_as_the_formula_has_it(ball: SketchVolume) -> None:
 @pytest.mark.usefixtures("in_process")
 def test_axes_are_not_mixed_up() -> None:
     place_of = np.array([0.5, -0.3, 0.1])
-    volume = build(*combine([{"shape": "box", "size": [0.2, 0.4, 0.6], "position": place_of}]), resolution=32)
+    volume = build_winding_grid(
+        *combine([{"shape": "box", "size": [0.2, 0.4, 0.6], "position": place_of}]), resolution=32
+    )
     points = cloud(20_000)
     offset = np.abs(points - place_of) - (0.1, 0.2, 0.3)
     inside, _ = looked_up(volume, points)
@@ -123,7 +125,7 @@ def test_axes_are_not_mixed_up() -> None:
     assert volume.winding[ix, iy, iz] > 0.9 and volume.winding[iz, iy, ix] < 0.1
 
 
-def test_points_outside_the_grid_are_outside(ball: SketchVolume) -> None:
+def test_points_outside_the_grid_are_outside(ball: WindingGrid) -> None:
     sketch = Sketch(ball)
     assert not sketch.inside(torch.tensor([[3.0, 0, 0], [0, -9, 0]])).any()
     assert sketch.distance(torch.tensor([[3.0, 0, 0]])).item() == pytest.approx(1 - RADIUS, abs=0.01)
@@ -148,10 +150,10 @@ def test_open_and_turned_meshes_are_filled(exact: Measure) -> None:
 def test_a_sheet_encloses_nothing() -> None:
     vertices = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
     with pytest.raises(SettingError, match="encloses nothing: it is too thin, too open, or outside the scene"):
-        build(vertices, np.array([[0, 1, 2]]), resolution=16)
+        build_winding_grid(vertices, np.array([[0, 1, 2]]), resolution=16)
     away = combine([{"shape": "box", "size": [1, 1, 1], "position": [5, 0, 0]}])
     with pytest.raises(SettingError, match="encloses nothing"):
-        build(*away, resolution=16)
+        build_winding_grid(*away, resolution=16)
 
 
 # --- where the sketch stands
@@ -159,15 +161,15 @@ def test_a_sheet_encloses_nothing() -> None:
 
 def test_centre_brings_any_sketch_to_one_place_and_keep_leaves_it() -> None:
     vertices, _ = combine([{"shape": "box", "size": [2, 4, 6], "position": [7, 8, 9]}])
-    centred = place(vertices, "centre")
+    centred = place_in_working_frame(vertices, "centre")
     assert np.linalg.norm(centred, axis=1).max() == pytest.approx(0.7)
     np.testing.assert_allclose(centred.min(axis=0) + centred.max(axis=0), 0, atol=1e-12)
-    np.testing.assert_allclose(place(vertices, "keep"), vertices, atol=1e-12)
+    np.testing.assert_allclose(place_in_working_frame(vertices, "keep"), vertices, atol=1e-12)
     # Z up, facing -Y: (x, y, z) of the mesh becomes (x, z, -y).
-    turned = place(vertices, "keep", up_axis="z")
+    turned = place_in_working_frame(vertices, "keep", up_axis="z")
     np.testing.assert_allclose(turned, np.stack([vertices[:, 0], vertices[:, 2], -vertices[:, 1]], 1), atol=1e-12)
     with pytest.raises(SettingError, match="sketch_fit 'left' is unknown"):
-        place(vertices, "left")
+        place_in_working_frame(vertices, "left")
 
 
 @pytest.mark.usefixtures("in_process")
@@ -240,13 +242,13 @@ def test_a_sketch_that_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: p
 def test_only_the_child_loads_libigl() -> None:
     sources = Path(module.__file__).parents[1].rglob("*.py")
     found = [path.name for path in sources if "import igl" in path.read_text(encoding="utf-8")]
-    assert found == ["sketch_child.py"]
+    assert found == ["winding_grid_child.py"]
 
 
 # --- the loss
 
 
-def test_the_loss_of_one_density_is_the_integral(ball: SketchVolume) -> None:
+def test_the_loss_of_one_density_is_the_integral(ball: WindingGrid) -> None:
     """Over the cube, with sigma the same everywhere, the mean is an integral over spheres around the centre."""
     sigma, spread = 2.0, 0.3
     alpha = 1 - math.exp(-DELTA * sigma)
@@ -267,7 +269,7 @@ def test_the_value_is_the_papers() -> None:
     torch.testing.assert_close(cross_entropy(sigma, torch.zeros(6, dtype=torch.bool)), -torch.log(1 - alpha))
 
 
-def test_gradients_where_nothing_is_clamped(ball: SketchVolume) -> None:
+def test_gradients_where_nothing_is_clamped(ball: WindingGrid) -> None:
     sigma = torch.linspace(0.2, 20, 40, dtype=torch.float64, requires_grad=True)
     for inside in (torch.ones(40, dtype=torch.bool), torch.zeros(40, dtype=torch.bool)):
         assert torch.autograd.gradcheck(lambda s, inside=inside: cross_entropy(s, inside), sigma)
@@ -288,7 +290,7 @@ def test_a_wrong_answer_has_a_gradient_however_wrong_it_is() -> None:
     assert slopes([0.0, 0.04, 5.0, 1e4], inside=False) == pytest.approx([0, 0, DELTA, DELTA])
 
 
-def test_following_the_loss_fills_the_sketch_and_empties_the_rest(ball: SketchVolume) -> None:
+def test_following_the_loss_fills_the_sketch_and_empties_the_rest(ball: WindingGrid) -> None:
     points = torch.from_numpy(cloud(1000)).float()
     sketch = Sketch(ball, 0.1)
     for start in (1e-3, 30.0):
@@ -304,7 +306,7 @@ def test_following_the_loss_fills_the_sketch_and_empties_the_rest(ball: SketchVo
         assert alpha[clear & inside].min() > 0.6 and alpha[clear & ~inside].max() < 0.2
 
 
-def test_a_smaller_sigma_is_stricter_and_the_surface_is_free(ball: SketchVolume) -> None:
+def test_a_smaller_sigma_is_stricter_and_the_surface_is_free(ball: WindingGrid) -> None:
     points = torch.from_numpy(cloud(20_000)).float()
     sigma = torch.full((len(points),), 5.0)
     loose, middle, strict = (Sketch(ball, s).loss(points, sigma).item() for s in (0.6, 0.3, 0.1))
@@ -313,7 +315,7 @@ def test_a_smaller_sigma_is_stricter_and_the_surface_is_free(ball: SketchVolume)
     assert Sketch(ball, 0.3).loss(at_surface, sigma).item() < 1e-3
 
 
-def test_the_loss_is_a_mean(ball: SketchVolume) -> None:
+def test_the_loss_is_a_mean(ball: WindingGrid) -> None:
     points = torch.from_numpy(cloud(100)).float()
     sigma = torch.rand(100)
     once = Sketch(ball).loss(points, sigma)
@@ -324,7 +326,7 @@ def test_the_loss_is_a_mean(ball: SketchVolume) -> None:
     assert loss.item() == 0
 
 
-def test_points_are_drawn_in_the_box_and_its_margin(ball: SketchVolume) -> None:
+def test_points_are_drawn_in_the_box_and_its_margin(ball: WindingGrid) -> None:
     sketch = Sketch(ball)
     points = sketch.box_points(3, 7, 5000)
     assert points.dtype == torch.float32 and points.shape == (5000, 3)
@@ -332,5 +334,5 @@ def test_points_are_drawn_in_the_box_and_its_margin(ball: SketchVolume) -> None:
     np.testing.assert_allclose(points.min(dim=0).values, -RADIUS - MARGIN, atol=0.01)
     assert torch.equal(points, sketch.box_points(3, 7, 5000))
     assert not torch.equal(points, sketch.box_points(3, 8, 5000))
-    wide = Sketch(SketchVolume(ball.winding, ball.distance, 1.0, np.array([[-5.0] * 3, [5.0] * 3])))
+    wide = Sketch(WindingGrid(ball.winding, ball.distance, 1.0, np.array([[-5.0] * 3, [5.0] * 3])))
     assert wide.box_points(0, 0, 1000).abs().max() <= 1

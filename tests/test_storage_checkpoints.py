@@ -13,7 +13,7 @@ from pipeline.fleet import driver
 from pipeline.fleet.driver import FleetSettings
 from pipeline.fleet.rows import Toolbox
 from pipeline.geometry import unwrap_cache
-from pipeline.geometry.load import load_mesh
+from pipeline.mesh.load import load_mesh
 from pipeline.plan import PlanItem
 from pipeline.prior.load import Prior
 from pipeline.storage import publish, shared_cache

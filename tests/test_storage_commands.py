@@ -218,7 +218,7 @@ def test_a_long_plan_lists_the_bucket_once(proxy, s3, monkeypatch):
 
 
 def test_a_gltf_comes_with_its_buffers(s3):
-    from pipeline.geometry.load import load_mesh
+    from pipeline.mesh.load import load_mesh
 
     place = RemotePath(s3) / "tri.gltf"
     store_of(place).write(place, json.dumps(CUBE_GLTF).encode())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline import cli
-from pipeline.geometry.readers.unkept import unkept
+from pipeline.mesh.readers.unkept import unkept
 
 TRIANGLE = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
 DOCUMENT: Mapping[str, Any] = {

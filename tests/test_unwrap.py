@@ -15,10 +15,10 @@ import pytest
 
 from pipeline.core.errors import SettingError, UnwrapError
 from pipeline.geometry import unwrap as unwrap_module
-from pipeline.geometry.load import load_mesh
-from pipeline.geometry.mesh import Mesh, UVMesh, face_areas, uv_areas
 from pipeline.geometry.pack import pack
 from pipeline.geometry.unwrap import chart_ids, overlap_share, run_xatlas, unwrap, uv_problem
+from pipeline.mesh.load import load_mesh
+from pipeline.mesh.mesh import Mesh, UVMesh, face_areas, uv_areas
 
 
 def check(result: UVMesh, *, texture_size: int = 1024, overlap: float = 1e-3, spread: float = 30.0) -> None:
@@ -193,10 +193,10 @@ def test_every_way_of_unwrapping_gives_a_good_layout(mode: str, shape: str) -> N
         result = unwrap(mesh, texture_size=1024, mode=mode)
     assert result.method == mode
     check(result)
-    assert result.use > (0.3 if shape == "soup" else 0.45)
+    assert result.coverage > (0.3 if shape == "soup" else 0.45)
     assert result.padding >= 2
     covered = np.abs(uv_areas(result.uv, result.uv_faces)).sum()
-    assert covered == pytest.approx(result.use, rel=0.02)
+    assert covered == pytest.approx(result.coverage, rel=0.02)
 
 
 @pytest.mark.parametrize("size", [128, 512, 1024])
@@ -278,7 +278,7 @@ def test_real_meshes_unwrap(name: str, shared_meshes: Path) -> None:
     mesh = load_mesh(shared_meshes / name)
     quick = unwrap(mesh, texture_size=1024, mode="box")
     check(quick)
-    assert quick.use > 0.45
+    assert quick.coverage > 0.45
     if name != "boot.obj":  # xatlas takes ten seconds on it
         result = unwrap(mesh, texture_size=1024)
         assert result.method == ("xatlas" if name == "spot.obj" else "input")

@@ -16,7 +16,7 @@ from pipeline.bake.decode import Decoder, decode_texture
 from pipeline.bake.fill import dilate, fill_gutter, fill_unreached
 from pipeline.bake.seams import LEVEL_RIM, level_seams, seam_ratio, seam_step
 from pipeline.core.job import Reporter, no_report
-from pipeline.geometry.mesh import UVMesh
+from pipeline.mesh.mesh import UVMesh
 
 BASE_COLOUR = "base_colour"
 # Latent texels beyond a chart's border that are taken from the neighbour chart: about what a decoder sees.

@@ -20,10 +20,10 @@ from pipeline.bake.fill import fill_smoothly
 from pipeline.bake.seams import LEVEL_RIM, bilinear, footprint, seam_ratio
 from pipeline.core.errors import SettingError
 from pipeline.core.job import Reporter, no_report
-from pipeline.export.normals import is_closed, smooth_normals
 from pipeline.geometry.camera import Cameras, orbit
-from pipeline.geometry.mesh import UVMesh, face_normals
 from pipeline.geometry.rasterise import interpolate, rasterise
+from pipeline.mesh.mesh import UVMesh, face_normals
+from pipeline.mesh.normals import is_closed, smooth_normals
 
 Floats = NDArray[np.float32]
 

@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt
 
 from pipeline.bake.atlas import Edges, TexelMap, along_edges, edge_points, shared_edges, texel_map
 from pipeline.bake.solve import conjugate_gradients
-from pipeline.geometry.mesh import UVMesh
+from pipeline.mesh.mesh import UVMesh
 
 Image = NDArray[np.float32]
 

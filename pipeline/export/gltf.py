@@ -27,8 +27,8 @@ from PIL import Image
 from pipeline import __version__
 from pipeline.core.atomic import write_bytes
 from pipeline.core.errors import ExportError
-from pipeline.export.normals import corner_normals, is_closed
-from pipeline.geometry.mesh import UVMesh, unique_rows
+from pipeline.mesh.mesh import UVMesh, unique_rows
+from pipeline.mesh.normals import corner_normals, is_closed
 
 BASE_COLOUR = "base_colour"
 """The name of the sRGB base colour map in ``maps``; the only map this writer knows so far."""

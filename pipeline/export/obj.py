@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pipeline import __version__
 from pipeline.core.errors import ExportError
 from pipeline.export.gltf import BASE_COLOUR, encode_image
-from pipeline.export.normals import corner_normals
-from pipeline.geometry.mesh import UVMesh
+from pipeline.mesh.mesh import UVMesh
+from pipeline.mesh.normals import corner_normals
 
 _ENDING = {"png": ".png", "jpeg": ".jpg"}
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pipeline import __version__
 from pipeline.bake.seams import bilinear
 from pipeline.export.gltf import BASE_COLOUR, encode_image, split_corners
-from pipeline.export.normals import smooth_normals
 from pipeline.export.obj import texture_name
-from pipeline.geometry.mesh import UVMesh
+from pipeline.mesh.mesh import UVMesh
+from pipeline.mesh.normals import smooth_normals
 
 _NAMES = {"<f4": "float", "<f8": "double", "u1": "uchar"}
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from pipeline.core.atomic import write_bytes
 from pipeline.export.gltf import BASE_COLOUR, encode_image
-from pipeline.export.normals import corner_normals, face_directions
 from pipeline.geometry.camera import Cameras, directions, orbit
-from pipeline.geometry.mesh import UVMesh
-from pipeline.geometry.normalise import Frame
 from pipeline.geometry.rasterise import interpolate, rasterise
+from pipeline.mesh.mesh import UVMesh
+from pipeline.mesh.normalise import SimilarityTransform
+from pipeline.mesh.normals import corner_normals, unit_face_normals
 
 Floats = NDArray[np.float32]
 
@@ -58,7 +58,7 @@ def preview_png(
     path: Path,
     uvmesh: UVMesh,
     maps: Mapping[str, NDArray[np.uint8]],
-    frame: Frame,
+    frame: SimilarityTransform,
     *,
     views: int = 8,
     size: int = 256,
@@ -87,7 +87,7 @@ def encode_sheet(tiles: NDArray[np.uint8], empty: NDArray[np.uint8]) -> bytes:
 def render_views(
     uvmesh: UVMesh,
     image: NDArray[np.uint8],
-    frame: Frame,
+    frame: SimilarityTransform,
     *,
     views: int = 8,
     size: int = 256,
@@ -99,7 +99,7 @@ def render_views(
     normals, normal_faces = corner_normals(uvmesh.mesh, crease_angle)
     turned = normals.astype(np.float64) @ frame.matrix[:3, :3].T
     normals = (turned / np.linalg.norm(turned, axis=1, keepdims=True)).astype(np.float32)
-    facing = face_directions(vertices, faces)
+    facing = unit_face_normals(vertices, faces)
     pyramid = _pyramid(image, limit=4 * _SAMPLES * size)
     density = _texel_density(uvmesh, vertices, image.shape[1], image.shape[0])
     halvings = math.log2(max(image.shape[0] / pyramid.height[0], 1))

@@ -10,11 +10,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.export.normals import corner_normals, face_directions
 from pipeline.export.preview import encode_sheet, sheet_cameras
-from pipeline.geometry.mesh import Mesh
-from pipeline.geometry.normalise import Frame
 from pipeline.geometry.rasterise import interpolate, rasterise
+from pipeline.mesh.mesh import Mesh
+from pipeline.mesh.normalise import SimilarityTransform
+from pipeline.mesh.normals import corner_normals, unit_face_normals
 
 DEPTH, NORMAL = "depth.png", "normal.png"
 
@@ -26,7 +26,7 @@ _SAMPLES = 2
 
 def turntable_files(
     mesh: Mesh,
-    frame: Frame,
+    frame: SimilarityTransform,
     *,
     views: int = 8,
     size: int = 256,
@@ -45,7 +45,7 @@ def turntable_files(
 
 
 def render_shape(
-    mesh: Mesh, frame: Frame, *, views: int = 8, size: int = 256, crease_angle: float = math.radians(60)
+    mesh: Mesh, frame: SimilarityTransform, *, views: int = 8, size: int = 256, crease_angle: float = math.radians(60)
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(depth, normals), each (views, size, size, 3) uint8.
 
@@ -56,7 +56,7 @@ def render_shape(
     vertices, faces = frame.apply(mesh.vertices), mesh.faces
     normals, normal_faces = corner_normals(mesh, crease_angle)
     normals = frame.apply_direction(normals).astype(np.float32)
-    facing = face_directions(vertices, faces)
+    facing = unit_face_normals(vertices, faces)
     cameras = sheet_cameras(vertices, views)
     across = size * _SAMPLES
     depths = np.empty((views, across, across), np.float32)

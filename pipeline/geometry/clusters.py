@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.geometry.mesh import Mesh, face_normals
+from pipeline.mesh.mesh import Mesh, face_normals
 
 _DIRECTIONS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], np.float64)
 # A face may take a direction only within 81 degrees of it while smoothing, 84 when a small chart is given away:

@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from pipeline.core.errors import SettingError, UnwrapError
 from pipeline.core.job import Reporter, no_report
 from pipeline.core.process.child import run_child
-from pipeline.geometry.mesh import Mesh, UVMesh, face_areas, unique_rows, uv_areas
+from pipeline.mesh.mesh import Mesh, UVMesh, face_areas, unique_rows, uv_areas
 
 # The mesh's own coordinates may leave the unit square by this much; beyond, the texture is tiled.
 TILE_TOLERANCE = 1e-3
@@ -90,7 +90,7 @@ def unwrap(
         result = _packed(mesh, points, uv_faces, None, texture_size, "xatlas", started)
         overlap = overlap_share(result.uv, result.uv_faces)
         if overlap <= _XATLAS_OVERLAP:
-            poor = int(result.charts.max()) + 1 > MANY_CHARTS or result.use < POOR_USE
+            poor = int(result.charts.max()) + 1 > MANY_CHARTS or result.coverage < POOR_USE
             return _better(mesh, texture_size, result) if poor and mode == "auto" else result
         failure = f"xatlas made charts that overlap by {overlap:.1%}"
     return _clustered(mesh, texture_size, "clusters", f"{started}; {failure}")
@@ -99,9 +99,9 @@ def unwrap(
 def _better(mesh: Mesh, texture_size: int, found: UVMesh) -> UVMesh:
     """``found``, or what clusters make of the mesh where that is clearly better."""
     count = int(found.charts.max()) + 1
-    reason = f"xatlas made {count} charts that use {found.use:.0%} of the texture"
+    reason = f"xatlas made {count} charts that use {found.coverage:.0%} of the texture"
     other = _clustered(mesh, texture_size, "clusters", reason)
-    if int(other.charts.max()) < count and other.use > BETTER_USE * found.use:
+    if int(other.charts.max()) < count and other.coverage > BETTER_USE * found.coverage:
         return other
     return found
 

@@ -20,9 +20,9 @@ from pipeline.core.atomic import atomic_write
 from pipeline.core.hashing import canonical_json, sha256_arrays, sha256_bytes
 from pipeline.core.job import Reporter, no_report
 from pipeline.core.plain import is_plain
-from pipeline.geometry.load import READER_VERSION, load_mesh
-from pipeline.geometry.mesh import Mesh, UVMesh
 from pipeline.geometry.unwrap import unwrap
+from pipeline.mesh.load import READER_VERSION, load_mesh
+from pipeline.mesh.mesh import Mesh, UVMesh
 from pipeline.storage import shared_cache
 
 # Changes whenever the unwrapper would lay out the same mesh differently.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pipeline.core.errors import MeshError
 from pipeline.core.job import Job
 from pipeline.core.location import Location, RemotePath
-from pipeline.geometry.readers.unkept import not_in_asset, unkept
 from pipeline.manifest.problems import Problem
+from pipeline.mesh.readers.unkept import not_in_asset, unkept
 from pipeline.recipes import MESH_FIELDS
 from pipeline.storage.errors import StorageError
 from pipeline.storage.inputs import fetch_mesh
@@ -72,7 +72,7 @@ class MeshChecker:
 
 def _read(mesh: Location, max_faces: int) -> tuple[str, list[str]]:
     """(what is wrong with the mesh or "", its warnings)."""
-    from pipeline.geometry.load import load_mesh
+    from pipeline.mesh.load import load_mesh
 
     try:
         path = fetch_mesh(mesh)[0] if isinstance(mesh, RemotePath) else mesh

@@ -18,12 +18,12 @@ from pipeline.core.files import path_on_disk
 from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.core.job import AdapterFile, Job, RowLocation
 from pipeline.core.location import Location, RemotePath, is_url, parse_location, url_problem
-from pipeline.geometry.source import FORMATS
 from pipeline.manifest import schema
 from pipeline.manifest.adapters import ADAPTERS, ENDINGS, read_adapters
 from pipeline.manifest.problems import Problem, either, shown, suggestion
 from pipeline.manifest.readers import RawRow
 from pipeline.manifest.schema import DEFAULT_RECIPE, ID_ALLOWED, MAX_ID, MAX_PATH, MAX_PROMPT, MAX_SEED, RECIPES
+from pipeline.mesh.mesh_hash import FORMATS
 from pipeline.recipes.shared_settings import SharedSettings
 
 # What --set may give to all rows.

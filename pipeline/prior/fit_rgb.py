@@ -17,8 +17,8 @@ from pipeline.core.atomic import write_json
 from pipeline.core.errors import PriorError
 from pipeline.core.rng import numpy_generator
 from pipeline.geometry.camera import orbit
-from pipeline.geometry.primitives import combine
 from pipeline.geometry.rasterise import rasterise
+from pipeline.mesh.primitives import combine
 from pipeline.prior.identity import EMBEDDED, LATENT_RGB_FILE, cached_map, prior_identity
 from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.prior.load import Prior, load_prior

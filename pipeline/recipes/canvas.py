@@ -14,9 +14,9 @@ from pipeline.bake.decode import decode_views
 from pipeline.bake.project import ProjectSettings, bake_projected
 from pipeline.core.hashing import sha256_bytes
 from pipeline.core.job import Reporter
-from pipeline.geometry.mesh import UVMesh
-from pipeline.geometry.normalise import Frame
-from pipeline.geometry.parts import gathered
+from pipeline.mesh.mesh import UVMesh
+from pipeline.mesh.normalise import SimilarityTransform
+from pipeline.mesh.parts import gathered
 from pipeline.prior.load import Prior
 from pipeline.recipes.shared_settings import SharedSettings
 from pipeline.scene.painted_mesh import PatchSettings
@@ -37,7 +37,7 @@ class Canvas:
     """A mesh to paint on; ``frame`` takes its vertices to the working frame, which is where previews show it."""
 
     uvmesh: UVMesh
-    frame: Frame
+    frame: SimilarityTransform
 
     @functools.cached_property
     def vertices(self) -> np.ndarray:

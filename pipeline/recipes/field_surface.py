@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pipeline.bake.atlas import texel_map
 from pipeline.bake.seams import LEVEL_RIM
-from pipeline.export.normals import smooth_normals
-from pipeline.geometry.isosurface import decimate, extract, half_light, keep_components, smooth
-from pipeline.geometry.mesh import Mesh, UVMesh
 from pipeline.geometry.rasterise import interpolate
+from pipeline.mesh.isosurface import decimate, extract, keep_components, optical_depth_field, smooth
+from pipeline.mesh.mesh import Mesh, UVMesh
+from pipeline.mesh.normals import smooth_normals
 from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.scene import sketch
 from pipeline.scene.radiance_field import RadianceFieldScene
@@ -51,7 +51,7 @@ def surface(scene: RadianceFieldScene, settings: GenerateSettings, *, sketched: 
     density = density_grid(scene, int(settings.mesh_resolution or 0))
     threshold = settings.density_threshold
     if threshold is None:
-        field, least = half_light(density, BOUND)
+        field, least = optical_depth_field(density, BOUND)
         field /= least
         density, threshold = np.maximum(field, density / sketch.SURFACE) if sketched else field, 1.0
     mesh = keep_components(extract(density, threshold, BOUND, blur=float(settings.surface_blur or 0)))

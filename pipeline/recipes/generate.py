@@ -17,13 +17,13 @@ from pipeline.bake.bake import BakedMaps
 from pipeline.bake.decode import decode_texture
 from pipeline.bake.project import bake_projected, covering_cameras
 from pipeline.core.job import Job
-from pipeline.export.normals import is_closed
 from pipeline.geometry.camera import Cameras, CameraSettings, OrbitSettings
-from pipeline.geometry.mesh import UVMesh
-from pipeline.geometry.normalise import normalise
-from pipeline.geometry.sketch_volume import load_sketch
-from pipeline.geometry.source import mesh_sha256
 from pipeline.geometry.unwrap import unwrap
+from pipeline.mesh.mesh import UVMesh
+from pipeline.mesh.mesh_hash import mesh_sha256
+from pipeline.mesh.normalise import normalise
+from pipeline.mesh.normals import is_closed
+from pipeline.mesh.winding_grid import load_sketch
 from pipeline.prior.load import Prior
 from pipeline.recipes import SKETCH_CACHE
 from pipeline.recipes.build import Steps, build

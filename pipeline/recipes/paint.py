@@ -11,12 +11,12 @@ import torch
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps, bake_base_colour, bake_refined
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
-from pipeline.export.normals import is_closed
 from pipeline.geometry.camera import CameraSettings
-from pipeline.geometry.normalise import normalise
-from pipeline.geometry.readers.unkept import not_in_asset, unkept
 from pipeline.geometry.unwrap import uneven_density
 from pipeline.geometry.unwrap_cache import load_unwrapped
+from pipeline.mesh.normalise import normalise
+from pipeline.mesh.normals import is_closed
+from pipeline.mesh.readers.unkept import not_in_asset, unkept
 from pipeline.prior.load import Prior
 from pipeline.recipes import UNWRAP_CACHE
 from pipeline.recipes.build import Steps, build

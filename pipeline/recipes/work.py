@@ -14,8 +14,8 @@ import numpy as np
 from pipeline.core.errors import ExportError, LatentkilnError, describe_os_error
 from pipeline.core.job import Job, Reporter
 from pipeline.distill.loop import Subject
-from pipeline.geometry.mesh import UVMesh
-from pipeline.geometry.normalise import Frame
+from pipeline.mesh.mesh import UVMesh
+from pipeline.mesh.normalise import SimilarityTransform
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Asset:
     uvmesh: UVMesh
     maps: Mapping[str, np.ndarray]
     notes: dict[str, Any]
-    frame: Frame
+    frame: SimilarityTransform
 
 
 @dataclass

@@ -12,9 +12,9 @@ from pipeline.core.rng import numpy_generator
 from pipeline.core.scene import View
 from pipeline.geometry.antialias import Outlines, faces_across, mix, outlines
 from pipeline.geometry.camera import Cameras, CameraSettings, sample_paint_cameras, sample_surface
-from pipeline.geometry.parts import outward_signs
 from pipeline.geometry.rasterise import interpolate, rasterise
 from pipeline.geometry.texture import sample_texture
+from pipeline.mesh.parts import outward_signs
 
 _DETAILS = 4096
 

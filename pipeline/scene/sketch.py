@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from pipeline.core.rng import torch_generator
-from pipeline.geometry.sketch_volume import SketchVolume
+from pipeline.mesh.winding_grid import WindingGrid
 
 # The length over which a density becomes an opacity (the paper's delta), and the bounds of that probability.
 DELTA = 0.2
@@ -30,7 +30,7 @@ class Sketch:
     density is free; smaller is stricter.
     """
 
-    def __init__(self, volume: SketchVolume, sigma_s: float = 0.3, device: torch.device | str = "cpu"):
+    def __init__(self, volume: WindingGrid, sigma_s: float = 0.3, device: torch.device | str = "cpu"):
         self.sigma_s = sigma_s
         self.bound = volume.bound
         winding, distance = torch.tensor(volume.winding), torch.tensor(volume.distance)

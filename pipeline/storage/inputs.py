@@ -14,7 +14,7 @@ from typing import TypeVar
 from pipeline.core.errors import LatentkilnError, MeshError
 from pipeline.core.job import Job
 from pipeline.core.location import RemotePath
-from pipeline.geometry.source import may_have_buffers, mesh_sha256
+from pipeline.mesh.mesh_hash import may_have_buffers, mesh_sha256
 from pipeline.storage import input_cache
 from pipeline.storage.store import store_of
 
@@ -131,7 +131,7 @@ def _fetch_buffers(location: RemotePath, path: Path, folder: Path) -> list[str]:
 
     What it may not name is refused here already.
     """
-    from pipeline.geometry.readers.gltf_file import document_of, outside_uris
+    from pipeline.mesh.readers.gltf_file import document_of, outside_uris
 
     uris = outside_uris(document_of(path) or {}) if may_have_buffers(location) else []
     left = MAX_BYTES

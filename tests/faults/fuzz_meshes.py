@@ -258,8 +258,8 @@ def mutate(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
 def read(path: Path) -> str:
     """What became of it: ``mesh``, ``MeshError``, or what should not be."""
     from pipeline.core.errors import MeshError
-    from pipeline.geometry.load import load_mesh
-    from pipeline.geometry.source import mesh_sha256
+    from pipeline.mesh.load import load_mesh
+    from pipeline.mesh.mesh_hash import mesh_sha256
 
     def ring(*_: object) -> None:
         raise Hang

@@ -16,7 +16,7 @@ from pipeline.core.rng import numpy_generator, torch_generator
 from pipeline.distill import loop
 from pipeline.distill.width import fitting
 from pipeline.export.record import read_record
-from pipeline.geometry.load import load_mesh
+from pipeline.mesh.load import load_mesh
 from pipeline.prior.cache import CACHE_VARIABLE, read_entry
 from pipeline.prior.load import load_prior
 from pipeline.prior.options import PriorOptions

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
 from pipeline.core.files import plain
-from pipeline.geometry.readers.polygons import triangulate
-from pipeline.geometry.readers.raw import RawMesh, parse_numbers, plain_numbers, strip_faces
+from pipeline.mesh.readers.polygons import triangulate
+from pipeline.mesh.readers.raw import RawMesh, parse_numbers, plain_numbers, strip_faces
 
 _TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
@@ -71,32 +71,32 @@ def read_ply(data: bytes, name: str, max_faces: int) -> RawMesh:
     for start in starts[:-1]:
         source = _Binary(data, start, order, name)
         with contextlib.suppress(MeshError):
-            found = _elements(source, elements, to_the_end=True)
+            tables = _elements(source, elements, to_the_end=True)
             if source.at == len(data):
-                return _mesh(found, name, max_faces)
+                return _mesh(tables, name, max_faces)
     return _mesh(_elements(_Binary(data, starts[-1], order, name), elements), name, max_faces)
 
 
 def _elements(source: _Text | _Binary, elements: list[_Element], *, to_the_end: bool = False) -> dict[str, _Columns]:
     """The columns of vertices, faces and strips; what follows them (edges, materials) is read ``to_the_end`` only."""
-    found: dict[str, _Columns] = {}
+    tables: dict[str, _Columns] = {}
     for element in elements:
         columns = source.element(element)
         if element.name in ("vertex", "face", "tristrips") and element.count:
-            found.setdefault(element.name, columns)
-        if "vertex" in found and len(found) > 1 and not to_the_end:
+            tables.setdefault(element.name, columns)
+        if "vertex" in tables and len(tables) > 1 and not to_the_end:
             break
-    return found
+    return tables
 
 
-def _mesh(found: dict[str, _Columns], name: str, max_faces: int) -> RawMesh:
-    vertex, face = found.get("vertex", {}), found.get("face", {})
+def _mesh(tables: dict[str, _Columns], name: str, max_faces: int) -> RawMesh:
+    vertex, face = tables.get("vertex", {}), tables.get("face", {})
     if not all(axis in vertex and not isinstance(vertex[axis], tuple) for axis in "xyz"):
         raise MeshError(f"{name}: its vertices have no x, y and z")
     positions = np.stack([vertex[axis] for axis in "xyz"], axis=1).astype(np.float64)
     lists = _lists(face)
     if lists is None:
-        return _of_strips(positions, vertex, found.get("tristrips", {}), name)
+        return _of_strips(positions, vertex, tables.get("tristrips", {}), name)
     values, counts = lists
     corners = _indices(values, name)
     triangles, notes = triangulate(positions, corners, counts, name=name, max_faces=max_faces)
@@ -111,8 +111,8 @@ def _mesh(found: dict[str, _Columns], name: str, max_faces: int) -> RawMesh:
 
 def _lists(columns: _Columns) -> tuple[NDArray, NDArray] | None:
     """The vertices of faces or strips, under either of the names in use."""
-    found = columns.get("vertex_indices", columns.get("vertex_index"))
-    return found if isinstance(found, tuple) else None
+    lists = columns.get("vertex_indices", columns.get("vertex_index"))
+    return lists if isinstance(lists, tuple) else None
 
 
 def _of_strips(positions: NDArray, vertex: _Columns, strips: _Columns, name: str) -> RawMesh:
@@ -142,13 +142,13 @@ def _texture_coordinates(
     listed = face.get("texcoord")
     if isinstance(listed, tuple) and len(listed[0]):
         values, lengths = listed
-        whole = lengths == 2 * counts
-        if whole.any():
+        complete = lengths == 2 * counts
+        if complete.any():
             # Corner c of polygon p has its pair at starts[p] + 2 c.
             polygon = np.repeat(np.arange(len(counts)), counts)
             within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
             at = (np.cumsum(lengths) - lengths)[polygon] + 2 * within
-            has = whole[polygon]
+            has = complete[polygon]
             uv = np.zeros((len(polygon), 2))
             uv[has, 0], uv[has, 1] = values[at[has]], 1.0 - values[at[has] + 1]
             return uv, np.where(has, np.arange(len(polygon)), -1)[triangles]
@@ -171,11 +171,11 @@ def _header(data: bytes, name: str) -> tuple[str, list[_Element], list[int]]:
     first = data[:_LONGEST_HEADER].splitlines()[:1]
     if not first or first[0].rstrip() != b"ply":
         raise MeshError(f"{name}: it does not begin with ply: empty or not a PLY file")
-    found = _END.search(data, 0, _LONGEST_HEADER)
-    if found is None:
+    terminator = _END.search(data, 0, _LONGEST_HEADER)
+    if terminator is None:
         raise MeshError(f"{name}: its header has no end: truncated, or not a PLY file")
     encoding, elements = "", []
-    for line in data[: found.start()].splitlines()[1:]:
+    for line in data[: terminator.start()].splitlines()[1:]:
         words = line.decode("ascii", "replace").split()
         try:
             if not words or words[0] in ("comment", "obj_info"):
@@ -195,10 +195,10 @@ def _header(data: bytes, name: str) -> tuple[str, list[_Element], list[int]]:
             raise MeshError(f"{name}: the header line '{shown}' cannot be understood") from None
     if encoding not in ("ascii", "binary_little_endian", "binary_big_endian"):
         raise MeshError(f"{name}: its format '{plain(encoding)}' is not a PLY format")
-    starts = [found.end()]
-    if found[1] == b"\r\n" and re.match(rb"[^\r\n]*\r(?!\n)", data):
+    starts = [terminator.end()]
+    if terminator[1] == b"\r\n" and re.match(rb"[^\r\n]*\r(?!\n)", data):
         # Lines end in CR alone: this LF may be data.
-        starts.insert(0, found.end() - 1)
+        starts.insert(0, terminator.end() - 1)
     return encoding, elements, starts
 
 
@@ -260,10 +260,10 @@ class _Text:
             else:
                 spans.append((at - self.at, -1))
                 at += 1
-        width = at - self.at
-        if width * element.count > len(self.values) - self.at:
+        values_per_row = at - self.at
+        if values_per_row * element.count > len(self.values) - self.at:
             return None
-        block = self.values[self.at : self.at + width * element.count].reshape(element.count, width)
+        block = self.values[self.at : self.at + values_per_row * element.count].reshape(element.count, values_per_row)
         columns: _Columns = {}
         for prop, (offset, length) in zip(element.properties, spans, strict=True):
             if length < 0:
@@ -273,13 +273,13 @@ class _Text:
             else:
                 lengths = np.full(element.count, length, np.int64)
                 columns[prop.name] = (block[:, offset + 1 : offset + 1 + length].reshape(-1), lengths)
-        self.at += width * element.count
+        self.at += values_per_row * element.count
         return columns
 
     def _walk(self, element: _Element) -> _Columns:
         _check_walk(element, self.name)
         values, at, end = self.values, self.at, len(self.values)
-        kept: dict[str, list] = {p.name: [] for p in element.properties}
+        columns: dict[str, list] = {p.name: [] for p in element.properties}
         for _ in range(element.count):
             for prop in element.properties:
                 if at >= end:
@@ -288,13 +288,13 @@ class _Text:
                     length = values[at]
                     if not (0 <= length <= end - at - 1 and length == int(length)):
                         raise self._short(element)
-                    kept[prop.name].append(values[at + 1 : at + 1 + int(length)])
+                    columns[prop.name].append(values[at + 1 : at + 1 + int(length)])
                     at += 1 + int(length)
                 else:
-                    kept[prop.name].append(values[at])
+                    columns[prop.name].append(values[at])
                     at += 1
         self.at = at
-        return _join(kept, element)
+        return _join(columns, element)
 
     def _short(self, element: _Element) -> MeshError:
         return MeshError(
@@ -366,7 +366,7 @@ class _Binary:
             for p in element.properties
         ]
         byte_order: Literal["little", "big"] = "little" if self.order == "<" else "big"
-        kept: dict[str, list] = {p.name: [] for p in element.properties}
+        columns: dict[str, list] = {p.name: [] for p in element.properties}
         for _ in range(element.count):
             for prop, kind, length_kind in kinds:
                 length = 1
@@ -380,10 +380,10 @@ class _Binary:
                 if length < 0 or at + length * kind.itemsize > end:
                     raise self._short(element)
                 row = np.frombuffer(data, kind, length, at)
-                kept[prop].append(row if length_kind is not None else row[0])
+                columns[prop].append(row if length_kind is not None else row[0])
                 at += length * kind.itemsize
         self.at = at
-        return _join(kept, element)
+        return _join(columns, element)
 
     def _short(self, element: _Element) -> MeshError:
         return MeshError(
@@ -395,10 +395,10 @@ def _native(values: NDArray) -> NDArray:
     return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("=")))
 
 
-def _join(kept: dict[str, list], element: _Element) -> _Columns:
+def _join(collected: dict[str, list], element: _Element) -> _Columns:
     columns: _Columns = {}
     for prop in element.properties:
-        rows = kept[prop.name]
+        rows = collected[prop.name]
         if prop.length_kind:
             lengths = np.array([len(row) for row in rows], np.int64)
             columns[prop.name] = (_native(np.concatenate(rows)) if rows else np.empty(0), lengths)

@@ -65,15 +65,15 @@ def parse_numbers(text: bytes, dtype: type = np.float64) -> NDArray:
         with contextlib.suppress(ValueError):
             return np.fromstring(text, dtype=dtype, sep=" ")
     number = int if np.issubdtype(dtype, np.integer) else float
-    found = []
+    pieces = []
     for word in text.split():
         if b"_" in word:
             break  # Python's own digit groups: no mesh format has them
         try:
-            found.append(number(word))
+            pieces.append(number(word))
         except ValueError:
             break
-    return np.array(found, dtype)
+    return np.array(pieces, dtype)
 
 
 def tokens_per_line(text: bytes, lines: int) -> NDArray[np.int64]:
@@ -89,7 +89,7 @@ def tokens_per_line(text: bytes, lines: int) -> NDArray[np.int64]:
 
 
 def number_lines(
-    lines: Sequence[bytes], *, columns: int, what: str, name: str, dtype: type = np.float64
+    lines: Sequence[bytes], *, columns: int, label: str, name: str, dtype: type = np.float64
 ) -> tuple[NDArray, NDArray[np.int64]]:
     """Numbers of each line: (all of them in one array, how many each line has).
 
@@ -100,11 +100,11 @@ def number_lines(
     short = counts < columns
     if short.any():
         at = int(np.argmax(short))
-        raise MeshError(f"{name}: {what} {at + 1} has {int(counts[at])} numbers, {columns} are needed")
+        raise MeshError(f"{name}: {label} {at + 1} has {int(counts[at])} numbers, {columns} are needed")
     values = parse_numbers(text, dtype)
     if len(values) != counts.sum():
         at = int(np.searchsorted(np.cumsum(counts), len(values), side="right"))
-        raise MeshError(f"{name}: {what} {at + 1} holds something that is not a number")
+        raise MeshError(f"{name}: {label} {at + 1} holds something that is not a number")
     return values, counts
 
 
@@ -120,9 +120,9 @@ def strip_faces(index: NDArray[np.int64]) -> NDArray[np.int64]:
     """(F, 3) triangles of strips (n,) of vertices, one behind the other with -1 between; every second one is turned."""
     if len(index) < 3:
         return np.empty((0, 3), np.int64)
-    place = np.arange(len(index))
-    begin = np.maximum.accumulate(np.where(index == -1, place + 1, 0))
+    position = np.arange(len(index))
+    begin = np.maximum.accumulate(np.where(index == -1, position + 1, 0))
     first, second, third = index[:-2], index[1:-1], index[2:]
-    odd = (place - begin)[:-2] % 2 == 1
+    odd = (position - begin)[:-2] % 2 == 1
     faces = np.stack([first, np.where(odd, third, second), np.where(odd, second, third)], axis=1)
     return faces[(faces != -1).all(axis=1)]

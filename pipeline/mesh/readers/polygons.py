@@ -195,11 +195,11 @@ def _read_back(middle: NDArray[np.int64]) -> NDArray[np.int64]:
     low = np.zeros((count, size), np.int64)
     high = np.full((count, size), size - 1, np.int64)
     depth = np.ones(count, np.int64)
-    for place in range(size - 2):
+    for position in range(size - 2):
         depth -= 1
         a, c = low[rows, depth], high[rows, depth]
         b = middle[rows, a, c]
-        result[:, place] = np.stack([a, b, c], axis=1)
+        result[:, position] = np.stack([a, b, c], axis=1)
         for start, end in ((b, c), (a, b)):
             has = end - start > 1
             low[rows[has], depth[has]], high[rows[has], depth[has]] = start[has], end[has]
@@ -227,14 +227,14 @@ def _clip_ears(points: NDArray[np.float64]) -> NDArray[np.int64] | None:
     # In the order of the outline, which gives the sense of each triangle.
     triangles = np.sort(ring[np.asarray(cut, np.int64).reshape(-1, 3)], axis=1)
     doubled = _doubled(flat, triangles)
-    whole = float((flat[:, 0] * np.roll(flat[:, 1], -1) - flat[:, 1] * np.roll(flat[:, 0], -1)).sum())
-    if not len(triangles) or doubled.min() < -1e-12 or abs(doubled.sum() - whole) > 1e-9 * max(whole, 1e-3):
+    signed_area = float((flat[:, 0] * np.roll(flat[:, 1], -1) - flat[:, 1] * np.roll(flat[:, 0], -1)).sum())
+    if not len(triangles) or doubled.min() < -1e-12 or abs(doubled.sum() - signed_area) > 1e-9 * max(signed_area, 1e-3):
         return None
-    found = _with_straight(triangles, ring, size)
-    if len(found) > size - 2:
+    complete = _with_straight(triangles, ring, size)
+    if len(complete) > size - 2:
         return None
     # Fewer where corners repeat; triangles without area, which are dropped later, stand for the rest.
-    return np.concatenate([found, np.zeros((size - 2 - len(found), 3), np.int64)])
+    return np.concatenate([complete, np.zeros((size - 2 - len(complete), 3), np.int64)])
 
 
 def _flattened(points: NDArray[np.float64]) -> NDArray[np.float64] | None:

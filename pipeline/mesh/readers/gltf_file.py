@@ -62,19 +62,19 @@ def parse_document(text: bytes, name: str) -> dict[str, Any]:
 def buffer_path(uri: str, folder: Path, name: str) -> Path:
     """The file a buffer's ``uri`` names, which must lie in ``folder`` or below. Raises MeshError."""
     decoded = urllib.parse.unquote(uri)
-    shown = plain(uri)
+    quoted = plain(uri)
     if urllib.parse.urlsplit(uri).scheme or decoded.startswith(("/", "\\")) or "\0" in decoded:
-        raise MeshError(f"{name}: its buffer '{shown}' is not a relative path; nothing is fetched from elsewhere")
+        raise MeshError(f"{name}: its buffer '{quoted}' is not a relative path; nothing is fetched from elsewhere")
     try:
         path = path_on_disk(folder / decoded).resolve()
         inside, exists = path.is_relative_to(folder.resolve()), path.is_file()
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "no usable name"
-        raise MeshError(f"{name}: its buffer '{shown}' cannot be opened ({reason})") from None
+        raise MeshError(f"{name}: its buffer '{quoted}' cannot be opened ({reason})") from None
     if not inside:
-        raise MeshError(f"{name}: its buffer '{shown}' lies outside the file's own folder")
+        raise MeshError(f"{name}: its buffer '{quoted}' lies outside the file's own folder")
     if not exists:
-        raise MeshError(f"{name}: its buffer '{shown}' does not exist; copy it beside the file")
+        raise MeshError(f"{name}: its buffer '{quoted}' does not exist; copy it beside the file")
     return path
 
 
@@ -122,8 +122,8 @@ def outside_uris(document: dict[str, Any]) -> list[str]:
 def is_fallback(buffer: dict[str, Any]) -> bool:
     """Whether a buffer is there for readers that cannot decode meshopt: it may be missing, and is not needed."""
     extensions = buffer.get("extensions")
-    found = [extensions.get(name) for name in MESHOPT] if isinstance(extensions, dict) else []
-    return any(isinstance(value, dict) and value.get("fallback") is True for value in found)
+    marks = [extensions.get(name) for name in MESHOPT] if isinstance(extensions, dict) else []
+    return any(isinstance(value, dict) and value.get("fallback") is True for value in marks)
 
 
 def is_inline(uri: str) -> bool:

@@ -16,9 +16,9 @@ from scipy.ndimage import label as label_pieces
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.core.errors import MeshError, SettingError
-from pipeline.geometry.mesh import Mesh, assemble, face_areas, face_normals
+from pipeline.mesh.mesh import Mesh, assemble, face_areas, face_normals
 
-Floats = NDArray[np.float64]
+Float64Array = NDArray[np.float64]
 
 STAGE = "surface"
 # A sample nearer to the surface than this share of a cell's range is moved off it: a vertex exactly on a sample
@@ -83,15 +83,15 @@ def extract(density: NDArray[np.floating], threshold: float, bound: float = 1.0,
     signed = np.full((side + 2,) * 3, -1.0, np.float32)
     positive = np.maximum(np.asarray(density, np.float32), 0)
     inner: NDArray[np.floating] = (positive - np.float32(threshold)) / (positive + np.float32(threshold))
-    told: list[str] = []
+    messages: list[str] = []
     if blur > 0:
-        inner, told = _smoothed(inner, blur * (side - 1) / (2 * bound))
+        inner, messages = _smoothed(inner, blur * (side - 1) / (2 * bound))
     inner = np.where(np.abs(inner) < _OFF_SAMPLE, np.where(inner < 0, -_OFF_SAMPLE, _OFF_SAMPLE), inner)
     signed[1:-1, 1:-1, 1:-1] = inner
     vertices, faces, _, _ = marching_cubes(signed, 0.0, gradient_direction="ascent", allow_degenerate=True)
     index = np.clip(vertices.astype(np.float64) - 1, 0, side - 1)
     positions = (index * (2 * bound / (side - 1)) - bound).astype(np.float32).astype(np.float64)
-    return replace(_tidied(positions, np.asarray(faces, np.int64), "iso-surface"), warnings=told)
+    return replace(_cleaned(positions, np.asarray(faces, np.int64), "iso-surface"), warnings=messages)
 
 
 def _smoothed(signed: NDArray[np.floating], sigma: float) -> tuple[NDArray[np.floating], list[str]]:
@@ -102,20 +102,20 @@ def _smoothed(signed: NDArray[np.floating], sigma: float) -> tuple[NDArray[np.fl
         return signed, []
     sizes = np.bincount(label.ravel())[1:]
     # Specks may go; they are no parts.
-    parts = np.append(False, sizes >= ComponentRule().share * sizes.max())
-    inside = parts[label]
+    is_part = np.append(False, sizes >= ComponentRule().share * sizes.max())
+    inside = is_part[label]
     used = sigma
     while used >= _LEAST_BLUR:
         blurred: NDArray[np.floating] = gaussian_filter(signed, used, mode="constant", cval=-1.0, truncate=3.0)
         left = blurred > 0
         if left.any() and (distance_transform_edt(~left)[inside] > 2 * used).mean() <= _MOST_LOST:
-            told = [f"thin parts: surface_blur was reduced to {used / sigma:.2g} of itself"] if used < sigma else []
-            return blurred, told
+            messages = [f"thin parts: surface_blur was reduced to {used / sigma:.2g} of itself"] if used < sigma else []
+            return blurred, messages
         used /= 2
     return signed, ["thin parts: the surface was not blurred"]
 
 
-def half_light(density: NDArray[np.floating], bound: float = 1.0) -> tuple[NDArray[np.float32], float]:
+def optical_depth_field(density: NDArray[np.floating], bound: float = 1.0) -> tuple[NDArray[np.float32], float]:
     """A field (R, R, R) float32 >= 0 and its threshold; the surface has the outline of a picture of the density.
 
     The field is the optical depth through which the nearest light reaches a sample: the least of the integrals of
@@ -134,11 +134,11 @@ def half_light(density: NDArray[np.floating], bound: float = 1.0) -> tuple[NDArr
     peak = 0.0
     for axis in range(3):
         below = np.cumsum(sigma, axis=axis, dtype=np.float32)
-        whole = np.take(below, [-1], axis=axis)
-        peak = max(peak, float(1 - np.exp(-whole.max())))
+        total = np.take(below, [-1], axis=axis)
+        peak = max(peak, float(1 - np.exp(-total.max())))
         below -= sigma / 2
         np.minimum(depth, below, out=depth)
-        np.minimum(depth, whole - below, out=depth)
+        np.minimum(depth, total - below, out=depth)
     if peak < _LEAST_OPACITY:
         raise MeshError(
             f"the density is empty: no ray through it loses more than {peak:.1%} of its light; "
@@ -165,18 +165,18 @@ def keep_components(mesh: Mesh, rule: ComponentRule | None = None) -> Mesh:
     label, areas, volumes = components(mesh)
     largest = areas.max()
     order = np.argsort(-areas, kind="stable")
-    kept = [int(c) for c in order if areas[c] >= rule.share * largest and volumes[c] > 0][: rule.most]
-    kept = kept or [int(order[0])]
-    if len(kept) == len(areas):
+    kept_components = [int(c) for c in order if areas[c] >= rule.share * largest and volumes[c] > 0][: rule.most]
+    kept_components = kept_components or [int(order[0])]
+    if len(kept_components) == len(areas):
         return mesh
-    lost = len(areas) - len(kept)
-    away = 1 - areas[kept].sum() / areas.sum()
-    told = f"{lost} loose pieces of the surface were dropped ({away:.1%} of its area); {len(kept)} kept"
-    result = _tidied(mesh.vertices, mesh.faces[np.isin(label, kept)], mesh.source_format)
-    return replace(result, warnings=[*mesh.warnings, told])
+    lost = len(areas) - len(kept_components)
+    away = 1 - areas[kept_components].sum() / areas.sum()
+    message = f"{lost} loose pieces of the surface were dropped ({away:.1%} of its area); {len(kept_components)} kept"
+    result = _cleaned(mesh.vertices, mesh.faces[np.isin(label, kept_components)], mesh.source_format)
+    return replace(result, warnings=[*mesh.warnings, message])
 
 
-def components(mesh: Mesh) -> tuple[NDArray[np.int64], Floats, Floats]:
+def components(mesh: Mesh) -> tuple[NDArray[np.int64], Float64Array, Float64Array]:
     """Pieces that hang together through shared vertices: (piece of each face (F,), areas (K,), signed volumes (K,))."""
     a, b, c = mesh.faces.T
     links = (np.ones(2 * len(a), np.int8), (np.r_[a, b], np.r_[b, c]))
@@ -206,7 +206,7 @@ def smooth(mesh: Mesh, iterations: int = 5) -> Mesh:
     vertices = mesh.vertices.copy()
     for step in (_SHRINK, _GROW) * iterations:
         vertices += step * (mean @ vertices - vertices)
-    result = _tidied(vertices.astype(np.float32).astype(np.float64), mesh.faces, mesh.source_format)
+    result = _cleaned(vertices.astype(np.float32).astype(np.float64), mesh.faces, mesh.source_format)
     return replace(result, warnings=list(mesh.warnings))
 
 
@@ -224,7 +224,7 @@ def decimate(mesh: Mesh, face_budget: int) -> Mesh:
         raise SettingError(f"face_budget must be 4 or more, got {face_budget}")
     if len(mesh.faces) <= face_budget:
         return mesh
-    whole = open_edges(mesh.faces) == 0
+    was_closed = open_edges(mesh.faces) == 0
     tried: list[tuple[bool, int, int, Mesh]] = []
     for eagerness in _EAGERNESS:
         points, faces = simplify(
@@ -232,25 +232,25 @@ def decimate(mesh: Mesh, face_budget: int) -> Mesh:
             np.ascontiguousarray(mesh.faces, np.int32),
             target_count=face_budget,
             agg=eagerness,
-            preserve_border=not whole,
+            preserve_border=not was_closed,
         )
         faces = _repaired(faces.astype(np.int64))
         if len(faces) == 0:
             continue
-        found = _tidied(points.astype(np.float32).astype(np.float64), faces, mesh.source_format)
-        left_open = open_edges(found.faces) if whole else 0
-        tried.append((len(found.faces) > face_budget, left_open, len(tried), found))
-        if len(found.faces) <= face_budget and left_open == 0:
+        decimated = _cleaned(points.astype(np.float32).astype(np.float64), faces, mesh.source_format)
+        left_open = open_edges(decimated.faces) if was_closed else 0
+        tried.append((len(decimated.faces) > face_budget, left_open, len(tried), decimated))
+        if len(decimated.faces) <= face_budget and left_open == 0:
             break
     if not tried:
         return replace(mesh, warnings=[*mesh.warnings, f"the surface could not be reduced to {face_budget} faces"])
     over, left_open, _, best = min(tried, key=lambda entry: entry[:3])
-    told = list(mesh.warnings)
+    messages = list(mesh.warnings)
     if over:
-        told.append(f"the surface could be reduced to {len(best.faces)} faces only, face_budget is {face_budget}")
+        messages.append(f"the surface could be reduced to {len(best.faces)} faces only, face_budget is {face_budget}")
     if left_open:
-        told.append(f"reducing the surface to {len(best.faces)} faces left {left_open} of its edges open")
-    return replace(best, warnings=told)
+        messages.append(f"reducing the surface to {len(best.faces)} faces left {left_open} of its edges open")
+    return replace(best, warnings=messages)
 
 
 def open_edges(faces: NDArray[np.int64]) -> int:
@@ -283,7 +283,7 @@ def _repaired(faces: NDArray[np.int64]) -> NDArray[np.int64]:
     return faces[first]
 
 
-def _tidied(positions: Floats, faces: NDArray[np.int64], source_format: str) -> Mesh:
+def _cleaned(positions: Float64Array, faces: NDArray[np.int64], source_format: str) -> Mesh:
     """A ``Mesh`` of equal positions merged and faces without area gone, without a word about it."""
     mesh = assemble(positions, faces, name=source_format, source_format="glb", max_faces=len(faces))
     return replace(mesh, source_format=source_format, warnings=[])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.readers.gltf_file import document_of
+from pipeline.mesh.readers.gltf_file import document_of
 
 # Bytes of a text that are looked at.
 _SEEN = 64 << 20

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.readers.polygons import triangulate
-from pipeline.geometry.readers.raw import (
+from pipeline.mesh.readers.polygons import triangulate
+from pipeline.mesh.readers.raw import (
     RawMesh,
     first_columns,
     number_lines,
@@ -39,24 +39,24 @@ def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
     for line in lines:
         head = line[:2]
         if head in (b"v ", b"v\t"):
-            points.append(_bare(line[2:]))
+            points.append(_without_comment(line[2:]))
         elif head in (b"f ", b"f\t"):
-            line = _bare(line[2:])
+            line = _without_comment(line[2:])
             if b"-" in line:
                 relative.append((len(faces), len(points), len(coordinates), len(normals)))
             faces.append(line)
         elif head == b"vt":
-            coordinates.append(_bare(line[2:]))
+            coordinates.append(_without_comment(line[2:]))
         elif head == b"vn":
-            normals.append(_bare(line[2:]))
+            normals.append(_without_comment(line[2:]))
         elif line[:1] in (b" ", b"\t"):
             # Indented statements are rare; only then is the line looked at a second time.
             words = line.split(None, 1)
             if len(words) == 2 and words[0] in (b"v", b"vt", b"vn", b"f"):
-                rest = _bare(words[1])
-                if words[0] == b"f" and b"-" in rest:
+                arguments = _without_comment(words[1])
+                if words[0] == b"f" and b"-" in arguments:
                     relative.append((len(faces), len(points), len(coordinates), len(normals)))
-                {b"v": points, b"vt": coordinates, b"vn": normals, b"f": faces}[words[0]].append(rest)
+                {b"v": points, b"vt": coordinates, b"vn": normals, b"f": faces}[words[0]].append(arguments)
         elif head[:1] in b"lpcs" and (kind := _NO_POLYGONS.get(line.split(None, 1)[0] if head else b"")):
             left_out.append(kind)
     del lines  # as large as the file once more
@@ -105,25 +105,25 @@ def _joined(lines: list[bytes]) -> list[bytes]:
     Only in the statements that are read here: comments, and names of files and materials, may end in one by chance.
     """
     joined: list[bytes] = []
-    parts: list[bytes] = []
+    pieces: list[bytes] = []
     for line in lines:
         end = line.rstrip()
-        goes_on = end.endswith(b"\\") and b"#" not in end and (parts or line.split(None, 1)[0] in _STATEMENTS)
-        parts.append(end[:-1] if goes_on else line)
+        goes_on = end.endswith(b"\\") and b"#" not in end and (pieces or line.split(None, 1)[0] in _STATEMENTS)
+        pieces.append(end[:-1] if goes_on else line)
         if not goes_on:
-            joined.append(b" ".join(parts))
-            parts = []
-    return joined + ([b" ".join(parts)] if parts else [])
+            joined.append(b" ".join(pieces))
+            pieces = []
+    return joined + ([b" ".join(pieces)] if pieces else [])
 
 
-def _bare(line: bytes) -> bytes:
+def _without_comment(line: bytes) -> bytes:
     """The line without its comment."""
     return line.split(b"#", 1)[0] if b"#" in line else line
 
 
-def _table(lines: list[bytes], columns: int, what: str, name: str, keep: int = 0) -> NDArray[np.float64]:
+def _table(lines: list[bytes], columns: int, label: str, name: str, keep: int = 0) -> NDArray[np.float64]:
     """(n, keep or columns) numbers; what a line lacks beyond ``columns`` is 0."""
-    values, counts = number_lines(lines, columns=columns, what=what, name=name)
+    values, counts = number_lines(lines, columns=columns, label=label, name=name)
     keep = keep or columns
     if counts.min() >= keep:
         return first_columns(values, counts, keep)

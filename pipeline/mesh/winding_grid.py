@@ -25,11 +25,11 @@ from pipeline.core.hashing import canonical_json, sha256_arrays
 from pipeline.core.job import Reporter, no_report
 from pipeline.core.plain import is_plain
 from pipeline.core.process.child import run_child
-from pipeline.geometry.load import load_mesh
-from pipeline.geometry.normalise import normalise
-from pipeline.geometry.primitives import combine
+from pipeline.mesh.load import load_mesh
+from pipeline.mesh.normalise import normalise
+from pipeline.mesh.primitives import combine
 
-Floats = NDArray[np.float64]
+Float64Array = NDArray[np.float64]
 
 # A centred sketch's farthest vertex (METHOD 5: the paper's 0.7).
 RADIUS = 0.7
@@ -37,11 +37,11 @@ RESOLUTION = 128
 TIME_LIMIT = 600.0
 # Changes whenever the same sketch would be measured differently.
 _VERSION = "1"
-_CHILD = Path(__file__).with_name("sketch_child.py")
+_CHILD = Path(__file__).with_name("winding_grid_child.py")
 
 
 @dataclass(frozen=True)
-class SketchVolume:
+class WindingGrid:
     """A sketch on a grid of R sites along each axis, the first at -bound, the last at bound; indexed [x, y, z].
 
     winding   (R, R, R) float32 winding number: above 0.5 inside.
@@ -53,7 +53,7 @@ class SketchVolume:
     winding: NDArray[np.float32]
     distance: NDArray[np.float32]
     bound: float
-    box: Floats
+    box: Float64Array
 
 
 def load_sketch(
@@ -69,23 +69,30 @@ def load_sketch(
     resolution: int = RESOLUTION,
     time_limit: float = TIME_LIMIT,
     report: Reporter = no_report,
-) -> SketchVolume:
+) -> WindingGrid:
     """The sketch that a row names, by the file of a ``mesh`` or by ``shapes`` (see ``primitives.combine``).
 
-    ``fit``, ``up_axis`` and ``front`` as in ``place``; fit None is "centre" for a mesh and "keep" for shapes. The
-    axes are those of a mesh; shapes are in the working frame already. ``cache`` is a folder for what was measured.
-    Raises MeshError as ``load_mesh``, SettingError as ``combine`` and ``build``.
+    ``fit``, ``up_axis`` and ``front`` as in ``place_in_working_frame``; fit None is "centre" for a mesh and "keep" for
+    shapes. The axes are those of a mesh; shapes are in the working frame already. ``cache`` is a folder for what was
+    measured. Raises MeshError as ``load_mesh``, SettingError as ``combine`` and ``build_winding_grid``.
     """
     if mesh is not None:
-        found = load_mesh(mesh, max_faces=max_faces)
-        vertices, faces = place(found.vertices, fit or "centre", up_axis=up_axis, front=front), found.faces
+        source = load_mesh(mesh, max_faces=max_faces)
+        vertices, faces = (
+            place_in_working_frame(source.vertices, fit or "centre", up_axis=up_axis, front=front),
+            source.faces,
+        )
     else:
         vertices, faces = combine(shapes or [])
-        vertices = place(vertices, fit or "keep")
-    return build(vertices, faces, cache=cache, bound=bound, resolution=resolution, time_limit=time_limit, report=report)
+        vertices = place_in_working_frame(vertices, fit or "keep")
+    return build_winding_grid(
+        vertices, faces, cache=cache, bound=bound, resolution=resolution, time_limit=time_limit, report=report
+    )
 
 
-def place(vertices: NDArray[np.floating], fit: str, *, up_axis: str = "y", front: str | None = None) -> Floats:
+def place_in_working_frame(
+    vertices: NDArray[np.floating], fit: str, *, up_axis: str = "y", front: str | None = None
+) -> Float64Array:
     """(V, 3) ``vertices`` of a sketch in the working frame, upright and facing the viewer.
 
     fit  "centre": the bounding box's centre at the origin and the farthest vertex at ``RADIUS``; "keep": where
@@ -99,7 +106,7 @@ def place(vertices: NDArray[np.floating], fit: str, *, up_axis: str = "y", front
     return frame.apply(vertices) if fit == "centre" else frame.apply_direction(vertices)
 
 
-def build(
+def build_winding_grid(
     vertices: NDArray[np.floating],
     faces: NDArray[np.integer],
     *,
@@ -108,14 +115,14 @@ def build(
     resolution: int = RESOLUTION,
     time_limit: float = TIME_LIMIT,
     report: Reporter = no_report,
-) -> SketchVolume:
+) -> WindingGrid:
     """Measures (V, 3) ``vertices`` and (F, 3) ``faces``, in the working frame, on ``resolution`` sites a side.
 
     Found in ``cache`` where the same sketch was measured before; a damaged entry is made anew. ``report`` is called
     as ("sketch", seconds so far, time_limit). Raises SettingError when the sketch encloses nothing that the grid
     can see, or was not measured in ``time_limit`` seconds.
     """
-    points: Floats = np.ascontiguousarray(vertices, np.float64)
+    points: Float64Array = np.ascontiguousarray(vertices, np.float64)
     corners: NDArray[np.int64] = np.ascontiguousarray(faces, np.int64)
     box = np.stack([points[corners].min(axis=(0, 1)), points[corners].max(axis=(0, 1))])
     entry = cache / f"{_key(points, corners, bound, resolution)}.safetensors" if cache else None
@@ -143,10 +150,10 @@ def build(
             "the sketch encloses nothing: it is too thin, too open, or outside the scene "
             f"(-{bound:g} to {bound:g}); close it, thicken it or set sketch_fit to centre"
         )
-    return SketchVolume(measured["winding"], measured["distance"], bound, box)
+    return WindingGrid(measured["winding"], measured["distance"], bound, box)
 
 
-def _key(vertices: Floats, faces: NDArray[np.int64], bound: float, resolution: int) -> str:
+def _key(vertices: Float64Array, faces: NDArray[np.int64], bound: float, resolution: int) -> str:
     head = canonical_json([_VERSION, bound, resolution, list(vertices.shape), list(faces.shape)])
     return hashlib.sha256(head + vertices.tobytes() + faces.tobytes()).hexdigest()
 
@@ -156,9 +163,11 @@ def _read(entry: Path, resolution: int) -> dict[str, NDArray] | None:
         return None
     try:
         with safe_open(entry, framework="numpy") as stream:
-            told = (stream.metadata() or {}).get("sha256")
-            found = {name: stream.get_tensor(name).copy() for name in ("winding", "distance")}
+            stored_hash = (stream.metadata() or {}).get("sha256")
+            arrays = {name: stream.get_tensor(name).copy() for name in ("winding", "distance")}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
-    sound = all(v.shape == (resolution,) * 3 and v.dtype == np.float32 and np.isfinite(v).all() for v in found.values())
-    return found if sound and told == sha256_arrays(_VERSION, found) else None
+    sound = all(
+        v.shape == (resolution,) * 3 and v.dtype == np.float32 and np.isfinite(v).all() for v in arrays.values()
+    )
+    return arrays if sound and stored_hash == sha256_arrays(_VERSION, arrays) else None

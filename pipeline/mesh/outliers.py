@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.geometry.mesh import face_areas
+from pipeline.mesh.mesh import face_areas
 
 # Of the area, what may lie beyond on either side of each axis ...
 _TAIL = 1e-3
@@ -14,7 +14,7 @@ _RATIO = 4.0
 _BINS = 4096
 
 
-def far_parts(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> str:
+def outlier_warning(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> str:
     """One line where a thousandth of the surface makes the box around (V, 3) vertices four times as large; else "".
 
     faces (F, 3) into ``vertices``.
@@ -29,10 +29,10 @@ def far_parts(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> str:
     for axis in range(3):
         if size[axis] <= 0:
             continue
-        place = np.minimum((_BINS * ((centre[:, axis] - low[axis]) / size[axis])).astype(np.int64), _BINS - 1)
-        below = np.cumsum(np.bincount(place, weights=area, minlength=_BINS)) / area.sum()
+        bin_index = np.minimum((_BINS * ((centre[:, axis] - low[axis]) / size[axis])).astype(np.int64), _BINS - 1)
+        below = np.cumsum(np.bincount(bin_index, weights=area, minlength=_BINS)) / area.sum()
         first, last = np.searchsorted(below, _TAIL, side="right"), np.searchsorted(below, 1 - _TAIL)
-        near &= (place >= first) & (place <= last)
+        near &= (bin_index >= first) & (bin_index <= last)
     if near.all() or not near.any():
         return ""
     inner = vertices[np.unique(faces[near])]

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import SettingError
-from pipeline.geometry.mesh import unique_rows
+from pipeline.mesh.mesh import unique_rows
 
-Floats = NDArray[np.float64]
+Float64Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
-Solid = tuple[Floats, Indices]
+Solid = tuple[Float64Array, Indices]
 
 # Corners of a full turn: a circle of radius r is missed by at most 0.0012 r.
 SEGMENTS = 64
@@ -32,7 +32,7 @@ def combine(shapes: Sequence[Mapping[str, Any]]) -> Solid:
     zero, ``position`` (of its centre) and ``rotation`` (degrees about x, then y, then z, the axes fixed).
     Raises SettingError for a shape that is not known, or a size that makes no solid.
     """
-    vertices: list[Floats] = []
+    vertices: list[Float64Array] = []
     faces: list[Indices] = []
     count = 0
     for number, shape in enumerate(shapes, start=1):
@@ -52,7 +52,7 @@ def combine(shapes: Sequence[Mapping[str, Any]]) -> Solid:
     return np.concatenate(vertices), np.concatenate(faces)
 
 
-def rotation_matrix(degrees: Sequence[float]) -> Floats:
+def rotation_matrix(degrees: Sequence[float]) -> Float64Array:
     """(3, 3) rotation, for column vectors, about x, then y, then z by ``degrees``, the axes fixed."""
     (sx, sy, sz), (cx, cy, cz) = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
@@ -61,23 +61,23 @@ def rotation_matrix(degrees: Sequence[float]) -> Floats:
     return about_z @ about_y @ about_x
 
 
-def sphere(size: Floats) -> Solid:
+def sphere(size: Float64Array) -> Solid:
     """An ellipsoid with the extents ``size`` (3,)."""
     angle = np.linspace(0, np.pi, SEGMENTS // 2 + 1)
     return _revolved(np.stack([np.sin(angle) / 2, -np.cos(angle) / 2], axis=1), size)
 
 
-def cylinder(size: Floats) -> Solid:
+def cylinder(size: Float64Array) -> Solid:
     """An upright cylinder."""
     return _revolved(np.array([(0, -0.5), (0.5, -0.5), (0.5, 0.5), (0, 0.5)]), size)
 
 
-def cone(size: Floats) -> Solid:
+def cone(size: Float64Array) -> Solid:
     """An upright cone, its tip at the top."""
     return _revolved(np.array([(0, -0.5), (0.5, -0.5), (0, 0.5)]), size)
 
 
-def capsule(size: Floats) -> Solid:
+def capsule(size: Float64Array) -> Solid:
     """An upright cylinder between two half ellipsoids, each half as high as the narrower width."""
     cap = min(size[0], size[2]) / 2 / size[1]
     if cap > 0.5:
@@ -87,7 +87,7 @@ def capsule(size: Floats) -> Solid:
     return _revolved(np.concatenate([top[::-1] * (1, -1), top]), size)
 
 
-def torus(size: Floats) -> Solid:
+def torus(size: Float64Array) -> Solid:
     """A ring that lies flat: its tube is ``size[1]`` high, and as wide along x."""
     tube = size[1] / 2 / size[0]
     if tube > 0.25:
@@ -98,14 +98,14 @@ def torus(size: Floats) -> Solid:
     return _revolved(profile, size)
 
 
-def box(size: Floats) -> Solid:
+def box(size: Float64Array) -> Solid:
     """A box."""
     line = np.arange(_BOX_CELLS + 1) / _BOX_CELLS - 0.5
     first, second = (grid.reshape(-1) for grid in np.meshgrid(line, line, indexing="ij"))
     cell = np.arange(_BOX_CELLS)
     corner = (cell[:, None] * (_BOX_CELLS + 1) + cell).reshape(-1)
     quads = corner[:, None] + np.array([0, _BOX_CELLS + 1, _BOX_CELLS + 2, 1])
-    points: list[Floats] = []
+    points: list[Float64Array] = []
     faces: list[Indices] = []
     for axis in range(3):
         for side in (-0.5, 0.5):
@@ -113,10 +113,10 @@ def box(size: Floats) -> Solid:
             sheet[:, axis], sheet[:, (axis + 1) % 3], sheet[:, (axis + 2) % 3] = side, first, second
             points.append(sheet)
             faces.append((quads if side > 0 else quads[:, ::-1]) + len(faces) * len(first))
-    return _sewn(np.concatenate(points) * size, np.concatenate(faces))
+    return _welded(np.concatenate(points) * size, np.concatenate(faces))
 
 
-SHAPES: Mapping[str, Callable[[Floats], Solid]] = {
+SHAPES: Mapping[str, Callable[[Float64Array], Solid]] = {
     "sphere": sphere,
     "box": box,
     "cylinder": cylinder,
@@ -126,7 +126,7 @@ SHAPES: Mapping[str, Callable[[Floats], Solid]] = {
 }
 
 
-def _revolved(profile: Floats, size: Floats) -> Solid:
+def _revolved(profile: Float64Array, size: Float64Array) -> Solid:
     """The surface that ``profile`` (P, 2: distance from the axis, height; upwards on the outside) leaves when it is
     turned about y, within [-0.5, 0.5]^3 scaled by ``size``."""
     turn = 2 * np.pi * np.arange(SEGMENTS) / SEGMENTS
@@ -139,10 +139,10 @@ def _revolved(profile: Floats, size: Floats) -> Solid:
     low = np.arange((len(profile) - 1) * SEGMENTS).reshape(-1, SEGMENTS)
     beside = np.roll(low, -1, axis=1)
     quads = np.stack([low, beside, beside + SEGMENTS, low + SEGMENTS], axis=-1).reshape(-1, 4)
-    return _sewn(rings.reshape(-1, 3) * size, quads)
+    return _welded(rings.reshape(-1, 3) * size, quads)
 
 
-def _sewn(points: Floats, quads: Indices) -> Solid:
+def _welded(points: Float64Array, quads: Indices) -> Solid:
     """Triangles of ``quads`` (Q, 4), with equal points made one and faces without area left out."""
     first, number = unique_rows(points)
     faces = number[np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])]

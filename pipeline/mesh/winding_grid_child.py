@@ -1,6 +1,6 @@
 """The program in which libigl measures a sketch: its queries cannot be interrupted, so they get a process.
 
-Run by path as ``python -P sketch_child.py FOLDER PARENT SECONDS``; imports nothing of this project. Reads
+Run by path as ``python -P winding_grid_child.py FOLDER PARENT SECONDS``; imports nothing of this project. Reads
 ``vertices.npy`` (V, 3) float64, ``faces.npy`` (F, 3) int64 and ``sites.npy`` (R,) float64 (the coordinates of the
 grid along each axis) in FOLDER; writes ``winding.npy`` and, last, ``distance.npy``, both (R, R, R) float32 [x, y, z].
 """
@@ -24,7 +24,7 @@ _STEP = 1e-4
 _BAND = 3.0
 
 
-def surface(vertices: np.ndarray, faces: np.ndarray) -> tuple[float, np.ndarray]:
+def boundary(vertices: np.ndarray, faces: np.ndarray) -> tuple[float, np.ndarray]:
     """1, or -1 where the mesh is inside out; and those of ``faces`` that bound the solid.
 
     A face with the inside on both its sides, as where solids overlap, bounds nothing.
@@ -42,18 +42,21 @@ def surface(vertices: np.ndarray, faces: np.ndarray) -> tuple[float, np.ndarray]
     return sign, faces if hidden.all() else np.ascontiguousarray(faces[~hidden])
 
 
-def measure(vertices: np.ndarray, faces: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def winding_and_distance(vertices: np.ndarray, faces: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Winding number (above 0.5 inside) and distance to the solid's surface, (N,) each, at (N, 3) float64 points."""
     import igl
 
-    sign, shown = surface(vertices, faces)
+    sign, boundary_faces = boundary(vertices, faces)
     winding = sign * igl.fast_winding_number(vertices, faces, points)
-    squared, _, _ = igl.point_mesh_squared_distance(points, vertices, shown)
+    squared, _, _ = igl.point_mesh_squared_distance(points, vertices, boundary_faces)
     return winding, np.sqrt(np.maximum(squared, 0.0))
 
 
-def measure_grid(vertices: np.ndarray, faces: np.ndarray, sites: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As ``measure`` at all (x, y, z) of ``sites`` (R,), evenly spaced: two (R, R, R) float32, indexed [x, y, z].
+def winding_and_distance_grid(
+    vertices: np.ndarray, faces: np.ndarray, sites: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """As ``winding_and_distance`` at all (x, y, z) of ``sites`` (R,), evenly spaced: two (R, R, R) float32, indexed [x,
+    y, z].
 
     Both are smooth far from the surface (but for the distance's kinks, half way between two sides), so that there
     half as many sites a side are enough, and the others lie between them: a quarter of the time.
@@ -61,13 +64,13 @@ def measure_grid(vertices: np.ndarray, faces: np.ndarray, sites: np.ndarray) -> 
     coarse = np.linspace(sites[0], sites[-1], max(2, len(sites) // 2))
     spacing = coarse[1] - coarse[0]
     hat = np.maximum(0.0, 1.0 - np.abs(sites[:, None] - coarse) / spacing)
-    rough = measure(vertices, faces, _lattice(coarse))
+    rough = winding_and_distance(vertices, faces, _lattice(coarse))
     winding, distance = (
         np.einsum("ai,bj,ck,ijk->abc", hat, hat, hat, values.reshape([len(coarse)] * 3), optimize=True).reshape(-1)
         for values in rough
     )
     near = distance < _BAND * spacing
-    winding[near], distance[near] = measure(vertices, faces, _lattice(sites)[near])
+    winding[near], distance[near] = winding_and_distance(vertices, faces, _lattice(sites)[near])
     shape = [len(sites)] * 3
     return winding.reshape(shape).astype(np.float32), distance.reshape(shape).astype(np.float32)
 
@@ -78,8 +81,8 @@ def _lattice(sites: np.ndarray) -> np.ndarray:
 
 def main(folder: Path) -> None:
     """Measures the mesh that lies in ``folder`` on a grid."""
-    given = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("vertices", "faces", "sites"))
-    winding, distance = measure_grid(*given)
+    arrays = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("vertices", "faces", "sites"))
+    winding, distance = winding_and_distance_grid(*arrays)
     np.save(folder / "winding.npy", winding, allow_pickle=False)
     np.save(folder / "distance.partial.npy", distance, allow_pickle=False)
     os.replace(folder / "distance.partial.npy", folder / "distance.npy")

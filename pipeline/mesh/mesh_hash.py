@@ -20,7 +20,7 @@ def mesh_sha256(path: Path) -> str:
     """
     if not may_have_buffers(path):
         return sha256_file(path)
-    from pipeline.geometry.readers.gltf_file import buffer_path, document_of, outside_uris
+    from pipeline.mesh.readers.gltf_file import buffer_path, document_of, outside_uris
 
     document = document_of(path)
     buffers = [buffer_path(uri, path.parent, path.name) for uri in outside_uris(document or {})]

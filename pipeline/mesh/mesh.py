@@ -59,7 +59,7 @@ class UVMesh:
     method    "input", "xatlas", "clusters" or "box"; ``reason`` is one line why, for the record.
     charts    (F,) int32 chart of each face, numbered from 0: faces connected through shared ``uv`` entries.
     padding   texels between charts that were asked for at the texture size (0 for the input's own).
-    use       share of the unit square that the charts cover.
+    coverage       share of the unit square that the charts cover.
     """
 
     mesh: Mesh
@@ -69,7 +69,7 @@ class UVMesh:
     reason: str
     charts: NDArray[np.int32]
     padding: float = 0.0
-    use: float = 0.0
+    coverage: float = 0.0
 
 
 def face_normals(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -139,7 +139,7 @@ def assemble(
 
     Raises MeshError: no faces, not finite, vertex out of range, every face degenerate, too many faces.
     """
-    told = list(warnings or [])
+    messages = list(warnings or [])
     positions = np.asarray(positions, np.float64).reshape(-1, 3)
     faces = np.asarray(faces, np.int64).reshape(-1, 3)
     if len(positions) == 0:
@@ -163,38 +163,38 @@ def assemble(
     if len(first) < len(positions):
         # Formats that cannot share corners (STL, glTF) always have these: not worth a warning there.
         if source_format not in ("stl", "gltf", "glb"):
-            told.append(f"{len(positions) - len(first)} duplicate vertices were merged")
+            messages.append(f"{len(positions) - len(first)} duplicate vertices were merged")
         positions, faces = positions[first], number[faces]
 
-    uv, uv_faces = _checked_uv(uv, uv_faces, faces, name, told)
-    normals, normal_faces = _checked_normals(normals, normal_faces, faces, name, told)
+    uv, uv_faces = _checked_uv(uv, uv_faces, faces, name, messages)
+    normals, normal_faces = _checked_normals(normals, normal_faces, faces, name, messages)
 
     keep = ~degenerate_faces(positions, faces)
     dropped = len(faces) - int(keep.sum())
     if dropped == len(faces):
         raise MeshError(f"{name}: all {len(faces)} faces are degenerate (they have no area)")
     if dropped:
-        told.append(f"{dropped} of {len(faces)} faces were degenerate (no area) and were dropped")
-    kept = np.flatnonzero(keep)
+        messages.append(f"{dropped} of {len(faces)} faces were degenerate (no area) and were dropped")
+    kept_faces = np.flatnonzero(keep)
     # The same face twice, wound alike, would fight over its pixels. Rotated so that its lowest index leads.
-    turn = np.argmin(faces[kept], axis=1)
-    canonical = faces[kept][np.arange(len(kept))[:, None], (turn[:, None] + np.arange(3)) % 3]
+    turn = np.argmin(faces[kept_faces], axis=1)
+    canonical = faces[kept_faces][np.arange(len(kept_faces))[:, None], (turn[:, None] + np.arange(3)) % 3]
     once, _ = unique_rows(canonical)
-    if len(once) < len(kept):
-        told.append(f"{len(kept) - len(once)} repeated faces were dropped")
-        kept = kept[once]
-    if len(kept) < len(faces):
-        faces = faces[kept]
-        uv_faces = None if uv_faces is None else uv_faces[kept]
-        normal_faces = None if normal_faces is None else normal_faces[kept]
-        double_sided = None if double_sided is None else double_sided[kept]
+    if len(once) < len(kept_faces):
+        messages.append(f"{len(kept_faces) - len(once)} repeated faces were dropped")
+        kept_faces = kept_faces[once]
+    if len(kept_faces) < len(faces):
+        faces = faces[kept_faces]
+        uv_faces = None if uv_faces is None else uv_faces[kept_faces]
+        normal_faces = None if normal_faces is None else normal_faces[kept_faces]
+        double_sided = None if double_sided is None else double_sided[kept_faces]
 
     used = np.zeros(len(positions), bool)
     used[faces] = True
     if not used.all():
         lost = int(np.count_nonzero(~used))
         if dropped == 0:
-            told.append(f"{lost} vertices belong to no face and were dropped")
+            messages.append(f"{lost} vertices belong to no face and were dropped")
         renumber = np.cumsum(used) - 1
         positions, faces = positions[used], renumber[faces]
     if uv is not None and uv_faces is not None:
@@ -212,7 +212,7 @@ def assemble(
         double_sided=double_sided,
         source_format=source_format,
         source_sha256=source_sha256,
-        warnings=told,
+        warnings=messages,
     )
 
 
@@ -235,7 +235,7 @@ def _index_problem(index: NDArray[np.int64], count: int, what: str, *, lowest: i
 
 
 def _checked_uv(
-    uv: NDArray | None, uv_faces: NDArray | None, faces: NDArray, name: str, told: list[str]
+    uv: NDArray | None, uv_faces: NDArray | None, faces: NDArray, name: str, messages: list[str]
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
     """Texture coordinates in range of their index, with faces that lack a corner lacking all three."""
     if uv is None or uv_faces is None or len(uv) == 0:
@@ -245,19 +245,19 @@ def _checked_uv(
     if uv_faces.shape != faces.shape:
         raise MeshError(f"{name}: {len(uv_faces)} faces have texture coordinates, but there are {len(faces)}")
     if problem := _index_problem(uv_faces, len(uv), "texture coordinate", lowest=-1):
-        told.append(f"the file's texture coordinates are not used: {problem}")
+        messages.append(f"the file's texture coordinates are not used: {problem}")
         return None, None
     lacking = (uv_faces < 0).any(axis=1)
     uv_faces[lacking] = -1
     if lacking.all():
         return None, None
     if lacking.any():
-        told.append(f"{int(lacking.sum())} of {len(faces)} faces have no texture coordinates")
+        messages.append(f"{int(lacking.sum())} of {len(faces)} faces have no texture coordinates")
     return uv, uv_faces
 
 
 def _checked_normals(
-    normals: NDArray | None, normal_faces: NDArray | None, faces: NDArray, name: str, told: list[str]
+    normals: NDArray | None, normal_faces: NDArray | None, faces: NDArray, name: str, messages: list[str]
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
     """Unit normals for every corner, or none at all: smooth ones are made at export then."""
     if normals is None or normal_faces is None or len(normals) == 0:
@@ -267,18 +267,18 @@ def _checked_normals(
     if normal_faces.shape != faces.shape:
         raise MeshError(f"{name}: {len(normal_faces)} faces have normals, but there are {len(faces)}")
     if problem := _index_problem(normal_faces, len(normals), "normal", lowest=-1):
-        told.append(f"the file's normals are not used: {problem}")
+        messages.append(f"the file's normals are not used: {problem}")
         return None, None
     if (normal_faces < 0).any():
         if (normal_faces >= 0).any():
-            told.append("some faces have no normals: the file's normals are not used")
+            messages.append("some faces have no normals: the file's normals are not used")
         return None, None
     with np.errstate(all="ignore"):
         length = np.linalg.norm(normals, axis=1, keepdims=True)
         unit = normals / length
     good = np.isfinite(unit).all(axis=1) & (length[:, 0] > 1e-12)
     if not good[normal_faces].all():
-        told.append("some normals are zero or not finite: the file's normals are not used")
+        messages.append("some normals are zero or not finite: the file's normals are not used")
         return None, None
     unit[~good] = (0.0, 0.0, 1.0)
     return unit.astype(np.float32), normal_faces

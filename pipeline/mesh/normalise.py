@@ -13,7 +13,7 @@ _AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 
 
 @dataclass(frozen=True)
-class Frame:
+class SimilarityTransform:
     """A similarity (rotation, one scale, translation; never a mirror) from the input to the working frame.
 
     matrix  (4, 4) float64, acting on column vectors.
@@ -38,16 +38,18 @@ class Frame:
         return float(np.cbrt(np.linalg.det(self.matrix[:3, :3])))
 
     @property
-    def inverse(self) -> Frame:
+    def inverse(self) -> SimilarityTransform:
         """The frame that leads back."""
         linear = self.matrix[:3, :3].T / self.scale**2
         matrix = np.eye(4)
         matrix[:3, :3] = linear
         matrix[:3, 3] = -linear @ self.matrix[:3, 3]
-        return Frame(matrix)
+        return SimilarityTransform(matrix)
 
 
-def normalise(vertices: NDArray[np.floating], *, radius: float = 0.6, up_axis: str = "y", front: str = "+z") -> Frame:
+def normalise(
+    vertices: NDArray[np.floating], *, radius: float = 0.6, up_axis: str = "y", front: str = "+z"
+) -> SimilarityTransform:
     """The frame that centres (V, 3) ``vertices`` on their bounding box and puts the farthest at ``radius``.
 
     ``up_axis`` ("y" or "z") is the input's axis that points up, ``front`` ("+x", "-x", ...) the input's
@@ -75,4 +77,4 @@ def normalise(vertices: NDArray[np.floating], *, radius: float = 0.6, up_axis: s
     matrix = np.eye(4)
     matrix[:3, :3] = rotation * (radius / farthest)
     matrix[:3, 3] = -matrix[:3, :3] @ centre
-    return Frame(matrix)
+    return SimilarityTransform(matrix)

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.readers.raw import RawMesh, parse_numbers, plain_numbers
+from pipeline.mesh.readers.raw import RawMesh, parse_numbers, plain_numbers
 
 _FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _HEADER = 84

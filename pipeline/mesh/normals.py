@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.geometry.mesh import Mesh
-from pipeline.geometry.parts import outward_signs
+from pipeline.mesh.mesh import Mesh
+from pipeline.mesh.parts import outward_signs
 
 # A face whose height is below this share of its longest edge has no direction that float32 input could tell.
-_SLIVER = 1e-6
+_SLIVER_RATIO = 1e-6
 # ... nor has one with a smaller area, as a share of the squared size of the mesh.
 _TINY = 1e-14
 _SUM_TOO_SHORT = 1e-6
 _UP = (0.0, 1.0, 0.0)
 
 
-def face_directions(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:
+def unit_face_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:
     """Unit normals of the faces, ``(F, 3)``; zero for faces without a direction. Units do not matter."""
     corners = _scaled(vertices)[faces]
-    return _face_directions(corners)
+    return _unit_face_normals(corners)
 
 
 def _scaled(vertices: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -39,14 +39,14 @@ def _scaled(vertices: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((vertices - lowest) / (extent if extent > 0 else 1.0))
 
 
-def _face_directions(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """As ``face_directions``, from corners ``(F, 3, 3)`` in the unit cube."""
+def _unit_face_normals(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """As ``unit_face_normals``, from corners ``(F, 3, 3)`` in the unit cube."""
     first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     third = second - first
     crossed = np.cross(first, second)
     doubled_area = np.linalg.norm(crossed, axis=1)
     longest = np.maximum.reduce([(edge * edge).sum(axis=1) for edge in (first, second, third)])
-    good = (doubled_area > _SLIVER * longest) & (doubled_area > _TINY)
+    good = (doubled_area > _SLIVER_RATIO * longest) & (doubled_area > _TINY)
     return np.where(good[:, None], crossed / np.where(good, doubled_area, 1.0)[:, None], 0.0)
 
 
@@ -88,7 +88,7 @@ def smooth_normals(
     without a direction take a neighbour's normal, and +Y where there is none.
     """
     corners = _scaled(vertices)[faces]
-    direction = _face_directions(corners)
+    direction = _unit_face_normals(corners)
     has_direction: NDArray[np.bool_] = np.asarray(direction.any(axis=1))
 
     pairs = paired_half_edges(faces)
@@ -113,11 +113,11 @@ def smooth_normals(
 
     lost = np.flatnonzero(~usable[group])
     if len(lost):
-        normals, group = _rescue(normals, group, lost, usable, direction, faces)
+        normals, group = _replace_lost_normals(normals, group, lost, usable, direction, faces)
     return (normals + 0.0).astype(np.float32), group.reshape(-1, 3)
 
 
-def _rescue(
+def _replace_lost_normals(
     normals: NDArray[np.float64],
     group: NDArray[np.int64],
     lost: NDArray[np.int64],
@@ -153,10 +153,10 @@ def corner_normals(mesh: Mesh, crease_angle: float) -> tuple[NDArray[np.float32]
     """
     if mesh.normals is None or mesh.normal_faces is None or not len(mesh.normals):
         return smooth_normals(mesh.vertices, mesh.faces, crease_angle)
-    given = mesh.normals.astype(np.float64)
-    length = np.linalg.norm(given, axis=1)
+    input_normals = mesh.normals.astype(np.float64)
+    length = np.linalg.norm(input_normals, axis=1)
     usable = np.isfinite(length) & (length > 1e-12)
-    unit = np.where(usable[:, None], given, 0.0) / np.where(usable, length, 1.0)[:, None]
+    unit = np.where(usable[:, None], input_normals, 0.0) / np.where(usable, length, 1.0)[:, None]
     index = np.where(mesh.normal_faces >= 0, mesh.normal_faces, 0)
     missing = (mesh.normal_faces < 0) | ~usable[index]
     if not missing.any():

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
 from pipeline.core.files import POINTER_ADVICE, is_lfs_pointer
-from pipeline.geometry.readers.gltf_file import MESHOPT, buffer_path, inline_data, is_fallback, is_inline
-from pipeline.geometry.readers.gltf_json import GltfJson, Object
+from pipeline.mesh.readers.gltf_file import MESHOPT, buffer_path, inline_data, is_fallback, is_inline
+from pipeline.mesh.readers.gltf_json import GltfJson, Object
 
 COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
@@ -32,7 +32,7 @@ class Buffers:
     def layout(self, index: Any) -> tuple[Object, int, np.dtype, int]:
         """(accessor, count, dtype, width) of accessor ``index``. Raises MeshError."""
         accessor = self.json.item("accessors", index, "accessor")
-        count = self.json.whole(accessor, "count")
+        count = self.json.integer(accessor, "count")
         kind, form = accessor.get("componentType"), accessor.get("type")
         if not isinstance(kind, int) or kind not in COMPONENTS or not isinstance(form, str) or form not in WIDTHS:
             raise self.json.error(f"accessor {index} has an unknown type")
@@ -48,7 +48,7 @@ class Buffers:
         """
         accessor, count, dtype, width = self.layout(index)
         if "bufferView" in accessor:
-            offset = self.json.whole(accessor, "byteOffset", 0)
+            offset = self.json.integer(accessor, "byteOffset", 0)
             values = self._strided(accessor["bufferView"], offset, count, dtype, width)
         else:
             # Zeros, which sparse values then replace: bounded by what one buffer may hold.
@@ -66,20 +66,20 @@ class Buffers:
     def _sparse(self, sparse: Object, values: NDArray, index: Any) -> NDArray:
         """The values with those of ``sparse`` in the place of some."""
         json, where = self.json, f"accessor {index}"
-        changed = json.whole(sparse, "count")
+        changed = json.integer(sparse, "count")
         at, new = json.object(sparse, "indices", where), json.object(sparse, "values", where)
         kind = at.get("componentType")
         if not isinstance(kind, int) or kind not in COMPONENTS or np.dtype(COMPONENTS[kind]).kind != "u":
             raise json.error(f"the sparse entries of accessor {index} have an unknown type")
-        places = self._strided(
-            at.get("bufferView"), json.whole(at, "byteOffset", 0), changed, np.dtype(COMPONENTS[kind]), 1
+        positions = self._strided(
+            at.get("bufferView"), json.integer(at, "byteOffset", 0), changed, np.dtype(COMPONENTS[kind]), 1
         )[:, 0]
-        if len(places) and int(places.max()) >= len(values):
+        if len(positions) and int(positions.max()) >= len(values):
             raise json.error("a sparse accessor names an entry out of range")
         self._copies(values.nbytes)
         values = values.copy()
-        values[places.astype(np.int64)] = self._strided(
-            new.get("bufferView"), json.whole(new, "byteOffset", 0), changed, values.dtype, values.shape[1]
+        values[positions.astype(np.int64)] = self._strided(
+            new.get("bufferView"), json.integer(new, "byteOffset", 0), changed, values.dtype, values.shape[1]
         )
         return values
 
@@ -87,7 +87,7 @@ class Buffers:
         view = self.json.item("bufferViews", view_index, "bufferView")
         data = self.view(view_index)
         size = dtype.itemsize * width
-        stride = self.json.whole(view, "byteStride", 0) or size
+        stride = self.json.integer(view, "byteStride", 0) or size
         if count == 0:
             return np.empty((0, width), dtype)
         if stride < size or offset + (count - 1) * stride + size > len(data):
@@ -118,7 +118,7 @@ class Buffers:
 
     def _part(self, view: Object, what: str) -> memoryview:
         data = self._buffer(view.get("buffer"))
-        offset, length = self.json.whole(view, "byteOffset", 0), self.json.whole(view, "byteLength")
+        offset, length = self.json.integer(view, "byteOffset", 0), self.json.integer(view, "byteLength")
         if offset + length > len(data):
             raise self.json.error(
                 f"{what} ends at byte {offset + length}, but its buffer has only {len(data)}: truncated or damaged"
@@ -130,7 +130,7 @@ class Buffers:
         here."""
         import meshopt
 
-        count, stride = self.json.whole(packed, "count"), self.json.whole(packed, "byteStride")
+        count, stride = self.json.integer(packed, "count"), self.json.integer(packed, "byteStride")
         mode, kind = packed.get("mode"), packed.get("filter", "NONE")
         if count * stride > self.left_bytes or count > self.max_entries:
             raise self.json.error(f"its meshopt data claim {count} entries of {stride} bytes, which is too many")
@@ -144,11 +144,11 @@ class Buffers:
                 raise ValueError("their mode or filter is no word")
             if stride > 256 or (mode != "ATTRIBUTES" and stride not in (2, 4)):
                 raise ValueError(f"rows of {stride} bytes are not allowed")
-            found = meshopt.decode_gltf_buffer(data, count, stride, mode, kind)  # type: ignore[arg-type]
+            decoded = meshopt.decode_gltf_buffer(data, count, stride, mode, kind)  # type: ignore[arg-type]
         except Exception as error:
             reason = " ".join(str(error).split())[:80]
             raise self.json.error(f"its meshopt data cannot be decoded ({reason})") from None
-        return memoryview(np.ascontiguousarray(found).view(np.uint8).reshape(-1).tobytes())
+        return memoryview(np.ascontiguousarray(decoded).view(np.uint8).reshape(-1).tobytes())
 
     def _buffer(self, index: Any) -> bytes:
         if _known(index, self.buffers):
@@ -169,7 +169,7 @@ class Buffers:
         else:
             data = self._file(uri)
         self.left_bytes -= len(data)
-        length = self.json.whole(buffer, "byteLength", 0)
+        length = self.json.integer(buffer, "byteLength", 0)
         if len(data) < length:
             raise self.json.error(
                 f"buffer {index} should have {length} bytes, but has {len(data)}: truncated; copy the file again"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.geometry.readers.gltf_json import GltfJson, Object
+from pipeline.mesh.readers.gltf_json import GltfJson, Object
 
 # What large assemblies have is a tenth of these; a stranger's file must not take minutes or gigabytes.
 MAX_NODES = 200_000

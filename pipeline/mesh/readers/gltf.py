@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
 from pipeline.core.files import plain
-from pipeline.geometry.readers.draco import draco_claims
-from pipeline.geometry.readers.gltf_buffers import Buffers, as_component, normalised
-from pipeline.geometry.readers.gltf_file import parse_document
-from pipeline.geometry.readers.gltf_json import GltfJson, Object
-from pipeline.geometry.readers.gltf_nodes import Nodes
-from pipeline.geometry.readers.gltf_skin import skin
-from pipeline.geometry.readers.raw import RawMesh, strip_faces
+from pipeline.mesh.readers.draco import draco_claims
+from pipeline.mesh.readers.gltf_buffers import Buffers, as_component, normalised
+from pipeline.mesh.readers.gltf_file import parse_document
+from pipeline.mesh.readers.gltf_json import GltfJson, Object
+from pipeline.mesh.readers.gltf_nodes import Nodes
+from pipeline.mesh.readers.gltf_skin import skin
+from pipeline.mesh.readers.raw import RawMesh, strip_faces
 
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
 _DRACO = "KHR_draco_mesh_compression"
 _TRANSFORM = "KHR_texture_transform"
 # Extensions that a file may require without its shape being another one: by how their names begin.
-_KNOWN = (
+_KNOWN_EXTENSIONS = (
     _DRACO,
     "EXT_meshopt_compression",
     "KHR_meshopt_compression",
@@ -65,7 +65,7 @@ class _Attributes:
 
 
 @dataclass
-class _Part:
+class _Primitive:
     """One primitive: of its mesh, or (placed) of one node in world coordinates."""
 
     positions: NDArray[np.float64]
@@ -81,7 +81,7 @@ class _Part:
 class _Reader:
     def __init__(self, json: GltfJson, buffers: Buffers, max_faces: int):
         self.json, self.buffers, self.max_faces = json, buffers, max_faces
-        self.primitives: dict[tuple[int, int], _Part | None] = {}
+        self.primitives: dict[tuple[int, int], _Primitive | None] = {}
         self.skins: dict[int, NDArray[np.float64]] = {}
         self.warnings: list[str] = []
         self.transparent: dict[int, str] = {}
@@ -90,29 +90,29 @@ class _Reader:
 
     def read(self) -> RawMesh:
         for extension in self.json.array(self.json.document, "extensionsRequired", "its JSON"):
-            if not str(extension).startswith((*_KNOWN, "EXT_mesh_gpu_instancing")):
+            if not str(extension).startswith((*_KNOWN_EXTENSIONS, "EXT_mesh_gpu_instancing")):
                 self._warn(f"the extension {plain(extension)}, which it requires, was ignored")
         if "EXT_mesh_gpu_instancing" in self.json.array(self.json.document, "extensionsUsed", "its JSON"):
             self._warn("instances of EXT_mesh_gpu_instancing were ignored")
         self.nodes = Nodes(self.json)
-        parts = []
+        primitives = []
         for index, node, world in self.nodes.shown:
             if node.get("mesh") is not None:
-                parts += self._mesh(index, node, world)
-        if not parts:
+                primitives += self._mesh(index, node, world)
+        if not primitives:
             why = f" ({'; '.join(self.warnings)})" if self.warnings else ", or its scene does not show them"
             raise self.json.error(f"there are no faces in it{why}")
         self._tell_transparency()
-        return _join(parts, self.warnings)
+        return _join(primitives, self.warnings)
 
-    def _mesh(self, index: int, node: Object, world: NDArray[np.float64]) -> list[_Part]:
+    def _mesh(self, index: int, node: Object, world: NDArray[np.float64]) -> list[_Primitive]:
         mesh = self.json.item("meshes", node["mesh"], "mesh")
         weights = self._weights(node, f"node {index}") or self._weights(mesh, f"mesh {node['mesh']}")
         primitives = self.json.array(mesh, "primitives", f"mesh {node['mesh']}")
         self.parts += len(primitives)
         if self.parts > _MAX_PARTS:
             raise self.json.error(f"its nodes show more than {_MAX_PARTS} parts; join them before exporting it")
-        parts = []
+        mesh_primitives = []
         for number, primitive in enumerate(primitives):
             if not isinstance(primitive, dict):
                 raise self.json.error(
@@ -124,17 +124,17 @@ class _Reader:
                 raise self.json.error(f"its faces are more than max_faces = {self.max_faces}")
             if key not in self.primitives:
                 self.primitives[key] = self._primitive(primitive)
-            part = self.primitives[key]
-            if part is not None:
-                parts.append(self._posed(part, node, world, weights))
-        return parts
+            primitive_mesh = self.primitives[key]
+            if primitive_mesh is not None:
+                mesh_primitives.append(self._posed(primitive_mesh, node, world, weights))
+        return mesh_primitives
 
     def _weights(self, parent: Object, where: str) -> list[float]:
         return [self.json.number(w, "weights", where) for w in self.json.array(parent, "weights", where)]
 
     # -- poses ------------------------------------------------------------------------------------------------
 
-    def _posed(self, part: _Part, node: Object, world: NDArray[np.float64], weights: list[float]) -> _Part:
+    def _posed(self, part: _Primitive, node: Object, world: NDArray[np.float64], weights: list[float]) -> _Primitive:
         """The part in world coordinates: its morph targets applied, then its skin or its node's transform."""
         if any(weights):
             part = self._morphed(part, weights)
@@ -153,7 +153,7 @@ class _Reader:
         faces = np.where(inside_out[:, None], part.faces[:, ::-1], part.faces)
         return replace(part, positions=moved.positions, normals=moved.normals, faces=faces)
 
-    def _morphed(self, part: _Part, weights: list[float]) -> _Part:
+    def _morphed(self, part: _Primitive, weights: list[float]) -> _Primitive:
         """The part with its targets added. One that cannot be used is left out, and told."""
         arrays = {"POSITION": part.positions, "NORMAL": part.normals}
         for weight, target in zip(weights, part.targets, strict=False):
@@ -176,7 +176,7 @@ class _Reader:
         assert positions is not None
         return replace(part, positions=positions, normals=arrays["NORMAL"])
 
-    def _rows_within(self, part: _Part, accessor: Any) -> NDArray[np.int64] | None:
+    def _rows_within(self, part: _Primitive, accessor: Any) -> NDArray[np.int64] | None:
         """The vertices of the part that its faces use. Raises MeshError where ``accessor`` does not have them."""
         rows = part.attributes.rows
         if rows is not None and len(rows) and rows[-1] >= self.buffers.layout(accessor)[1]:
@@ -210,7 +210,7 @@ class _Reader:
         self.skins[index] = placed
         return placed
 
-    def _joints(self, part: _Part, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+    def _joints(self, part: _Primitive, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """((V, K) joints, (V, K) weights) of a part, all sets side by side; None where it has none."""
         names = part.attributes.accessors
         joints, weights = [], []
@@ -239,10 +239,10 @@ class _Reader:
             index = self.json.object(primitive, "attributes", "a primitive").get("POSITION")
         if mode not in (_TRIANGLES, _STRIP, _FAN) or index is None:
             return 0
-        count = self.json.whole(self.json.item("accessors", index, "accessor"), "count", 0)
+        count = self.json.integer(self.json.item("accessors", index, "accessor"), "count", 0)
         return count // 3 if mode == _TRIANGLES else max(0, count - 2)
 
-    def _primitive(self, primitive: Object) -> _Part | None:
+    def _primitive(self, primitive: Object) -> _Primitive | None:
         mode = primitive.get("mode", _TRIANGLES)
         if mode not in (_TRIANGLES, _STRIP, _FAN):
             self._warn("points and lines were left out")
@@ -256,12 +256,12 @@ class _Reader:
         texture = self.json.object(factors, "baseColorTexture", "a material")
         extensions = self.json.object(texture, "extensions", "a texture")
         transform = self.json.object(extensions, _TRANSFORM, "a texture")
-        uv_set = f"TEXCOORD_{self.json.whole(transform if 'texCoord' in transform else texture, 'texCoord', 0)}"
+        uv_set = f"TEXCOORD_{self.json.integer(transform if 'texCoord' in transform else texture, 'texCoord', 0)}"
         if uv_set not in attributes.accessors:
             uv_set = "TEXCOORD_0"
         faces = self._faces(primitive, attributes, mode)
         positions = self._attribute(attributes, "POSITION", 3, None).astype(np.float64)
-        part = _Part(
+        part = _Primitive(
             positions, faces, None, None, material.get("doubleSided") is True, attributes,
             self.json.array(primitive, "targets", "a primitive"), uv_set,
         )  # fmt: skip
@@ -321,7 +321,7 @@ class _Reader:
             raise self.json.error(f"{name} has {len(values)} entries for {count} positions")
         return values
 
-    def _optional(self, part: _Part, name: str, width: int) -> NDArray | None:
+    def _optional(self, part: _Primitive, name: str, width: int) -> NDArray | None:
         """The values of an attribute that the shape does not need; None, and a warning, where they cannot be used."""
         if part.attributes.accessors.get(name) is None:
             return None
@@ -443,37 +443,39 @@ def _agree(matrices: NDArray[np.float64]) -> bool:
     return bool(spread < 1e-3 * max(1.0, float(np.abs(matrices[0]).max())))
 
 
-def _join(parts: list[_Part], warnings: list[str]) -> RawMesh:
-    starts = np.cumsum([0] + [len(part.positions) for part in parts])
-    shifted = [part.faces + start for part, start in zip(parts, starts[:-1], strict=True)]
+def _join(primitives: list[_Primitive], warnings: list[str]) -> RawMesh:
+    starts = np.cumsum([0] + [len(primitive.positions) for primitive in primitives])
+    shifted = [primitive.faces + start for primitive, start in zip(primitives, starts[:-1], strict=True)]
     faces = np.concatenate(shifted)
-    mesh = RawMesh(np.concatenate([part.positions for part in parts]), faces, warnings=warnings)
+    mesh = RawMesh(np.concatenate([primitive.positions for primitive in primitives]), faces, warnings=warnings)
 
     def table(width: int, arrays: list[NDArray | None]) -> tuple[NDArray | None, NDArray | None]:
         if all(array is None for array in arrays):
             return None, None
         rows = [
-            np.zeros((len(part.positions), width), np.float32) if array is None else array.astype(np.float32)
-            for part, array in zip(parts, arrays, strict=True)
+            np.zeros((len(primitive.positions), width), np.float32) if array is None else array.astype(np.float32)
+            for primitive, array in zip(primitives, arrays, strict=True)
         ]
         index = [np.full_like(face, -1) if array is None else face for face, array in zip(shifted, arrays, strict=True)]
         return np.concatenate(rows), np.concatenate(index)
 
-    mesh.double_sided = np.concatenate([np.full(len(part.faces), part.double_sided) for part in parts])
-    mesh.uv, mesh.uv_faces = table(2, [part.uv for part in parts])
-    mesh.normals, mesh.normal_faces = table(3, [part.normals for part in parts])
+    mesh.double_sided = np.concatenate(
+        [np.full(len(primitive.faces), primitive.double_sided) for primitive in primitives]
+    )
+    mesh.uv, mesh.uv_faces = table(2, [primitive.uv for primitive in primitives])
+    mesh.normals, mesh.normal_faces = table(3, [primitive.normals for primitive in primitives])
     return mesh
 
 
-def _placed(part: _Part, world: NDArray[np.float64]) -> _Part:
+def _placed(primitive: _Primitive, world: NDArray[np.float64]) -> _Primitive:
     """The part moved by a world matrix; a mirroring one turns the winding round, as the format says."""
     linear = world[:3, :3]
     if np.array_equal(world, np.eye(4)):
-        return part
+        return primitive
     with np.errstate(all="ignore"):
-        positions = part.positions @ linear.T + world[:3, 3]
+        positions = primitive.positions @ linear.T + world[:3, 3]
         determinant = np.linalg.det(linear)
-        normals = part.normals
+        normals = primitive.normals
         if normals is not None:
             # Cofactors: the inverse transpose times the determinant, also where there is no inverse.
             cofactor = np.stack(
@@ -486,5 +488,5 @@ def _placed(part: _Part, world: NDArray[np.float64]) -> _Part:
             normals = (normals.astype(np.float64) @ cofactor.T) * (-1.0 if determinant < 0 else 1.0)
             length = np.linalg.norm(normals, axis=1, keepdims=True)
             normals = np.where(length > 0, normals / length, 0.0)
-    faces = part.faces[:, ::-1] if determinant < 0 else part.faces
-    return replace(part, positions=positions, faces=faces, normals=normals)
+    faces = primitive.faces[:, ::-1] if determinant < 0 else primitive.faces
+    return replace(primitive, positions=positions, faces=faces, normals=normals)

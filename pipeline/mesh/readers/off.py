@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
-from pipeline.geometry.readers.polygons import triangulate
-from pipeline.geometry.readers.raw import RawMesh, first_columns, number_lines, parse_numbers, plain_text
+from pipeline.mesh.readers.polygons import triangulate
+from pipeline.mesh.readers.raw import RawMesh, first_columns, number_lines, parse_numbers, plain_text
 
 # The counts may follow without a blank, as in thousands of files of ModelNet.
 _KEYWORD = re.compile(rb"^(ST)?(C)?(N)?(4)?(n)?OFF(?=\s|\d|$)")
@@ -36,18 +36,18 @@ def read_off(data: bytes, name: str, max_faces: int) -> RawMesh:
     textured, coloured, with_normals, four, many = keyword.groups()
     if four or many:
         raise MeshError(f"{name}: OFF files of other than three dimensions are not supported")
-    rest = lines[0][keyword.end() :].strip()
-    lines = ([rest] if rest else []) + lines[1:]
+    trailing = lines[0][keyword.end() :].strip()
+    lines = ([trailing] if trailing else []) + lines[1:]
     extra = (3 if with_normals else 0) + (2 if textured else 0)
     # Of a colour, three or four numbers.
     widths = [3 + extra + colour for colour in ((4, 3) if coloured else (0,))]
     try:
         table, picked, sizes = _by_lines(lines, name, max_faces)
     except MeshError:
-        found = _as_stream(b" ".join(lines), widths, max_faces)
-        if found is None:
+        streamed = _as_stream(b" ".join(lines), widths, max_faces)
+        if streamed is None:
             raise
-        table, picked, sizes = found
+        table, picked, sizes = streamed
     if len(sizes) == 0:
         return RawMesh(table[:, :3], np.empty((0, 3), np.int64))
     if not (np.isfinite(picked).all() and (picked == np.floor(picked)).all()):
@@ -55,11 +55,11 @@ def read_off(data: bytes, name: str, max_faces: int) -> RawMesh:
     corners = np.clip(picked, -1, 2**53).astype(np.int64)
     triangles, notes = triangulate(table[:, :3], corners, sizes, name=name, max_faces=max_faces)
     mesh = RawMesh(table[:, :3], corners[triangles], warnings=notes)
-    width = table.shape[1]
-    if with_normals and width >= 6:
+    columns = table.shape[1]
+    if with_normals and columns >= 6:
         mesh.normals, mesh.normal_faces = table[:, 3:6], mesh.faces
-    if textured and width >= 3 + extra:
-        mesh.uv = np.stack([table[:, width - 2], 1.0 - table[:, width - 1]], axis=1)
+    if textured and columns >= 3 + extra:
+        mesh.uv = np.stack([table[:, columns - 2], 1.0 - table[:, columns - 1]], axis=1)
         mesh.uv_faces = mesh.faces
     return mesh
 
@@ -79,12 +79,12 @@ def _by_lines(lines: list[bytes], name: str, max_faces: int) -> _Numbers:
         raise MeshError(f"{name}: there are no vertices in it")
     if polygons > max_faces:
         raise MeshError(f"{name}: {polygons} faces are more than max_faces = {max_faces}")
-    values, counts = number_lines(lines[1 : 1 + vertices], columns=3, what="vertex", name=name)
+    values, counts = number_lines(lines[1 : 1 + vertices], columns=3, label="vertex", name=name)
     table = first_columns(values, counts, int(counts.min()))
     if polygons == 0:
         return table, np.empty(0), np.empty(0, np.int64)
     # Colours may follow the indices, as integers or not.
-    values, counts = number_lines(lines[1 + vertices : 1 + vertices + polygons], columns=1, what="face", name=name)
+    values, counts = number_lines(lines[1 + vertices : 1 + vertices + polygons], columns=1, label="face", name=name)
     starts = np.cumsum(counts) - counts
     corners_of = values[starts]
     fits = (corners_of >= 0) & (corners_of < counts)

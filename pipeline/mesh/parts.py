@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.geometry.mesh import face_normals
+from pipeline.mesh.mesh import face_normals
 
 Floats = NDArray[np.float64]
 

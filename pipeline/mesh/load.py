@@ -9,10 +9,10 @@ import numpy as np
 
 from pipeline.core.errors import MeshError
 from pipeline.core.files import POINTER_ADVICE, is_lfs_pointer, path_on_disk
-from pipeline.geometry.mesh import Mesh, assemble
-from pipeline.geometry.outliers import far_parts
-from pipeline.geometry.readers.raw import RawMesh
-from pipeline.geometry.source import FORMATS, mesh_sha256
+from pipeline.mesh.mesh import Mesh, assemble
+from pipeline.mesh.mesh_hash import FORMATS, mesh_sha256
+from pipeline.mesh.outliers import outlier_warning
+from pipeline.mesh.readers.raw import RawMesh
 
 __all__ = ["READER_VERSION", "load_mesh"]
 
@@ -40,8 +40,8 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
         raise MeshError(f"{name}: the ending {suffix or '(none)'} is unknown; there are: {' '.join(FORMATS)}")
     try:
         if not path.is_file():
-            what = "is a folder, not a file" if path.is_dir() else "does not exist"
-            raise MeshError(f"{name}: it {what}")
+            reason = "is a folder, not a file" if path.is_dir() else "does not exist"
+            raise MeshError(f"{name}: it {reason}")
         size = path.stat().st_size
         if size == 0:
             raise MeshError(f"{name}: it is empty")
@@ -71,8 +71,8 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
                 warnings=raw.warnings,
                 max_faces=max_faces,
             )
-            if told := far_parts(mesh.vertices, mesh.faces):
-                mesh.warnings.append(told)
+            if warning := outlier_warning(mesh.vertices, mesh.faces):
+                mesh.warnings.append(warning)
             return mesh
     except MeshError as error:
         raise MeshError(_with_advice(error.message, name), stage=error.stage) from None
@@ -96,23 +96,23 @@ def _with_advice(message: str, name: str) -> str:
 def _read(data: bytes, path: Path, suffix: str, max_faces: int, max_bytes: int) -> RawMesh:
     name = path.name
     if suffix == ".obj":
-        from pipeline.geometry.readers.obj import read_obj
+        from pipeline.mesh.readers.obj import read_obj
 
         return read_obj(data, name, max_faces)
     if suffix == ".ply":
-        from pipeline.geometry.readers.ply import read_ply
+        from pipeline.mesh.readers.ply import read_ply
 
         return read_ply(data, name, max_faces)
     if suffix == ".stl":
-        from pipeline.geometry.readers.stl import read_stl
+        from pipeline.mesh.readers.stl import read_stl
 
         return read_stl(data, name, max_faces)
     if suffix == ".off":
-        from pipeline.geometry.readers.off import read_off
+        from pipeline.mesh.readers.off import read_off
 
         return read_off(data, name, max_faces)
-    from pipeline.geometry.readers.gltf import read_gltf
-    from pipeline.geometry.readers.gltf_file import split_file
+    from pipeline.mesh.readers.gltf import read_gltf
+    from pipeline.mesh.readers.gltf_file import split_file
 
     text, binary = split_file(data, name)
     with contextlib.suppress(RecursionError):

@@ -27,12 +27,12 @@ class GltfJson:
     def item(self, key: str, index: Any, what: str) -> Object:
         """Entry ``index`` of the document's list ``key``. Raises MeshError where there is none."""
         items = self.array(self.document, key, "its JSON")
-        if not _is_whole(index) or not 0 <= index < len(items):
-            raise self.error(f"its JSON names {what} {_shown(index)}, but there are {len(items)}")
+        if not _is_integer(index) or not 0 <= index < len(items):
+            raise self.error(f"its JSON names {what} {_quoted(index)}, but there are {len(items)}")
         if not isinstance(items[index], dict):
             raise self.error(f"{what} {index} of its JSON is not an object")
-        found: Object = items[index]
-        return found
+        entry: Object = items[index]
+        return entry
 
     def array(self, parent: Object, key: str, where: str) -> list[Any]:
         """The list ``key`` of an object; empty where it is missing. Raises MeshError for anything else."""
@@ -52,11 +52,11 @@ class GltfJson:
             raise self.error(f"its JSON is not valid glTF: {key} of {where} is not an object")
         return value
 
-    def whole(self, parent: Object, key: str, default: int | None = None) -> int:
+    def integer(self, parent: Object, key: str, default: int | None = None) -> int:
         """The count ``key`` of an object. Raises MeshError where it is none, or missing without a ``default``."""
         value: Any = parent.get(key, default)
-        if not _is_whole(value) or value < 0:
-            raise self.error(f"its JSON has {key} {_shown(value)}, which is no count")
+        if not _is_integer(value) or value < 0:
+            raise self.error(f"its JSON has {key} {_quoted(value)}, which is no count")
         return int(value)
 
     def numbers(self, parent: Object, key: str, default: Sequence[float], where: str) -> NDArray[np.float64]:
@@ -71,23 +71,23 @@ class GltfJson:
     def number(self, value: Any, key: str, where: str) -> float:
         """``value`` as a finite float. Raises MeshError where it is none."""
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise self.error(f"its JSON is not valid glTF: {key} of {where} holds {_shown(value)}, which is no number")
+            raise self.error(f"its JSON is not valid glTF: {key} of {where} holds {_quoted(value)}, which is no number")
         try:
-            found = float(value)
+            number = float(value)
         except OverflowError:
-            found = np.inf
-        if not np.isfinite(found):
+            number = np.inf
+        if not np.isfinite(number):
             raise self.error(f"{key} of {where} is not finite")
-        return found
+        return number
 
 
-def _is_whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
-    if _is_whole(value) and abs(value) > 10**20:
+    if _is_integer(value) and abs(value) > 10**20:
         return "a number of more than 20 digits"
     return f"'{plain(value)}'" if isinstance(value, str) else plain(value)

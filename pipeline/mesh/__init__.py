@@ -1,0 +1,1 @@
+"""Triangle meshes without learning: reading, normals, solids, winding numbers, iso-surfaces."""
