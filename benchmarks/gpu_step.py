@@ -23,11 +23,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.cost import GPUS
 from pipeline.core import backends
 from pipeline.core.rng import numpy_generator, torch_generator
-from pipeline.geometry import camera, rasterise
-from pipeline.geometry.texture import sample_texture
 from pipeline.mesh.load import load_mesh
 from pipeline.mesh.normalise import normalise
 from pipeline.prior.load import Prior, load_prior
+from pipeline.raster import camera, rasterise
+from pipeline.raster.texture import sample_texture
 from pipeline.scene import grid, volume
 from pipeline.scene.background import ray_directions
 from pipeline.scene.field import FieldSettings, RadianceField

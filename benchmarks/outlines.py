@@ -19,11 +19,11 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from pipeline.core.rng import numpy_generator
-from pipeline.geometry import antialias, camera
-from pipeline.geometry.rasterise import rasterise
 from pipeline.mesh.load import load_mesh
 from pipeline.mesh.normalise import normalise
 from pipeline.mesh.primitives import combine
+from pipeline.raster import antialias, camera
+from pipeline.raster.rasterise import rasterise
 
 MESHES = Path(__file__).parent.parent / "manifests" / "meshes"
 FINE = 16
@@ -35,15 +35,15 @@ KINDS = ((16, 4), (64, 4), (256, 2))
 def measure(vertices: np.ndarray, faces: np.ndarray, side: int, samples: int) -> tuple[float, float, float, float]:
     """Errors as drawn and smoothed, and CPU milliseconds a view for drawing and for the outlines."""
     cameras = camera.sample_paint_cameras(numpy_generator(0, "bench"), VIEWS, camera.CameraSettings(close_up=0.0))
-    across = antialias.faces_across(faces)
+    across = antialias.adjacent_vertices(faces)
     truth = _pooled(rasterise(vertices, faces, cameras, side * FINE, side * FINE).mask, FINE)
     border = (truth > 0) & (truth < 1)
     begun = time.process_time()
     seen = rasterise(vertices, faces, cameras, side * samples, side * samples)
     drawn = time.process_time()
-    found = antialias.outlines(seen, vertices, faces, cameras, across, backend="numpy")
+    found = antialias.find_outlines(seen, vertices, faces, cameras, across, backend="numpy")
     done = time.process_time()
-    smooth = avg_pool2d(antialias.mix(_image(seen.mask), found), samples)
+    smooth = avg_pool2d(antialias.blend_outlines(_image(seen.mask), found), samples)
     errors = [float((made - truth)[border].square().mean().sqrt()) for made in (_pooled(seen.mask, samples), smooth)]
     return errors[0], errors[1], (drawn - begun) * 1e3 / VIEWS, (done - drawn) * 1e3 / VIEWS
 

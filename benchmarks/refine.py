@@ -30,9 +30,9 @@ from benchmarks.sketch import MUSHROOM
 from pipeline.bake.decode import decode_texture
 from pipeline.core.job import Job, RowLocation, no_report
 from pipeline.distill.loop import distill
-from pipeline.geometry.camera import Cameras, orbit
 from pipeline.prior.fit_rgb import picture as made_picture
 from pipeline.prior.load import Prior, load_prior
+from pipeline.raster.camera import Cameras, orbit
 from pipeline.recipes.build import begin_refinement, prepare, variants
 from pipeline.recipes.generate import Generate, picture
 from pipeline.recipes.generate_settings import GenerateSettings

@@ -16,7 +16,7 @@ import torch
 from fake_cuda import CudaTensor, marked, plain
 from torch import Tensor
 
-from pipeline.geometry import rasterise_torch
+from pipeline.raster.rasterise import torch_backend
 
 calls: list[tuple[str, dict[str, Any]]] = []
 
@@ -103,7 +103,7 @@ def _draw(clip: Tensor, triangles: Tensor, height: int, width: int, first: int) 
     ahead = corners[:, 2] > -corners[:, 3]
     w, steps = snapped[ahead, 2:], np.array([width, height]) * 8.0
     snapped[ahead, :2] = np.rint(snapped[ahead, :2] / w * steps) / steps * w
-    face = rasterise_torch.rasterise(snapped, triangles.numpy(), matrix[None], height, width, False)[0][0]
+    face = torch_backend.rasterise(snapped, triangles.numpy(), matrix[None], height, width, False)[0][0]
     row, column = np.nonzero(face >= 0)
     place = np.stack([(column + 0.5) / width * 2 - 1, 1 - (row + 0.5) / height * 2], axis=1)
     p = corners[triangles.numpy()[face[row, column]]]  # (M, 3, 4)
@@ -140,7 +140,7 @@ def interpolate(attr: Tensor, rast: Tensor, tri: Tensor, rast_db: Any = None, di
 
 def texture(tex: Tensor, uv: Tensor, *, filter_mode: str = "auto", boundary_mode: str = "wrap") -> Tensor:
     """Texels (N or 1, H, W, C) at ``uv`` (N, h, w, 2): (N, h, w, C). Row 0 of ``tex`` is at v = 0."""
-    from pipeline.geometry.texture import gather_texture
+    from pipeline.raster.texture import gather_texture
 
     check_tensor("tex", tex, torch.float32, None, None, None, None)
     check_tensor("uv", uv, torch.float32, None, None, None, 2)

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from pipeline.core.rng import numpy_generator, torch_generator
-from pipeline.geometry import antialias, camera
-from pipeline.geometry.antialias import Outlines, faces_across, mix, outlines
-from pipeline.geometry.rasterise import rasterise
+from pipeline.raster import antialias, camera
+from pipeline.raster.antialias import adjacent_vertices, blend_outlines, find_outlines
+from pipeline.raster.antialias.layout import Outlines
+from pipeline.raster.rasterise import rasterise
 
 # Seen from (0, 0, 1) at 90 degrees, the plane z = 0 between -1 and 1 fills the picture.
 FRONT = camera.orbit(math.pi / 2, 0.0, 1.0, math.pi / 2)
@@ -31,8 +32,8 @@ def coverage(vertices, faces, cameras=FRONT, side=SIDE, smooth=True):
     seen = rasterise(vertices, faces, cameras, side, side)
     image = torch.from_numpy(seen.mask[:, None].astype(np.float32))
     if smooth:
-        found = outlines(seen, vertices, faces, cameras, faces_across(faces), backend="numpy")
-        image = mix(image, found)
+        found = find_outlines(seen, vertices, faces, cameras, adjacent_vertices(faces), backend="numpy")
+        image = blend_outlines(image, found)
     return image[:, 0].numpy()
 
 
@@ -56,9 +57,9 @@ def test_the_nearer_face_decides_between_two():
     vertices = np.concatenate([wall * [1, 1, 0] - [0, 0, 0.5], strip])
     both = np.concatenate([faces, faces + 4])
     seen = rasterise(vertices, both, FRONT, SIDE, SIDE)
-    found = outlines(seen, vertices, both, FRONT, faces_across(both), backend="numpy")
+    found = find_outlines(seen, vertices, both, FRONT, adjacent_vertices(both), backend="numpy")
     red = torch.from_numpy((seen.face >= 2)[:, None].astype(np.float32))
-    line = mix(red, found)[0, 0, 8]
+    line = blend_outlines(red, found)[0, 0, 8]
     assert line[4:12].tolist() == pytest.approx([0, 0.75, 1, 1, 1, 1, 0.5, 0], abs=1e-3)
 
 
@@ -78,7 +79,7 @@ def test_within_a_smooth_surface_nothing_mixes():
     """Faces of a ball meet at every pixel; only those at its rim fold away."""
     ball = meshes.uv_sphere(12, 24, radius=0.5)
     seen = rasterise(ball.vertices, ball.faces, FRONT, 64, 64)
-    found = outlines(seen, ball.vertices, ball.faces, FRONT, faces_across(ball.faces), backend="numpy")
+    found = find_outlines(seen, ball.vertices, ball.faces, FRONT, adjacent_vertices(ball.faces), backend="numpy")
     rim = np.hypot(*(np.indices((64, 64)) - 31.5))
     touched = np.zeros((64, 64), bool)
     touched[:, :-1] |= found.right[0].numpy() != 0
@@ -90,10 +91,10 @@ def test_a_seam_in_the_indices_counts_as_an_outline():
     """What the loader welds for good reason: a surface whose faces share no vertex mixes along every edge."""
     vertices, faces = rectangle(2, 14, 2, 14)
     apart, own = vertices[faces].reshape(-1, 3), np.arange(6).reshape(2, 3)
-    assert (faces_across(own) == -1).all()
+    assert (adjacent_vertices(own) == -1).all()
     mixed = [
-        outlines(
-            rasterise(v, f, FRONT, SIDE, SIDE), v, f, FRONT, faces_across(f), backend="numpy"
+        find_outlines(
+            rasterise(v, f, FRONT, SIDE, SIDE), v, f, FRONT, adjacent_vertices(f), backend="numpy"
         ).right.count_nonzero()
         for v, f in ((vertices, faces), (apart, own))
     ]
@@ -102,11 +103,11 @@ def test_a_seam_in_the_indices_counts_as_an_outline():
 
 def test_faces_across():
     tetrahedron = np.array([[0, 1, 2], [0, 3, 1], [1, 3, 2], [0, 2, 3]])
-    assert faces_across(tetrahedron).tolist() == [[3, 3, 3], [2, 2, 2], [0, 0, 0], [1, 1, 1]]
+    assert adjacent_vertices(tetrahedron).tolist() == [[3, 3, 3], [2, 2, 2], [0, 0, 0], [1, 1, 1]]
     # Open at two edges; then three faces on one edge, which has no single other side.
-    assert faces_across([[0, 1, 2], [2, 1, 3]]).tolist() == [[3, -1, -1], [-1, -1, 0]]
-    assert faces_across([[0, 1, 2], [1, 0, 3], [0, 1, 4]]).tolist() == [[-1] * 3] * 3
-    assert faces_across(np.zeros((0, 3), int)).shape == (0, 3)
+    assert adjacent_vertices([[0, 1, 2], [2, 1, 3]]).tolist() == [[3, -1, -1], [-1, -1, 0]]
+    assert adjacent_vertices([[0, 1, 2], [1, 0, 3], [0, 1, 4]]).tolist() == [[-1] * 3] * 3
+    assert adjacent_vertices(np.zeros((0, 3), int)).shape == (0, 3)
 
 
 def shares(n=2, height=5, width=6):
@@ -120,9 +121,9 @@ def test_mixing_is_linear_and_its_gradient_is_right():
     image = torch.randn(2, 3, 5, 6, dtype=torch.float64, generator=torch_generator(9, "image"))
     found = shares()
     flat = torch.full_like(image, 0.7)
-    torch.testing.assert_close(mix(flat, found), flat)
-    torch.testing.assert_close(mix(3 * image + flat, found), 3 * mix(image, found) + flat)
-    assert torch.autograd.gradcheck(lambda x: mix(x, found), image.requires_grad_(True))
+    torch.testing.assert_close(blend_outlines(flat, found), flat)
+    torch.testing.assert_close(blend_outlines(3 * image + flat, found), 3 * blend_outlines(image, found) + flat)
+    assert torch.autograd.gradcheck(lambda x: blend_outlines(x, found), image.requires_grad_(True))
 
 
 def test_a_share_is_taken_by_one_side_of_a_pair():
@@ -131,12 +132,12 @@ def test_a_share_is_taken_by_one_side_of_a_pair():
     for share, expected in ((0.25, [1.25, 2, 4]), (-0.25, [1, 1.75, 4])):
         right = none.right.clone()
         right[0, 0, 0] = share
-        assert mix(line, Outlines(right, none.below)).flatten().tolist() == expected
+        assert blend_outlines(line, Outlines(right, none.below)).flatten().tolist() == expected
 
 
 def test_views_without_a_mesh_are_left_alone():
     empty = rasterise(np.zeros((0, 3)), np.zeros((0, 3), int), FRONT, 4, 5)
-    found = antialias.outlines(
+    found = antialias.find_outlines(
         empty, np.zeros((0, 3)), np.zeros((0, 3), int), FRONT, np.zeros((0, 3), np.int64), backend="numpy"
     )
     assert found.right.shape == (1, 4, 4) and found.below.shape == (1, 3, 5)

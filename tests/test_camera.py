@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.core.errors import SettingError
 from pipeline.core.rng import numpy_generator
-from pipeline.geometry import camera
+from pipeline.raster import camera
 
 
 def project(cameras, points):

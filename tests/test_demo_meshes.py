@@ -104,7 +104,7 @@ def test_own_texture_coordinates_are_good_ones(meshes, name):
 
 
 def test_texture_coordinates_do_not_overlap(meshes):
-    from pipeline.geometry.rasterise import rasterise_uv
+    from pipeline.raster.rasterise import rasterise_uv
 
     for name in ("teapot.obj", "vase.obj"):
         mesh = meshes[name]

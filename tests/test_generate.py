@@ -16,10 +16,10 @@ from pipeline.bake.atlas import texel_map
 from pipeline.core.job import Job, RowLocation
 from pipeline.export.inspect import inspect_glb
 from pipeline.export.record import read_record
-from pipeline.geometry.camera import OrbitSettings, sample_orbit_cameras
 from pipeline.geometry.unwrap import unwrap
 from pipeline.mesh.load import load_mesh
 from pipeline.prior.load import Prior
+from pipeline.raster.camera import OrbitSettings, sample_orbit_cameras
 from pipeline.recipes.field_surface import density_grid, latents_on, surface
 from pipeline.recipes.generate import Generate, generate, picture, scene_settings
 from pipeline.recipes.generate_settings import GenerateSettings

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipeline.core.rng import torch_generator
-from pipeline.geometry.camera import CameraSettings, orbit
 from pipeline.prior.latent_rgb import LatentRgb
+from pipeline.raster.camera import CameraSettings, orbit
 from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, _places_on, ray_directions
 from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings, _stretched, enlarged
 

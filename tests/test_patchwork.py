@@ -11,7 +11,7 @@ import torch
 from test_painted_mesh import FACES, RGB, SQUARE, UV
 
 from pipeline.core.scene import FlowScene, Rendering
-from pipeline.geometry.camera import Cameras, CameraSettings, orbit
+from pipeline.raster.camera import Cameras, CameraSettings, orbit
 from pipeline.scene.mesh_views import MeshViews, Seen
 from pipeline.scene.painted_mesh import PaintedMeshSettings, PatchSettings
 from pipeline.scene.patch_views import choose, quality

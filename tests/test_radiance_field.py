@@ -12,13 +12,13 @@ import torch
 from pipeline.bake.bake import BASE_COLOUR
 from pipeline.bake.project import bake_projected
 from pipeline.distill.sds import SdsSettings, sds_loss
-from pipeline.geometry.camera import orbit
-from pipeline.geometry.rasterise import rasterise
 from pipeline.geometry.unwrap import unwrap
 from pipeline.mesh.mesh import Mesh
 from pipeline.mesh.primitives import combine
 from pipeline.mesh.winding_grid import build_winding_grid
 from pipeline.prior.load import Prior
+from pipeline.raster.camera import orbit
+from pipeline.raster.rasterise import rasterise
 from pipeline.recipes.generate import bake_cameras, picture, scene_settings
 from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.scene import radiance_field

@@ -8,7 +8,7 @@ from scipy.spatial import Delaunay
 
 from pipeline.core.errors import BackendError, SettingError
 from pipeline.core.rng import numpy_generator
-from pipeline.geometry import camera, rasterise
+from pipeline.raster import camera, rasterise
 
 FRONT = camera.orbit(math.pi / 2, 0.0, 1.0, math.pi / 2)
 

@@ -17,12 +17,12 @@ from pipeline.bake.fill import fill_smoothly
 from pipeline.bake.project import bake_projected
 from pipeline.core.job import Job, RowLocation
 from pipeline.export.record import read_record
-from pipeline.geometry.camera import CameraSettings, orbit
 from pipeline.geometry.unwrap import uneven_density, unwrap
 from pipeline.mesh.mesh import Mesh
 from pipeline.mesh.normals import is_closed
 from pipeline.mesh.parts import gathered, outward_signs, part_labels
 from pipeline.prior.load import Prior
+from pipeline.raster.camera import CameraSettings, orbit
 from pipeline.recipes.canvas import unreached_warning
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings

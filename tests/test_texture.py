@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.geometry.texture import footprint, gather_texture, sample_texture
+from pipeline.raster.texture import gather_texture, sample_texture, texel_weights
 from pipeline.scene.visibility import Visibility, accumulate
 
 
@@ -85,7 +85,7 @@ def test_the_gradient_is_the_transpose_of_the_lookup():
     image, uv = texture().requires_grad_(True), lookups(50)
     values = sample_texture(image, uv)
     values.sum().backward()
-    index, weight = footprint(uv, 5, 7)
+    index, weight = texel_weights(uv, 5, 7)
     total = torch.zeros(35, dtype=torch.float64).index_add_(0, index.flatten(), weight.flatten())
     torch.testing.assert_close(image.grad, total.reshape(1, 5, 7).expand(3, 5, 7))
 
@@ -120,7 +120,7 @@ def test_mistakes_of_the_caller_are_named():
 
 def test_reached_texels_are_those_with_weight():
     uv = lookups(40, 0, 1)
-    index, weight = footprint(uv, 16, 16)
+    index, weight = texel_weights(uv, 16, 16)
     expected = np.zeros(256, bool)
     expected[index[weight >= 0.05].numpy()] = True
     visibility = Visibility(16)

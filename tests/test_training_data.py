@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.geometry.camera import angles, view_words
+from pipeline.raster.camera import angles, view_words
 from training.compose import any_camera, compose, slot_of
 from training.data import MATERIAL_NAMES, OBJECT_NAMES, make, read_pool, write_pool
 from training.looks import METALS, Look

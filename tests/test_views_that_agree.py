@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from test_painted_mesh import FACES, SQUARE, UV
 
-from pipeline.geometry.camera import CameraSettings, orbit
-from pipeline.geometry.texture import sample_texture, scatter_texture
+from pipeline.raster.camera import CameraSettings, orbit
+from pipeline.raster.texture import sample_texture, scatter_texture
 from pipeline.scene.agreement import towards_mean
 from pipeline.scene.mesh_views import MeshViews, Seen
 from pipeline.scene.surface_noise import surface_noise

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.geometry.rasterise import interpolate, rasterise_uv
 from pipeline.mesh.mesh import UVMesh, face_areas, face_normals
+from pipeline.raster.rasterise import interpolate, rasterise_uv
 
 # How far outside a chart, in texels, a texel still belongs to it: half a diagonal, so that charts thinner than
 # a texel keep the texels they run through.

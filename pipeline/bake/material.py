@@ -14,9 +14,9 @@ from pipeline.bake.bake import BASE_COLOUR, BakedMaps
 from pipeline.bake.fill import dilate
 from pipeline.bake.seams import LEVEL_RIM, seam_step
 from pipeline.core.job import Reporter, no_report
-from pipeline.geometry.rasterise import interpolate
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normals import smooth_normals
+from pipeline.raster.rasterise import interpolate
 from pipeline.scene.tiling import Layout, prepare_exemplar, regularity, shade_surface
 
 Floats = NDArray[np.float32]

@@ -17,13 +17,14 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filte
 from pipeline.bake.atlas import TexelMap, shared_edges, surface_share, texel_map
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps, level_and_spread
 from pipeline.bake.fill import fill_smoothly
-from pipeline.bake.seams import LEVEL_RIM, bilinear, footprint, seam_ratio
+from pipeline.bake.seams import LEVEL_RIM, seam_ratio
 from pipeline.core.errors import SettingError
 from pipeline.core.job import Reporter, no_report
-from pipeline.geometry.camera import Cameras, orbit
-from pipeline.geometry.rasterise import interpolate, rasterise
 from pipeline.mesh.mesh import UVMesh, face_normals
 from pipeline.mesh.normals import is_closed, smooth_normals
+from pipeline.raster.bilinear import bilinear_weights, sample_bilinear
+from pipeline.raster.camera import Cameras, orbit
+from pipeline.raster.rasterise import interpolate, rasterise
 
 Floats = NDArray[np.float32]
 
@@ -232,20 +233,20 @@ def _add_view(
     # A pixel's size at the texel, and how much deeper the surface may be at the pixel's border.
     pixel = 2 * math.tan(float(camera.fov[0]) / 2) * distance / fine
     slope = np.minimum(np.sqrt(1 - flat**2) / np.maximum(flat, 1e-3), _STEEPEST)
-    index, weight = footprint(uv, fine)
+    index, weight = bilinear_weights(uv, fine)
     lit = depth.ravel()[index] + (pixel * (1 + slope))[:, None] >= distance[:, None]
     visible = (weight * lit).sum(axis=1)
     nearest = index[np.arange(len(index)), weight.argmax(axis=1)]
     rim = max(settings.rim, _RIM_PIXELS / side)
     visible *= _fade(depth, shown, settings, rim, surface.radius).ravel()[nearest]
     if counts is not None:
-        visible *= bilinear(np.ascontiguousarray(counts[..., None]), uv)[:, 0]
+        visible *= sample_bilinear(np.ascontiguousarray(counts[..., None]), uv)[:, 0]
     used = visible > 1e-6
     chosen, uv, cosine, visible = chosen[used], uv[used], cosine[used], visible[used]
     inside = shown.reshape(side, fine // side, side, fine // side).all(axis=(1, 3))
     picture = np.ascontiguousarray(np.clip(image, 0, 1).transpose(1, 2, 0))
     blurred = _blurred(picture, inside, settings.band * side)
-    low, whole = bilinear(blurred, uv), bilinear(picture, uv)
+    low, whole = sample_bilinear(blurred, uv), sample_bilinear(picture, uv)
     for power, band, band_sum, weights in (
         (settings.broad, low, blend.low, blend.broad),
         (settings.sharp, whole - low, blend.high, blend.sharp),

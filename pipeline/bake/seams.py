@@ -13,6 +13,7 @@ from scipy.ndimage import distance_transform_edt
 from pipeline.bake.atlas import Edges, TexelMap, along_edges, edge_points, shared_edges, texel_map
 from pipeline.bake.solve import conjugate_gradients
 from pipeline.mesh.mesh import UVMesh
+from pipeline.raster.bilinear import bilinear_weights, sample_bilinear
 
 Image = NDArray[np.float32]
 
@@ -58,23 +59,13 @@ def _step(image: NDArray[np.floating] | NDArray[np.uint8], edges: Edges, inset: 
         pick = np.linspace(0, len(edge) - 1, _MOST_SAMPLES).astype(np.int64)
         edge, t = edge[pick], t[pick]
     points = edge_points(edges, edge, t, inset / size)
-    a, b = (bilinear(image, points[:, side]) for side in (0, 1))
+    a, b = (sample_bilinear(image, points[:, side]) for side in (0, 1))
     step = np.abs(a - b).mean(axis=1)
     if image.dtype == np.uint8:
         step = step / 255
     weight = edges.length[edge] / np.bincount(edge, minlength=len(edges))[edge]
     total = weight.sum()
     return float((step * weight).sum() / total) if total > 0 else float(step.mean())
-
-
-def bilinear(image: NDArray[np.floating] | NDArray[np.uint8], uv: NDArray[np.float64]) -> Image:
-    """(P, C) float32 values of an (S, S, C) image at uv (P, 2), clamped at the border."""
-    index, weight = footprint(uv, len(image))
-    flat = image.reshape(-1, image.shape[-1])
-    result = np.zeros((len(uv), image.shape[-1]), np.float32)
-    for k in range(4):
-        result += flat[index[:, k]] * weight[:, k, None].astype(np.float32)
-    return result
 
 
 def level_seams(image: Image, uvmesh: UVMesh, texels: TexelMap | None = None, borders: Edges | None = None) -> Image:
@@ -161,18 +152,6 @@ def _smoothness(texels: TexelMap, unknown: NDArray[np.bool_], number: NDArray[np
     return sparse.csr_array((values, places), shape=(count, count))
 
 
-def footprint(uv: NDArray[np.float64], size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Flat texel indices (P, 4) and weights (P, 4) of bilinear lookups in an S x S texture."""
-    x = np.clip(uv[:, 0] * size - 0.5, 0, size - 1)
-    y = np.clip(uv[:, 1] * size - 0.5, 0, size - 1)
-    left, top = x.astype(np.int64), y.astype(np.int64)
-    fx, fy = x - left, y - top
-    right, bottom = np.minimum(left + 1, size - 1), np.minimum(top + 1, size - 1)
-    index = np.stack([top * size + left, top * size + right, bottom * size + left, bottom * size + right], axis=1)
-    weight = np.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], axis=1)
-    return index, weight
-
-
 def _pairs(
     borders: Edges, edge: NDArray[np.int64], t: NDArray[np.float64], inset: float, charts: NDArray[np.int32]
 ) -> tuple[_Lookup, _Lookup, NDArray[np.bool_]]:
@@ -189,8 +168,8 @@ def _pairs(
 def _chart_footprint(
     uv: NDArray[np.float64], chart: NDArray[np.int32], charts: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """``footprint`` restricted to texels of each lookup's own chart; all weights 0 where there is none."""
-    index, weight = footprint(uv, len(charts))
+    """``bilinear_weights`` restricted to texels of each lookup's own chart; all weights 0 where there is none."""
+    index, weight = bilinear_weights(uv, len(charts))
     weight = np.where(charts.ravel()[index] == chart[:, None], weight, 0)
     total = weight.sum(axis=1, keepdims=True)
     return index, np.where(total > 0.05, weight / np.maximum(total, 1e-9), 0)

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import __version__
-from pipeline.bake.seams import bilinear
 from pipeline.export.gltf import BASE_COLOUR, encode_image, split_corners
 from pipeline.export.obj import texture_name
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normals import smooth_normals
+from pipeline.raster.bilinear import sample_bilinear
 
 _NAMES = {"<f4": "float", "<f8": "double", "u1": "uchar"}
 
@@ -59,7 +59,7 @@ def vertex_colours(uvmesh: UVMesh, image: NDArray[np.uint8]) -> NDArray[np.uint8
     """(V, 3) uint8: the texture ``image`` (S, S, 3) at each vertex, the mean of its texture coordinates' colours."""
     pairs = np.stack([uvmesh.mesh.faces.ravel(), uvmesh.uv_faces.ravel()], axis=1)
     vertex, coordinate = np.unique(pairs, axis=0).T
-    colour = bilinear(image, uvmesh.uv.astype(np.float64)[coordinate])
+    colour = sample_bilinear(image, uvmesh.uv.astype(np.float64)[coordinate])
     count = len(uvmesh.mesh.vertices)
     total = np.stack([np.bincount(vertex, colour[:, c], count) for c in range(3)], axis=1)
     mean = total / np.maximum(np.bincount(vertex, minlength=count), 1)[:, None]

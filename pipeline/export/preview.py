@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from pipeline.core.atomic import write_bytes
 from pipeline.export.gltf import BASE_COLOUR, encode_image
-from pipeline.geometry.camera import Cameras, directions, orbit
-from pipeline.geometry.rasterise import interpolate, rasterise
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normalise import SimilarityTransform
 from pipeline.mesh.normals import corner_normals, unit_face_normals
+from pipeline.raster.camera import Cameras, directions, orbit
+from pipeline.raster.rasterise import interpolate, rasterise
 
 Floats = NDArray[np.float32]
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.export.preview import encode_sheet, sheet_cameras
-from pipeline.geometry.rasterise import interpolate, rasterise
 from pipeline.mesh.mesh import Mesh
 from pipeline.mesh.normalise import SimilarityTransform
 from pipeline.mesh.normals import corner_normals, unit_face_normals
+from pipeline.raster.rasterise import interpolate, rasterise
 
 DEPTH, NORMAL = "depth.png", "normal.png"
 

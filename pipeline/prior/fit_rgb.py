@@ -16,12 +16,12 @@ import torch
 from pipeline.core.atomic import write_json
 from pipeline.core.errors import PriorError
 from pipeline.core.rng import numpy_generator
-from pipeline.geometry.camera import orbit
-from pipeline.geometry.rasterise import rasterise
 from pipeline.mesh.primitives import combine
 from pipeline.prior.identity import EMBEDDED, LATENT_RGB_FILE, cached_map, prior_identity
 from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.prior.load import Prior, load_prior
+from pipeline.raster.camera import orbit
+from pipeline.raster.rasterise import rasterise
 
 _SHAPES = ("sphere", "box", "cylinder", "cone", "torus")
 # Every fourth image is held out, to say how good the map is on pictures it was not fitted on.

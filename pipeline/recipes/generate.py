@@ -17,7 +17,6 @@ from pipeline.bake.bake import BakedMaps
 from pipeline.bake.decode import decode_texture
 from pipeline.bake.project import bake_projected, covering_cameras
 from pipeline.core.job import Job
-from pipeline.geometry.camera import Cameras, CameraSettings, OrbitSettings
 from pipeline.geometry.unwrap import unwrap
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.mesh_hash import mesh_sha256
@@ -25,6 +24,7 @@ from pipeline.mesh.normalise import normalise
 from pipeline.mesh.normals import is_closed
 from pipeline.mesh.winding_grid import load_sketch
 from pipeline.prior.load import Prior
+from pipeline.raster.camera import Cameras, CameraSettings, OrbitSettings
 from pipeline.recipes import SKETCH_CACHE
 from pipeline.recipes.build import Steps, build
 from pipeline.recipes.canvas import MESH_RADIUS, Canvas, baked_patches, patch_settings

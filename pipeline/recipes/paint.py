@@ -11,13 +11,13 @@ import torch
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps, bake_base_colour, bake_refined
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
-from pipeline.geometry.camera import CameraSettings
 from pipeline.geometry.unwrap import uneven_density
 from pipeline.geometry.unwrap_cache import load_unwrapped
 from pipeline.mesh.normalise import normalise
 from pipeline.mesh.normals import is_closed
 from pipeline.mesh.readers.unkept import not_in_asset, unkept
 from pipeline.prior.load import Prior
+from pipeline.raster.camera import CameraSettings
 from pipeline.recipes import UNWRAP_CACHE
 from pipeline.recipes.build import Steps, build
 from pipeline.recipes.canvas import MESH_RADIUS, Canvas, baked_patches, patch_settings

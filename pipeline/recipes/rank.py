@@ -15,8 +15,8 @@ from pipeline.core.scene import View
 from pipeline.distill.prompts import view_prompt
 from pipeline.export.gltf import BASE_COLOUR
 from pipeline.export.preview import VIEWS, render_views
-from pipeline.geometry.camera import view_words
 from pipeline.prior.load import Prior
+from pipeline.raster.camera import view_words
 from pipeline.recipes.work import Asset, Variant, Work
 
 # Shares of T: where the prompt decides about colour, material and layout.

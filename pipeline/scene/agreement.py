@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.device import to_device
-from pipeline.geometry.texture import sample_texture, scatter_texture
+from pipeline.raster.texture import sample_texture, scatter_texture
 from pipeline.scene.mesh_views import Seen
 
 _LEAST = 1e-12

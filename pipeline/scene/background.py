@@ -7,8 +7,8 @@ import torch
 
 from pipeline.core.device import to_device
 from pipeline.core.rng import numpy_generator
-from pipeline.geometry.camera import Cameras
-from pipeline.geometry.texture import sample_texture
+from pipeline.raster.camera import Cameras
+from pipeline.raster.texture import sample_texture
 
 ROWS, COLUMNS = 16, 32
 

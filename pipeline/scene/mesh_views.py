@@ -10,11 +10,12 @@ import torch
 from pipeline.core.device import to_device
 from pipeline.core.rng import numpy_generator
 from pipeline.core.scene import View
-from pipeline.geometry.antialias import Outlines, faces_across, mix, outlines
-from pipeline.geometry.camera import Cameras, CameraSettings, sample_paint_cameras, sample_surface
-from pipeline.geometry.rasterise import interpolate, rasterise
-from pipeline.geometry.texture import sample_texture
 from pipeline.mesh.parts import outward_signs
+from pipeline.raster.antialias import adjacent_vertices, blend_outlines, find_outlines
+from pipeline.raster.antialias.layout import Outlines
+from pipeline.raster.camera import Cameras, CameraSettings, sample_paint_cameras, sample_surface
+from pipeline.raster.rasterise import interpolate, rasterise
+from pipeline.raster.texture import sample_texture
 
 _DETAILS = 4096
 
@@ -40,7 +41,7 @@ class Seen:
         colours = sample_texture(texture, to_device(torch.from_numpy(self.uv), texture.device))
         image = background.index_copy(0, pixels, colours).view(count, side, side, texture.shape[0])
         image = image.permute(0, 3, 1, 2)
-        return image if self.outlines is None else mix(image, self.outlines)
+        return image if self.outlines is None else blend_outlines(image, self.outlines)
 
 
 class MeshViews:
@@ -66,7 +67,7 @@ class MeshViews:
     ):
         self._vertices, self._faces, self._cameras, self._seed = vertices, faces, cameras, seed
         self._uv, self._uv_faces = np.ascontiguousarray(uv, dtype=np.float32), uv_faces
-        self._across = faces_across(faces) if antialias else None
+        self._across = adjacent_vertices(faces) if antialias else None
         # Points that close-ups look at, and their normals, which point to where a viewer stands.
         inside_out = outward_signs(vertices, faces)[:, None] < 0
         turned = np.where(inside_out, faces[:, ::-1], faces)
@@ -87,7 +88,7 @@ class MeshViews:
         uv = interpolate(fragments.face, fragments.bary, self._uv, self._uv_faces)
         smooth = None
         if self._across is not None:
-            smooth = outlines(fragments, self._vertices, self._faces, cameras, self._across)
+            smooth = find_outlines(fragments, self._vertices, self._faces, cameras, self._across)
         mask = fragments.mask
         return Seen(mask, uv, fragments.face[mask], fragments.depth[mask], smooth)
 

@@ -12,8 +12,8 @@ import torch
 from pipeline.core.device import to_device
 from pipeline.core.rng import torch_generator
 from pipeline.core.scene import Rendering
-from pipeline.geometry.camera import Cameras, CameraSettings
 from pipeline.prior.latent_rgb import LatentRgb
+from pipeline.raster.camera import Cameras, CameraSettings
 from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, plain_colours
 from pipeline.scene.mesh_views import MeshViews
 from pipeline.scene.visibility import Visibility

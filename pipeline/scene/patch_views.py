@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.geometry.camera import Cameras
+from pipeline.raster.camera import Cameras
 from pipeline.scene.background import ray_directions
 from pipeline.scene.mesh_views import Seen
 

@@ -28,9 +28,9 @@ from torch import Tensor
 
 from pipeline.core.device import to_device
 from pipeline.core.scene import Rendering, View
-from pipeline.geometry.camera import Cameras, CameraSettings
-from pipeline.geometry.texture import scatter_texture
 from pipeline.mesh.mesh import face_normals
+from pipeline.raster.camera import Cameras, CameraSettings
+from pipeline.raster.texture import scatter_texture
 from pipeline.scene.agreement import towards_mean
 from pipeline.scene.mesh_views import Seen
 from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings

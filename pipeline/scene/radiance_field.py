@@ -17,9 +17,9 @@ import torch.nn.functional as functional
 from pipeline.core.device import to_device
 from pipeline.core.rng import numpy_generator, torch_generator
 from pipeline.core.scene import Rendering, View
-from pipeline.geometry.camera import Cameras, OrbitSettings, sample_orbit_cameras
 from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.prior.load import Prior
+from pipeline.raster.camera import Cameras, OrbitSettings, sample_orbit_cameras
 from pipeline.scene import losses
 from pipeline.scene.background import plain_colours, ray_directions
 from pipeline.scene.field import RadianceField

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.rng import numpy_generator
-from pipeline.geometry.camera import Cameras
+from pipeline.raster.camera import Cameras
 from pipeline.scene.background import ray_directions
 from pipeline.scene.mesh_views import Seen
 

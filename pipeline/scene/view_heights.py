@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
 
-from pipeline.geometry.camera import Cameras, CameraSettings
+from pipeline.raster.camera import Cameras, CameraSettings
 from pipeline.scene.mesh_views import MeshViews
 
 # Heights that are tried, each half of the one before, each with close-ups that lean as asked for and far enough that

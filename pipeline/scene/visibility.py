@@ -25,6 +25,6 @@ class Visibility:
 
 def accumulate(reached: NDArray[np.bool_], uv: NDArray[np.floating], threshold: float = REACH_WEIGHT) -> None:
     """Sets, in place, every texel of ``reached`` (H, W) that a lookup at uv (..., 2) weighs >= threshold."""
-    from pipeline.geometry import texture_numba
+    from pipeline.raster.texture import numba_backend
 
-    texture_numba.reach(reached, np.ascontiguousarray(uv).reshape(-1, 2), float(threshold))
+    numba_backend.mark_coverage(reached, np.ascontiguousarray(uv).reshape(-1, 2), float(threshold))

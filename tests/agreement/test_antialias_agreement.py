@@ -16,8 +16,8 @@ from test_rasterise_agreement import blob
 
 from pipeline.core import backends
 from pipeline.core.rng import numpy_generator, torch_generator
-from pipeline.geometry import antialias, camera
-from pipeline.geometry.rasterise import rasterise
+from pipeline.raster import antialias, camera
+from pipeline.raster.rasterise import rasterise
 
 HEIGHT, WIDTH = 20, 26
 
@@ -45,9 +45,9 @@ def problem(name):
 
 def both(name):
     vertices, faces, cameras, seen = problem(name)
-    across = antialias.faces_across(faces)
+    across = antialias.adjacent_vertices(faces)
     return [
-        antialias.outlines(seen, vertices, faces, cameras, across, backend=backend)
+        antialias.find_outlines(seen, vertices, faces, cameras, across, backend=backend)
         for backend in ("numpy", "nvdiffrast")
     ]
 
@@ -69,10 +69,12 @@ def test_colours_mix_and_gradients_flow_as_in_the_library(name, nvdiffrast):
     generator = torch_generator(83, name)
     colours, weight = (torch.randn(3, 4, HEIGHT, WIDTH, generator=generator) for _ in range(2))
     here = colours.clone().requires_grad_(True)
-    across = antialias.faces_across(faces)
-    mixed = antialias.mix(here, antialias.outlines(seen, vertices, faces, cameras, across, backend="numpy"))
+    across = antialias.adjacent_vertices(faces)
+    mixed = antialias.blend_outlines(
+        here, antialias.find_outlines(seen, vertices, faces, cameras, across, backend="numpy")
+    )
     (mixed * weight).sum().backward()
-    antialias.outlines(seen, vertices, faces, cameras, across, backend="nvdiffrast")
+    antialias.find_outlines(seen, vertices, faces, cameras, across, backend="nvdiffrast")
     arguments = nvdiffrast[-1][1]
     there = colours.clone().requires_grad_(True)
     rows_up = marked(there.permute(0, 2, 3, 1).flip(1).contiguous())
@@ -102,10 +104,14 @@ def test_it_is_called_as_documented(nvdiffrast):
 def test_mixing_brings_shares_to_the_colours(nvdiffrast):
     image = torch.randn(3, 2, HEIGHT, WIDTH, generator=torch_generator(84, "image"))
     here, there = both("cube")
-    expected = antialias.mix(image, here)
-    found = antialias.mix(image.to("cuda"), there)
+    expected = antialias.blend_outlines(image, here)
+    found = antialias.blend_outlines(image.to("cuda"), there)
     assert isinstance(found, CudaTensor)
-    for mixed in (found.cpu(), antialias.mix(image, there), antialias.mix(image.to("cuda"), here).cpu()):
+    for mixed in (
+        found.cpu(),
+        antialias.blend_outlines(image, there),
+        antialias.blend_outlines(image.to("cuda"), here).cpu(),
+    ):
         torch.testing.assert_close(mixed, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -113,7 +119,7 @@ def test_a_mesh_without_faces_is_no_call(nvdiffrast):
     none = np.zeros((0, 3), int)
     cameras = camera.orbit(1.0, 0.0, 1.0, 1.0)
     seen = rasterise(np.eye(3), none, cameras, 4, 5, backend="numba")
-    found = antialias.outlines(seen, np.eye(3), none, cameras, none, backend="nvdiffrast")
+    found = antialias.find_outlines(seen, np.eye(3), none, cameras, none, backend="nvdiffrast")
     assert found.right.shape == (1, 4, 4) and found.below.shape == (1, 3, 5) and not nvdiffrast
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial import ConvexHull, Delaunay
 
 from pipeline.core.rng import numpy_generator
-from pipeline.geometry import camera, rasterise
+from pipeline.raster import camera, rasterise
 
 
 def blob(rng, n=250):

@@ -11,8 +11,9 @@ import pytest
 from test_rasterise_agreement import SCENES, blob
 
 from pipeline.core.rng import numpy_generator
-from pipeline.geometry import camera, rasterise, rasterise_warp
-from pipeline.geometry.facing import front_faces
+from pipeline.raster import camera, rasterise
+from pipeline.raster.backface_culling import front_faces
+from pipeline.raster.rasterise import warp_backend
 
 HEIGHT, WIDTH = 40, 56
 
@@ -126,7 +127,7 @@ def test_nvdiffrast_is_called_as_documented(nvdiffrast):
 def test_large_ids_survive_their_float():
     import torch
 
-    from pipeline.geometry.rasterise_nvdiffrast import _face_ids, stored_ids
+    from pipeline.raster.rasterise.nvdiffrast_backend import _face_ids, stored_ids
 
     ids = torch.tensor([0, 1, 2**24, 2**24 + 1, 30_000_001, 889_192_447], dtype=torch.int32)
     # As its triidx_to_float stores id + 1 (here the numbers are id + 1 already).
@@ -137,8 +138,8 @@ def test_large_ids_survive_their_float():
 
 def test_warp_keeps_its_tree_until_the_mesh_changes(monkeypatch):
     builds = []
-    build = rasterise_warp._build
-    monkeypatch.setattr(rasterise_warp, "_build", lambda *arguments: builds.append(1) or build(*arguments))
+    build = warp_backend._build
+    monkeypatch.setattr(warp_backend, "_build", lambda *arguments: builds.append(1) or build(*arguments))
     rng = numpy_generator(24, "tree")
     vertices, faces = blob(rng, 60)
     vertices, faces = np.ascontiguousarray(vertices), np.ascontiguousarray(faces)

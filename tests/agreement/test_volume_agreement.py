@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.core.rng import numpy_generator
-from pipeline.geometry.camera import OrbitSettings, sample_orbit_cameras
+from pipeline.raster.camera import OrbitSettings, sample_orbit_cameras
 from pipeline.scene import volume
 from pipeline.scene.background import ray_directions
 from pipeline.scene.occupancy import OccupancyGrid

@@ -9,8 +9,8 @@ from gpu.libraries import need
 
 from pipeline.core import backends
 from pipeline.core.rng import numpy_generator, torch_generator
-from pipeline.geometry import antialias, camera, rasterise
-from pipeline.geometry.texture import gather_texture, sample_texture
+from pipeline.raster import antialias, camera, rasterise
+from pipeline.raster.texture import gather_texture, sample_texture
 from pipeline.scene import grid, grid_tcnn
 from pipeline.scene.field import FieldSettings, RadianceField
 from pipeline.scene.grid import GridSettings
@@ -69,9 +69,9 @@ def test_outlines():
     vertices, faces = blob()
     cameras = camera.sample_paint_cameras(numpy_generator(49, "outlines"), 3, camera.CameraSettings(), vertices)
     seen = rasterise.rasterise(vertices, faces, cameras, 60, 80, backend="numba")
-    across = antialias.faces_across(faces)
+    across = antialias.adjacent_vertices(faces)
     here, there, again = (
-        antialias.outlines(seen, vertices, faces, cameras, across, backend=name)
+        antialias.find_outlines(seen, vertices, faces, cameras, across, backend=name)
         for name in ("numpy", "nvdiffrast", "nvdiffrast")
     )
     for expected, found, twice in ((here.right, there.right, again.right), (here.below, there.below, again.below)):

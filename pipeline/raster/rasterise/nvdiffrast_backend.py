@@ -1,6 +1,6 @@
 """The rasteriser by nvdiffrast (CUDA): a thin layer that converts our conventions to its and back.
 
-Its licence allows research and evaluation only; nothing needs it, and ``rasterise_warp`` takes its place where
+Its licence allows research and evaluation only; nothing needs it, and ``warp_backend`` takes its place where
 it is not installed. Written against its sources, v0.3.3 to v0.4.0 (before v0.3.2 image sides had to be multiples
 of 8; since then it pads inside). What is converted, as its ``rasterize`` documents and its kernels compute:
 
@@ -11,10 +11,10 @@ of 8; since then it pads inside). What is converted, as its ``rasterize`` docume
 * The image is bottom-up: row 0 is the lowest. Ours are top-down.
 * A pixel holds (u, v, z/w, id + 1): u and v weigh the first two corners, 0 means nothing is there, and ids beyond
   2^24 are bit patterns, see ``_face_ids``.
-* It clips at the far plane, which our rules do not: ``_endless`` moves that plane to infinity.
+* It clips at the far plane, which our rules do not: ``_without_far_plane`` moves that plane to infinity.
 
 Corners are snapped to 1/16 pixel (ours: 1/4096), so ids differ where a pixel's centre lies within about 1/32
-pixel of an edge. Its derivatives of positions are not used: geometry is fixed here. ``antialias_nvdiffrast`` asks it
+pixel of an edge. Its derivatives of positions are not used: geometry is fixed here. ``nvdiffrast_backend`` asks it
 where outlines run.
 """
 
@@ -28,10 +28,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.geometry.facing import front_faces
+from pipeline.raster.backface_culling import front_faces
 
 # Texels and lookups live in host memory, once an asset: they stay with the compiled loops.
-from pipeline.geometry.rasterise_numba import interpolate, rasterise_uv
+from pipeline.raster.rasterise.numba_backend import interpolate, rasterise_uv
 
 __all__ = ["interpolate", "rasterise", "rasterise_uv"]
 
@@ -57,8 +57,8 @@ def rasterise(
     clip = clip_positions(vertices, matrices, device)
     triangles = torch.from_numpy(np.ascontiguousarray(faces, np.int32)).to(device)
     if cull:
-        seen = [front_faces(vertices, faces, matrix) for matrix in matrices]
-        raster, face, depth = _draw_ranges(clip, triangles, seen, height, width)
+        front_face_ids = [front_faces(vertices, faces, matrix) for matrix in matrices]
+        raster, face, depth = _draw_ranges(clip, triangles, front_face_ids, height, width)
     else:
         raster, depth = _draw(clip, triangles, (height, width))
         face = _face_ids(raster[..., 3])
@@ -72,13 +72,13 @@ def rasterise(
 
 def clip_positions(vertices: NDArray[np.float64], matrices: NDArray[np.float64], device: torch.device) -> Tensor:
     """(N, V, 4) float32: computed in float64, so that all that is lost is the last rounding."""
-    transforms = torch.from_numpy(np.stack([_endless(matrix) for matrix in matrices])).to(device)
+    transforms = torch.from_numpy(np.stack([_without_far_plane(matrix) for matrix in matrices])).to(device)
     points = torch.from_numpy(vertices).to(device)
     clip = points @ transforms[:, :, :3].transpose(1, 2) + transforms[:, None, :, 3]
     return clip.float().contiguous()
 
 
-def _endless(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+def _without_far_plane(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """A clip-from-world matrix (4, 4) with the same near plane (z = -w) and the far plane at infinity.
 
     A projection's z grows with depth w at a constant rate a, so z + w = (1 + a)(w - near): 2 (z + w) / (1 + a) - w
@@ -92,23 +92,23 @@ def _endless(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _draw_ranges(
-    clip: Tensor, triangles: Tensor, seen: list[NDArray[np.int64]], height: int, width: int
+    clip: Tensor, triangles: Tensor, front_face_ids: list[NDArray[np.int64]], height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Each view with its own faces: image (N, H, W, 4), bottom-up, face ids (N, H, W) into ``triangles``, and depth."""
     views, count = clip.shape[:2]
     # A view that sees no face draws the first one and forgets it: a range of none is not known to be allowed.
-    blank = np.array([not len(part) for part in seen])
-    seen = [part if len(part) else np.zeros(1, np.int64) for part in seen]
-    lengths = np.array([len(part) for part in seen])
-    ids = torch.from_numpy(np.concatenate(seen)).to(clip.device)
+    blank = np.array([not len(visible_ids) for visible_ids in front_face_ids])
+    front_face_ids = [visible_ids if len(visible_ids) else np.zeros(1, np.int64) for visible_ids in front_face_ids]
+    lengths = np.array([len(visible_ids) for visible_ids in front_face_ids])
+    ids = torch.from_numpy(np.concatenate(front_face_ids)).to(clip.device)
     # Each view's vertices follow the last view's in one list; indices move on with them.
     moved = torch.from_numpy(np.repeat(np.arange(views, dtype=np.int32) * count, lengths)).to(clip.device)
     own = (triangles[ids] + moved[:, None]).contiguous()
     ranges = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1).astype(np.int32)
     raster, depth = _draw(clip.reshape(-1, 4), own, (height, width), torch.from_numpy(ranges))
-    place = _face_ids(raster[..., 3])
-    known = (place >= 0) & ~torch.from_numpy(blank).to(clip.device)[:, None, None]
-    return raster, torch.where(known, ids[place.clamp(min=0).long()].int(), -1), depth
+    range_index = _face_ids(raster[..., 3])
+    known = (range_index >= 0) & ~torch.from_numpy(blank).to(clip.device)[:, None, None]
+    return raster, torch.where(known, ids[range_index.clamp(min=0).long()].int(), -1), depth
 
 
 def _draw(

@@ -1,4 +1,4 @@
-"""The plain twin of ``rasterise_numba``: the same rules, written as arithmetic on whole arrays of pixels.
+"""The plain twin of ``numba_backend``: the same rules, written as arithmetic on whole arrays of pixels.
 
 Meant to be read and compared against, and to work where numba does not; it tests every face against every
 pixel. Float64, the same order of operations as the compiled loops, so that both give the same bits.
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.geometry.rasterise import SUBPIXELS
+from pipeline.raster.rasterise.layout import SUBPIXELS
 
 # Values (triangles x pixels) held at once.
 _CHUNK = 1 << 20
@@ -35,7 +35,9 @@ def rasterise(
     shape = (len(views), height, width)
     if not views:
         return np.zeros(shape, np.int32), np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
-    face, bary, depth = (torch.stack(parts).reshape(*shape, *parts[0].shape[1:]) for parts in zip(*views, strict=True))
+    face, bary, depth = (
+        torch.stack(arrays).reshape(*shape, *arrays[0].shape[1:]) for arrays in zip(*views, strict=True)
+    )
     return face.numpy(), bary.numpy(), depth.numpy()
 
 
@@ -58,7 +60,7 @@ def rasterise_uv(
         face[new] = (start + order[new]).int()
         bary[new] = (chosen / (chosen[:, 0:1] + chosen[:, 1:2] + chosen[:, 2:3])).float()
     if conservative > 0:
-        _draw_rims(points, x, y, conservative, face, bary)
+        _draw_margin(points, x, y, conservative, face, bary)
     return face.reshape(height, width).numpy(), bary.reshape(height, width, 3).numpy()
 
 
@@ -97,9 +99,9 @@ def _draw_view(
     bary = torch.zeros(height * width, 3, dtype=torch.float32)
     step = max(1, _CHUNK // max(1, height * width))
     for start in range(0, len(points), step):
-        part = slice(start, start + step)
-        edges, inside, area = _edges(points[part], x, y, cull)
-        b = edges * inverse[part, :, None]
+        face_range = slice(start, start + step)
+        edges, inside, area = _edges(points[face_range], x, y, cull)
+        b = edges * inverse[face_range, :, None]
         total = b[:, 0] + b[:, 1] + b[:, 2]
         distance = torch.where(inside, area / total, torch.inf).float()
         nearest = distance.min(dim=0).values
@@ -108,9 +110,9 @@ def _draw_view(
         new = nearest < depth
         chosen = first.values[new]
         own = b[chosen, :, new] / total[chosen, new][:, None]  # (M, 3), of the triangle's corners
-        w = weights[part][chosen]  # (M, 3, 3): those corners on the face
+        w = weights[face_range][chosen]  # (M, 3, 3): those corners on the face
         depth[new] = nearest[new]
-        face[new] = ids[part][chosen].int()
+        face[new] = ids[face_range][chosen].int()
         bary[new] = (own[:, 0:1] * w[:, 0] + own[:, 1:2] * w[:, 1] + own[:, 2:3] * w[:, 2]).float()
     return face, bary, depth
 
@@ -136,9 +138,9 @@ def _clipped(corners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 point = corners[f, i] + t * (corners[f, o] - corners[f, i])
                 polygon.append((point, (1.0 - t) * identity[i] + t * identity[o]))
         pieces[f] = polygon
-    whole = torch.nonzero(front.all(dim=1)).flatten()
-    ids, points = [whole], [corners[whole]]
-    weights = [identity.expand(len(whole), 3, 3)]
+    unclipped = torch.nonzero(front.all(dim=1)).flatten()
+    ids, points = [unclipped], [corners[unclipped]]
+    weights = [identity.expand(len(unclipped), 3, 3)]
     for f, polygon in pieces.items():
         for k in range(1, len(polygon) - 1):
             fan = (polygon[0], polygon[k], polygon[k + 1])
@@ -171,7 +173,7 @@ def _edges(points: Tensor, x: Tensor, y: Tensor, cull: bool) -> tuple[Tensor, Te
     return torch.stack(values, dim=1), inside, values[0] + values[1] + values[2]
 
 
-def _draw_rims(points: Tensor, x: Tensor, y: Tensor, radius: float, face: Tensor, bary: Tensor) -> None:
+def _draw_margin(points: Tensor, x: Tensor, y: Tensor, radius: float, face: Tensor, bary: Tensor) -> None:
     """Gives uncovered texels near a face the nearest point of the nearest face; see ``rasterise_uv``."""
     free = torch.nonzero(face < 0).flatten()
     nearest = torch.full((len(free),), torch.inf, dtype=torch.float64)

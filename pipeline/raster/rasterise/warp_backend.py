@@ -1,6 +1,6 @@
 """The rasteriser as rays: NVIDIA Warp's mesh queries (Apache-2.0), the same code on CUDA and on the CPU.
 
-For CUDA machines without nvdiffrast, whose licence excludes commercial use; on the CPU ``rasterise_numba`` is
+For CUDA machines without nvdiffrast, whose licence excludes commercial use; on the CPU ``numba_backend`` is
 faster. One ray goes through each pixel centre, from the near plane, against a tree over the mesh that is kept
 from one call to the next. What differs from the other backends: corners are not snapped to the pixel grid, single
 precision decides, and at equal depth the face that the tree reaches first wins instead of the lowest id. So ids
@@ -24,15 +24,15 @@ import warp as wp
 from numpy.typing import NDArray
 
 from pipeline.core.errors import SettingError
-from pipeline.geometry.facing import front_faces
+from pipeline.raster.backface_culling import front_faces
 
 # Texels and lookups live in host memory, once an asset: they stay with the compiled loops.
-from pipeline.geometry.rasterise_numba import interpolate, rasterise_uv
+from pipeline.raster.rasterise.numba_backend import interpolate, rasterise_uv
 
 __all__ = ["interpolate", "rasterise", "rasterise_uv"]
 
 # Trees kept: one for each mesh that is painted in lockstep, and some to spare.
-_KEPT = 16
+_MAX_TREES = 16
 
 # Else it says at each start that a machine without a GPU has none.
 wp.config.log_level = wp.LOG_ERROR
@@ -53,32 +53,32 @@ def rasterise(
     ``device`` is a Warp device, by default CUDA where there is one, else the CPU. Raises SettingError for cameras
     without perspective.
     """
-    where = wp.get_device(device or ("cuda" if wp.is_cuda_available() else "cpu"))
+    wp_device = wp.get_device(device or ("cuda" if wp.is_cuda_available() else "cpu"))
     shape = (len(matrices), height, width)
-    face = wp.full(shape, -1, dtype=wp.int32, device=where)
-    bary = wp.zeros(shape, dtype=wp.vec3, device=where)
-    depth = wp.full(shape, float("inf"), dtype=wp.float32, device=where)
-    kept: dict[int, NDArray[np.int64]] = {}
+    face = wp.full(shape, -1, dtype=wp.int32, device=wp_device)
+    bary = wp.zeros(shape, dtype=wp.vec3, device=wp_device)
+    depth = wp.full(shape, float("inf"), dtype=wp.float32, device=wp_device)
+    face_maps: dict[int, NDArray[np.int64]] = {}
     for i, matrix in enumerate(matrices):
         eye, near, through = _rays(matrix, height, width)
         if cull:
-            kept[i] = front_faces(vertices, faces, matrix)
-            mesh = _build(vertices, faces[kept[i]], where)
+            face_maps[i] = front_faces(vertices, faces, matrix)
+            mesh = _build(vertices, faces[face_maps[i]], wp_device)
         else:
-            mesh = _tree(vertices, faces, where)
+            mesh = _tree(vertices, faces, wp_device)
         if mesh is not None:
             arguments = [mesh.id, wp.vec3(*eye), near, wp.mat33(*through.ravel()), face[i], bary[i], depth[i]]
-            wp.launch(_see, dim=(height, width), inputs=arguments, device=where)
+            wp.launch(_trace_pixel, dim=(height, width), inputs=arguments, device=wp_device)
     if not len(matrices):
         return np.zeros(shape, np.int32), np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
-    seen = face.numpy()
-    for i, ids in kept.items():
-        seen[i] = np.where(seen[i] >= 0, np.append(ids, -1)[seen[i]], -1)
-    return seen, bary.numpy(), depth.numpy()
+    hit = face.numpy()
+    for i, ids in face_maps.items():
+        hit[i] = np.where(hit[i] >= 0, np.append(ids, -1)[hit[i]], -1)
+    return hit, bary.numpy(), depth.numpy()
 
 
 @wp.kernel(enable_backward=False)
-def _see(
+def _trace_pixel(
     mesh: wp.uint64,
     eye: wp.vec3,
     near: wp.float32,
@@ -119,37 +119,37 @@ def _rays(
     return eye, float(near), inverse @ square_from_pixel
 
 
-class _Kept:
+class _CachedTree:
     """A tree, and what it was built from: the arrays themselves (so that their memory stays taken) and a copy."""
 
     def __init__(self, vertices: NDArray[np.float64], faces: NDArray[Any], mesh: Any):
         self.arrays, self.copies, self.mesh = (vertices, faces), (vertices.copy(), faces.copy()), mesh
 
-    def still_is(self, vertices: NDArray[np.float64], faces: NDArray[Any]) -> bool:
+    def matches(self, vertices: NDArray[np.float64], faces: NDArray[Any]) -> bool:
         """Comparing 300,000 vertices takes a millisecond, building their tree a hundred times that."""
         return np.array_equal(self.copies[0], vertices) and np.array_equal(self.copies[1], faces)
 
 
-_trees: OrderedDict[tuple[int, int, str], _Kept] = OrderedDict()
+_trees: OrderedDict[tuple[int, int, str], _CachedTree] = OrderedDict()
 
 
-def _tree(vertices: NDArray[np.float64], faces: NDArray[Any], where: Any) -> Any:
+def _tree(vertices: NDArray[np.float64], faces: NDArray[Any], wp_device: Any) -> Any:
     """The tree over a mesh, built once for the same memory with the same content."""
-    key = (vertices.ctypes.data, faces.ctypes.data, str(where))
+    key = (vertices.ctypes.data, faces.ctypes.data, str(wp_device))
     entry = _trees.get(key)
-    if entry is None or not entry.still_is(vertices, faces):
-        entry = _Kept(vertices, faces, _build(vertices, faces, where))
+    if entry is None or not entry.matches(vertices, faces):
+        entry = _CachedTree(vertices, faces, _build(vertices, faces, wp_device))
         _trees[key] = entry
-        while len(_trees) > _KEPT:
+        while len(_trees) > _MAX_TREES:
             _trees.popitem(last=False)
     _trees.move_to_end(key)
     return entry.mesh
 
 
-def _build(vertices: NDArray[np.float64], faces: NDArray[Any], where: Any) -> Any:
+def _build(vertices: NDArray[np.float64], faces: NDArray[Any], wp_device: Any) -> Any:
     """A Warp mesh, or None where there are no faces (Warp cannot build one)."""
     if not len(faces):
         return None
-    points: Any = wp.array(vertices.astype(np.float32), dtype=wp.vec3, device=where)
-    indices: Any = wp.array(np.ascontiguousarray(faces, np.int32).ravel(), dtype=wp.int32, device=where)
+    points: Any = wp.array(vertices.astype(np.float32), dtype=wp.vec3, device=wp_device)
+    indices: Any = wp.array(np.ascontiguousarray(faces, np.int32).ravel(), dtype=wp.int32, device=wp_device)
     return wp.Mesh(points=points, indices=indices)

@@ -20,7 +20,7 @@ def sample(texture: Tensor, uv: Tensor, nearest: bool) -> Tensor:
     if not len(uv):
         return texture[:, :0, :0].reshape(0, texture.shape[0])
     image = texture.float().permute(1, 2, 0)[None].contiguous()
-    places = uv.detach().float()[None, None].contiguous()
+    lookups = uv.detach().float()[None, None].contiguous()
     mode = "nearest" if nearest else "linear"
-    values: Tensor = dr.texture(image, places, filter_mode=mode, boundary_mode="clamp")
+    values: Tensor = dr.texture(image, lookups, filter_mode=mode, boundary_mode="clamp")
     return values[0, 0].to(texture.dtype)

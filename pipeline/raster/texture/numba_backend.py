@@ -39,7 +39,7 @@ def _at(t, size):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def read(texels, uv, nearest, values):
+def gather(texels, uv, nearest, values):
     """values (M, C) = texels at uv (M, 2)."""
     height, width, channels = texels.shape
     for i in range(len(uv)):
@@ -59,8 +59,8 @@ def read(texels, uv, nearest, values):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def add(texels, uv, nearest, values):
-    """Adds values (M, C) to texels, spread as ``read`` gathers: its transpose."""
+def scatter(texels, uv, nearest, values):
+    """Adds values (M, C) to texels, spread as ``gather`` gathers: its transpose."""
     height, width, channels = texels.shape
     for i in range(len(uv)):
         u, v = np.float64(uv[i, 0]) * width, np.float64(uv[i, 1]) * height
@@ -81,17 +81,17 @@ def add(texels, uv, nearest, values):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def reach(reached, uv, threshold):
+def mark_coverage(coverage, uv, threshold):
     """Sets reached (H, W) at every texel that a bilinear lookup at uv (M, 2) weighs at least ``threshold``."""
-    height, width = reached.shape
+    height, width = coverage.shape
     for i in range(len(uv)):
         x0, x1, fx = _along(np.float64(uv[i, 0]) * width, width)
         y0, y1, fy = _along(np.float64(uv[i, 1]) * height, height)
         if (1 - fx) * (1 - fy) >= threshold:
-            reached[y0, x0] = True
+            coverage[y0, x0] = True
         if fx * (1 - fy) >= threshold:
-            reached[y0, x1] = True
+            coverage[y0, x1] = True
         if (1 - fx) * fy >= threshold:
-            reached[y1, x0] = True
+            coverage[y1, x0] = True
         if fx * fy >= threshold:
-            reached[y1, x1] = True
+            coverage[y1, x1] = True

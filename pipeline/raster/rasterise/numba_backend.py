@@ -1,7 +1,7 @@
 """The rasteriser as compiled loops: one z-buffer, faces in order, no threads: always the same result.
 
 See ``rasterise`` for the rules. Everything is float64 until it is stored; the order of operations is the same
-as in ``rasterise_torch``, and no fast-math is used, so both give the same bits.
+as in ``torch_backend``, and no fast-math is used, so both give the same bits.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-incomplete-defs=False
@@ -52,7 +52,7 @@ def rasterise_uv(
     if conservative > 0:
         covered = face >= 0
         nearest = np.full((height, width), np.inf)
-        _draw_rims(uv, uv_faces, covered, conservative, nearest, face, bary)
+        _draw_margin(uv, uv_faces, covered, conservative, nearest, face, bary)
     return face, bary
 
 
@@ -109,7 +109,7 @@ def _draw_view(vertices, faces, matrix, cull, screen, pixel, face, bary, depth):
             pixel[i] = column | (row << np.uint32(16))
         else:
             pixel[i] = _BEHIND
-    whole = np.eye(3)
+    identity = np.eye(3)
     for f in range(len(faces)):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         pa, pb, pc = pixel[a], pixel[b], pixel[c]
@@ -129,7 +129,7 @@ def _draw_view(vertices, faces, matrix, cull, screen, pixel, face, bary, depth):
             y0, y1 = min(ay, by, cy), max(ay, by, cy)
             _draw_triangle(
                 f, screen[a, 0], screen[a, 1], screen[a, 2], screen[b, 0], screen[b, 1], screen[b, 2],
-                screen[c, 0], screen[c, 1], screen[c, 2], x0, x1, y0, y1, whole, False, cull,
+                screen[c, 0], screen[c, 1], screen[c, 2], x0, x1, y0, y1, identity, False, cull,
                 face, bary, depth,
             )  # fmt: skip
 
@@ -296,7 +296,7 @@ def _draw_texels(uv, uv_faces, face, bary):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _draw_rims(uv, uv_faces, covered, radius, nearest, face, bary):
+def _draw_margin(uv, uv_faces, covered, radius, nearest, face, bary):
     """Texels just outside: the nearest point of the nearest face within ``radius`` texels.
 
     An uncovered centre's nearest point on a face lies on one of its edges, so only edges are measured.

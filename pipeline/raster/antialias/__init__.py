@@ -7,8 +7,9 @@ folds back under - and runs more across the way than along it, it crosses the li
 distance d in [0, 1] from the nearer face's pixel. At d = 1/2 all is as it was drawn; below, that pixel takes
 1/2 - d of the other's colour; above, the other takes d - 1/2 of this one's.
 
-Colours enter linearly and geometry is fixed. So the geometry is done first, once a view (``outlines``: on the CPU
-here, in CUDA by ``antialias_nvdiffrast``), and ``mix`` is a few sums in a fixed order, differentiable in the colours.
+Colours enter linearly and geometry is fixed. So the geometry is done first, once a view (``find_outlines``: on the CPU
+here, in CUDA by ``nvdiffrast_backend``), and ``blend_outlines`` is a few sums in a fixed order, differentiable in the
+colours.
 
 N views of H x W pixels, F faces, V vertices. Edges between vertices that only share a place, and edges of three and
 more faces, count as outlines; corners at or behind the eye do not bring sense. Row 0 is the top.
@@ -16,7 +17,6 @@ more faces, count as outlines; corners at or behind the eye do not bring sense. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,26 +26,15 @@ from torch import Tensor
 
 from pipeline.core import backends
 from pipeline.core.device import to_device
-from pipeline.geometry.camera import Cameras
-from pipeline.geometry.rasterise import Fragments
+from pipeline.raster.antialias.layout import Outlines
+from pipeline.raster.camera import Cameras
+from pipeline.raster.rasterise.layout import Fragments
 
 # How far from between the centres an edge may be found to run: rasterisers snap corners, by up to 1/16 pixel.
-_INACCURACY = 1 / 16
+_DEPTH_TOLERANCE = 1 / 16
 
 
-@dataclass(frozen=True)
-class Outlines:
-    """Signed shares, in [-1/2, 1/2], of all pairs of neighbours; float32, 0 where nothing is mixed.
-
-    Above 0 the first pixel of the pair takes that share of the second one's colour; below, the second takes it of the
-    first. Each mixes in the colours as they were drawn.
-    """
-
-    right: Tensor  # (N, H, W - 1): pixel and the one to its right
-    below: Tensor  # (N, H - 1, W): pixel and the one below
-
-
-def outlines(
+def find_outlines(
     fragments: Fragments,
     vertices: NDArray[np.float64],
     faces: NDArray[Any],
@@ -56,13 +45,13 @@ def outlines(
 ) -> Outlines:
     """Where the outlines of ``faces`` (F, 3) over world ``vertices`` (V, 3) run in what ``cameras`` see.
 
-    ``fragments``: of the same mesh and cameras, by any rasteriser. ``across``: see ``faces_across``. The result lies
-    where the backend computes: "numpy" in host memory, "nvdiffrast" on the CUDA device. Raises BackendError.
+    ``fragments``: of the same mesh and cameras, by any rasteriser. ``across``: see ``adjacent_vertices``. The result
+    lies where the backend computes: "numpy" in host memory, "nvdiffrast" on the CUDA device. Raises BackendError.
     """
     if backends.select_backend("antialias", backend).name == "nvdiffrast":
-        from pipeline.geometry import antialias_nvdiffrast
+        from pipeline.raster.antialias import nvdiffrast_backend
 
-        return antialias_nvdiffrast.outlines(fragments, vertices, faces, cameras)
+        return nvdiffrast_backend.find_outlines(fragments, vertices, faces, cameras)
     n, height, width = fragments.face.shape
     right, below = np.zeros((n, height, width - 1), np.float32), np.zeros((n, height - 1, width), np.float32)
     for i, matrix in enumerate(cameras.clip_from_world):
@@ -74,9 +63,9 @@ def outlines(
     return Outlines(torch.from_numpy(right), torch.from_numpy(below))
 
 
-def mix(image: Tensor, found: Outlines) -> Tensor:
+def blend_outlines(image: Tensor, outlines_: Outlines) -> Tensor:
     """``image`` (N, C, H, W) with its outlines smoothed; differentiable in ``image``, the same bytes every time."""
-    right, below = (_beside(shares, image)[:, None] for shares in (found.right, found.below))
+    right, below = (_beside(shares, image)[:, None] for shares in (outlines_.right, outlines_.below))
     across, down = image[..., 1:] - image[..., :-1], image[..., 1:, :] - image[..., :-1, :]
     pad = torch.nn.functional.pad
     changes = (
@@ -94,7 +83,7 @@ def _beside(shares: Tensor, image: Tensor) -> Tensor:
     return shares if shares.device.type == image.device.type else to_device(shares.cpu(), image.device)
 
 
-def faces_across(faces: NDArray[Any]) -> NDArray[np.int64]:
+def adjacent_vertices(faces: NDArray[Any]) -> NDArray[np.int64]:
     """(F, 3): across the edge that lies opposite corner k, the third vertex of the one other face there; else -1."""
     faces = np.asarray(faces, np.int64)
     ends = np.sort(np.stack([faces[:, [1, 2]], faces[:, [2, 0]], faces[:, [0, 1]]], axis=1).reshape(-1, 2), axis=1)
@@ -133,24 +122,24 @@ def _shares(
     centre = np.stack([column + np.where(near_one, 0.5, 1.5), row + 0.5], axis=1)
     towards = np.stack([ahead, np.ones(len(ahead))], axis=1)
 
-    def seen(vertex: NDArray[np.int64]) -> NDArray[np.float64]:
+    def screen_of(vertex: NDArray[np.int64]) -> NDArray[np.float64]:
         return (screen[vertex] - centre) * towards
 
     every = np.arange(len(owner))
     corners = np.asarray(faces[owner], np.int64)
-    x, y = np.stack([seen(corners[:, k]) for k in range(3)], axis=1).transpose(2, 0, 1)  # (M, 3) each
+    x, y = np.stack([screen_of(corners[:, k]) for k in range(3)], axis=1).transpose(2, 0, 1)  # (M, 3) each
     with np.errstate(divide="ignore", invalid="ignore"):
         start, end = [1, 2, 0], [2, 0, 1]  # of the edge opposite each corner
         crossing = (x[:, start] * y[:, end] - x[:, end] * y[:, start]) / (y[:, end] - y[:, start])
         leaves = np.where((y[:, start] < 0) != (y[:, end] < 0), crossing, -np.inf)
         edge = leaves.argmax(axis=1)
         distance = leaves[every, edge]
-        p, q = seen(corners[every, np.take(start, edge)]), seen(corners[every, np.take(end, edge)])
-        apex, beyond = seen(corners[every, edge]), seen(np.maximum(across[owner, edge], 0))
+        p, q = screen_of(corners[every, np.take(start, edge)]), screen_of(corners[every, np.take(end, edge)])
+        apex, beyond = screen_of(corners[every, edge]), screen_of(np.maximum(across[owner, edge], 0))
         folds = _side(p, q, apex) * _side(p, q, beyond) >= 0
         outline = (across[owner, edge] < 0) | folds
         upright = np.abs(q - p)[:, 1] >= np.abs(q - p)[:, 0]
-        good = outline & upright & (distance > -_INACCURACY) & (distance < 1 + _INACCURACY)
+        good = outline & upright & (distance > -_DEPTH_TOLERANCE) & (distance < 1 + _DEPTH_TOLERANCE)
     shares = np.zeros((face.shape[0], face.shape[1] - 1), np.float32)
     shares[row[good], column[good]] = ahead[good] * (0.5 - distance[good].clip(0, 1))
     return shares

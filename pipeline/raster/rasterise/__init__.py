@@ -9,14 +9,13 @@ centre at (x + 0.5, y + 0.5). Rules, the same for every backend:
 * The nearest face wins a pixel; at equal float32 depth the lowest face id does.
 * Barycentrics are perspective-correct, in the order of the face's corners.
 
-``rasterise_numba`` is the fast backend, ``rasterise_torch`` its plain twin; both give the same bits. On CUDA
-``rasterise_nvdiffrast`` (where installed) or ``rasterise_warp`` draw the views: the same faces but for pixels
+``numba_backend`` is the fast backend, ``torch_backend`` its plain twin; both give the same bits. On CUDA
+``nvdiffrast_backend`` (where installed) or ``warp_backend`` draw the views: the same faces but for pixels
 whose centre lies within their precision of an edge. Geometry needs no gradient here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,25 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.core import backends
 from pipeline.core.errors import SettingError
-from pipeline.geometry.camera import Cameras
-
-SUBPIXELS = 4096.0
-# Columns and rows are packed into 16 bits each.
-LARGEST_IMAGE = 32768
-
-
-@dataclass(frozen=True)
-class Fragments:
-    """What N cameras see."""
-
-    face: NDArray[np.int32]  # (N, H, W), -1 where nothing
-    bary: NDArray[np.float32]  # (N, H, W, 3) weights of the face's corners, 0 where nothing
-    depth: NDArray[np.float32]  # (N, H, W) distance along the view axis, inf where nothing
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """(N, H, W) where a face is seen."""
-        return self.face >= 0
+from pipeline.raster.camera import Cameras
+from pipeline.raster.rasterise.layout import LARGEST_IMAGE, Fragments
 
 
 def rasterise(
@@ -129,17 +111,17 @@ def _backend(name: str) -> Any:
     """The module of the chosen backend; imported late, so that geometry stays light."""
     chosen = backends.select_backend("rasterise", name).name
     if chosen == "nvdiffrast":
-        from pipeline.geometry import rasterise_nvdiffrast
+        from pipeline.raster.rasterise import nvdiffrast_backend
 
-        return rasterise_nvdiffrast
+        return nvdiffrast_backend
     if chosen == "warp":
-        from pipeline.geometry import rasterise_warp
+        from pipeline.raster.rasterise import warp_backend
 
-        return rasterise_warp
+        return warp_backend
     if chosen == "numba":
-        from pipeline.geometry import rasterise_numba
+        from pipeline.raster.rasterise import numba_backend
 
-        return rasterise_numba
-    from pipeline.geometry import rasterise_torch
+        return numba_backend
+    from pipeline.raster.rasterise import torch_backend
 
-    return rasterise_torch
+    return torch_backend

@@ -32,17 +32,17 @@ def sample_texture(texture: Tensor, uv: Tensor, mode: Mode = "bilinear") -> Tens
         raise ValueError(f"texture: needs (C, H, W) and (..., 2), got {tuple(texture.shape)}, {tuple(uv.shape)}")
     lookups = uv.detach().reshape(-1, 2)
     if texture.device.type == "cpu":
-        values: Tensor = _apply(_Lookup, texture, lookups, mode == "nearest")
+        values: Tensor = _apply(_Sample, texture, lookups, mode == "nearest")
     elif backends.select_backend("texture").name == "nvdiffrast":
-        from pipeline.geometry import texture_nvdiffrast
+        from pipeline.raster.texture import nvdiffrast_backend
 
-        values = texture_nvdiffrast.sample(texture, lookups, mode == "nearest")
+        values = nvdiffrast_backend.sample(texture, lookups, mode == "nearest")
     else:
         values = gather_texture(texture, lookups, mode)
     return values.reshape(*uv.shape[:-1], texture.shape[0])
 
 
-def footprint(uv: Tensor, height: int, width: int, mode: Mode = "bilinear") -> tuple[Tensor, Tensor]:
+def texel_weights(uv: Tensor, height: int, width: int, mode: Mode = "bilinear") -> tuple[Tensor, Tensor]:
     """Texels each lookup reads: flat indices (M, K) int64 and weights (M, K) float64; K is 4, or 1 if nearest."""
     x, y = uv[:, 0].double() * width, uv[:, 1].double() * height
     if mode == "nearest":
@@ -60,8 +60,8 @@ def footprint(uv: Tensor, height: int, width: int, mode: Mode = "bilinear") -> t
 
 def gather_texture(texture: Tensor, uv: Tensor, mode: Mode = "bilinear") -> Tensor:
     """``sample_texture`` of flat ``uv`` (M, 2) in plain tensor operations, on any device."""
-    index, weight = footprint(uv, texture.shape[1], texture.shape[2], mode)
-    values: Tensor = _apply(_Gather, texture, index, weight.to(texture.dtype))
+    index, weight = texel_weights(uv, texture.shape[1], texture.shape[2], mode)
+    values: Tensor = _apply(_WeightedGather, texture, index, weight.to(texture.dtype))
     return values
 
 
@@ -70,16 +70,16 @@ def _apply(function: Any, *arguments: Any) -> Any:
     return function.apply(*arguments)
 
 
-class _Lookup(torch.autograd.Function):
+class _Sample(torch.autograd.Function):
     """The compiled loop; CPU only."""
 
     @staticmethod
     def forward(ctx: Any, texture: Tensor, uv: Tensor, nearest: bool) -> Tensor:
-        from pipeline.geometry import texture_numba
+        from pipeline.raster.texture import numba_backend
 
         texels = texture.detach().permute(1, 2, 0).contiguous()
         values = torch.empty(len(uv), texture.shape[0], dtype=texture.dtype)
-        texture_numba.read(texels.numpy(), uv.contiguous().numpy(), nearest, values.numpy())
+        numba_backend.gather(texels.numpy(), uv.contiguous().numpy(), nearest, values.numpy())
         ctx.save_for_backward(uv)
         ctx.shape, ctx.nearest = texture.shape, nearest
         return values
@@ -87,16 +87,16 @@ class _Lookup(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        from pipeline.geometry import texture_numba
+        from pipeline.raster.texture import numba_backend
 
         (uv,) = ctx.saved_tensors
         channels, height, width = ctx.shape
         texels = torch.zeros(height, width, channels, dtype=grad.dtype)
-        texture_numba.add(texels.numpy(), uv.contiguous().numpy(), ctx.nearest, grad.contiguous().numpy())
+        numba_backend.scatter(texels.numpy(), uv.contiguous().numpy(), ctx.nearest, grad.contiguous().numpy())
         return texels.permute(2, 0, 1).contiguous(), None, None
 
 
-class _Gather(torch.autograd.Function):
+class _WeightedGather(torch.autograd.Function):
     """Weighted gather whose backward adds in a fixed order."""
 
     @staticmethod

@@ -4,7 +4,7 @@ Written against its sources, v0.4.0. It adds to each pixel of a colour image, in
 difference to each of its four neighbours, and spreads the gradient with atomics as well. Here it is asked once a view,
 without gradient, to smooth a picture of which neighbours can be told apart (the column and the row, modulo 3): what a
 pixel gets of a neighbour's mark is the share, one sum of one term, so the same bits every time. The colours are then
-mixed by ``antialias.mix``.
+mixed by ``antialias.blend_outlines``.
 
 The image is bottom-up, face ids are stored plus 1, and of the third value of a pixel only the order counts: depth.
 Edges are known by vertex indices; of an edge of three and more faces it remembers any two, where ours is an outline.
@@ -21,14 +21,16 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from pipeline.core.device import to_device
-from pipeline.geometry.antialias import Outlines
-from pipeline.geometry.camera import Cameras
-from pipeline.geometry.rasterise import Fragments
-from pipeline.geometry.rasterise_nvdiffrast import clip_positions, stored_ids
+from pipeline.raster.antialias.layout import Outlines
+from pipeline.raster.camera import Cameras
+from pipeline.raster.rasterise.layout import Fragments
+from pipeline.raster.rasterise.nvdiffrast_backend import clip_positions, stored_ids
 
 
-def outlines(fragments: Fragments, vertices: NDArray[np.float64], faces: NDArray[Any], cameras: Cameras) -> Outlines:
-    """``antialias.outlines``, on the current CUDA device."""
+def find_outlines(
+    fragments: Fragments, vertices: NDArray[np.float64], faces: NDArray[Any], cameras: Cameras
+) -> Outlines:
+    """``antialias.find_outlines``, on the current CUDA device."""
     import nvdiffrast.torch as dr
 
     device = torch.device("cuda", torch.cuda.current_device())

@@ -20,19 +20,19 @@ VIEW_WORDS = ("front", "side", "back", "overhead", "bottom")
 # A direction that stands on the border of two buckets up to rounding belongs to the named one.
 _BORDER = 1e-9
 
-Floats = NDArray[np.float64]
+Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Cameras:
     """N cameras; float64 arrays. ``theta`` and ``phi`` are the direction from the target to the eye."""
 
-    eye: Floats  # (N, 3) world
-    view: Floats  # (N, 4, 4) world -> camera
-    projection: Floats  # (N, 4, 4) camera -> clip
-    theta: Floats  # (N,)
-    phi: Floats  # (N,) in [0, 2 pi)
-    fov: Floats  # (N,) vertical
+    eye: Float64Array  # (N, 3) world
+    view: Float64Array  # (N, 4, 4) world -> camera
+    projection: Float64Array  # (N, 4, 4) camera -> clip
+    theta: Float64Array  # (N,)
+    phi: Float64Array  # (N,) in [0, 2 pi)
+    fov: Float64Array  # (N,) vertical
     close: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))  # (N,) looks at a detail
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class Cameras:
         return Cameras(*(getattr(self, f.name)[index] for f in fields(self)))
 
     @property
-    def clip_from_world(self) -> Floats:
+    def clip_from_world(self) -> Float64Array:
         """(N, 4, 4) float64: takes homogeneous world points (columns) to clip space."""
         return self.projection @ self.view
 
@@ -56,14 +56,14 @@ class Cameras:
         return view_words(self.theta, self.phi, angle_front)
 
 
-def directions(theta: ArrayLike, phi: ArrayLike) -> Floats:
+def directions(theta: ArrayLike, phi: ArrayLike) -> Float64Array:
     """Unit vectors (..., 3) from the target towards a camera at polar angle theta and azimuth phi."""
     theta, phi = np.broadcast_arrays(np.asarray(theta, np.float64), np.asarray(phi, np.float64))
-    sine: Floats = np.sin(theta)
+    sine: Float64Array = np.sin(theta)
     return np.stack([sine * np.sin(phi), np.cos(theta), sine * np.cos(phi)], axis=-1)
 
 
-def angles(direction: ArrayLike) -> tuple[Floats, Floats]:
+def angles(direction: ArrayLike) -> tuple[Float64Array, Float64Array]:
     """(theta, phi) of vectors (..., 3) of any length; phi in [0, 2 pi), 0 on the vertical axis."""
     direction = np.asarray(direction, np.float64)
     x, y, z = np.moveaxis(direction, -1, 0)
@@ -240,7 +240,9 @@ def sample_orbit_cameras(rng: np.random.Generator, n: int, settings: OrbitSettin
     return orbit(theta, phi, rng.uniform(*settings.radius, size=n), rng.uniform(*settings.fov, size=n), near=near)
 
 
-def sample_surface(rng: np.random.Generator, vertices: ArrayLike, faces: ArrayLike, n: int) -> tuple[Floats, Floats]:
+def sample_surface(
+    rng: np.random.Generator, vertices: ArrayLike, faces: ArrayLike, n: int
+) -> tuple[Float64Array, Float64Array]:
     """``n`` points uniform by area on a triangle mesh and their unit face normals, (n, 3) each.
 
     A mesh without any area gives its corners, with normals pointing away from their mean.
@@ -262,23 +264,23 @@ def sample_surface(rng: np.random.Generator, vertices: ArrayLike, faces: ArrayLi
     return points, cross[face] / np.maximum(twice_area[face], 1e-300)[:, None]
 
 
-def _wrapped(phi: Floats) -> Floats:
+def _wrapped(phi: Float64Array) -> Float64Array:
     """phi in [0, 2 pi); np.mod alone may round a tiny negative angle up to 2 pi itself."""
     wrapped = np.mod(phi, 2 * math.pi)
     return np.where(wrapped >= 2 * math.pi, 0.0, wrapped)
 
 
-def _stratified(rng: np.random.Generator, n: int) -> Floats:
+def _stratified(rng: np.random.Generator, n: int) -> Float64Array:
     """n numbers in [0, 1), one in each n-th, in random order; each alone is uniform."""
     return (rng.permutation(n) + rng.uniform(size=n)) / max(n, 1)
 
 
-def _tilted(axis: Floats, angle: Floats, turn: Floats) -> Floats:
+def _tilted(axis: Float64Array, angle: Float64Array, turn: Float64Array) -> Float64Array:
     """Unit vectors at ``angle`` from each unit ``axis`` (N, 3), rotated about it by ``turn``."""
     helper = np.where(np.abs(axis[:, 1:2]) < 0.9, [[0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]])
     first = np.cross(helper, axis)
     first /= np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-30)
     second = np.cross(axis, first)
     sideways = np.cos(turn)[:, None] * first + np.sin(turn)[:, None] * second
-    tilted: Floats = np.cos(angle)[:, None] * axis + np.sin(angle)[:, None] * sideways
+    tilted: Float64Array = np.cos(angle)[:, None] * axis + np.sin(angle)[:, None] * sideways
     return tilted

@@ -1,0 +1,19 @@
+"""What every backend of the antialiasing shares: the shares by which neighbouring pixels mix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Signed shares, in [-1/2, 1/2], of all pairs of neighbours; float32, 0 where nothing is mixed.
+
+    Above 0 the first pixel of the pair takes that share of the second one's colour; below, the second takes it of the
+    first. Each mixes in the colours as they were drawn.
+    """
+
+    right: Tensor  # (N, H, W - 1): pixel and the one to its right
+    below: Tensor  # (N, H - 1, W): pixel and the one below
