@@ -19,10 +19,10 @@ from pipeline.export.obj import obj_files
 from pipeline.export.ply import ply_files
 from pipeline.export.preview import render_views
 from pipeline.export.turntable import render_shape, turntable_files
-from pipeline.geometry.unwrap import unwrap
 from pipeline.mesh.load import load_mesh
 from pipeline.mesh.mesh import Mesh, UVMesh
 from pipeline.mesh.normalise import normalise
+from pipeline.uv.unwrap import unwrap
 
 CREASE = math.radians(60)
 

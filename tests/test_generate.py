@@ -16,7 +16,6 @@ from pipeline.bake.atlas import texel_map
 from pipeline.core.job import Job, RowLocation
 from pipeline.export.inspect import inspect_glb
 from pipeline.export.record import read_record
-from pipeline.geometry.unwrap import unwrap
 from pipeline.mesh.load import load_mesh
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import OrbitSettings, sample_orbit_cameras
@@ -28,6 +27,7 @@ from pipeline.scene.field import FieldSettings, RadianceField
 from pipeline.scene.grid import GridSettings
 from pipeline.scene.occupancy import OccupancyGrid
 from pipeline.scene.radiance_field import LatentToRgb, RadianceFieldScene
+from pipeline.uv.unwrap import unwrap
 
 SMALL = {
     "steps": 4, "views": 2, "view_size": 8, "supersample": 1, "learning_rate": 0.001, "samples_step": 0.08,

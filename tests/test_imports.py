@@ -130,7 +130,7 @@ def test_training_and_benchmarks_run_no_code_from_data_either() -> None:
         ("export", "import pipeline.recipes.paint"),
         ("plan", "from pipeline.fleet.driver import run"),
         ("recipes", "from pipeline.manifest import load_manifest"),
-        ("core", "from pipeline import geometry"),
+        ("core", "from pipeline import uv"),
         ("core", "from pipeline.attic import anything"),
     ],
 )

@@ -7,7 +7,6 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError, SettingError
-from pipeline.geometry.unwrap import overlap_share, unwrap
 from pipeline.mesh.isosurface import (
     ComponentRule,
     components,
@@ -20,6 +19,7 @@ from pipeline.mesh.isosurface import (
 )
 from pipeline.mesh.mesh import Mesh, face_normals
 from pipeline.mesh.normals import is_closed
+from pipeline.uv.unwrap import overlap_share, unwrap
 
 Floats = NDArray[np.float64]
 

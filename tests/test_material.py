@@ -8,12 +8,12 @@ from meshes import cube
 from scipy.ndimage import gaussian_filter
 
 from pipeline.bake.material import bake_material
-from pipeline.geometry.unwrap import unwrap
 from pipeline.prior.tile import sample_tile, wrap_step
 from pipeline.prior.words import names_material_alone
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.scene import tiling, tiling_numba, tiling_numpy
 from pipeline.scene.tiling import prepare_exemplar, projectors, regularity, shade_surface
+from pipeline.uv.unwrap import unwrap
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from meshes import glb_bytes
 
 from pipeline.core.errors import MeshError
 from pipeline.core.hashing import sha256_file
-from pipeline.geometry.unwrap import uv_problem
 from pipeline.mesh.load import load_mesh
 from pipeline.mesh.mesh import face_areas, face_normals
 from pipeline.mesh.mesh_hash import mesh_sha256
+from pipeline.uv.unwrap import uv_problem
 
 # A box of 1 x 0.7 x 2 with one corner at the origin, of six quads that look outwards.
 BOX = np.array([(x, y, z) for z in (0, 2) for x, y in ((0, 0), (1, 0), (1, 0.7), (0, 0.7))])

@@ -110,9 +110,9 @@ def test_the_layout_is_made_once_per_mesh(prior: Prior, cube: Path, tmp_path: Pa
     run([job(cube, "two")], prior, out)
     assert [p.stat().st_mtime_ns for p in (out / ".cache" / "unwrap").iterdir()] == [before]
     entry.write_bytes(b"damaged")
-    from pipeline.geometry import unwrap_cache
+    from pipeline.uv import cache
 
-    unwrap_cache._memory.clear()
+    cache._memory.clear()
     (third,) = run([job(cube, "three")], prior, out)
     assert third.status == "done" and len(entry.read_bytes()) > 100
     assert digest(out / "three/asset.glb") != ""

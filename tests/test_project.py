@@ -15,10 +15,10 @@ from pipeline.bake.bake import BASE_COLOUR, BakedMaps
 from pipeline.bake.fill import fill_smoothly
 from pipeline.bake.project import bake_projected, covering_cameras
 from pipeline.core.errors import SettingError
-from pipeline.geometry.unwrap import unwrap
 from pipeline.mesh.mesh import UVMesh
 from pipeline.raster.camera import Cameras, orbit
 from pipeline.raster.rasterise import interpolate, rasterise
+from pipeline.uv.unwrap import unwrap
 
 FOV = math.radians(40)
 BACKGROUND = (1.0, 0.0, 1.0)  # seen at once where it bleeds in: the patterns have none of it

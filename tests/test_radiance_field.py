@@ -12,7 +12,6 @@ import torch
 from pipeline.bake.bake import BASE_COLOUR
 from pipeline.bake.project import bake_projected
 from pipeline.distill.sds import SdsSettings, sds_loss
-from pipeline.geometry.unwrap import unwrap
 from pipeline.mesh.mesh import Mesh
 from pipeline.mesh.primitives import combine
 from pipeline.mesh.winding_grid import build_winding_grid
@@ -27,6 +26,7 @@ from pipeline.scene.grid import GridSettings
 from pipeline.scene.occupancy import OccupancyGrid
 from pipeline.scene.radiance_field import REFRESH, Lambdas, RadianceFieldScene
 from pipeline.scene.sketch import Sketch
+from pipeline.uv.unwrap import unwrap
 
 BALL = [{"shape": "sphere", "position": [0.0, 0.0, 0.0], "rotation": [0.0, 0.0, 0.0], "size": [1.2, 1.2, 1.2]}]
 SETTINGS = GenerateSettings(  # type: ignore[call-arg]

@@ -14,7 +14,6 @@ from real.validator import validate_glbs
 from pipeline.core.job import Job, RowLocation
 from pipeline.export.gltf import BASE_COLOUR
 from pipeline.export.record import read_record
-from pipeline.geometry.unwrap import unwrap
 from pipeline.mesh.load import load_mesh
 from pipeline.mesh.normalise import normalise
 from pipeline.prior.load import Prior, load_prior
@@ -25,6 +24,7 @@ from pipeline.recipes.work import Asset
 from pipeline.scene.mesh_views import MeshViews
 from pipeline.scene.painted_mesh import CameraSettings
 from pipeline.scene.refined_mesh import RefinedMesh, RefinedMeshSettings
+from pipeline.uv.unwrap import unwrap
 
 
 @pytest.fixture(scope="module")

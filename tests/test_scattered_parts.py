@@ -17,7 +17,6 @@ from pipeline.bake.fill import fill_smoothly
 from pipeline.bake.project import bake_projected
 from pipeline.core.job import Job, RowLocation
 from pipeline.export.record import read_record
-from pipeline.geometry.unwrap import uneven_density, unwrap
 from pipeline.mesh.mesh import Mesh
 from pipeline.mesh.normals import is_closed
 from pipeline.mesh.parts import gathered, outward_signs, part_labels
@@ -28,6 +27,7 @@ from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.scene.mesh_views import MeshViews
 from pipeline.scene.view_heights import lowered, shown_share, suited
+from pipeline.uv.unwrap import uneven_density, unwrap
 
 
 def joined(parts: Sequence[tuple[Mesh, Sequence[float]]]) -> Mesh:

@@ -12,12 +12,12 @@ from pipeline.core.location import RemotePath
 from pipeline.fleet import driver
 from pipeline.fleet.driver import FleetSettings
 from pipeline.fleet.rows import Toolbox
-from pipeline.geometry import unwrap_cache
 from pipeline.mesh.load import load_mesh
 from pipeline.plan import PlanItem
 from pipeline.prior.load import Prior
 from pipeline.storage import publish, shared_cache
 from pipeline.storage.store import store_of
+from pipeline.uv import cache
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_damaged_layout_that_is_shared_is_replaced(cube: Path, tmp_path: Path,
         folder = tmp_path / node
         folder.mkdir()
         shared_cache.attach(folder, out / "unwrap")
-        return unwrap_cache.load_unwrapped(cube, folder, texture_size=64)
+        return cache.load_unwrapped(cube, folder, texture_size=64)
 
     first = load("one")
     ((name, _),) = store_of(out).files(out / "unwrap").items()
@@ -69,11 +69,11 @@ def test_a_damaged_layout_that_is_shared_is_replaced(cube: Path, tmp_path: Path,
     assert (load("two").uv == first.uv).all()
     mended = store_of(out).read(out / "unwrap" / name)[0]
     assert len(mended) == len(good) and mended == (tmp_path / "two" / name).read_bytes()
-    assert unwrap_cache._read(tmp_path / "two" / name, load_mesh(cube)) is not None
+    assert cache._read(tmp_path / "two" / name, load_mesh(cube)) is not None
 
 
 def test_a_flipped_bit_in_a_kept_layout_is_noticed(cube: Path, tmp_path: Path) -> None:
-    first = unwrap_cache.load_unwrapped(cube, tmp_path / "a", texture_size=64)
+    first = cache.load_unwrapped(cube, tmp_path / "a", texture_size=64)
     (entry,) = (tmp_path / "a").iterdir()
     (tmp_path / "b").mkdir()
     data = bytearray(entry.read_bytes())
@@ -82,19 +82,19 @@ def test_a_flipped_bit_in_a_kept_layout_is_noticed(cube: Path, tmp_path: Path) -
         flipped = bytearray(data)
         flipped[at] ^= 1
         (tmp_path / "b" / entry.name).write_bytes(flipped)
-        assert unwrap_cache._read(tmp_path / "b" / entry.name, load_mesh(cube)) is None
-        again = unwrap_cache.load_unwrapped(cube, tmp_path / "b", texture_size=64)
+        assert cache._read(tmp_path / "b" / entry.name, load_mesh(cube)) is None
+        again = cache.load_unwrapped(cube, tmp_path / "b", texture_size=64)
         assert (again.uv == first.uv).all()
-        assert unwrap_cache._read(tmp_path / "b" / entry.name, load_mesh(cube)) is not None
-        unwrap_cache.load_unwrapped(cube, tmp_path / f"other{at}", texture_size=64)
-        unwrap_cache.load_unwrapped(cube, tmp_path / f"more{at}", texture_size=64)
+        assert cache._read(tmp_path / "b" / entry.name, load_mesh(cube)) is not None
+        cache.load_unwrapped(cube, tmp_path / f"other{at}", texture_size=64)
+        cache.load_unwrapped(cube, tmp_path / f"more{at}", texture_size=64)
 
 
 def test_what_was_laid_out_now_is_what_is_read_later(cube: Path, tmp_path: Path) -> None:
     """Equal in dtype and memory layout, too: what is computed with it rounds alike."""
-    new = unwrap_cache.load_unwrapped(cube, tmp_path / "a", texture_size=64)
+    new = cache.load_unwrapped(cube, tmp_path / "a", texture_size=64)
     (entry,) = (tmp_path / "a").iterdir()
-    read = unwrap_cache._read(entry, load_mesh(cube))
+    read = cache._read(entry, load_mesh(cube))
     assert read is not None
     for name in ("uv", "uv_faces", "charts"):
         one, other = getattr(new, name), getattr(read, name)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import SettingError, UnwrapError
-from pipeline.geometry import unwrap as unwrap_module
-from pipeline.geometry.pack import pack
-from pipeline.geometry.unwrap import chart_ids, overlap_share, run_xatlas, unwrap, uv_problem
 from pipeline.mesh.load import load_mesh
 from pipeline.mesh.mesh import Mesh, UVMesh, face_areas, uv_areas
+from pipeline.uv import unwrap as unwrap_module
+from pipeline.uv.pack import pack
+from pipeline.uv.unwrap import chart_ids, overlap_share, run_xatlas, unwrap, uv_problem
 
 
 def check(result: UVMesh, *, texture_size: int = 1024, overlap: float = 1e-3, spread: float = 30.0) -> None:
@@ -47,7 +47,7 @@ def chart_distance(result: UVMesh, size: int) -> int:
     """Smallest number of texel steps (also diagonal ones) between texels of two charts, on a grid of ``size``."""
     from scipy import ndimage
 
-    from pipeline.geometry.uv_kernels import coverage
+    from pipeline.uv.kernels import coverage
 
     corners = result.uv.astype(np.float64)[result.uv_faces] * size
     label = np.full((size, size), -1)
@@ -254,7 +254,7 @@ def test_330_000_faces_take_seconds_and_little_memory() -> None:
         "import resource, sys, time\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import meshes\n"
-        "from pipeline.geometry.unwrap import unwrap, overlap_share\n"
+        "from pipeline.uv.unwrap import unwrap, overlap_share\n"
         "unwrap(meshes.spiral(), texture_size=64, mode='box')\n"
         "mesh = meshes.large()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
@@ -388,7 +388,7 @@ def squares(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_equal_squares_are_packed_tightly() -> None:
     packed = pack(*squares(np.ones((16, 2))), padding=1 / 128)
-    assert packed.use > 0.85 and packed.padding == 1 / 128
+    assert packed.coverage > 0.85 and packed.padding == 1 / 128
 
 
 def test_a_long_strip_does_not_lose_its_padding() -> None:

@@ -1,6 +1,6 @@
 """Which computing backends exist, what they are licensed under, and which of them work on this machine.
 
-A backend is named here once; the rooms that use it (``geometry.rasterise``, ``scene.grid``) ask ``select_backend``.
+A backend is named here once; the rooms that use it (``uv.rasterise``, ``scene.grid``) ask ``select_backend``.
 Native code is imported lazily. Why one cannot be used is kept and told once, with every cause (the library is
 missing; there is no CUDA device) and the command that installs it.
 

@@ -17,7 +17,6 @@ from pipeline.bake.bake import BakedMaps
 from pipeline.bake.decode import decode_texture
 from pipeline.bake.project import bake_projected, covering_cameras
 from pipeline.core.job import Job
-from pipeline.geometry.unwrap import unwrap
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.mesh_hash import mesh_sha256
 from pipeline.mesh.normalise import normalise
@@ -38,6 +37,7 @@ from pipeline.scene.painted_mesh import PaintedMeshSettings
 from pipeline.scene.patchwork import PatchworkMesh
 from pipeline.scene.radiance_field import Lambdas, RadianceFieldScene, RadianceFieldSettings
 from pipeline.scene.sketch import Sketch
+from pipeline.uv.unwrap import unwrap
 
 # The grid's coarsest level, as published.
 _COARSEST = 16

@@ -31,7 +31,7 @@ class Shape(BaseModel):
     """One solid of a sketch. Its own axes are the scene's until it is rotated: +Y up, +Z towards the viewer.
 
     Cylinder, cone (tip up) and capsule stand along y; a torus lies in the plane of x and z, its tube as thick as
-    its y. ``geometry.primitives`` makes the triangles.
+    its y. ``uv.primitives`` makes the triangles.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

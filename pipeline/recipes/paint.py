@@ -11,8 +11,6 @@ import torch
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps, bake_base_colour, bake_refined
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
-from pipeline.geometry.unwrap import uneven_density
-from pipeline.geometry.unwrap_cache import load_unwrapped
 from pipeline.mesh.normalise import normalise
 from pipeline.mesh.normals import is_closed
 from pipeline.mesh.readers.unkept import not_in_asset, unkept
@@ -27,6 +25,8 @@ from pipeline.recipes.work import Asset, Variant, Work
 from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
 from pipeline.scene.patchwork import PatchworkMesh
 from pipeline.scene.refined_mesh import RefinedMesh, RefinedMeshSettings
+from pipeline.uv.cache import load_unwrapped
+from pipeline.uv.unwrap import uneven_density
 
 
 class Paint(Steps):

@@ -52,7 +52,7 @@ class MeshViews:
         faces: (F, 3) int64 into vertices.
         uv: (T, 2) float32 in [0, 1], top-left origin; uv_faces: (F, 3) int64 into uv.
         seed: of every draw.
-        antialias: whether outlines are smoothed; see ``geometry.antialias``.
+        antialias: whether outlines are smoothed; see ``uv.antialias``.
     """
 
     def __init__(

@@ -17,18 +17,18 @@ GRID = 512
 # Beyond these numbers of charts, fewer orientations and fewer scales are tried.
 MANY_CHARTS = 1500
 # Padding is halved while charts could cover less than this share of the square with it.
-LEAST_USE = 0.35
+MIN_COVERAGE = 0.35
 # ... and while each halving lets the charts grow by this factor.
 WORTH_HALVING = 1.1
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedAtlas:
     """uv (T, 2) float32 in [0, 1]; padding in units of the square; use: share of it the faces cover."""
 
     uv: NDArray[np.float32]
     padding: float
-    use: float
+    coverage: float
 
 
 def pack(
@@ -37,7 +37,7 @@ def pack(
     charts: NDArray[np.int64],
     *,
     padding: float,
-) -> Packed:
+) -> PackedAtlas:
     """Packs charts that lie in planes of their own.
 
     points (T, 2), any unit that is the same for all charts, y downwards; faces (F, 3) into them; charts (F,) from
@@ -59,12 +59,12 @@ def pack(
 
     grid, best, used_padding, tried = GRID, None, padding, padding
     for _ in range(12):
-        found = _largest(points, corner, charts, point_chart, extent, area, tried * grid, grid)
-        if found is not None and (best is None or found[0] > best[0] * WORTH_HALVING):
-            best, used_padding = found, tried
+        layout = _largest_scale(points, corner, charts, point_chart, extent, area, tried * grid, grid)
+        if layout is not None and (best is None or layout[0] > best[0] * WORTH_HALVING):
+            best, used_padding = layout, tried
         elif best is not None:
             break  # it is not the padding that takes the room
-        if best is not None and (best[0] ** 2 * area >= LEAST_USE * grid**2 or tried * grid < 0.25):
+        if best is not None and (best[0] ** 2 * area >= MIN_COVERAGE * grid**2 or tried * grid < 0.25):
             break
         if tried * grid < 0.25:
             # Even without padding they do not fit: more charts than cells. A finer grid has room.
@@ -74,7 +74,7 @@ def pack(
         return _tiles(points, point_chart, extent, area, count)
     scale, column, row, turn = best
     uv = _placed(points, point_chart, extent, scale, used_padding * grid, column, row, turn) / grid
-    return Packed(np.clip(uv, 0.0, 1.0).astype(np.float32), used_padding, scale**2 * area / grid**2)
+    return PackedAtlas(np.clip(uv, 0.0, 1.0).astype(np.float32), used_padding, scale**2 * area / grid**2)
 
 
 def _upright(points: NDArray[np.float64], point_chart: NDArray[np.int64], count: int) -> NDArray[np.float64]:
@@ -100,7 +100,7 @@ def _upright(points: NDArray[np.float64], point_chart: NDArray[np.int64], count:
     return turned - low[point_chart]
 
 
-def _largest(
+def _largest_scale(
     points: NDArray[np.float64],
     corner: NDArray[np.float64],
     charts: NDArray[np.int64],
@@ -116,7 +116,7 @@ def _largest(
     high = min(np.sqrt(0.95 * grid**2 / area), (grid - padding) / max(float(extent.max()), 1e-30))
     scale, low, best = high * 0.9, 0.0, None
     for _ in range(9 if many else 12):
-        placed = _try(corner, charts, extent, scale, padding, grid, turns=1 if many else 4)
+        placed = _try_scale(corner, charts, extent, scale, padding, grid, turns=1 if many else 4)
         if placed is None:
             high = scale
         else:
@@ -130,7 +130,7 @@ def _largest(
     return best
 
 
-def _try(
+def _try_scale(
     corner: NDArray[np.float64],
     charts: NDArray[np.int64],
     extent: NDArray[np.float64],
@@ -139,7 +139,7 @@ def _try(
     grid: int,
     turns: int,
 ) -> tuple[NDArray, NDArray, NDArray] | None:
-    from pipeline.geometry.uv_kernels import chart_masks, pack_masks
+    from pipeline.uv.kernels import chart_masks, pack_masks
 
     reach = padding / 2
     sizes = np.floor(extent * scale + padding).astype(np.int64) + 1
@@ -180,10 +180,10 @@ def _tiles(
     extent: NDArray[np.float64],
     area: float,
     count: int,
-) -> Packed:
+) -> PackedAtlas:
     """Last resort, for more charts than any grid has cells: equal squares in rows, each chart shrunk into one."""
     side = int(np.ceil(np.sqrt(count)))
     scale = 0.8 / np.maximum(extent.max(axis=1), 1e-30)
     local = points * scale[point_chart][:, None] + 0.1
     uv = (local + np.stack([point_chart % side, point_chart // side], axis=1)) / side
-    return Packed(uv.astype(np.float32), 0.0, 0.0)
+    return PackedAtlas(uv.astype(np.float32), 0.0, 0.0)

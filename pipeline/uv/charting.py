@@ -206,8 +206,8 @@ def _flatten(
 
     # One point per chart and vertex.
     key = np.repeat(chart, 3) * len(mesh.vertices) + mesh.faces.reshape(-1)
-    _, where, uv_faces = np.unique(key, return_index=True, return_inverse=True)
-    return flat.reshape(-1, 2)[where], uv_faces.reshape(-1, 3), chart
+    _, first_corner, uv_faces = np.unique(key, return_index=True, return_inverse=True)
+    return flat.reshape(-1, 2)[first_corner], uv_faces.reshape(-1, 3), chart
 
 
 def _cut_long(
@@ -247,7 +247,7 @@ def _unfolded(
     second: NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """Charts none of which covers itself: what lies behind something else becomes a chart of its own."""
-    from pipeline.geometry.uv_kernels import folded_faces
+    from pipeline.uv.kernels import folded_faces
 
     # The sheet in front keeps its place; ties by face number.
     precedence = np.lexsort((np.arange(len(depth)), -depth))

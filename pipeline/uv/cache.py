@@ -20,14 +20,14 @@ from pipeline.core.atomic import atomic_write
 from pipeline.core.hashing import canonical_json, sha256_arrays, sha256_bytes
 from pipeline.core.job import Reporter, no_report
 from pipeline.core.plain import is_plain
-from pipeline.geometry.unwrap import unwrap
 from pipeline.mesh.load import READER_VERSION, load_mesh
 from pipeline.mesh.mesh import Mesh, UVMesh
 from pipeline.storage import shared_cache
+from pipeline.uv.unwrap import unwrap
 
 # Changes whenever the unwrapper would lay out the same mesh differently.
 _LAYOUT_VERSION = "2"
-_NOTES = ("method", "reason", "padding", "use")
+_STORED_FIELDS = ("method", "reason", "padding", "use")
 _ARRAYS = ("uv", "uv_faces", "charts")
 _IN_MEMORY = 2
 
@@ -64,23 +64,23 @@ def load_unwrapped(
     content = [_LAYOUT_VERSION, READER_VERSION, mesh.source_sha256, mesh.source_format, texture_size, mode, time_limit]
     entry = cache / f"{sha256_bytes(canonical_json(content))}.safetensors"
     shared_cache.fetch(entry)
-    found = _read(entry, mesh)
-    if found is None:
-        found = _as_stored(unwrap(mesh, texture_size=texture_size, mode=mode, time_limit=time_limit, report=report))
-        _write(entry, found)
+    unwrapped = _read(entry, mesh)
+    if unwrapped is None:
+        unwrapped = _as_stored(unwrap(mesh, texture_size=texture_size, mode=mode, time_limit=time_limit, report=report))
+        _write(entry, unwrapped)
         if shared_cache.publish(entry):
             theirs = _read(entry, mesh)
             if theirs is None:
                 # What another node shared is damaged: nobody could use it, ever.
-                _write(entry, found)
+                _write(entry, unwrapped)
                 shared_cache.replace(entry)
             else:
-                found = theirs
+                unwrapped = theirs
     with _lock:
-        _memory[key] = found
+        _memory[key] = unwrapped
         while len(_memory) > _IN_MEMORY:
             _memory.popitem(last=False)
-    return found
+    return unwrapped
 
 
 def _as_stored(uvmesh: UVMesh) -> UVMesh:
@@ -95,7 +95,7 @@ def _as_stored(uvmesh: UVMesh) -> UVMesh:
 
 def _write(entry: Path, uvmesh: UVMesh) -> None:
     arrays = {name: getattr(uvmesh, name) for name in _ARRAYS}
-    notes = json.dumps({name: getattr(uvmesh, name) for name in _NOTES})
+    notes = json.dumps({name: getattr(uvmesh, name) for name in _STORED_FIELDS})
     with atomic_write(entry) as temporary:
         save_file(arrays, temporary, metadata={"unwrap": notes, "sha256": sha256_arrays(notes, arrays)})
 
@@ -107,7 +107,7 @@ def _read(entry: Path, mesh: Mesh) -> UVMesh | None:
         with safe_open(entry, framework="numpy") as stream:
             metadata = stream.metadata()
             stored = json.loads(metadata["unwrap"])
-            notes = {name: stored[name] for name in _NOTES}
+            notes = {name: stored[name] for name in _STORED_FIELDS}
             arrays = {name: stream.get_tensor(name).copy() for name in _ARRAYS}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None

@@ -42,8 +42,8 @@ XATLAS_FACES = 60_000
 # With more charts or less use than this, "auto" also asks what clusters make of the mesh, and takes these where
 # they are fewer and use the texture better: scans full of crevices fall into hundreds of slivers otherwise.
 MANY_CHARTS = 256
-POOR_USE = 0.4
-BETTER_USE = 1.15
+POOR_COVERAGE = 0.4
+BETTER_COVERAGE = 1.15
 # Charts that xatlas lets overlap more than this are not used.
 _XATLAS_OVERLAP = 0.002
 _CHILD = Path(__file__).with_name("xatlas_child.py")
@@ -76,7 +76,7 @@ def unwrap(
         if not why_not and mode == "auto":
             why_not = uneven_density(mesh)
         if not why_not:
-            return _own(mesh)
+            return _with_own_uv(mesh)
         if mode == "input":
             raise UnwrapError(f"the mesh's own texture coordinates cannot be used: {why_not}")
     if mode == "box":
@@ -90,20 +90,20 @@ def unwrap(
         result = _packed(mesh, points, uv_faces, None, texture_size, "xatlas", started)
         overlap = overlap_share(result.uv, result.uv_faces)
         if overlap <= _XATLAS_OVERLAP:
-            poor = int(result.charts.max()) + 1 > MANY_CHARTS or result.coverage < POOR_USE
-            return _better(mesh, texture_size, result) if poor and mode == "auto" else result
+            poor = int(result.charts.max()) + 1 > MANY_CHARTS or result.coverage < POOR_COVERAGE
+            return _better_packed(mesh, texture_size, result) if poor and mode == "auto" else result
         failure = f"xatlas made charts that overlap by {overlap:.1%}"
     return _clustered(mesh, texture_size, "clusters", f"{started}; {failure}")
 
 
-def _better(mesh: Mesh, texture_size: int, found: UVMesh) -> UVMesh:
-    """``found``, or what clusters make of the mesh where that is clearly better."""
-    count = int(found.charts.max()) + 1
-    reason = f"xatlas made {count} charts that use {found.coverage:.0%} of the texture"
+def _better_packed(mesh: Mesh, texture_size: int, unwrapped: UVMesh) -> UVMesh:
+    """``unwrapped``, or what clusters make of the mesh where that is clearly better."""
+    count = int(unwrapped.charts.max()) + 1
+    reason = f"xatlas made {count} charts that use {unwrapped.coverage:.0%} of the texture"
     other = _clustered(mesh, texture_size, "clusters", reason)
-    if int(other.charts.max()) < count and other.coverage > BETTER_USE * found.coverage:
+    if int(other.charts.max()) < count and other.coverage > BETTER_COVERAGE * unwrapped.coverage:
         return other
-    return found
+    return unwrapped
 
 
 def uv_problem(mesh: Mesh) -> str:
@@ -170,7 +170,7 @@ def overlap_share(uv: NDArray[np.floating], uv_faces: NDArray[np.integer], size:
 
 def _covered(uv: NDArray[np.floating], uv_faces: NDArray[np.integer], size: int = OVERLAP_GRID) -> tuple[int, int]:
     """(cells covered at all, cells covered more than once)."""
-    from pipeline.geometry.uv_kernels import coverage
+    from pipeline.uv.kernels import coverage
 
     count = coverage(np.asarray(uv, np.float64)[uv_faces] * size, size)
     return int(np.count_nonzero(count)), int(np.count_nonzero(count > 1))
@@ -186,7 +186,7 @@ def _first_tile(uv: NDArray[np.float32]) -> NDArray[np.float32]:
     return moved if inside else uv
 
 
-def _own(mesh: Mesh) -> UVMesh:
+def _with_own_uv(mesh: Mesh) -> UVMesh:
     assert mesh.uv is not None and mesh.uv_faces is not None
     uv = _first_tile(mesh.uv)
     reason = "the mesh's own texture coordinates are usable"
@@ -216,7 +216,7 @@ def chart_ids(uv_faces: NDArray[np.int64]) -> NDArray[np.int32]:
 
 
 def _clustered(mesh: Mesh, texture_size: int, method: str, reason: str) -> UVMesh:
-    from pipeline.geometry.clusters import flat_charts
+    from pipeline.uv.charting import flat_charts
 
     points, uv_faces, charts = flat_charts(mesh, smooth=method == "clusters")
     return _packed(mesh, points, uv_faces, charts, texture_size, method, reason)
@@ -231,7 +231,7 @@ def _packed(
     method: str,
     reason: str,
 ) -> UVMesh:
-    from pipeline.geometry.pack import pack
+    from pipeline.uv.pack import pack
 
     if charts is None:
         charts = chart_ids(uv_faces)
@@ -248,7 +248,7 @@ def _packed(
         reason,
         chart_ids(uv_faces),
         packed.padding * texture_size,
-        packed.use,
+        packed.coverage,
     )
 
 
@@ -267,7 +267,7 @@ def run_xatlas(
     # xatlas computes in float32 and calls faces below an absolute area degenerate: brought to a mean area of 1.
     centred = mesh.vertices - (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
     centred = centred / math.sqrt(max(float(face_areas(mesh.vertices, mesh.faces).mean()), 1e-300))
-    found, failure = run_child(
+    arrays, failure = run_child(
         command or _CHILD,
         "xatlas",
         {"vertices": centred.astype(np.float32), "faces": mesh.faces.astype(np.uint32)},
@@ -276,9 +276,9 @@ def run_xatlas(
         stage="unwrap",
         report=report,
     )
-    if found is None:
+    if arrays is None:
         return None, failure
-    uv, uv_faces = found["uv"].astype(np.float64), found["uv_faces"].astype(np.int64)
+    uv, uv_faces = arrays["uv"].astype(np.float64), arrays["uv_faces"].astype(np.int64)
     fits = uv_faces.shape == mesh.faces.shape and uv.ndim == 2 and np.isfinite(uv).all()
     if not fits or uv_faces.max(initial=0) >= len(uv):
         return None, "xatlas returned something that does not fit the mesh"

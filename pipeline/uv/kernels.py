@@ -19,7 +19,7 @@ _HINTED_CHARTS = 150
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _owns(w, dx, dy):
+def _owns_centre(w, dx, dy):
     """Whether a centre belongs to a face at one edge: inside of it, or on it where the edge is a top or left."""
     return w > 0 or (w == 0 and (dy > 0 or (dy == 0 and dx < 0)))
 
@@ -54,11 +54,11 @@ def coverage(corners, size):
             py = row * _SUBCELL + half
             for column in range(left, right + 1):
                 px = column * _SUBCELL + half
-                if not _owns((x1 - x0) * (py - y0) - (y1 - y0) * (px - x0), x1 - x0, y1 - y0):
+                if not _owns_centre((x1 - x0) * (py - y0) - (y1 - y0) * (px - x0), x1 - x0, y1 - y0):
                     continue
-                if not _owns((x2 - x1) * (py - y1) - (y2 - y1) * (px - x1), x2 - x1, y2 - y1):
+                if not _owns_centre((x2 - x1) * (py - y1) - (y2 - y1) * (px - x1), x2 - x1, y2 - y1):
                     continue
-                if not _owns((x0 - x2) * (py - y2) - (y0 - y2) * (px - x2), x0 - x2, y0 - y2):
+                if not _owns_centre((x0 - x2) * (py - y2) - (y0 - y2) * (px - x2), x0 - x2, y0 - y2):
                     continue
                 if count[row, column] < 255:
                     count[row, column] += 1
@@ -81,7 +81,7 @@ def folded_faces(corners, order, starts):
             for c in range(3):
                 width = max(width, int(corners[order[k], c, 0]) + 2)
                 height = max(height, int(corners[order[k], c, 1]) + 2)
-        taken = np.zeros((height, width), np.bool_)
+        occupied = np.zeros((height, width), np.bool_)
         for k in range(starts[chart], starts[chart + 1]):
             face = order[k]
             x0, y0 = _snapped(corners[face, 0, 0]), _snapped(corners[face, 0, 1])
@@ -101,15 +101,15 @@ def folded_faces(corners, order, starts):
                     py = row * _SUBCELL + half
                     for column in range(left, right + 1):
                         px = column * _SUBCELL + half
-                        if not _owns((x1 - x0) * (py - y0) - (y1 - y0) * (px - x0), x1 - x0, y1 - y0):
+                        if not _owns_centre((x1 - x0) * (py - y0) - (y1 - y0) * (px - x0), x1 - x0, y1 - y0):
                             continue
-                        if not _owns((x2 - x1) * (py - y1) - (y2 - y1) * (px - x1), x2 - x1, y2 - y1):
+                        if not _owns_centre((x2 - x1) * (py - y1) - (y2 - y1) * (px - x1), x2 - x1, y2 - y1):
                             continue
-                        if not _owns((x0 - x2) * (py - y2) - (y0 - y2) * (px - x2), x0 - x2, y0 - y2):
+                        if not _owns_centre((x0 - x2) * (py - y2) - (y0 - y2) * (px - x2), x0 - x2, y0 - y2):
                             continue
                         if write == 1:
-                            taken[row, column] = True
-                        elif taken[row, column]:
+                            occupied[row, column] = True
+                        elif occupied[row, column]:
                             marked[face] = True
                 if marked[face]:
                     break
