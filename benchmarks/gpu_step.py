@@ -73,7 +73,7 @@ def scene_parts(prior: Prior, mesh: Path, views: int = 1) -> Iterator[Part]:
                 return rasterise.rasterise(vertices, loaded.faces, cameras, side, side, backend=name)
 
             yield f"rasterise {views} x {side}^2, {len(loaded.faces)} faces, {backend.name}", draw, False
-    texels = prior.defaults.texture_size // prior.reduction
+    texels = prior.defaults.texture_size // prior.vae_scale_factor
     texture = torch.zeros(prior.latent_channels, texels, texels, device=prior.device, requires_grad=True)
     uv = torch.rand(views * side * side, 2, generator=torch_generator(0, "bench")).to(prior.device)
 
@@ -94,14 +94,14 @@ def prior_parts(prior: Prior, lockstep: int) -> Iterator[Part]:
 
 def image_parts(prior: Prior) -> Iterator[Part]:
     """Once an asset, and each step of a refinement."""
-    texels = prior.defaults.texture_size // prior.reduction
+    texels = prior.defaults.texture_size // prior.vae_scale_factor
     latents = torch.zeros(1, prior.latent_channels, texels, texels, device=prior.device)
 
     def decode() -> object:
         with torch.no_grad():
             return prior.decode(latents)
 
-    side = prior.sample_size * prior.reduction
+    side = prior.sample_size * prior.vae_scale_factor
     image = torch.full((1, 3, side, side), 0.5, device=prior.device, requires_grad=True)
 
     def encode() -> object:

@@ -30,7 +30,7 @@ from benchmarks.sketch import MUSHROOM
 from pipeline.bake.decode import decode_texture
 from pipeline.core.job import Job, RowLocation, no_report
 from pipeline.distill.loop import distill
-from pipeline.prior.fit_rgb import picture as made_picture
+from pipeline.prior.latent_rgb_fit import picture as made_picture
 from pipeline.prior.load import Prior, load_prior
 from pipeline.raster.camera import Cameras, orbit
 from pipeline.recipes.build import begin_refinement, prepare, variants
@@ -79,7 +79,7 @@ def pictures(scene: RadianceFieldScene, cameras: Cameras, prior: Prior) -> tuple
 @torch.no_grad()
 def mapped(scene: RadianceFieldScene, cameras: Cameras, prior: Prior, side: int) -> np.ndarray:
     """The prior's linear map of the latent renders, enlarged: (N, 3, side, side) in [0, 1]."""
-    return enlarged(scene.still(cameras, side // prior.reduction)[0].cpu(), prior, side)
+    return enlarged(scene.still(cameras, side // prior.vae_scale_factor)[0].cpu(), prior, side)
 
 
 def enlarged(latents: torch.Tensor, prior: Prior, side: int) -> np.ndarray:
@@ -94,7 +94,7 @@ def enlarged(latents: torch.Tensor, prior: Prior, side: int) -> np.ndarray:
 @torch.no_grad()
 def judged(scene: RadianceFieldScene, cameras: Cameras, prior: Prior, side: int) -> np.ndarray:
     """Refined views as the encoder gets them: as many rays as latent views have, enlarged: (N, 3, side, side)."""
-    rays = side // prior.reduction * scene.settings.supersample
+    rays = side // prior.vae_scale_factor * scene.settings.supersample
     image = scene.still(cameras, rays, supersample=1)[0].cpu()
     return torch.nn.functional.interpolate(image, size=(side, side), mode="bilinear", align_corners=False).numpy()
 
@@ -102,7 +102,7 @@ def judged(scene: RadianceFieldScene, cameras: Cameras, prior: Prior, side: int)
 @torch.no_grad()
 def fitted(prior: Prior, images: int = 32) -> float:
     """PSNR of the linear map against the decoder on latents of pictures such as ``latentkiln prior fit-rgb`` makes."""
-    side = prior.sample_size * prior.reduction
+    side = prior.sample_size * prior.vae_scale_factor
     latents = torch.cat([prior.encode(made_picture(1, i, side)[None]).cpu() for i in range(images)])
     decoded = np.stack([decode_texture(z.to(prior.device), prior).cpu().numpy() for z in latents])
     return psnr(enlarged(latents, prior, side), decoded, np.ones((images, side, side), bool))
@@ -179,7 +179,7 @@ def main() -> None:
     decoded, inside = pictures(variant.scene, cameras, prior)
     first, _ = pictures(variant.refined, cameras, prior)
     linear = mapped(variant.scene, cameras, prior, decoded.shape[-1])
-    coarse = sampled(first, prior.reduction)
+    coarse = sampled(first, prior.vae_scale_factor)
     within = np.stack([binary_erosion(mask, iterations=_RIM) for mask in inside])
     inner = f"{_RIM} pixels and more inside its outline"
     print(f"against what the decoder shows of the latents: all of the object / {inner} / whole pictures")

@@ -17,7 +17,7 @@ from pipeline.core.job import Job
 from pipeline.core.location import Location, RemotePath
 from pipeline.export.record import in_strangers_folder, is_ours, load_record, output_problem, read_failure
 from pipeline.mesh.mesh_hash import may_have_buffers, mesh_sha256
-from pipeline.prior.adapter_marks import adapter_marks
+from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
 from pipeline.recipes.half_built import goes_on_from
 from pipeline.storage import publish
@@ -62,7 +62,7 @@ def fingerprint(
     """Hex sha256 that names the asset: same fingerprint, nothing to do.
 
     Made of everything that decides the asset: recipe and its version, prompts, seed, settings, the bytes of the
-    mesh, the prior, and of ``adapters`` (as ``adapter_marks`` gives them). Not of ids, paths, the machine, or settings
+    mesh, the prior, and of ``adapters`` (as ``adapter_hashes`` gives them). Not of ids, paths, the machine, or settings
     that are mere limits.
     """
     limits = LIMIT_SETTINGS.get(job.recipe, frozenset())
@@ -297,7 +297,7 @@ def _identify_adapters(job: Job) -> tuple[Job, list[dict[str, Any]], str]:
     """The job with its LoRAs and concepts on this node, what they are, and "" or why they cannot be used."""
     try:
         job = with_local_adapters(job)
-        return job, adapter_marks(job.adapters), ""
+        return job, adapter_hashes(job.adapters), ""
     except LatentkilnError as error:
         return job, [], f"an adapter cannot be used: {error.message}"
 

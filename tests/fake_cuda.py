@@ -136,7 +136,7 @@ def fake_cuda() -> Iterator[None]:
     """The device, and everybody who asks for one being told that it is there."""
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch, FakeCuda():
         # They are read in host memory on any machine, and moved after.
-        patch.setattr(load, "load_parts", _outside(load.load_parts))
+        patch.setattr(load, "load_components", _outside(load.load_components))
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "current_device", lambda: 0)
         for name in ("empty_cache", "synchronize", "reset_peak_memory_stats"):

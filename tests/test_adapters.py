@@ -19,7 +19,7 @@ from pipeline.distill.prompts import PromptTable
 from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients
 from pipeline.manifest import load_manifest
 from pipeline.plan import plan
-from pipeline.prior.adapters import NONE, Adapters
+from pipeline.prior.adapters import NO_ADAPTERS, Adapters
 from pipeline.prior.load import Prior, load_prior
 
 STYLES = ("kohya", "kohya-original", "diffusers", "peft", "old")
@@ -36,7 +36,7 @@ def prior(folders: dict[str, Path]) -> Prior:
     return load_prior(folders["sd1"])
 
 
-def query(prior: Prior, seed: int, adapters: Adapters = NONE, prompt: str = "a red cube") -> Query:
+def query(prior: Prior, seed: int, adapters: Adapters = NO_ADAPTERS, prompt: str = "a red cube") -> Query:
     table = PromptTable(prior, prompt, "", view_words=False, close_up=False, adapters=adapters)
     t, eps = draw(SdsSettings(7.5), prior, seed, 0, 10, (1, 4, 8, 8))
     latents = torch.randn(1, 4, 8, 8, generator=torch_generator(seed, "z"))

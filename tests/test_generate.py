@@ -253,7 +253,7 @@ def test_pictures_have_no_depth_where_rays_pass(prior: Prior) -> None:
     for step in range(3):
         made.occupancy.update(made.field.density, 0, step)
     shown, depth = picture(made, cameras, 16, prior)
-    assert shown.shape == (1, 3, 16 * prior.reduction, 16 * prior.reduction)
+    assert shown.shape == (1, 3, 16 * prior.vae_scale_factor, 16 * prior.vae_scale_factor)
     # The blob at the centre stops rays about the camera's distance away; the corners see past it.
     assert depth[0, 8, 8] == pytest.approx(np.linalg.norm(cameras.eye[0]), abs=0.5)
     assert np.isinf(depth[0, 0, 0])

@@ -25,10 +25,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_constants_come_from_the_configs(folder: Path, tmp_path: Path) -> None:
     prior = load_prior(folder)
-    assert (prior.reduction, prior.latent_channels, prior.sample_size) == (4, 4, 8)
+    assert (prior.vae_scale_factor, prior.latent_channels, prior.sample_size) == (4, 4, 8)
     assert (prior.train_steps, prior.prediction_type) == (1000, "epsilon")
     other = load_prior(make_prior(tmp_path / "other", reduction=8, channels=3, prediction_type="v_prediction"))
-    assert (other.reduction, other.latent_channels, other.prediction_type) == (8, 3, "v_prediction")
+    assert (other.vae_scale_factor, other.latent_channels, other.prediction_type) == (8, 3, "v_prediction")
     assert other.decode(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 64, 64)
 
 

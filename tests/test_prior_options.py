@@ -21,11 +21,11 @@ from pipeline.core.job import AdapterFile
 from pipeline.core.rng import torch_generator
 from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients
 from pipeline.prior.cache import CACHE_VARIABLE
-from pipeline.prior.fit_rgb import fit_prior, picture
+from pipeline.prior.components import load_components
 from pipeline.prior.identity import prior_identity
+from pipeline.prior.latent_rgb_fit import fit_prior, picture
 from pipeline.prior.load import Prior, load_prior
 from pipeline.prior.options import PriorOptions, low_memory
-from pipeline.prior.parts import load_parts
 from pipeline.prior.precision import can_compile
 
 
@@ -91,8 +91,8 @@ def test_saving_memory_changes_no_number(folders: dict[str, Path]) -> None:
     image = torch.rand(3, 3, 64, 64)
     assert torch.allclose(plain.encode(image), saving.encode(image), atol=1e-6)
     assert saving._vae.use_slicing and saving._vae.use_tiling
-    assert saving.options.said() == {"offload": True, "vae_slicing": True, "vae_tiling": True}
-    assert plain.options.said() == {}
+    assert saving.options.non_default() == {"offload": True, "vae_slicing": True, "vae_tiling": True}
+    assert plain.options.non_default() == {}
     image.requires_grad_(True)
     saving.encode(image).sum().backward()
     assert image.grad is not None and image.grad.abs().sum() > 0
@@ -290,7 +290,7 @@ def test_measuring_compiles_nothing_and_lack_of_memory_forgets_what_was(
     monkeypatch.setattr(torch, "compile", compile)
     monkeypatch.setattr(torch.compiler, "reset", lambda: forgotten.append(1))
     prior = load_prior(folders["sd1"], options=PriorOptions(compile=True))
-    with prior.as_it_is():
+    with prior.uncompiled():
         gradient(prior)
         prior.release(everything=True)
     assert not used and not forgotten
@@ -323,7 +323,7 @@ def test_images_that_do_not_fit_are_decoded_one_by_one(
 
 def test_half_precision_networks_that_wait_in_main_memory_never_compute_there(folders: dict[str, Path]) -> None:
     """Not every CPU, nor every torch, has half precision convolutions."""
-    parts = load_parts(prior_identity(folders["sd1"]))
+    parts = load_components(prior_identity(folders["sd1"]))
     places = []
     parts.vae.encoder.conv_in.register_forward_hook(lambda module, given, out: places.append(given[0].device.type))
     parts.texts[0].register_forward_hook(lambda module, given, out: places.append(out[0].device.type))
@@ -361,7 +361,7 @@ def test_everything_goes_to_the_device_it_is_used_on(kind: str, folders: dict[st
     found = prior_identity(folders[kind])
     for options in (PriorOptions(precision="float32"), low_memory("float32"), PriorOptions()):
         # Read before: the libraries' own way to fill networks is no concern of the make-believe device.
-        parts = load_parts(found)
+        parts = load_components(found)
         with fake_cuda():
             prior = Prior(found, parts, torch.device("cuda"), options)
             mine = gradient(prior)

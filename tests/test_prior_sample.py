@@ -18,7 +18,7 @@ from pipeline.prior.sample import sample_images
 
 def test_an_image_depends_on_its_seed_its_place_and_its_own_prompt(prior: Prior) -> None:
     both = sample_images(prior, ["a red cube", "a blue cube"], steps=3, seed=4)
-    side = prior.sample_size * prior.reduction
+    side = prior.sample_size * prior.vae_scale_factor
     assert both.shape == (2, 3, side, side)
     assert both.min() >= 0 and both.max() <= 1
     again = sample_images(prior, ["a red cube", "a red stone"], steps=3, seed=4)
@@ -44,7 +44,7 @@ def test_guidance_is_what_suits_the_prior(tmp_path: Path, own: float | None, exp
 
 
 def test_a_size_of_ones_own(prior: Prior) -> None:
-    assert sample_images(prior, ["a cube"], steps=2, size=12).shape[-1] == 12 * prior.reduction
+    assert sample_images(prior, ["a cube"], steps=2, size=12).shape[-1] == 12 * prior.vae_scale_factor
 
 
 def test_the_command_writes_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +88,7 @@ def test_larger_images_are_drawn_fewer_at_a_time(prior: Prior, monkeypatch: pyte
 
 def test_the_command_draws_the_size_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_prior(tmp_path / "prior")
-    reduction = load_prior(str(folder)).reduction
+    reduction = load_prior(str(folder)).vae_scale_factor
     words = ["prior", "sample", "a red cube", "--prior", str(folder), "--count", "1", "--steps", "1"]
     out = tmp_path / "grid.png"
     assert main([*words, "--size", "96", "--out", str(out)]) == 0

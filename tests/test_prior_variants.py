@@ -120,7 +120,7 @@ def test_constants_of_each_kind(priors: dict[str, Prior]) -> None:
         "sd1": "epsilon", "sd2-768-v": "v_prediction", "sdxl": "epsilon",
     }  # fmt: skip
     assert priors["sdxl"]._scaling == 0.13025 and priors["sd1"]._scaling == 0.18215
-    assert all(prior.reduction == 8 for prior in priors.values())
+    assert all(prior.vae_scale_factor == 8 for prior in priors.values())
     text = priors["sdxl"].embed(["a red cube"])
     assert text.states.shape == (1, 12, 40) and text.pooled is not None and text.pooled.shape == (1, 24)
     assert priors["sd1"].embed(["a red cube"]).pooled is None
@@ -139,7 +139,7 @@ def test_sdxl_needs_a_map_of_its_own(folders: dict[str, Path], tmp_path: Path) -
     (copy / "latent_rgb.json").unlink()
     with pytest.raises(PriorError, match="prior fit-rgb"):
         load_prior(copy)
-    assert load_prior(copy, fitted=False).reduction == 8
+    assert load_prior(copy, fitted=False).vae_scale_factor == 8
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -149,7 +149,7 @@ def test_a_single_file_is_its_folder(
     path = make_single_file(folders[kind], tmp_path / "model.safetensors", kind)
     assert single_file.family(path) == kind
     mine, folder = load_prior(path), priors[kind]
-    assert mine.name == "model" and (mine.prediction_type, mine.reduction) == (folder.prediction_type, 8)
+    assert mine.name == "model" and (mine.prediction_type, mine.vae_scale_factor) == (folder.prediction_type, 8)
     a, b = mine.embed(["a red cube", ""]), folder.embed(["a red cube", ""])
     assert torch.equal(a.states, b.states)
     if a.pooled is not None and b.pooled is not None:

@@ -25,7 +25,7 @@ _GLOBAL_OVERLAP = 16
 class Decoder(Protocol):
     """What baking needs of a prior."""
 
-    reduction: int
+    vae_scale_factor: int
 
     def decode(self, latents: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, 3, h r, w r) in [0, 1]."""
@@ -48,7 +48,7 @@ def receptive_radius(prior: Decoder, channels: int) -> int | None:
         rows, columns = torch.nonzero(change, as_tuple=True)
         if len(rows) == 0:
             continue
-        latents = torch.stack([rows, columns]) // prior.reduction
+        latents = torch.stack([rows, columns]) // prior.vae_scale_factor
         farthest = max(farthest, int((latents - _PROBE).abs().max()))
     # A pixel may read a latent it barely changes with here; a little more costs little.
     return None if farthest >= _PROBE - 1 else farthest + 1
@@ -63,7 +63,7 @@ def decode_texture(latent: Tensor, prior: Decoder, piece: int = PIECE) -> Tensor
     pieces that fade into one another instead.
     """
     channels, height, width = latent.shape
-    reduction = prior.reduction
+    reduction = prior.vae_scale_factor
     most = max(8, piece // reduction)
     if max(height, width) <= most:
         return prior.decode(latent[None])[0].clamp(0, 1)
@@ -80,13 +80,13 @@ def decode_texture(latent: Tensor, prior: Decoder, piece: int = PIECE) -> Tensor
             inner = [(top, bottom, y0, y1), (left, right, x0, x1)]
             window = [_window(*span, reduction, fade=radius is None) for span in inner]
             weight = (window[0][:, None] * window[1][None, :])[None]
-            place = (
+            crop = (
                 slice(None),
                 slice(y0 * reduction, y1 * reduction),
                 slice(x0 * reduction, x1 * reduction),
             )
-            total[place] += decoded * weight
-            weights[place] += weight
+            total[crop] += decoded * weight
+            weights[crop] += weight
     return total / weights
 
 
@@ -97,9 +97,9 @@ def _spans(length: int, core: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(ends))
 
 
-def _window(start: int, end: int, low: int, high: int, reduction: int, *, fade: bool) -> Tensor:
+def _window(start: int, end: int, low: int, high: int, vae_scale_factor: int, *, fade: bool) -> Tensor:
     """Weights of the pixels of latents low .. high: 1 in start .. end, outside 0 or fading to the ends."""
-    x = (torch.arange((high - low) * reduction) + 0.5) / reduction + low
+    x = (torch.arange((high - low) * vae_scale_factor) + 0.5) / vae_scale_factor + low
     if not fade:
         return ((x > start) & (x < end)).float()
     rise = (x - low) / (start - low) if start > low else torch.ones_like(x)
@@ -111,7 +111,7 @@ def _window(start: int, end: int, low: int, high: int, reduction: int, *, fade: 
 def decode_views(latents: Tensor, prior: Decoder, batch: int = 16) -> NDArray[np.float32]:
     """(N, 3, h r, w r) float32 in [0, 1] of N views (N, C, h, w), at most ``batch`` of them at a time, and no more
     pixels than ``PIECE`` a side (one view at least)."""
-    pixels = latents.shape[-2] * latents.shape[-1] * prior.reduction**2
+    pixels = latents.shape[-2] * latents.shape[-1] * prior.vae_scale_factor**2
     batch = max(1, min(batch, PIECE**2 // pixels))
     images = [prior.decode(part).float().clamp(0, 1).cpu().numpy() for part in latents.split(batch)]
     return np.concatenate(images)

@@ -55,7 +55,7 @@ def fit_rgb(spec: str, *, images: int = 48, as_json: bool = False) -> int:
 
     Raises PriorError.
     """
-    from pipeline.prior.fit_rgb import fit_prior
+    from pipeline.prior.latent_rgb_fit import fit_prior
 
     result = fit_prior(spec, images=images)
     if as_json:
@@ -93,8 +93,8 @@ def sample_prior(
     from pipeline.prior.sample import sample_images
 
     prior = load_prior(spec)
-    if size is not None and size % prior.reduction:
-        step = prior.reduction
+    if size is not None and size % prior.vae_scale_factor:
+        step = prior.vae_scale_factor
         fits = math.ceil(size / step) * step
         raise UsageError(
             f"prior sample: --size {size}: the prior {prior.name} draws multiples of {step} pixels; try {fits}"
@@ -108,7 +108,7 @@ def sample_prior(
         guidance_scale=guidance_scale,
         steps=steps,
         seed=seed,
-        size=None if size is None else size // prior.reduction,
+        size=None if size is None else size // prior.vae_scale_factor,
     )
     columns = math.ceil(math.sqrt(count))
     side = images.shape[-1]

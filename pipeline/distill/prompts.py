@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipeline.core.scene import View
-from pipeline.prior.adapters import NONE as NO_ADAPTERS
+from pipeline.prior.adapters import NO_ADAPTERS as NO_ADAPTERS
 from pipeline.prior.adapters import Adapters
 from pipeline.prior.load import Prior, TextEmbedding
 from pipeline.prior.prompts import CLOSE_UP, view_suffix

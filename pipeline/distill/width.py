@@ -75,7 +75,7 @@ class Width:
         """
         if self._known or min(count, self._lockstep) < 2 or self._prior.device.type != "cuda":
             return False
-        with self._prior.as_it_is():
+        with self._prior.uncompiled():
             fits = _estimate(self._prior, step) or 1
         self.now = self._lockstep if fits >= self._lockstep else _power_of_two(fits)
         # What was found beyond this lockstep counts for a later one.
@@ -137,7 +137,7 @@ def fitting(
         return known
     try_step = step or (lambda count: _prior_step(prior, count, views, view_size, refine))
     # Not compiled: that takes minutes for each number of scenes.
-    with prior.as_it_is():
+    with prior.uncompiled():
         fits = _estimate(prior, try_step, two_fit=most > 1)
         if fits is None:
             raise OutOfMemory("out of memory with one asset at a time; try --low-memory, or a smaller view_size")
@@ -151,7 +151,7 @@ def fitting(
 def step_bytes(prior: Prior, count: int, views: int, view_size: int, *, refine: bool = False) -> int | None:
     """Most bytes allocated on ``prior``'s CUDA device, its own weights included, by a step of ``count`` scenes; None
     where memory did not suffice."""
-    with prior.as_it_is():
+    with prior.uncompiled():
         return _peak(prior, lambda number: _prior_step(prior, number, views, view_size, refine), count)
 
 
@@ -221,7 +221,7 @@ def _prior_step(prior: Prior, count: int, views: int, view_size: int, refine: bo
     batch = count * views
     kept = []
     if refine:
-        side = view_size * prior.reduction
+        side = view_size * prior.vae_scale_factor
         for _ in range(count):
             image = torch.full((views, 3, side, side), 0.5, device=prior.device, requires_grad=True)
             kept.append(prior.encode(image).sum())

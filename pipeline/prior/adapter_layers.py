@@ -58,8 +58,8 @@ def match_lora(tensors: Shapes, networks: Mapping[str, Shapes]) -> list[LoraMatc
             if math.prod(shape) != 1:
                 raise ValueError(f"its tensor {_name(name)} is no single number")
             alphas[flat(name.removesuffix(".alpha"))] = name
-        elif found := _KEY.match(name):
-            pairs.setdefault(flat(found["layer"]), {})["down" if found["down"] else "up"] = name
+        elif match := _KEY.match(name):
+            pairs.setdefault(flat(match["layer"]), {})["down" if match["down"] else "up"] = name
         else:
             raise ValueError(f"no LoRA; it holds a tensor {_name(name)}")
     if not pairs:
@@ -87,10 +87,11 @@ def _check_shapes(layer: str, down: Shape, up: Shape, weight: Shape) -> None:
     elif len(down) == 2:
         down = (*down, 1, 1)
     flat_up = (up[0], math.prod(up[1:]))
-    made = (up[0], *down[1:])
-    if made != weight:
+    product_shape = (up[0], *down[1:])
+    if product_shape != weight:
         raise ValueError(
-            f"its layer {_name(layer)} is for weights {made}, this prior's are {weight}; it was made for another model"
+            f"its layer {_name(layer)} is for weights {product_shape}, this prior's are {weight}; it was made for "
+            "another model"
         )
     if flat_up[1] != down[0]:
         raise ValueError(f"its layer {_name(layer)} has matrices of the ranks {down[0]} and {flat_up[1]}: damaged")
@@ -120,27 +121,27 @@ def _find(known: Shapes, layer: str) -> str | None:
 
 def with_original_names(layers: Mapping[str, T], unet_config: Any) -> dict[str, T]:
     """``layers`` of a UNet by flattened name, each also by the name that it has in a single file."""
-    found = dict(layers)
+    named = dict(layers)
     blocks = {flat(ours): flat(theirs) for ours, theirs in original_blocks(unet_config).items()}
     for name, layer in layers.items():
         for ours, theirs in blocks.items():
             if name == ours or name.startswith(f"{ours}_"):
                 inside = name.removeprefix(ours)
-                found.setdefault(theirs + _INSIDE.get(inside, inside), layer)
-    return found
+                named.setdefault(theirs + _INSIDE.get(inside, inside), layer)
+    return named
 
 
 def with_diffusers_names(layers: Mapping[str, T], unet_config: Any) -> dict[str, T]:
     """``layers`` of a UNet in a single file, by flattened name, each also by the name that diffusers has for it."""
-    found = dict(layers)
+    named = dict(layers)
     blocks = {flat(theirs): flat(ours) for ours, theirs in original_blocks(unet_config).items()}
     inner = {theirs: ours for ours, theirs in _INSIDE.items()}
     for name, layer in layers.items():
         for theirs, ours in blocks.items():
             if name == theirs or name.startswith(f"{theirs}_"):
                 inside = name.removeprefix(theirs)
-                found.setdefault(ours + inner.get(inside, inside), layer)
-    return found
+                named.setdefault(ours + inner.get(inside, inside), layer)
+    return named
 
 
 def original_blocks(config: Any) -> dict[str, str]:
@@ -173,8 +174,8 @@ def original_blocks(config: Any) -> dict[str, str]:
             if "CrossAttn" in kind:
                 names[f"up_blocks.{block}.attentions.{layer}"] = f"output_blocks.{number}.1"
             if layer == layers[depth - 1 - block] and block < depth - 1:
-                place = 2 if "CrossAttn" in kind else 1
-                names[f"up_blocks.{block}.upsamplers.0.conv"] = f"output_blocks.{number}.{place}.conv"
+                index = 2 if "CrossAttn" in kind else 1
+                names[f"up_blocks.{block}.upsamplers.0.conv"] = f"output_blocks.{number}.{index}.conv"
             number += 1
     return names
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import PriorError
 from pipeline.core.job import AdapterFile
+from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.prior.adapter_layers import flat, match_concepts, match_lora, with_original_names
-from pipeline.prior.adapter_marks import adapter_marks
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,18 @@ class Adapters:
         return Adapters(self.loras)
 
 
-NONE = Adapters()
+NO_ADAPTERS = Adapters()
 
 
 def read_files(files: Sequence[AdapterFile]) -> Adapters:
     """The adapters of a row. Raises PriorError when a file cannot be read."""
-    made = [
+    adapters = [
         (file.kind, Adapter(file.path, f"{mark['name']}:{mark['sha256']}", file.weight))
-        for file, mark in zip(files, adapter_marks(files), strict=True)
+        for file, mark in zip(files, adapter_hashes(files), strict=True)
     ]
-    return Adapters(tuple(a for kind, a in made if kind == "lora"), tuple(a for kind, a in made if kind == "concept"))
+    return Adapters(
+        tuple(a for kind, a in adapters if kind == "lora"), tuple(a for kind, a in adapters if kind == "concept")
+    )
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -128,8 +130,8 @@ def read_lora(adapter: Adapter, networks: dict[str, nn.Module], config: Any) -> 
     path, tensors = adapter.path, _tensors(adapter.path)
     modules = {name: _modules(network, config if name == "unet" else None) for name, network in networks.items()}
     shapes = {
-        network: {name: tuple(module.weight.shape) for name, module in found.items()}  # type: ignore[arg-type]
-        for network, found in modules.items()
+        network: {name: tuple(module.weight.shape) for name, module in key_match.items()}  # type: ignore[arg-type]
+        for network, key_match in modules.items()
     }
     try:
         matches = match_lora({name: tuple(tensor.shape) for name, tensor in tensors.items()}, shapes)
@@ -141,11 +143,11 @@ def read_lora(adapter: Adapter, networks: dict[str, nn.Module], config: Any) -> 
         rank = down.shape[0]
         alpha = float(tensors[match.alpha]) if match.alpha else float(rank)
         module = modules[match.network][match.layer]
-        layers.setdefault(match.network, []).append(_fit(module, down, up, adapter.weight * alpha / rank))
+        layers.setdefault(match.network, []).append(_fitted_layer(module, down, up, adapter.weight * alpha / rank))
     return Lora(layers)
 
 
-def _fit(module: nn.Module, down: Tensor, up: Tensor, scale: float) -> LoraLayer:
+def _fitted_layer(module: nn.Module, down: Tensor, up: Tensor, scale: float) -> LoraLayer:
     """The layer with its matrices in the module's shape, dtype and place."""
     weight: Tensor = module.weight  # type: ignore[assignment]
     if weight.dim() == 2:
@@ -157,12 +159,12 @@ def _fit(module: nn.Module, down: Tensor, up: Tensor, scale: float) -> LoraLayer
 
 def _modules(network: nn.Module, unet_config: Any) -> dict[str, nn.Module]:
     """Layers a LoRA can name, by flattened name; those of a UNet also by the name they have in a single file."""
-    found: dict[str, nn.Module] = {
+    modules: dict[str, nn.Module] = {
         flat(name).removeprefix("text_model_"): module
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     }
-    return found if unet_config is None else with_original_names(found, unet_config)
+    return modules if unet_config is None else with_original_names(modules, unet_config)
 
 
 # Textual inversion --------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ __all__ = ["CACHE_VARIABLE", "cache_folder", "file_hash", "read_entry", "write_e
 
 _HASHES = "hashes.json"
 _CHECKSUM = "sha256"
-_LARGE = 16 << 20
+_LARGE_FILE_BYTES = 16 << 20
 _MOST_HASHES = 4096
 
 
@@ -49,12 +49,12 @@ def file_hash(path: Path) -> str:
 
     That of a large file is kept in the cache: checkpoints have gigabytes, and every ``plan`` asks for their hash.
     """
-    found = path.stat()
-    key = f"{path.resolve()}|{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}|{found.st_ino}"
+    stat = path.stat()
+    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
     if key not in _hashed:
         if len(_hashed) >= _MOST_HASHES:
             _hashed.clear()
-        _hashed[key] = sha256_file(path) if found.st_size < _LARGE else _cached_hash(path, key)
+        _hashed[key] = sha256_file(path) if stat.st_size < _LARGE_FILE_BYTES else _cached_hash(path, key)
     return _hashed[key]
 
 

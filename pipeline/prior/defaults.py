@@ -130,12 +130,12 @@ def cpu_precision(folder: Path) -> str:
     they do: ``float32`` or ``bfloat16``. Raises PriorError for a damaged ``latentkiln.json``."""
     path = folder / DEFAULTS_FILE
     try:
-        found = _read(path).get("cpu_precision", "float32")
+        precision = _read(path).get("cpu_precision", "float32")
     except (OSError, ValueError, AttributeError) as error:
         raise PriorError(f"{path}: cannot be used ({type(error).__name__}: {error})") from None
-    if found not in ("float32", "bfloat16"):
-        raise PriorError(f"{path}: cpu_precision is {found!r}; allowed: float32, bfloat16")
-    return str(found)
+    if precision not in ("float32", "bfloat16"):
+        raise PriorError(f"{path}: cpu_precision is {precision!r}; allowed: float32, bfloat16")
+    return str(precision)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pipeline.core.errors import PriorError
 from pipeline.core.home import home
 
 # The parts of a pipeline that are used here; everything else (safety checkers and the like) is left alone.
-PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
+COMPONENTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
 _ROOT_FILES = ("model_index.json", "latentkiln.json", "latent_rgb.json", "words.json")
 _ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))?")
 # model.safetensors, diffusion_pytorch_model.fp16-00001-of-00002.safetensors, ...safetensors.index.fp16.json
@@ -37,8 +37,8 @@ class HubId:
 
 def parse_id(spec: str) -> HubId | None:
     """``spec`` as a hub id, or None when it has not the form of one."""
-    found = _ID.fullmatch(spec)
-    return HubId(found[1], found[2] or "main") if found else None
+    match = _ID.fullmatch(spec)
+    return HubId(match[1], match[2] or "main") if match else None
 
 
 def hub_cache() -> Path:
@@ -52,11 +52,11 @@ def hub_cache() -> Path:
 
 def cached(model: HubId) -> Path | None:
     """The folder of ``model`` in the hub cache, or None when it is not there."""
-    place = hub_cache() / f"models--{model.repository.replace('/', '--')}"
+    model_folder = hub_cache() / f"models--{model.repository.replace('/', '--')}"
     commit = model.revision
     with contextlib.suppress(OSError, ValueError):  # a commit has no ref of its own
-        commit = (place / "refs" / model.revision).read_text(encoding="ascii").strip()
-    folder = place / "snapshots" / commit
+        commit = (model_folder / "refs" / model.revision).read_text(encoding="ascii").strip()
+    folder = model_folder / "snapshots" / commit
     return folder if folder.is_dir() else None
 
 
@@ -83,9 +83,11 @@ def wanted_files(names: Iterable[str]) -> list[str]:
     """
     names = sorted(names)
     chosen = [name for name in names if name in _ROOT_FILES]
-    for part in PARTS:
-        files = {name.rsplit("/", 1)[1]: name for name in names if name.startswith(f"{part}/") and name.count("/") == 1}
-        if part.startswith("tokenizer"):
+    for component in COMPONENTS:
+        files = {
+            name.rsplit("/", 1)[1]: name for name in names if name.startswith(f"{component}/") and name.count("/") == 1
+        }
+        if component.startswith("tokenizer"):
             chosen += [path for file, path in files.items() if file.endswith((".json", ".txt"))]
             continue
         chosen += [path for file, path in files.items() if file in ("config.json", "scheduler_config.json")]
@@ -102,8 +104,8 @@ def weights_variant(files: Iterable[str]) -> str | None:
 
 def variant_of(file: str) -> str | None:
     """``fp16`` and the like, "" for plain weights, None for a file that holds no weights."""
-    found = _WEIGHTS.fullmatch(file) or _INDEX.fullmatch(file)
-    return (found["variant"] or "") if found else None
+    match = _WEIGHTS.fullmatch(file) or _INDEX.fullmatch(file)
+    return (match["variant"] or "") if match else None
 
 
 def cached_tokenizers() -> Iterator[Path]:
@@ -121,10 +123,10 @@ def _download(model: HubId) -> Path:
         names = huggingface_hub.list_repo_files(model.repository, revision=model.revision)
         if "model_index.json" not in names:
             raise PriorError(f"{model}: no pipeline in the diffusers layout (it has no model_index.json)")
-        wanted = wanted_files(names)
-        if not any(name.startswith("unet/") and name.endswith(".safetensors") for name in wanted):
+        files = wanted_files(names)
+        if not any(name.startswith("unet/") and name.endswith(".safetensors") for name in files):
             raise PriorError(f"{model}: it has no .safetensors weights; pickled ones are refused")
-        return Path(huggingface_hub.snapshot_download(model.repository, revision=model.revision, allow_patterns=wanted))
+        return Path(huggingface_hub.snapshot_download(model.repository, revision=model.revision, allow_patterns=files))
     except PriorError:
         raise
     except Exception as error:  # the client raises its own, the HTTP library's and the system's errors

@@ -21,7 +21,7 @@ LATENT_RGB_FILE = "latent_rgb.json"
 _CONTENT_SUFFIXES = {".json", ".txt", ".safetensors", ".model"}
 _PICKLE_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 # Parts of a pipeline that are never loaded here.
-_UNUSED_PARTS = {"safety_checker", "feature_extractor", "image_encoder"}
+_UNUSED_COMPONENTS = {"safety_checker", "feature_extractor", "image_encoder"}
 
 
 @dataclass(frozen=True)
@@ -91,16 +91,16 @@ def prior_identity(spec: str | Path, *, download: bool = False) -> PriorIdentity
 
     Raises PriorError as ``find_prior`` does.
     """
-    place = find_prior(spec, download=download)
-    if place.is_file():
-        folder, name = single_file.sidecar(place), place.stem
-        kind = single_file.family(place)
+    path = find_prior(spec, download=download)
+    if path.is_file():
+        folder, name = single_file.sidecar(path), path.stem
+        kind = single_file.family(path)
         # Ours first, by their names in the package: where it is installed must not matter.
-        own = [(_config_name(p, folder), p) for p in single_file.deciding_files(place, kind)]
-        files = [*own, ("checkpoint", place)]
+        own = [(_config_name(p, folder), p) for p in single_file.deciding_files(path, kind)]
+        files = [*own, ("checkpoint", path)]
     else:
-        folder = place
-        name = EMBEDDED if str(spec) == EMBEDDED else _name(spec, place)
+        folder = path
+        name = EMBEDDED if str(spec) == EMBEDDED else _name(spec, path)
         files = [(p.relative_to(folder).as_posix(), p) for p in _content_files(folder)]
     identity = files_identity = _hash_files(tuple((key, p, p.stat().st_size, p.stat().st_mtime_ns) for key, p in files))
     latent_rgb = folder / LATENT_RGB_FILE
@@ -109,7 +109,7 @@ def prior_identity(spec: str | Path, *, download: bool = False) -> PriorIdentity
         latent_rgb = cached_map(files_identity)
         if latent_rgb.is_file():
             identity = sha256_bytes(canonical_json([identity, file_hash(latent_rgb)]))
-    return PriorIdentity(name, folder, identity, place if place.is_file() else None, latent_rgb, files_identity)
+    return PriorIdentity(name, folder, identity, path if path.is_file() else None, latent_rgb, files_identity)
 
 
 def cached_map(files_identity: str) -> Path:
@@ -131,17 +131,17 @@ def _config_name(path: Path, sidecar: Path) -> str:
 
 def _content_files(folder: Path) -> list[Path]:
     """Files of a diffusers folder that decide its output, sorted. Half-precision copies beside full ones do not."""
-    found = []
+    files = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in _CONTENT_SUFFIXES):
         parts = path.relative_to(folder).parts
-        if parts[0] in _UNUSED_PARTS or any(part.startswith(".") for part in parts):
+        if parts[0] in _UNUSED_COMPONENTS or any(part.startswith(".") for part in parts):
             continue
         if len(parts) == 1 and path.suffix == single_file.SUFFIX:
             continue  # the same model once more, as a single file
         if path.suffix == single_file.SUFFIX and not _is_loaded(path):
             continue
-        found.append(path)
-    return found
+        files.append(path)
+    return files
 
 
 def _is_loaded(path: Path) -> bool:
@@ -155,12 +155,12 @@ def _hash_files(stamps: tuple[tuple[str, Path, int, int], ...]) -> str:
     return sha256_bytes(canonical_json([[name, file_hash(path)] for name, path, _, _ in stamps]))
 
 
-def read_config(folder: Path, part: str, name: str = "config.json") -> dict[str, Any]:
+def read_config(folder: Path, component: str, name: str = "config.json") -> dict[str, Any]:
     """One JSON config of a prior's folder, e.g. ``read_config(folder, "vae")``.
 
     Raises PriorError when it is missing or no JSON object.
     """
-    path = folder / part / name
+    path = folder / component / name
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

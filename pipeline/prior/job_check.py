@@ -76,12 +76,12 @@ class JobChecker:
         if self._reader is None:
             return JobFindings(tuple(errors))
         try:
-            warnings, seen = self._prompts(job, self._reader, errors, errors_only)
+            warnings, visible = self._prompts(job, self._reader, errors, errors_only)
         except PriorError as error:
             self.problem, self._reader = error.message, None
             return JobFindings(tuple(errors))
         self.problem = self.problem or self._reader.problem
-        return JobFindings(tuple(errors), tuple(warnings), seen)
+        return JobFindings(tuple(errors), tuple(warnings), visible)
 
     def adapter_errors(self, files: Sequence[AdapterFile]) -> Iterator[Fault]:
         """What is wrong with a row's LoRAs and concepts."""
@@ -139,10 +139,10 @@ class JobChecker:
 
     def _adapter(self, file: AdapterFile) -> tuple[str, dict[str, int]]:
         try:
-            found = file.path.stat()
+            stat = file.path.stat()
         except OSError as error:
             return f"cannot be read ({error.strerror})", {}
-        key = (file.kind, file.path, found.st_size, found.st_mtime_ns)
+        key = (file.kind, file.path, stat.st_size, stat.st_mtime_ns)
         if key not in self._files:
             if len(self._files) >= _REMEMBERED:
                 self._files.clear()
@@ -172,10 +172,10 @@ def _suffixes(view_words: bool, close_up: bool) -> tuple[str, ...]:
 
 def job_checker(spec: str, *, allow_unknown: bool = False) -> JobChecker:
     """A checker for the prior that the command line names ``spec``. Raises PriorError where there is none."""
-    place = find_prior(spec)
-    if place.is_file():
-        return JobChecker(spec, single_file.sidecar(place), place, allow_unknown=allow_unknown)
-    return JobChecker(spec, place, allow_unknown=allow_unknown)
+    path = find_prior(spec)
+    if path.is_file():
+        return JobChecker(spec, single_file.sidecar(path), path, allow_unknown=allow_unknown)
+    return JobChecker(spec, path, allow_unknown=allow_unknown)
 
 
 def _has_lora(job: Job) -> bool:

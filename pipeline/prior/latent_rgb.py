@@ -38,15 +38,15 @@ class LatentRgb:
         return np.linalg.solve(a @ a.T + ridge * np.eye(len(a)), a @ target)
 
 
-def read_latent_rgb(place: Path, channels: int, reduction: int, scaling: float = _SD1_SCALING) -> LatentRgb:
-    """The map of a prior: its own, in the file ``place`` (or in the folder, as ``latent_rgb.json``), else the
+def read_latent_rgb(map_path: Path, channels: int, vae_scale_factor: int, scaling: float = _SD1_SCALING) -> LatentRgb:
+    """The map of a prior: its own, in the file ``map_path`` (or in the folder, as ``latent_rgb.json``), else the
     published one of SD 1.x, which SD 2.x shares.
 
     Raises PriorError for a damaged file, or where there is none and the latents are not SD's.
     """
-    path = place if place.suffix == ".json" else place / LATENT_RGB_FILE
+    path = map_path if map_path.suffix == ".json" else map_path / LATENT_RGB_FILE
     if not path.is_file():
-        if (channels, reduction) != (4, 8) or abs(scaling - _SD1_SCALING) > 1e-4:
+        if (channels, vae_scale_factor) != (4, 8) or abs(scaling - _SD1_SCALING) > 1e-4:
             raise PriorError(
                 f"{path}: missing, and the autoencoder is not Stable Diffusion's (1.x or 2.x); make it once with: "
                 "latentkiln prior fit-rgb PRIOR"

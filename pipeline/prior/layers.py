@@ -70,9 +70,9 @@ def _matrices(shapes: Shapes, prefix: str = "") -> dict[str, tuple[int, ...]]:
 def _text_layers(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Those of a CLIP text encoder, by flattened name."""
     width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
-    made: dict[str, tuple[int, ...]] = {"text_projection": (int(config.get("projection_dim", width)), width)}
+    shapes: dict[str, tuple[int, ...]] = {"text_projection": (int(config.get("projection_dim", width)), width)}
     for number in range(min(int(config["num_hidden_layers"]), 1000)):
         layer = f"encoder_layers_{number}"
-        made |= {f"{layer}_self_attn_{name}_proj": (width, width) for name in ("q", "k", "v", "out")}
-        made |= {f"{layer}_mlp_fc1": (inner, width), f"{layer}_mlp_fc2": (width, inner)}
-    return made
+        shapes |= {f"{layer}_self_attn_{name}_proj": (width, width) for name in ("q", "k", "v", "out")}
+        shapes |= {f"{layer}_mlp_fc1": (inner, width), f"{layer}_mlp_fc2": (width, inner)}
+    return shapes

@@ -19,7 +19,9 @@ import torch
 from pipeline.core.errors import PriorError
 from pipeline.core.job import AdapterFile
 from pipeline.prior import adapters as adapter_files
-from pipeline.prior.adapters import NONE, Adapter, Adapters, Concept, Lora
+from pipeline.prior.adapters import NO_ADAPTERS, Adapter, Adapters, Concept, Lora
+from pipeline.prior.components import Components, load_components
+from pipeline.prior.cuda_graphs import GraphedUNet
 from pipeline.prior.defaults import (
     DEFAULTS_FILE,
     GenerateDefaults,
@@ -29,11 +31,9 @@ from pipeline.prior.defaults import (
     SampleDefaults,
     read_defaults,
 )
-from pipeline.prior.graphs import GraphedUNet
 from pipeline.prior.identity import PriorIdentity, prior_identity
 from pipeline.prior.latent_rgb import LatentRgb, read_latent_rgb
 from pipeline.prior.options import PriorOptions
-from pipeline.prior.parts import Parts, load_parts
 from pipeline.prior.precision import compiled, device_of, prepare_cuda, text_dtype, vae_dtype
 from pipeline.prior.prompts import Concepts, PromptReader
 from pipeline.prior.text import TextEmbedding, TextEncoders, split_concepts
@@ -62,18 +62,18 @@ class Prior:
         device, dtype: of the UNet; options: as given to ``load_prior``.
     """
 
-    def __init__(self, found: PriorIdentity, parts: Parts, device: torch.device, options: PriorOptions):
-        self.name, self.folder, self.identity = found.name, found.folder, found.identity
-        self.device, self.dtype, self.options = device, text_dtype(options, device, found.folder), options
-        self._rgb_file, self._is_xl, self._zero_empty = found.latent_rgb, parts.is_xl, parts.zero_empty
-        self.text = TextEncoders(parts)
-        self.prompts = PromptReader(found.name, found.folder, found.file)
-        self._unet, self._vae = parts.unet, parts.vae
-        self._vae_dtype = vae_dtype(self.dtype, parts)
-        self._settle(parts)
+    def __init__(self, identity: PriorIdentity, components: Components, device: torch.device, options: PriorOptions):
+        self.name, self.folder, self.identity = identity.name, identity.folder, identity.identity
+        self.device, self.dtype, self.options = device, text_dtype(options, device, identity.folder), options
+        self._rgb_file, self._is_xl, self._zero_empty = identity.latent_rgb, components.is_xl, components.zero_empty
+        self.text = TextEncoders(components)
+        self.prompts = PromptReader(identity.name, identity.folder, identity.file)
+        self._unet, self._vae = components.unet, components.vae
+        self._vae_dtype = vae_dtype(self.dtype, components)
+        self._set_up(components)
         self._fast_unet = compiled(self._unet, device) if options.compile else self._unet
 
-        self.scheduler = scheduler = parts.scheduler
+        self.scheduler = scheduler = components.scheduler
         self.alphas_cumprod: torch.Tensor = scheduler.alphas_cumprod.float().to(device)
         self.train_steps = int(scheduler.config.num_train_timesteps)
         self.prediction_type = str(scheduler.config.prediction_type)
@@ -85,9 +85,9 @@ class Prior:
         vae = self._vae.config
         self._scaling = float(getattr(vae, "scaling_factor", 1.0) or 1.0)
         self._shift = float(getattr(vae, "shift_factor", 0.0) or 0.0)
-        self.reduction = self._measure_reduction()
-        self.defaults = self._native(read_defaults(self.folder, "paint", PaintDefaults))
-        self.generate_defaults = self._native(read_defaults(self.folder, "generate", GenerateDefaults))
+        self.vae_scale_factor = self._measure_vae_scale_factor()
+        self.defaults = self._defaults_in_pixels(read_defaults(self.folder, "paint", PaintDefaults))
+        self.generate_defaults = self._defaults_in_pixels(read_defaults(self.folder, "generate", GenerateDefaults))
         self.sample_defaults = read_defaults(self.folder, "sample", SampleDefaults)
         self.material_defaults = read_defaults(self.folder, "material", MaterialDefaults)
         self._embedded: dict[tuple[str, Adapters, bool], tuple[torch.Tensor, torch.Tensor | None]] = {}
@@ -95,44 +95,44 @@ class Prior:
         # What the loop found out about this model on this machine: batch shapes that give the same bits.
         self.batch_invariance: dict[tuple[object, ...], bool] = {}
 
-    def _settle(self, parts: Parts) -> None:
+    def _set_up(self, components: Components) -> None:
         """Brings every network to its number format and place."""
         home = torch.device("cpu") if self.options.offload else self.device
-        for model in parts.texts:
+        for model in components.texts:
             model.to(home, self.dtype).eval().requires_grad_(False)
-        parts.vae.to(home, self._vae_dtype).eval().requires_grad_(False)
-        parts.unet.to(self.device, self.dtype).eval().requires_grad_(False)
-        for model in (parts.unet, parts.vae):
+        components.vae.to(home, self._vae_dtype).eval().requires_grad_(False)
+        components.unet.to(self.device, self.dtype).eval().requires_grad_(False)
+        for model in (components.unet, components.vae):
             # Twice as fast for float32 convolutions on the CPU, and what tensor cores want on CUDA.
             model.to(memory_format=torch.channels_last)
-        if self.options.vae_slicing and hasattr(parts.vae, "enable_slicing"):
-            parts.vae.enable_slicing()
-        if self.options.vae_tiling and hasattr(parts.vae, "enable_tiling"):
-            parts.vae.enable_tiling()
+        if self.options.vae_slicing and hasattr(components.vae, "enable_slicing"):
+            components.vae.enable_slicing()
+        if self.options.vae_tiling and hasattr(components.vae, "enable_tiling"):
+            components.vae.enable_tiling()
 
-    def _native(self, defaults: S) -> S:
+    def _defaults_in_pixels(self, defaults: S) -> S:
         """``defaults`` for views of the prior's own size, where it does not bring its own defaults: 64 for SD 1.x."""
         if (self.folder / DEFAULTS_FILE).is_file():
             return defaults
         size = self.sample_size
-        return dataclasses.replace(defaults, view_size=size, texture_size=2 * size * self.reduction)
+        return dataclasses.replace(defaults, view_size=size, texture_size=2 * size * self.vae_scale_factor)
 
     @functools.cached_property
     def latent_rgb(self) -> LatentRgb:
         """The linear map from scaled latents to RGB. Raises PriorError where it has to be fitted first."""
-        return read_latent_rgb(self._rgb_file, self.latent_channels, self.reduction, self._scaling)
+        return read_latent_rgb(self._rgb_file, self.latent_channels, self.vae_scale_factor, self._scaling)
 
-    def unknown_words(self, prompt: str, adapters: Adapters = NONE) -> list[str]:
+    def unknown_words(self, prompt: str, adapters: Adapters = NO_ADAPTERS) -> list[str]:
         """Words of ``prompt`` that this prior does not know (and drops)."""
         plain = [piece for piece in split_concepts(prompt, self._concepts(adapters)) if isinstance(piece, str)]
         return unknown_words(self.folder, " ".join(plain))
 
-    def fit_prompt(self, prompt: str, suffix: str, adapters: Adapters = NONE) -> str:
+    def fit_prompt(self, prompt: str, suffix: str, adapters: Adapters = NO_ADAPTERS) -> str:
         """As many words of ``prompt`` as this prior has tokens for beside ``suffix`` (``PromptReader.fit``)."""
         return self.prompts.fit(prompt, suffix, self._concept_lengths(adapters))
 
     def prompt_warnings(
-        self, prompt: str, negative: str, suffixes: Sequence[str], adapters: Adapters = NONE
+        self, prompt: str, negative: str, suffixes: Sequence[str], adapters: Adapters = NO_ADAPTERS
     ) -> list[str]:
         """What of a row's prompts this prior does not see; one of ``suffixes`` may be added to ``prompt``."""
         concepts = self._concept_lengths(adapters)
@@ -150,16 +150,16 @@ class Prior:
         return surface_prompt(self.folder, prompt)
 
     @torch.no_grad()
-    def embed(self, prompts: list[str], adapters: Adapters = NONE, *, negative: bool = False) -> TextEmbedding:
+    def embed(self, prompts: list[str], adapters: Adapters = NO_ADAPTERS, *, negative: bool = False) -> TextEmbedding:
         """Text embeddings of ``prompts``, each distinct one encoded once per process.
 
         ``negative``: they are what to steer away from; an empty one is then what the prior was trained with for "no
         text" (for SDXL zeros). Raises PriorError when ``adapters`` do not fit this prior.
         """
         # The cache may be cleared half way through a very long list.
-        found = [self._embed(prompt, adapters, negative and self._zero_empty and not prompt) for prompt in prompts]
-        pooled = [p for _, p in found if p is not None]
-        return TextEmbedding(torch.stack([s for s, _ in found]), torch.stack(pooled) if pooled else None, adapters)
+        embeddings = [self._embed(prompt, adapters, negative and self._zero_empty and not prompt) for prompt in prompts]
+        pooled = [p for _, p in embeddings if p is not None]
+        return TextEmbedding(torch.stack([s for s, _ in embeddings]), torch.stack(pooled) if pooled else None, adapters)
 
     def _embed(self, prompt: str, adapters: Adapters, zero: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         key = (prompt, adapters, zero)
@@ -222,7 +222,7 @@ class Prior:
             torch.compiler.reset()
 
     @contextlib.contextmanager
-    def as_it_is(self) -> Iterator[None]:
+    def uncompiled(self) -> Iterator[None]:
         """For the length of the block the UNet is neither compiled nor recorded: for shapes that do not come again."""
         fast, self._fast_unet = self._fast_unet, self._unet
         try:
@@ -241,7 +241,7 @@ class Prior:
             if isinstance(module, torch.nn.Conv2d) and any(module._reversed_padding_repeated_twice)
         ]
         before = [module.padding_mode for module in padded]
-        with self.as_it_is():
+        with self.uncompiled():
             try:
                 for module in padded:
                     module.padding_mode = "circular"
@@ -256,7 +256,7 @@ class Prior:
 
     @functools.cached_property
     def _whole_image(self) -> torch.Tensor:
-        side = self.sample_size * self.reduction
+        side = self.sample_size * self.vae_scale_factor
         return torch.tensor([[side, side, 0, 0, side, side]], dtype=self.dtype, device=self.device)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -266,15 +266,15 @@ class Prior:
         PriorError when even that gives no numbers.
         """
         with self._on_device(self._vae, graph=latents.requires_grad):
-            made = self._decode(latents, self._vae_dtype)
-            if not made.isfinite().all() and self._vae_dtype != torch.float32:
+            images = self._decode(latents, self._vae_dtype)
+            if not images.isfinite().all() and self._vae_dtype != torch.float32:
                 # For this call alone: what one row needs must not change another one's bytes.
                 self._vae.to(torch.float32)
-                made = self._decode(latents, torch.float32)
+                images = self._decode(latents, torch.float32)
                 self._vae.to(self._vae_dtype)
-        if not made.isfinite().all():
+        if not images.isfinite().all():
             raise PriorError(f"{self.name}: its decoder gives numbers that are not finite, in float32, too")
-        return ((made + 1) / 2).clamp(0, 1)
+        return ((images + 1) / 2).clamp(0, 1)
 
     def _decode(self, latents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         z = latents.to(self.device, dtype) / self._scaling + self._shift
@@ -284,7 +284,7 @@ class Prior:
         # Tried again without what was kept for the UNet, one image at a time.
         self.release()
         torch.cuda.empty_cache()
-        return torch.cat([self._vae.decode(part, return_dict=False)[0].float() for part in z.split(1)])
+        return torch.cat([self._vae.decode(latent, return_dict=False)[0].float() for latent in z.split(1)])
 
     def encode(self, rgb: torch.Tensor) -> torch.Tensor:
         """RGB (N, 3, H, W) in [0, 1] to scaled latents (N, C, H / r, W / r), float32. Differentiable.
@@ -312,7 +312,7 @@ class Prior:
             if not (graph and torch.is_grad_enabled()):
                 model.to("cpu")
 
-    def _measure_reduction(self) -> int:
+    def _measure_vae_scale_factor(self) -> int:
         """Image pixels per latent pixel along a side, measured on the model rather than guessed from its config."""
         image = torch.zeros(1, 3, 64, 64, dtype=self._vae_dtype, device=self.device)
         # On the device even if it will wait in main memory: not every CPU has half precision convolutions.
@@ -323,10 +323,10 @@ class Prior:
 
     def adapters(self, files: Sequence[AdapterFile]) -> Adapters:
         """The adapters of a row, checked against this prior. Raises PriorError when one does not fit."""
-        made = adapter_files.read_files(files)
-        self._active_loras(made)
-        self._concepts(made)
-        return made
+        loaded = adapter_files.read_files(files)
+        self._active_loras(loaded)
+        self._concepts(loaded)
+        return loaded
 
     def unused_concepts(self, prompt: str, adapters: Adapters) -> list[str]:
         """A warning for each concept that ``prompt`` does not name."""
@@ -365,10 +365,15 @@ def load_prior(
     line, for anything missing, damaged or not supported.
     """
     options = options or PriorOptions()
-    found = prior_identity(spec)
-    where = device_of(device)
-    prepare_cuda(where, options)
-    prior = Prior(found, load_parts(found, text_dtype(options, where, found.folder)), where, options)
+    identity = prior_identity(spec)
+    resolved_device = device_of(device)
+    prepare_cuda(resolved_device, options)
+    prior = Prior(
+        identity,
+        load_components(identity, text_dtype(options, resolved_device, identity.folder)),
+        resolved_device,
+        options,
+    )
     if fitted:
         _ = prior.latent_rgb
     return prior

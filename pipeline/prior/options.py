@@ -38,7 +38,7 @@ class PriorOptions:
     vae_slicing: bool = False
     vae_tiling: bool = False
 
-    def said(self) -> dict[str, bool]:
+    def non_default(self) -> dict[str, bool]:
         """For records: the switches that are not as usual. The number format in use stands there anyway."""
         usual = PriorOptions()
         return {

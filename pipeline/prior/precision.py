@@ -13,10 +13,10 @@ import torch
 
 from pipeline.core.errors import PriorError
 from pipeline.core.home import code_cache
+from pipeline.prior.components import Components
+from pipeline.prior.cuda_graphs import GraphedUNet
 from pipeline.prior.defaults import cpu_precision
-from pipeline.prior.graphs import GraphedUNet
 from pipeline.prior.options import PriorOptions
-from pipeline.prior.parts import Parts
 
 _FORMATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -42,15 +42,15 @@ def text_dtype(options: PriorOptions, device: torch.device, folder: Path) -> tor
 def has_bfloat16() -> bool:
     """Whether this CPU has instructions for bfloat16 (AVX512-BF16 or AMX): elsewhere it is emulated, and slower than
     float32."""
-    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(supported is not None and supported() for supported in asked)
+    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(supported is not None and supported() for supported in probes)
 
 
-def vae_dtype(wanted: torch.dtype, parts: Parts) -> torch.dtype:
-    """Of encoder and decoder: as ``wanted`` for the UNet, but float32 where that would spoil images (see
+def vae_dtype(unet_dtype: torch.dtype, components: Components) -> torch.dtype:
+    """Of encoder and decoder: as ``unet_dtype`` for the UNet, but float32 where that would spoil images (see
     ``PriorOptions``)."""
-    overflows = parts.is_xl and bool(getattr(parts.vae.config, "force_upcast", False))
-    return torch.float32 if wanted == torch.bfloat16 or (wanted == torch.float16 and overflows) else wanted
+    overflows = components.is_xl and bool(getattr(components.vae.config, "force_upcast", False))
+    return torch.float32 if unet_dtype == torch.bfloat16 or (unet_dtype == torch.float16 and overflows) else unet_dtype
 
 
 def prepare_cuda(device: torch.device, options: PriorOptions) -> None:

@@ -79,11 +79,11 @@ class PromptReader:
     def _counters(self) -> list[tuple[TokenCounter, int]]:
         """The tokenizers that have a limit, each with it."""
         try:
-            made = token_counters(self._folder, self._file)
+            counters = token_counters(self._folder, self._file)
         except PriorError as error:
             self.problem = error.message
             return []
-        return [(counter, counter.limit) for counter in made if counter.limit is not None]
+        return [(counter, counter.limit) for counter in counters if counter.limit is not None]
 
     def fit(self, prompt: str, suffix: str, concepts: Concepts = _NO_CONCEPTS) -> str:
         """As many words of ``prompt`` as the prior has tokens for beside ``suffix``: of what is too long it would drop
@@ -91,7 +91,7 @@ class PromptReader:
         of what it takes, all of it: the prompt matters more."""
         if self._fits(prompt + suffix, concepts) or not self._fits(suffix + suffix, {}):
             return prompt
-        ends = [found.end() for found in re.finditer(r"\S+", prompt)]
+        ends = [match.end() for match in re.finditer(r"\S+", prompt)]
         count = _most(len(ends), lambda n: self._fits(_end(prompt[: ends[n - 1]]) + suffix, concepts))
         if count:
             return _end(prompt[: ends[count - 1]])

@@ -60,6 +60,6 @@ def _sample(
     text = TextEmbedding.cat([empty, prior.embed(prompts)])
     for t in scheduler.timesteps:
         steps_t = torch.full((2 * len(prompts),), int(t), device=prior.device)
-        without, told = prior.predict_noise(torch.cat([x, x]), steps_t, text).chunk(2)
-        x = scheduler.step(without + guidance_scale * (told - without), t, x).prev_sample
+        unconditioned, conditioned = prior.predict_noise(torch.cat([x, x]), steps_t, text).chunk(2)
+        x = scheduler.step(unconditioned + guidance_scale * (conditioned - unconditioned), t, x).prev_sample
     return prior.decode(x).cpu()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import PriorError
-from pipeline.prior.hub import PARTS
+from pipeline.prior.hub import COMPONENTS
 
 SUFFIX = ".safetensors"
 CONFIGS = Path(__file__).parent / "configs"
@@ -150,11 +150,12 @@ def sidecar(path: Path) -> Path:
     return path.with_suffix("")
 
 
-def config_folder(path: Path, kind: str, part: str) -> Path:
-    """The folder whose subfolder ``part`` holds the part's config: the sidecar, else ours. ``kind``: the family."""
-    name = CONFIG_NAMES.get(part.removesuffix("_2"), "config.json")
+def config_folder(path: Path, kind: str, component: str) -> Path:
+    """The folder whose subfolder ``component`` holds the part's config: the sidecar, else ours. ``kind``: the
+    family."""
+    name = CONFIG_NAMES.get(component.removesuffix("_2"), "config.json")
     own = sidecar(path)
-    return own if (own / part / name).is_file() else CONFIGS / kind
+    return own if (own / component / name).is_file() else CONFIGS / kind
 
 
 def describe(path: Path) -> tuple[str, dict[str, Any]]:
@@ -167,10 +168,10 @@ def describe(path: Path) -> tuple[str, dict[str, Any]]:
 
 def deciding_files(path: Path, kind: str) -> list[Path]:
     """Every config that decides what the model computes, beside the file itself: ours and the sidecar's."""
-    found = []
-    for part in PARTS:
-        folder = config_folder(path, kind, part) / part
+    files = []
+    for component in COMPONENTS:
+        folder = config_folder(path, kind, component) / component
         if folder.is_dir():
-            found += sorted(p for p in folder.iterdir() if p.suffix in {".json", ".txt", SUFFIX})
-    found += sorted(p for p in sidecar(path).glob("*.json"))
-    return found
+            files += sorted(p for p in folder.iterdir() if p.suffix in {".json", ".txt", SUFFIX})
+    files += sorted(p for p in sidecar(path).glob("*.json"))
+    return files

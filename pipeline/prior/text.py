@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.prior.adapters import NONE, Adapters, Concept
-from pipeline.prior.parts import Parts
+from pipeline.prior.adapters import NO_ADAPTERS, Adapters, Concept
+from pipeline.prior.components import Components
 from pipeline.prior.prompts import split_at
 
 # Stands where a learned word's vectors go: any token that does not end the text.
-_PLACE = 0
+_PLACEHOLDER_ID = 0
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TextEmbedding:
 
     states: Tensor
     pooled: Tensor | None = None
-    adapters: Adapters = NONE
+    adapters: Adapters = NO_ADAPTERS
 
     def __getitem__(self, index: Any) -> TextEmbedding:
         return TextEmbedding(self.states[index], None if self.pooled is None else self.pooled[index], self.adapters)
@@ -48,19 +48,21 @@ class TextEmbedding:
         )
 
     @staticmethod
-    def cat(parts: Sequence[TextEmbedding]) -> TextEmbedding:
-        """All of ``parts``, which have the same adapters, in order."""
-        pooled = [part.pooled for part in parts if part.pooled is not None]
+    def cat(embeddings: Sequence[TextEmbedding]) -> TextEmbedding:
+        """All of ``embeddings``, which have the same adapters, in order."""
+        pooled = [embedding.pooled for embedding in embeddings if embedding.pooled is not None]
         return TextEmbedding(
-            torch.cat([part.states for part in parts]), torch.cat(pooled) if pooled else None, parts[0].adapters
+            torch.cat([embedding.states for embedding in embeddings]),
+            torch.cat(pooled) if pooled else None,
+            embeddings[0].adapters,
         )
 
 
 class TextEncoders:
     """Tokenizers and text encoders of a prior, frozen."""
 
-    def __init__(self, parts: Parts):
-        self._tokenizers, self.models, self._is_xl = parts.tokenizers, parts.texts, parts.is_xl
+    def __init__(self, components: Components):
+        self._tokenizers, self.models, self._is_xl = components.tokenizers, components.texts, components.is_xl
 
     @property
     def widths(self) -> list[int]:
@@ -82,8 +84,8 @@ class TextEncoders:
         pooled: Tensor | None = None
         pieces = [clean(p) if isinstance(p, str) else p for p in split_concepts(prompt, concepts)]
         for number, (tokenizer, model) in enumerate(zip(self._tokenizers, self.models, strict=True)):
-            ids, places = _tokens(tokenizer, pieces, number)
-            with _replaced(model, places):
+            ids, replacements = _tokens(tokenizer, pieces, number)
+            with _replaced(model, replacements):
                 if self._is_xl:
                     out = model(ids.to(device), output_hidden_states=True)
                     states.append(out.hidden_states[-2][0])
@@ -100,42 +102,42 @@ def _tokens(tokenizer: Any, pieces: Sequence[str | Concept], number: int) -> tup
         plain = tokenizer(pieces[0], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         return plain.input_ids, []
     ids: list[int] = []
-    places: list[tuple[int, Tensor]] = []
+    replacements: list[tuple[int, Tensor]] = []
     for piece in pieces:
         if isinstance(piece, str):
             ids += tokenizer(piece, add_special_tokens=False).input_ids
             continue
         for vector in piece.vectors[number]:
-            places.append((len(ids) + 1, vector))
-            ids.append(_PLACE)
+            replacements.append((len(ids) + 1, vector))
+            ids.append(_PLACEHOLDER_ID)
     ids = [tokenizer.bos_token_id, *ids[: length - 2], tokenizer.eos_token_id]
     ids += [tokenizer.pad_token_id] * (length - len(ids))
-    return torch.tensor([ids]), [(place, vector) for place, vector in places if place < length - 1]
+    return torch.tensor([ids]), [(position, vector) for position, vector in replacements if position < length - 1]
 
 
 def split_concepts(prompt: str, concepts: Sequence[Concept]) -> list[str | Concept]:
     """``prompt`` cut into plain text and learned words; no part of a longer word is taken for one."""
     by_word = {concept.word.lower(): concept for concept in concepts}
-    parts = split_at(prompt, by_word)
-    if len(parts) == 1:
+    pieces = split_at(prompt, by_word)
+    if len(pieces) == 1:
         return [prompt]
-    return [by_word[part.lower()] if i % 2 else part for i, part in enumerate(parts) if part]
+    return [by_word[piece.lower()] if i % 2 else piece for i, piece in enumerate(pieces) if piece]
 
 
 @contextlib.contextmanager
-def _replaced(model: Any, places: list[tuple[int, Tensor]]) -> Iterator[None]:
+def _replaced(model: Any, replacements: list[tuple[int, Tensor]]) -> Iterator[None]:
     """For the length of the block, ``model``'s embeddings of the given places are the given vectors."""
-    if not places:
+    if not replacements:
         yield
         return
 
-    def put(module: Any, arguments: Any, output: Tensor) -> Tensor:
+    def replace_rows(module: Any, arguments: Any, output: Tensor) -> Tensor:
         output = output.clone()
-        for place, vector in places:
-            output[:, place] = vector.to(output)
+        for position, vector in replacements:
+            output[:, position] = vector.to(output)
         return output
 
-    handle = model.get_input_embeddings().register_forward_hook(put)
+    handle = model.get_input_embeddings().register_forward_hook(replace_rows)
     try:
         yield
     finally:

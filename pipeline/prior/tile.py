@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.job import Reporter, no_report
 from pipeline.core.rng import torch_generator
-from pipeline.prior.adapters import NONE, Adapters
+from pipeline.prior.adapters import NO_ADAPTERS, Adapters
 from pipeline.prior.load import Prior, TextEmbedding
 
 STEPS = 25
@@ -44,7 +44,7 @@ def sample_tile(
     steps: int = STEPS,
     seed: int = 0,
     size: int | None = None,
-    adapters: Adapters = NONE,
+    adapters: Adapters = NO_ADAPTERS,
     report: Reporter = no_report,
 ) -> Tile:
     """A tileable sample of ``prompt`` of ``size`` latent pixels a side (default: the prior's native size), by DDIM.
@@ -83,8 +83,8 @@ def _denoise(
     for number, t in enumerate(scheduler.timesteps):
         report("sample", number, steps)
         times = torch.full((2,), int(t), device=latents.device)
-        without, told = prior.predict_noise(torch.cat([latents, latents]), times, text).chunk(2)
-        latents = scheduler.step(without + scale * (told - without), t, latents).prev_sample
+        unconditioned, conditioned = prior.predict_noise(torch.cat([latents, latents]), times, text).chunk(2)
+        latents = scheduler.step(unconditioned + scale * (conditioned - unconditioned), t, latents).prev_sample
     return latents
 
 

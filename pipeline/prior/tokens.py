@@ -45,10 +45,10 @@ def token_counters(folder: Path, file: Path | None = None) -> list[TokenCounter]
     """
     if file is not None:
         kind = single_file.family(file)
-        parts = ("tokenizer", "tokenizer_2") if kind == "sdxl" else ("tokenizer",)
-        return [_counter(single_file.config_folder(file, kind, part) / part, file) for part in parts]
-    parts = ("tokenizer", "tokenizer_2") if (folder / "tokenizer_2").is_dir() else ("tokenizer",)
-    return [_counter(folder / part) for part in parts]
+        components = ("tokenizer", "tokenizer_2") if kind == "sdxl" else ("tokenizer",)
+        return [_counter(single_file.config_folder(file, kind, part) / part, file) for part in components]
+    components = ("tokenizer", "tokenizer_2") if (folder / "tokenizer_2").is_dir() else ("tokenizer",)
+    return [_counter(folder / part) for part in components]
 
 
 def _counter(folder: Path, file: Path | None = None) -> TokenCounter:
@@ -87,15 +87,15 @@ def _tokenizer(vocabulary: Vocabulary) -> Tokenizer:
         vocab=numbers, merges=merges, continuing_subword_prefix="", end_of_word_suffix="</w>", fuse_unk=False,
         unk_token="<|endoftext|>",
     )  # fmt: skip
-    made = Tokenizer(model)
-    made.normalizer = normalizers.Sequence(  # type: ignore[assignment]
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(  # type: ignore[assignment]
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
-    made.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
         [
             pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    made.add_special_tokens([AddedToken(mark, normalized=False) for mark in (START, END) if mark in numbers])
-    return made
+    tokenizer.add_special_tokens([AddedToken(mark, normalized=False) for mark in (START, END) if mark in numbers])
+    return tokenizer

@@ -30,9 +30,9 @@ def find_vocabulary(path: Path) -> Vocabulary:
             return read_vocabulary(folder)
     for package in _PACKAGES:
         spec = importlib.util.find_spec(package)
-        for place in (spec.submodule_search_locations or []) if spec else []:
-            if (Path(place) / _PACKED).is_file():
-                return unpack(Path(place) / _PACKED)
+        for search_folder in (spec.submodule_search_locations or []) if spec else []:
+            if (Path(search_folder) / _PACKED).is_file():
+                return unpack(Path(search_folder) / _PACKED)
     raise PriorError(
         f"{path}: a single file brings no tokenizer, and none of CLIP's is on this machine; put vocab.json and "
         f"merges.txt into {sidecar(path) / 'tokenizer'}, or: pip install open_clip_torch"

@@ -63,8 +63,8 @@ def keep_known(folder: Path, prompt: str) -> str:
     known = known_words(folder)
     if known is None:
         return prompt
-    parts = (" ".join(w for w in split_words(part) if w in known) for part in _plain(prompt).split(","))
-    return ", ".join(part for part in parts if part)
+    phrases = (" ".join(w for w in split_words(phrase) if w in known) for phrase in _plain(prompt).split(","))
+    return ", ".join(phrase for phrase in phrases if phrase)
 
 
 def says_something(folder: Path, prompt: str) -> bool:
@@ -83,7 +83,7 @@ def names_material_alone(folder: Path, prompt: str) -> bool:
     """Whether ``prompt`` names a material and nothing whose parts differ (``objects_with_parts`` in the list: a house
     has windows, a chair's shape says all). False for priors that do not tell their words by kind. Raises PriorError
     for an unreadable list."""
-    kinds = _kinds(folder)
+    kinds = _surface_patterns(folder)
     if kinds is None:
         return False
     prompt = _plain(prompt)
@@ -99,17 +99,17 @@ def surface_prompt(folder: Path, prompt: str) -> str:
     which no material is said keeps its name, for its parts have materials of their own. Unchanged for other priors.
     Raises PriorError for an unreadable list.
     """
-    kinds = _kinds(folder)
+    kinds = _surface_patterns(folder)
     if kinds is None:
         return prompt
     prompt = _plain(prompt)
     material = kinds.materials.search(prompt)
-    if found := kinds.anything.search(prompt) or (kinds.things.search(prompt) if material else None):
-        return prompt[: found.start()] + kinds.surface + prompt[found.end() :]
+    if match := kinds.anything.search(prompt) or (kinds.things.search(prompt) if material else None):
+        return prompt[: match.start()] + kinds.surface + prompt[match.end() :]
     if material is None or kinds.things.search(prompt):
         return prompt
-    first, comma, rest = prompt.partition(",")
-    return f"{first.rstrip()} {kinds.surface}{comma}{rest}"
+    first, comma, remainder = prompt.partition(",")
+    return f"{first.rstrip()} {kinds.surface}{comma}{remainder}"
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class _Kinds:
 
 
 @functools.lru_cache(maxsize=8)
-def _kinds(folder: Path) -> _Kinds | None:
+def _surface_patterns(folder: Path) -> _Kinds | None:
     """None where the prior has no list, or one that does not tell its words by kind."""
     path = folder / WORDS_FILE
     if not path.is_file():

@@ -18,7 +18,7 @@ from pipeline.export.ply import ply_files
 from pipeline.export.preview import preview_png
 from pipeline.export.record import read_record, write_record
 from pipeline.export.turntable import turntable_files
-from pipeline.prior.adapter_marks import adapter_marks
+from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.prior.load import Prior
 from pipeline.recipes import LIMIT_SETTINGS, RECIPE_VERSIONS
 from pipeline.recipes.record import backends, done_record
@@ -119,7 +119,7 @@ def _provenance(recipe: str, work: Work, variant: Variant, prior: Prior) -> dict
         "seed": variant.seed,
         "prior": {"name": prior.name, "identity": prior.identity},
         "mesh_sha256": work.input_sha256,
-        **({"adapters": adapter_marks(job.adapters)} if job.adapters else {}),
+        **({"adapters": adapter_hashes(job.adapters)} if job.adapters else {}),
         # Limits change no byte, so they must not stand in the bytes either.
         "settings": work.settings.model_dump(mode="json", exclude=set(LIMIT_SETTINGS[recipe])),
         "backends": backends(prior, work),

@@ -119,7 +119,7 @@ class Generate(Steps):
     def textured(self, work: Work, variant: Variant, prior: Prior) -> tuple[PatchworkMesh, str]:
         """The field's surface under the field's own latents, to be painted by patches."""
         settings, canvas = work.settings, _canvas(work, variant)
-        size = int(settings.texture_size or 0) // prior.reduction
+        size = int(settings.texture_size or 0) // prior.vae_scale_factor
         with work.stage("prepare_texture"):
             scene = PatchworkMesh(
                 canvas.vertices,
@@ -246,7 +246,7 @@ def picture(scene: RadianceFieldScene, camera: Cameras, view_size: int, prior: P
     """What the decoder shows of the field: (1, 3, H, H) in [0, 1], and (1, h, h) depth along the view axis, inf where
     rays pass."""
     if scene.layer is not None:
-        image, weight, depth = scene.still(camera, view_size * prior.reduction, 1)
+        image, weight, depth = scene.still(camera, view_size * prior.vae_scale_factor, 1)
         shown = image
     else:
         image, weight, depth = scene.still(camera, view_size)

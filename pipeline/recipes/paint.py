@@ -150,7 +150,7 @@ def scene_settings(settings: PaintSettings, prior: Prior) -> PaintedMeshSettings
     return PaintedMeshSettings(
         views=int(settings.views or 1),
         view_size=int(settings.view_size or prior.sample_size),
-        texture_size=int(settings.texture_size or 0) // prior.reduction,
+        texture_size=int(settings.texture_size or 0) // prior.vae_scale_factor,
         learning_rate=float(settings.learning_rate or 0),
         cameras=CameraSettings(
             close_up=settings.close_up,

@@ -33,7 +33,9 @@ def score(work: Work, variant: Variant, prior: Prior) -> float:
 
 def score_asset(asset: Asset, prior: Prior, prompt: str, *, view_words: bool) -> float:
     """The score of ``asset`` under ``prompt``; the same arguments give the same number."""
-    images = render_views(asset.uvmesh, asset.maps[BASE_COLOUR], asset.frame, size=prior.sample_size * prior.reduction)
+    images = render_views(
+        asset.uvmesh, asset.maps[BASE_COLOUR], asset.frame, size=prior.sample_size * prior.vae_scale_factor
+    )
     prompts = [
         view_prompt(prompt, view, view_words=view_words, close_up=False, fit=prior.fit_prompt) for view in _views()
     ]

@@ -13,7 +13,7 @@ from pipeline.core.backends import select_backend
 from pipeline.core.errors import LatentkilnError, describe_os_error
 from pipeline.core.outcome import BuildResult
 from pipeline.export.record import write_failure
-from pipeline.prior.adapter_marks import adapter_marks
+from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.recipes import RECIPE_VERSIONS
 from pipeline.scene import grid, network, volume
 
@@ -48,7 +48,7 @@ def done_record(
             },
             "mesh": {"name": job.mesh.name if job.mesh else None, "sha256": work.input_sha256},
             "prior": {"name": prior.name, "identity": prior.identity},
-            "adapters": adapter_marks(job.adapters),
+            "adapters": adapter_hashes(job.adapters),
         },
         "resolved_settings": work.settings.model_dump(mode="json"),
         "outputs": outputs,
@@ -97,7 +97,7 @@ def backends(prior: Prior, work: Work) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": str(prior.device),
         "dtype": str(prior.dtype).removeprefix("torch."),
-        **prior.options.said(),
+        **prior.options.non_default(),
         "threads": torch.get_num_threads(),
     }
 

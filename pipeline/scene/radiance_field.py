@@ -159,7 +159,7 @@ class RadianceFieldScene:
         else:
             behind = self._plain(plain_colours(self._seed, step, count), seen)
         rgb = seen.image(self.layer(seen.features, seen.weight) + left * behind)
-        side = settings.view_size * self._prior.reduction
+        side = settings.view_size * self._prior.vae_scale_factor
         rgb = functional.interpolate(rgb, size=(side, side), mode="bilinear", align_corners=False, antialias=False)
         return self._prior.encode(rgb.clamp(0, 1))
 

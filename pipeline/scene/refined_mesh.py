@@ -59,7 +59,7 @@ class RefinedMesh:
     def render(self, step: int, steps: int) -> Rendering:
         settings = self._settings
         cameras, views = self._views.draw(step, settings.views, "refine-cameras")
-        seen = self._views.look(cameras, settings.view_size * self._prior.reduction * settings.supersample)
+        seen = self._views.look(cameras, settings.view_size * self._prior.vae_scale_factor * settings.supersample)
         texture = self.texture.clamp(0, 1)
         colours = plain_colours(self._seed, step, len(cameras)).astype(np.float32)
         _, side, _ = seen.covered.shape

@@ -30,7 +30,7 @@ _BATCH = 4
 
 
 @dataclass(frozen=True)
-class Fit:
+class LatentRgbFit:
     """A fitted map, the file it was written to, and R^2 per colour on images that were held out."""
 
     map: LatentRgb
@@ -38,7 +38,7 @@ class Fit:
     r2: tuple[float, float, float]
 
 
-def fit_prior(spec: str | Path, *, images: int = 48, seed: int = 0, device: str = "auto") -> Fit:
+def fit_prior(spec: str | Path, *, images: int = 48, seed: int = 0, device: str = "auto") -> LatentRgbFit:
     """Fits the map of the prior ``spec`` and writes it into its folder, or this user's cache if that is read-only.
 
     The prior's identity changes with it: assets made before are built again. Raises PriorError.
@@ -46,21 +46,21 @@ def fit_prior(spec: str | Path, *, images: int = 48, seed: int = 0, device: str 
     if str(spec) == EMBEDDED:
         raise PriorError("the embedded prior brings its map; fit-rgb is for other priors")
     prior = load_prior(spec, device, fitted=False)
-    linear, r2 = fit(prior, images=images, seed=seed)
+    linear, r2 = fit_latent_rgb(prior, images=images, seed=seed)
     value = {"matrix": linear.matrix.tolist(), "bias": linear.bias.tolist(), "r2": list(r2), "images": images}
-    return Fit(linear, _write(spec, value), r2)
+    return LatentRgbFit(linear, _write(spec, value), r2)
 
 
-def fit(prior: Prior, *, images: int = 48, seed: int = 0) -> tuple[LatentRgb, tuple[float, float, float]]:
+def fit_latent_rgb(prior: Prior, *, images: int = 48, seed: int = 0) -> tuple[LatentRgb, tuple[float, float, float]]:
     """Least squares with a bias of each block's mean colour on its latent; R^2 on the images held out."""
-    side = prior.sample_size * prior.reduction
+    side = prior.sample_size * prior.vae_scale_factor
     latents: list[np.ndarray] = []
     colours: list[np.ndarray] = []
     for start in range(0, images, _BATCH):
         batch = torch.stack([picture(seed, i, side) for i in range(start, min(images, start + _BATCH))])
         with torch.no_grad():
             z = prior.encode(batch).float().cpu()
-        means = torch.nn.functional.avg_pool2d(batch, prior.reduction)
+        means = torch.nn.functional.avg_pool2d(batch, prior.vae_scale_factor)
         latents += [x.flatten(1).T.double().numpy() for x in z]
         colours += [x.flatten(1).T.double().numpy() for x in means]
     held = [i for i in range(images) if i % _HELD_OUT == _HELD_OUT - 1]
@@ -92,7 +92,7 @@ def picture(seed: int, index: int, side: int) -> torch.Tensor:
     rows = np.linspace(0, 1, side)[:, None, None]
     image = (1 - rows) * rng.uniform(0, 1, 3) + rows * rng.uniform(0, 1, 3) + np.zeros((side, side, 3))
     image = np.where((face >= 0)[..., None], colour[np.maximum(face, 0)], image)
-    image = image * (1 + rng.uniform(0, 0.5) * (_mottle(rng, side)[..., None] - 0.5))
+    image = image * (1 + rng.uniform(0, 0.5) * (_smooth_noise(rng, side)[..., None] - 0.5))
     return torch.from_numpy(np.clip(image, 0, 1).astype(np.float32)).permute(2, 0, 1)
 
 
@@ -109,7 +109,7 @@ def _solid(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def _mottle(rng: np.random.Generator, side: int) -> np.ndarray:
+def _smooth_noise(rng: np.random.Generator, side: int) -> np.ndarray:
     """(side, side) in [0, 1]: smooth noise of a random size."""
     cells = int(rng.integers(4, 33))
     noise = torch.from_numpy(rng.uniform(0, 1, (1, 1, cells, cells)))
@@ -117,17 +117,17 @@ def _mottle(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def _write(spec: str | Path, value: dict[str, Any]) -> Path:
-    found = prior_identity(spec)
-    path = found.folder / LATENT_RGB_FILE
+    identity = prior_identity(spec)
+    path = identity.folder / LATENT_RGB_FILE
     try:
         # Never through a link into a cache of downloads: what is there belongs to its client.
-        if path.is_symlink() or (found.folder.exists() and found.folder.parent.name == "snapshots"):
+        if path.is_symlink() or (identity.folder.exists() and identity.folder.parent.name == "snapshots"):
             raise PermissionError
         write_json(path, value)
         return path
     except OSError:
         pass
-    path = cached_map(found.files_identity)
+    path = cached_map(identity.files_identity)
     try:
         write_json(path, value)
     except OSError as error:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # Each holds the memory of a call for good: the width's own batch, a smaller one for the last rows, one for ranking.
-_KEPT = 3
+_MAX_GRAPHS = 3
 # Calls before recording, in which libraries choose their kernels and take their workspaces.
 _WARM_UP = 3
 
@@ -31,19 +31,19 @@ class GraphedUNet:
         added_cond_kwargs: dict[str, Tensor] | None = None,
         return_dict: bool = False,
     ) -> tuple[Tensor]:
-        given = {"x": x, "t": t, "text": encoder_hidden_states, **(added_cond_kwargs or {})}
-        key = tuple((name, tuple(value.shape), value.dtype) for name, value in given.items())
+        tensors = {"x": x, "t": t, "text": encoder_hidden_states, **(added_cond_kwargs or {})}
+        key = tuple((name, tuple(value.shape), value.dtype) for name, value in tensors.items())
         if key not in self._graphs:
-            while len(self._graphs) >= _KEPT:
+            while len(self._graphs) >= _MAX_GRAPHS:
                 self._graphs.popitem(last=False)
             try:
-                self._graphs[key] = self._record(given)
+                self._graphs[key] = self._record(tensors)
             except RuntimeError:
                 self.clear()
                 raise
         self._graphs.move_to_end(key)
         graph, inputs, output = self._graphs[key]
-        for name, value in given.items():
+        for name, value in tensors.items():
             inputs[name].copy_(value)
         graph.replay()
         return (output,)
@@ -52,10 +52,10 @@ class GraphedUNet:
         """Gives the memory of all graphs back."""
         self._graphs.clear()
 
-    def _record(self, given: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor], Tensor]:
+    def _record(self, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor], Tensor]:
         """The graph of a call, with the tensors it reads from and the one it writes to."""
         # Of their own memory, in the given order of axes; what is expanded is written out.
-        inputs = {name: torch.empty_like(value).copy_(value) for name, value in given.items()}
+        inputs = {name: torch.empty_like(value).copy_(value) for name, value in tensors.items()}
         current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(current)
         with torch.cuda.stream(aside):
@@ -76,11 +76,11 @@ class GraphedUNet:
 
     def _call(self, inputs: dict[str, Tensor]) -> Tensor:
         added = {name: value for name, value in inputs.items() if name not in ("x", "t", "text")}
-        made: Tensor = self._unet(
+        output: Tensor = self._unet(
             inputs["x"],
             inputs["t"],
             encoder_hidden_states=inputs["text"],
             added_cond_kwargs=added or None,
             return_dict=False,
         )[0]
-        return made
+        return output

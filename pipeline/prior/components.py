@@ -24,7 +24,7 @@ VAES = ("AutoencoderTiny", "AutoencoderKL")
 
 
 @dataclass
-class Parts:
+class Components:
     """The networks of a prior, in float32 or as stored. ``tokenizers`` and ``texts``: one of each, or SDXL's two.
 
     ``zero_empty``: an empty negative prompt is guidance from zeros, not from the embedding of "" (SDXL).
@@ -43,27 +43,27 @@ class Parts:
         return self.pipeline == "StableDiffusionXLPipeline"
 
 
-def load_parts(found: PriorIdentity, dtype: torch.dtype = torch.float32) -> Parts:
+def load_components(identity: PriorIdentity, dtype: torch.dtype = torch.float32) -> Components:
     """Every part of the prior, the UNet in ``dtype`` at once: in float32 a large one would not fit small machines.
 
     Raises PriorError, in one line, for anything missing, damaged or not supported.
     """
-    where = found.file or found.folder
+    path = identity.file or identity.folder
     try:
         _silence()
-        parts = _from_file(found.file, dtype) if found.file else _from_folder(found.folder, dtype)
+        components = _from_file(identity.file, dtype) if identity.file else _from_folder(identity.folder, dtype)
     except PriorError:
         raise
     except Exception as error:  # diffusers and transformers raise many kinds for a damaged folder
         reason = " ".join(str(error).split())[:300]
-        raise PriorError(f"{where}: cannot be loaded ({type(error).__name__}: {reason})") from error
-    channels, latents = int(parts.unet.config.in_channels), int(parts.vae.config.latent_channels)
+        raise PriorError(f"{path}: cannot be loaded ({type(error).__name__}: {reason})") from error
+    channels, latents = int(components.unet.config.in_channels), int(components.vae.config.latent_channels)
     if channels != latents:
         raise PriorError(
-            f"{where}: its UNet takes {channels} channels and its autoencoder has {latents}; inpainting, "
+            f"{path}: its UNet takes {channels} channels and its autoencoder has {latents}; inpainting, "
             "upscaling and editing models are not supported"
         )
-    return parts
+    return components
 
 
 def _silence() -> None:
@@ -77,37 +77,39 @@ def _silence() -> None:
         library.disable_progress_bar()
 
 
-def _checked_pipeline(where: Path, index: dict[str, Any]) -> str:
+def _checked_pipeline(path: Path, index: dict[str, Any]) -> str:
     name = index.get("_class_name")
     if name not in PIPELINES:
-        raise PriorError(f"{where}: a {name} is not supported; supported: {', '.join(PIPELINES)}")
+        raise PriorError(f"{path}: a {name} is not supported; supported: {', '.join(PIPELINES)}")
     return str(name)
 
 
-def _checked_vae(where: Path, index: dict[str, Any]) -> Any:
+def _checked_vae(path: Path, index: dict[str, Any]) -> Any:
     import diffusers
 
     entry = index.get("vae")
     name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
     if name not in VAES:
-        raise PriorError(f"{where}: the autoencoder {name!r} is not supported; supported: {', '.join(VAES)}")
+        raise PriorError(f"{path}: the autoencoder {name!r} is not supported; supported: {', '.join(VAES)}")
     return getattr(diffusers, str(name))
 
 
-def _from_folder(folder: Path, dtype: torch.dtype) -> Parts:
+def _from_folder(folder: Path, dtype: torch.dtype) -> Components:
     import diffusers
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     index = read_config(folder, "", "model_index.json")
     pipeline, vae = _checked_pipeline(folder, index), _checked_vae(folder, index)
 
-    def weights(part: str, cls: Any, **more: Any) -> Any:
-        place = folder / part
-        variant = weights_variant(p.name for p in place.iterdir()) if place.is_dir() else None
-        return cls.from_pretrained(place, local_files_only=True, use_safetensors=True, variant=variant, **more)
+    def weights(component: str, cls: Any, **more: Any) -> Any:
+        component_folder = folder / component
+        variant = weights_variant(p.name for p in component_folder.iterdir()) if component_folder.is_dir() else None
+        return cls.from_pretrained(
+            component_folder, local_files_only=True, use_safetensors=True, variant=variant, **more
+        )
 
     classes = [("", CLIPTextModel)] + ([("_2", CLIPTextModelWithProjection)] if "XL" in pipeline else [])
-    return Parts(
+    return Components(
         pipeline,
         [CLIPTokenizer.from_pretrained(folder / f"tokenizer{n}", local_files_only=True) for n, _ in classes],
         [weights(f"text_encoder{n}", cls) for n, cls in classes],
@@ -118,7 +120,7 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Parts:
     )
 
 
-def _from_file(path: Path, dtype: torch.dtype) -> Parts:
+def _from_file(path: Path, dtype: torch.dtype) -> Components:
     import diffusers
     from safetensors.torch import load_file
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -127,13 +129,13 @@ def _from_file(path: Path, dtype: torch.dtype) -> Parts:
     pipeline, vae_class = _checked_pipeline(path, index), _checked_vae(path, index)
     tensors = load_file(path)
 
-    def converted(part: str, cls: Any, prefix: str, **more: Any) -> Any:
+    def converted(component: str, cls: Any, prefix: str, **more: Any) -> Any:
         own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        config = str(single_file.config_folder(path, kind, part))
-        return cls.from_single_file(own, config=config, subfolder=part, local_files_only=True, **more)
+        config = str(single_file.config_folder(path, kind, component))
+        return cls.from_single_file(own, config=config, subfolder=component, local_files_only=True, **more)
 
-    def text(part: str, cls: Any, prefix: str) -> Any:
-        config = cls.config_class.from_pretrained(single_file.config_folder(path, kind, part) / part)
+    def text(component: str, cls: Any, prefix: str) -> Any:
+        config = cls.config_class.from_pretrained(single_file.config_folder(path, kind, component) / component)
         return _text_model(path, cls(config), tensors, prefix)
 
     beside = single_file.sidecar(path) / "vae"
@@ -153,7 +155,7 @@ def _from_file(path: Path, dtype: torch.dtype) -> Parts:
         prefix = "cond_stage_model.transformer." if kind == "sd1" else "cond_stage_model.model."
         texts = [text("text_encoder", CLIPTextModel, prefix)]
     scheduler = single_file.config_folder(path, kind, "scheduler") / "scheduler"
-    return Parts(
+    return Components(
         pipeline,
         [_tokenizer(path, kind, f"tokenizer{n}") for n in numbers],
         texts,
@@ -164,14 +166,14 @@ def _from_file(path: Path, dtype: torch.dtype) -> Parts:
     )
 
 
-def _tokenizer(path: Path, kind: str, part: str) -> Any:
+def _tokenizer(path: Path, kind: str, component: str) -> Any:
     """A tokenizer with the family's settings (SD 2.x pads with "!") over the vocabulary of this machine."""
     from transformers import CLIPTokenizer
 
-    folder = single_file.config_folder(path, kind, part)
-    if (folder / part / "tokenizer.json").is_file():
-        return CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
-    settings = read_config(folder, part, "tokenizer_config.json")
+    folder = single_file.config_folder(path, kind, component)
+    if (folder / component / "tokenizer.json").is_file():
+        return CLIPTokenizer.from_pretrained(folder / component, local_files_only=True)
+    settings = read_config(folder, component, "tokenizer_config.json")
     vocabulary, merges = find_vocabulary(path)
     known = ("model_max_length", "bos_token", "eos_token", "unk_token", "pad_token")
     make: Any = CLIPTokenizer
@@ -196,25 +198,27 @@ def _text_model(path: Path, model: Any, tensors: dict[str, torch.Tensor], prefix
 
     SD 2.x leaves its encoder's last layer unused; the config has one layer less, and that layer is skipped.
     """
-    found: dict[str, torch.Tensor] = {}
+    converted: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         if not name.startswith(prefix):
             continue
         short = name.removeprefix(prefix).removeprefix("text_model.")
         if short == "text_projection":
-            found["text_projection.weight"] = tensor.T.contiguous()
+            converted["text_projection.weight"] = tensor.T.contiguous()
             continue
         for pattern, replacement in _OPEN_CLIP:
             short = re.sub(pattern, replacement, short)
         if "in_proj_" in short:
             for letter, third in zip("qkv", tensor.chunk(3), strict=True):
-                found[short.replace("in_proj_", f"{letter}_proj.")] = third.contiguous()
+                converted[short.replace("in_proj_", f"{letter}_proj.")] = third.contiguous()
         else:
-            found[short] = tensor
+            converted[short] = tensor
     # Some releases of transformers keep the encoder one level down.
-    wanted = {name: name.removeprefix("text_model.") for name in model.state_dict()}
-    missing = [name for name, short in wanted.items() if short not in found and "position_ids" not in name]
+    expected = {name: name.removeprefix("text_model.") for name in model.state_dict()}
+    missing = [name for name, short in expected.items() if short not in converted and "position_ids" not in name]
     if missing:
         raise PriorError(f"{path}: its text encoder lacks {len(missing)} tensors, the first for {missing[0]}")
-    model.load_state_dict({name: found[short] for name, short in wanted.items() if short in found}, strict=False)
+    model.load_state_dict(
+        {name: converted[short] for name, short in expected.items() if short in converted}, strict=False
+    )
     return model

@@ -10,7 +10,7 @@ from pipeline.core.job import AdapterFile
 from pipeline.prior.cache import file_hash
 
 
-def adapter_marks(files: Iterable[AdapterFile]) -> list[dict[str, Any]]:
+def adapter_hashes(files: Iterable[AdapterFile]) -> list[dict[str, Any]]:
     """``kind``, ``name``, ``sha256`` and ``weight`` of each. Raises PriorError when one cannot be read.
 
     A LoRA's name means nothing and is left empty: a file that is renamed rebuilds no asset. A concept's can be the
