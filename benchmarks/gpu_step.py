@@ -23,16 +23,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.cost import GPUS
 from pipeline.core import backends
 from pipeline.core.rng import numpy_generator, torch_generator
+from pipeline.fields import grid, volume
+from pipeline.fields.grid.layout import GridSettings
+from pipeline.fields.occupancy import OccupancyGrid
+from pipeline.fields.radiance_field import FieldSettings, RadianceField
 from pipeline.mesh.load import load_mesh
 from pipeline.mesh.normalise import normalise
 from pipeline.prior.load import Prior, load_prior
 from pipeline.raster import camera, rasterise
+from pipeline.raster.camera import ray_directions
 from pipeline.raster.texture import sample_texture
-from pipeline.scene import grid, volume
-from pipeline.scene.background import ray_directions
-from pipeline.scene.field import FieldSettings, RadianceField
-from pipeline.scene.grid import GridSettings
-from pipeline.scene.occupancy import OccupancyGrid
 
 MESHES = Path(__file__).parent.parent / "manifests" / "meshes"
 CELLS, RAYS = 128, 64  # a side, of the occupancy grid and of a radiance field's view: the defaults of generate
@@ -148,7 +148,7 @@ def volume_parts(device: torch.device, settings: GridSettings, step: float = 0.0
     directions = torch.from_numpy(ray_directions(cameras, RAYS, RAYS).reshape(-1, 3).astype(np.float32)).to(device)
     origins = torch.from_numpy(np.repeat(cameras.eye.astype(np.float32), RAYS * RAYS, axis=0)).to(device)
 
-    def march() -> volume.Packed:
+    def march() -> volume.PackedSamples:
         return volume.march(origins, directions, occupancy, step=step, nearest=0.1)
 
     packed = march()

@@ -28,10 +28,11 @@ import torch
 from torch.nn import functional
 
 from pipeline.core.rng import torch_generator
-from pipeline.scene.field import FieldSettings, RadianceField
-from pipeline.scene.grid import GridSettings, encode
-from pipeline.scene.occupancy import OccupancyGrid
-from pipeline.scene.volume import composite, march
+from pipeline.fields.grid import encode
+from pipeline.fields.grid.layout import GridSettings
+from pipeline.fields.occupancy import OccupancyGrid
+from pipeline.fields.radiance_field import FieldSettings, RadianceField
+from pipeline.fields.volume import composite, march
 
 BACKENDS = ("numba", "torch")
 # Takes the number of points.

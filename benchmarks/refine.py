@@ -30,6 +30,7 @@ from benchmarks.sketch import MUSHROOM
 from pipeline.bake.decode import decode_texture
 from pipeline.core.job import Job, RowLocation, no_report
 from pipeline.distill.loop import distill
+from pipeline.fields.radiance_field_scene import RadianceFieldScene
 from pipeline.prior.latent_rgb_fit import picture as made_picture
 from pipeline.prior.load import Prior, load_prior
 from pipeline.raster.camera import Cameras, orbit
@@ -39,7 +40,6 @@ from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.recipes.work import Variant, Work
-from pipeline.scene.radiance_field import RadianceFieldScene
 
 _AZIMUTHS = 6
 # Pixels along outlines, where colours are mixed with the background before or after they are clamped to [0, 1].
@@ -79,7 +79,7 @@ def pictures(scene: RadianceFieldScene, cameras: Cameras, prior: Prior) -> tuple
 @torch.no_grad()
 def mapped(scene: RadianceFieldScene, cameras: Cameras, prior: Prior, side: int) -> np.ndarray:
     """The prior's linear map of the latent renders, enlarged: (N, 3, side, side) in [0, 1]."""
-    return enlarged(scene.still(cameras, side // prior.vae_scale_factor)[0].cpu(), prior, side)
+    return enlarged(scene.render_views(cameras, side // prior.vae_scale_factor)[0].cpu(), prior, side)
 
 
 def enlarged(latents: torch.Tensor, prior: Prior, side: int) -> np.ndarray:
@@ -95,7 +95,7 @@ def enlarged(latents: torch.Tensor, prior: Prior, side: int) -> np.ndarray:
 def judged(scene: RadianceFieldScene, cameras: Cameras, prior: Prior, side: int) -> np.ndarray:
     """Refined views as the encoder gets them: as many rays as latent views have, enlarged: (N, 3, side, side)."""
     rays = side // prior.vae_scale_factor * scene.settings.supersample
-    image = scene.still(cameras, rays, supersample=1)[0].cpu()
+    image = scene.render_views(cameras, rays, supersample=1)[0].cpu()
     return torch.nn.functional.interpolate(image, size=(side, side), mode="bilinear", align_corners=False).numpy()
 
 

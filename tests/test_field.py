@@ -7,8 +7,8 @@ import torch
 
 from pipeline.core.errors import SettingError
 from pipeline.core.rng import torch_generator
-from pipeline.scene.field import FieldSettings, RadianceField, encode_directions, trunc_exp
-from pipeline.scene.grid import GridSettings
+from pipeline.fields.grid.layout import GridSettings
+from pipeline.fields.radiance_field import FieldSettings, RadianceField, encode_directions, trunc_exp
 
 SMALL = FieldSettings(GridSettings(levels=4, features=2, base=4, finest=32, log2_table=9), channels=4)
 
@@ -45,7 +45,7 @@ def test_the_published_field_has_the_published_sizes():
     assert (settings.hidden, settings.layers, settings.bound) == (64, 3, 1.0)
     assert (settings.blob_density, settings.blob_radius) == (5.0, 0.2)
     assert (settings.background_hidden, settings.background_frequencies) == (64, 6)
-    assert settings.grid.width == 32
+    assert settings.grid.feature_count == 32
 
 
 def test_density_is_forwards_density():

@@ -16,6 +16,10 @@ from pipeline.bake.atlas import texel_map
 from pipeline.core.job import Job, RowLocation
 from pipeline.export.inspect import inspect_glb
 from pipeline.export.record import read_record
+from pipeline.fields.grid.layout import GridSettings
+from pipeline.fields.occupancy import OccupancyGrid
+from pipeline.fields.radiance_field import FieldSettings, RadianceField
+from pipeline.fields.radiance_field_scene import LatentToRgb, RadianceFieldScene
 from pipeline.mesh.load import load_mesh
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import OrbitSettings, sample_orbit_cameras
@@ -23,10 +27,6 @@ from pipeline.recipes.field_surface import density_grid, latents_on, surface
 from pipeline.recipes.generate import Generate, generate, picture, scene_settings
 from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.recipes.work import Variant, Work
-from pipeline.scene.field import FieldSettings, RadianceField
-from pipeline.scene.grid import GridSettings
-from pipeline.scene.occupancy import OccupancyGrid
-from pipeline.scene.radiance_field import LatentToRgb, RadianceFieldScene
 from pipeline.uv.unwrap import unwrap
 
 SMALL = {
@@ -228,8 +228,8 @@ def test_the_refined_view_begins_as_the_linear_map_of_the_latent_view(prior: Pri
     latent, refined = scene(prior), scene(prior, refine=True)
     rng = np.random.default_rng(0)
     cameras = sample_orbit_cameras(rng, 2, OrbitSettings(radius=(1.9, 2.2)))
-    image, weight, _ = latent.still(cameras, 8, 1)
-    rgb, _, _ = refined.still(cameras, 8, 1)
+    image, weight, _ = latent.render_views(cameras, 8, 1)
+    rgb, _, _ = refined.render_views(cameras, 8, 1)
     grey = torch.from_numpy(prior.latent_rgb.invert(np.full(3, 0.5))).float().view(1, -1, 1, 1)
     own = image - (1 - weight)[:, None] * grey
     layer = LatentToRgb(prior.latent_rgb)

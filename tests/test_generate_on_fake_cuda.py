@@ -15,7 +15,8 @@ from fake_cuda import CudaTensor, fake_cuda
 from fake_prior import make_prior
 from gpu import test_generate_on_cuda as suite
 
-from pipeline.scene import grid_tcnn, network_tcnn
+from pipeline.fields.grid import tinycudann_backend
+from pipeline.fields.mlp import tinycudann_backend as mlp_tinycudann
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +32,8 @@ def device(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pipeline.recipes.generate._BAKE_VIEWS", 6)
     with fake_cuda():
         yield
-    grid_tcnn._encoding.cache_clear()
-    network_tcnn._network.cache_clear()
+    tinycudann_backend._encoding.cache_clear()
+    mlp_tinycudann._network.cache_clear()
 
 
 def test_volume_rendering() -> None:

@@ -11,8 +11,8 @@ from fake_cuda import fake_cuda
 from fake_prior import make_prior
 
 from benchmarks import cost, gpu_step
+from pipeline.fields.grid.layout import GridSettings
 from pipeline.prior.load import load_prior
-from pipeline.scene.grid import GridSettings
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = GridSettings(levels=4, finest=64, log2_table=12)

@@ -19,7 +19,8 @@ from gpu import test_paint_on_cuda as paint_suite
 from gpu import test_prior_on_cuda as prior_suite
 
 from pipeline.distill import loop
-from pipeline.scene import grid_tcnn, network_tcnn
+from pipeline.fields.grid import tinycudann_backend
+from pipeline.fields.mlp import tinycudann_backend as mlp_tinycudann
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,8 @@ def make_believe(tiny, xl, monkeypatch):
     fake_tinycudann.install(monkeypatch)
     with fake_cuda():
         yield
-    grid_tcnn._encoding.cache_clear()
-    network_tcnn._network.cache_clear()
+    tinycudann_backend._encoding.cache_clear()
+    mlp_tinycudann._network.cache_clear()
 
 
 @pytest.mark.parametrize("cull", [False, True])

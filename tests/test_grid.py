@@ -8,9 +8,10 @@ import torch
 from pipeline.core import backends
 from pipeline.core.errors import BackendError, SettingError
 from pipeline.core.rng import torch_generator
-from pipeline.scene import grid
-from pipeline.scene.grid import GridSettings, encode
-from pipeline.scene.grid_torch import corners
+from pipeline.fields import grid
+from pipeline.fields.grid import encode
+from pipeline.fields.grid.layout import GridSettings
+from pipeline.fields.grid.torch_backend import corners
 
 BOTH = pytest.mark.parametrize("backend", ["numba", "torch"])
 
@@ -21,7 +22,7 @@ PUBLISHED = [16, 23, 31, 43, 59, 81, 112, 154, 213, 295, 407, 562, 777, 1073, 14
 
 def test_the_published_layout():
     settings = GridSettings()
-    assert settings.width == 32
+    assert settings.feature_count == 32
     assert settings.per_level_scale == pytest.approx(1.381912879967776, rel=1e-14)
     assert settings.resolutions == tuple(PUBLISHED)
     # 16^3; 23^3 = 12167 -> 12168; 31^3 = 29791 -> 29792; 43^3 = 79507 -> 79512; 59^3 = 205379 -> 205384; then 2^19.

@@ -8,8 +8,8 @@ import torch
 
 from pipeline.core.rng import torch_generator
 from pipeline.prior.latent_rgb import LatentRgb
-from pipeline.raster.camera import CameraSettings, orbit
-from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, _places_on, ray_directions
+from pipeline.raster.camera import CameraSettings, orbit, ray_directions
+from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, _places_on
 from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings, _stretched, enlarged
 
 RGB = LatentRgb(np.random.default_rng(0).normal(0, 0.2, (4, 3)), np.full(3, 0.5))

@@ -12,6 +12,12 @@ import torch
 from pipeline.bake.bake import BASE_COLOUR
 from pipeline.bake.project import bake_projected
 from pipeline.distill.sds import SdsSettings, sds_loss
+from pipeline.fields import radiance_field_scene
+from pipeline.fields.grid.layout import GridSettings
+from pipeline.fields.occupancy import OccupancyGrid
+from pipeline.fields.radiance_field import FieldSettings, RadianceField
+from pipeline.fields.radiance_field_scene import REFRESH, LossWeights, RadianceFieldScene
+from pipeline.fields.sketch import Sketch
 from pipeline.mesh.mesh import Mesh
 from pipeline.mesh.primitives import combine
 from pipeline.mesh.winding_grid import build_winding_grid
@@ -20,12 +26,6 @@ from pipeline.raster.camera import orbit
 from pipeline.raster.rasterise import rasterise
 from pipeline.recipes.generate import bake_cameras, picture, scene_settings
 from pipeline.recipes.generate_settings import GenerateSettings
-from pipeline.scene import radiance_field
-from pipeline.scene.field import FieldSettings, RadianceField
-from pipeline.scene.grid import GridSettings
-from pipeline.scene.occupancy import OccupancyGrid
-from pipeline.scene.radiance_field import REFRESH, Lambdas, RadianceFieldScene
-from pipeline.scene.sketch import Sketch
 from pipeline.uv.unwrap import unwrap
 
 BALL = [{"shape": "sphere", "position": [0.0, 0.0, 0.0], "rotation": [0.0, 0.0, 0.0], "size": [1.2, 1.2, 1.2]}]
@@ -43,7 +43,7 @@ def ball() -> Sketch:
 def scene(prior: Prior, sketch: Sketch | None = None, views: int = 2, **lambdas: float) -> RadianceFieldScene:
     grid = GridSettings(levels=3, base=16, finest=32, log2_table=10)
     field = RadianceField(FieldSettings(grid=grid, channels=prior.latent_channels), 0)
-    settings = replace(scene_settings(SETTINGS), views=views, lambdas=Lambdas(**lambdas))
+    settings = replace(scene_settings(SETTINGS), views=views, lambdas=LossWeights(**lambdas))
     return RadianceFieldScene(field, OccupancyGrid(16), settings, prior.latent_rgb, 0, sketch)
 
 
@@ -67,11 +67,11 @@ def test_losses_and_guidance_keep_their_balance_for_any_number_of_views(
 ) -> None:
     """The same view many times is the same step: neither the guidance nor a loss may grow with their number."""
     monkeypatch.setattr(
-        radiance_field,
+        radiance_field_scene,
         "sample_orbit_cameras",
         lambda rng, views, cameras: orbit(*(np.full(views, value) for value in (1.3, 0.4, 2.1, 0.75))),
     )
-    monkeypatch.setattr(radiance_field, "_BOX_POINTS", 0)  # of which every step has the same number
+    monkeypatch.setattr(radiance_field_scene, "_BOX_POINTS", 0)  # of which every step has the same number
     losses, guided = [], []
     for views in (1, 8):
         made = scene(prior, ball, views, **lambdas)

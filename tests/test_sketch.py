@@ -17,10 +17,10 @@ from meshes import make, write_obj
 from numpy.typing import NDArray
 
 from pipeline.core.errors import SettingError
+from pipeline.fields.sketch import DELTA, LEAST, MARGIN, Sketch, cross_entropy
 from pipeline.mesh import winding_grid as module
 from pipeline.mesh.primitives import combine
 from pipeline.mesh.winding_grid import WindingGrid, build_winding_grid, load_sketch, place_in_working_frame
-from pipeline.scene.sketch import DELTA, LEAST, MARGIN, Sketch, cross_entropy
 
 CHILD = runpy.run_path(str(module._CHILD))
 Measure = Callable[[NDArray, NDArray, NDArray], tuple[NDArray, NDArray]]
@@ -64,7 +64,7 @@ def cloud(count: int, seed: int = 0) -> NDArray[np.float64]:
 
 
 def looked_up(volume: WindingGrid, points: NDArray) -> tuple[NDArray, NDArray]:
-    inside, distance = Sketch(volume).look_up(torch.from_numpy(points).float())
+    inside, distance = Sketch(volume).sample(torch.from_numpy(points).float())
     return inside.numpy(), distance.numpy()
 
 

@@ -8,9 +8,9 @@ import torch
 
 from pipeline.core.errors import BackendError, LatentkilnError, SettingError
 from pipeline.core.rng import numpy_generator
-from pipeline.scene import losses, volume
-from pipeline.scene.occupancy import OccupancyGrid
-from pipeline.scene.volume import Packed
+from pipeline.fields import losses, volume
+from pipeline.fields.occupancy import OccupancyGrid
+from pipeline.fields.volume.layout import PackedSamples
 
 BACKENDS = ("numba", "torch")
 
@@ -61,7 +61,7 @@ def test_compositing_is_what_a_loop_gives(backend):
     start = torch.tensor([0, 5, 5, 17])
     t, delta = torch.rand(17, generator=generator).cumsum(0), torch.rand(17, generator=generator) * 0.2
     sigma, values = torch.rand(17, generator=generator) * 9, torch.randn(17, 3, generator=generator)
-    made = volume.composite(sigma, values, Packed(torch.zeros(17, 3), t, delta, start), backend=backend)
+    made = volume.composite(sigma, values, PackedSamples(torch.zeros(17, 3), t, delta, start), backend=backend)
     at = 0
     for ray, count in enumerate(counts):
         left, total, weight, distance = 1.0, np.zeros(3), 0.0, 0.0
@@ -80,7 +80,7 @@ def test_compositing_is_what_a_loop_gives(backend):
 def test_nothing_shows_behind_what_is_opaque(backend):
     """Transmittance after sample k is exp(-k): below 1e-4 from the tenth sample on (exp(-9.2))."""
     n = 14
-    packed = Packed(torch.zeros(n, 3), torch.arange(n).float(), torch.ones(n), torch.tensor([0, n]))
+    packed = PackedSamples(torch.zeros(n, 3), torch.arange(n).float(), torch.ones(n), torch.tensor([0, n]))
     sigma, values = torch.ones(n, requires_grad=True), torch.ones(n, 1, requires_grad=True)
     made = volume.composite(sigma, values, packed, backend=backend)
     assert (made.weights > 0).sum() == 10
@@ -94,7 +94,7 @@ def test_the_backward_by_finite_differences(backend):
     generator = torch.Generator().manual_seed(5)
     start = torch.tensor([0, 4, 4, 9])
     t, delta = torch.rand(9, generator=generator).double().cumsum(0), torch.rand(9, generator=generator).double() * 0.3
-    packed = Packed(torch.zeros(9, 3), t, delta, start)
+    packed = PackedSamples(torch.zeros(9, 3), t, delta, start)
     sigma = (torch.rand(9, generator=generator).double() * 4 + 0.1).requires_grad_()
     values = torch.randn(9, 2, generator=generator).double().requires_grad_()
 
@@ -170,7 +170,7 @@ def test_sparsity_is_the_mean_entropy():
 
 
 def test_orientation_punishes_what_faces_away_only():
-    packed = Packed(torch.zeros(2, 3), torch.ones(2), torch.ones(2), torch.tensor([0, 1, 2]))
+    packed = PackedSamples(torch.zeros(2, 3), torch.ones(2), torch.ones(2), torch.tensor([0, 1, 2]))
     directions = torch.tensor([[0.0, 0, -1], [0.0, 0, -1]])
     facing = torch.tensor([[0.0, 0, 1], [0.0, 0, 1]])
     assert losses.orientation(torch.ones(2), facing, directions, packed).item() == 0
@@ -226,7 +226,7 @@ def test_no_rays_and_no_samples(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_faint_ray_has_no_wild_depth_gradient(backend):
     """A mean distance divides by the weight; where that is next to nothing the gradient must stay finite."""
-    packed = Packed(torch.zeros(2, 3), torch.tensor([1.0, 2.0]), torch.full((2,), 0.01), torch.tensor([0, 2]))
+    packed = PackedSamples(torch.zeros(2, 3), torch.tensor([1.0, 2.0]), torch.full((2,), 0.01), torch.tensor([0, 2]))
     sigma = torch.full((2,), 1e-20, requires_grad=True)
     made = volume.composite(sigma, torch.zeros(2, 1), packed, backend=backend)
     made.depth.sum().backward()

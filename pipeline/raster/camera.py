@@ -284,3 +284,17 @@ def _tilted(axis: Float64Array, angle: Float64Array, turn: Float64Array) -> Floa
     sideways = np.cos(turn)[:, None] * first + np.sin(turn)[:, None] * second
     tilted: Float64Array = np.cos(angle)[:, None] * axis + np.sin(angle)[:, None] * sideways
     return tilted
+
+
+def ray_directions(cameras: Cameras, height: int, width: int) -> np.ndarray:
+    """(N, height, width, 3) unit vectors through the pixel centres, working frame; row 0 is the top."""
+    x = (np.arange(width) + 0.5) / width * 2 - 1
+    y = 1 - (np.arange(height) + 0.5) / height * 2
+    focal = cameras.projection[:, [0, 1], [0, 1]]  # (N, 2)
+    ray = np.empty((len(cameras), height, width, 3))
+    ray[..., 0] = x[None, None, :] / focal[:, 0, None, None]
+    ray[..., 1] = y[None, :, None] / focal[:, 1, None, None]
+    ray[..., 2] = -1
+    # Rows of the view's rotation are the camera's axes in the world: its transpose takes rays there.
+    ray = np.einsum("nji,nhwj->nhwi", cameras.view[:, :3, :3], ray)
+    return ray / np.linalg.norm(ray, axis=-1, keepdims=True)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from pipeline.bake.atlas import texel_map
 from pipeline.bake.seams import LEVEL_RIM
+from pipeline.fields import sketch
+from pipeline.fields.radiance_field_scene import RadianceFieldScene
 from pipeline.mesh.isosurface import decimate, extract, keep_components, optical_depth_field, smooth
 from pipeline.mesh.mesh import Mesh, UVMesh
 from pipeline.mesh.normals import smooth_normals
 from pipeline.raster.rasterise import interpolate
 from pipeline.recipes.generate_settings import GenerateSettings
-from pipeline.scene import sketch
-from pipeline.scene.radiance_field import RadianceFieldScene
 
 BOUND = 1.0
 # Points whose density is asked for at once.

@@ -17,6 +17,11 @@ from pipeline.bake.bake import BakedMaps
 from pipeline.bake.decode import decode_texture
 from pipeline.bake.project import bake_projected, covering_cameras
 from pipeline.core.job import Job
+from pipeline.fields.grid.layout import GridSettings
+from pipeline.fields.occupancy import OccupancyGrid
+from pipeline.fields.radiance_field import FieldSettings, RadianceField
+from pipeline.fields.radiance_field_scene import LossWeights, RadianceFieldScene, RadianceFieldSettings
+from pipeline.fields.sketch import Sketch
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.mesh_hash import mesh_sha256
 from pipeline.mesh.normalise import normalise
@@ -30,13 +35,8 @@ from pipeline.recipes.canvas import MESH_RADIUS, Canvas, baked_patches, patch_se
 from pipeline.recipes.field_surface import BOUND, latents_on, surface
 from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.recipes.work import Asset, Variant, Work
-from pipeline.scene.field import FieldSettings, RadianceField
-from pipeline.scene.grid import GridSettings
-from pipeline.scene.occupancy import OccupancyGrid
 from pipeline.scene.painted_mesh import PaintedMeshSettings
 from pipeline.scene.patchwork import PatchworkMesh
-from pipeline.scene.radiance_field import Lambdas, RadianceFieldScene, RadianceFieldSettings
-from pipeline.scene.sketch import Sketch
 from pipeline.uv.unwrap import unwrap
 
 # The grid's coarsest level, as published.
@@ -175,7 +175,7 @@ def scene_settings(settings: GenerateSettings, learning_rate: float | None = Non
         samples_step=float(settings.samples_step or 0),
         background="learned" if settings.background == "learned" else "random",
         supersample=int(settings.supersample or 1),
-        lambdas=Lambdas(
+        lambdas=LossWeights(
             float(settings.lambda_sparsity or 0),
             float(settings.lambda_shape or 0),
             settings.lambda_orientation,
@@ -246,10 +246,10 @@ def picture(scene: RadianceFieldScene, camera: Cameras, view_size: int, prior: P
     """What the decoder shows of the field: (1, 3, H, H) in [0, 1], and (1, h, h) depth along the view axis, inf where
     rays pass."""
     if scene.layer is not None:
-        image, weight, depth = scene.still(camera, view_size * prior.vae_scale_factor, 1)
+        image, weight, depth = scene.render_views(camera, view_size * prior.vae_scale_factor, 1)
         shown = image
     else:
-        image, weight, depth = scene.still(camera, view_size)
+        image, weight, depth = scene.render_views(camera, view_size)
         shown = decode_texture(image[0], prior)[None]
     along = torch.where(weight > 0.5, depth, torch.full_like(depth, float("inf")))
     return shown.float().cpu().numpy(), along.float().cpu().numpy()

@@ -13,9 +13,9 @@ from pipeline.core.backends import select_backend
 from pipeline.core.errors import LatentkilnError, describe_os_error
 from pipeline.core.outcome import BuildResult
 from pipeline.export.record import write_failure
+from pipeline.fields import grid, mlp, volume
 from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.recipes import RECIPE_VERSIONS
-from pipeline.scene import grid, network, volume
 
 if TYPE_CHECKING:
     from pipeline.prior.load import Prior
@@ -85,7 +85,7 @@ def backends(prior: Prior, work: Work) -> dict[str, Any]:
     device = prior.device.type
     used = {}
     if work.job.recipe == "generate":
-        rooms = {"grid": grid.backend_for, "network": network.backend_for, "volume": volume.backend_for}
+        rooms = {"grid": grid.backend_for, "network": mlp.backend_for, "volume": volume.backend_for}
         used = {name: backend_for(device) for name, backend_for in rooms.items()}
     if work.job.recipe == "paint" and device == "cuda":
         used["texture"] = select_backend("texture").name

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.core.device import to_device
-from pipeline.core.rng import numpy_generator
-from pipeline.raster.camera import Cameras
+from pipeline.raster.camera import Cameras, ray_directions
 from pipeline.raster.texture import sample_texture
 
 ROWS, COLUMNS = 16, 32
@@ -57,23 +56,3 @@ def _places_on(device: torch.device, cameras: Cameras, height: int, width: int) 
     theta = ray[..., 1].clamp(-1, 1).arccos() / np.pi
     phi = (torch.atan2(ray[..., 0], ray[..., 2]) / (2 * np.pi)) % 1.0
     return torch.stack([(phi * COLUMNS + 1.0) / (COLUMNS + 2), theta], dim=-1).reshape(-1, 2).float()
-
-
-def ray_directions(cameras: Cameras, height: int, width: int) -> np.ndarray:
-    """(N, height, width, 3) unit vectors through the pixel centres, working frame; row 0 is the top."""
-    x = (np.arange(width) + 0.5) / width * 2 - 1
-    y = 1 - (np.arange(height) + 0.5) / height * 2
-    focal = cameras.projection[:, [0, 1], [0, 1]]  # (N, 2)
-    ray = np.empty((len(cameras), height, width, 3))
-    ray[..., 0] = x[None, None, :] / focal[:, 0, None, None]
-    ray[..., 1] = y[None, :, None] / focal[:, 1, None, None]
-    ray[..., 2] = -1
-    # Rows of the view's rotation are the camera's axes in the world: its transpose takes rays there.
-    ray = np.einsum("nji,nhwj->nhwi", cameras.view[:, :3, :3], ray)
-    return ray / np.linalg.norm(ray, axis=-1, keepdims=True)
-
-
-def plain_colours(seed: int, step: int, count: int) -> np.ndarray:
-    """(count, 3) RGB in [0, 1]: one plain backdrop a view, another at each step, so that a scene cannot lean on
-    what surrounds it."""
-    return numpy_generator(seed, "plain", step).uniform(0.0, 1.0, (count, 3))

@@ -13,8 +13,9 @@ from pipeline.core.device import to_device
 from pipeline.core.rng import torch_generator
 from pipeline.core.scene import Rendering
 from pipeline.prior.latent_rgb import LatentRgb
+from pipeline.raster.backdrop import plain_backgrounds
 from pipeline.raster.camera import Cameras, CameraSettings
-from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, plain_colours
+from pipeline.scene.background import COLUMNS, ROWS, LatentSphere
 from pipeline.scene.mesh_views import MeshViews
 from pipeline.scene.visibility import Visibility
 
@@ -136,7 +137,7 @@ class PaintedMesh:
         count, height, width = covered.shape
         if self._settings.background == "learned":
             return self._sphere.behind(cameras, height, width)
-        colours = plain_colours(self._seed, step, count)
+        colours = plain_backgrounds(self._seed, step, count)
         latents = np.stack([self._latent_rgb.invert(colour) for colour in colours]).astype(np.float32)
         rows = to_device(torch.from_numpy(latents), self._device)
         return rows[:, None].expand(-1, height * width, -1).reshape(count * height * width, -1)

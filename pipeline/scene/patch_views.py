@@ -8,8 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.raster.camera import Cameras
-from pipeline.scene.background import ray_directions
+from pipeline.raster.camera import Cameras, ray_directions
 from pipeline.scene.mesh_views import Seen
 
 Floats = NDArray[np.float32]

@@ -12,7 +12,7 @@ import torch.nn.functional as functional
 from pipeline.core.device import to_device
 from pipeline.core.scene import Rendering
 from pipeline.prior.load import Prior
-from pipeline.scene.background import plain_colours
+from pipeline.raster.backdrop import plain_backgrounds
 from pipeline.scene.mesh_views import MeshViews
 
 
@@ -61,7 +61,7 @@ class RefinedMesh:
         cameras, views = self._views.draw(step, settings.views, "refine-cameras")
         seen = self._views.look(cameras, settings.view_size * self._prior.vae_scale_factor * settings.supersample)
         texture = self.texture.clamp(0, 1)
-        colours = plain_colours(self._seed, step, len(cameras)).astype(np.float32)
+        colours = plain_backgrounds(self._seed, step, len(cameras)).astype(np.float32)
         _, side, _ = seen.covered.shape
         behind = (
             to_device(torch.from_numpy(colours), texture.device)[:, None].expand(-1, side * side, -1).reshape(-1, 3)

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.rng import numpy_generator
-from pipeline.raster.camera import Cameras
-from pipeline.scene.background import ray_directions
+from pipeline.raster.camera import Cameras, ray_directions
 from pipeline.scene.mesh_views import Seen
 
 # Cells have one of so many values.

@@ -7,7 +7,8 @@ import fake_tinycudann
 import pytest
 from fake_cuda import fake_cuda
 
-from pipeline.scene import grid_tcnn, network_tcnn
+from pipeline.fields.grid import tinycudann_backend
+from pipeline.fields.mlp import tinycudann_backend as mlp_tinycudann
 
 
 @pytest.fixture
@@ -22,5 +23,5 @@ def tinycudann(monkeypatch):
     fake_tinycudann.install(monkeypatch)
     with fake_cuda():
         yield fake_tinycudann.calls
-    grid_tcnn._encoding.cache_clear()
-    network_tcnn._network.cache_clear()
+    tinycudann_backend._encoding.cache_clear()
+    mlp_tinycudann._network.cache_clear()

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pipeline.core.rng import torch_generator
-from pipeline.scene.grid import GridSettings, encode
+from pipeline.fields.grid import encode
+from pipeline.fields.grid.layout import GridSettings
 
 # Dense and hashed levels, tiled ones that wrap, sizes that are no multiple of 8, one to eight features, one level.
 LAYOUTS = {
@@ -41,7 +42,7 @@ def test_values_and_gradients_agree(name, dtype):
     settings = LAYOUTS[name]
     points = some_points(400)
     fast, plain = (run(name, points, settings, dtype, backend) for backend in ("numba", "torch"))
-    assert fast[0].shape == plain[0].shape == (400, settings.width)
+    assert fast[0].shape == plain[0].shape == (400, settings.feature_count)
     assert fast[0].dtype == plain[0].dtype == dtype
     # Weights are float32 in both, so what is left is the order of additions.
     torch.testing.assert_close(fast[0], plain[0], rtol=0, atol=10 * VALUES[dtype])

@@ -9,8 +9,9 @@ from fake_cuda import CudaTensor
 
 from pipeline.core.errors import BackendError
 from pipeline.core.rng import torch_generator
-from pipeline.scene import grid, grid_tcnn
-from pipeline.scene.grid import GridSettings
+from pipeline.fields import grid
+from pipeline.fields.grid import tinycudann_backend
+from pipeline.fields.grid.layout import GridSettings
 
 SETTINGS = {
     "hash": GridSettings(levels=6, base=4, finest=64, log2_table=10),
@@ -29,7 +30,7 @@ def problem(settings, count=300):
     points = torch.rand(count, 3, generator=generator)
     points[0], points[1], points[2] = 0.0, 1.0, torch.tensor([1.0, 0.0, 0.5])
     table = torch.randn(settings.parameter_count, generator=generator)
-    return points, table, torch.randn(count, settings.width, generator=generator)
+    return points, table, torch.randn(count, settings.feature_count, generator=generator)
 
 
 def answers(settings, dtype=None):
@@ -42,7 +43,7 @@ def answers(settings, dtype=None):
     if dtype is None:
         found = grid.encode(points.to("cuda"), there, settings, backend="tinycudann")
     else:
-        found = grid_tcnn.encode(points.to("cuda"), there, settings, dtype=dtype)
+        found = tinycudann_backend.encode(points.to("cuda"), there, settings, dtype=dtype)
     assert isinstance(found, CudaTensor) and found.dtype == torch.float32
     (gradient,) = torch.autograd.grad((found * weight.to("cuda")).sum(), there)
     return (plain.detach(), expected), (found.detach().cpu(), torch.as_tensor(gradient).as_subclass(torch.Tensor))
@@ -67,14 +68,14 @@ def test_half_precision_is_close_and_not_the_default(tinycudann):
 
 
 def test_the_usual_grid_has_the_librarys_length():
-    layout = fake_tinycudann.Layout(grid_tcnn.configuration(GridSettings()))
+    layout = fake_tinycudann.Layout(tinycudann_backend.configuration(GridSettings()))
     assert layout.count == GridSettings().parameter_count
     assert tuple(layout.resolutions) == GridSettings().resolutions
     assert tuple(layout.offsets) == GridSettings().offsets
 
 
 def test_the_configuration_is_written_out():
-    assert grid_tcnn.configuration(GridSettings(levels=2, base=16, finest=64)) == {
+    assert tinycudann_backend.configuration(GridSettings(levels=2, base=16, finest=64)) == {
         "otype": "Grid",
         "type": "Hash",
         "n_levels": 2,
@@ -91,7 +92,7 @@ def test_the_table_is_ours_and_the_batch_is_padded(tinycudann):
     points, table, _ = problem(settings)
     there = table.to("cuda")
     for _ in range(2):
-        grid_tcnn.encode(points.to("cuda"), there, settings)
+        tinycudann_backend.encode(points.to("cuda"), there, settings)
     made = [arguments for name, arguments in tinycudann if name == "Encoding"]
     used = [arguments for name, arguments in tinycudann if name == "forward"]
     assert len(made) == 1 and len(used) == 2  # the module is kept, without a table of its own
@@ -103,7 +104,7 @@ def test_a_gradient_of_any_layout_reaches_the_library_contiguous(layout, tinycud
     settings = SETTINGS["hash"]
     points, table, weight = problem(settings, 512)  # nothing to pad, so the gradient goes through as it is
     there = table.to("cuda").requires_grad_(True)
-    found = grid_tcnn.encode(points.to("cuda"), there, settings)
+    found = tinycudann_backend.encode(points.to("cuda"), there, settings)
     given = torch.ones(()).expand_as(weight) if layout == "one value" else weight.T.contiguous().T
     (gradient,) = torch.autograd.grad(found, there, given.to("cuda"))
     plain = table.requires_grad_(True)
@@ -114,8 +115,8 @@ def test_a_gradient_of_any_layout_reaches_the_library_contiguous(layout, tinycud
 def test_no_points_give_no_rows_but_a_gradient(tinycudann):
     settings = SETTINGS["hash"]
     table = problem(settings)[1].to("cuda").requires_grad_(True)
-    found = grid_tcnn.encode(torch.zeros(0, 3, device="cuda"), table, settings)
-    assert found.shape == (0, settings.width)
+    found = tinycudann_backend.encode(torch.zeros(0, 3, device="cuda"), table, settings)
+    assert found.shape == (0, settings.feature_count)
     found.sum().backward()
     assert not table.grad.any()
 
@@ -123,10 +124,10 @@ def test_no_points_give_no_rows_but_a_gradient(tinycudann):
 def test_another_layout_is_refused(tinycudann, monkeypatch):
     settings = SETTINGS["hash"]
     points, table, _ = problem(settings)
-    other = {**grid_tcnn.configuration(settings), "log2_hashmap_size": 9}
-    monkeypatch.setattr(grid_tcnn, "configuration", lambda given: other)
+    other = {**tinycudann_backend.configuration(settings), "log2_hashmap_size": 9}
+    monkeypatch.setattr(tinycudann_backend, "configuration", lambda given: other)
     with pytest.raises(BackendError, match="lays this grid out in"):
-        grid_tcnn.encode(points.to("cuda"), table.to("cuda"), settings)
+        tinycudann_backend.encode(points.to("cuda"), table.to("cuda"), settings)
 
 
 def test_a_table_in_host_memory_is_found_out(tinycudann):
@@ -134,4 +135,4 @@ def test_a_table_in_host_memory_is_found_out(tinycudann):
     settings = SETTINGS["hash"]
     points, table, _ = problem(settings)
     with pytest.raises(RuntimeError, match="is_cuda"):
-        grid_tcnn.encode(points.to("cuda"), table, settings)
+        tinycudann_backend.encode(points.to("cuda"), table, settings)

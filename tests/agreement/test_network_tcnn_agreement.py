@@ -14,9 +14,10 @@ from fake_cuda import CudaTensor
 from pipeline.core import backends
 from pipeline.core.errors import BackendError
 from pipeline.core.rng import torch_generator
-from pipeline.scene import network, network_tcnn
-from pipeline.scene.field import FieldSettings, RadianceField
-from pipeline.scene.grid import GridSettings
+from pipeline.fields import mlp
+from pipeline.fields.grid.layout import GridSettings
+from pipeline.fields.mlp import tinycudann_backend
+from pipeline.fields.radiance_field import FieldSettings, RadianceField
 
 GRID = GridSettings(levels=5, features=2, base=4, finest=40, log2_table=9)
 FIELDS = {
@@ -119,7 +120,7 @@ def test_the_vector_is_the_librarys():
     """Matrices row by row, filled up with zeros to 16 inputs and outputs, then the table."""
     first, last = torch.arange(20.0).view(2, 10) + 1, torch.tensor([[7.0, 8.0]])
     table = torch.full((GRID.parameter_count,), -1.0)
-    vector = network_tcnn.flat_parameters(table, [first, last])
+    vector = tinycudann_backend.flat_parameters(table, [first, last])
     assert len(vector) == 16 * 16 + 16 * 16 + GRID.parameter_count
     matrices = vector[:512].view(2, 16, 16)
     assert torch.equal(matrices[0, :2, :10], first) and torch.equal(matrices[1, :1, :2], last)
@@ -170,9 +171,9 @@ def test_another_layout_is_refused(tinycudann, monkeypatch):
 def test_half_precision_has_to_be_asked_for(tinycudann, monkeypatch):
     monkeypatch.delenv("LATENTKILN_NETWORK", raising=False)
     assert backends.select_backend("grid").name == "tinycudann"  # it is there, and the grid is float32
-    assert network.backend_for("cuda") == network.backend_for("cpu") == "torch"
+    assert mlp.backend_for("cuda") == mlp.backend_for("cpu") == "torch"
     monkeypatch.setenv("LATENTKILN_NETWORK", "tinycudann")
-    assert network.backend_for("cuda") == "tinycudann"
-    assert network.backend_for("cpu") == "torch"  # a device that it does not know
+    assert mlp.backend_for("cuda") == "tinycudann"
+    assert mlp.backend_for("cpu") == "torch"  # a device that it does not know
     with pytest.raises(BackendError, match="use torch"):
-        network.backend_for("cpu", "tinycudann")
+        mlp.backend_for("cpu", "tinycudann")

@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from pipeline.core.rng import numpy_generator
-from pipeline.raster.camera import OrbitSettings, sample_orbit_cameras
-from pipeline.scene import volume
-from pipeline.scene.background import ray_directions
-from pipeline.scene.occupancy import OccupancyGrid
+from pipeline.fields import volume
+from pipeline.fields.occupancy import OccupancyGrid
+from pipeline.raster.camera import OrbitSettings, ray_directions, sample_orbit_cameras
 
 
 def grid(share: float, resolution: int = 24, name: str = "cells") -> OccupancyGrid:
@@ -60,7 +59,7 @@ def packed_rays(kind: torch.dtype):
     sigma = (torch.randn(total, generator=generator, dtype=kind) * 4).clamp(min=0)
     sigma[20:24] = 2000.0  # opaque: what comes after has no weight
     values = torch.randn(total, 4, generator=generator, dtype=kind)
-    return volume.Packed(torch.zeros(total, 3), t, delta, start), sigma, values
+    return volume.PackedSamples(torch.zeros(total, 3), t, delta, start), sigma, values
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])

@@ -9,11 +9,12 @@ from gpu.libraries import need
 
 from pipeline.core import backends
 from pipeline.core.rng import numpy_generator, torch_generator
+from pipeline.fields import grid
+from pipeline.fields.grid import tinycudann_backend
+from pipeline.fields.grid.layout import GridSettings
+from pipeline.fields.radiance_field import FieldSettings, RadianceField
 from pipeline.raster import antialias, camera, rasterise
 from pipeline.raster.texture import gather_texture, sample_texture
-from pipeline.scene import grid, grid_tcnn
-from pipeline.scene.field import FieldSettings, RadianceField
-from pipeline.scene.grid import GridSettings
 
 pytestmark = pytest.mark.gpu
 
@@ -131,12 +132,12 @@ def test_grid(name, dtype):
     points = torch.rand(4000, 3, generator=generator)
     points[0], points[1] = 0.0, 1.0
     table = torch.randn(settings.parameter_count, generator=generator)
-    weight = torch.randn(4000, settings.width, generator=generator)
+    weight = torch.randn(4000, settings.feature_count, generator=generator)
     plain_table = table.clone().requires_grad_(True)
     plain = grid.encode(points, plain_table, settings, backend="torch")
     (plain * weight).sum().backward()
     there = table.cuda().requires_grad_(True)
-    found = grid_tcnn.encode(points.cuda(), there, settings, dtype=dtype)
+    found = tinycudann_backend.encode(points.cuda(), there, settings, dtype=dtype)
     (found * weight.cuda()).sum().backward()
     assert found.dtype == torch.float32 and there.grad.dtype == torch.float32
     # A scale's last bit moves a weight of the finest levels by 2048 / 2^23; half precision rounds operands, and each of

@@ -16,14 +16,14 @@ from pipeline.core.rng import numpy_generator, torch_generator
 from pipeline.distill import loop
 from pipeline.distill.width import fitting
 from pipeline.export.record import read_record
+from pipeline.fields import volume
+from pipeline.fields.occupancy import OccupancyGrid
 from pipeline.mesh.load import load_mesh
 from pipeline.prior.cache import CACHE_VARIABLE, read_entry
 from pipeline.prior.load import load_prior
 from pipeline.prior.options import PriorOptions
 from pipeline.recipes.generate import generate
 from pipeline.recipes.generate_settings import GenerateSettings
-from pipeline.scene import volume
-from pipeline.scene.occupancy import OccupancyGrid
 
 pytestmark = pytest.mark.gpu
 

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import SettingError
 from pipeline.core.rng import torch_generator
-from pipeline.scene import network
-from pipeline.scene.grid import GridSettings
+from pipeline.fields import mlp
+from pipeline.fields.grid.layout import GridSettings
 
 # The exponent of the density is cut here: exp(15) = 3.3 million is opaque over any distance that matters.
 LARGEST_EXPONENT = 15.0
@@ -84,7 +84,7 @@ class RadianceField(nn.Module):
         seed: of the initial values, which are the same on every machine.
         base_latent: (C,) latent the colour starts with, e.g. the latent of a base colour; None for 0.
         backend: of the grid encoding; see ``grid.encode``.
-        network_backend: of the grid and the MLP together; see ``network.evaluate``. The parameters are the same ones
+        mlp_backend: of the grid and the MLP together; see ``network.evaluate``. The parameters are the same ones
             whatever the backends.
     """
 
@@ -98,19 +98,19 @@ class RadianceField(nn.Module):
         network_backend: str = "auto",
     ):
         super().__init__()
-        self.settings, self.backend, self.network_backend = settings, backend, network_backend
+        self.settings, self.backend, self.mlp_backend = settings, backend, network_backend
         # One stream, drawn from in this order: changing it changes every asset.
         generator = torch_generator(seed, "field")
         table = torch.empty(settings.grid.parameter_count)
         self.table = nn.Parameter(table.uniform_(-_GRID_START, _GRID_START, generator=generator))
-        sizes = [settings.grid.width, *[settings.hidden] * (settings.layers - 1), 1 + settings.channels]
+        sizes = [settings.grid.feature_count, *[settings.hidden] * (settings.layers - 1), 1 + settings.channels]
         self.network = _linear_layers(sizes, generator, bias=False)
         offset = torch.zeros(1 + settings.channels)
         if base_latent is not None:
             offset[1:] = base_latent
         self.offset = nn.Parameter(offset)
-        width = 3 + 6 * settings.background_frequencies
-        sizes = [width, settings.background_hidden, settings.channels]
+        direction_features = 3 + 6 * settings.background_frequencies
+        sizes = [direction_features, settings.background_hidden, settings.channels]
         self.background_network = _linear_layers(sizes, generator, bias=True)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,7 +162,7 @@ class RadianceField(nn.Module):
         piece = _PIECE.get(points.device.type, 1 << 18)
         if torch.is_grad_enabled() or len(points) <= piece:
             return self._outputs(points, columns)
-        return torch.cat([self._outputs(part, columns) for part in points.split(piece)])
+        return torch.cat([self._outputs(chunk, columns) for chunk in points.split(piece)])
 
     def _outputs(self, points: Tensor, columns: int | None) -> Tensor:
         """The MLP's outputs (N, 1 + C), or only the first ``columns``; with the offset, and the blob in column 0."""
@@ -170,8 +170,8 @@ class RadianceField(nn.Module):
         unit = (points / (2 * settings.bound) + 0.5).clamp(0, 1)
         weights: list[Any] = [layer.weight for layer in self.network]
         weights[-1] = weights[-1][:columns]
-        outputs = network.evaluate(
-            unit, self.table, weights, settings.grid, backend=self.network_backend, grid_backend=self.backend
+        outputs = mlp.evaluate(
+            unit, self.table, weights, settings.grid, backend=self.mlp_backend, grid_backend=self.backend
         )
         outputs = outputs + self.offset[:columns]
         # In place, into the one column: a sum does not need its own value for its gradient.
@@ -220,10 +220,10 @@ def encode_directions(directions: Tensor, frequencies: int) -> Tensor:
     Columns: the direction; then for k = 0, 1, ...: sin(2^k d), cos(2^k d), three columns each (Mildenhall et al.,
     NeRF, 2020, section 5.1, without its factor pi, as a unit vector spans two units and not a whole period).
     """
-    parts = [directions]
+    encoded = [directions]
     for k in range(frequencies):
-        parts += [torch.sin(directions * 2.0**k), torch.cos(directions * 2.0**k)]
-    return torch.cat(parts, dim=1)
+        encoded += [torch.sin(directions * 2.0**k), torch.cos(directions * 2.0**k)]
+    return torch.cat(encoded, dim=1)
 
 
 def _linear_layers(sizes: list[int], generator: torch.Generator, *, bias: bool) -> nn.ModuleList:

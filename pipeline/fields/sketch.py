@@ -45,24 +45,24 @@ class Sketch:
         self._high = (box[1] + MARGIN).clamp(-volume.bound, volume.bound)
 
     @torch.no_grad()
-    def look_up(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N,) bool whether ``points`` (N, 3) float32 are inside, and (N,) float32 their distances to the surface.
 
         Points beyond the grid are treated as the nearest point of its border.
         """
-        where = (points.detach() / self.bound).to(self._grid)[None, None, None]
-        values = functional.grid_sample(self._grid, where, mode="bilinear", padding_mode="border", align_corners=True)
+        lookups = (points.detach() / self.bound).to(self._grid)[None, None, None]
+        values = functional.grid_sample(self._grid, lookups, mode="bilinear", padding_mode="border", align_corners=True)
         winding, distance, signed = values.reshape(3, -1)
         near = distance < self._near
         return torch.where(near, signed < 0, winding > 0.5), torch.where(near, signed.abs(), distance)
 
     def inside(self, points: torch.Tensor) -> torch.Tensor:
         """(N,) bool for ``points`` (N, 3)."""
-        return self.look_up(points)[0]
+        return self.sample(points)[0]
 
     def distance(self, points: torch.Tensor) -> torch.Tensor:
         """(N,) float32 distance of ``points`` (N, 3) to the sketch's surface."""
-        return self.look_up(points)[1]
+        return self.sample(points)[1]
 
     def loss(self, points: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """The mean over N of CE(alpha, inside) (1 - exp(-d^2 / (2 sigma_S^2))), a scalar; 0 for no points.
@@ -74,7 +74,7 @@ class Sketch:
         """
         if len(points) == 0:
             return sigma.sum() * 0.0
-        inside, distance = self.look_up(points)
+        inside, distance = self.sample(points)
         weight = 1 - torch.exp(-(distance**2) / (2 * self.sigma_s**2))
         return (cross_entropy(sigma, inside) * weight.to(sigma)).mean()
 
@@ -84,8 +84,8 @@ class Sketch:
         The same for the same ``seed`` and ``step`` on every device. The renderer's own samples are where there is
         density already; these let what is still empty fill.
         """
-        drawn = torch.rand((count, 3), generator=torch_generator(seed, "sketch box", step))
-        return (self._low + drawn * (self._high - self._low)).to(self._grid.device)
+        uniform = torch.rand((count, 3), generator=torch_generator(seed, "sketch box", step))
+        return (self._low + uniform * (self._high - self._low)).to(self._grid.device)
 
 
 def cross_entropy(sigma: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Volume rendering in plain tensor operations, on any device; the rules are in ``volume``.
 
-Everything up to the choice of samples is float64, operation by operation as in ``volume_numba``, so both choose the
+Everything up to the choice of samples is float64, operation by operation as in ``numba_backend``, so both choose the
 same samples. Every interval of a ray is tested here, occupied or not.
 """
 
@@ -15,8 +15,8 @@ from torch import Tensor
 from pipeline.core.device import to_device
 
 if TYPE_CHECKING:
-    from pipeline.scene.occupancy import OccupancyGrid
-    from pipeline.scene.volume import Packed
+    from pipeline.fields.occupancy import OccupancyGrid
+    from pipeline.fields.volume.layout import PackedSamples
 
 # Intervals that are tested at once: some 30 float64 numbers each are in memory.
 _PIECE = 1 << 20
@@ -44,13 +44,13 @@ def march(
     if most == 0:
         return origins.new_empty(0, 3), origins.new_empty(0), origins.new_empty(0), counts.new_zeros(len(counts) + 1)
     rows = max(1, _PIECE // most)
-    parts = [
+    pieces = [
         _march_piece(*piece, binary, occupancy.bound, step, limit)  # type: ignore[call-arg]
         for piece in zip(*[x.split(rows) for x in (o, d, u, near, far, counts)], strict=True)
     ]
     start = counts.new_zeros(len(counts) + 1)
-    points, t, delta, kept = (torch.cat(column) for column in zip(*parts, strict=True))
-    torch.cumsum(kept, 0, out=start[1:])
+    points, t, delta, sample_counts = (torch.cat(column) for column in zip(*pieces, strict=True))
+    torch.cumsum(sample_counts, 0, out=start[1:])
     return points, t, delta, start
 
 
@@ -74,13 +74,13 @@ def _march_piece(
     t = begin + u[:, None] * delta
     points = o[:, None] + t[..., None] * d[:, None]  # (rays, intervals, 3)
     resolution = len(binary)
-    place = (points + bound) * (resolution / (2 * bound))
-    x, y, z = place.clamp(0, resolution - 1).long().unbind(dim=-1)
+    grid_coordinates = (points + bound) * (resolution / (2 * bound))
+    x, y, z = grid_coordinates.clamp(0, resolution - 1).long().unbind(dim=-1)
     keep = binary[x, y, z] & (k < counts[:, None])
     keep &= keep.cumsum(dim=1) <= limit
     # Once for the three of them: on CUDA the host waits for how many there are.
-    kept = keep.flatten().nonzero()[:, 0]
-    points, t, delta = points.reshape(-1, 3)[kept], t.flatten()[kept], delta.flatten()[kept]
+    kept_indices = keep.flatten().nonzero()[:, 0]
+    points, t, delta = points.reshape(-1, 3)[kept_indices], t.flatten()[kept_indices], delta.flatten()[kept_indices]
     return points.float(), t.float(), delta.float(), keep.sum(dim=1)
 
 
@@ -97,9 +97,11 @@ def _clip(o: Tensor, d: Tensor, bound: float, nearest: float) -> tuple[Tensor, T
     return low.amax(dim=1).clamp(min=nearest), high.amin(dim=1)
 
 
-def composite(sigma: Tensor, values: Tensor, packed: Packed, stop: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def composite(
+    sigma: Tensor, values: Tensor, packed: PackedSamples, stop: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As ``volume.composite``: values (R, C), weight (R,), depth (R,), weights (M,). Autograd does the backward."""
-    from pipeline.scene.volume import FAINT
+    from pipeline.fields.volume.layout import FAINT
 
     t, dtype = packed.t.double(), sigma.dtype
     x = sigma.double() * packed.delta.double()

@@ -12,15 +12,13 @@ Compositing is the quadrature of Max (1995) as in NeRF (Mildenhall et al., 2020,
 x_i = sigma_i delta_i, T_i = exp(-sum_{j<i} x_j), w_i = T_i (1 - exp(-x_i)). A ray ends at the first sample with
 T_i < stop: from there on weights and gradients are 0.
 
-``volume_numba`` is the backend for the CPU; ``volume_torch`` is its plain twin, which also runs on CUDA (that could
+``numba_backend`` is the backend for the CPU; ``torch_backend`` is its plain twin, which also runs on CUDA (that could
 not be verified here).
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,56 +26,12 @@ from torch import Tensor
 
 from pipeline.core import backends
 from pipeline.core.errors import BackendError, SettingError
-from pipeline.scene.occupancy import OccupancyGrid
-
-STOP = 1e-4
-"""Transmittance below which a ray ends (METHOD section 3)."""
-FAINT = 1e-4
-"""Weight below which a ray has met nothing: its depth goes to 0 with its weight, instead of being a mean of nothing."""
+from pipeline.fields.occupancy import OccupancyGrid
+from pipeline.fields.volume.layout import STOP, Composite, PackedSamples
 
 # More intervals on the cube's diagonal than this are a mistake, and would take hours.
 _MOST_INTERVALS = 1 << 16
 _UNIT = 1e-3
-
-
-@dataclass(frozen=True)
-class Packed:
-    """The samples of R rays.
-
-    Attributes:
-        points: (M, 3) float32, working frame.
-        t: (M,) float32 distances from the rays' origins.
-        delta: (M,) float32 lengths of the intervals that the samples stand for.
-        start: (R + 1,) int64 offsets of the rays' samples.
-    """
-
-    points: Tensor
-    t: Tensor
-    delta: Tensor
-    start: Tensor
-
-    @functools.cached_property
-    def rays(self) -> Tensor:
-        """(M,) int64: the ray of each sample."""
-        order = torch.arange(len(self.start) - 1, device=self.start.device)
-        return torch.repeat_interleave(order, self.start.diff(), output_size=len(self.t))
-
-
-@dataclass(frozen=True)
-class Composite:
-    """What R rays show; all of it differentiable.
-
-    Attributes:
-        values: (R, C) sum of w_i values_i: nothing is added for what lies behind.
-        weight: (R,) sum of w_i, in [0, 1].
-        depth: (R,) mean distance from the origin, sum of w_i t_i over the weight; see FAINT.
-        weights: (M,) w_i.
-    """
-
-    values: Tensor
-    weight: Tensor
-    depth: Tensor
-    weights: Tensor
 
 
 @torch.no_grad()
@@ -91,7 +45,7 @@ def march(
     max_samples: int | None = None,
     nearest: float = 0.0,
     backend: str = "auto",
-) -> Packed:
+) -> PackedSamples:
     """Samples of rays in the occupied cells.
 
     Args:
@@ -124,10 +78,12 @@ def march(
     points, t, delta, start = _backend(origins.device, backend).march(
         origins, directions, jitter.float().contiguous(), occupancy, step, float(nearest), limit
     )
-    return Packed(points, t, delta, start)
+    return PackedSamples(points, t, delta, start)
 
 
-def composite(sigma: Tensor, values: Tensor, packed: Packed, *, stop: float = STOP, backend: str = "auto") -> Composite:
+def composite(
+    sigma: Tensor, values: Tensor, packed: PackedSamples, *, stop: float = STOP, backend: str = "auto"
+) -> Composite:
     """What rays show of samples with densities ``sigma`` (M,) >= 0 per unit length and ``values`` (M, C).
 
     Both of one dtype, float32 or float64, which is the result's; sums are taken in float64. Differentiable in both,
@@ -139,11 +95,11 @@ def composite(sigma: Tensor, values: Tensor, packed: Packed, *, stop: float = ST
             f"composite: {count} samples, but densities {tuple(sigma.shape)} {sigma.dtype} and values "
             f"{tuple(values.shape)} {values.dtype}; they need ({count},) and ({count}, C) of one dtype"
         )
-    made = _backend(sigma.device, backend).composite(sigma, values, packed, float(stop))
-    return Composite(*made)
+    outputs = _backend(sigma.device, backend).composite(sigma, values, packed, float(stop))
+    return Composite(*outputs)
 
 
-def accumulate(weights: Tensor, values: Tensor, packed: Packed) -> Tensor:
+def accumulate(weights: Tensor, values: Tensor, packed: PackedSamples) -> Tensor:
     """(R, D) sums of w_i values_i of any ``values`` (M, D) by a composite's ``weights`` (M,), e.g. of normals."""
     weighted = weights[:, None] * values
     return torch.segment_reduce(weighted, "sum", offsets=packed.start, axis=0, initial=0)
@@ -161,9 +117,9 @@ def backend_for(device: str, name: str = "auto") -> str:
 
 def _backend(device: torch.device, name: str) -> Any:
     if backend_for(device.type, name) == "numba":
-        from pipeline.scene import volume_numba
+        from pipeline.fields.volume import numba_backend
 
-        return volume_numba
-    from pipeline.scene import volume_torch
+        return numba_backend
+    from pipeline.fields.volume import torch_backend
 
-    return volume_torch
+    return torch_backend

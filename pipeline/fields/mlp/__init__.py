@@ -4,7 +4,7 @@ N points, O outputs. Without biases, as Instant-NGP's, so that on CUDA one fused
 with the same parameters; what the outputs are moved by is up to the caller.
 
 The plain way is the grid's own backend and torch, in the table's precision (on CUDA the factors of products are rounded
-to TF32's 10 bits unless ``PriorOptions.tf32`` says otherwise; sums are float32). ``network_tcnn`` keeps features,
+to TF32's 10 bits unless ``PriorOptions.tf32`` says otherwise; sums are float32). ``tinycudann_backend`` keeps features,
 activations, sums and gradients in float16 as well, and is there for who asks for it (LATENTKILN_NETWORK=tinycudann): an
 exponent of 10 is known to 1/128 then, which finite differences show, long sums of small gradients stand still, and
 what it saves is small beside a diffusion model's step (docs/cost.md).
@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from pipeline.core import backends
 from pipeline.core.errors import BackendError
-from pipeline.scene.grid import GridSettings, encode
+from pipeline.fields.grid import encode
+from pipeline.fields.grid.layout import GridSettings
 
 
 def evaluate(
@@ -43,10 +44,10 @@ def evaluate(
     Raises SettingError and BackendError as ``grid.encode`` does.
     """
     if backend_for(table.device.type, backend) == "tinycudann":
-        from pipeline.scene import network_tcnn
+        from pipeline.fields.mlp import tinycudann_backend
 
-        found: Tensor = network_tcnn.evaluate(points, table, weights, settings)
-        return found
+        outputs: Tensor = tinycudann_backend.evaluate(points, table, weights, settings)
+        return outputs
     values = encode(points, table, settings, backend=grid_backend)
     *before, last = weights
     for weight in before:

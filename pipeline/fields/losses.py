@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.scene.volume import Packed
+from pipeline.fields.volume.layout import PackedSamples
 
 _EDGE = 1e-5
 
@@ -27,7 +27,9 @@ def sparsity(weight: torch.Tensor) -> torch.Tensor:
     return -(p * p.log2() + (1 - p) * (1 - p).log2()).mean()
 
 
-def orientation(weights: torch.Tensor, normals: torch.Tensor, directions: torch.Tensor, packed: Packed) -> torch.Tensor:
+def orientation(
+    weights: torch.Tensor, normals: torch.Tensor, directions: torch.Tensor, packed: PackedSamples
+) -> torch.Tensor:
     """Mean over rays of sum_i w_i max(0, n_i . d)^2: what is seen is to face the viewer (Ref-NeRF, section 4).
 
     weights (M,), unit normals (M, 3), unit ray directions (R, 3). The weights take no gradient: they would rather

@@ -17,15 +17,16 @@ import torch.nn.functional as functional
 from pipeline.core.device import to_device
 from pipeline.core.rng import numpy_generator, torch_generator
 from pipeline.core.scene import Rendering, View
+from pipeline.fields import losses
+from pipeline.fields.occupancy import OccupancyGrid
+from pipeline.fields.radiance_field import RadianceField
+from pipeline.fields.sketch import Sketch
+from pipeline.fields.volume import accumulate, composite, march
+from pipeline.fields.volume.layout import Composite, PackedSamples
 from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.prior.load import Prior
-from pipeline.raster.camera import Cameras, OrbitSettings, sample_orbit_cameras
-from pipeline.scene import losses
-from pipeline.scene.background import plain_colours, ray_directions
-from pipeline.scene.field import RadianceField
-from pipeline.scene.occupancy import OccupancyGrid
-from pipeline.scene.sketch import Sketch
-from pipeline.scene.volume import Composite, Packed, accumulate, composite, march
+from pipeline.raster.backdrop import plain_backgrounds
+from pipeline.raster.camera import Cameras, OrbitSettings, ray_directions, sample_orbit_cameras
 
 REFRESH = 16
 """Steps between two looks at which cells of space are occupied."""
@@ -39,7 +40,7 @@ _CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)
-class Lambdas:
+class LossWeights:
     """Weights of the further losses. Each loss is a mean; the guidance sums over a view's latent pixels, and is a mean
     over views."""
 
@@ -61,13 +62,13 @@ class RadianceFieldSettings:
     samples_step: float
     background: Literal["learned", "random"] = "random"
     supersample: int = 2
-    lambdas: Lambdas = Lambdas()
+    lambdas: LossWeights = LossWeights()
     # Learning rate of the latent->RGB layer, as a share of the field's.
     layer_rate: float = 0.1
 
 
 @dataclass(frozen=True)
-class FieldViews:
+class RenderedRays:
     """What V views of the field show, per ray: R = V side^2 rays, row-major.
 
     features (R, C) composited latents without background, weight (R,) accumulated, depth (R,), directions (R, 3).
@@ -141,61 +142,61 @@ class RadianceFieldScene:
             self._refreshed = step
         rng = numpy_generator(self._seed, self._stream, step)
         cameras = sample_orbit_cameras(rng, settings.views, settings.cameras)
-        seen, packed, sigma, weights = self._look(cameras, settings.view_size * settings.supersample, step)
+        rendered, packed, sigma, weights = self._render_rays(cameras, settings.view_size * settings.supersample, step)
         views = [View(word, False) for word in cameras.words()]
-        extra = self._losses(seen, packed, sigma, weights, step)
-        return Rendering(self._guided(seen, step), views, extra)
+        extra = self._losses(rendered, packed, sigma, weights, step)
+        return Rendering(self._guided_latents(rendered, step), views, extra)
 
-    def _guided(self, seen: FieldViews, step: int) -> torch.Tensor:
+    def _guided_latents(self, rendered: RenderedRays, step: int) -> torch.Tensor:
         """(V, C, view_size, view_size) latents that the prior judges."""
         settings, count = self.settings, self.settings.views
-        left = 1 - seen.weight[:, None]
+        left = 1 - rendered.weight[:, None]
         if self.layer is None:
-            image = seen.image(seen.features + left * self._behind(seen, step, count))
+            image = rendered.image(rendered.features + left * self._background(rendered, step, count))
             return functional.avg_pool2d(image, settings.supersample)
         assert self._prior is not None
         if settings.background == "learned":
-            behind = self.layer(self.field.background(seen.directions), torch.ones_like(seen.weight))
+            behind = self.layer(self.field.background(rendered.directions), torch.ones_like(rendered.weight))
         else:
-            behind = self._plain(plain_colours(self._seed, step, count), seen)
-        rgb = seen.image(self.layer(seen.features, seen.weight) + left * behind)
+            behind = self._plain_background(plain_backgrounds(self._seed, step, count), rendered)
+        rgb = rendered.image(self.layer(rendered.features, rendered.weight) + left * behind)
         side = settings.view_size * self._prior.vae_scale_factor
         rgb = functional.interpolate(rgb, size=(side, side), mode="bilinear", align_corners=False, antialias=False)
         return self._prior.encode(rgb.clamp(0, 1))
 
-    def _behind(self, seen: FieldViews, step: int, count: int) -> torch.Tensor:
+    def _background(self, rendered: RenderedRays, step: int, count: int) -> torch.Tensor:
         """(R, C) latents behind the field."""
         if self.settings.background == "learned":
-            return self.field.background(seen.directions)
-        colours = plain_colours(self._seed, step, count)
-        return self._plain(np.stack([self._latent_rgb.invert(colour) for colour in colours]), seen)
+            return self.field.background(rendered.directions)
+        colours = plain_backgrounds(self._seed, step, count)
+        return self._plain_background(np.stack([self._latent_rgb.invert(colour) for colour in colours]), rendered)
 
-    def _plain(self, values: np.ndarray, seen: FieldViews) -> torch.Tensor:
+    def _plain_background(self, values: np.ndarray, rendered: RenderedRays) -> torch.Tensor:
         """One row of ``values`` (V, D) for all rays of each view: (R, D)."""
         rows = to_device(torch.from_numpy(values.astype(np.float32)), self.device)
-        return rows[:, None].expand(-1, seen.side**2, -1).reshape(-1, rows.shape[1])
+        return rows[:, None].expand(-1, rendered.side**2, -1).reshape(-1, rows.shape[1])
 
     def _losses(
-        self, seen: FieldViews, packed: Packed, sigma: torch.Tensor, weights: torch.Tensor, step: int
+        self, rendered: RenderedRays, packed: PackedSamples, sigma: torch.Tensor, weights: torch.Tensor, step: int
     ) -> torch.Tensor:
         lambdas = self.settings.lambdas
-        total = lambdas.sparsity * losses.sparsity(seen.weight)
+        total = lambdas.sparsity * losses.sparsity(rendered.weight)
         if self._sketch is not None and lambdas.shape > 0:
             box = self._sketch.box_points(self._seed, step, _BOX_POINTS)
             points, densities = torch.cat([packed.points, box]), torch.cat([sigma, self.field.density(box)])
             total = total + lambdas.shape * self._sketch.loss(points, densities)
         if lambdas.orientation > 0 and len(packed.points):
             normals = self.field.normals(packed.points)
-            total = total + lambdas.orientation * losses.orientation(weights, normals, seen.directions, packed)
+            total = total + lambdas.orientation * losses.orientation(weights, normals, rendered.directions, packed)
         if lambdas.tv > 0:
             total = total + lambdas.tv * losses.total_variation(
-                seen.image(seen.depth[:, None]), seen.image(seen.weight[:, None])
+                rendered.image(rendered.depth[:, None]), rendered.image(rendered.weight[:, None])
             )
         return total
 
-    def _look(
+    def _render_rays(
         self, cameras: Cameras, side: int, step: int | None
-    ) -> tuple[FieldViews, Packed, torch.Tensor, torch.Tensor]:
+    ) -> tuple[RenderedRays, PackedSamples, torch.Tensor, torch.Tensor]:
         """Rays of ``side`` x ``side`` views; samples are jittered by ``step``, or stand still for None."""
         directions = ray_directions(cameras, side, side).reshape(-1, 3).astype(np.float32)
         origins = np.repeat(cameras.eye.astype(np.float32), side * side, axis=0)
@@ -212,19 +213,19 @@ class RadianceFieldScene:
             nearest=_NEAREST,
         )
         sigma, features = self._evaluate(packed.points)
-        made: Composite = composite(sigma, features, packed)
-        seen = FieldViews(made.values, made.weight, made.depth, rays, side)
-        return seen, packed, sigma, made.weights
+        composited: Composite = composite(sigma, features, packed)
+        rendered = RenderedRays(composited.values, composited.weight, composited.depth, rays, side)
+        return rendered, packed, sigma, composited.weights
 
     def _evaluate(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if torch.is_grad_enabled() or len(points) <= _CHUNK:
             sigma, features = self.field(points)
             return sigma, features
-        parts = [self.field(part) for part in points.split(_CHUNK)]
-        return torch.cat([s for s, _ in parts]), torch.cat([f for _, f in parts])
+        pieces = [self.field(piece) for piece in points.split(_CHUNK)]
+        return torch.cat([s for s, _ in pieces]), torch.cat([f for _, f in pieces])
 
     @torch.no_grad()
-    def still(self, cameras: Cameras, view_size: int, supersample: int = 2) -> tuple[torch.Tensor, ...]:
+    def render_views(self, cameras: Cameras, view_size: int, supersample: int = 2) -> tuple[torch.Tensor, ...]:
         """Views without noise, one camera at a time: images, weight and depth.
 
         Returns ``image`` (V, C, view_size, view_size) scaled latents over a grey background, or (V, 3, ...) RGB in
@@ -235,13 +236,20 @@ class RadianceFieldScene:
         grey = self._latent_rgb.invert(np.full(3, 0.5)) if self.layer is None else np.full(3, 0.5)
         for index in range(len(cameras)):
             camera = cameras[index : index + 1]
-            seen = self._look(camera, view_size * supersample, None)[0]
+            rendered = self._render_rays(camera, view_size * supersample, None)[0]
             axis = torch.from_numpy(-camera.view[0, 2, :3].astype(np.float32)).to(self.device)
-            left = (1 - seen.weight)[:, None]
-            shown = seen.features if self.layer is None else self.layer(seen.features, seen.weight)
-            along = seen.weight * seen.depth * (seen.directions @ axis)
-            rays = torch.cat([shown + left * self._plain(grey[None], seen), seen.weight[:, None], along[:, None]], 1)
-            pooled = functional.avg_pool2d(seen.image(rays), supersample)
+            left = (1 - rendered.weight)[:, None]
+            colours = rendered.features if self.layer is None else self.layer(rendered.features, rendered.weight)
+            along = rendered.weight * rendered.depth * (rendered.directions @ axis)
+            rays = torch.cat(
+                [
+                    colours + left * self._plain_background(grey[None], rendered),
+                    rendered.weight[:, None],
+                    along[:, None],
+                ],
+                1,
+            )
+            pooled = functional.avg_pool2d(rendered.image(rays), supersample)
             images.append(pooled[:, :-2] if self.layer is None else pooled[:, :-2].clamp(0, 1))
             covers.append(pooled[:, -2])
             depths.append(pooled[:, -1] / pooled[:, -2].clamp(min=1e-6))
@@ -251,12 +259,12 @@ class RadianceFieldScene:
     def normals(self, cameras: Cameras, view_size: int) -> torch.Tensor:
         """Normals in scene coordinates (V, 3, view_size, view_size), one ray a pixel: unit normals of the density,
         weighed as its colours are; shorter where a ray is not stopped or sees several surfaces."""
-        shown = []
+        images = []
         for index in range(len(cameras)):
-            seen, packed, _, weights = self._look(cameras[index : index + 1], view_size, None)
-            normals = [self.field.normals(part) for part in packed.points.split(_CHUNK)]
-            shown.append(seen.image(accumulate(weights, torch.cat(normals), packed)))
-        return torch.cat(shown)
+            rendered, packed, _, weights = self._render_rays(cameras[index : index + 1], view_size, None)
+            normals = [self.field.normals(piece) for piece in packed.points.split(_CHUNK)]
+            images.append(rendered.image(accumulate(weights, torch.cat(normals), packed)))
+        return torch.cat(images)
 
     def state(self) -> Mapping[str, torch.Tensor]:
         state = {f"field.{name}": value for name, value in self.field.state_dict().items()}

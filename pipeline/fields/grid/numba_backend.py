@@ -23,7 +23,7 @@ from torch import Tensor
 from pipeline.core.jit import njit, numba, prange
 
 if TYPE_CHECKING:
-    from pipeline.scene.grid import GridSettings
+    from pipeline.fields.grid.layout import GridSettings
 
 _PRIME_Y = 2654435761
 _PRIME_Z = 805459861
@@ -43,8 +43,8 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, points: Tensor, table: Tensor, settings: GridSettings) -> Tensor:
         points = points.contiguous()
-        encoded = torch.empty(settings.width, len(points), dtype=table.dtype)
-        _run(_read, points, table.detach(), settings, encoded)
+        encoded = torch.empty(settings.feature_count, len(points), dtype=table.dtype)
+        _run(_gather, points, table.detach(), settings, encoded)
         ctx.save_for_backward(points)
         ctx.settings = settings
         return encoded.t()
@@ -55,7 +55,7 @@ class _Encode(torch.autograd.Function):
         (points,) = ctx.saved_tensors
         table = torch.empty(ctx.settings.parameter_count, dtype=grad.dtype)
         # No copy after a linear layer: torch gives back gradients in the memory order of what it was given.
-        _run(_add, points, table, ctx.settings, grad.t().contiguous())
+        _run(_scatter, points, table, ctx.settings, grad.t().contiguous())
         return None, table, None
 
 
@@ -106,7 +106,7 @@ def _entry(x, y, z, size, hashed):
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _corners(point, scale, resolution, size, hashed):
-    """The 8 entries around a point and their weights (float32), in the order of ``grid_torch.corners``."""
+    """The 8 entries around a point and their weights (float32), in the order of ``torch_backend.corners``."""
     x, fx = _cell(point[0], scale)
     y, fy = _cell(point[1], scale)
     z, fz = _cell(point[2], scale)
@@ -133,7 +133,7 @@ def _corners(point, scale, resolution, size, hashed):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _read_level(points, table, scale, resolution, hashed, encoded):
+def _gather_level(points, table, scale, resolution, hashed, encoded):
     """encoded (F, N) = the level's table (E, F) at points (N, 3)."""
     size, features = table.shape
     for i in range(len(points)):
@@ -145,8 +145,8 @@ def _read_level(points, table, scale, resolution, hashed, encoded):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _add_level(points, table, scale, resolution, hashed, grad):
-    """table (E, F) = grad (F, N) spread as ``_read_level`` gathers: its transpose."""
+def _scatter_level(points, table, scale, resolution, hashed, grad):
+    """table (E, F) = grad (F, N) spread as ``_gather_level`` gathers: its transpose."""
     size, features = table.shape
     table[:] = 0
     for i in range(len(points)):
@@ -158,12 +158,12 @@ def _add_level(points, table, scale, resolution, hashed, grad):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def _read(order, points, table, scales, resolutions, offsets, hashed, encoded):
+def _gather(order, points, table, scales, resolutions, offsets, hashed, encoded):
     """encoded (L F, N) = table (entries, F) at points (N, 3)."""
     features = table.shape[1]
-    for place in prange(len(order)):
-        k = order[place]
-        _read_level(
+    for position in prange(len(order)):
+        k = order[position]
+        _gather_level(
             points,
             table[offsets[k] : offsets[k + 1]],
             scales[k],
@@ -174,12 +174,12 @@ def _read(order, points, table, scales, resolutions, offsets, hashed, encoded):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def _add(order, points, table, scales, resolutions, offsets, hashed, grad):
-    """table (entries, F) = grad (L F, N) spread as ``_read`` gathers."""
+def _scatter(order, points, table, scales, resolutions, offsets, hashed, grad):
+    """table (entries, F) = grad (L F, N) spread as ``_gather`` gathers."""
     features = table.shape[1]
-    for place in prange(len(order)):
-        k = order[place]
-        _add_level(
+    for position in prange(len(order)):
+        k = order[position]
+        _scatter_level(
             points,
             table[offsets[k] : offsets[k + 1]],
             scales[k],

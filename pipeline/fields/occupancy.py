@@ -18,8 +18,8 @@ from pipeline.core.errors import LatentkilnError, SettingError
 from pipeline.core.rng import numpy_generator
 
 # Looks at every cell before looks at some: the first shape has to be found wherever it forms.
-_FULL_LOOKS = 16
-_PARTS = 4
+_FULL_UPDATES = 16
+_UPDATE_PARTS = 4
 # The mean of equal densities is a rounding away from each of them.
 _SLACK = 1e-6
 
@@ -76,11 +76,11 @@ class OccupancyGrid:
 
     def _cells(self) -> NDArray[np.int64]:
         """Flat indices of the cells that the next look takes, ascending, each once."""
-        if self.looks < _FULL_LOOKS:
+        if self.looks < _FULL_UPDATES:
             return np.arange(self.density.size)
         axis = np.arange(self.resolution)
-        part = (axis[:, None, None] + axis[:, None] + axis) % _PARTS
-        return np.flatnonzero((part == self.looks % _PARTS) | (self.binary != 0))
+        part = (axis[:, None, None] + axis[:, None] + axis) % _UPDATE_PARTS
+        return np.flatnonzero((part == self.looks % _UPDATE_PARTS) | (self.binary != 0))
 
     @property
     def share(self) -> float:

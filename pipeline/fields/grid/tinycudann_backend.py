@@ -27,7 +27,7 @@ from torch import Tensor
 from pipeline.core.errors import BackendError
 
 if TYPE_CHECKING:
-    from pipeline.scene.grid import GridSettings
+    from pipeline.fields.grid.layout import GridSettings
 
 _TYPES = {"hash": "Hash", "tiled": "Tiled", "dense": "Dense"}
 
@@ -39,12 +39,12 @@ def encode(points: Tensor, table: Tensor, settings: GridSettings, *, dtype: torc
     Raises BackendError where the library lays the table out in another length.
     """
     if not len(points):
-        return table[:0].reshape(0, 1).expand(0, settings.width)
+        return table[:0].reshape(0, 1).expand(0, settings.feature_count)
     module = _encoding(json.dumps(configuration(settings), sort_keys=True), dtype, settings.parameter_count)
-    found: Tensor = torch.func.functional_call(module, {"params": table.float()}, (points.contiguous(),))
-    if found.requires_grad:
-        found.register_hook(torch.Tensor.contiguous)
-    return found[:, : settings.width].float()
+    features: Tensor = torch.func.functional_call(module, {"params": table.float()}, (points.contiguous(),))
+    if features.requires_grad:
+        features.register_hook(torch.Tensor.contiguous)
+    return features[:, : settings.feature_count].float()
 
 
 def configuration(settings: GridSettings) -> dict[str, Any]:

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.scene.grid_tcnn import configuration, without_parameters
+from pipeline.fields.grid.tinycudann_backend import configuration, without_parameters
 
 if TYPE_CHECKING:
-    from pipeline.scene.grid import GridSettings
+    from pipeline.fields.grid.layout import GridSettings
 
 _BLOCK = 16
 _FUSED_WIDTHS = (16, 32, 64, 128)
@@ -39,7 +39,7 @@ _GRADIENT = 64.0
 
 
 def evaluate(points: Tensor, table: Tensor, weights: Sequence[Tensor], settings: GridSettings) -> Tensor:
-    """As ``network.evaluate``: (N, 3) points, table and weights on CUDA -> (N, O) float32.
+    """As ``mlp.evaluate``: (N, 3) points, table and weights on CUDA -> (N, O) float32.
 
     Raises BackendError where the library lays the parameters out in another length.
     """
@@ -48,11 +48,13 @@ def evaluate(points: Tensor, table: Tensor, weights: Sequence[Tensor], settings:
         return parameters[:0].reshape(0, 1).expand(0, len(weights[-1]))
     described = json.dumps([configuration(settings), network_configuration(weights)], sort_keys=True)
     module = _network(described, len(weights[-1]), len(parameters))
-    found: Tensor = torch.func.functional_call(module, {"params": parameters}, (points.detach().float().contiguous(),))
-    if not found.requires_grad:
-        return found.float()
-    found.register_hook(torch.Tensor.contiguous)
-    return _kept_in_range(found.float(), parameters)
+    outputs: Tensor = torch.func.functional_call(
+        module, {"params": parameters}, (points.detach().float().contiguous(),)
+    )
+    if not outputs.requires_grad:
+        return outputs.float()
+    outputs.register_hook(torch.Tensor.contiguous)
+    return _kept_in_range(outputs.float(), parameters)
 
 
 def flat_parameters(table: Tensor, weights: Sequence[Tensor]) -> Tensor:

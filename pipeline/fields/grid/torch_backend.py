@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from pipeline.scene.grid import GridSettings
+    from pipeline.fields.grid.layout import GridSettings
 
 _PRIMES = (1, 2654435761, 805459861)
 _MASK = 0xFFFFFFFF

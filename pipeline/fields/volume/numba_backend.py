@@ -1,7 +1,7 @@
 """Compiled volume rendering for the CPU; the rules are in ``volume``.
 
 One thread, ray after ray: the same bytes always. Marching steps over empty blocks of cells at once, and still finds
-the very samples that ``volume_torch`` finds by testing every interval: a step never reaches into another block.
+the very samples that ``torch_backend`` finds by testing every interval: a step never reaches into another block.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-incomplete-defs=False
@@ -18,8 +18,8 @@ from torch import Tensor
 from pipeline.core.jit import njit
 
 if TYPE_CHECKING:
-    from pipeline.scene.occupancy import OccupancyGrid
-    from pipeline.scene.volume import Packed
+    from pipeline.fields.occupancy import OccupancyGrid
+    from pipeline.fields.volume.layout import PackedSamples
 
 # Cells along an axis of the blocks that are stepped over at once where they are empty.
 _BLOCK = 8
@@ -43,40 +43,42 @@ def march(
     rays = (origins.numpy(), directions.numpy(), jitter.numpy())
     cube = (occupancy.bound, step, nearest)
     binary = np.ascontiguousarray(occupancy.binary, np.uint8)
-    choose: Any = _choose
+    choose: Any = _select_intervals
     chosen = choose(*rays, binary, _blocks(binary), *cube, limit, start)
     points = np.empty((len(chosen), 3), np.float32)
     t, delta = np.empty(len(chosen), np.float32), np.empty(len(chosen), np.float32)
-    place: Any = _place
-    place(*rays, *cube, chosen, start, points, t, delta)
+    fill_samples: Any = _fill_samples
+    fill_samples(*rays, *cube, chosen, start, points, t, delta)
     arrays = (torch.from_numpy(array) for array in (points, t, delta, start))
     return tuple(arrays)  # type: ignore[return-value]
 
 
-def composite(sigma: Tensor, values: Tensor, packed: Packed, stop: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def composite(
+    sigma: Tensor, values: Tensor, packed: PackedSamples, stop: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As ``volume.composite``: values (R, C), weight (R,), depth (R,), weights (M,)."""
     apply: Any = _Composite.apply
-    made: tuple[Tensor, Tensor, Tensor, Tensor] = apply(sigma, values, packed, stop)
-    return made
+    outputs: tuple[Tensor, Tensor, Tensor, Tensor] = apply(sigma, values, packed, stop)
+    return outputs
 
 
 class _Composite(torch.autograd.Function):
     """The compiled loops, with their hand-written gradient for densities and values."""
 
     @staticmethod
-    def forward(ctx: Any, sigma: Tensor, values: Tensor, packed: Packed, stop: float) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, sigma: Tensor, values: Tensor, packed: PackedSamples, stop: float) -> tuple[Tensor, ...]:
         sigma, values = sigma.contiguous(), values.contiguous()
         rays, channels = len(packed.start) - 1, values.shape[1]
-        made = (sigma.new_empty(rays, channels), sigma.new_empty(rays), sigma.new_empty(rays))
+        outputs = (sigma.new_empty(rays, channels), sigma.new_empty(rays), sigma.new_empty(rays))
         weights = torch.empty_like(sigma)
         kernel: Any = _composite
         after = torch.empty(sigma.shape, dtype=torch.float64)
-        kernel(*_arrays(sigma, values, packed), stop, *(x.numpy() for x in made), weights.numpy(), after.numpy())
+        kernel(*_arrays(sigma, values, packed), stop, *(x.numpy() for x in outputs), weights.numpy(), after.numpy())
         # Transmittances are kept: their exponentials are the dearest part of either direction.
         ctx.save_for_backward(sigma, values, after)
         ctx.packed, ctx.stop = packed, stop
         ctx.set_materialize_grads(False)
-        return (*made, weights)
+        return (*outputs, weights)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -84,18 +86,18 @@ class _Composite(torch.autograd.Function):
         sigma, values, after = ctx.saved_tensors
         rays = len(ctx.packed.start) - 1
         shapes = ((rays, values.shape[1]), (rays,), (rays,), sigma.shape)
-        given = [
+        output_gradients = [
             (sigma.new_zeros(shape) if grad is None else grad.contiguous()).numpy()
             for grad, shape in zip(grads, shapes, strict=True)
         ]
         to_sigma, to_values = torch.zeros_like(sigma), torch.zeros_like(values)
-        kernel: Any = _spread
-        rest = _arrays(sigma, values, ctx.packed)[1:]
-        kernel(*rest, ctx.stop, after.numpy(), *given, to_sigma.numpy(), to_values.numpy())
+        kernel: Any = _backpropagate
+        arrays = _arrays(sigma, values, ctx.packed)[1:]
+        kernel(*arrays, ctx.stop, after.numpy(), *output_gradients, to_sigma.numpy(), to_values.numpy())
         return to_sigma, to_values, None, None
 
 
-def _arrays(sigma: Tensor, values: Tensor, packed: Packed) -> tuple[Any, ...]:
+def _arrays(sigma: Tensor, values: Tensor, packed: PackedSamples) -> tuple[Any, ...]:
     tensors = (sigma.detach(), values.detach(), packed.t.contiguous(), packed.delta.contiguous(), packed.start)
     return tuple(tensor.numpy() for tensor in tensors)
 
@@ -138,32 +140,32 @@ def _sample(near, far, step, jitter, k):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _cell(place, resolution):
-    if not place > 0.0:
+def _cell(coordinate, resolution):
+    if not coordinate > 0.0:
         return 0
-    if place > resolution - 1.0:
+    if coordinate > resolution - 1.0:
         return resolution - 1
-    return int(place)
+    return int(coordinate)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _way_out(place, direction, block):
+def _distance_to_exit(coordinate, direction, block):
     """How far along one axis, in cells per unit of t, the block's face is ahead: t may grow by this much.
 
-    ``place`` and ``direction`` in cells; 0 within the margin of any face.
+    ``coordinate`` and ``direction`` in cells; 0 within the margin of any face.
     """
     low, high = block * _BLOCK + _MARGIN, (block + 1) * _BLOCK - _MARGIN
-    if place < low or place > high:
+    if coordinate < low or coordinate > high:
         return 0.0
     if direction > 0.0:
-        return (high - place) / direction
+        return (high - coordinate) / direction
     if direction < 0.0:
-        return (low - place) / direction
+        return (low - coordinate) / direction
     return np.inf
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _choose(origins, directions, jitter, binary, coarse, bound, step, nearest, limit, start):
+def _select_intervals(origins, directions, jitter, binary, coarse, bound, step, nearest, limit, start):
     """Which intervals of each ray have a sample: int32 numbers, ray after ray; fills ``start``."""
     resolution = len(binary)
     scale = resolution / (2 * bound)
@@ -174,8 +176,8 @@ def _choose(origins, directions, jitter, binary, coarse, bound, step, nearest, l
         count = int(np.ceil((far - near) / step)) if near < far else 0
         ox, oy, oz = np.float64(origins[r, 0]), np.float64(origins[r, 1]), np.float64(origins[r, 2])
         dx, dy, dz = np.float64(directions[r, 0]), np.float64(directions[r, 1]), np.float64(directions[r, 2])
-        k, taken = 0, 0
-        while k < count and taken < limit:
+        k, chosen_count = 0, 0
+        while k < count and chosen_count < limit:
             t, _ = _sample(near, far, step, jitter[r], k)
             px, py, pz = (ox + t * dx + bound) * scale, (oy + t * dy + bound) * scale, (oz + t * dz + bound) * scale
             x, y, z = _cell(px, resolution), _cell(py, resolution), _cell(pz, resolution)
@@ -186,13 +188,17 @@ def _choose(origins, directions, jitter, binary, coarse, bound, step, nearest, l
                     chosen = grown
                 chosen[total] = k
                 total += 1
-                taken += 1
+                chosen_count += 1
                 k += 1
                 continue
             bx, by, bz = x // _BLOCK, y // _BLOCK, z // _BLOCK
             k += 1
             if coarse[bx, by, bz] == 0:
-                out = min(_way_out(px, dx * scale, bx), _way_out(py, dy * scale, by), _way_out(pz, dz * scale, bz))
+                out = min(
+                    _distance_to_exit(px, dx * scale, bx),
+                    _distance_to_exit(py, dy * scale, by),
+                    _distance_to_exit(pz, dz * scale, bz),
+                )
                 # Rounded down: the last interval before the face is tested, not believed.
                 k = max(k, int((t + out - near) / step - np.float64(jitter[r])))
         start[r + 1] = total
@@ -200,7 +206,7 @@ def _choose(origins, directions, jitter, binary, coarse, bound, step, nearest, l
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _place(origins, directions, jitter, bound, step, nearest, chosen, start, points, t, delta):
+def _fill_samples(origins, directions, jitter, bound, step, nearest, chosen, start, points, t, delta):
     """points (M, 3), t (M,) and delta (M,) of the chosen intervals."""
     for r in range(len(origins)):
         if start[r] == start[r + 1]:
@@ -214,7 +220,7 @@ def _place(origins, directions, jitter, bound, step, nearest, chosen, start, poi
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _composite(sigma, values, t, delta, start, stop, made, weight, depth, weights, after):
+def _composite(sigma, values, t, delta, start, stop, composited, weight, depth, weights, after):
     """made (R, C), weight (R,), depth (R,), weights (M,) of the rays, and after (M,) float64: T_{i+1}."""
     channels = values.shape[1]
     total = np.empty(channels)
@@ -236,13 +242,13 @@ def _composite(sigma, values, t, delta, start, stop, made, weight, depth, weight
             for c in range(channels):
                 total[c] += w * values[i, c]
         for c in range(channels):
-            made[r, c] = total[c]
+            composited[r, c] = total[c]
         weight[r] = sum_w
         depth[r] = sum_t / max(sum_w, _FAINT)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _spread(values, t, delta, start, stop, after, g_made, g_weight, g_depth, g_weights, to_sigma, to_values):
+def _backpropagate(values, t, delta, start, stop, after, g_made, g_weight, g_depth, g_weights, to_sigma, to_values):
     """Gradients for sigma (M,) and values (M, C), which come as zeros, of those for what ``_composite`` made.
 
     With a_i the loss's derivative by w_i: dw_i/dx_i = T_{i+1} and dw_j/dx_i = -w_j for j > i, so the derivative by

@@ -1,28 +1,4 @@
-"""Multiresolution grid encoding of points (Mueller et al., Instant Neural Graphics Primitives, 2022, section 3).
-
-N points, L levels of F features each, T = log2_table. Level l is a grid of ``resolutions[l]``^3 corners over the
-unit cube, which holds F features at each corner; a point gets the trilinear mean of its cell's 8 corners, levels
-side by side: column ``l * F + f``.
-
-The layout is tiny-cuda-nn's (its ``grid.h`` and ``common_device.h``, version 2), so that a table moves between
-backends:
-
-* scale_l = 2^(l log2(per_level_scale)) base - 1 and resolution_l = ceil(scale_l) + 1, in float32;
-* position in the grid: fma(scale_l, x, 0.5). The half cell staggers the levels; at x = 1 it reaches one corner
-  past the last, which wraps around;
-* entries of a level: resolution_l^3, rounded up to a multiple of 8, but at most 2^T ("hash") or base^3 ("tiled";
-  T is not used there; nor in "dense", which has no bound);
-* corner (x, y, z) is entry (x + y resolution_l + z resolution_l^2) mod entries; where a "hash" level has fewer
-  entries than corners, (x xor 2654435761 y xor 805459861 z) mod entries. All in 32 bits without sign;
-* the table: level after level, entry after entry, feature after feature.
-
-Read from the source, pinned by literal numbers in the tests, and NOT verified against the library on a GPU: there,
-scale_l comes from the device's ``exp2f``, whose last bit may differ, and a scale next to a whole number could then
-round to another resolution. ``parameter_count`` would show most such cases.
-
-``grid_numba`` is the fast backend on the CPU, ``grid_tcnn`` on CUDA; ``grid_torch`` is the plain twin and runs
-anywhere. Points get no gradient: cameras are given, and normals are finite differences.
-"""
+"""What every backend of the grid encoding shares: the layout of its table."""
 
 from __future__ import annotations
 
@@ -32,18 +8,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from torch import Tensor
 
-from pipeline.core import backends
-from pipeline.core.errors import BackendError, SettingError
+from pipeline.core.errors import SettingError
 
-Kind = Literal["hash", "tiled", "dense"]
-
+GridKind = Literal["hash", "tiled", "dense"]
 # Beyond this, resolution^3 does not fit 32 bits and tiny-cuda-nn stops indexing by it.
 LARGEST_INDEXED = 1625
 _MOST_PARAMETERS = 1 << 30
-# The kind of device whose tensors a backend takes; one that is not named takes any.
-_DEVICES = {"numba": "cpu", "tinycudann": "cuda"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +37,7 @@ class GridSettings:
     base: int = 16
     finest: int = 2048
     log2_table: int = 19
-    kind: Kind = "hash"
+    kind: GridKind = "hash"
 
     def __post_init__(self) -> None:
         if self.features not in (1, 2, 4, 8):
@@ -90,7 +61,7 @@ class GridSettings:
             )
 
     @property
-    def width(self) -> int:
+    def feature_count(self) -> int:
         """Columns of an encoded point: L F."""
         return self.levels * self.features
 
@@ -155,56 +126,3 @@ def _offsets(settings: GridSettings) -> tuple[int, ...]:
             entries = min(entries, settings.base**3)
         offsets.append(offsets[-1] + entries)
     return tuple(offsets)
-
-
-def encode(points: Tensor, table: Tensor, settings: GridSettings, *, backend: str = "auto") -> Tensor:
-    """Features (N, L F) of ``points``, in the table's dtype, differentiable in ``table`` (once) and in nothing else.
-
-    Args:
-        points: (N, 3) float32 in [0, 1]. What lies outside reads some entry of the table, the same one in every
-            portable backend.
-        table: (parameter_count,) float32, or float64 (numba and torch), on the device of the points.
-        backend: "numba" (CPU tensors), "tinycudann" (CUDA tensors), "torch", or "auto".
-
-    The result's memory may run column by column; matrix products take it as it is.
-    Raises SettingError for wrong shapes, BackendError for a backend that is unknown, does not work here or does not
-    take tensors of this device.
-    """
-    if points.ndim != 2 or points.shape[1] != 3:
-        raise SettingError(f"grid: points have shape (N, 3), not {tuple(points.shape)}")
-    if table.shape != (settings.parameter_count,):
-        raise SettingError(f"grid: the table has shape ({settings.parameter_count},), not {tuple(table.shape)}")
-    points = points.detach().float()
-    name = backend_for(table.device.type, backend)
-    if name == "numba":
-        from pipeline.scene import grid_numba
-
-        return grid_numba.encode(points, table, settings)
-    if name == "tinycudann":
-        from pipeline.scene import grid_tcnn
-
-        encoded: Tensor = grid_tcnn.encode(points, table, settings)
-        return encoded
-    from pipeline.scene import grid_torch
-
-    return grid_torch.encode(points, table, settings)
-
-
-def backend_for(device: str, name: str = "auto") -> str:
-    """Name of the backend that ``encode`` uses for tensors on ``device`` ("cpu", "cuda"): what a record states.
-
-    "auto" is what suits the machine, and where that does not take tensors of this device, the next that does.
-    """
-    chosen = backends.select_backend("grid", name).name
-    if _takes(chosen, device):
-        return chosen
-    if name != "auto":
-        raise BackendError(f"grid: {chosen} takes {_DEVICES[chosen]} tensors only, these are on {device}; use torch")
-    for backend in backends.BACKENDS:
-        if backend.operation == "grid" and _takes(backend.name, device) and not backends.unavailable_reason(backend):
-            return backend.name
-    raise BackendError(f"grid: no backend works here on {device} tensors")
-
-
-def _takes(name: str, device: str) -> bool:
-    return _DEVICES.get(name, device) == device

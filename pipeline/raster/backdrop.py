@@ -1,0 +1,13 @@
+"""Plain backgrounds behind rendered views."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.core.rng import numpy_generator
+
+
+def plain_backgrounds(seed: int, step: int, count: int) -> np.ndarray:
+    """(count, 3) RGB in [0, 1]: one plain backdrop a view, another at each step, so that a scene cannot lean on
+    what surrounds it."""
+    return numpy_generator(seed, "plain", step).uniform(0.0, 1.0, (count, 3))
