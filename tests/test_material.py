@@ -9,10 +9,10 @@ from scipy.ndimage import gaussian_filter
 
 from pipeline.bake.material import bake_material
 from pipeline.fields import tiling, tiling_numba, tiling_numpy
+from pipeline.painting.tiling import prepare_exemplar, projectors, regularity, shade_surface
 from pipeline.prior.tile import sample_tile, wrap_step
 from pipeline.prior.words import names_material_alone
 from pipeline.recipes.paint_settings import PaintSettings
-from pipeline.scene.tiling import prepare_exemplar, projectors, regularity, shade_surface
 from pipeline.uv.unwrap import unwrap
 
 

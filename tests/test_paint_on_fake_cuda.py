@@ -68,7 +68,7 @@ def jobs_of(tmp_path, **settings) -> list[Job]:
 )
 def test_every_kind_of_painting(settings, prior: Prior, tmp_path, monkeypatch):
     monkeypatch.setenv("LATENTKILN_RASTERISE", "numba")  # nvdiffrast's stand-in draws slowly
-    monkeypatch.setattr("pipeline.scene.patchwork._CANDIDATES", 4)
+    monkeypatch.setattr("pipeline.painting.multiview_sampling._CANDIDATES", 4)
     rehearsed: list[int] = []
     rehearse = loop._rehearse
     monkeypatch.setattr(loop, "_rehearse", lambda group, prior: (rehearsed.append(len(group)), rehearse(group, prior)))
@@ -86,7 +86,7 @@ def test_every_kind_of_painting(settings, prior: Prior, tmp_path, monkeypatch):
 def test_going_on_from_a_checkpoint(distillation, prior: Prior, tmp_path, monkeypatch):
     """Checkpoints are read into host memory: what it holds goes back to its places."""
     monkeypatch.setenv("LATENTKILN_RASTERISE", "numba")
-    monkeypatch.setattr("pipeline.scene.patchwork._CANDIDATES", 4)
+    monkeypatch.setattr("pipeline.painting.multiview_sampling._CANDIDATES", 4)
     jobs, asked = jobs_of(tmp_path, distillation=distillation, steps=4)[:1], iter([False, False, False])
 
     def build(**more):

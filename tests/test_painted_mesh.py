@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from pipeline.core.rng import torch_generator
+from pipeline.painting.background import COLUMNS, ROWS, EnvironmentMap, _uv_on_device
+from pipeline.painting.painted_mesh import PaintedMesh, PaintedMeshSettings, _stretched, enlarged
 from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.raster.camera import CameraSettings, orbit, ray_directions
-from pipeline.scene.background import COLUMNS, ROWS, LatentSphere, _places_on
-from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings, _stretched, enlarged
 
 RGB = LatentRgb(np.random.default_rng(0).normal(0, 0.2, (4, 3)), np.full(3, 0.5))
 
@@ -46,7 +46,7 @@ def test_gradients_reach_what_is_seen_and_nothing_else() -> None:
     made.render_views(detail, 0).sum().backward()
     touched = made._levels[0].grad[0].abs() > 0  # type: ignore[index]
     assert touched[8, 8] and not touched[24, 24]
-    assert made.visibility.reached[8, 8] and not made.visibility.reached[24, 24]
+    assert made.texel_coverage.coverage[8, 8] and not made.texel_coverage.coverage[24, 24]
 
 
 def test_every_draw_is_keyed_by_seed_and_step() -> None:
@@ -101,17 +101,17 @@ def test_a_learned_background_has_gradients() -> None:
     made = scene(background="learned")
     assert len(made.parameters()) == len(made._levels) + 1
     made.render(0, 10).latents.sum().backward()
-    assert made._sphere.values.grad.abs().sum() > 0  # type: ignore[union-attr]
+    assert made._environment.values.grad.abs().sum() > 0  # type: ignore[union-attr]
 
 
 def test_the_sphere_is_read_where_a_ray_goes_and_has_no_seam() -> None:
     values = torch.zeros(1, ROWS, COLUMNS)
     values[0, :, COLUMNS // 4] = 1.0  # around phi = 90 degrees: +X
-    sphere = LatentSphere(values)
+    sphere = EnvironmentMap(values)
     towards = np.array([[1, 0, 0], [-1, 0, 0], [0, 0, 1.0]])
     seen = sphere.sample(towards)[:, 0].tolist()
     assert seen[0] == pytest.approx(0.5, abs=0.01) and seen[1:] == [0, 0]
-    ramp = LatentSphere(torch.arange(COLUMNS, dtype=torch.float32).expand(1, ROWS, COLUMNS))
+    ramp = EnvironmentMap(torch.arange(COLUMNS, dtype=torch.float32).expand(1, ROWS, COLUMNS))
     across = np.array([[np.sin(a), 0, np.cos(a)] for a in (-1e-4, 1e-4)])
     left, right = ramp.sample(across)[:, 0].tolist()
     assert left == pytest.approx(right, abs=0.05)
@@ -140,7 +140,7 @@ def test_state_goes_round_and_refuses_strangers() -> None:
     one.render(0, 10)
     two.load_state({name: value.detach().clone() for name, value in one.state().items()})
     assert torch.equal(one.texture, two.texture)
-    assert np.array_equal(one.visibility.reached, two.visibility.reached)
+    assert np.array_equal(one.texel_coverage.coverage, two.texel_coverage.coverage)
     with pytest.raises(ValueError, match="texture"):
         two.load_state({**one.state(), "texture.32": torch.zeros(4, 8, 8)})
 
@@ -169,6 +169,6 @@ def test_what_cuda_enlarges_by_is_interpolation(factor: int) -> None:
 
 def test_the_places_that_cuda_computes_are_the_hosts() -> None:
     cameras = orbit(np.radians([50.0, 95.0]), np.radians([10.0, 200.0]), 1.4, np.radians(50.0))
-    sphere = LatentSphere(torch.randn(4, ROWS, COLUMNS, generator=torch_generator(5, "sphere")))
-    there = sphere._look_up(_places_on(torch.device("cpu"), cameras, 12, 20))
-    torch.testing.assert_close(there, sphere.behind(cameras, 12, 20), atol=1e-5, rtol=1e-5)
+    sphere = EnvironmentMap(torch.randn(4, ROWS, COLUMNS, generator=torch_generator(5, "sphere")))
+    there = sphere._sample_uv(_uv_on_device(torch.device("cpu"), cameras, 12, 20))
+    torch.testing.assert_close(there, sphere.background(cameras, 12, 20), atol=1e-5, rtol=1e-5)

@@ -11,11 +11,11 @@ import torch
 from test_painted_mesh import FACES, RGB, SQUARE, UV
 
 from pipeline.core.scene import FlowScene, Rendering
+from pipeline.painting.mesh_renderer import GBuffer, MeshRenderer
+from pipeline.painting.multiview_sampling import SampledRendering, SampledTextureMesh, schedule
+from pipeline.painting.painted_mesh import PaintedMeshSettings, SampledViewSettings
+from pipeline.painting.view_selection import select_views, view_weights
 from pipeline.raster.camera import Cameras, CameraSettings, orbit
-from pipeline.scene.mesh_views import MeshViews, Seen
-from pipeline.scene.painted_mesh import PaintedMeshSettings, PatchSettings
-from pipeline.scene.patch_views import choose, quality
-from pipeline.scene.patchwork import PatchRendering, PatchworkMesh, schedule
 
 NORMALS = np.array([[0.0, 0.0, 1.0]] * 2)
 GOAL = torch.tensor([1.0, -2.0, 0.5, 3.0]).view(4, 1, 1)
@@ -26,10 +26,10 @@ def scene(seed: int = 0, steps: int = 60, t_max: float = 0.98, two_sided: bool =
     given = changes.pop("given", None)
     settings = PaintedMeshSettings(**{**values, **changes})  # type: ignore[arg-type]
     made = (SQUARE, FACES, UV, FACES, RGB, settings, seed, torch.device("cpu"))
-    return PatchworkMesh(*made, steps=steps, t_min=0.02, t_max=t_max, two_sided=two_sided, given=given)
+    return SampledTextureMesh(*made, steps=steps, t_min=0.02, t_max=t_max, two_sided=two_sided, known_latents=given)
 
 
-def go(made: PatchworkMesh, first: int, last: int, steps: int, share: float = 0.3) -> None:
+def go(made: SampledTextureMesh, first: int, last: int, steps: int, share: float = 0.3) -> None:
     """Steps towards GOAL, as a model would ask for that sees it everywhere."""
     for step in range(first, last):
         rendering = made.render(step, steps)
@@ -37,8 +37,8 @@ def go(made: PatchworkMesh, first: int, last: int, steps: int, share: float = 0.
         made.follow(rendering, rendering.latents.detach() - GOAL, torch.tensor(whole))
 
 
-def look(cameras: Cameras, side: int = 64) -> Seen:
-    return MeshViews(SQUARE, FACES, UV, FACES, CameraSettings(), 0).look(cameras, side)
+def look(cameras: Cameras, side: int = 64) -> GBuffer:
+    return MeshRenderer(SQUARE, FACES, UV, FACES, CameraSettings(), 0).render(cameras, side)
 
 
 def worth(turn: float = 0.0, distance: float = 0.5, two_sided: bool = False) -> np.ndarray:
@@ -46,7 +46,7 @@ def worth(turn: float = 0.0, distance: float = 0.5, two_sided: bool = False) -> 
     cameras = orbit(np.pi / 2, turn, distance, 2 * np.arctan(0.5))
     seen = look(cameras)
     image = np.zeros(seen.covered.shape)
-    image[seen.covered] = quality(seen, cameras, NORMALS, (0.4, 0.6), 4, two_sided)
+    image[seen.covered] = view_weights(seen, cameras, NORMALS, (0.4, 0.6), 4, two_sided)
     return image[0].reshape(16, 4, 16, 4).mean(axis=(1, 3))
 
 
@@ -69,7 +69,7 @@ def test_pixels_that_mix_with_the_background_are_worth_nothing() -> None:
     cameras.projection[:, 0, 2] = 1 / 16  # by half a latent pixel
     seen = look(cameras)
     image = np.zeros(seen.covered.shape)
-    image[seen.covered] = quality(seen, cameras, NORMALS, (0.4, 0.6), 4, False)
+    image[seen.covered] = view_weights(seen, cameras, NORMALS, (0.4, 0.6), 4, False)
     covered = seen.covered[0, 32].reshape(16, 4).mean(axis=1)
     mixed = (covered > 0) & (covered < 1)
     assert mixed.sum() == 1
@@ -80,15 +80,15 @@ def test_the_views_that_are_chosen_show_what_is_not_known_and_not_the_same() -> 
     targets = [(-0.2, 0.2, 0), (-0.2, 0.2, 0), (0.2, -0.2, 0), (0.2, 0.2, 0), (9, 9, 0)]
     cameras = orbit([np.pi / 2] * 5, 0.0, 0.3, np.radians(60), target=np.array(targets, float))
     seen = look(cameras)
-    value = quality(seen, cameras, NORMALS, (0.3, 0.4), 4, False)
+    value = view_weights(seen, cameras, NORMALS, (0.3, 0.4), 4, False)
     known = np.zeros((16, 16))
     known[:8, 8:] = 1  # top right
-    first = choose(2, seen, value, known)
+    first = select_views(2, seen, value, known)
     assert {1, 2} == {max(1, i) for i in first} and first.dtype == np.int64
-    assert sorted(choose(5, seen, value, known)) == [0, 1, 2, 3, 4]
+    assert sorted(select_views(5, seen, value, known)) == [0, 1, 2, 3, 4]
     known[:] = 1
     known[8:, 8:] = 0
-    assert choose(1, seen, value, known)[0] == 2
+    assert select_views(1, seen, value, known)[0] == 2
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 20, 100, 300])
@@ -155,7 +155,7 @@ def test_later_patches_go_on_from_what_is_known() -> None:
 def test_what_shows_twice_is_the_work_of_the_first() -> None:
     made = scene(steps=200)
     go(made, 0, 200, 200)
-    patches = made.patches()
+    patches = made.sampled_views()
     groups = len(schedule(200))
     assert patches is not None and len(patches.cameras) == len(patches.latents) == 3 * groups
     assert patches.cameras.close.all() and patches.latents.shape[1:] == (4, 16, 16)
@@ -187,7 +187,7 @@ def test_close_ups_have_no_background(has_colours: bool) -> None:
         if step == first:
             assert torch.allclose(rendering.latents, colour[:, None, None].expand_as(rendering.latents), atol=1e-5)
         made.follow(rendering, rendering.latents.detach() - GOAL, torch.tensor(1.0))
-    patches = made.patches()
+    patches = made.sampled_views()
     assert patches is not None
     off = (patches.latents - GOAL).abs().amax(dim=1)
     # On the mesh what the model sees, and behind it, too; from given colours something between that and the object's.
@@ -200,40 +200,42 @@ def test_without_close_ups_patches_are_whole_views() -> None:
     made = scene(cameras=CameraSettings(close_up=0), steps=40)
     assert not any(view.close for view in made.render(schedule(40)[0], 40).views)
     go(made, 0, 40, 40)
-    assert made.patches() is not None
+    assert made.sampled_views() is not None
 
 
 def test_what_nothing_shows_well_has_no_patches() -> None:
-    assert scene().patches() is None
+    assert scene().sampled_views() is None
     # Of one latent pixel everything is border.
     made = scene(view_size=1, steps=4)
     go(made, 0, 4, 4)
-    assert made.patches() is None
+    assert made.sampled_views() is None
 
 
 def test_patches_have_a_number_size_and_height_of_their_own() -> None:
-    made = scene(patches=PatchSettings(count=5, size=24, height=1.5))
+    made = scene(patches=SampledViewSettings(count=5, size=24, height=1.5))
     assert made.render(0, 60).latents.shape == (3, 4, 16, 16)
     first = schedule(60)[0]
     assert made.render(first, 60).latents.shape == (5, 4, 24, 24)
-    cameras = made._drawn(0)[0]
+    cameras = made._candidate_cameras(0)[0]
     height = 2 * np.tan(cameras.fov / 2) * np.linalg.norm(cameras.eye, axis=1)
     assert 0.9 * 1.5 * 0.6 < np.median(height) < 2 * 1.5 * 0.6
     go(made, 0, 60, 60)
-    patches = made.patches()
+    patches = made.sampled_views()
     assert patches is not None and patches.shares.shape == (5 * len(schedule(60)), 24, 24)
 
 
 def test_views_of_a_group_are_drawn_to_each_other_where_they_overlap() -> None:
     """A model that says each view another colour: none of them ends as it was told."""
-    made = scene(views=4, cameras=CameraSettings(elevation_min=0, elevation_max=0), patches=PatchSettings(height=1.2))
+    made = scene(
+        views=4, cameras=CameraSettings(elevation_min=0, elevation_max=0), patches=SampledViewSettings(height=1.2)
+    )
     first, second = schedule(60)[:2]
     said = torch.arange(4.0).view(4, 1, 1, 1)
     for step in range(first, second):
         rendering = made.render(step, 60)
         whole = 1.0 if rendering.next_time is None else 0.3
         made.follow(rendering, rendering.latents.detach() - said, torch.tensor(whole))
-    seen = made.views.look(made._drawn(0)[0][made._chosen[0].numpy()], 64)
+    seen = made.renderer.render(made._candidate_cameras(0)[0][made._chosen[0].numpy()], 64)
     middle = [i for i in range(4) if seen.covered[i].mean() > 0.3]
     spread = made._made[0, middle, :, 6:10, 6:10].mean(dim=(1, 2, 3))
     assert len(middle) > 1 and (spread - said[middle].flatten()).abs().max() > 0.3
@@ -254,14 +256,14 @@ def test_given_colours_are_where_patches_begin_and_stay_where_they_are() -> None
     assert torch.equal(made.texture[:, :, 20:], right.view(4, 1, 1).expand(4, 32, 12))
     first = made.render(0, 60)
     assert first.group == 0 and first.time == pytest.approx(0.6) and made.render(0, 60).guidance == 1
-    view = made.views.look(made._drawn(0)[0][made._chosen[0].numpy()], 64)
+    view = made.renderer.render(made._candidate_cameras(0)[0][made._chosen[0].numpy()], 64)
     for image, covered, uv in zip(
         first.latents, view.covered, np.split(view.uv, np.cumsum(view.covered.sum((1, 2)))[:-1]), strict=True
     ):
         shown = 2 * (uv[:, 0] > 0.5).mean()
         assert float(image.mean()) == pytest.approx(shown, abs=0.15), covered.mean()
     go(made, 0, 60, 60)
-    assert made.patches() is not None
+    assert made.sampled_views() is not None
     assert scene(given=halves, t_max=0.4).render(0, 60).time == pytest.approx(0.4)
 
 
@@ -274,11 +276,11 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_been(at: int) -> None:
     later.load_state({name: value.clone() for name, value in cut.state().items()})
     go(later, at, 60, 60)
     assert torch.equal(later.texture, whole.texture)
-    mine, theirs = later.patches(), whole.patches()
+    mine, theirs = later.sampled_views(), whole.sampled_views()
     assert mine is not None and theirs is not None
     assert torch.equal(mine.latents, theirs.latents) and np.array_equal(mine.shares, theirs.shares)
     assert np.array_equal(mine.cameras.view, theirs.cameras.view)
-    assert np.array_equal(later.visibility.reached, whole.visibility.reached)
+    assert np.array_equal(later.texel_coverage.coverage, whole.texel_coverage.coverage)
     with pytest.raises(ValueError, match="known"):
         later.load_state({n: v for n, v in cut.state().items() if n != "known"})
 
@@ -289,7 +291,7 @@ def test_only_its_own_renderings_and_steps_are_followed() -> None:
         made.follow(Rendering(torch.zeros(1, 4, 2, 2), []), torch.zeros(1, 4, 2, 2), torch.ones(()))
     with pytest.raises(ValueError, match="60 steps"):
         made.render(0, 61)
-    assert isinstance(made.render(0, 60), PatchRendering)
+    assert isinstance(made.render(0, 60), SampledRendering)
 
 
 def test_no_background_is_learned_and_adam_moves_nothing() -> None:

@@ -16,14 +16,14 @@ from pipeline.export.gltf import BASE_COLOUR
 from pipeline.export.record import read_record
 from pipeline.mesh.load import load_mesh
 from pipeline.mesh.normalise import normalise
+from pipeline.painting.mesh_renderer import MeshRenderer
+from pipeline.painting.painted_mesh import CameraSettings
+from pipeline.painting.refined_mesh import RefinedMesh, RefinedMeshSettings
 from pipeline.prior.load import Prior, load_prior
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.recipes.rank import score_asset, score_images
 from pipeline.recipes.work import Asset
-from pipeline.scene.mesh_views import MeshViews
-from pipeline.scene.painted_mesh import CameraSettings
-from pipeline.scene.refined_mesh import RefinedMesh, RefinedMeshSettings
 from pipeline.uv.unwrap import unwrap
 
 
@@ -64,7 +64,7 @@ def test_refinement_goes_on_from_the_decoded_texture(prior: Prior, cube: Path, t
 def test_the_first_refined_view_is_the_decoded_texture_itself(prior: Prior, cube: Path) -> None:
     uvmesh = unwrap(load_mesh(cube), texture_size=64, mode="box")
     vertices = normalise(uvmesh.mesh.vertices).apply(uvmesh.mesh.vertices)
-    views = MeshViews(vertices, uvmesh.mesh.faces, uvmesh.uv, uvmesh.uv_faces, CameraSettings(), 3)
+    views = MeshRenderer(vertices, uvmesh.mesh.faces, uvmesh.uv, uvmesh.uv_faces, CameraSettings(), 3)
     texture = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1))
     scene = RefinedMesh(views, texture, prior, RefinedMeshSettings(2, 8, 0.01), seed=3)
     assert torch.equal(scene.texture.detach(), texture)

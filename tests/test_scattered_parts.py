@@ -20,13 +20,13 @@ from pipeline.export.record import read_record
 from pipeline.mesh.mesh import Mesh
 from pipeline.mesh.normals import is_closed
 from pipeline.mesh.parts import gathered, outward_signs, part_labels
+from pipeline.painting.mesh_renderer import MeshRenderer
+from pipeline.painting.view_heights import lowered, shown_share, suited
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import CameraSettings, orbit
 from pipeline.recipes.canvas import unreached_warning
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
-from pipeline.scene.mesh_views import MeshViews
-from pipeline.scene.view_heights import lowered, shown_share, suited
 from pipeline.uv.unwrap import uneven_density, unwrap
 
 
@@ -108,13 +108,13 @@ def test_a_surface_with_a_part_inside_out_is_shown_from_both_sides() -> None:
 def test_close_ups_of_an_inside_out_mesh_stand_outside() -> None:
     cameras = CameraSettings(close_up=1.0)
     turned = BALL.faces[:, ::-1]
-    views = MeshViews(BALL.vertices * 0.6, turned, BALL.uv, BALL.uv_faces, cameras, 0)
+    views = MeshRenderer(BALL.vertices * 0.6, turned, BALL.uv, BALL.uv_faces, cameras, 0)
     points, normals = views.details
     assert (np.einsum("pi,pi->p", points, normals) > 0).all()
 
 
-def views_of(vertices: NDArray, faces: NDArray) -> MeshViews:
-    return MeshViews(vertices, faces, np.zeros((1, 2), np.float32), np.zeros_like(faces), CameraSettings(), 0)
+def views_of(vertices: NDArray, faces: NDArray) -> MeshRenderer:
+    return MeshRenderer(vertices, faces, np.zeros((1, 2), np.float32), np.zeros_like(faces), CameraSettings(), 0)
 
 
 def test_close_ups_come_nearer_where_the_object_is_thin() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.painting.texel_coverage import TexelCoverage, accumulate_coverage
 from pipeline.raster.texture import gather_texture, sample_texture, texel_weights
-from pipeline.scene.visibility import Visibility, accumulate
 
 
 def texture(channels=3, height=5, width=7, dtype=torch.float64):
@@ -123,14 +123,14 @@ def test_reached_texels_are_those_with_weight():
     index, weight = texel_weights(uv, 16, 16)
     expected = np.zeros(256, bool)
     expected[index[weight >= 0.05].numpy()] = True
-    visibility = Visibility(16)
+    visibility = TexelCoverage(16)
     for part in np.array_split(uv.numpy(), 3):
         visibility.add(part)
-    assert (visibility.reached.ravel() == expected).all()
+    assert (visibility.coverage.ravel() == expected).all()
     assert 0 < expected.sum() < 256
 
 
 def test_a_lookup_at_a_centre_reaches_one_texel():
     reached = np.zeros((4, 8), bool)
-    accumulate(reached, np.array([[[2.5 / 8, 1.5 / 4]]], np.float32))
+    accumulate_coverage(reached, np.array([[[2.5 / 8, 1.5 / 4]]], np.float32))
     assert np.argwhere(reached).tolist() == [[1, 2]]

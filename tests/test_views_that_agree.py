@@ -6,26 +6,26 @@ import numpy as np
 import torch
 from test_painted_mesh import FACES, SQUARE, UV
 
+from pipeline.painting.correlated_noise import correlated_noise
+from pipeline.painting.mesh_renderer import GBuffer, MeshRenderer
+from pipeline.painting.multiview_sync import sync_correction
 from pipeline.raster.camera import CameraSettings, orbit
 from pipeline.raster.texture import sample_texture, scatter_texture
-from pipeline.scene.agreement import towards_mean
-from pipeline.scene.mesh_views import MeshViews, Seen
-from pipeline.scene.surface_noise import surface_noise
 
 SIDE, SUPERSAMPLE, HEIGHT = 16, 4, 0.5
 PIXEL = HEIGHT / SIDE
 
 
-def look(turns: list[float], shifts: list[float]) -> tuple[Seen, object]:
+def look(turns: list[float], shifts: list[float]) -> tuple[GBuffer, object]:
     """Views of the middle of the square from in front, turned about the upright axis and shifted to the right."""
     targets = np.array([(shift, 0, 0) for shift in shifts], float)
     cameras = orbit([np.pi / 2] * len(turns), turns, HEIGHT, 2 * np.arctan(0.5), targets)
-    return MeshViews(SQUARE, FACES, UV, FACES, CameraSettings(), 0).look(cameras, SIDE * SUPERSAMPLE), cameras
+    return MeshRenderer(SQUARE, FACES, UV, FACES, CameraSettings(), 0).render(cameras, SIDE * SUPERSAMPLE), cameras
 
 
 def noise(turns: list[float], shifts: list[float], seed: int = 1, channels: int = 4) -> np.ndarray:
     seen, cameras = look(turns, shifts)
-    return surface_noise(seen, cameras, SUPERSAMPLE, channels, PIXEL / 3, seed)  # type: ignore[arg-type]
+    return correlated_noise(seen, cameras, SUPERSAMPLE, channels, PIXEL / 3, seed)  # type: ignore[arg-type]
 
 
 def alike(a: np.ndarray, b: np.ndarray) -> float:
@@ -68,7 +68,7 @@ def test_views_meet_where_they_show_the_same_and_keep_the_rest() -> None:
     weights = torch.ones(len(seen.uv))
     count = int(seen.covered[0].sum())
     weights[count:] = 3.0
-    met = clean + towards_mean(clean, seen, weights, SUPERSAMPLE, 64)
+    met = clean + sync_correction(clean, seen, weights, SUPERSAMPLE, 64)
     # Of the first view the right half is in both; there the second one counts three times as much.
     torch.testing.assert_close(met[0, :, :, 10:14], torch.full((2, SIDE, 4), 2.5), atol=0.05, rtol=0)
     torch.testing.assert_close(met[1, :, :, 2:6], torch.full((2, SIDE, 4), 2.5), atol=0.05, rtol=0)
@@ -80,9 +80,9 @@ def test_a_view_alone_stays_as_it_is_to_the_bit_and_background_is_left_alone() -
     seen, _ = look([0.0], [0.4])
     assert not seen.covered.all()
     clean = torch.randn(1, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
-    change = towards_mean(clean, seen, torch.rand(len(seen.uv)) + 0.1, SUPERSAMPLE, 64)
+    change = sync_correction(clean, seen, torch.rand(len(seen.uv)) + 0.1, SUPERSAMPLE, 64)
     assert change.shape == clean.shape and not change.any()
     pair, _ = look([0.0, 0.0], [0.4, 0.4])
-    change = towards_mean(torch.cat([clean, -clean]), pair, torch.ones(len(pair.uv)), SUPERSAMPLE, 64)
+    change = sync_correction(torch.cat([clean, -clean]), pair, torch.ones(len(pair.uv)), SUPERSAMPLE, 64)
     bare = torch.from_numpy(~pair.covered.reshape(2, SIDE, 4, SIDE, 4).any(axis=(2, 4)))
     assert bare.any() and not change.permute(0, 2, 3, 1)[bare].any() and change.abs().max() > 0.1

@@ -16,8 +16,8 @@ from pipeline.bake.seams import LEVEL_RIM, seam_step
 from pipeline.core.job import Reporter, no_report
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normals import smooth_normals
+from pipeline.painting.tiling import Layout, prepare_exemplar, regularity, shade_surface
 from pipeline.raster.rasterise import interpolate
-from pipeline.scene.tiling import Layout, prepare_exemplar, regularity, shade_surface
 
 Floats = NDArray[np.float32]
 

@@ -17,10 +17,10 @@ from pipeline.core.job import Reporter
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normalise import SimilarityTransform
 from pipeline.mesh.parts import gathered
+from pipeline.painting.multiview_sampling import SampledViews
+from pipeline.painting.painted_mesh import SampledViewSettings
 from pipeline.prior.load import Prior
 from pipeline.recipes.shared_settings import SharedSettings
-from pipeline.scene.painted_mesh import PatchSettings
-from pipeline.scene.patchwork import Patches
 
 # Of painted meshes in the working frame: their farthest vertex lies here.
 MESH_RADIUS = 0.6
@@ -68,12 +68,14 @@ class Canvas:
         return sha256_bytes(self.uvmesh.uv.tobytes() + self.uvmesh.uv_faces.tobytes())
 
 
-def patch_settings(settings: SharedSettings) -> PatchSettings:
+def patch_settings(settings: SharedSettings) -> SampledViewSettings:
     """The patches' part of a row's resolved settings."""
-    return PatchSettings(settings.patch_views, settings.patch_size, float(settings.patch_height or 0))
+    return SampledViewSettings(settings.patch_views, settings.patch_size, float(settings.patch_height or 0))
 
 
-def baked_patches(patches: Patches, canvas: Canvas, texture_size: int, prior: Prior, report: Reporter) -> BakedMaps:
+def baked_patches(
+    patches: SampledViews, canvas: Canvas, texture_size: int, prior: Prior, report: Reporter
+) -> BakedMaps:
     """The base colour that ``patches`` decode to, each by itself. Raises as ``bake_projected``."""
     images = decode_views(patches.latents, prior)
     return bake_projected(

@@ -27,6 +27,8 @@ from pipeline.mesh.mesh_hash import mesh_sha256
 from pipeline.mesh.normalise import normalise
 from pipeline.mesh.normals import is_closed
 from pipeline.mesh.winding_grid import load_sketch
+from pipeline.painting.multiview_sampling import SampledTextureMesh
+from pipeline.painting.painted_mesh import PaintedMeshSettings
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import Cameras, CameraSettings, OrbitSettings
 from pipeline.recipes import SKETCH_CACHE
@@ -35,8 +37,6 @@ from pipeline.recipes.canvas import MESH_RADIUS, Canvas, baked_patches, patch_se
 from pipeline.recipes.field_surface import BOUND, latents_on, surface
 from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.recipes.work import Asset, Variant, Work
-from pipeline.scene.painted_mesh import PaintedMeshSettings
-from pipeline.scene.patchwork import PatchworkMesh
 from pipeline.uv.unwrap import unwrap
 
 # The grid's coarsest level, as published.
@@ -116,12 +116,12 @@ class Generate(Steps):
             grown.field, grown.occupancy, settings, prior.latent_rgb, variant.seed, work.shared, refine=prior
         )
 
-    def textured(self, work: Work, variant: Variant, prior: Prior) -> tuple[PatchworkMesh, str]:
+    def textured(self, work: Work, variant: Variant, prior: Prior) -> tuple[SampledTextureMesh, str]:
         """The field's surface under the field's own latents, to be painted by patches."""
         settings, canvas = work.settings, _canvas(work, variant)
         size = int(settings.texture_size or 0) // prior.vae_scale_factor
         with work.stage("prepare_texture"):
-            scene = PatchworkMesh(
+            scene = SampledTextureMesh(
                 canvas.vertices,
                 canvas.uvmesh.mesh.faces,
                 canvas.uvmesh.uv,
@@ -141,14 +141,14 @@ class Generate(Steps):
                 t_min=settings.t_min,
                 t_max=settings.t_max,
                 two_sided=not is_closed(canvas.uvmesh.mesh),
-                given=latents_on(variant.scene, canvas.uvmesh, size),
+                known_latents=latents_on(variant.scene, canvas.uvmesh, size),
             )
         return scene, canvas.layout
 
     def asset(self, work: Work, variant: Variant, prior: Prior) -> Asset:
         """The field's surface, textured with what its views show or with the patches painted on it."""
         canvas = _canvas(work, variant)
-        patches = variant.textured.patches() if variant.textured is not None else None
+        patches = variant.textured.sampled_views() if variant.textured is not None else None
         with work.stage("bake"):
             if patches is not None:
                 size = int(work.settings.texture_size or 0)

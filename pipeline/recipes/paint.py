@@ -14,6 +14,9 @@ from pipeline.core.job import Job
 from pipeline.mesh.normalise import normalise
 from pipeline.mesh.normals import is_closed
 from pipeline.mesh.readers.unkept import not_in_asset, unkept
+from pipeline.painting.multiview_sampling import SampledTextureMesh
+from pipeline.painting.painted_mesh import PaintedMesh, PaintedMeshSettings
+from pipeline.painting.refined_mesh import RefinedMesh, RefinedMeshSettings
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import CameraSettings
 from pipeline.recipes import UNWRAP_CACHE
@@ -22,9 +25,6 @@ from pipeline.recipes.canvas import MESH_RADIUS, Canvas, baked_patches, patch_se
 from pipeline.recipes.material_surface import material_defaults, painted_with_material
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.recipes.work import Asset, Variant, Work
-from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
-from pipeline.scene.patchwork import PatchworkMesh
-from pipeline.scene.refined_mesh import RefinedMesh, RefinedMeshSettings
 from pipeline.uv.cache import load_unwrapped
 from pipeline.uv.unwrap import uneven_density
 
@@ -87,7 +87,7 @@ class Paint(Steps):
             prior.device,
         )
         if settings.distillation == "patches":
-            patchwork = PatchworkMesh(
+            patchwork = SampledTextureMesh(
                 *made,
                 steps=settings.steps,
                 t_min=settings.t_min,
@@ -104,7 +104,7 @@ class Paint(Steps):
         variant.notes = baked.notes
         texture = torch.from_numpy(baked.maps[BASE_COLOUR]).permute(2, 0, 1).float() / 255
         refinement = RefinedMeshSettings(settings.views, settings.view_size, settings.refine_learning_rate)
-        return RefinedMesh(variant.scene.views, texture, prior, refinement, variant.seed)
+        return RefinedMesh(variant.scene.renderer, texture, prior, refinement, variant.seed)
 
     def asset(self, work: Work, variant: Variant, prior: Prior) -> Asset:
         """Decodes the latent texture once; a refined one is RGB already."""
@@ -122,12 +122,12 @@ class Paint(Steps):
 def _decoded(work: Work, variant: Variant, prior: Prior) -> BakedMaps:
     """The base colour that the scene's latents decode to: of patches view by view, else of the texture at once."""
     scene = variant.scene
-    patches = scene.patches() if isinstance(scene, PatchworkMesh) else None
+    patches = scene.sampled_views() if isinstance(scene, SampledTextureMesh) else None
     if patches is not None:
         return baked_patches(patches, work.shared, work.settings.texture_size, prior, work.report)
     return bake_base_colour(
         scene.texture.detach(),
-        scene.visibility.reached,
+        scene.texel_coverage.coverage,
         work.shared.uvmesh,
         prior,
         work.settings.texture_size,

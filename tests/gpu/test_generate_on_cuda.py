@@ -90,7 +90,7 @@ def test_the_surface_is_the_cpus(folder, tmp_path, monkeypatch):
 
 def test_the_surface_is_painted_by_patches(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("LATENTKILN_GRID", "torch")
-    monkeypatch.setattr("pipeline.scene.patchwork._CANDIDATES", 4)
+    monkeypatch.setattr("pipeline.painting.multiview_sampling._CANDIDATES", 4)
     record, _ = build(load_prior(folder, "cuda"), tmp_path, texturing="patches", texture_steps=3)
     assert record["backends"]["device"].startswith("cuda") and record["timings"]["texture_prior"] > 0
 

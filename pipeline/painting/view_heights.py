@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
 
+from pipeline.painting.mesh_renderer import MeshRenderer
 from pipeline.raster.camera import Cameras, CameraSettings
-from pipeline.scene.mesh_views import MeshViews
 
 # Heights that are tried, each half of the one before, each with close-ups that lean as asked for and far enough that
 # they also see the sides of what stands close together. Where the first shows as much as this, or the best of the
@@ -35,7 +35,7 @@ _LEAST_COSINE = 0.35
 _FARTHEST = 1.75
 
 
-def suited(views: MeshViews, cameras: CameraSettings, count: int) -> CameraSettings:
+def suited(views: MeshRenderer, cameras: CameraSettings, count: int) -> CameraSettings:
     """``cameras``, with close-ups of a lower height or a wider lean where ``count`` of them then show clearly more."""
     if cameras.close_up == 0:
         return cameras
@@ -60,9 +60,9 @@ def lowered(cameras: CameraSettings, factor: float) -> CameraSettings:
     return dataclasses.replace(cameras, close_height=(low * factor, high * factor), near=cameras.near * factor)
 
 
-def shown_share(views: MeshViews, cameras: CameraSettings, count: int) -> float:
+def shown_share(views: MeshRenderer, cameras: CameraSettings, count: int) -> float:
     """Share of the surface that the best ``count`` close-ups of some drawn by ``cameras`` show well."""
-    drawn, _ = views.draw(0, max(_CANDIDATES, count), "heights", cameras)
+    drawn, _ = views.sample_cameras(0, max(_CANDIDATES, count), "heights", cameras)
     height = cameras.close_height[1] * cameras.object_radius
     points, normals = (each[:_POINTS] for each in views.details)
     shown = np.stack([_shown(views, drawn[n : n + 1], points, normals, height, cameras) for n in range(len(drawn))])
@@ -73,7 +73,7 @@ def shown_share(views: MeshViews, cameras: CameraSettings, count: int) -> float:
 
 
 def _shown(
-    views: MeshViews,
+    views: MeshRenderer,
     camera: Cameras,
     points: NDArray[np.float64],
     normals: NDArray[np.float64],

@@ -12,19 +12,19 @@ import torch
 from pipeline.core.device import to_device
 from pipeline.core.rng import torch_generator
 from pipeline.core.scene import Rendering
+from pipeline.painting.background import COLUMNS, ROWS, EnvironmentMap
+from pipeline.painting.mesh_renderer import MeshRenderer
+from pipeline.painting.texel_coverage import TexelCoverage
 from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.raster.backdrop import plain_backgrounds
 from pipeline.raster.camera import Cameras, CameraSettings
-from pipeline.scene.background import COLUMNS, ROWS, LatentSphere
-from pipeline.scene.mesh_views import MeshViews
-from pipeline.scene.visibility import Visibility
 
 # Initial latents: the base colour weakly, as published, under noise.
 _COLOUR_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
-class PatchSettings:
+class SampledViewSettings:
     """``count``: patches that are made together; ``size``: latent pixels a side, ``height``: of what one shows, object
     radii. None: as for other views."""
 
@@ -52,7 +52,7 @@ class PaintedMeshSettings:
     initial_noise: float = 0.4
     supersample: int = 4
     antialias: bool = False
-    patches: PatchSettings = PatchSettings()
+    patches: SampledViewSettings = SampledViewSettings()
 
 
 class PaintedMesh:
@@ -80,9 +80,9 @@ class PaintedMesh:
         seed: int,
         device: torch.device,
     ):
-        settings = self._suited(settings)
+        settings = self._adapted(settings)
         self._settings, self._seed = settings, seed
-        self.views = MeshViews(vertices, faces, uv, uv_faces, settings.cameras, seed, settings.antialias)
+        self.renderer = MeshRenderer(vertices, faces, uv, uv_faces, settings.cameras, seed, settings.antialias)
         self._device = device
         channels = latent_rgb.matrix.shape[0]
         size = settings.texture_size
@@ -90,11 +90,11 @@ class PaintedMesh:
         base = _initial(latent_rgb, settings.base_colour, (channels, size, size), seed, "texture", noise)
         self._levels = self._levels_from(base.to(device))
         sphere = _initial(latent_rgb, (0.5, 0.5, 0.5), (channels, ROWS, COLUMNS), seed, "background", noise)
-        self._sphere = LatentSphere(sphere.to(device))
+        self._environment = EnvironmentMap(sphere.to(device))
         self._latent_rgb = latent_rgb
-        self.visibility = Visibility(size)
+        self.texel_coverage = TexelCoverage(size)
 
-    def _suited(self, settings: PaintedMeshSettings) -> PaintedMeshSettings:
+    def _adapted(self, settings: PaintedMeshSettings) -> PaintedMeshSettings:
         """What this kind of scene makes of ``settings``."""
         return settings
 
@@ -113,19 +113,19 @@ class PaintedMesh:
         rate = self._settings.learning_rate / len(self._levels)
         groups: list[dict[str, object]] = [{"params": [level], "lr": rate} for level in self._levels]
         if self._settings.background == "learned":
-            groups.append({"params": [self._sphere.values], "lr": self._settings.learning_rate})
+            groups.append({"params": [self._environment.values], "lr": self._settings.learning_rate})
         return groups
 
     def render(self, step: int, steps: int) -> Rendering:
-        cameras, views = self.views.draw(step, self._settings.views)
+        cameras, views = self.renderer.sample_cameras(step, self._settings.views)
         return Rendering(self.render_views(cameras, step), views)
 
     def render_views(self, cameras: Cameras, step: int) -> torch.Tensor:
         """Latent views (V, C, view_size, view_size) from ``cameras``; counts what they reach as visible."""
         settings = self._settings
-        seen = self.views.look(cameras, settings.view_size * settings.supersample)
-        self.visibility.add(seen.uv)
-        image = seen.composite(self.texture, self._background(cameras, seen.covered, step))
+        gbuffer = self.renderer.render(cameras, settings.view_size * settings.supersample)
+        self.texel_coverage.add(gbuffer.uv)
+        image = gbuffer.composite(self.texture, self._background(cameras, gbuffer.covered, step))
         return torch.nn.functional.avg_pool2d(image, settings.supersample)
 
     def _background(self, cameras: Cameras, covered: np.ndarray, step: int) -> torch.Tensor:
@@ -136,7 +136,7 @@ class PaintedMesh:
         """
         count, height, width = covered.shape
         if self._settings.background == "learned":
-            return self._sphere.behind(cameras, height, width)
+            return self._environment.background(cameras, height, width)
         colours = plain_backgrounds(self._seed, step, count)
         latents = np.stack([self._latent_rgb.invert(colour) for colour in colours]).astype(np.float32)
         rows = to_device(torch.from_numpy(latents), self._device)
@@ -145,8 +145,8 @@ class PaintedMesh:
     def state(self) -> Mapping[str, torch.Tensor]:
         return {
             **{f"texture.{level.shape[-1]}": level for level in self._levels},
-            "sphere": self._sphere.values,
-            "reached": torch.from_numpy(self.visibility.reached.astype(np.uint8)),
+            "sphere": self._environment.values,
+            "reached": torch.from_numpy(self.texel_coverage.coverage.astype(np.uint8)),
         }
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -156,8 +156,8 @@ class PaintedMesh:
         with torch.no_grad():
             for level in self._levels:
                 level.copy_(state[f"texture.{level.shape[-1]}"])
-            self._sphere.values.copy_(state["sphere"])
-        self.visibility.reached[:] = state["reached"].numpy().astype(bool)
+            self._environment.values.copy_(state["sphere"])
+        self.texel_coverage.coverage[:] = state["reached"].numpy().astype(bool)
 
 
 def _pyramid(base: torch.Tensor, smallest: int) -> list[torch.Tensor]:
@@ -192,8 +192,8 @@ def _stretched(values: torch.Tensor, factor: int, axis: int) -> torch.Tensor:
     # Where the new centres lie, from the old one's, in old texels: -1/2 to 1/2.
     offset = (torch.arange(factor, device=x.device) + 0.5) / factor - 0.5
     back, ahead = (-offset).clamp(min=0), offset.clamp(min=0)
-    made = before[..., None] * back + x[..., None] * (1 - back - ahead) + after[..., None] * ahead
-    return made.flatten(-2).movedim(-1, axis)
+    stretched = before[..., None] * back + x[..., None] * (1 - back - ahead) + after[..., None] * ahead
+    return stretched.flatten(-2).movedim(-1, axis)
 
 
 def _initial(

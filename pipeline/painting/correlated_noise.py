@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.rng import numpy_generator
+from pipeline.painting.mesh_renderer import GBuffer
 from pipeline.raster.camera import Cameras, ray_directions
-from pipeline.scene.mesh_views import Seen
 
 # Cells have one of so many values.
 _VALUES = 1 << 16
@@ -21,20 +21,20 @@ _FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9]
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
-def surface_noise(
-    seen: Seen, cameras: Cameras, supersample: int, channels: int, cell: float, seed: int
+def correlated_noise(
+    gbuffer: GBuffer, cameras: Cameras, supersample: int, channels: int, cell: float, seed: int
 ) -> NDArray[np.float32]:
-    """Standard normal noise (V, channels, h, w) for ``seen`` at supersample^2 samples a pixel.
+    """Standard normal noise (V, channels, h, w) for ``gbuffer`` at supersample^2 samples a pixel.
 
     Args:
         cell: side of the cells, working frame. A third of what a pixel shows is enough; larger ones than that make
             neighbours alike.
         seed: of the noise on the surface. What is behind it has noise of its own in each view.
     """
-    count, side, _ = seen.covered.shape
+    count, side, _ = gbuffer.covered.shape
     small = side // supersample
-    keys = _hashed(np.indices(seen.covered.shape, np.int64).transpose(1, 2, 3, 0) - (1 << 40))
-    keys[seen.covered] = _hashed(np.floor(_places(seen, cameras) / cell).astype(np.int64))
+    keys = _hashed(np.indices(gbuffer.covered.shape, np.int64).transpose(1, 2, 3, 0) - (1 << 40))
+    keys[gbuffer.covered] = _hashed(np.floor(_surface_points(gbuffer, cameras) / cell).astype(np.int64))
     keys = keys.reshape(count, small, supersample, small, supersample).swapaxes(2, 3)
     keys = keys.reshape(count, small * small, supersample**2) % np.uint64(_VALUES)
     table = numpy_generator(seed, "surface noise").standard_normal((_VALUES, channels), np.float32)
@@ -42,19 +42,19 @@ def surface_noise(
     for image, cells in zip(noise, keys, strict=True):
         # Of n samples with n_k in cell k the sum has the variance of the sum of n_k squared.
         alike = (cells[:, :, None] == cells[:, None, :]).sum(axis=(1, 2))
-        drawn = table[cells].sum(axis=1) / np.sqrt(alike, dtype=np.float32)[:, None]
-        image[:] = drawn.T.reshape(channels, small, small)
+        normal_noise = table[cells].sum(axis=1) / np.sqrt(alike, dtype=np.float32)[:, None]
+        image[:] = normal_noise.T.reshape(channels, small, small)
     return noise
 
 
-def _places(seen: Seen, cameras: Cameras) -> NDArray[np.float64]:
+def _surface_points(gbuffer: GBuffer, cameras: Cameras) -> NDArray[np.float64]:
     """(M, 3) what the covered samples show, working frame."""
-    side = seen.covered.shape[1]
-    view = np.nonzero(seen.covered)[0]
-    rays = ray_directions(cameras, side, side)[seen.covered]
+    side = gbuffer.covered.shape[1]
+    view = np.nonzero(gbuffer.covered)[0]
+    rays = ray_directions(cameras, side, side)[gbuffer.covered]
     along = -np.einsum("mi,mi->m", rays, cameras.view[view, 2, :3])
-    places: NDArray[np.float64] = cameras.eye[view] + rays * (seen.depth / along)[:, None]
-    return places
+    points: NDArray[np.float64] = cameras.eye[view] + rays * (gbuffer.depth / along)[:, None]
+    return points
 
 
 def _hashed(cells: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-"""Plain lookups of an exemplar on a surface: the twin that ``tiling_numba`` is held against."""
+"""Plain lookups of an exemplar on a surface: the twin that ``numba_backend`` is held against."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from pipeline.scene.tiling import Exemplar, Floats, Projectors
+    from pipeline.painting.tiling.layout import Exemplar, Float32Array, Projectors
 
 # A direction whose weight is below this share of the greatest is left out.
 LEAST_WEIGHT = 0.02
@@ -18,7 +18,7 @@ GRID, POWER = 1.7320508, 4
 
 
 def blend(
-    exemplar: Exemplar, directions: Projectors, points: Floats, normals: Floats, seed: np.uint32
+    exemplar: Exemplar, directions: Projectors, points: Float32Array, normals: Float32Array, seed: np.uint32
 ) -> NDArray[np.float32]:
     """Colours (M, 3) at ``points`` (M, 3), in tiles, with ``normals`` (M, 3)."""
     cosine = normals @ directions.normal.T  # (M, D)
@@ -41,7 +41,7 @@ def blend(
     return _to_rgb(exemplar, total)
 
 
-def _bilinear(values: Floats, right: Floats, down: Floats) -> Floats:
+def _bilinear(values: Float32Array, right: Float32Array, down: Float32Array) -> Float32Array:
     """``values`` (H, W, 3), which wrap around, at coordinates in tiles."""
     height, width = values.shape[:2]
     x, y = right * width - 0.5, down * height - 0.5
@@ -54,7 +54,7 @@ def _bilinear(values: Floats, right: Floats, down: Floats) -> Floats:
     return upper * (1 - fy) + lower * fy
 
 
-def _hexagonal(values: Floats, right: Floats, down: Floats, seed: np.uint32) -> Floats:
+def _hexagonal(values: Float32Array, right: Float32Array, down: Float32Array, seed: np.uint32) -> Float32Array:
     """Three lookups at the corners of the triangle of the grid, each shifted by the corner's own random offset."""
     x, y = GRID * (right - down * np.float32(0.57735027)), GRID * down * np.float32(1.15470054)
     column, row = np.floor(x), np.floor(y)
@@ -74,7 +74,7 @@ def _hexagonal(values: Floats, right: Floats, down: Floats, seed: np.uint32) -> 
     return total / np.sqrt((weights**2).sum(axis=0))[:, None].astype(np.float32)
 
 
-def _offsets(column: NDArray[np.int64], row: NDArray[np.int64], seed: np.uint32) -> tuple[Floats, Floats]:
+def _offsets(column: NDArray[np.int64], row: NDArray[np.int64], seed: np.uint32) -> tuple[Float32Array, Float32Array]:
     """Two numbers in [0, 1) for each corner of the grid, by mixing bits."""
     key = (column.astype(np.uint32) * np.uint32(0x9E3779B1)) ^ (row.astype(np.uint32) * np.uint32(0x85EBCA77)) ^ seed
     first = _mix(key)
@@ -92,13 +92,13 @@ def _mix(key: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return key ^ (key >> np.uint32(16))
 
 
-def _to_rgb(exemplar: Exemplar, gaussian: Floats) -> Floats:
+def _to_rgb(exemplar: Exemplar, gaussian: Float32Array) -> Float32Array:
     """Gaussian values (M, 3) to the exemplar's colours, so that their distribution is the exemplar's."""
-    from pipeline.scene.tiling import TABLE_REACH, TABLE_SIZE
+    from pipeline.painting.tiling.layout import TABLE_REACH, TABLE_SIZE
 
-    place = np.clip((gaussian + TABLE_REACH) * ((TABLE_SIZE - 1) / (2 * TABLE_REACH)), 0, TABLE_SIZE - 1.001)
-    low = place.astype(np.int64)
-    share = (place - low).astype(np.float32)
+    table_index = np.clip((gaussian + TABLE_REACH) * ((TABLE_SIZE - 1) / (2 * TABLE_REACH)), 0, TABLE_SIZE - 1.001)
+    low = table_index.astype(np.int64)
+    share = (table_index - low).astype(np.float32)
     components = np.stack(
         [
             exemplar.table[c][low[:, c]] * (1 - share[:, c]) + exemplar.table[c][low[:, c] + 1] * share[:, c]

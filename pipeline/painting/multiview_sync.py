@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from pipeline.core.device import to_device
+from pipeline.painting.mesh_renderer import GBuffer
 from pipeline.raster.texture import sample_texture, scatter_texture
-from pipeline.scene.mesh_views import Seen
 
 _LEAST = 1e-12
 
 
-def towards_mean(clean: Tensor, seen: Seen, weights: Tensor, supersample: int, texture_size: int) -> Tensor:
+def sync_correction(clean: Tensor, gbuffer: GBuffer, weights: Tensor, supersample: int, texture_size: int) -> Tensor:
     """What has to be added to each view for all to show a place alike, (V, C, h, w).
 
     Views and mean are compared as textures, and the difference is looked up: a view alone stays as it is, and what is
@@ -27,14 +27,14 @@ def towards_mean(clean: Tensor, seen: Seen, weights: Tensor, supersample: int, t
 
     Args:
         clean: (V, C, h, w) latents of the views.
-        seen: the views at ``supersample``^2 samples a latent pixel.
+        gbuffer: the views at ``supersample``^2 samples a latent pixel.
         weights: (M,) above 0, of the covered samples in the mean.
         texture_size: texels a side of the textures that are compared.
     """
     smooth = torch.nn.functional.interpolate(clean, scale_factor=supersample, mode="bilinear", align_corners=False)
-    covered = np.nonzero(seen.covered)
+    covered = np.nonzero(gbuffer.covered)
     view, row, column = (to_device(torch.from_numpy(i), clean.device) for i in covered)
-    uv = to_device(torch.from_numpy(seen.uv), clean.device)
+    uv = to_device(torch.from_numpy(gbuffer.uv), clean.device)
     weighed = torch.cat([smooth[view, :, row, column] * weights[:, None], weights[:, None]], dim=1)
     mean = _mean(scatter_texture(weighed, uv, texture_size))
     change = torch.zeros_like(smooth)

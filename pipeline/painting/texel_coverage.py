@@ -6,25 +6,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 # A texel that was only ever weighed less than this got next to no say in what it should be.
-REACH_WEIGHT = 0.05
+COVERAGE_WEIGHT = 0.05
 
 
-class Visibility:
+class TexelCoverage:
     """Accumulates texels reached by bilinear lookups.
 
-    ``reached`` (S, S) bool may be stored and restored in place.
+    ``coverage`` (S, S) bool may be stored and restored in place.
     """
 
     def __init__(self, size: int):
-        self.reached: NDArray[np.bool_] = np.zeros((size, size), bool)
+        self.coverage: NDArray[np.bool_] = np.zeros((size, size), bool)
 
     def add(self, uv: NDArray[np.floating]) -> None:
         """Counts lookups at uv (..., 2), top-left origin: every texel one of them weighs enough is reached."""
-        accumulate(self.reached, uv)
+        accumulate_coverage(self.coverage, uv)
 
 
-def accumulate(reached: NDArray[np.bool_], uv: NDArray[np.floating], threshold: float = REACH_WEIGHT) -> None:
-    """Sets, in place, every texel of ``reached`` (H, W) that a lookup at uv (..., 2) weighs >= threshold."""
+def accumulate_coverage(
+    coverage: NDArray[np.bool_], uv: NDArray[np.floating], threshold: float = COVERAGE_WEIGHT
+) -> None:
+    """Sets, in place, every texel of ``coverage`` (H, W) that a lookup at uv (..., 2) weighs >= threshold."""
     from pipeline.raster.texture import numba_backend
 
-    numba_backend.mark_coverage(reached, np.ascontiguousarray(uv).reshape(-1, 2), float(threshold))
+    numba_backend.mark_coverage(coverage, np.ascontiguousarray(uv).reshape(-1, 2), float(threshold))

@@ -2,10 +2,10 @@
 
 Score distillation seeks the mode of the model: smooth surfaces whose colours get stronger the longer it runs, and what
 many views of a place make of it is their average. Here views are sampled (DDIM, Song et al., 2021). Those of a group
-are noised alike where they show the same place (``surface_noise``) and held together while noise goes down
-(``agreement``), so that one pattern runs through all of them; views that see a part of it later go on from there: as in
-inpainting by a diffusion model (RePaint, Lugmayr et al., 2022), what is known is put back after each step. TEXTure
-(Richardson et al., 2023) and Text2Tex (Chen et al., 2023) paint meshes view by view with depth-guided models.
+are noised alike where they show the same place (``correlated_noise``) and held together while noise goes down
+(``multiview_sync``), so that one pattern runs through all of them; views that see a part of it later go on from there:
+as in inpainting by a diffusion model (RePaint, Lugmayr et al., 2022), what is known is put back after each step.
+TEXTure (Richardson et al., 2023) and Text2Tex (Chen et al., 2023) paint meshes view by view with depth-guided models.
 
 Two phases. First the colour: fresh noise and other views at every step, all texels move as one; what many pictures of
 the prompt agree on is the object's colour. Then the patches: groups of views, those that show most of what is still
@@ -29,14 +29,14 @@ from torch import Tensor
 from pipeline.core.device import to_device
 from pipeline.core.scene import Rendering, View
 from pipeline.mesh.mesh import face_normals
+from pipeline.painting.correlated_noise import correlated_noise
+from pipeline.painting.mesh_renderer import GBuffer
+from pipeline.painting.multiview_sync import sync_correction
+from pipeline.painting.painted_mesh import PaintedMesh, PaintedMeshSettings
+from pipeline.painting.view_heights import suited
+from pipeline.painting.view_selection import select_views, view_weights
 from pipeline.raster.camera import Cameras, CameraSettings
 from pipeline.raster.texture import scatter_texture
-from pipeline.scene.agreement import towards_mean
-from pipeline.scene.mesh_views import Seen
-from pipeline.scene.painted_mesh import PaintedMesh, PaintedMeshSettings
-from pipeline.scene.patch_views import choose, quality
-from pipeline.scene.surface_noise import surface_noise
-from pipeline.scene.view_heights import suited
 
 # The share of the steps that look for the colour, the guidance they take, and the timestep they end at.
 _COLOUR = 0.12
@@ -73,7 +73,7 @@ _CELLS = 3
 
 
 @dataclass(frozen=True)
-class Patches:
+class SampledViews:
     """Finished views of the surface.
 
     ``cameras``: N of them; ``latents`` (N, C, h, w), of close-ups the surface goes on where the mesh ends; ``shares``
@@ -86,37 +86,38 @@ class Patches:
 
 
 @dataclass(frozen=True)
-class PatchRendering(Rendering):
-    """``reach``: (V, 1, h, w), how much of each latent pixel the mesh covers. ``group``: number of the patches, None
+class SampledRendering(Rendering):
+    """``coverage``: (V, 1, h, w), how much of each latent pixel the mesh covers. ``group``: number of the patches, None
     while the colour is found; ``last``: whether they are finished after this step."""
 
-    reach: Tensor | None = None
+    coverage: Tensor | None = None
     group: int | None = None
     last: bool = False
 
 
 @dataclass(frozen=True)
-class _Group:
+class _ViewGroup:
     """The views that are being made."""
 
     number: int
     cameras: Cameras
     views: list[View]
-    seen: Seen
-    worth: np.ndarray  # (M,) quality of the covered samples
-    given: Tensor  # (V, C, h, w) what the views show of the texture and what is behind it
-    free: Tensor  # (V, 1, h, w) how much of each latent pixel is unknown surface
+    gbuffer: GBuffer
+    weights: np.ndarray  # (M,) quality of the covered samples
+    known_latents: Tensor  # (V, C, h, w) what the views show of the texture and what is behind it
+    free_share: Tensor  # (V, 1, h, w) how much of each latent pixel is unknown surface
     noise: Tensor  # (V, C, h, w)
 
 
-class PatchworkMesh(PaintedMesh):
+class SampledTextureMesh(PaintedMesh):
     """As ``PaintedMesh``, with one texture and no optimiser.
 
     Args (besides those of ``PaintedMesh``):
         steps: of the whole run.
         t_min, t_max: ends of the timesteps, shares of T.
         two_sided: whether faces are seen from behind as well; not so for a closed surface.
-        given: (C, s, s) float32 latents that the surface has already, of a texture of any side; None: it has none.
+        known_latents: (C, s, s) float32 latents that the surface has already, of a texture of any side; None: it has
+        none.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class PatchworkMesh(PaintedMesh):
         t_min: float,
         t_max: float,
         two_sided: bool,
-        given: Tensor | None = None,
+        known_latents: Tensor | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
@@ -135,16 +136,16 @@ class PatchworkMesh(PaintedMesh):
         self._normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
         self._two_sided = two_sided
         self._t_min, self._t_max = t_min, t_max
-        self._starts = schedule(steps, 0.0 if given is not None else _COLOUR)
-        self._patch_start = min(_PATCH_START if given is None else _GIVEN_START, t_max)
-        self._has_colours = given is not None
-        if given is not None:
-            self._take(given)
+        self._starts = schedule(steps, 0.0 if known_latents is not None else _COLOUR)
+        self._patch_start = min(_PATCH_START if known_latents is None else _GIVEN_START, t_max)
+        self._has_colours = known_latents is not None
+        if known_latents is not None:
+            self._resize_known(known_latents)
         self._steps = steps
         settings = self._settings
         groups = len(self._starts)
         self._count = settings.patches.count or settings.views
-        self._candidates = suited(self.views, _close_ups(settings), self._count * groups)
+        self._candidates = suited(self.renderer, _close_up_settings(settings), self._count * groups)
         self._size = settings.patches.size or settings.view_size
         shape = (self._count, self.texture.shape[0], self._size, self._size)
         self._colour = self.texture.detach()[:, 0, 0].clone()
@@ -154,20 +155,20 @@ class PatchworkMesh(PaintedMesh):
         self._made = torch.zeros(groups, *shape, device=self._device)
         self._shares = torch.zeros(groups, self._count, self._size, self._size)
         self._done = torch.zeros((), dtype=torch.int64)
-        self._group: _Group | None = None
+        self._group: _ViewGroup | None = None
         self._heights = _heights(self._candidates)
         self._cell = sum(self._heights) / 2 / self._size / _CELLS
 
     @torch.no_grad()
-    def _take(self, given: Tensor) -> None:
+    def _resize_known(self, known_latents: Tensor) -> None:
         """Brings given colours to the texture's size."""
         (texture,) = self._levels
         sized = torch.nn.functional.interpolate(
-            given[None].to(texture), size=texture.shape[1:], mode="bilinear", align_corners=False
+            known_latents[None].to(texture), size=texture.shape[1:], mode="bilinear", align_corners=False
         )
         texture.copy_(sized[0])
 
-    def _suited(self, settings: PaintedMeshSettings) -> PaintedMeshSettings:
+    def _adapted(self, settings: PaintedMeshSettings) -> PaintedMeshSettings:
         """Plain backgrounds, since nothing here would learn others; no noise at the start, which the flow would take
         for something to keep."""
         size = settings.texture_size * _FINER
@@ -180,98 +181,98 @@ class PatchworkMesh(PaintedMesh):
         """The texture, which ``follow`` moves; Adam has no part in it."""
         return [{"params": list(self._levels), "lr": 0.0}]
 
-    def render(self, step: int, steps: int) -> PatchRendering:
+    def render(self, step: int, steps: int) -> SampledRendering:
         """As ``Scene.render``. Raises ValueError for another number of steps than the scene was made for."""
         if steps != self._steps:
             raise ValueError(f"the patches are laid out for {self._steps} steps, not {steps}")
         if step < self._starts[0]:
-            return self._look_for_colour(step)
+            return self._render_colour_phase(step)
         number = bisect.bisect_right(self._starts, step) - 1
         start, end = [*self._starts, steps][number : number + 2]
-        done, count = step - start, end - start
-        if done == 0:
-            self._begin(number)
+        group_step, count = step - start, end - start
+        if group_step == 0:
+            self._begin_group(number)
         elif self._group is None or self._group.number != number:
-            self._group = self._look_again(number)
+            self._group = self._load_group(number)
         group = self._group
         assert group is not None
         times = np.linspace(self._patch_start, self._t_min, count + 1)
-        last = done == count - 1
-        return PatchRendering(
+        last = group_step == count - 1
+        return SampledRendering(
             self._now,
             group.views,
             noise=group.noise,
-            time=float(times[done]),
-            next_time=None if last else float(times[done + 1]),
+            time=float(times[group_step]),
+            next_time=None if last else float(times[group_step + 1]),
             group=number,
             last=last,
         )
 
-    def _look_for_colour(self, step: int) -> PatchRendering:
+    def _render_colour_phase(self, step: int) -> SampledRendering:
         settings = self._settings
-        cameras, views = self.views.draw(step, settings.views)
-        seen = self._seen(cameras, settings.view_size)
-        image = self._small(seen, self.texture.detach(), self._background(cameras, seen.covered, step))
-        covered = to_device(torch.from_numpy(seen.covered[:, None].astype(np.float32)), self._device)
+        cameras, views = self.renderer.sample_cameras(step, settings.views)
+        gbuffer = self._render_gbuffer(cameras, settings.view_size)
+        image = self._downsampled(gbuffer, self.texture.detach(), self._background(cameras, gbuffer.covered, step))
+        covered = to_device(torch.from_numpy(gbuffer.covered[:, None].astype(np.float32)), self._device)
         end = max(min(_COLOUR_END, self._t_max), self._t_min)
         times = np.linspace(self._t_max, end, self._starts[0] + 1)
-        return PatchRendering(
+        return SampledRendering(
             image,
             views,
             time=float(times[step]),
             next_time=float(times[step + 1]),
             guidance=_COLOUR_GUIDANCE,
-            reach=torch.nn.functional.avg_pool2d(covered, settings.supersample),
+            coverage=torch.nn.functional.avg_pool2d(covered, settings.supersample),
         )
 
-    def _small(self, seen: Seen, texture: Tensor, behind: Tensor) -> Tensor:
-        return torch.nn.functional.avg_pool2d(seen.composite(texture, behind), self._settings.supersample)
+    def _downsampled(self, gbuffer: GBuffer, texture: Tensor, background: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(gbuffer.composite(texture, background), self._settings.supersample)
 
-    def _begin(self, number: int) -> None:
+    def _begin_group(self, number: int) -> None:
         """Chooses the views of a group. Doing so again changes nothing before the group's first step is followed."""
-        cameras, _ = self._drawn(number)
-        seen = self._seen(cameras, self._size)
+        cameras, _ = self._candidate_cameras(number)
+        gbuffer = self._render_gbuffer(cameras, self._size)
         known = self._known[0].cpu().numpy()
-        chosen = choose(self._count, seen, self._worth(seen, cameras), known)
+        chosen = select_views(self._count, gbuffer, self._view_weights(gbuffer, cameras), known)
         self._chosen[number] = torch.from_numpy(np.resize(chosen, self._count))
-        self._group = self._look_again(number)
-        self._now = _as_rendered(self._group.given.clone())
+        self._group = self._load_group(number)
+        self._now = _as_rendered(self._group.known_latents.clone())
 
-    def _drawn(self, number: int) -> tuple[Cameras, list[View]]:
-        return self.views.draw(number, max(_CANDIDATES, self._count), "patches", self._candidates)
+    def _candidate_cameras(self, number: int) -> tuple[Cameras, list[View]]:
+        return self.renderer.sample_cameras(number, max(_CANDIDATES, self._count), "patches", self._candidates)
 
-    def _seen(self, cameras: Cameras, size: int) -> Seen:
-        return self.views.look(cameras, size * self._settings.supersample)
+    def _render_gbuffer(self, cameras: Cameras, size: int) -> GBuffer:
+        return self.renderer.render(cameras, size * self._settings.supersample)
 
-    def _worth(self, seen: Seen, cameras: Cameras) -> np.ndarray:
+    def _view_weights(self, gbuffer: GBuffer, cameras: Cameras) -> np.ndarray:
         supersample = self._settings.supersample
-        return quality(seen, cameras, self._normals, self._heights, supersample, self._two_sided)
+        return view_weights(gbuffer, cameras, self._normals, self._heights, supersample, self._two_sided)
 
     @torch.no_grad()
-    def _look_again(self, number: int) -> _Group:
+    def _load_group(self, number: int) -> _ViewGroup:
         """The group's views of the texture as it was when they were chosen: it does not change before they are done."""
-        cameras, views = self._drawn(number)
+        cameras, views = self._candidate_cameras(number)
         chosen = self._chosen[number].numpy()
         cameras, views = cameras[chosen], [views[i] for i in chosen]
-        seen = self._seen(cameras, self._size)
-        self.visibility.add(seen.uv)
+        gbuffer = self._render_gbuffer(cameras, self._size)
+        self.texel_coverage.add(gbuffer.uv)
         unknown = torch.cat([self.texture, 1 - self._known])
-        image = self._small(seen, unknown, self._behind(cameras, seen))
+        image = self._downsampled(gbuffer, unknown, self._group_background(cameras, gbuffer))
         channels = self._now.shape[1]
-        drawn = surface_noise(seen, cameras, self._settings.supersample, channels, self._cell, self._seed)
-        noise = to_device(torch.from_numpy(drawn), self._device)
-        worth = self._worth(seen, cameras)
+        noise_array = correlated_noise(gbuffer, cameras, self._settings.supersample, channels, self._cell, self._seed)
+        noise = to_device(torch.from_numpy(noise_array), self._device)
+        weights = self._view_weights(gbuffer, cameras)
         free = image[:, -1:].clamp(0, 1)
-        return _Group(number, cameras, views, seen, worth, image[:, :-1], free, noise)
+        return _ViewGroup(number, cameras, views, gbuffer, weights, image[:, :-1], free, noise)
 
-    def _behind(self, cameras: Cameras, seen: Seen) -> Tensor:
+    def _group_background(self, cameras: Cameras, gbuffer: GBuffer) -> Tensor:
         """(V size, C + 1) latents behind the mesh, and how unknown they are.
 
         Behind close-ups the object's own colour, on which the model may go on painting: given another background it
         would carry that over to thin parts.
         """
-        size = seen.covered[0].size
-        colour = self._own_colours(seen)
+        size = gbuffer.covered[0].size
+        colour = self._object_colours(gbuffer)
         rgb = colour.mean(dim=0).cpu().numpy() @ self._latent_rgb.matrix + self._latent_rgb.bias
         grey = self._latent_rgb.invert(np.full(3, _LIGHT if rgb.mean() < (_LIGHT + _DARK) / 2 else _DARK))
         plain = to_device(torch.from_numpy(np.append(grey, 0.0)).float(), self._device)
@@ -280,14 +281,14 @@ class PatchworkMesh(PaintedMesh):
         close = to_device(torch.from_numpy(cameras.close), self._device)
         return torch.where(close[:, None], own, plain).repeat_interleave(size, dim=0)
 
-    def _own_colours(self, seen: Seen) -> Tensor:
+    def _object_colours(self, gbuffer: GBuffer) -> Tensor:
         """(V, C) the object's colour in each view: the one that was found, or the mean of those it shows."""
-        views = len(seen.covered)
+        views = len(gbuffer.covered)
         if not self._has_colours:
             return self._colour.expand(views, -1)
-        nothing = torch.zeros(seen.covered.size, len(self._colour), device=self._device)
-        total = seen.composite(self.texture.detach(), nothing).sum(dim=(2, 3))
-        counts = to_device(torch.from_numpy(seen.covered.sum(axis=(1, 2)).astype(np.float32)), self._device)
+        nothing = torch.zeros(gbuffer.covered.size, len(self._colour), device=self._device)
+        total = gbuffer.composite(self.texture.detach(), nothing).sum(dim=(2, 3))
+        counts = to_device(torch.from_numpy(gbuffer.covered.sum(axis=(1, 2)).astype(np.float32)), self._device)
         return total / counts.clamp(min=1)[:, None]
 
     @torch.no_grad()
@@ -296,30 +297,32 @@ class PatchworkMesh(PaintedMesh):
 
         residual: (V, C, h, w) the rendered latents less the clean ones.
         """
-        if not isinstance(rendering, PatchRendering):
+        if not isinstance(rendering, SampledRendering):
             raise TypeError("a patchwork goes on from what this scene rendered")
         if rendering.group is None:
-            self._move_as_one(rendering, residual, share)
+            self._follow_colour(rendering, residual, share)
             return
         group = self._group
         assert group is not None and group.number == rendering.group
-        residual = residual - self._towards_the_others(group, self._now - residual)
-        now = _as_rendered(group.free * (self._now - share * residual) + (1 - group.free) * group.given)
+        residual = residual - self._sync_correction(group, self._now - residual)
+        now = _as_rendered(
+            group.free_share * (self._now - share * residual) + (1 - group.free_share) * group.known_latents
+        )
         if rendering.last:
-            self._lay(group, now)
+            self._write_texels(group, now)
         # Last, so that a step that memory did not suffice for can be taken again.
         self._now = now
 
-    def _towards_the_others(self, group: _Group, clean: Tensor) -> Tensor:
+    def _sync_correction(self, group: _ViewGroup, clean: Tensor) -> Tensor:
         """(V, C, h, w) what is to be added to each view's clean latents, so that all show a place alike."""
         settings = self._settings
-        weights = to_device(torch.from_numpy(group.worth**_BEST + _BADLY), self._device)
-        return towards_mean(clean, group.seen, weights, settings.supersample, settings.texture_size)
+        weights = to_device(torch.from_numpy(group.weights**_BEST + _BADLY), self._device)
+        return sync_correction(clean, group.gbuffer, weights, settings.supersample, settings.texture_size)
 
-    def _move_as_one(self, rendering: PatchRendering, residual: Tensor, share: Tensor) -> None:
+    def _follow_colour(self, rendering: SampledRendering, residual: Tensor, share: Tensor) -> None:
         """Moves all texels by what the latent pixels that show little but the object agree on: thin parts, which the
         model would take for background by themselves, then have the object's colour."""
-        reach = rendering.reach
+        reach = rendering.coverage
         assert reach is not None
         weight = reach * (reach > _PURE * reach.max())
         total = weight.sum().clamp(min=1e-6)
@@ -327,44 +330,50 @@ class PatchworkMesh(PaintedMesh):
         self._colour -= share * (residual * weight).sum(dim=(0, 2, 3)) / total
         texture.copy_(self._colour[:, None, None].expand_as(texture))
 
-    def _lay(self, group: _Group, latents: Tensor) -> None:
+    def _write_texels(self, group: _ViewGroup, latents: Tensor) -> None:
         """Lays finished views, ``latents`` (V, C, h, w), on the texture where it is not known yet, and keeps them."""
         settings = self._settings
-        worth = to_device(torch.from_numpy(group.worth), self._device)[:, None]
+        worth = to_device(torch.from_numpy(group.weights), self._device)[:, None]
         weights = worth**_BEST
-        view, row, column = (to_device(torch.from_numpy(i), self._device) for i in np.nonzero(group.seen.covered))
+        view, row, column = (to_device(torch.from_numpy(i), self._device) for i in np.nonzero(group.gbuffer.covered))
         smooth = torch.nn.functional.interpolate(
             latents, scale_factor=settings.supersample, mode="bilinear", align_corners=False
         )
         values = smooth[view, :, row, column]
-        uv = to_device(torch.from_numpy(group.seen.uv), self._device)
+        uv = to_device(torch.from_numpy(group.gbuffer.uv), self._device)
         sums = scatter_texture(torch.cat([values * weights, weights, worth], dim=1), uv, settings.texture_size)
         colours, weight, total = sums[:-2], sums[-2], sums[-1]
-        seen = (total > _LEAST_WEIGHT) & (weight > 0)
-        mean = torch.where(seen, weight / total.clamp(min=_LEAST_WEIGHT), torch.zeros_like(weight))
+        painted = (total > _LEAST_WEIGHT) & (weight > 0)
+        mean = torch.where(painted, weight / total.clamp(min=_LEAST_WEIGHT), torch.zeros_like(weight))
         fresh = mean * (1 - self._known[0])
         (texture,) = self._levels
         mixed = fresh / (fresh + self._known[0]).clamp(min=1e-6)
-        change = torch.where(seen, mixed, torch.zeros_like(mixed)) * (colours / weight.clamp(min=1e-6) - texture)
-        covered = torch.from_numpy(group.seen.covered)
+        change = torch.where(painted, mixed, torch.zeros_like(mixed)) * (colours / weight.clamp(min=1e-6) - texture)
+        covered = torch.from_numpy(group.gbuffer.covered)
         shares = torch.zeros(2, *covered.shape)
-        shares[0, covered], shares[1, covered] = torch.from_numpy(group.worth), 1.0
+        shares[0, covered], shares[1, covered] = torch.from_numpy(group.weights), 1.0
         small = torch.nn.functional.avg_pool2d(shares, settings.supersample)
         covered_mean = small[0] / small[1].clamp(min=1 / settings.supersample**2)
-        self._shares[group.number] = covered_mean * group.free[:, 0].cpu()
+        self._shares[group.number] = covered_mean * group.free_share[:, 0].cpu()
         texture += change
         self._known[0] += fresh
         self._made[group.number] = latents
         self._done.fill_(group.number + 1)
 
-    def patches(self) -> Patches | None:
+    def sampled_views(self) -> SampledViews | None:
         """The views that are finished; None where no view shows anything well."""
-        done = int(self._done)
-        if done == 0 or not bool((self._shares[:done] > 0).any()):
+        finished_groups = int(self._done)
+        if finished_groups == 0 or not bool((self._shares[:finished_groups] > 0).any()):
             return None
-        cameras = [self._drawn(number)[0][self._chosen[number].numpy()] for number in range(done)]
+        cameras = [
+            self._candidate_cameras(number)[0][self._chosen[number].numpy()] for number in range(finished_groups)
+        ]
         fields = {f.name: np.concatenate([getattr(c, f.name) for c in cameras]) for f in dataclasses.fields(Cameras)}
-        return Patches(Cameras(**fields), self._made[:done].flatten(0, 1), self._shares[:done].flatten(0, 1).numpy())
+        return SampledViews(
+            Cameras(**fields),
+            self._made[:finished_groups].flatten(0, 1),
+            self._shares[:finished_groups].flatten(0, 1).numpy(),
+        )
 
     def state(self) -> Mapping[str, Tensor]:
         return {
@@ -409,7 +418,7 @@ def schedule(steps: int, colour_share: float = _COLOUR) -> list[int]:
     return [colour + (steps - colour) * group // groups for group in range(groups)]
 
 
-def _close_ups(settings: PaintedMeshSettings) -> CameraSettings:
+def _close_up_settings(settings: PaintedMeshSettings) -> CameraSettings:
     """The cameras that patches are chosen from: close-ups, unless those are not wanted at all."""
     cameras = settings.cameras
     if cameras.close_up == 0:

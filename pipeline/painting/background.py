@@ -12,7 +12,7 @@ from pipeline.raster.texture import sample_texture
 ROWS, COLUMNS = 16, 32
 
 
-class LatentSphere:
+class EnvironmentMap:
     """A grid of ROWS x COLUMNS latents over the polar angle and the azimuth, interpolated bilinearly.
 
     ``values``: (C, ROWS, COLUMNS) float32, a leaf tensor. Column 0 follows the last one, so there is no seam.
@@ -26,22 +26,22 @@ class LatentSphere:
         theta = np.arccos(np.clip(directions[:, 1], -1, 1)) / np.pi
         phi = (np.arctan2(directions[:, 0], directions[:, 2]) / (2 * np.pi)) % 1.0
         u = (phi * COLUMNS + 1.0) / (COLUMNS + 2)
-        return self._look_up(torch.from_numpy(np.stack([u, theta], axis=-1).astype(np.float32)))
+        return self._sample_uv(torch.from_numpy(np.stack([u, theta], axis=-1).astype(np.float32)))
 
-    def behind(self, cameras: Cameras, height: int, width: int) -> torch.Tensor:
+    def background(self, cameras: Cameras, height: int, width: int) -> torch.Tensor:
         """Latents (N height width, C) behind every pixel of the cameras' views, row-major."""
         if self.values.device.type == "cpu":
             return self.sample(ray_directions(cameras, height, width).reshape(-1, 3))
-        return self._look_up(_places_on(self.values.device, cameras, height, width))
+        return self._sample_uv(_uv_on_device(self.values.device, cameras, height, width))
 
-    def _look_up(self, uv: torch.Tensor) -> torch.Tensor:
+    def _sample_uv(self, uv: torch.Tensor) -> torch.Tensor:
         # One column more on either side, so that interpolation runs across the wrap-around.
         padded = torch.cat([self.values[..., -1:], self.values, self.values[..., :1]], dim=-1)
         return sample_texture(padded, uv)
 
 
-def _places_on(device: torch.device, cameras: Cameras, height: int, width: int) -> torch.Tensor:
-    """What ``LatentSphere.sample`` makes of ``ray_directions``, computed on ``device``: (N height width, 2) float32.
+def _uv_on_device(device: torch.device, cameras: Cameras, height: int, width: int) -> torch.Tensor:
+    """What ``EnvironmentMap.sample`` makes of ``ray_directions``, computed on ``device``: (N height width, 2) float32.
 
     For CUDA: on the host it takes as long for one view as all else there.
     """

@@ -17,11 +17,11 @@ from pipeline.raster.camera import Cameras, CameraSettings, sample_paint_cameras
 from pipeline.raster.rasterise import interpolate, rasterise
 from pipeline.raster.texture import sample_texture
 
-_DETAILS = 4096
+_SURFACE_POINTS = 4096
 
 
 @dataclass(frozen=True)
-class Seen:
+class GBuffer:
     """What V square views show. covered: (V, side, side) bool; of the M covered pixels, row-major, uv: (M, 2) float32,
     face: (M,) int32, depth: (M,) float32 along the view axis.
 
@@ -44,7 +44,7 @@ class Seen:
         return image if self.outlines is None else blend_outlines(image, self.outlines)
 
 
-class MeshViews:
+class MeshRenderer:
     """A mesh with texture coordinates, and the cameras that are drawn around it.
 
     Args:
@@ -67,13 +67,13 @@ class MeshViews:
     ):
         self._vertices, self._faces, self._cameras, self._seed = vertices, faces, cameras, seed
         self._uv, self._uv_faces = np.ascontiguousarray(uv, dtype=np.float32), uv_faces
-        self._across = adjacent_vertices(faces) if antialias else None
+        self._adjacent_vertices = adjacent_vertices(faces) if antialias else None
         # Points that close-ups look at, and their normals, which point to where a viewer stands.
         inside_out = outward_signs(vertices, faces)[:, None] < 0
         turned = np.where(inside_out, faces[:, ::-1], faces)
-        self.details = sample_surface(numpy_generator(seed, "details"), vertices, turned, _DETAILS)
+        self.details = sample_surface(numpy_generator(seed, "details"), vertices, turned, _SURFACE_POINTS)
 
-    def draw(
+    def sample_cameras(
         self, step: int, count: int, purpose: str = "cameras", settings: CameraSettings | None = None
     ) -> tuple[Cameras, list[View]]:
         """``count`` cameras for ``step``, and how the guidance sees them; drawn by other ``settings`` if given."""
@@ -82,15 +82,15 @@ class MeshViews:
         cameras = sample_paint_cameras(rng, count, settings, *self.details, near=settings.near)
         return cameras, [View(w, bool(c)) for w, c in zip(cameras.words(), cameras.close, strict=True)]
 
-    def look(self, cameras: Cameras, side: int) -> Seen:
+    def render(self, cameras: Cameras, side: int) -> GBuffer:
         """Views of ``side`` x ``side`` pixels."""
         fragments = rasterise(self._vertices, self._faces, cameras, side, side)
         uv = interpolate(fragments.face, fragments.bary, self._uv, self._uv_faces)
         smooth = None
-        if self._across is not None:
-            smooth = find_outlines(fragments, self._vertices, self._faces, cameras, self._across)
+        if self._adjacent_vertices is not None:
+            smooth = find_outlines(fragments, self._vertices, self._faces, cameras, self._adjacent_vertices)
         mask = fragments.mask
-        return Seen(mask, uv, fragments.face[mask], fragments.depth[mask], smooth)
+        return GBuffer(mask, uv, fragments.face[mask], fragments.depth[mask], smooth)
 
     def depth(self, camera: Cameras, side: int) -> np.ndarray:
         """(side, side) float32 distance along the view axis of what one camera sees; inf where nothing."""

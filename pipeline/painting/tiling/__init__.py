@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -25,12 +24,10 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from pipeline.core.backends import select_backend
+from pipeline.painting.tiling.layout import TABLE_REACH, TABLE_SIZE, Exemplar, Float32Array, Projectors
 
-Floats = NDArray[np.float32]
 Layout = Literal["auto", "periodic", "hexagonal"]
 
-# Entries of the table from Gaussian values back to the exemplar's, which covers this many standard deviations.
-TABLE_SIZE, TABLE_REACH = 1024, 4.0
 # An exemplar whose autocorrelation rises again to this, away from the origin, repeats itself: it is regular. Measured
 # on the embedded prior: bricks 0.73, checks 0.80, scales 0.56; moss 0.27, leather 0.13, leopard 0.11.
 REGULAR = 0.45
@@ -39,24 +36,7 @@ REGULAR = 0.45
 _SHARPNESS = {"periodic": 60.0, "hexagonal": 25.0}
 
 
-@dataclass(frozen=True)
-class Exemplar:
-    """A tileable picture prepared for blending.
-
-    values: (H, W, 3) float32, what lookups read: Gaussianised principal components where it is blended by
-    ``hexagonal`` tiles, else RGB.
-    table: (3, TABLE_SIZE) float32 from Gaussian values to principal components; axes (3, 3) and mean (3,) take those
-    to RGB. Unused for ``periodic``.
-    """
-
-    values: Floats
-    layout: Literal["periodic", "hexagonal"]
-    table: Floats
-    axes: Floats
-    mean: Floats
-
-
-def regularity(image: Floats) -> float:
+def regularity(image: Float32Array) -> float:
     """How much of ``image`` (H, W, 3) repeats within it: the highest autocorrelation of its luminance at shifts between
     6 % and 45 % of its side. 1 for a perfect pattern, near 0 for noise, 0 for a plain colour."""
     luminance = image @ np.array([0.299, 0.587, 0.114], np.float32)
@@ -71,7 +51,7 @@ def regularity(image: Floats) -> float:
     return float(correlation[(shift > 0.06) & (shift < 0.45)].max()) / peak
 
 
-def prepare_exemplar(image: Floats, layout: Layout = "auto") -> Exemplar:
+def prepare_exemplar(image: Float32Array, layout: Layout = "auto") -> Exemplar:
     """Prepares ``image`` (H, W, 3) in [0, 1], which wraps around at its borders, for ``shade_surface``.
 
     ``auto`` chooses by ``regularity``.
@@ -95,20 +75,8 @@ def prepare_exemplar(image: Floats, layout: Layout = "auto") -> Exemplar:
     return Exemplar(_floats(values), chosen, _floats(table), _floats(axes), _floats(mean))
 
 
-def _floats(values: NDArray[np.floating]) -> Floats:
+def _floats(values: NDArray[np.floating]) -> Float32Array:
     return np.ascontiguousarray(values, np.float32)
-
-
-@dataclass(frozen=True)
-class Projectors:
-    """D directions of projection: normal, right and down (D, 3) float32, unit and right-handed as seen from outside;
-    offset (D, 2) float32 in tiles; sharpness of the choice between them."""
-
-    normal: Floats
-    right: Floats
-    down: Floats
-    offset: Floats
-    sharpness: float
 
 
 @functools.lru_cache(maxsize=64)
@@ -136,7 +104,7 @@ def projectors(layout: Literal["periodic", "hexagonal"], seed: int) -> Projector
 
 def shade_surface(
     exemplar: Exemplar, position: NDArray[np.floating], normal: NDArray[np.floating], tile: float, seed: int
-) -> Floats:
+) -> Float32Array:
     """The colours (M, 3) in [0, 1] of surface points.
 
     Args:
@@ -151,7 +119,7 @@ def shade_surface(
     normals = np.ascontiguousarray(normal, np.float32)
     directions = projectors(exemplar.layout, seed)
     if select_backend("tiling").name == "numba":
-        from pipeline.scene.tiling_numba import blend
+        from pipeline.painting.tiling.numba_backend import blend
     else:
-        from pipeline.scene.tiling_numpy import blend
+        from pipeline.painting.tiling.numpy_backend import blend
     return blend(exemplar, directions, points, normals, np.uint32(seed & 0xFFFFFFFF))

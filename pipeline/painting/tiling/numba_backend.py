@@ -1,4 +1,4 @@
-"""Compiled lookups of an exemplar on a surface; the rules are in ``tiling`` and its plain twin ``tiling_numpy``.
+"""Compiled lookups of an exemplar on a surface; the rules are in ``tiling`` and its plain twin ``numpy_backend``.
 
 Each point is computed by itself, so the number of threads changes no bit.
 """
@@ -15,19 +15,19 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from pipeline.scene.tiling_numpy import GRID, LEAST_WEIGHT, POWER
+from pipeline.painting.tiling.numpy_backend import GRID, LEAST_WEIGHT, POWER
 
 if TYPE_CHECKING:
-    from pipeline.scene.tiling import Exemplar, Floats, Projectors
+    from pipeline.painting.tiling.layout import Exemplar, Float32Array, Projectors
 
 _MASK = 0xFFFFFFFF
 
 
 def blend(
-    exemplar: Exemplar, directions: Projectors, points: Floats, normals: Floats, seed: np.uint32
+    exemplar: Exemplar, directions: Projectors, points: Float32Array, normals: Float32Array, seed: np.uint32
 ) -> NDArray[np.float32]:
-    """As ``tiling_numpy.blend``."""
-    from pipeline.scene.tiling import TABLE_REACH
+    """As ``numpy_backend.blend``."""
+    from pipeline.painting.tiling.layout import TABLE_REACH
 
     colours = np.empty((len(points), 3), np.float32)
     axes = (directions.normal, directions.right, directions.down, directions.offset, directions.sharpness)
@@ -127,9 +127,9 @@ def _to_rgb(colours, table, axes, mean, reach):
     for m in prange(len(colours)):
         components = np.empty(3)
         for c in range(3):
-            place = min(max((colours[m, c] + reach) * (last / (2 * reach)), 0.0), last - 0.001)
-            low = int(place)
-            share = place - low
+            table_index = min(max((colours[m, c] + reach) * (last / (2 * reach)), 0.0), last - 0.001)
+            low = int(table_index)
+            share = table_index - low
             components[c] = table[c, low] * (1 - share) + table[c, low + 1] * share
         for c in range(3):
             value = mean[c]

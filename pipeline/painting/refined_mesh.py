@@ -11,9 +11,9 @@ import torch.nn.functional as functional
 
 from pipeline.core.device import to_device
 from pipeline.core.scene import Rendering
+from pipeline.painting.mesh_renderer import MeshRenderer
 from pipeline.prior.load import Prior
 from pipeline.raster.backdrop import plain_backgrounds
-from pipeline.scene.mesh_views import MeshViews
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,16 @@ class RefinedMesh:
     """The scene of the refinement of ``paint``.
 
     Args:
-        views: the mesh and its cameras, as it was painted.
+        renderer: the mesh and its cameras, as it was painted.
         texture: (3, S, S) float32 RGB in [0, 1]: the decoded texture it starts from.
         prior: whose encoder the gradient goes through.
         seed: of every draw.
     """
 
-    def __init__(self, views: MeshViews, texture: torch.Tensor, prior: Prior, settings: RefinedMeshSettings, seed: int):
-        self._views, self._prior, self._settings, self._seed = views, prior, settings, seed
+    def __init__(
+        self, renderer: MeshRenderer, texture: torch.Tensor, prior: Prior, settings: RefinedMeshSettings, seed: int
+    ):
+        self._renderer, self._prior, self._settings, self._seed = renderer, prior, settings, seed
         # Contiguous: Adam's state takes a parameter's strides, and checkpoints store contiguous tensors.
         start = texture.detach().clone(memory_format=torch.contiguous_format)
         self.texture = start.to(prior.device).requires_grad_(True)
@@ -58,15 +60,17 @@ class RefinedMesh:
 
     def render(self, step: int, steps: int) -> Rendering:
         settings = self._settings
-        cameras, views = self._views.draw(step, settings.views, "refine-cameras")
-        seen = self._views.look(cameras, settings.view_size * self._prior.vae_scale_factor * settings.supersample)
+        cameras, views = self._renderer.sample_cameras(step, settings.views, "refine-cameras")
+        gbuffer = self._renderer.render(
+            cameras, settings.view_size * self._prior.vae_scale_factor * settings.supersample
+        )
         texture = self.texture.clamp(0, 1)
         colours = plain_backgrounds(self._seed, step, len(cameras)).astype(np.float32)
-        _, side, _ = seen.covered.shape
+        _, side, _ = gbuffer.covered.shape
         behind = (
             to_device(torch.from_numpy(colours), texture.device)[:, None].expand(-1, side * side, -1).reshape(-1, 3)
         )
-        image = functional.avg_pool2d(seen.composite(texture, behind), settings.supersample)
+        image = functional.avg_pool2d(gbuffer.composite(texture, behind), settings.supersample)
         drift = (self._blocks(texture) - self._anchor).square().mean()
         return Rendering(self._prior.encode(image), views, settings.keep_colour * drift)
 

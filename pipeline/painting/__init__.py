@@ -1,0 +1,1 @@
+"""Mesh surfaces that are painted: by score distillation, or by views sampled together."""
