@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import connected_components
 
 from pipeline.bake import bake, decode, seams
 from pipeline.bake.atlas import along_edges, edge_points, shared_edges, texel_map
-from pipeline.bake.fill import dilate, fill_gutter, fill_unreached, surface_graph
+from pipeline.bake.inpainting import dilate, extend_nearest, inpaint, surface_graph
 from pipeline.core.rng import numpy_generator
 from pipeline.mesh.mesh import Mesh, UVMesh
 
@@ -112,7 +112,7 @@ def test_edges_are_told_apart_and_matched_by_vertex():
             assert ends[0] == ends[1]
             assert ends[0][0] != ends[0][1]
     inside = edge_points(borders, np.arange(len(borders)), np.full(len(borders), 0.5), 0.002)
-    texels = texel_map(MESH, 1024, rim=0)
+    texels = texel_map(MESH, 1024, margin=0)
     cell = (inside * 1024).astype(int)
     assert (texels.chart[cell[..., 1], cell[..., 0]] == borders.chart).all()
 
@@ -144,12 +144,12 @@ def test_dilate_takes_the_nearest_texel():
     mask[4, 2], mask[4, 6] = True, True
     texture = np.zeros((1, 9, 9), np.float32)
     texture[0, 4, 2], texture[0, 4, 6] = 1, 2
-    full = dilate(texture, mask)
+    full = extend_nearest(texture, mask)
     assert (full[0, :, :4] == 1).all()
     assert (full[0, :, 5:] == 2).all()
-    near = dilate(texture, mask, radius=1)
+    near = extend_nearest(texture, mask, radius=1)
     assert (near != 0).sum() == 10
-    assert (dilate(texture, np.zeros_like(mask)) == texture).all()
+    assert (extend_nearest(texture, np.zeros_like(mask)) == texture).all()
 
 
 def test_the_surface_graph_hangs_together_over_borders():
@@ -170,7 +170,7 @@ def test_unreached_texels_take_colours_from_nearby():
     truth = on_texels(texels)
     reached = texels.mask & (numpy_generator(0, "holes").uniform(size=texels.mask.shape) > 0.3)
     noisy = np.where(reached, truth, 9).astype(np.float32)
-    filled = fill_unreached(noisy, texels, reached, borders)
+    filled = inpaint(noisy, texels, reached, borders)
     assert (filled[:, reached] == truth[:, reached]).all()
     assert (filled[:, ~texels.mask] == noisy[:, ~texels.mask]).all()
     assert np.abs(filled - truth)[:, texels.mask].mean() < 0.02
@@ -183,7 +183,7 @@ def test_a_large_unreached_area_gets_texture_and_no_smear():
     borders, _ = shared_edges(MESH)
     stripes = ((np.indices(texels.mask.shape).sum(axis=0) // 3) % 2).astype(np.float32)[None]
     reached = texels.mask & (texels.position[..., 1] > -0.5)
-    filled = fill_unreached(np.where(reached, stripes, 7).astype(np.float32), texels, reached, borders)
+    filled = inpaint(np.where(reached, stripes, 7).astype(np.float32), texels, reached, borders)
     new = filled[0][texels.mask & ~reached]
     assert set(np.unique(new)) == {0, 1}
     assert 0.35 < new.mean() < 0.65
@@ -211,11 +211,11 @@ def test_thin_walls_do_not_bleed_through():
     colour = (texels.chart == 1).astype(np.float32)[None]
     reached = texels.mask & ((texels.chart == 1) | (texels.position[..., 0] < -0.2))
     for borders in (None, shared_edges(walls)[0]):
-        filled = fill_unreached(np.where(reached, colour, 5).astype(np.float32), texels, reached, borders)
+        filled = inpaint(np.where(reached, colour, 5).astype(np.float32), texels, reached, borders)
         assert (filled == colour)[:, texels.mask].all()
     # A sheet that nothing connects to reached texels takes what is nearest in space.
     reached = texels.mask & (texels.chart == 1)
-    filled = fill_unreached(np.where(reached, 3, 5).astype(np.float32)[None], texels, reached, None)
+    filled = inpaint(np.where(reached, 3, 5).astype(np.float32)[None], texels, reached, None)
     assert (filled[0][texels.mask] == 3).all()
 
 
@@ -223,19 +223,19 @@ def test_thin_walls_do_not_bleed_through():
 def test_all_or_nothing_reached_changes_nothing(share):
     texels = texel_map(MESH, 48)
     texture = on_texels(texels)
-    assert (fill_unreached(texture, texels, np.full(texels.mask.shape, bool(share))) == texture).all()
+    assert (inpaint(texture, texels, np.full(texels.mask.shape, bool(share))) == texture).all()
 
 
 def test_gutters_show_what_lies_across_the_border():
     size = 240
     texels = texel_map(MESH, size)
     borders, _ = shared_edges(MESH)
-    gutter, known = fill_gutter(on_texels(texels), texels, borders, 4)
+    gutter, known = dilate(on_texels(texels), texels, borders, 4)
     new = known & ~texels.mask
     assert new.sum() > 0.2 * texels.mask.sum() * 0.3
     assert (gutter[:, texels.mask] == on_texels(texels)[:, texels.mask]).all()
     # Each texel beyond a border goes on smoothly where the nearest chart texel would stand still.
-    smear = dilate(on_texels(texels), texels.mask)
+    smear = extend_nearest(on_texels(texels), texels.mask)
     straight = extrapolated(size)
     close = new & np.isfinite(straight).all(axis=0)
     assert close.sum() > 1000
@@ -273,8 +273,8 @@ def extrapolated(size):
 
 
 def surface_image(size):
-    texels = texel_map(MESH, size, seams.LEVEL_RIM)
-    return texels, dilate(on_texels(texels), texels.mask).transpose(1, 2, 0).copy()
+    texels = texel_map(MESH, size, seams.LEVEL_MARGIN)
+    return texels, extend_nearest(on_texels(texels), texels.mask).transpose(1, 2, 0).copy()
 
 
 def test_a_texture_without_seams_measures_alike_across_and_inside():
@@ -291,7 +291,7 @@ def painted_seams(size, strength):
     rng = numpy_generator(1, "tints")
     tint = rng.uniform(-strength, strength, (24, 3)).astype(np.float32)
     noise = rng.normal(0, 0.01, image.shape).astype(np.float32)
-    spread = dilate(texels.chart[None].astype(np.float32), texels.mask)[0].astype(int)
+    spread = extend_nearest(texels.chart[None].astype(np.float32), texels.mask)[0].astype(int)
     return texels, image, np.clip(image + tint[spread] + noise, 0, 1)
 
 
@@ -443,8 +443,8 @@ def test_baking_end_to_end(texture_size):
     assert stages[0] == ("bake", 0, 4)
     assert stages[-1] == ("bake", 4, 4)
     # Empty texels were spread to: neighbours off the charts carry on the nearest chart's colour.
-    fine = texel_map(MESH, texture_size, seams.LEVEL_RIM)
-    spread = dilate(image.transpose(2, 0, 1).astype(np.float32), fine.mask)
+    fine = texel_map(MESH, texture_size, seams.LEVEL_MARGIN)
+    spread = extend_nearest(image.transpose(2, 0, 1).astype(np.float32), fine.mask)
     assert (spread.transpose(1, 2, 0) == image).all()
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.bake.atlas import shared_edges, texel_map
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps
-from pipeline.bake.fill import fill_smoothly
-from pipeline.bake.project import bake_projected, covering_cameras
+from pipeline.bake.inpainting import inpaint_smoothly
+from pipeline.bake.projection import bake_projected, covering_cameras
 from pipeline.core.errors import SettingError
 from pipeline.mesh.mesh import UVMesh
 from pipeline.raster.camera import Cameras, orbit
@@ -56,7 +56,7 @@ def around(count: int = 16) -> Cameras:
 
 def errors(baked: BakedMaps, uvmesh: UVMesh, colour=pattern) -> NDArray[np.float32]:
     """(M, 3) differences from the true colours on the texels that the surface covers."""
-    texels = texel_map(uvmesh, SIZE, rim=0.0)
+    texels = texel_map(uvmesh, SIZE, margin=0.0)
     truth = colour(interpolate(texels.face, texels.bary, uvmesh.mesh.vertices, uvmesh.mesh.faces))
     return baked.maps[BASE_COLOUR][texels.mask] / np.float32(255) - truth
 
@@ -121,7 +121,7 @@ def test_images_are_not_used_where_they_show_something_else_than_the_mesh() -> N
     hidden, background = depths.copy(), depths.copy()
     hidden[0, 10:22, 10:22] = 1.0  # something that the mesh lacks, in front of it
     background[0, 10:22, 10:22] = np.inf
-    seen = texel_map(uvmesh, SIZE, rim=0.0)
+    seen = texel_map(uvmesh, SIZE, margin=0.0)
     middle = interpolate(seen.face, seen.bary, uvmesh.mesh.vertices, uvmesh.mesh.faces)[:, 2] > 0.45
     for near in (hidden, background):
         baked = bake_projected(uvmesh, uvmesh.mesh.vertices, cameras, spoiled, SIZE, near_depths=near)
@@ -164,7 +164,7 @@ def test_detail_survives_views_that_are_a_pixel_off() -> None:
     images = pictures(uvmesh, cameras, colour=stripes)
     images[::2] = np.roll(images[::2], 2, axis=-1)
     baked = bake_projected(uvmesh, uvmesh.mesh.vertices, cameras, images, SIZE)
-    texels = texel_map(uvmesh, SIZE, rim=0.0)
+    texels = texel_map(uvmesh, SIZE, margin=0.0)
     contrast = baked.maps[BASE_COLOUR][texels.mask].astype(float).std() / 255
     assert contrast > 0.75 * 0.3 / math.sqrt(2)
 
@@ -177,7 +177,7 @@ def test_views_count_by_their_shares() -> None:
     shares = np.ones((2, 8, 8))
     shares[0, :, :4] = shares[1, :, 4:] = 0
     image = bake_projected(uvmesh, uvmesh.mesh.vertices, cameras, images, SIZE, shares=shares).maps[BASE_COLOUR]
-    texels = texel_map(uvmesh, SIZE, rim=0.0)
+    texels = texel_map(uvmesh, SIZE, margin=0.0)
     points = interpolate(texels.face, texels.bary, uvmesh.mesh.vertices, uvmesh.mesh.faces)
     image = image[texels.mask]
     facing = points[..., 2] > 0.5
@@ -227,7 +227,7 @@ def test_a_membrane_between_known_texels_crosses_chart_borders() -> None:
     height = texels.position[..., 1]
     reached = texels.mask & (np.abs(height) > 0.3)
     texture = np.where(reached, np.sign(height), 7.0)[None].repeat(3, axis=0).astype(np.float32)
-    filled = fill_smoothly(texture, texels, reached, borders)
+    filled = inpaint_smoothly(texture, texels, reached, borders)
     assert (filled[:, reached] == texture[:, reached]).all()
     unknown = texels.mask & ~reached
     # On a sphere the membrane between two rings is harmonic: linear in log tan(theta / 2), alike all around.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.bake.bake import BASE_COLOUR
-from pipeline.bake.project import bake_projected
+from pipeline.bake.projection import bake_projected
 from pipeline.distill.sds import SdsSettings, sds_loss
 from pipeline.fields import radiance_field_scene
 from pipeline.fields.grid.layout import GridSettings

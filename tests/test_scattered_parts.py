@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.bake.atlas import surface_share, texel_map
 from pipeline.bake.bake import BASE_COLOUR
-from pipeline.bake.fill import fill_smoothly
-from pipeline.bake.project import bake_projected
+from pipeline.bake.inpainting import inpaint_smoothly
+from pipeline.bake.projection import bake_projected
 from pipeline.core.job import Job, RowLocation
 from pipeline.export.record import read_record
 from pipeline.mesh.mesh import Mesh
@@ -149,7 +149,7 @@ def test_the_coarse_pass_takes_no_colour_away() -> None:
     reached = np.zeros_like(texels.mask)
     reached[100:300:4, 100:300:4] = texels.mask[100:300:4, 100:300:4]
     texture = np.where(reached, 0.5, 0.0)[None].repeat(3, axis=0).astype(np.float32)
-    filled = fill_smoothly(texture, texels, reached)
+    filled = inpaint_smoothly(texture, texels, reached)
     np.testing.assert_allclose(filled[:, texels.mask], 0.5, atol=0.02)
 
 
@@ -160,7 +160,7 @@ def test_parts_without_a_known_texel_take_the_objects_colour() -> None:
     texels = texel_map(uvmesh, 256)
     reached = texels.mask & (texels.face < len(BALL.faces))
     texture = np.where(reached, 0.5, 0.0)[None].repeat(3, axis=0).astype(np.float32)
-    filled = fill_smoothly(texture, texels, reached)
+    filled = inpaint_smoothly(texture, texels, reached)
     np.testing.assert_allclose(filled[:, texels.mask], 0.5, atol=0.02)
 
 

@@ -15,7 +15,7 @@ from pipeline.raster.rasterise import interpolate, rasterise_uv
 
 # How far outside a chart, in texels, a texel still belongs to it: half a diagonal, so that charts thinner than
 # a texel keep the texels they run through.
-RIM = 0.75
+MARGIN = 0.75
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class TexelMap:
         return len(self.face)
 
 
-def texel_map(uvmesh: UVMesh, size: int, rim: float = RIM) -> TexelMap:
-    """The texel map of a size x size texture; ``rim`` in texels, see ``rasterise_uv``'s ``conservative``."""
-    face, bary = rasterise_uv(uvmesh.uv, uvmesh.uv_faces, size, size, conservative=rim)
+def texel_map(uvmesh: UVMesh, size: int, margin: float = MARGIN) -> TexelMap:
+    """The texel map of a size x size texture; ``margin`` in texels, see ``rasterise_uv``'s ``conservative``."""
+    face, bary = rasterise_uv(uvmesh.uv, uvmesh.uv_faces, size, size, conservative=margin)
     mask = face >= 0
     vertices = np.asarray(uvmesh.mesh.vertices, np.float64)
     # Centred first: float32 keeps six digits, and a scanned mesh may lie kilometres from the origin.
@@ -109,13 +109,13 @@ def shared_edges(uvmesh: UVMesh) -> tuple[Edges, Edges]:
     side = np.sign(np.einsum("esc,esc->es", normal, opposite - ends[:, :, 0]))
     with np.errstate(divide="ignore", invalid="ignore"):
         inward = normal * (side / span)[..., None]
-    whole = (span > 0).all(axis=1) & (side != 0).all(axis=1)
+    has_extent = (span > 0).all(axis=1) & (side != 0).all(axis=1)
     charts = np.asarray(uvmesh.charts, np.int32)
     vertices = np.asarray(uvmesh.mesh.vertices, np.float64)
     length = np.linalg.norm(vertices[start[a]] - vertices[end[a]], axis=1)
     edges = Edges(ends, inward, np.stack([charts[a // 3], charts[b // 3]], axis=1), length)
     apart = np.abs(side_a - side_b).max(axis=(1, 2)) > 1e-6
-    return edges[whole & apart], edges[whole & ~apart]
+    return edges[has_extent & apart], edges[has_extent & ~apart]
 
 
 def along_edges(edges: Edges, size: int, most: int = 64) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

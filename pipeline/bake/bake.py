@@ -13,14 +13,14 @@ from PIL import Image
 
 from pipeline.bake.atlas import Edges, TexelMap, shared_edges, surface_share, texel_map
 from pipeline.bake.decode import Decoder, decode_texture
-from pipeline.bake.fill import dilate, fill_gutter, fill_unreached
-from pipeline.bake.seams import LEVEL_RIM, level_seams, seam_ratio, seam_step
+from pipeline.bake.inpainting import dilate, extend_nearest, inpaint
+from pipeline.bake.seams import LEVEL_MARGIN, level_seams, seam_ratio, seam_step
 from pipeline.core.job import Reporter, no_report
 from pipeline.mesh.mesh import UVMesh
 
 BASE_COLOUR = "base_colour"
 # Latent texels beyond a chart's border that are taken from the neighbour chart: about what a decoder sees.
-GUTTER = 12.0
+PADDING = 12.0
 # Fill, decode, level, spread: what is reported.
 _STEPS = 4
 
@@ -35,7 +35,7 @@ class BakedMaps:
 
 def bake_base_colour(
     latent: torch.Tensor,
-    reached: NDArray[np.bool_],
+    coverage: NDArray[np.bool_],
     uvmesh: UVMesh,
     prior: Decoder,
     texture_size: int,
@@ -45,7 +45,7 @@ def bake_base_colour(
 
     Args:
         latent: (C, s, s) scaled latents.
-        reached: (s, s) texels that the optimisation has touched.
+        coverage: (s, s) texels that the optimisation has touched.
         texture_size: side of the map; where it is not s times the prior's reduction the decoded image is
             resampled.
 
@@ -58,19 +58,19 @@ def bake_base_colour(
     size = latent.shape[-1]
     report("bake", 0, _STEPS)
     coarse = texel_map(uvmesh, size)
-    prepared = prepare_latents(latent.detach().float().cpu().numpy(), reached, uvmesh, coarse, borders)
+    prepared = prepare_latents(latent.detach().float().cpu().numpy(), coverage, uvmesh, coarse, borders)
     report("bake", 1, _STEPS)
     decoded = decode_texture(torch.from_numpy(prepared).to(latent.device), prior)
     image = resize(decoded.float().cpu().numpy(), texture_size)
     report("bake", 2, _STEPS)
-    pixels, before, after = level_and_spread(image, uvmesh, borders, report)
+    pixels, before, after = level_and_dilate(image, uvmesh, borders, report)
     on_surface = int(coarse.mask.sum())
     notes = {
         "texture_size": texture_size,
         "latent_size": size,
         "texels_on_surface": on_surface,
-        "texels_unreached": int((coarse.mask & ~reached).sum()),
-        "unreached_share": round(surface_share(uvmesh, coarse, ~reached), 4),
+        "texels_unreached": int((coarse.mask & ~coverage).sum()),
+        "unreached_share": round(surface_share(uvmesh, coarse, ~coverage), 4),
         "chart_borders": len(borders),
         "seam_ratio_decoded": round(seam_ratio(*before), 3),
         "seam_ratio": round(seam_ratio(*after), 3),
@@ -83,21 +83,21 @@ def bake_refined(texture: torch.Tensor, uvmesh: UVMesh, report: Reporter = no_re
     """The base colour map of an RGB texture (3, S, S) in [0, 1] whose every texel is set: seams levelled, spread."""
     borders, _ = shared_edges(uvmesh)
     image = texture.detach().float().clamp(0, 1).cpu().numpy()
-    pixels, before, after = level_and_spread(image, uvmesh, borders, report)
+    pixels, before, after = level_and_dilate(image, uvmesh, borders, report)
     notes = {"seam_ratio_refined": round(seam_ratio(*before), 3), "seam_ratio": round(seam_ratio(*after), 3)}
     return BakedMaps({BASE_COLOUR: pixels}, notes)
 
 
-def level_and_spread(
+def level_and_dilate(
     image: NDArray[np.float32], uvmesh: UVMesh, borders: Edges, report: Reporter
 ) -> tuple[NDArray[np.uint8], tuple[float, float], tuple[float, float]]:
     """(S, S, 3) uint8 from (3, S, S) in [0, 1], and the steps (across, inside) at borders before and after."""
-    fine = texel_map(uvmesh, image.shape[-1], LEVEL_RIM)
+    fine = texel_map(uvmesh, image.shape[-1], LEVEL_MARGIN)
     colours = np.ascontiguousarray(image.transpose(1, 2, 0))
     before = seam_step(colours, uvmesh)
     levelled = level_seams(colours, uvmesh, fine, borders)
     report("bake", 3, _STEPS)
-    spread = dilate(np.ascontiguousarray(levelled.transpose(2, 0, 1)), fine.mask)
+    spread = extend_nearest(np.ascontiguousarray(levelled.transpose(2, 0, 1)), fine.mask)
     pixels = np.ascontiguousarray(np.clip(np.rint(spread.transpose(1, 2, 0) * 255), 0, 255).astype(np.uint8))
     after = seam_step(pixels, uvmesh)
     report("bake", _STEPS, _STEPS)
@@ -105,7 +105,7 @@ def level_and_spread(
 
 
 def prepare_latents(
-    latent: NDArray[np.float32], reached: NDArray[np.bool_], uvmesh: UVMesh, texels: TexelMap, borders: Edges
+    latent: NDArray[np.float32], coverage: NDArray[np.bool_], uvmesh: UVMesh, texels: TexelMap, borders: Edges
 ) -> NDArray[np.float32]:
     """Latents (C, s, s) in which every texel is set: filled, gutters from the neighbour charts, spread.
 
@@ -113,11 +113,11 @@ def prepare_latents(
     weights only, so that what they hold is worth less than what lies there on the surface. (On a brick pattern
     fitted through views it brought the step across borders after the decode from 2.6 to 1.7 times the step inside.)
     """
-    filled = fill_unreached(latent, texels, reached, borders)
-    strict = texel_map(uvmesh, texels.size, rim=0.0)
+    filled = inpaint(latent, texels, coverage, borders)
+    strict = texel_map(uvmesh, texels.size, margin=0.0)
     thin = texels.mask & ~np.isin(texels.chart, np.unique(strict.chart[strict.mask]))
-    guttered, known = fill_gutter(filled, texels, borders, GUTTER, own=strict.mask | thin)
-    return dilate(guttered, known | texels.mask)
+    guttered, known = dilate(filled, texels, borders, PADDING, own_texels=strict.mask | thin)
+    return extend_nearest(guttered, known | texels.mask)
 
 
 def resize(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:

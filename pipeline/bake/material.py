@@ -11,8 +11,8 @@ from PIL import Image
 
 from pipeline.bake.atlas import TexelMap, shared_edges, texel_map
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps
-from pipeline.bake.fill import dilate
-from pipeline.bake.seams import LEVEL_RIM, seam_step
+from pipeline.bake.inpainting import extend_nearest
+from pipeline.bake.seams import LEVEL_MARGIN, seam_step
 from pipeline.core.job import Reporter, no_report
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normals import smooth_normals
@@ -51,7 +51,7 @@ def bake_material(
     started = time.perf_counter()
     report("bake", 0, 2)
     positions = np.asarray(vertices, np.float64)
-    texels = texel_map(uvmesh, texture_size, LEVEL_RIM)
+    texels = texel_map(uvmesh, texture_size, LEVEL_MARGIN)
     density = _texels_per_unit(uvmesh, positions, texels)
     shrunk = _filtered(image, min(1.0, density * tile / len(image)))
     exemplar = prepare_exemplar(shrunk, layout)
@@ -62,7 +62,7 @@ def bake_material(
     colours = np.zeros((texture_size, texture_size, 3), np.float32)
     colours[texels.mask] = shade_surface(exemplar, position, smooth, tile, seed)
     report("bake", 1, 2)
-    spread = dilate(np.ascontiguousarray(colours.transpose(2, 0, 1)), texels.mask)
+    spread = extend_nearest(np.ascontiguousarray(colours.transpose(2, 0, 1)), texels.mask)
     pixels = np.ascontiguousarray(np.clip(np.rint(spread.transpose(1, 2, 0) * 255), 0, 255).astype(np.uint8))
     across, _ = seam_step(pixels, uvmesh)
     report("bake", 2, 2)

@@ -11,14 +11,14 @@ from scipy import sparse
 from scipy.ndimage import distance_transform_edt
 
 from pipeline.bake.atlas import Edges, TexelMap, along_edges, edge_points, shared_edges, texel_map
-from pipeline.bake.solve import conjugate_gradients
+from pipeline.bake.conjugate_gradients import conjugate_gradients
 from pipeline.mesh.mesh import UVMesh
 from pipeline.raster.bilinear import bilinear_weights, sample_bilinear
 
 Image = NDArray[np.float32]
 
 # A texel that a bilinear lookup on a chart's border may read lies at most a diagonal away from it.
-LEVEL_RIM = 1.5
+LEVEL_MARGIN = 1.5
 # The correction dies out over this many texels, at most this part of the texture.
 _BAND_SHARE, _BAND_MOST, _BAND_LEAST = 1 / 32, 32, 6
 # How much agreeing at the border counts against smoothness, and how much staying near zero does.
@@ -75,15 +75,15 @@ def level_seams(image: Image, uvmesh: UVMesh, texels: TexelMap | None = None, bo
     along the borders; it is zero beyond a band along them, so a chart's middle keeps its colours. What differs
     over a long stretch of border (a tint) is spread over the band; what differs from texel to texel dies out
     within a texel or two, as harmonic functions do: nothing is blurred or copied. Only texels that ``texels``
-    (made with ``LEVEL_RIM``) calls surface are changed.
+    (made with ``LEVEL_MARGIN``) calls surface are changed.
     """
     size = len(image)
-    texels = texel_map(uvmesh, size, LEVEL_RIM) if texels is None else texels
+    texels = texel_map(uvmesh, size, LEVEL_MARGIN) if texels is None else texels
     borders = shared_edges(uvmesh)[0] if borders is None else borders
     if len(borders) == 0 or not texels.mask.any():
         return image.copy()
     edge, t = along_edges(borders, size)
-    pairs = [_pairs(borders, edge, t, inset / size, texels.chart) for inset in _INSETS]
+    pairs = [_border_lookups(borders, edge, t, inset / size, texels.chart) for inset in _INSETS]
     # A sample counts where both sides have texels of their own chart right at the border.
     valid = pairs[0][2]
     if not valid.any():
@@ -148,11 +148,11 @@ def _smoothness(texels: TexelMap, unknown: NDArray[np.bool_], number: NDArray[np
     i, j, weight = i[both], j[both], weight[both]
     own = np.arange(count)
     values = np.concatenate([-weight, -weight, diagonal])
-    places = (np.concatenate([i, j, own]), np.concatenate([j, i, own]))
-    return sparse.csr_array((values, places), shape=(count, count))
+    coordinates = (np.concatenate([i, j, own]), np.concatenate([j, i, own]))
+    return sparse.csr_array((values, coordinates), shape=(count, count))
 
 
-def _pairs(
+def _border_lookups(
     borders: Edges, edge: NDArray[np.int64], t: NDArray[np.float64], inset: float, charts: NDArray[np.int32]
 ) -> tuple[_Lookup, _Lookup, NDArray[np.bool_]]:
     """Lookups on both sides of the borders, ``inset`` (in UV units) inside, and where both have texels.
@@ -160,12 +160,12 @@ def _pairs(
     Where one side has none, both weigh nothing.
     """
     points = edge_points(borders, edge, t, inset)
-    first, second = (_chart_footprint(points[:, s], borders.chart[edge, s], charts) for s in (0, 1))
+    first, second = (_chart_weights(points[:, s], borders.chart[edge, s], charts) for s in (0, 1))
     valid = (first[1].sum(axis=1) > 0) & (second[1].sum(axis=1) > 0)
     return (first[0], first[1] * valid[:, None]), (second[0], second[1] * valid[:, None]), valid
 
 
-def _chart_footprint(
+def _chart_weights(
     uv: NDArray[np.float64], chart: NDArray[np.int32], charts: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """``bilinear_weights`` restricted to texels of each lookup's own chart; all weights 0 where there is none."""

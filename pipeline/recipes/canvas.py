@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.bake.bake import BakedMaps
 from pipeline.bake.decode import decode_views
-from pipeline.bake.project import ProjectSettings, bake_projected
+from pipeline.bake.projection import ProjectionSettings, bake_projected
 from pipeline.core.hashing import sha256_bytes
 from pipeline.core.job import Reporter
 from pipeline.mesh.mesh import UVMesh
@@ -86,7 +86,7 @@ def baked_patches(
         texture_size,
         report,
         shares=np.maximum(patches.shares, _LEAST_SHARE),
-        settings=ProjectSettings(feather=_FEATHER),
+        settings=ProjectionSettings(feather=_FEATHER),
         # Close-ups show the object's colours behind it, too.
         otherwise=images.mean(axis=(0, 2, 3)),
     )

@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt, maximum_filter
 from torch import Tensor
 
 from pipeline.bake.atlas import texel_map
-from pipeline.bake.seams import LEVEL_RIM
+from pipeline.bake.seams import LEVEL_MARGIN
 from pipeline.fields import sketch
 from pipeline.fields.radiance_field_scene import RadianceFieldScene
 from pipeline.mesh.isosurface import decimate, extract, keep_components, optical_depth_field, smooth
@@ -65,7 +65,7 @@ def latents_on(scene: RadianceFieldScene, uvmesh: UVMesh, size: int) -> Tensor:
 
     Each is the mean over a few depths below the surface, weighted by density, as a ray that ends there would see it.
     """
-    texels = texel_map(uvmesh, size, LEVEL_RIM)
+    texels = texel_map(uvmesh, size, LEVEL_MARGIN)
     vertices, faces = np.asarray(uvmesh.mesh.vertices, np.float64), uvmesh.mesh.faces
     place = interpolate(texels.face, texels.bary, vertices, faces)
     normals, normal_faces = smooth_normals(vertices, faces, np.pi)

@@ -15,7 +15,7 @@ import torch
 
 from pipeline.bake.bake import BakedMaps
 from pipeline.bake.decode import decode_texture
-from pipeline.bake.project import bake_projected, covering_cameras
+from pipeline.bake.projection import bake_projected, covering_cameras
 from pipeline.core.job import Job
 from pipeline.fields.grid.layout import GridSettings
 from pipeline.fields.occupancy import OccupancyGrid

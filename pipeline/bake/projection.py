@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter, minimum_filter
 
 from pipeline.bake.atlas import TexelMap, shared_edges, surface_share, texel_map
-from pipeline.bake.bake import BASE_COLOUR, BakedMaps, level_and_spread
-from pipeline.bake.fill import fill_smoothly
-from pipeline.bake.seams import LEVEL_RIM, seam_ratio
+from pipeline.bake.bake import BASE_COLOUR, BakedMaps, level_and_dilate
+from pipeline.bake.inpainting import inpaint_smoothly
+from pipeline.bake.seams import LEVEL_MARGIN, seam_ratio
 from pipeline.core.errors import SettingError
 from pipeline.core.job import Reporter, no_report
 from pipeline.mesh.mesh import UVMesh, face_normals
@@ -26,19 +26,19 @@ from pipeline.raster.bilinear import bilinear_weights, sample_bilinear
 from pipeline.raster.camera import Cameras, orbit
 from pipeline.raster.rasterise import interpolate, rasterise
 
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
 # Visibility is tested at this many pixels a side or more: small images would make coarse shadows.
 _LEAST_DEPTH_SIDE = 512
 # Slopes (tangents) beyond this are treated alike in the depth test: such views count for next to nothing.
 _STEEPEST = 6.0
 # A bilinear lookup within this many pixels of an outline mixes in what lies beyond.
-_RIM_PIXELS = 1.5
+_MARGIN_PIXELS = 1.5
 _GOLDEN = math.pi * (3 - math.sqrt(5))
 
 
 @dataclass(frozen=True)
-class ProjectSettings:
+class ProjectionSettings:
     """How views are blended.
 
     Colours are split in two bands by a blur inside the object's outline. The low band, where views differ in tint and
@@ -54,7 +54,7 @@ class ProjectSettings:
     # of what it sees (a decoder mixes what lies within a latent pixel); outermost rim that is never used.
     band: float = 1 / 40
     feather: float = 1 / 20
-    rim: float = 1 / 250
+    margin: float = 1 / 250
     # A depth step over this share of the mesh's radius is an outline.
     outline_step: float = 0.06
 
@@ -87,7 +87,7 @@ def bake_projected(
     *,
     near_depths: NDArray[np.floating] | None = None,
     shares: NDArray[np.floating] | None = None,
-    settings: ProjectSettings | None = None,
+    settings: ProjectionSettings | None = None,
     otherwise: NDArray[np.floating] | None = None,
 ) -> BakedMaps:
     """The base colour map of ``uvmesh`` from pictures of it.
@@ -107,11 +107,11 @@ def bake_projected(
     Raises SettingError where the shapes do not fit, or no view sees anything of the mesh and ``otherwise`` is None.
     """
     started = time.perf_counter()
-    settings = settings or ProjectSettings()
+    settings = settings or ProjectionSettings()
     _check(cameras, images, near_depths, shares)
     positions: NDArray[np.float64] = np.asarray(vertices, np.float64)
     borders, _ = shared_edges(uvmesh)
-    texels = texel_map(uvmesh, texture_size, LEVEL_RIM)
+    texels = texel_map(uvmesh, texture_size, LEVEL_MARGIN)
     surface = _Surface.of(uvmesh, positions, texels)
     blend = _Blend.empty(len(surface.position))
     for n in range(len(cameras)):
@@ -119,21 +119,21 @@ def bake_projected(
         counts = None if shares is None else np.asarray(shares[n], np.float32)
         _add_view(blend, surface, cameras[n : n + 1], np.asarray(images[n], np.float32), depths, counts, settings)
         report("project", n + 1, len(cameras))
-    seen = blend.broad > 0
-    if not seen.any() and otherwise is None:
+    painted = blend.broad > 0
+    if not painted.any() and otherwise is None:
         raise SettingError("no view sees the mesh: the cameras must stand around it and look at it", stage="bake")
     colours = np.zeros((texture_size, texture_size, 3), np.float32)
-    colours[texels.mask] = blend.colours() if seen.any() else otherwise
+    colours[texels.mask] = blend.colours() if painted.any() else otherwise
     reached = np.zeros(texels.mask.shape, bool)
-    reached[texels.mask] = seen
-    filled = fill_smoothly(np.ascontiguousarray(colours.transpose(2, 0, 1)), texels, reached, borders)
-    pixels, before, after = level_and_spread(filled, uvmesh, borders, report)
+    reached[texels.mask] = painted
+    filled = inpaint_smoothly(np.ascontiguousarray(colours.transpose(2, 0, 1)), texels, reached, borders)
+    pixels, before, after = level_and_dilate(filled, uvmesh, borders, report)
     notes = {
         "texture_size": texture_size,
         "views": len(cameras),
         "view_size": int(images.shape[-1]),
         "texels_on_surface": int(texels.mask.sum()),
-        "texels_unreached": int((~seen).sum()),
+        "texels_unreached": int((~painted).sum()),
         "unreached_share": round(surface_share(uvmesh, texels, ~reached), 4),
         "chart_borders": len(borders),
         "seam_ratio_decoded": round(seam_ratio(*before), 3),
@@ -163,8 +163,8 @@ class _Surface:
     """The texels' points in the cameras' world, and the mesh they lie on."""
 
     position: NDArray[np.float64]  # (M, 3)
-    flat: Floats  # (M, 3) unit normal of the face
-    smooth: Floats  # (M, 3) unit normal interpolated over faces, so that weights do not jump at edges
+    flat: Float32Array  # (M, 3) unit normal of the face
+    smooth: Float32Array  # (M, 3) unit normal interpolated over faces, so that weights do not jump at edges
     vertices: NDArray[np.float64]  # (V, 3)
     faces: NDArray[np.int64]  # (F, 3)
     radius: float
@@ -194,8 +194,8 @@ class _Surface:
 class _Blend:
     """Weighted sums over the views so far, of both bands."""
 
-    low: Floats  # (M, 3)
-    high: Floats  # (M, 3)
+    low: Float32Array  # (M, 3)
+    high: Float32Array  # (M, 3)
     broad: NDArray[np.float64]  # (M,) sum of the low band's weights
     sharp: NDArray[np.float64]  # (M,)
 
@@ -204,7 +204,7 @@ class _Blend:
         low, high = (np.zeros((count, 3), np.float32) for _ in range(2))
         return cls(low, high, np.zeros(count), np.zeros(count))
 
-    def colours(self) -> Floats:
+    def colours(self) -> Float32Array:
         """(M, 3) in [0, 1]; 0 where no view has added anything."""
         low = self.low / np.maximum(self.broad, 1e-30)[:, None]
         high = self.high / np.maximum(self.sharp, 1e-30)[:, None]
@@ -215,19 +215,19 @@ def _add_view(
     blend: _Blend,
     surface: _Surface,
     camera: Cameras,
-    image: Floats,
-    near_depth: Floats | None,
-    counts: Floats | None,
-    settings: ProjectSettings,
+    image: Float32Array,
+    near_depth: Float32Array | None,
+    counts: Float32Array | None,
+    settings: ProjectionSettings,
 ) -> None:
     """Adds one view, ``image`` (3, H, H), to ``blend``."""
     side = image.shape[-1]
     fine = side * max(1, -(-_LEAST_DEPTH_SIDE // side))
     depth = rasterise(surface.vertices, surface.faces, camera, fine, fine).depth[0]
-    shown = np.isfinite(depth)
+    in_image = np.isfinite(depth)
     if near_depth is not None:
-        shown &= _shown(near_depth, depth, settings.outline_step * surface.radius)
-    chosen, uv, distance, cosine, flat = _facing(surface, camera, settings.least_cosine)
+        in_image &= _visible(near_depth, depth, settings.outline_step * surface.radius)
+    chosen, uv, distance, cosine, flat = _facing_texels(surface, camera, settings.least_cosine)
     if len(chosen) == 0:
         return
     # A pixel's size at the texel, and how much deeper the surface may be at the pixel's border.
@@ -237,26 +237,26 @@ def _add_view(
     lit = depth.ravel()[index] + (pixel * (1 + slope))[:, None] >= distance[:, None]
     visible = (weight * lit).sum(axis=1)
     nearest = index[np.arange(len(index)), weight.argmax(axis=1)]
-    rim = max(settings.rim, _RIM_PIXELS / side)
-    visible *= _fade(depth, shown, settings, rim, surface.radius).ravel()[nearest]
+    rim = max(settings.margin, _MARGIN_PIXELS / side)
+    visible *= _fade(depth, in_image, settings, rim, surface.radius).ravel()[nearest]
     if counts is not None:
         visible *= sample_bilinear(np.ascontiguousarray(counts[..., None]), uv)[:, 0]
     used = visible > 1e-6
     chosen, uv, cosine, visible = chosen[used], uv[used], cosine[used], visible[used]
-    inside = shown.reshape(side, fine // side, side, fine // side).all(axis=(1, 3))
+    inside = in_image.reshape(side, fine // side, side, fine // side).all(axis=(1, 3))
     picture = np.ascontiguousarray(np.clip(image, 0, 1).transpose(1, 2, 0))
     blurred = _blurred(picture, inside, settings.band * side)
-    low, whole = sample_bilinear(blurred, uv), sample_bilinear(picture, uv)
+    low, full_band = sample_bilinear(blurred, uv), sample_bilinear(picture, uv)
     for power, band, band_sum, weights in (
         (settings.broad, low, blend.low, blend.broad),
-        (settings.sharp, whole - low, blend.high, blend.sharp),
+        (settings.sharp, full_band - low, blend.high, blend.sharp),
     ):
         share = visible * cosine**power
         weights[chosen] += share
         band_sum[chosen] += share[:, None].astype(np.float32) * band
 
 
-def _facing(
+def _facing_texels(
     surface: _Surface, camera: Cameras, least_cosine: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Texels in the image that face the camera: (their numbers (K,), uv (K, 2), depth (K,), cosines (K,) of the
@@ -272,20 +272,22 @@ def _facing(
     depth = clip[:, 3]
     with np.errstate(divide="ignore", invalid="ignore"):
         uv = np.stack([(clip[:, 0] / depth + 1) / 2, (1 - clip[:, 1] / depth) / 2], axis=1)
-    kept = (depth > 0) & ((uv > 0) & (uv < 1)).all(axis=1)
-    chosen = chosen[kept]
-    return chosen, uv[kept], depth[kept], np.minimum(cosine[chosen], 1.0), np.minimum(flat[chosen], 1.0)
+    in_view = (depth > 0) & ((uv > 0) & (uv < 1)).all(axis=1)
+    chosen = chosen[in_view]
+    return chosen, uv[in_view], depth[in_view], np.minimum(cosine[chosen], 1.0), np.minimum(flat[chosen], 1.0)
 
 
-def _fade(depth: Floats, shown: NDArray[np.bool_], settings: ProjectSettings, rim: float, radius: float) -> Floats:
+def _fade(
+    depth: Float32Array, visible: NDArray[np.bool_], settings: ProjectionSettings, rim: float, radius: float
+) -> Float32Array:
     """(fine, fine) factor of each pixel: 0 beside outlines and the image's border, rising smoothly to 1 inwards.
 
-    What is not ``shown`` (fine, fine) lies outside.
+    What is not ``visible`` (fine, fine) lies outside.
     """
     fine = len(depth)
     finite = np.where(np.isfinite(depth), depth, np.float32(1e6))
     outline = maximum_filter(finite, 3) - minimum_filter(finite, 3) > settings.outline_step * radius
-    outline |= ~shown
+    outline |= ~visible
     outline[[0, -1]] = True
     outline[:, [0, -1]] = True
     away = distance_transform_edt(~outline) / fine
@@ -294,7 +296,7 @@ def _fade(depth: Floats, shown: NDArray[np.bool_], settings: ProjectSettings, ri
     return np.where(away > rim, np.maximum(ramp * ramp * (3 - 2 * ramp), 1e-3), 0).astype(np.float32)
 
 
-def _shown(near_depth: Floats, depth: Floats, slack: float) -> NDArray[np.bool_]:
+def _visible(near_depth: Float32Array, depth: Float32Array, slack: float) -> NDArray[np.bool_]:
     """(fine, fine) where the image shows the mesh, of rasterised ``depth``: not something before it, not background.
 
     ``near_depth`` (h, h) is coarser as a rule: how far the mesh itself goes in depth within one of its pixels is
@@ -302,14 +304,14 @@ def _shown(near_depth: Floats, depth: Floats, slack: float) -> NDArray[np.bool_]
     """
     fine = len(depth)
     cell = (np.arange(fine) * len(near_depth)) // fine
-    shown = near_depth[cell][:, cell]
-    width = max(3, -(-fine // len(near_depth)))
+    visible = near_depth[cell][:, cell]
+    cell_width = max(3, -(-fine // len(near_depth)))
     finite = np.where(np.isfinite(depth), depth, np.float32(1e6))
-    spread = np.minimum(finite - minimum_filter(finite, width), 4 * slack)
-    return np.isfinite(shown) & (shown >= finite - spread - slack)
+    spread = np.minimum(finite - minimum_filter(finite, cell_width), 4 * slack)
+    return np.isfinite(visible) & (visible >= finite - spread - slack)
 
 
-def _blurred(picture: Floats, inside: NDArray[np.bool_], sigma: float) -> Floats:
+def _blurred(picture: Float32Array, inside: NDArray[np.bool_], sigma: float) -> Float32Array:
     """(H, H, 3) Gaussian mean over the pixels ``inside`` (H, H) only; the picture itself where there are none near."""
     weight = gaussian_filter(inside.astype(np.float32), sigma, truncate=3.0)
     total = gaussian_filter(picture * inside[..., None], (sigma, sigma, 0), truncate=3.0)

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components, dijkstra
 from scipy.spatial import cKDTree
 
 from pipeline.bake.atlas import Edges, TexelMap, along_edges, edge_points
-from pipeline.bake.solve import conjugate_gradients
+from pipeline.bake.conjugate_gradients import conjugate_gradients
 
 Texture = NDArray[np.float32]
 
@@ -32,53 +32,51 @@ _FEWEST_PATCHES, _MOST_PATCHES = 8, 512
 _MEMBRANE_STEPS, _REFINE_STEPS, _COARSEST = 300, 50, 48
 
 
-def fill_unreached(
-    texture: Texture, texels: TexelMap, reached: NDArray[np.bool_], borders: Edges | None = None
-) -> Texture:
-    """Gives every texel on the surface that is not ``reached`` (S, S) a value from reached ones nearby.
+def inpaint(texture: Texture, texels: TexelMap, coverage: NDArray[np.bool_], borders: Edges | None = None) -> Texture:
+    """Gives every texel on the surface that is not ``coverage`` (S, S) a value from reached ones nearby.
 
     First the nearest one: distances run along the surface, over ``borders`` from chart to chart; pieces that
     hang together with nothing reached take the nearest in space, with the normal as further coordinates. That
     closes small gaps. A larger area would be smeared with its border's colours, so from a few texels inside
     on it is quilted with patches of reached texture. Nothing reached, or nothing to fill: unchanged.
     """
-    known, missing = texels.mask & reached, texels.mask & ~reached
+    known, missing = texels.mask & coverage, texels.mask & ~coverage
     if not known.any() or not missing.any():
         return texture.copy()
     graph, number = surface_graph(texels, borders)
-    filled, distance = _take_nearest(texture, texels, known, missing, graph, number)
+    filled, distance = _copy_nearest(texture, texels, known, missing, graph, number)
     usual = np.median(graph.data) if graph.nnz else 0.0
     depth = np.zeros(missing.shape)
     depth[missing] = distance
     far = depth > _GAP * usual
     for side in _PATCHES:
-        if _quilt(filled, texels, known, far, depth, side):
+        if _quilt_patches(filled, texels, known, far, depth, side):
             break
     return filled
 
 
-def fill_smoothly(
-    texture: Texture, texels: TexelMap, reached: NDArray[np.bool_], borders: Edges | None = None
+def inpaint_smoothly(
+    texture: Texture, texels: TexelMap, coverage: NDArray[np.bool_], borders: Edges | None = None
 ) -> Texture:
-    """As ``fill_unreached``, for colours that people see: unreached texels become a membrane over the surface.
+    """As ``inpaint``, for colours that people see: unreached texels become a membrane over the surface.
 
     Each is the mean of its neighbours, over ``borders`` from chart to chart too, and what is reached stays: no
     border shows and nothing is invented. Large textures are filled on every fourth texel first; where nothing better
     is known it starts from the nearest reached texels, and pieces of the surface with none keep those.
     """
-    known, missing = texels.mask & reached, texels.mask & ~reached
+    known, missing = texels.mask & coverage, texels.mask & ~coverage
     if not known.any() or not missing.any():
         return texture.copy()
     graph, number = surface_graph(texels, borders)
-    filled, _ = _take_nearest(texture, texels, known, missing, graph, number)
+    filled, _ = _copy_nearest(texture, texels, known, missing, graph, number)
     steps = _MEMBRANE_STEPS
     if texels.size % 4 == 0 and texels.size >= 4 * _COARSEST:
         steps = _REFINE_STEPS
         coarse = _every_fourth(texels)
-        small = fill_smoothly(np.ascontiguousarray(texture[:, 2::4, 2::4]), coarse, reached[2::4, 2::4], borders)
+        small = inpaint_smoothly(np.ascontiguousarray(texture[:, 2::4, 2::4]), coarse, coverage[2::4, 2::4], borders)
         enlarged, chart = (np.repeat(np.repeat(a, 4, axis=-2), 4, axis=-1) for a in (small, coarse.chart))
-        taken = missing & (chart == texels.chart) & _is_anchored(texels, known, graph)
-        filled[:, taken] = enlarged[:, taken]
+        other_chart = missing & (chart == texels.chart) & _is_anchored(texels, known, graph)
+        filled[:, other_chart] = enlarged[:, other_chart]
     links = graph + graph.T
     links.data = np.median(links.data) / np.maximum(links.data, 1e-3 * np.median(links.data))
     links = sparse.csr_array(links, dtype=np.float32)
@@ -129,7 +127,7 @@ def _every_fourth(texels: TexelMap) -> TexelMap:
     )
 
 
-def _take_nearest(
+def _copy_nearest(
     texture: Texture,
     texels: TexelMap,
     known: NDArray[np.bool_],
@@ -172,7 +170,7 @@ def _away_from_box(points: NDArray[np.float64], box_of: NDArray[np.float64]) -> 
     return np.where(distance > np.linalg.norm(high - low) / 2, distance, 0.0)
 
 
-def _quilt(
+def _quilt_patches(
     texture: Texture,
     texels: TexelMap,
     known: NDArray[np.bool_],
@@ -185,7 +183,7 @@ def _quilt(
     Windows are visited from the border of the unreached area inwards; each takes the patch that fits best to
     what is already set in it. Patches are copied in UV, where the decoder will look at them.
     """
-    corners = _whole_windows(known, texels.chart, side)
+    corners = _complete_windows(known, texels.chart, side)
     if not far.any() or len(corners) < _FEWEST_PATCHES:
         return not far.any()
     corners = corners[np.linspace(0, len(corners) - 1, min(len(corners), _MOST_PATCHES)).astype(np.int64)]
@@ -203,20 +201,20 @@ def _quilt(
         kind="stable",
     )
     for y, x in (windows[i] for i in order):
-        place = (slice(y, y + side), slice(x, x + side))
-        for chart in np.unique(texels.chart[place][unset[place]]):
-            own = texels.chart[place] == chart
-            fixed, empty = own & ~unset[place], own & unset[place]
-            target = texture[(slice(None), *place)]
+        window = (slice(y, y + side), slice(x, x + side))
+        for chart in np.unique(texels.chart[window][unset[window]]):
+            own = texels.chart[window] == chart
+            fixed, empty = own & ~unset[window], own & unset[window]
+            target = texture[(slice(None), *window)]
             misfit = np.square(patches[:, :, fixed] - target[:, fixed]).sum(axis=(1, 2))
             # Without anything to fit to, any patch will do; spread the choice.
             best = int(misfit.argmin()) if fixed.any() else (7919 * (y * size + x)) % len(patches)
             target[:, empty] = patches[best][:, empty]
-            unset[place] &= ~own
+            unset[window] &= ~own
     return True
 
 
-def _whole_windows(known: NDArray[np.bool_], chart: NDArray[np.int32], side: int) -> NDArray[np.int64]:
+def _complete_windows(known: NDArray[np.bool_], chart: NDArray[np.int32], side: int) -> NDArray[np.int64]:
     """(N, 2) top left corners of the windows, on every other row and column, of known texels of one chart."""
     if len(known) < side:
         return np.zeros((0, 2), np.int64)
@@ -283,15 +281,17 @@ def _nearest_on_surface(
     distance = np.full(len(is_known), np.inf)
     source = np.full(len(is_known), -1, np.int64)
     if len(start):
-        distance, _, found = dijkstra(graph, directed=False, indices=start, min_only=True, return_predecessors=True)
-        source = np.where(np.isfinite(distance), found, -1)
+        distance, _, nearest_node = dijkstra(
+            graph, directed=False, indices=start, min_only=True, return_predecessors=True
+        )
+        source = np.where(np.isfinite(distance), nearest_node, -1)
     rank = np.cumsum(is_known) - 1
-    wanted = number[missing.ravel()]
-    nearest = np.where(source[wanted] >= 0, rank[source[wanted]], -1)
-    return nearest, distance[wanted]
+    missing_nodes = number[missing.ravel()]
+    nearest = np.where(source[missing_nodes] >= 0, rank[source[missing_nodes]], -1)
+    return nearest, distance[missing_nodes]
 
 
-def dilate(texture: Texture, mask: NDArray[np.bool_], radius: float | None = None) -> Texture:
+def extend_nearest(texture: Texture, mask: NDArray[np.bool_], radius: float | None = None) -> Texture:
     """Gives texels outside ``mask`` (S, S) the value of the nearest one inside.
 
     Up to ``radius`` texels away, or all of them when it is None, so that no mip level ever sees an unset texel.
@@ -305,29 +305,31 @@ def dilate(texture: Texture, mask: NDArray[np.bool_], radius: float | None = Non
     return grown
 
 
-def fill_gutter(
+def dilate(
     texture: Texture,
     texels: TexelMap,
     borders: Edges,
     width: float,
-    own: NDArray[np.bool_] | None = None,
+    own_texels: NDArray[np.bool_] | None = None,
 ) -> tuple[Texture, NDArray[np.bool_]]:
     """Gives gutter texels what lies across the border *on the surface*: the neighbour chart goes on there.
 
     A decoder that runs over the texture in UV space sees a chart's border with its true surroundings then.
     Each texel up to ``width`` texels off a chart is carried over the nearest border edge into the neighbour
-    chart and read there. ``own`` (S, S) are the texels that keep their value and may be read, by default all
+    chart and read there. ``own_texels`` (S, S) are the texels that keep their value and may be read, by default all
     on the surface. Returns the texture and where it is set now, (S, S) bool; a texel for which there is no
-    neighbour is left to ``dilate``.
+    neighbour is left to ``extend_nearest``.
     """
-    from pipeline.bake import fill_numba
+    from pipeline.bake import inpainting_numba
 
-    own = texels.mask if own is None else own
+    own_texels = texels.mask if own_texels is None else own_texels
     size = texels.size
     source = np.full((size, size, 2), np.nan)
     target = np.full((size, size), -1, np.int32)
-    fill_numba.carry_across(borders.uv * size, borders.inward, borders.chart, own, float(width), source, target)
+    inpainting_numba.map_across_border(
+        borders.uv * size, borders.inward, borders.chart, own_texels, float(width), source, target
+    )
     texel_first = np.ascontiguousarray(texture.transpose(1, 2, 0))
-    charts = np.where(own, texels.chart, -1).astype(np.int32)
-    filled = fill_numba.read_charts(texel_first, charts, source, target)
-    return np.ascontiguousarray(texel_first.transpose(2, 0, 1)), own | filled
+    charts = np.where(own_texels, texels.chart, -1).astype(np.int32)
+    filled = inpainting_numba.sample_charts(texel_first, charts, source, target)
+    return np.ascontiguousarray(texel_first.transpose(2, 0, 1)), own_texels | filled

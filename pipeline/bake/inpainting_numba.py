@@ -1,4 +1,4 @@
-"""Compiled loops over chart borders; see ``fill``. UV is in texels here: texel (x, y) has its centre at +0.5."""
+"""Compiled loops over chart borders; see ``inpainting``. UV is in texels here: texel (x, y) has its centre at +0.5."""
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-incomplete-defs=False
 # Compiled functions take their types from their arguments.
@@ -11,7 +11,7 @@ from pipeline.core.jit import njit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def carry_across(uv, inward, chart, mask, width, source, target):
+def map_across_border(uv, inward, chart, mask, width, source, target):
     """For gutter texels within ``width`` of a border edge: the point (x, y) in the neighbour chart, and that chart.
 
     The neighbour's side of the edge is laid onto this side by the similarity that joins their ends; the nearest
@@ -56,7 +56,7 @@ def carry_across(uv, inward, chart, mask, width, source, target):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def read_charts(texels, chart, source, target):
+def sample_charts(texels, chart, source, target):
     """Sets texels (S, S, C) with a target chart to the bilinear value at ``source``, read from that chart only.
 
     Returns where that was possible: (S, S) bool.
