@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from pipeline.core.job import Job, no_report
-from pipeline.distill.loop import Subject, distill
+from pipeline.optimize.loop import Optimization, optimize
 from pipeline.prior.load import Prior, load_prior
 from pipeline.recipes.build import prepare, variants
 from pipeline.recipes.paint import Paint
@@ -22,7 +22,7 @@ from pipeline.recipes.work import Work
 MESHES = Path(__file__).parent.parent / "manifests" / "meshes"
 
 
-def subjects(prior: Prior, mesh: Path, count: int, steps: int, out: Path, lockstep: int) -> list[Subject]:
+def subjects(prior: Prior, mesh: Path, count: int, steps: int, out: Path, lockstep: int) -> list[Optimization]:
     """``count`` paint jobs on ``mesh`` with the prior's own settings, prepared as the recipe prepares them."""
     made = []
     for seed in range(count):
@@ -42,10 +42,10 @@ def measure(prior: Prior, mesh: Path, lockstep: int, steps: int, out: Path) -> t
     """Seconds per step and asset: (in the prior, beside it)."""
     group = subjects(prior, mesh, lockstep, steps + 2, out, lockstep)
     # Two steps to warm up (compiled kernels, allocator), not counted.
-    distill(group, prior, lockstep=lockstep, stop=lambda: group[0].step >= 2)
+    optimize(group, prior, lockstep=lockstep, stop=lambda: group[0].step >= 2)
     for subject in group:
         subject.seconds = {"prior": 0.0, "scene": 0.0}
-    distill(group, prior, lockstep=lockstep)
+    optimize(group, prior, lockstep=lockstep)
     parts = [[s.seconds[name] / steps for s in group] for name in ("prior", "scene")]
     return statistics.mean(parts[0]), statistics.mean(parts[1])
 

@@ -29,8 +29,8 @@ from skimage.color import rgb2lab
 from benchmarks.sketch import MUSHROOM
 from pipeline.bake.decode import decode_texture
 from pipeline.core.job import Job, RowLocation, no_report
-from pipeline.distill.loop import distill
 from pipeline.fields.radiance_field_scene import RadianceFieldScene
+from pipeline.optimize.loop import optimize
 from pipeline.prior.latent_rgb_fit import picture as made_picture
 from pipeline.prior.load import Prior, load_prior
 from pipeline.raster.camera import Cameras, orbit
@@ -152,7 +152,7 @@ def grown(prior: Prior, prompt: str, steps: int, refine_steps: int, out: Path) -
     variant = work.variants[0]
     assert variant.subject is not None
     variant.subject.checkpoint = None
-    distill([variant.subject], prior, lockstep=1)
+    optimize([variant.subject], prior, lockstep=1)
     if variant.subject.error:
         raise variant.subject.error
     begin_refinement(recipe, work, prior, 1)
@@ -192,7 +192,7 @@ def main() -> None:
         found = (psnr(images, decoded, where) for where in (inside, within, np.ones_like(inside)))
         print(f"  {name:37s} {' / '.join(f'{value:.1f}' for value in found)} dB")
     print(f"what the map's fit gives on pictures of its own, whole ones: {fitted(prior):.1f} dB")
-    distill([variant.refinement], prior, lockstep=1)
+    optimize([variant.refinement], prior, lockstep=1)
     after, still_inside = pictures(variant.refined, cameras, prior)
     colours = chroma(decoded, inside), chroma(first, inside), chroma(after, still_inside)
     print(f"mean chroma: decoded {colours[0]:.1f}, first refined {colours[1]:.1f}, refined {colours[2]:.1f}")

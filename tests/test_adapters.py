@@ -15,9 +15,9 @@ from pipeline.core.errors import PriorError
 from pipeline.core.job import AdapterFile, Job
 from pipeline.core.rng import torch_generator
 from pipeline.core.scene import View
-from pipeline.distill.prompts import PromptTable
-from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients
 from pipeline.manifest import load_manifest
+from pipeline.optimize.prompts import PromptTable
+from pipeline.optimize.sds import GuidanceRequest, SdsSettings, sample_noise, sds_gradients
 from pipeline.plan import plan
 from pipeline.prior.adapters import NO_ADAPTERS, Adapters
 from pipeline.prior.load import Prior, load_prior
@@ -36,11 +36,11 @@ def prior(folders: dict[str, Path]) -> Prior:
     return load_prior(folders["sd1"])
 
 
-def query(prior: Prior, seed: int, adapters: Adapters = NO_ADAPTERS, prompt: str = "a red cube") -> Query:
+def query(prior: Prior, seed: int, adapters: Adapters = NO_ADAPTERS, prompt: str = "a red cube") -> GuidanceRequest:
     table = PromptTable(prior, prompt, "", view_words=False, close_up=False, adapters=adapters)
-    t, eps = draw(SdsSettings(7.5), prior, seed, 0, 10, (1, 4, 8, 8))
+    t, eps = sample_noise(SdsSettings(7.5), prior, seed, 0, 10, (1, 4, 8, 8))
     latents = torch.randn(1, 4, 8, 8, generator=torch_generator(seed, "z"))
-    return Query(latents, table.text([View("front", False)]), table.negative(1), t, eps, 7.5)
+    return GuidanceRequest(latents, table.text([View("front", False)]), table.negative(1), t, eps, 7.5)
 
 
 def merged(prior: Prior, changes: dict[str, torch.Tensor], weight: float) -> Prior:

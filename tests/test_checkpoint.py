@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from test_distill import subject
 
 from pipeline.core.job import Job, RowLocation
-from pipeline.distill import checkpoint
-from pipeline.distill.checkpoint import CheckpointError, TensorSpec
-from pipeline.distill.loop import Subject, distill
 from pipeline.export.record import read_record
+from pipeline.optimize import checkpoint
+from pipeline.optimize.checkpoint import CheckpointError, TensorSpec
+from pipeline.optimize.loop import Optimization, optimize
 from pipeline.prior.load import Prior
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
@@ -121,23 +121,23 @@ def scene_of(tensors: Tensors) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(prior: Prior) -> Subject:
+def whole(prior: Prior) -> Optimization:
     made = subject(prior, 1)
-    assert distill([made], prior, lockstep=1)
+    assert optimize([made], prior, lockstep=1)
     return made
 
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_bad_checkpoint_is_dropped_and_the_steps_begin_anew(
-    prior: Prior, whole: Subject, tmp_path: Path, name: str
+    prior: Prior, whole: Optimization, tmp_path: Path, name: str
 ) -> None:
     damage, reason = DAMAGES[name]
     path = tmp_path / "one" / ".work" / "0" / "latent.safetensors"
     begun = subject(prior, 1, path=path)
-    assert not distill([begun], prior, lockstep=1, stop=lambda: begun.step >= 3)
+    assert not optimize([begun], prior, lockstep=1, stop=lambda: begun.step >= 3)
     damage(path)
     again = subject(prior, 1, path=path)
-    assert distill([again], prior, lockstep=1)
+    assert optimize([again], prior, lockstep=1)
     assert again.error is None and again.resumed_from == 0 and again.step == 6
     (note,) = again.notes
     assert note.startswith("the checkpoint .work/0/latent.safetensors was dropped: ") and note.isprintable()
@@ -150,7 +150,7 @@ def test_a_bad_checkpoint_is_dropped_and_the_steps_begin_anew(
 def test_a_good_checkpoint_is_used_without_a_word(prior: Prior, tmp_path: Path) -> None:
     path = tmp_path / "latent.safetensors"
     begun = subject(prior, 1, path=path)
-    distill([begun], prior, lockstep=1, stop=lambda: begun.step >= 3)
+    optimize([begun], prior, lockstep=1, stop=lambda: begun.step >= 3)
     again = subject(prior, 1, path=path)
     again.resume()
     assert (again.resumed_from, again.notes) == (3, [])
@@ -254,7 +254,7 @@ def digest(out: Path) -> str:
 def test_a_checkpoint_is_plain_safetensors_with_its_checksum(prior: Prior, tmp_path: Path) -> None:
     path = tmp_path / "latent.safetensors"
     begun = subject(prior, 1, path=path)
-    distill([begun], prior, lockstep=1, stop=lambda: begun.step >= 3)
+    optimize([begun], prior, lockstep=1, stop=lambda: begun.step >= 3)
     size = int.from_bytes(path.read_bytes()[:8], "little")
     head = json.loads(path.read_bytes()[8 : 8 + size])
     assert set(head["__metadata__"]) == {"format", "key", "step", "sha256"} and head["__metadata__"]["step"] == "3"

@@ -11,9 +11,9 @@ from fake_prior import make_prior
 
 from pipeline.core.rng import torch_generator
 from pipeline.core.scene import Rendering, View
-from pipeline.distill.loop import Subject, distill
-from pipeline.distill.prompts import PromptTable, view_prompt
-from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients, sds_loss, timestep
+from pipeline.optimize.loop import Optimization, optimize
+from pipeline.optimize.prompts import PromptTable, view_prompt
+from pipeline.optimize.sds import GuidanceRequest, SdsSettings, sample_noise, sds_gradients, sds_loss, timestep
 from pipeline.prior.load import Prior, TextEmbedding, load_prior
 
 VIEWS = [View("front", False), View("side", True)]
@@ -48,15 +48,19 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
     return load_prior(make_prior(tmp_path_factory.mktemp("priors") / "tiny"))
 
 
-def subject(prior: Prior, seed: int, *, steps: int = 6, path: Path | None = None, fail_at: int = -1) -> Subject:
+def subject(prior: Prior, seed: int, *, steps: int = 6, path: Path | None = None, fail_at: int = -1) -> Optimization:
     prompts = PromptTable(prior, "a red brick cube", "", view_words=True, close_up=True)
-    return Subject(Canvas(seed, fail_at), prompts, SdsSettings(5.0), seed, steps, checkpoint=path, key=f"job {seed}")
+    return Optimization(
+        Canvas(seed, fail_at), prompts, SdsSettings(5.0), seed, steps, checkpoint=path, key=f"job {seed}"
+    )
 
 
-def query(prior: Prior, seed: int, scale: float = 5.0, negative: str = "") -> Query:
+def query(prior: Prior, seed: int, scale: float = 5.0, negative: str = "") -> GuidanceRequest:
     latents = torch.randn(2, 4, 8, 8, generator=torch_generator(seed, "z"))
-    t, eps = draw(SdsSettings(scale), prior, seed, 0, 10, tuple(latents.shape))
-    return Query(latents, prior.embed(["a red cube", "a blue cube"]), prior.embed([negative] * 2), t, eps, scale)
+    t, eps = sample_noise(SdsSettings(scale), prior, seed, 0, 10, tuple(latents.shape))
+    return GuidanceRequest(
+        latents, prior.embed(["a red cube", "a blue cube"]), prior.embed([negative] * 2), t, eps, scale
+    )
 
 
 @pytest.mark.parametrize("negative", ["", "blue"])
@@ -125,29 +129,29 @@ def test_the_batch_shrinks_only_where_that_changes_no_bit(prior: Prior, monkeypa
 def test_draws_are_keyed_and_in_range(prior: Prior) -> None:
     settings = SdsSettings(1.0, t_min=0.1, t_max=0.9)
     shape = (512, 4, 2, 2)
-    early, noise = draw(settings, prior, 7, 0, 100, shape)
-    again, same = draw(settings, prior, 7, 0, 100, shape)
-    late, _ = draw(settings, prior, 7, 99, 100, shape)
+    early, noise = sample_noise(settings, prior, 7, 0, 100, shape)
+    again, same = sample_noise(settings, prior, 7, 0, 100, shape)
+    late, _ = sample_noise(settings, prior, 7, 99, 100, shape)
     assert torch.equal(early, again) and torch.equal(noise, same)
     assert early.min() >= 100 and 850 < early.max() < 900
     assert late.min() >= 100 and 470 < late.max() <= 500
-    assert not torch.equal(draw(settings, prior, 8, 0, 100, shape)[1], noise)
-    flat, _ = draw(SdsSettings(1.0, 0.1, 0.9, timesteps="uniform"), prior, 7, 99, 100, shape)
+    assert not torch.equal(sample_noise(settings, prior, 8, 0, 100, shape)[1], noise)
+    flat, _ = sample_noise(SdsSettings(1.0, 0.1, 0.9, timesteps="uniform"), prior, 7, 99, 100, shape)
     assert flat.max() > 850
 
 
 def test_scenes_in_lockstep_end_as_they_do_alone(prior: Prior) -> None:
     together = [subject(prior, 1), subject(prior, 2, steps=3), subject(prior, 3)]
-    assert distill(together, prior, lockstep=4)
+    assert optimize(together, prior, lockstep=4)
     for made, steps in zip(together, (6, 3, 6), strict=True):
         alone = subject(prior, made.seed, steps=steps)
-        distill([alone], prior, lockstep=4)
+        optimize([alone], prior, lockstep=4)
         assert torch.equal(made.scene.state()["pixels"], alone.scene.state()["pixels"])
 
 
 def test_a_broken_scene_stops_no_other(prior: Prior) -> None:
     good, broken = subject(prior, 1), subject(prior, 2, fail_at=3)
-    assert distill([broken, good], prior, lockstep=2)
+    assert optimize([broken, good], prior, lockstep=2)
     assert isinstance(broken.error, RuntimeError) and broken.step == 3
     assert good.error is None and good.step == 6
 
@@ -155,12 +159,12 @@ def test_a_broken_scene_stops_no_other(prior: Prior) -> None:
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
 def test_resuming_gives_the_same_bytes(prior: Prior, tmp_path: Path, stop_at: int) -> None:
     whole = subject(prior, 1)
-    distill([whole], prior, lockstep=1)
+    optimize([whole], prior, lockstep=1)
     path = tmp_path / "checkpoint.safetensors"
     first = subject(prior, 1, path=path)
-    assert not distill([first], prior, lockstep=1, stop=lambda: first.step >= stop_at)
+    assert not optimize([first], prior, lockstep=1, stop=lambda: first.step >= stop_at)
     second = subject(prior, 1, path=path)
-    assert distill([second], prior, lockstep=1)
+    assert optimize([second], prior, lockstep=1)
     assert second.resumed_from == stop_at
     assert torch.equal(second.scene.state()["pixels"], whole.scene.state()["pixels"])
 
@@ -168,7 +172,7 @@ def test_resuming_gives_the_same_bytes(prior: Prior, tmp_path: Path, stop_at: in
 def test_checkpoints_come_by_the_clock_and_leave_no_litter(prior: Prior, tmp_path: Path) -> None:
     path = tmp_path / "work" / "checkpoint.safetensors"
     one = subject(prior, 1, path=path)
-    distill([one], prior, lockstep=1, checkpoint_seconds=0)
+    optimize([one], prior, lockstep=1, checkpoint_seconds=0)
     again = subject(prior, 1, path=path)
     again.resume()
     assert again.step == again.resumed_from == 6 and torch.equal(again.scene.pixels, one.scene.pixels)
@@ -177,7 +181,7 @@ def test_checkpoints_come_by_the_clock_and_leave_no_litter(prior: Prior, tmp_pat
 
 def test_too_many_scenes_are_refused(prior: Prior) -> None:
     with pytest.raises(ValueError, match="do not fit"):
-        distill([subject(prior, 1), subject(prior, 2)], prior, lockstep=1)
+        optimize([subject(prior, 1), subject(prior, 2)], prior, lockstep=1)
     with pytest.raises(ValueError, match="do not fit"):
         sds_gradients(prior, [query(prior, 1)] * 2, 1)
 
@@ -218,7 +222,7 @@ def test_close_ups_ask_a_prior_for_its_word_for_surfaces(prior: Prior, monkeypat
 def test_descending_timesteps_go_down_in_a_band(prior: Prior) -> None:
     settings = SdsSettings(1.0, 0.1, 0.9, timesteps="descending")
     for step, low, high in ((0, 740, 900), (50, 420, 580), (99, 100, 260)):
-        t, _ = draw(settings, prior, 7, step, 100, (512, 4, 2, 2))
+        t, _ = sample_noise(settings, prior, 7, step, 100, (512, 4, 2, 2))
         assert low - 5 <= t.min() < low + 20 and high - 20 < t.max() <= high + 5
 
 
@@ -241,7 +245,7 @@ def test_following_the_flow_is_ddim_sampling(prior: Prior) -> None:
     made = subject(prior, 3, steps=3)
     made.scene = Sampled(3)
     start = made.scene.pixels.detach().clone()
-    assert distill([made], prior, lockstep=1)
+    assert optimize([made], prior, lockstep=1)
     assert made.error is None
     times = [int(share * prior.train_steps) for share in Sampled.TIMES]
     abar = prior.alphas_cumprod[times[0]]
@@ -259,8 +263,8 @@ def test_following_the_flow_is_ddim_sampling(prior: Prior) -> None:
 
 def test_a_scene_may_decide_the_timestep(prior: Prior) -> None:
     settings = SdsSettings(1.0, 0.1, 0.9)
-    t, eps = draw(settings, prior, 7, 0, 10, (4, 4, 2, 2), time=0.5)
-    free, same = draw(settings, prior, 7, 0, 10, (4, 4, 2, 2))
+    t, eps = sample_noise(settings, prior, 7, 0, 10, (4, 4, 2, 2), time=0.5)
+    free, same = sample_noise(settings, prior, 7, 0, 10, (4, 4, 2, 2))
     assert t.unique().tolist() == [timestep(0.5, prior.train_steps)] and len(free.unique()) > 1
     assert torch.equal(eps, same)
     assert (timestep(0.0, 1000), timestep(0.5, 1000), timestep(1.0, 1000)) == (0, 500, 999)

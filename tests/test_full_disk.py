@@ -85,7 +85,7 @@ from pathlib import Path
 import numpy as np, torch
 from pipeline.core import atomic
 from pipeline.core.errors import describe_os_error
-from pipeline.distill import checkpoint
+from pipeline.optimize import checkpoint
 folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 for write in (

@@ -18,9 +18,9 @@ from gpu import test_memory_on_cuda as memory_suite
 from gpu import test_paint_on_cuda as paint_suite
 from gpu import test_prior_on_cuda as prior_suite
 
-from pipeline.distill import loop
 from pipeline.fields.grid import tinycudann_backend
 from pipeline.fields.mlp import tinycudann_backend as mlp_tinycudann
+from pipeline.optimize import loop
 
 
 @pytest.fixture(scope="module")

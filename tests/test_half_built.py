@@ -9,9 +9,9 @@ import torch
 from thirty_bad_rows import write_tetrahedron
 
 from pipeline.core.job import WORK_DIR, Job
-from pipeline.distill import checkpoint
 from pipeline.fleet.rowlog import RowLog
 from pipeline.fleet.rows import Row
+from pipeline.optimize import checkpoint
 from pipeline.plan import PlanItem, plan
 
 

@@ -13,11 +13,11 @@ from pipeline.cli import main
 from pipeline.core.atomic import remove_stale_temporaries
 from pipeline.core.errors import UsageError
 from pipeline.core.plain import is_plain, open_plain
-from pipeline.distill import checkpoint
 from pipeline.export.record import load_record, output_problem, read_record
 from pipeline.fleet import driver
 from pipeline.fleet.driver import FleetSettings
 from pipeline.fleet.ledger import read_run
+from pipeline.optimize import checkpoint
 
 
 def build(out: Path, *ids: str):

@@ -15,9 +15,9 @@ from test_distill import VIEWS, Canvas, subject
 
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.scene import Rendering
-from pipeline.distill import loop, width
-from pipeline.distill.loop import Subject, distill
-from pipeline.distill.width import OutOfMemory, fitting, lacks_memory
+from pipeline.optimize import adaptive_batch, loop
+from pipeline.optimize.adaptive_batch import OutOfMemory, fitting_batch_size, is_out_of_memory
+from pipeline.optimize.loop import Optimization, optimize
 from pipeline.prior.cache import CACHE_VARIABLE
 from pipeline.prior.load import Prior, TextEmbedding, load_prior
 
@@ -51,12 +51,12 @@ class SmallMemory:
 def test_eight_that_do_not_fit_go_on_as_four(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [subject(prior, seed, steps=3) for seed in range(8)]
     for one in expected:
-        distill([one], prior, lockstep=4)
+        optimize([one], prior, lockstep=4)
     memory = SmallMemory(prior, 4, monkeypatch)
     monkeypatch.setattr(prior, "batch_invariance", {})
     group = [subject(prior, seed, steps=3) for seed in range(8)]
-    assert distill(group, prior, lockstep=8)
-    assert all(s.error is None and s.step == 3 and s.width == 4 for s in group)
+    assert optimize(group, prior, lockstep=8)
+    assert all(s.error is None and s.step == 3 and s.batch_size == 4 for s in group)
     assert group[0].notes == ["out of memory at a lockstep of 8: from step 0 on 4 went at once"]
     assert memory.sizes.count(8) == 1
     for made, alone in zip(group, expected, strict=True):
@@ -65,23 +65,25 @@ def test_eight_that_do_not_fit_go_on_as_four(prior: Prior, monkeypatch: pytest.M
 
 def test_what_fits_is_remembered(prior: Prior, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     SmallMemory(prior, 2, monkeypatch)
-    distill([subject(prior, seed, steps=1) for seed in range(4)], prior, lockstep=4)
+    optimize([subject(prior, seed, steps=1) for seed in range(4)], prior, lockstep=4)
     again = load_prior(folder)
     memory = SmallMemory(again, 2, monkeypatch)
     group = [subject(again, seed, steps=2) for seed in range(4)]
-    assert distill(group, again, lockstep=4) and max(memory.sizes) == 2
-    assert group[0].width == 2 and group[0].notes == ["a lockstep of 4 did not fit this device before: 2 go at once"]
+    assert optimize(group, again, lockstep=4) and max(memory.sizes) == 2
+    assert group[0].batch_size == 2 and group[0].notes == [
+        "a lockstep of 4 did not fit this device before: 2 go at once"
+    ]
     other = [subject(again, seed, steps=1) for seed in range(4)]
     for one in other:
-        one.batch = ("other views",)
-    distill(other, again, lockstep=4)
+        one.batch_shape = ("other views",)
+    optimize(other, again, lockstep=4)
     assert max(memory.sizes) == 4
 
 
 def test_nothing_fits(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     SmallMemory(prior, 0, monkeypatch)
     group = [subject(prior, seed) for seed in range(2)]
-    assert distill(group, prior, lockstep=2)
+    assert optimize(group, prior, lockstep=2)
     assert all(isinstance(s.error, OutOfMemory) and "--low-memory" in s.error.message for s in group)
 
 
@@ -97,11 +99,11 @@ class Greedy(Canvas):
 
 def test_scenes_that_had_their_step_are_not_stepped_twice(prior: Prior) -> None:
     alone = subject(prior, 1, steps=4)
-    distill([alone], prior, lockstep=2)
+    optimize([alone], prior, lockstep=2)
     good, greedy = subject(prior, 1, steps=4), subject(prior, 2, steps=4)
     greedy.scene = Greedy(2)
     greedy.__post_init__()
-    assert distill([good, greedy], prior, lockstep=2)
+    assert optimize([good, greedy], prior, lockstep=2)
     assert good.step == greedy.step == 4 and greedy.error is None
     assert torch.allclose(good.scene.state()["pixels"], alone.scene.state()["pixels"], atol=1e-4)
 
@@ -110,20 +112,20 @@ def test_lack_of_memory_is_no_scenes_own_error(prior: Prior, monkeypatch: pytest
     memory = SmallMemory(prior, 1, monkeypatch)
     monkeypatch.setattr(prior, "batch_invariance", {})
     group = [subject(prior, 1, steps=2), subject(prior, 2, steps=2, fail_at=1)]
-    assert distill(group, prior, lockstep=2)
+    assert optimize(group, prior, lockstep=2)
     assert group[0].error is None and group[0].step == 2
     assert isinstance(group[1].error, RuntimeError) and group[1].step == 1
     assert memory.sizes[0] == 2 and set(memory.sizes[1:]) == {1}
 
 
 def test_after_a_while_more_go_at_once_again(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(width, "_PATIENCE", 2)
+    monkeypatch.setattr(adaptive_batch, "_GROW_AFTER", 2)
     monkeypatch.setattr(prior, "batch_invariance", {})
     memory = SmallMemory(prior, 1, monkeypatch)
     group = [subject(prior, seed, steps=7) for seed in range(2)]
     group[0].report = lambda stage, done, total: setattr(memory, "scenes", 1 if done < 3 else 2)
-    assert distill(group, prior, lockstep=2)
-    assert [(s.error, s.step, s.width) for s in group] == [(None, 7, 1)] * 2
+    assert optimize(group, prior, lockstep=2)
+    assert [(s.error, s.step, s.batch_size) for s in group] == [(None, 7, 1)] * 2
     # The patience of 2 calls was multiplied when memory did not suffice: 8 calls are the steps of 4 rounds.
     assert group[0].notes == [
         "out of memory at a lockstep of 2: from step 0 on 1 went at once",
@@ -148,7 +150,7 @@ def test_after_a_while_more_go_at_once_again(prior: Prior, monkeypatch: pytest.M
     ],
 )
 def test_lack_of_memory_in_the_words_of_each_library(error: Exception, lacks: bool) -> None:
-    assert lacks_memory(error) is lacks
+    assert is_out_of_memory(error) is lacks
 
 
 def test_answers_that_are_not_numbers_fail_the_row(
@@ -163,7 +165,7 @@ def test_answers_that_are_not_numbers_fail_the_row(
 
     monkeypatch.setattr(prior, "predict_noise", overflowing)
     group = [subject(prior, seed, steps=3, path=tmp_path / f"{seed}.safetensors") for seed in range(2)]
-    assert distill(group, prior, lockstep=2)
+    assert optimize(group, prior, lockstep=2)
     # The first row of the batch is the first scene's; the second one does not suffer.
     assert group[0].error is not None and "--precision bfloat16" in str(group[0].error)
     assert group[1].error is None and group[1].step == 3
@@ -225,11 +227,11 @@ def test_the_width_is_extrapolated_tried_and_remembered(
     device: Device, expected: int, tried: list[int], there: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device.install(monkeypatch)
-    assert fitting(there, 1, 64, step=device.step) == expected
+    assert fitting_batch_size(there, 1, 64, step=device.step) == expected
     assert device.tried == tried
-    assert fitting(there, 1, 64, step=device.step) == expected and device.tried == tried
+    assert fitting_batch_size(there, 1, 64, step=device.step) == expected and device.tried == tried
     # Other views are measured anew.
-    fitting(there, 1, 96, step=device.step)
+    fitting_batch_size(there, 1, 96, step=device.step)
     assert len(device.tried) == 2 * len(tried)
 
 
@@ -242,10 +244,10 @@ def test_an_estimate_that_is_too_large_is_halved(there: Prior, monkeypatch: pyte
         if count > 4:
             raise RuntimeError("cuDNN: out of memory for a workspace")
 
-    assert fitting(there, 1, 64, step=step) == 4 and device.tried == [1, 2, 16, 8, 4]
+    assert fitting_batch_size(there, 1, 64, step=step) == 4 and device.tried == [1, 2, 16, 8, 4]
     device.total = 1
     with pytest.raises(OutOfMemory, match="--low-memory"):
-        fitting(there, 4, 64, step=device.step)
+        fitting_batch_size(there, 4, 64, step=device.step)
 
 
 @pytest.mark.parametrize("refine", [False, True])
@@ -258,7 +260,7 @@ def test_what_is_measured_is_the_priors_part_of_a_step(
     predict, encode = there.predict_noise, there.encode
     monkeypatch.setattr(there, "predict_noise", lambda *a: (sizes.append(tuple(a[0].shape)), predict(*a))[1])
     monkeypatch.setattr(there, "encode", lambda rgb: (views.append(tuple(rgb.shape)), encode(rgb))[1])
-    fitting(there, 3, 8, refine=refine, most=2)
+    fitting_batch_size(there, 3, 8, refine=refine, largest=2)
     assert sizes == [(6, 4, 8, 8), (12, 4, 8, 8)]
     assert views == [(3, 3, 32, 32)] * (3 if refine else 0)
 
@@ -317,7 +319,7 @@ class WholeDevice(Device):
             self.take(len(noisy) // 4 * self.each)
             return predict(noisy, *more)  # type: ignore[arg-type]
 
-        def stepped(subjects: list[Subject], prior: Prior, slots: int) -> None:
+        def stepped(subjects: list[Optimization], prior: Prior, slots: int) -> None:
             self.held = 0
             self.tried.append(len(subjects))
             step(subjects, prior, slots)
@@ -326,7 +328,7 @@ class WholeDevice(Device):
         monkeypatch.setattr(loop, "_step", stepped)
 
 
-def heavy(prior: Prior, device: WholeDevice, count: int) -> list[Subject]:
+def heavy(prior: Prior, device: WholeDevice, count: int) -> list[Optimization]:
     group = [subject(prior, seed, steps=3) for seed in range(count)]
     for number, one in enumerate(group):
         one.scene = Heavy(number, device)
@@ -351,8 +353,8 @@ def test_the_scenes_own_memory_is_measured_before_their_first_step(
     device.drive(there, monkeypatch)
     monkeypatch.setattr(there, "batch_invariance", {})
     group = heavy(there, device, 8)
-    assert distill(group, there, lockstep=8)
-    assert all(s.error is None and s.step == 3 and s.width == width for s in group)
+    assert optimize(group, there, lockstep=8)
+    assert all(s.error is None and s.step == 3 and s.batch_size == width for s in group)
     note = f"a lockstep of 8 does not fit this device by measurement: {width} go at once"
     assert group[7].notes == ([] if width == 8 else [note])
     # Two steps of one scene and two of two, then the real ones, and never a lack of memory.
@@ -362,7 +364,7 @@ def test_the_scenes_own_memory_is_measured_before_their_first_step(
     assert all(s.scene.rendered == 3 for s in group)  # type: ignore[attr-defined]
     device.tried.clear()
     again = heavy(there, device, 8)
-    assert distill(again, there, lockstep=8) and set(device.tried) == {width}
+    assert optimize(again, there, lockstep=8) and set(device.tried) == {width}
     for one, two in zip(group, again, strict=True):
         assert torch.equal(one.scene.state()["pixels"].cpu(), two.scene.state()["pixels"].cpu())
 
@@ -373,7 +375,7 @@ def test_what_fits_beyond_a_lockstep_is_known_to_a_wider_one(there: Prior, monke
     device.drive(there, monkeypatch)
     for lockstep, tried in ((2, {1, 2}), (3, {3}), (8, {4})):
         device.tried.clear()
-        assert distill(heavy(there, device, lockstep), there, lockstep=lockstep)
+        assert optimize(heavy(there, device, lockstep), there, lockstep=lockstep)
         assert set(device.tried) == tried
 
 
@@ -385,23 +387,23 @@ def test_what_other_libraries_take_for_a_scene_is_counted_but_not_other_processe
     device.install(monkeypatch)
     taken = iter([0, grown])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (20 * GB - next(taken, 0), 24 * GB))
-    assert fitting(there, 1, 64, step=device.step) == width
+    assert fitting_batch_size(there, 1, 64, step=device.step) == width
 
 
 def test_a_rehearsal_leaves_no_trace(prior: Prior) -> None:
     one, same = subject(prior, 1, steps=4), subject(prior, 1, steps=4)
     for each in (one, same):
-        distill([each], prior, lockstep=1, stop=iter([False, False, True]).__next__)
+        optimize([each], prior, lockstep=1, stop=iter([False, False, True]).__next__)
     heard: list[int] = []
     one.report = lambda stage, done, total: heard.append(done)
     seconds = dict(one.seconds)
-    with pytest.raises(torch.OutOfMemoryError), one.rehearsal():
+    with pytest.raises(torch.OutOfMemoryError), one.dry_run():
         loop._step([one], prior, 1)
         assert one.step == 3
         raise torch.OutOfMemoryError("in the middle")
     assert (one.step, one.seconds, heard) == (2, seconds, [])
     for each in (one, same):
-        distill([each], prior, lockstep=1)
+        optimize([each], prior, lockstep=1)
     assert heard == [3, 4] and torch.equal(one.scene.state()["pixels"], same.scene.state()["pixels"])
 
 
@@ -417,10 +419,10 @@ def test_what_adam_could_not_finish_is_begun_again(prior: Prior, monkeypatch: py
         step()
 
     monkeypatch.setattr(one._adam, "step", lacking)
-    assert distill([one], prior, lockstep=2) and one.error is None
-    distill([alone], prior, lockstep=1)
+    assert optimize([one], prior, lockstep=2) and one.error is None
+    optimize([alone], prior, lockstep=1)
     assert torch.allclose(one.scene.state()["pixels"], alone.scene.state()["pixels"], atol=1e-5)
 
 
 def test_without_cuda_there_is_nothing_to_measure(prior: Prior) -> None:
-    assert fitting(prior, 1, 8) == 4 and fitting(prior, 1, 8, most=2) == 2
+    assert fitting_batch_size(prior, 1, 8) == 4 and fitting_batch_size(prior, 1, 8, largest=2) == 2

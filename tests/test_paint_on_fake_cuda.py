@@ -13,8 +13,8 @@ from fake_cuda import CudaTensor, fake_cuda
 from fake_prior import make_prior
 
 from pipeline.core.job import Job, RowLocation
-from pipeline.distill import loop
 from pipeline.export.record import read_record
+from pipeline.optimize import loop
 from pipeline.prior.load import Prior, load_prior
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
@@ -70,8 +70,8 @@ def test_every_kind_of_painting(settings, prior: Prior, tmp_path, monkeypatch):
     monkeypatch.setenv("LATENTKILN_RASTERISE", "numba")  # nvdiffrast's stand-in draws slowly
     monkeypatch.setattr("pipeline.painting.multiview_sampling._CANDIDATES", 4)
     rehearsed: list[int] = []
-    rehearse = loop._rehearse
-    monkeypatch.setattr(loop, "_rehearse", lambda group, prior: (rehearsed.append(len(group)), rehearse(group, prior)))
+    rehearse = loop._dry_run
+    monkeypatch.setattr(loop, "_dry_run", lambda group, prior: (rehearsed.append(len(group)), rehearse(group, prior)))
     made = []
     for out in (tmp_path / "one", tmp_path / "two"):
         outcomes = paint(jobs_of(tmp_path, **settings), prior, out, fingerprints=["a", "b"], lockstep=2)

@@ -19,7 +19,7 @@ from pipeline.cli import main
 from pipeline.core.errors import PriorError
 from pipeline.core.job import AdapterFile
 from pipeline.core.rng import torch_generator
-from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients
+from pipeline.optimize.sds import GuidanceRequest, SdsSettings, sample_noise, sds_gradients
 from pipeline.prior.cache import CACHE_VARIABLE
 from pipeline.prior.components import load_components
 from pipeline.prior.identity import prior_identity
@@ -36,10 +36,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def gradient(prior: Prior) -> torch.Tensor:
-    t, eps = draw(SdsSettings(7.5), prior, 1, 0, 10, (2, 4, 8, 8))
+    t, eps = sample_noise(SdsSettings(7.5), prior, 1, 0, 10, (2, 4, 8, 8))
     latents = torch.randn(2, 4, 8, 8, generator=torch_generator(1, "z")).to(prior.device)
     empty = prior.embed([""] * 2, negative=True)
-    return sds_gradients(prior, [Query(latents, prior.embed(["a red cube"] * 2), empty, t, eps, 7.5)], 1)[0]
+    return sds_gradients(prior, [GuidanceRequest(latents, prior.embed(["a red cube"] * 2), empty, t, eps, 7.5)], 1)[0]
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sd2-768-v", "sdxl"])

@@ -14,8 +14,8 @@ from fake_variants import make_diffusers, make_single_file, tokenizer, word_voca
 from pipeline.core.errors import PriorError
 from pipeline.core.rng import torch_generator
 from pipeline.core.scene import View
-from pipeline.distill.prompts import PromptTable
-from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients
+from pipeline.optimize.prompts import PromptTable
+from pipeline.optimize.sds import GuidanceRequest, SdsSettings, sample_noise, sds_gradients
 from pipeline.prior import single_file
 from pipeline.prior.identity import find_prior, prior_identity
 from pipeline.prior.load import Prior, load_prior
@@ -36,14 +36,14 @@ def priors(folders: dict[str, Path]) -> dict[str, Prior]:
     return {kind: load_prior(folder) for kind, folder in folders.items()}
 
 
-def query(prior: Prior, seed: int, scale: float, negative: str) -> Query:
+def query(prior: Prior, seed: int, scale: float, negative: str) -> GuidanceRequest:
     latents = torch.randn(1, 4, 8, 8, generator=torch_generator(seed, "z"))
-    t, eps = draw(SdsSettings(scale), prior, seed, 0, 10, (1, 4, 8, 8))
+    t, eps = sample_noise(SdsSettings(scale), prior, seed, 0, 10, (1, 4, 8, 8))
     table = PromptTable(prior, PROMPTS[seed % 4], negative, view_words=False, close_up=False)
-    return Query(latents, table.text([View("front", False)]), table.negative(1), t, eps, scale)
+    return GuidanceRequest(latents, table.text([View("front", False)]), table.negative(1), t, eps, scale)
 
 
-def straight_line(folder: Path, q: Query, prompt: str, negative: str) -> torch.Tensor:
+def straight_line(folder: Path, q: GuidanceRequest, prompt: str, negative: str) -> torch.Tensor:
     """w(t) (eps_hat - eps) from diffusers' own pipeline: its prompt encoding, UNet and scheduler, nothing of ours."""
     import diffusers
 

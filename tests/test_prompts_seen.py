@@ -14,7 +14,7 @@ from thirty_bad_rows import write_tetrahedron
 from pipeline import cli
 from pipeline.core.job import AdapterFile
 from pipeline.core.scene import View
-from pipeline.distill.prompts import PromptTable
+from pipeline.optimize.prompts import PromptTable
 from pipeline.prior.identity import EMBEDDED_FOLDER
 from pipeline.prior.load import Prior, load_prior
 from pipeline.prior.prompts import PromptReader, suffixes

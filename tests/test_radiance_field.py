@@ -11,7 +11,6 @@ import torch
 
 from pipeline.bake.bake import BASE_COLOUR
 from pipeline.bake.projection import bake_projected
-from pipeline.distill.sds import SdsSettings, sds_loss
 from pipeline.fields import radiance_field_scene
 from pipeline.fields.grid.layout import GridSettings
 from pipeline.fields.occupancy import OccupancyGrid
@@ -21,6 +20,7 @@ from pipeline.fields.sketch import Sketch
 from pipeline.mesh.mesh import Mesh
 from pipeline.mesh.primitives import combine
 from pipeline.mesh.winding_grid import build_winding_grid
+from pipeline.optimize.sds import SdsSettings, sds_loss
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import orbit
 from pipeline.raster.rasterise import rasterise

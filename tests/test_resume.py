@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from pipeline.core.job import Job, RowLocation
-from pipeline.distill.loop import Subject, distill
 from pipeline.export.record import read_record
+from pipeline.optimize.loop import Optimization, optimize
 from pipeline.prior.load import Prior, load_prior
 from pipeline.recipes import build
 from pipeline.recipes.generate import Generate
@@ -131,7 +131,9 @@ SMALL_FIELD = {
 }  # fmt: skip
 
 
-def last_phase(prior: Prior, mesh: Path, out: Path, recipe: str, settings: dict[str, Any], steps_made: int) -> Subject:
+def last_phase(
+    prior: Prior, mesh: Path, out: Path, recipe: str, settings: dict[str, Any], steps_made: int
+) -> Optimization:
     """The row's last phase, at its beginning or where its checkpoint says; phases before it are gone through."""
     own = SMALL_FIELD if recipe == "generate" else {}
     kind = PaintSettings if recipe == "paint" else GenerateSettings
@@ -150,7 +152,7 @@ def last_phase(prior: Prior, mesh: Path, out: Path, recipe: str, settings: dict[
         subject = variant.subjects[-1]
         wanted = 1 + bool(settings.get("refine")) + bool(settings.get("texturing") == "patches")
         last = len(variant.subjects) == wanted
-        distill([subject], prior, lockstep=2, stop=lambda s=subject, at_end=last: at_end and s.step >= steps_made)
+        optimize([subject], prior, lockstep=2, stop=lambda s=subject, at_end=last: at_end and s.step >= steps_made)
         assert subject.error is None
         if last:
             return subject
@@ -158,7 +160,7 @@ def last_phase(prior: Prior, mesh: Path, out: Path, recipe: str, settings: dict[
             action(steps, work, prior, 2)
 
 
-def looks(subject: Subject) -> dict[str, tuple[Any, ...]]:
+def looks(subject: Optimization) -> dict[str, tuple[Any, ...]]:
     """What else than its values matters of each tensor of the state."""
     return {name: (t.dtype, t.device, tuple(t.shape), t.stride()) for name, t in subject.scene.state().items()}
 

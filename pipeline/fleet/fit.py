@@ -35,16 +35,16 @@ def measure(prior: Any, lockstep: int | None) -> Fit:
     device = getattr(prior, "device", None)
     if device is None or device.type != "cuda":
         return Fit(lockstep or DEFAULT_LOCKSTEP)
-    from pipeline.distill import width
+    from pipeline.optimize import adaptive_batch
 
     # By the pixels of a step; what is in a row may differ, and is corrected while it is built.
     views, size = max(
         ((d.views, d.view_size) for d in (prior.defaults, prior.generate_defaults)), key=lambda v: v[0] * v[1] ** 2
     )
     if lockstep is None:
-        return Fit(width.fitting(prior, views, size))
-    peak = width.step_bytes(prior, lockstep, views, size)
-    total = width.device_bytes(prior.device)
+        return Fit(adaptive_batch.fitting_batch_size(prior, views, size))
+    peak = adaptive_batch.step_bytes(prior, lockstep, views, size)
+    total = adaptive_batch.device_bytes(prior.device)
     return Fit(lockstep, 1 if peak is None else workers_per_gpu(peak, total))
 
 

@@ -17,9 +17,9 @@ from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.core.job import WORK_DIR, Job, Reporter, no_report
 from pipeline.core.outcome import BuildResult
 from pipeline.core.scene import Scene
-from pipeline.distill.loop import Subject, distill
-from pipeline.distill.prompts import PromptTable
-from pipeline.distill.sds import SdsSettings
+from pipeline.optimize.loop import Optimization, optimize
+from pipeline.optimize.prompts import PromptTable
+from pipeline.optimize.sds import SdsSettings
 from pipeline.prior.load import Prior
 from pipeline.prior.prompts import suffixes
 from pipeline.recipes.canvas import unreached_warning
@@ -92,10 +92,10 @@ def build(
         except LatentkilnError as error:
             outcomes[index] = failed(work, error)
 
-    def run(phase: list[tuple[Work, Variant, Subject]]) -> None:
+    def run(phase: list[tuple[Work, Variant, Optimization]]) -> None:
         for group in _same_batch(phase, lockstep):
             subjects = [subject for _, _, subject in group]
-            distill(subjects, prior, lockstep=lockstep, checkpoint_seconds=checkpoint_seconds, stop=stop)
+            optimize(subjects, prior, lockstep=lockstep, checkpoint_seconds=checkpoint_seconds, stop=stop)
 
     run([(work, v, v.subject) for work in works.values() for v in work.variants if v.subject is not None])
     for work in works.values():
@@ -174,7 +174,7 @@ def _textures(work: Work) -> bool:
     return getattr(work.settings, "texturing", None) == "patches"
 
 
-def _ready(work: Work) -> list[tuple[Variant, Subject]]:
+def _ready(work: Work) -> list[tuple[Variant, Optimization]]:
     """Variants all of whose phases so far are done, with the last of these."""
     begun = [(variant, variant.subjects) for variant in work.variants]
     done = [
@@ -207,7 +207,9 @@ def _phase(settings: Any, name: str) -> _Phase:
     return _Phase("distill", settings.steps, settings.guidance_scale, settings.t_max, close_up, "sds")
 
 
-def _subject(work: Work, variant: Variant, prior: Prior, scene: Scene, phase: str, fits: tuple[object, ...]) -> Subject:
+def _subject(
+    work: Work, variant: Variant, prior: Prior, scene: Scene, phase: str, fits: tuple[object, ...]
+) -> Optimization:
     job, settings, how = work.job, work.settings, _phase(work.settings, phase)
     prompts = PromptTable(
         prior,
@@ -217,7 +219,7 @@ def _subject(work: Work, variant: Variant, prior: Prior, scene: Scene, phase: st
         close_up=how.close_up,
         adapters=prior.adapters(job.adapters),
     )
-    return Subject(
+    return Optimization(
         scene,
         prompts,
         SdsSettings(float(how.guidance), settings.t_min, how.t_max, settings.timesteps),
@@ -227,7 +229,7 @@ def _subject(work: Work, variant: Variant, prior: Prior, scene: Scene, phase: st
         key=sha256_bytes(canonical_json([work.fingerprint, variant.seed, phase, *fits])),
         report=lambda stage, done, total: work.report(_stage_name(stage, how, work, variant), done, total),
         stream=how.stream,
-        batch=(work.job.recipe, phase, *_shape(settings)),
+        batch_shape=(work.job.recipe, phase, *_shape(settings)),
     )
 
 
@@ -236,9 +238,11 @@ def _stage_name(stage: str, phase: _Phase, work: Work, variant: Variant) -> str:
     return f"{name} {variant.index + 1}/{len(work.variants)}" if len(work.variants) > 1 else name
 
 
-def _same_batch(phase: list[tuple[Work, Variant, Subject]], lockstep: int) -> list[list[tuple[Work, Variant, Subject]]]:
+def _same_batch(
+    phase: list[tuple[Work, Variant, Optimization]], lockstep: int
+) -> list[list[tuple[Work, Variant, Optimization]]]:
     """Scenes whose views make UNet batches of one shape go together, ``lockstep`` at a time."""
-    groups: dict[tuple[Any, ...], list[tuple[Work, Variant, Subject]]] = {}
+    groups: dict[tuple[Any, ...], list[tuple[Work, Variant, Optimization]]] = {}
     for entry in phase:
         groups.setdefault(_shape(entry[0].settings), []).append(entry)
     return [group[i : i + lockstep] for group in groups.values() for i in range(0, len(group), lockstep)]

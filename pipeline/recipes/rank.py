@@ -12,9 +12,9 @@ import torch
 
 from pipeline.core.rng import torch_generator
 from pipeline.core.scene import View
-from pipeline.distill.prompts import view_prompt
 from pipeline.export.gltf import BASE_COLOUR
 from pipeline.export.preview import VIEWS, render_views
+from pipeline.optimize.prompts import view_prompt
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import view_words
 from pipeline.recipes.work import Asset, Variant, Work

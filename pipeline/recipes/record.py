@@ -55,7 +55,9 @@ def done_record(
         "backends": backends(prior, work),
         "lockstep": lockstep,
         # The fewest that went at once; less than asked for when memory did not suffice for all.
-        "lockstep_used": min((s.width for v in work.variants for s in v.subjects if s.width), default=lockstep),
+        "lockstep_used": min(
+            (s.batch_size for v in work.variants for s in v.subjects if s.batch_size), default=lockstep
+        ),
         "timings": {stage: round(seconds, 4) for stage, seconds in work.timings.items()}
         | {name: round(seconds, 4) for name, seconds in phases},
         "resumed_from_step": best.subjects[0].resumed_from if best.subjects else 0,

@@ -13,9 +13,9 @@ import numpy as np
 
 from pipeline.core.errors import ExportError, LatentkilnError, describe_os_error
 from pipeline.core.job import Job, Reporter
-from pipeline.distill.loop import Subject
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normalise import SimilarityTransform
+from pipeline.optimize.loop import Optimization
 
 
 @dataclass
@@ -41,25 +41,25 @@ class Variant:
     seed: int
     folder: Path
     scene: Any = None
-    subject: Subject | None = None
+    subject: Optimization | None = None
     refined: Any = None
-    refinement: Subject | None = None
+    refinement: Optimization | None = None
     canvas: Any = None
     textured: Any = None
-    texturing: Subject | None = None
+    texturing: Optimization | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     asset: Asset | None = None
     score: float | None = None
     error: LatentkilnError | None = None
 
     @property
-    def phases(self) -> dict[str, Subject]:
+    def phases(self) -> dict[str, Optimization]:
         """Its phases so far, in order, by the names that timings have."""
         named = {"distill": self.subject, "refine": self.refinement, "texture": self.texturing}
         return {name: subject for name, subject in named.items() if subject is not None}
 
     @property
-    def subjects(self) -> list[Subject]:
+    def subjects(self) -> list[Optimization]:
         """Its phases so far, in order."""
         return list(self.phases.values())
 

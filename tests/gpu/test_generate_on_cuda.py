@@ -13,12 +13,12 @@ from test_generate import BALL, SMALL
 
 from pipeline.core.job import Job, RowLocation
 from pipeline.core.rng import numpy_generator, torch_generator
-from pipeline.distill import loop
-from pipeline.distill.width import fitting
 from pipeline.export.record import read_record
 from pipeline.fields import volume
 from pipeline.fields.occupancy import OccupancyGrid
 from pipeline.mesh.load import load_mesh
+from pipeline.optimize import loop
+from pipeline.optimize.adaptive_batch import fitting_batch_size
 from pipeline.prior.cache import CACHE_VARIABLE, read_entry
 from pipeline.prior.load import load_prior
 from pipeline.prior.options import PriorOptions
@@ -98,7 +98,7 @@ def test_the_surface_is_painted_by_patches(folder, tmp_path, monkeypatch):
 def test_the_width_is_measured_and_remembered(folder, tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     prior = load_prior(folder, "cuda")
-    assert fitting(prior, 1, 8, most=4) == fitting(prior, 2, 8, refine=True, most=4) == 4
+    assert fitting_batch_size(prior, 1, 8, largest=4) == fitting_batch_size(prior, 2, 8, refine=True, largest=4) == 4
     assert len(read_entry("lockstep.json")) == 2
 
 
@@ -106,8 +106,8 @@ def test_what_the_scenes_take_is_measured_once(folder, tmp_path, monkeypatch):
     """Before the first step of the first batch, by a step of one variant and of two; later it is known."""
     monkeypatch.setenv("LATENTKILN_GRID", "torch")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    rehearsed, rehearse = [], loop._rehearse
-    monkeypatch.setattr(loop, "_rehearse", lambda group, prior: (rehearsed.append(len(group)), rehearse(group, prior)))
+    rehearsed, rehearse = [], loop._dry_run
+    monkeypatch.setattr(loop, "_dry_run", lambda group, prior: (rehearsed.append(len(group)), rehearse(group, prior)))
     prior = load_prior(folder, "cuda")
     made = [build(prior, tmp_path / name, seeds=2) for name in ("one", "two")]
     assert rehearsed == [1, 2]

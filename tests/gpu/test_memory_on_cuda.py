@@ -10,7 +10,7 @@ from fake_prior import make_prior
 from test_distill import VIEWS, Canvas, subject
 
 from pipeline.core.scene import Rendering
-from pipeline.distill.loop import Subject, distill
+from pipeline.optimize.loop import Optimization, optimize
 from pipeline.prior.load import Prior, load_prior
 from pipeline.prior.options import PriorOptions
 
@@ -31,7 +31,7 @@ class Large(Canvas):
         return Rendering(self.pixels * 1.0, VIEWS, extra_loss=(block * self.pixels.sum()).sum())
 
 
-def group(prior: Prior, count: int) -> list[Subject]:
+def group(prior: Prior, count: int) -> list[Optimization]:
     """``count`` large scenes of two steps."""
     made = [subject(prior, seed, steps=2) for seed in range(count)]
     for seed, one in enumerate(made):
@@ -50,15 +50,15 @@ def test_eight_that_do_not_fit_go_on_as_four(graphs: bool, folder: Path, monkeyp
     monkeypatch.setattr("pipeline.prior.precision.can_compile", lambda: False)
     prior = load_prior(folder, "cuda", PriorOptions(compile=graphs))
     # Libraries take their workspaces before the limit is set.
-    distill(group(prior, 1), prior, lockstep=8)
+    optimize(group(prior, 1), prior, lockstep=8)
     scenes = group(prior, 8)
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(prior.device).total_memory
     limit = torch.cuda.memory_reserved(prior.device) + LIMIT * 4 * NUMBERS
     torch.cuda.set_per_process_memory_fraction(limit / total)
     try:
-        assert distill(scenes, prior, lockstep=8)
+        assert optimize(scenes, prior, lockstep=8)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert {(s.error, s.step, s.width) for s in scenes} == {(None, 2, 4)}
+    assert {(s.error, s.step, s.batch_size) for s in scenes} == {(None, 2, 4)}
     assert scenes[0].notes == ["out of memory at a lockstep of 8: from step 0 on 4 went at once"]

@@ -19,11 +19,11 @@ import torch
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Reporter, no_report
 from pipeline.core.scene import FlowScene, Rendering, Scene
-from pipeline.distill import checkpoint
-from pipeline.distill.checkpoint import CheckpointError, TensorSpec
-from pipeline.distill.prompts import PromptTable
-from pipeline.distill.sds import Query, SdsSettings, draw, sds_gradients, sds_loss, timestep
-from pipeline.distill.width import Width, lacks_memory
+from pipeline.optimize import checkpoint
+from pipeline.optimize.adaptive_batch import AdaptiveBatchSize, is_out_of_memory
+from pipeline.optimize.checkpoint import CheckpointError, TensorSpec
+from pipeline.optimize.prompts import PromptTable
+from pipeline.optimize.sds import GuidanceRequest, SdsSettings, sample_noise, sds_gradients, sds_loss, timestep
 from pipeline.prior.load import Prior
 
 _T = TypeVar("_T")
@@ -32,11 +32,11 @@ _EPS = 1e-15
 # What Adam keeps for a parameter: the number of steps and two means.
 _ADAM_ENTRIES = 3
 # Steps between two looks at whether the prior's answers are numbers.
-_LOOK = 64
+_CHECK_INTERVAL = 64
 
 
 @dataclass
-class Subject:
+class Optimization:
     """One scene in the loop, with its guidance and its place for checkpoints.
 
     ``key`` names job, prior, recipe version and lockstep width: a checkpoint with another key is not resumed.
@@ -58,9 +58,9 @@ class Subject:
     error: Exception | None = None
     seconds: dict[str, float] = field(default_factory=lambda: {"prior": 0.0, "scene": 0.0})
     # What, beside the prior, decides how much memory a step takes; equal for all scenes of a batch.
-    batch: tuple[object, ...] = ()
+    batch_shape: tuple[object, ...] = ()
     # The fewest scenes that shared a call with this one; 0 before the first step. Less than asked for: see ``notes``.
-    width: int = 0
+    batch_size: int = 0
     # What the record has to say about how it went.
     notes: list[str] = field(default_factory=list)
 
@@ -100,11 +100,11 @@ class Subject:
         finite = gradient.isfinite().all()
         self._finite = finite if self._finite is None else self._finite & finite
         if isinstance(self.scene, FlowScene):
-            self._flow(self.scene, rendering, gradient, t, alphas)
+            self._follow_flow(self.scene, rendering, gradient, t, alphas)
         else:
             self._descend(rendering, gradient)
         self.step += 1
-        if self.step % _LOOK == 0 or self.step >= self.steps:
+        if self.step % _CHECK_INTERVAL == 0 or self.step >= self.steps:
             self._check_finite()
 
     def _descend(self, rendering: Rendering, gradient: torch.Tensor) -> None:
@@ -132,7 +132,7 @@ class Subject:
                 stage="distill",
             )
 
-    def _flow(
+    def _follow_flow(
         self, scene: FlowScene, rendering: Rendering, gradient: torch.Tensor, t: torch.Tensor, alphas: torch.Tensor
     ) -> None:
         abar = alphas[t]
@@ -159,13 +159,13 @@ class Subject:
             return
         required, optional = self._specs()
         try:
-            found = checkpoint.load(
+            stored = checkpoint.load(
                 self.checkpoint, key=self.key, steps=self.steps, required=required, optional=optional
             )
-            if found is None:
+            if stored is None:
                 return
             try:
-                self._take(*found)
+                self._load_tensors(*stored)
             except ValueError as error:
                 raise CheckpointError(str(error)) from None
         except CheckpointError as error:
@@ -194,7 +194,7 @@ class Subject:
             tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         return tensors
 
-    def _take(self, tensors: dict[str, torch.Tensor], step: int) -> None:
+    def _load_tensors(self, tensors: dict[str, torch.Tensor], step: int) -> None:
         """Puts back what ``_tensors`` gave before step ``step``. Raises ValueError before anything is changed."""
         prefix = "scene."
         self.scene.load_state({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
@@ -210,7 +210,7 @@ class Subject:
         self.step = step
 
     @contextlib.contextmanager
-    def rehearsal(self) -> Iterator[None]:
+    def dry_run(self) -> Iterator[None]:
         """What is done in this block is forgotten at its end, errors included, and nobody hears of it."""
         tensors = {name: value.detach().cpu().clone() for name, value in self._tensors().items()}
         step, report, finite, seconds = self.step, self.report, self._finite, dict(self.seconds)
@@ -218,12 +218,12 @@ class Subject:
         try:
             yield
         finally:
-            self._take(tensors, step)
+            self._load_tensors(tensors, step)
             self.report, self._finite, self.seconds, self.error = report, finite, seconds, None
 
 
-def distill(
-    subjects: list[Subject],
+def optimize(
+    optimizations: list[Optimization],
     prior: Prior,
     *,
     lockstep: int,
@@ -236,136 +236,159 @@ def distill(
     checkpoint. All scenes must render the same number of views at the same size. When they do not fit the device's
     memory together, half as many go at once, by turns.
     """
-    if len(subjects) > lockstep:
-        raise ValueError(f"{len(subjects)} scenes do not fit a lockstep of {lockstep}")
-    for subject in subjects:
-        _guard(subject, subject.resume)
-    width = Width(prior, lockstep, _kind(subjects))
-    waiting = [subject for subject in subjects if not subject.finished]
-    if width.measure(lambda count: _rehearse(waiting[:count], prior), len(waiting)):
-        for subject in subjects:
-            subject.notes.append(
-                f"a lockstep of {lockstep} does not fit this device by measurement: {width.now} go at once"
+    if len(optimizations) > lockstep:
+        raise ValueError(f"{len(optimizations)} scenes do not fit a lockstep of {lockstep}")
+    for optimization in optimizations:
+        _guard(optimization, optimization.resume)
+    batch_size = AdaptiveBatchSize(prior, lockstep, _memory_key(optimizations))
+    waiting = [optimization for optimization in optimizations if not optimization.finished]
+    if batch_size.probe(lambda count: _dry_run(waiting[:count], prior), len(waiting)):
+        for optimization in optimizations:
+            optimization.notes.append(
+                f"a lockstep of {lockstep} does not fit this device by measurement: {batch_size.current} go at once"
             )
-    elif width.now < lockstep:
-        for subject in subjects:
-            subject.notes.append(f"a lockstep of {lockstep} did not fit this device before: {width.now} go at once")
+    elif batch_size.current < lockstep:
+        for optimization in optimizations:
+            optimization.notes.append(
+                f"a lockstep of {lockstep} did not fit this device before: {batch_size.current} go at once"
+            )
     saved = time.monotonic()
-    while not all(subject.finished for subject in subjects):
+    while not all(optimization.finished for optimization in optimizations):
         if stop():
-            _save_all(subjects)
+            _save_all(optimizations)
             return False
-        _round(subjects, prior, width, lockstep)
+        _step_all(optimizations, prior, batch_size, lockstep)
         if time.monotonic() - saved >= checkpoint_seconds:
-            _save_all(subjects)
+            _save_all(optimizations)
             saved = time.monotonic()
     return True
 
 
-def _kind(subjects: list[Subject]) -> tuple[object, ...]:
-    """What decides how much memory ``subjects`` take: the batch they make, and the order of the largest one's size."""
-    if not subjects:
+def _memory_key(optimizations: list[Optimization]) -> tuple[object, ...]:
+    """What decides how much memory ``optimizations`` take: the batch they make, and the order of the largest one's
+    size."""
+    if not optimizations:
         return ()
-    return *subjects[0].batch, max(subject.parameter_bytes for subject in subjects).bit_length()
+    return *optimizations[0].batch_shape, max(
+        optimization.parameter_bytes for optimization in optimizations
+    ).bit_length()
 
 
-def _rehearse(subjects: list[Subject], prior: Prior) -> None:
-    """Two steps of ``subjects`` together that leave no trace, to see what they take: Adam's own comes with the first
-    one, and stands beside all else in the second."""
+def _dry_run(optimizations: list[Optimization], prior: Prior) -> None:
+    """Two steps of ``optimizations`` together that leave no trace, to see what they take: Adam's own comes with the
+    first one, and stands beside all else in the second."""
     with contextlib.ExitStack() as stack:
-        for subject in subjects:
-            stack.enter_context(subject.rehearsal())
-        for _ in range(min(2, *(subject.steps - subject.step for subject in subjects))):
-            _step([subject for subject in subjects if subject.error is None], prior, len(subjects))
+        for optimization in optimizations:
+            stack.enter_context(optimization.dry_run())
+        for _ in range(min(2, *(optimization.steps - optimization.step for optimization in optimizations))):
+            _step(
+                [optimization for optimization in optimizations if optimization.error is None],
+                prior,
+                len(optimizations),
+            )
 
 
-def _round(subjects: list[Subject], prior: Prior, width: Width, lockstep: int) -> None:
+def _step_all(optimizations: list[Optimization], prior: Prior, batch_size: AdaptiveBatchSize, lockstep: int) -> None:
     """One step of every unfinished scene, as many of them at once as fit."""
-    waiting = [(subject, subject.step) for subject in subjects if not subject.finished]
+    waiting = [(optimization, optimization.step) for optimization in optimizations if not optimization.finished]
     while waiting:
-        together = [subject for subject, _ in waiting[: width.now]]
-        fits = _fits(together, prior, width.now)
-        for subject in together:
-            subject.width = min(subject.width or width.now, width.now)
+        together = [optimization for optimization, _ in waiting[: batch_size.current]]
+        fits = _step_fits(together, prior, batch_size.current)
+        for optimization in together:
+            optimization.batch_size = min(optimization.batch_size or batch_size.current, batch_size.current)
         # A scene whose step was done before memory ran out for another one is not stepped twice.
         waiting = [(s, step) for s, step in waiting if s.error is None and s.step == step]
         if fits:
-            if width.passed():
-                for subject in subjects:
-                    subject.notes.append(f"from step {subject.step} on {width.now} went at once again")
+            if batch_size.grow():
+                for optimization in optimizations:
+                    optimization.notes.append(
+                        f"from step {optimization.step} on {batch_size.current} went at once again"
+                    )
             continue
         try:
-            width.halve()
+            batch_size.halve()
         except LatentkilnError as error:
             waiting[0][0].error = error
             waiting.pop(0)
             continue
-        for subject in subjects:
-            subject.notes.append(
-                f"out of memory at a lockstep of {lockstep}: from step {subject.step} on {width.now} went at once"
+        for optimization in optimizations:
+            optimization.notes.append(
+                f"out of memory at a lockstep of {lockstep}: from step {optimization.step} on {batch_size.current} "
+                "went at once"
             )
 
 
-def _fits(subjects: list[Subject], prior: Prior, slots: int) -> bool:
-    """One step of ``subjects`` together. False when memory did not suffice; some may have been stepped, then."""
+def _step_fits(optimizations: list[Optimization], prior: Prior, slots: int) -> bool:
+    """One step of ``optimizations`` together. False when memory did not suffice; some may have been stepped, then."""
     try:
-        _step(subjects, prior, slots)
+        _step(optimizations, prior, slots)
     except RuntimeError as error:
-        if not lacks_memory(error):
+        if not is_out_of_memory(error):
             raise
         # Left at once: the traceback holds on to the tensors of the step that failed.
         return False
     return True
 
 
-def _step(subjects: list[Subject], prior: Prior, lockstep: int) -> None:
+def _step(optimizations: list[Optimization], prior: Prior, lockstep: int) -> None:
     start = time.perf_counter()
-    asked: list[tuple[Subject, Rendering, Query]] = []
-    for subject in subjects:
-        made = _guard(subject, lambda s=subject: _ask(s, prior))  # type: ignore[misc]
-        if made is not None:
-            asked.append((subject, *made))
-    if not asked:
+    requests: list[tuple[Optimization, Rendering, GuidanceRequest]] = []
+    for optimization in optimizations:
+        rendered_request = _guard(optimization, lambda s=optimization: _render_and_request(s, prior))  # type: ignore[misc]
+        if rendered_request is not None:
+            requests.append((optimization, *rendered_request))
+    if not requests:
         return
     rendered = time.perf_counter()
-    gradients = sds_gradients(prior, [query for _, _, query in asked], lockstep)
+    gradients = sds_gradients(prior, [request for _, _, request in requests], lockstep)
     guided = time.perf_counter()
-    for (subject, rendering, query), gradient in zip(asked, gradients, strict=True):
+    for (optimization, rendering, request), gradient in zip(requests, gradients, strict=True):
         begun = time.perf_counter()
-        _guard(subject, functools.partial(subject.update, rendering, gradient, query.t, prior.alphas_cumprod))
-        subject.seconds["scene"] += time.perf_counter() - begun + (rendered - start) / len(asked)
-        subject.seconds["prior"] += (guided - rendered) / len(asked)
-        subject.report("distill", subject.step, subject.steps)
+        _guard(
+            optimization, functools.partial(optimization.update, rendering, gradient, request.t, prior.alphas_cumprod)
+        )
+        optimization.seconds["scene"] += time.perf_counter() - begun + (rendered - start) / len(requests)
+        optimization.seconds["prior"] += (guided - rendered) / len(requests)
+        optimization.report("distill", optimization.step, optimization.steps)
 
 
-def _ask(subject: Subject, prior: Prior) -> tuple[Rendering, Query]:
-    rendering = subject.scene.render(subject.step, subject.steps)
+def _render_and_request(optimization: Optimization, prior: Prior) -> tuple[Rendering, GuidanceRequest]:
+    rendering = optimization.scene.render(optimization.step, optimization.steps)
     latents = rendering.latents
     shape = tuple(latents.shape)
-    t, eps = draw(subject.sds, prior, subject.seed, subject.step, subject.steps, shape, subject.stream, rendering.time)
-    query = Query(
+    t, eps = sample_noise(
+        optimization.sds,
+        prior,
+        optimization.seed,
+        optimization.step,
+        optimization.steps,
+        shape,
+        optimization.stream,
+        rendering.time,
+    )
+    request = GuidanceRequest(
         latents.detach().to(prior.device),
-        subject.prompts.text(rendering.views),
-        subject.prompts.negative(len(rendering.views)),
+        optimization.prompts.text(rendering.views),
+        optimization.prompts.negative(len(rendering.views)),
         t,
         eps if rendering.noise is None else rendering.noise.to(prior.device),
-        subject.sds.guidance_scale * rendering.guidance,
+        optimization.sds.guidance_scale * rendering.guidance,
     )
-    return rendering, query
+    return rendering, request
 
 
-def _save_all(subjects: list[Subject]) -> None:
-    for subject in subjects:
-        if subject.error is None and subject.step > subject.resumed_from:
-            _guard(subject, subject.save)
+def _save_all(optimizations: list[Optimization]) -> None:
+    for optimization in optimizations:
+        if optimization.error is None and optimization.step > optimization.resumed_from:
+            _guard(optimization, optimization.save)
 
 
-def _guard(subject: Subject, action: Callable[[], _T]) -> _T | None:
+def _guard(optimization: Optimization, action: Callable[[], _T]) -> _T | None:
     """Runs ``action``; an error becomes the subject's own and stops nobody else. Lack of memory is everybody's."""
     try:
         return action()
     except (LatentkilnError, ArithmeticError, ValueError, RuntimeError, IndexError, OSError) as error:
-        if lacks_memory(error):
+        if is_out_of_memory(error):
             raise  # fewer scenes at once may fit
-        subject.error = error
+        optimization.error = error
         return None

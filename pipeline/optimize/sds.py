@@ -46,7 +46,7 @@ class SdsSettings:
         return self.t_min, self.t_max
 
 
-def draw(
+def sample_noise(
     settings: SdsSettings,
     prior: Prior,
     seed: int,
@@ -77,7 +77,7 @@ def timestep(share: float, train_steps: int) -> int:
 
 
 @dataclass
-class Query:
+class GuidanceRequest:
     """One scene's part of a UNet batch: V views with their texts, timesteps and noise."""
 
     latents: torch.Tensor  # (V, C, h, w) float32
@@ -88,7 +88,7 @@ class Query:
     guidance_scale: float
 
 
-def sds_gradients(prior: Prior, queries: list[Query], lockstep: int) -> list[torch.Tensor]:
+def sds_gradients(prior: Prior, requests: list[GuidanceRequest], lockstep: int) -> list[torch.Tensor]:
     """grad_z = w(t) (eps_hat - eps) of each scene, (V, C, h, w) float32; w(t) = sqrt(abar_t) (1 - abar_t).
 
     One UNet call of batch 2 S V (unconditional half first) for S slots. An asset's bytes must not depend on its
@@ -96,21 +96,21 @@ def sds_gradients(prior: Prior, queries: list[Query], lockstep: int) -> list[tor
     next power of two only where this prior was seen to give the same bits in the smaller batch. Scenes with different
     adapters (LoRAs) or views of other number and size cannot share a call: each kind has one of its own.
     """
-    if not 0 < len(queries) <= lockstep:
-        raise ValueError(f"{len(queries)} queries do not fit a lockstep of {lockstep}")
+    if not 0 < len(requests) <= lockstep:
+        raise ValueError(f"{len(requests)} queries do not fit a lockstep of {lockstep}")
     calls: dict[tuple[Adapters, torch.Size], list[int]] = {}
-    for index, query in enumerate(queries):
+    for index, query in enumerate(requests):
         calls.setdefault((query.text.adapters.in_unet, query.latents.shape), []).append(index)
-    found: dict[int, torch.Tensor] = {}
+    gradients: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         for members in calls.values():
-            rows = [queries[index] for index in members]
-            rows += [_blank(rows[0])] * (_slots(prior, rows[0], len(rows), lockstep) - len(rows))
-            found |= zip(members, _gradients(prior, rows), strict=False)
-    return [found[index] for index in range(len(queries))]
+            rows = [requests[index] for index in members]
+            rows += [_zero_request(rows[0])] * (_slots(prior, rows[0], len(rows), lockstep) - len(rows))
+            gradients |= zip(members, _gradients(prior, rows), strict=False)
+    return [gradients[index] for index in range(len(requests))]
 
 
-def _gradients(prior: Prior, rows: list[Query]) -> list[torch.Tensor]:
+def _gradients(prior: Prior, rows: list[GuidanceRequest]) -> list[torch.Tensor]:
     t = torch.cat([q.t for q in rows])
     eps = torch.cat([q.eps for q in rows])
     z = torch.cat([q.latents for q in rows])
@@ -125,9 +125,9 @@ def _gradients(prior: Prior, rows: list[Query]) -> list[torch.Tensor]:
     return list((abar.sqrt() * (1 - abar) * (guided - eps)).split(views))
 
 
-def _blank(like: Query) -> Query:
+def _zero_request(like: GuidanceRequest) -> GuidanceRequest:
     zero = torch.zeros_like
-    return Query(
+    return GuidanceRequest(
         zero(like.latents),
         like.text.map(zero),
         like.negative.map(zero),
@@ -137,20 +137,20 @@ def _blank(like: Query) -> Query:
     )
 
 
-def _slots(prior: Prior, query: Query, count: int, lockstep: int) -> int:
+def _slots(prior: Prior, request: GuidanceRequest, count: int, lockstep: int) -> int:
     """The batch's number of slots: the next power of two above ``count`` where that changes no bit."""
     smaller = 1 << (count - 1).bit_length()
     if smaller >= lockstep:
         return lockstep
-    key = (tuple(query.latents.shape), query.text.states.shape[1], query.text.adapters.in_unet, smaller, lockstep)
+    key = (tuple(request.latents.shape), request.text.states.shape[1], request.text.adapters.in_unet, smaller, lockstep)
     known = prior.batch_invariance
     if key not in known:
-        known[key] = _same_bits(prior, query, smaller, lockstep)
+        known[key] = _same_bits(prior, request, smaller, lockstep)
     return smaller if known[key] else lockstep
 
 
 @torch.no_grad()
-def _same_bits(prior: Prior, query: Query, smaller: int, lockstep: int) -> bool:
+def _same_bits(prior: Prior, request: GuidanceRequest, smaller: int, lockstep: int) -> bool:
     """Whether scenes get the same bits in a batch of ``smaller`` slots as in one of ``lockstep``.
 
     Tried on random scenes, the last ones of the large batch in front of the small one, so that the place in the
@@ -159,9 +159,9 @@ def _same_bits(prior: Prior, query: Query, smaller: int, lockstep: int) -> bool:
     scenes = []
     for index in range(lockstep):
         generator = torch_generator(index, "batch invariance")
-        draw_like = [torch.randn(x.shape, generator=generator).to(x) for x in (query.latents, query.eps)]
-        text = query.text.map(lambda x, g=generator: torch.randn(x.shape, generator=g).to(x))
-        scenes.append(Query(draw_like[0], text, text.map(torch.neg), query.t, draw_like[1], 7.5))
+        draw_like = [torch.randn(x.shape, generator=generator).to(x) for x in (request.latents, request.eps)]
+        text = request.text.map(lambda x, g=generator: torch.randn(x.shape, generator=g).to(x))
+        scenes.append(GuidanceRequest(draw_like[0], text, text.map(torch.neg), request.t, draw_like[1], 7.5))
     large = _gradients(prior, scenes)[-smaller:]
     small = _gradients(prior, scenes[-smaller:])
     return all(torch.equal(a, b) for a, b in zip(large, small, strict=True))

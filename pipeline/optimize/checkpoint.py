@@ -128,8 +128,8 @@ def _check_specs(stream: Any, required: Specs, optional: Sequence[Specs]) -> Non
     if extra := sorted(there - set(expected)):
         raise CheckpointError(f"it holds {_quoted(extra[0])}, which this scene does not have")
     for name, spec in expected.items():
-        found = stream.get_slice(name)
-        shape, dtype = tuple(found.get_shape()), str(found.get_dtype())
+        stored = stream.get_slice(name)
+        shape, dtype = tuple(stored.get_shape()), str(stored.get_dtype())
         if shape != spec.shape or dtype != _STORED[spec.dtype]:
             wanted = f"{_STORED[spec.dtype]} {list(spec.shape)}"
             raise CheckpointError(f"{name} is {dtype} {list(shape)}, not {wanted}")
@@ -150,11 +150,11 @@ _STORED = {
 
 def _digest(tensors: Mapping[str, torch.Tensor], key: str, step: int) -> str:
     """Checksum of contiguous ``tensors`` in host memory, and of all that says what they are."""
-    parts = {
+    entries = {
         name: (_STORED[tensor.dtype], tuple(tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy().data)
         for name, tensor in tensors.items()
     }
-    return sha256_tensors([_FORMAT, key, step], parts)
+    return sha256_tensors([_FORMAT, key, step], entries)
 
 
 def _quoted(value: object) -> str:

@@ -1,10 +1,10 @@
 """How many scenes go through the prior at once.
 
-``fitting`` finds the number that a device has memory for, by measuring the prior's part, before a run and its rows are
-known. ``Width`` starts from what the first real scenes of a kind take, with all that is theirs, and corrects it while
-the loop runs: half as many when memory does not suffice after all, and after a long while twice as many again, should
-somebody else have held the memory then. All is remembered for this prior, device and kind of view, in this user's
-cache. Numbers do not depend on the width; the last bits may, so the record says which it was.
+``fitting_batch_size`` finds the number that a device has memory for, by measuring the prior's part, before a run and
+its rows are known. ``AdaptiveBatchSize`` starts from what the first real scenes of a kind take, with all that is
+theirs, and corrects it while the loop runs: half as many when memory does not suffice after all, and after a long while
+twice as many again, should somebody else have held the memory then. All is remembered for this prior, device and kind
+of view, in this user's cache. Numbers do not depend on the width; the last bits may, so the record says which it was.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 _FILE = "lockstep.json"
 WITHOUT_CUDA = 4
-"""What ``fitting`` answers where there is no device memory to measure."""
+"""What ``fitting_batch_size`` answers where there is no device memory to measure."""
 # Of the device's memory; the rest is for what scenes keep between their steps, and for fragmentation.
-_SHARE = 0.85
+_USABLE_SHARE = 0.85
 # Rounds without lack of memory after which a width that was halved is doubled; four times as many after each failure.
-_PATIENCE = 256
+_GROW_AFTER = 256
 # How libraries beside torch say it, without underscores: CUDA's own calls and tiny-cuda-nn; cuBLAS; cuDNN; Warp; and
 # nvdiffrast, which prints CUDA's number of the error.
-_WORDS = (
+_MEMORY_ERRORS = (
     "out of memory",
     "alloc failed",
     "allocation failed",
@@ -46,29 +46,29 @@ class OutOfMemory(LatentkilnError):
     stage = "distill"
 
 
-def lacks_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that the device's memory did not suffice, in torch's words or in another library's."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    said = str(error).lower().replace("_", " ")
-    return isinstance(error, RuntimeError) and any(word in said for word in _WORDS)
+    message = str(error).lower().replace("_", " ")
+    return isinstance(error, RuntimeError) and any(word in message for word in _MEMORY_ERRORS)
 
 
-class Width:
-    """The number of scenes that share a call, ``now``; at most ``lockstep``.
+class AdaptiveBatchSize:
+    """The number of scenes that share a call, ``current``; at most ``lockstep``.
 
     ``kind``: what decides how much memory a scene takes, for scenes of one batch the shape of their views.
     """
 
-    def __init__(self, prior: Prior, lockstep: int, kind: tuple[object, ...]):
-        self._key, self._lockstep, self._prior = _key(prior, kind), lockstep, prior
-        self._known = _remembered(self._key)
-        self.now = min(lockstep, self._known or lockstep)
-        self._rounds, self._patience = 0, _PATIENCE
+    def __init__(self, prior: Prior, lockstep: int, memory_key: tuple[object, ...]):
+        self._key, self._lockstep, self._prior = _key(prior, memory_key), lockstep, prior
+        self._known = _stored_batch_size(self._key)
+        self.current = min(lockstep, self._known or lockstep)
+        self._rounds, self._grow_after = 0, _GROW_AFTER
 
-    def measure(self, step: Callable[[int], object], count: int) -> bool:
-        """Sets ``now`` to what the memory of a CUDA device carries, where that is not known yet. True when it is less
-        than was asked for.
+    def probe(self, step: Callable[[int], object], count: int) -> bool:
+        """Sets ``current`` to what the memory of a CUDA device carries, where that is not known yet. True when it is
+        less than was asked for.
 
         ``step(n)``: a step of n of the ``count`` real scenes, done with one and with two. All scenes are on the device
         by then, and are counted. Where not even one step works, the first real one will say so.
@@ -77,47 +77,47 @@ class Width:
             return False
         with self._prior.uncompiled():
             fits = _estimate(self._prior, step) or 1
-        self.now = self._lockstep if fits >= self._lockstep else _power_of_two(fits)
+        self.current = self._lockstep if fits >= self._lockstep else _power_of_two(fits)
         # What was found beyond this lockstep counts for a later one.
-        _remember(self._key, max(self.now, _power_of_two(fits)))
-        if self.now == self._lockstep:
+        _store_batch_size(self._key, max(self.current, _power_of_two(fits)))
+        if self.current == self._lockstep:
             return False
-        self._patience *= 4
+        self._grow_after *= 4
         return True
 
     def halve(self) -> None:
-        """After memory did not suffice for ``now`` scenes. Raises OutOfMemory when that was one."""
+        """After memory did not suffice for ``current`` scenes. Raises OutOfMemory when that was one."""
         self._prior.release(everything=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if self.now == 1:
+        if self.current == 1:
             raise OutOfMemory(
                 "out of memory with one asset at a time; try --low-memory, or set views=1 or a smaller view_size"
             )
-        self.now = (self.now + 1) // 2
-        self._rounds, self._patience = 0, self._patience * 4
-        _remember(self._key, self.now)
+        self.current = (self.current + 1) // 2
+        self._rounds, self._grow_after = 0, self._grow_after * 4
+        _store_batch_size(self._key, self.current)
 
-    def passed(self) -> bool:
+    def grow(self) -> bool:
         """After a round that had the memory it needed. True when the next one is wider."""
         self._rounds += 1
-        if self.now >= self._lockstep or self._rounds < self._patience:
+        if self.current >= self._lockstep or self._rounds < self._grow_after:
             return False
-        self.now, self._rounds = min(self._lockstep, 2 * self.now), 0
-        _remember(self._key, self.now)
+        self.current, self._rounds = min(self._lockstep, 2 * self.current), 0
+        _store_batch_size(self._key, self.current)
         return True
 
 
-def fitting(
+def fitting_batch_size(
     prior: Prior,
     views: int,
     view_size: int,
     *,
     refine: bool = False,
-    most: int = 32,
+    largest: int = 32,
     step: Callable[[int], object] | None = None,
 ) -> int:
-    """The lockstep width, a power of two up to ``most``, for which ``prior``'s device has memory.
+    """The lockstep width, a power of two up to ``largest``, for which ``prior``'s device has memory.
 
     Measured once for this prior, device, number format and shape of views, then remembered: the peak of a step with
     one scene and with two gives what each further one costs; the width that follows is tried, and halved until it
@@ -131,28 +131,28 @@ def fitting(
     Raises OutOfMemory where not even one scene fits.
     """
     if prior.device.type != "cuda":
-        return min(most, WITHOUT_CUDA)
-    key = _key(prior, ("fitting", views, view_size, refine, most))
-    if known := _remembered(key):
+        return min(largest, WITHOUT_CUDA)
+    key = _key(prior, ("fitting", views, view_size, refine, largest))
+    if known := _stored_batch_size(key):
         return known
     try_step = step or (lambda count: _prior_step(prior, count, views, view_size, refine))
     # Not compiled: that takes minutes for each number of scenes.
     with prior.uncompiled():
-        fits = _estimate(prior, try_step, two_fit=most > 1)
+        fits = _estimate(prior, try_step, two_fit=largest > 1)
         if fits is None:
             raise OutOfMemory("out of memory with one asset at a time; try --low-memory, or a smaller view_size")
-        width = _power_of_two(min(most, fits))
-        while width > 2 and _peak(prior, try_step, width) is None:
-            width //= 2
-    _remember(key, width)
-    return width
+        batch_size = _power_of_two(min(largest, fits))
+        while batch_size > 2 and _peak_bytes(prior, try_step, batch_size) is None:
+            batch_size //= 2
+    _store_batch_size(key, batch_size)
+    return batch_size
 
 
 def step_bytes(prior: Prior, count: int, views: int, view_size: int, *, refine: bool = False) -> int | None:
     """Most bytes allocated on ``prior``'s CUDA device, its own weights included, by a step of ``count`` scenes; None
     where memory did not suffice."""
     with prior.uncompiled():
-        return _peak(prior, lambda number: _prior_step(prior, number, views, view_size, refine), count)
+        return _peak_bytes(prior, lambda number: _prior_step(prior, number, views, view_size, refine), count)
 
 
 def device_bytes(device: torch.device) -> int:
@@ -169,35 +169,35 @@ def _estimate(prior: Prior, step: Callable[[int], object], *, two_fit: bool = Tr
     """The number of scenes whose step should fit, from steps of one and, if ``two_fit`` says it may be tried, of two;
     None where not even one fits."""
     device = prior.device
-    one = _peak(prior, step, 1)
+    one = _peak_bytes(prior, step, 1)
     if one is None:
         return None
-    before = _outside(device)
-    two = _peak(prior, step, 2) if two_fit else None
+    before = _bytes_of_others(device)
+    two = _peak_bytes(prior, step, 2) if two_fit else None
     if two is None:
         return 1
     # Scenes cost alike; where the second seems to cost nothing, the first call's own needs hid it.
     each = max(two - one, 1 << 20)
     # Libraries beside torch take no more for a scene than torch; what came in addition is another process's.
-    each += min(max(_outside(device) - before, 0), each)
+    each += min(max(_bytes_of_others(device) - before, 0), each)
     _, total = torch.cuda.mem_get_info(device.index)
-    return max(1, int(1 + (_SHARE * total - one - before) / each))
+    return max(1, int(1 + (_USABLE_SHARE * total - one - before) / each))
 
 
-def _outside(device: torch.device) -> int:
+def _bytes_of_others(device: torch.device) -> int:
     """Bytes of the device that are taken, but not by torch here: other libraries (tiny-cuda-nn's workspaces,
     nvdiffrast's images), CUDA itself, other processes."""
     free, total = torch.cuda.mem_get_info(device.index)
     return max(0, total - free - torch.cuda.memory_reserved(device))
 
 
-def _peak(prior: Prior, step: Callable[[int], object], count: int) -> int | None:
+def _peak_bytes(prior: Prior, step: Callable[[int], object], count: int) -> int | None:
     """Most bytes allocated at a time by ``step(count)``, or None when memory did not suffice."""
     device = prior.device
     prior.release()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    if not _suffices(step, count):
+    if not _fits(step, count):
         prior.release()
         torch.cuda.empty_cache()
         return None
@@ -205,11 +205,11 @@ def _peak(prior: Prior, step: Callable[[int], object], count: int) -> int | None
     return int(torch.cuda.max_memory_allocated(device))
 
 
-def _suffices(step: Callable[[int], object], count: int) -> bool:
+def _fits(step: Callable[[int], object], count: int) -> bool:
     try:
         step(count)
     except RuntimeError as error:
-        if not lacks_memory(error):
+        if not is_out_of_memory(error):
             raise
         # Left at once: the traceback holds on to the tensors of the step that failed.
         return False
@@ -219,32 +219,32 @@ def _suffices(step: Callable[[int], object], count: int) -> bool:
 def _prior_step(prior: Prior, count: int, views: int, view_size: int, refine: bool) -> None:
     """What ``count`` scenes ask of the prior in a step, on numbers that mean nothing."""
     batch = count * views
-    kept = []
+    losses = []
     if refine:
         side = view_size * prior.vae_scale_factor
         for _ in range(count):
             image = torch.full((views, 3, side, side), 0.5, device=prior.device, requires_grad=True)
-            kept.append(prior.encode(image).sum())
+            losses.append(prior.encode(image).sum())
     noisy = torch.zeros(2 * batch, prior.latent_channels, view_size, view_size, device=prior.device)
     t = torch.full((2 * batch,), prior.train_steps // 2, device=prior.device)
     prior.predict_noise(noisy, t, prior.embed([""]).expand(2 * batch))
-    for value in kept:
+    for value in losses:
         value.backward()
 
 
-def _key(prior: Prior, kind: tuple[object, ...]) -> str:
-    place = str(prior.device)
+def _key(prior: Prior, memory_key: tuple[object, ...]) -> str:
+    device_name = str(prior.device)
     if prior.device.type == "cuda":
-        found = torch.cuda.get_device_properties(prior.device)
-        place = f"{found.name} {found.total_memory}"
-    fits = [prior.identity, place, str(prior.dtype), repr(prior.options), list(map(str, kind))]
+        properties = torch.cuda.get_device_properties(prior.device)
+        device_name = f"{properties.name} {properties.total_memory}"
+    fits = [prior.identity, device_name, str(prior.dtype), repr(prior.options), list(map(str, memory_key))]
     return sha256_bytes(canonical_json(fits))
 
 
-def _remembered(key: str) -> int | None:
+def _stored_batch_size(key: str) -> int | None:
     known = read_entry(_FILE).get(key)
     return known if isinstance(known, int) and known >= 1 else None
 
 
-def _remember(key: str, width: int) -> None:
-    write_entry(_FILE, read_entry(_FILE) | {key: width})
+def _store_batch_size(key: str, batch_size: int) -> None:
+    write_entry(_FILE, read_entry(_FILE) | {key: batch_size})
