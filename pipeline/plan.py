@@ -15,7 +15,7 @@ from pipeline.core.errors import LatentkilnError
 from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.core.job import Job
 from pipeline.core.location import Location, RemotePath
-from pipeline.export.record import in_strangers_folder, is_ours, load_record, output_problem, read_failure
+from pipeline.export.record import foreign_without_record, is_ours, load_record, output_problem, read_failure
 from pipeline.mesh.mesh_hash import may_have_buffers, mesh_sha256
 from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
@@ -29,7 +29,7 @@ Action = Literal["build", "keep", "blocked"]
 
 # What the fingerprint is made of. Raised when its make-up changes, which rebuilds every asset.
 _FINGERPRINT_SCHEMA = 1
-_SHOWN = 40
+_MAX_SHOWN = 40
 # Rows whose assets at a URL are looked at together.
 _WINDOW = 256
 
@@ -100,9 +100,9 @@ def iterate(
 ) -> Iterator[PlanItem]:
     """As ``plan``, one by one; of an output root at a URL a window of rows at a time. Raises StorageError for that."""
     meshes: dict[Location | None, tuple[str, str]] = {None: ("", "")}
-    for given, folder in _with_folders(prefetch_inputs(jobs), out):
-        job, named = given, given.origin or given.mesh
-        if len(meshes) > _REMEMBERED:
+    for manifest_job, folder in _with_folders(prefetch_inputs(jobs), out):
+        job, named = manifest_job, manifest_job.origin or manifest_job.mesh
+        if len(meshes) > _MAX_CACHED:
             meshes = {None: ("", "")}
         if named not in meshes:
             meshes[named] = _identify(named)
@@ -119,14 +119,14 @@ def iterate(
         mark = fingerprint(
             job, prior_identity=prior_identity, recipe_version=version, mesh_sha256=mesh, adapters=adapters
         )
-        if isinstance(folder, Path) and (why := _in_the_way(folder)):
+        if isinstance(folder, Path) and (why := _obstruction(folder)):
             yield PlanItem(job, "blocked", why, mark, foreign=True)
             continue
         reason = _reason_to_build(job, folder, mark, mesh, prior_identity, version, adapters)
         if not reason:
             yield PlanItem(job, "keep", "up to date", mark)
             continue
-        if others := in_strangers_folder(folder):
+        if others := foreign_without_record(folder):
             why = f"{folder} holds other files than an asset's ({_one_line(others[0])}); choose another id or --out"
             yield PlanItem(job, "blocked", why, mark, foreign=True)
             continue
@@ -160,18 +160,18 @@ def _with_folders(jobs: Iterable[Job], out: Location) -> Iterator[tuple[Job, Pat
     if not isinstance(out, RemotePath):
         yield from ((job, out / job.id) for job in jobs)
         return
-    rest = iter(jobs)
-    while window := list(islice(rest, _WINDOW)):
+    remaining = iter(jobs)
+    while window := list(islice(remaining, _WINDOW)):
         for job, (_, there) in zip(window, take_snapshots(out, (job.id for job in window)), strict=True):
             yield job, there
 
 
 def is_foreign(folder: Path | Snapshot) -> bool:
     """Whether nothing may be written in a row's folder, not even why it is not built."""
-    return bool(isinstance(folder, Path) and _in_the_way(folder)) or bool(in_strangers_folder(folder))
+    return bool(isinstance(folder, Path) and _obstruction(folder)) or bool(foreign_without_record(folder))
 
 
-def _in_the_way(folder: Path) -> str:
+def _obstruction(folder: Path) -> str:
     """Empty when the asset's folder can be used, else what stands in its place."""
     try:
         mode = folder.lstat().st_mode
@@ -265,20 +265,20 @@ def _show(value: object) -> str:
 def _one_line(value: object) -> str:
     text = " ".join(str(value).split())
     text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= 5 * _SHOWN else text[: 5 * _SHOWN - 3] + "..."
+    return text if len(text) <= 5 * _MAX_SHOWN else text[: 5 * _MAX_SHOWN - 3] + "..."
 
 
 # Hashes of files, by what the file system says of them: a file that keeps all of it keeps its bytes.
-_Stamp = tuple[str, int, int, int]
+_FileStamp = tuple[str, int, int, int]
 # Bounded, so that a long manifest fills no memory: beyond, they start anew.
-_REMEMBERED = 1 << 16
-_mesh_hashes: dict[_Stamp, str] = {}
-_sound_outputs: set[tuple[_Stamp, str]] = set()
+_MAX_CACHED = 1 << 16
+_mesh_hashes: dict[_FileStamp, str] = {}
+_verified_outputs: set[tuple[_FileStamp, str]] = set()
 
 
-def _stamp(path: Path) -> _Stamp:
-    found = path.stat()
-    return (str(path), found.st_size, found.st_mtime_ns, found.st_ino)
+def _stamp(path: Path) -> _FileStamp:
+    stat = path.stat()
+    return (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
 def _identify(mesh: Location | None) -> tuple[str, str]:
@@ -307,7 +307,7 @@ def _hash_mesh(path: Path) -> str:
     if may_have_buffers(path):
         return mesh_sha256(path)
     stamp = _stamp(path)
-    if len(_mesh_hashes) > _REMEMBERED:
+    if len(_mesh_hashes) > _MAX_CACHED:
         _mesh_hashes.clear()
     if stamp not in _mesh_hashes:
         _mesh_hashes[stamp] = mesh_sha256(path)
@@ -326,11 +326,11 @@ def _output_problem(folder: Path | Snapshot, record: Mapping[str, Any]) -> str:
         return output_problem(folder, record)
     if not record["outputs"]:
         return "the record names no outputs"
-    if keys <= _sound_outputs:
+    if keys <= _verified_outputs:
         return ""
     problem = output_problem(folder, record)
-    if len(_sound_outputs) > _REMEMBERED:
-        _sound_outputs.clear()
+    if len(_verified_outputs) > _MAX_CACHED:
+        _verified_outputs.clear()
     if not problem:
-        _sound_outputs.update(keys)
+        _verified_outputs.update(keys)
     return problem

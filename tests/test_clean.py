@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.commands.clean import clean
 from pipeline.core.errors import ManifestError
-from pipeline.export.record import strangers, write_failure, write_record
+from pipeline.export.record import foreign_files, write_failure, write_record
 from pipeline.fleet.locks import asset_lock
 
 
@@ -77,13 +77,13 @@ def test_all_that_a_row_leaves_is_its_own(tmp_path):
     for name in names:
         (tmp_path / name).touch()
     (tmp_path / ".work").mkdir()
-    assert strangers(tmp_path) == []
+    assert foreign_files(tmp_path) == []
     write_record(tmp_path, {"id": "x", "fingerprint": "f", "outputs": {"film.mp4": {"sha256": "0" * 64, "bytes": 0}}})
     (tmp_path / "film.mp4").touch()
-    assert strangers(tmp_path) == []
+    assert foreign_files(tmp_path) == []
     for name in ("my.obj", "asset", ".git", "preview.jpg"):
         (tmp_path / name).touch()
-    assert strangers(tmp_path) == [".git", "asset", "my.obj", "preview.jpg"]
+    assert foreign_files(tmp_path) == [".git", "asset", "my.obj", "preview.jpg"]
 
 
 def test_what_a_run_builds_stays(out, tmp_path, capsys):

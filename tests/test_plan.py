@@ -306,7 +306,7 @@ def test_meshes_and_outputs_are_hashed_once(job: Job, out: Path, monkeypatch: py
     monkeypatch.setattr(plan_module, "mesh_sha256", counting)
     monkeypatch.setattr("pipeline.export.record.sha256_file", counting)
     plan_module._mesh_hashes.clear()
-    plan_module._sound_outputs.clear()
+    plan_module._verified_outputs.clear()
     for _ in range(3):
         assert {item.action for item in plan(jobs, out, prior_identity=PRIOR)} == {"keep"}
     assert hashed.count("a.obj") == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, ManifestError
 from pipeline.core.location import Location, RemotePath
 from pipeline.core.terminal import say, say_json
-from pipeline.export.record import FAILURE, RECORD, strangers
+from pipeline.export.record import FAILURE, RECORD, foreign_files
 from pipeline.fleet.locks import asset_lock
 from pipeline.manifest import Survey
 from pipeline.manifest.problems import shown
@@ -79,14 +79,14 @@ def clean(
 def _here(out: Path, knows: Callable[[str], bool], yes: bool) -> Iterator[_Leftover]:
     for name, _ in leftovers(out, knows):
         size = sum(_sizes(out / name))
-        fate = _kept(strangers(out / name), yes) or (_delete(out / name) if yes else _WOULD)
+        fate = _kept(foreign_files(out / name), yes) or (_delete(out / name) if yes else _WOULD)
         yield _Leftover(name, size, fate)
 
 
 def _there(out: RemotePath, knows: Callable[[str], bool], yes: bool) -> Iterator[_Leftover]:
     for name, found in leftovers(out, knows):
         size = sum(file.size for file in found.files.values()) if isinstance(found, Snapshot) else 0
-        fate = _kept(strangers(found), yes) or (_remove(out, name) if yes else _WOULD)
+        fate = _kept(foreign_files(found), yes) or (_remove(out, name) if yes else _WOULD)
         yield _Leftover(name, size, fate)
 
 

@@ -37,7 +37,7 @@ PROVENANCE_KEY = "latentkiln"
 """The key of our provenance in ``asset.extras``."""
 
 # Largest loss of float32 positions, as a share of the mesh's size, that is taken without a node translation.
-_POSITION_LOSS = 1e-6
+_MAX_POSITION_ERROR = 1e-6
 # From 65,535 on an index would be the primitive restart value of 16-bit indices.
 _SHORT_INDICES = 65_535
 _JPEG_QUALITY = 95
@@ -178,7 +178,7 @@ def _positions(
         raise ExportError(f"{path}: a coordinate of the mesh is beyond {limit:.3g}; scale the mesh down")
     stored = vertices.astype(np.float32)
     size = float(np.ptp(vertices, axis=0).max())
-    if float(np.abs(stored - vertices).max()) <= _POSITION_LOSS * size:
+    if float(np.abs(stored - vertices).max()) <= _MAX_POSITION_ERROR * size:
         return stored[used] + np.float32(0), None
     # The centre is rounded to float32 so that programs that read it as such agree with those that do not.
     centre = ((vertices.min(axis=0) + vertices.max(axis=0)) / 2).astype(np.float32).astype(np.float64)

@@ -119,10 +119,10 @@ def _texture(document: dict[str, Any], stream: BinaryIO, binary: tuple[int, int]
         return None
     stream.seek(binary[0] + offset)
     head = stream.read(min(length, _IMAGE_HEAD))
-    found = _png_size(head) or _jpeg_size(head)
-    if found is None:
+    header = _png_size(head) or _jpeg_size(head)
+    if header is None:
         return None
-    width, height, kind = found
+    width, height, kind = header
     return {"width": width, "height": height, "format": kind, "bytes": length}
 
 

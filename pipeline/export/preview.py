@@ -22,7 +22,7 @@ from pipeline.mesh.normals import corner_normals, unit_face_normals
 from pipeline.raster.camera import Cameras, directions, orbit
 from pipeline.raster.rasterise import interpolate, rasterise
 
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
 # Elevation and azimuth in degrees: once around, then from the corners, from above and from below.
 VIEWS = ((12, 0), (12, 90), (12, 180), (12, 270), (28, 38), (28, 218), (72, 0), (-62, 30))
@@ -45,10 +45,10 @@ _BACK_CENTRE, _BACK_CORNER = 0.66, 0.47
 
 
 @dataclass(frozen=True)
-class Pyramid:
+class MipPyramid:
     """A texture and its reductions by two, in linear light, one after the other. P texels, L levels."""
 
-    texels: Floats  # (P, 3)
+    texels: Float32Array  # (P, 3)
     start: NDArray[np.int64]  # (L,) of each level in ``texels``
     width: NDArray[np.int64]  # (L,)
     height: NDArray[np.int64]  # (L,)
@@ -70,17 +70,17 @@ def preview_png(
     arguments give the same bytes.
     """
     tiles = render_views(uvmesh, maps[BASE_COLOUR], frame, views=views, size=size, crease_angle=crease_angle)
-    write_bytes(path, encode_sheet(tiles, _encoded(_background(size))))
+    write_bytes(path, encode_sheet(tiles, _linear_to_srgb(_background(size))))
 
 
 def encode_sheet(tiles: NDArray[np.uint8], empty: NDArray[np.uint8]) -> bytes:
     """``tiles`` (N, H, W, 3) as one PNG, four to a row; places left over show ``empty`` (H, W, 3)."""
     count, height, width, _ = tiles.shape
     rows, columns = -(-count // COLUMNS), min(count, COLUMNS)
-    places = np.empty((rows * columns, height, width, 3), np.uint8)
-    places[:count] = tiles
-    places[count:] = empty
-    sheet = places.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(-1, columns * width, 3)
+    cells = np.empty((rows * columns, height, width, 3), np.uint8)
+    cells[:count] = tiles
+    cells[count:] = empty
+    sheet = cells.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(-1, columns * width, 3)
     return encode_image(sheet, "png")
 
 
@@ -113,26 +113,26 @@ def render_views(
         fragments = rasterise(vertices, faces, camera, across, across)
         face, bary = fragments.face[0], fragments.bary[0]
         covered = face >= 0
-        seen = face[covered]
+        visible_faces = face[covered]
         uv = interpolate(face, bary, uvmesh.uv, uvmesh.uv_faces)
         normal = interpolate(face, bary, normals, normal_faces)
         # Both sides of open surfaces are lit, as the asset's material shows them.
         towards = np.einsum("fi,fi->f", facing, camera.eye[0] - vertices[faces[:, 0]])
-        normal *= np.where(towards < 0, np.float32(-1), np.float32(1))[seen, None]
+        normal *= np.where(towards < 0, np.float32(-1), np.float32(1))[visible_faces, None]
         normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), np.float32(1e-12))
         in_camera = normal @ camera.view[0, :3, :3].T.astype(np.float32)
 
         pixel = fragments.depth[0][covered] * np.float32(2 * math.tan(_FOV / 2) / across)
         # A slanted surface has more texels under a pixel; the geometric mean of both directions is taken.
         slant = np.maximum(in_camera[:, 2], np.float32(0.1))
-        level = 0.5 * np.log2(np.maximum(density[seen] * pixel**2 / slant, np.float32(1e-9))) - halvings
+        level = 0.5 * np.log2(np.maximum(density[visible_faces] * pixel**2 / slant, np.float32(1e-9))) - halvings
         colour = background.copy()
         colour[covered] = _sample(pyramid, uv, level) * _light(normal, in_camera)[:, None]
-        tiles[n] = _encoded(_halved(colour))
+        tiles[n] = _linear_to_srgb(_halved(colour))
     return tiles
 
 
-def _light(normal: Floats, in_camera: Floats) -> Floats:
+def _light(normal: Float32Array, in_camera: Float32Array) -> Float32Array:
     """Factor (M,) of the colour at unit normals (M, 3), given in world and in camera space."""
     key_from = _KEY_FROM / np.linalg.norm(_KEY_FROM)
     key = np.maximum((in_camera @ key_from + _WRAP) / (1 + _WRAP), 0)
@@ -164,15 +164,15 @@ def sheet_cameras(vertices: NDArray[np.float64], views: int) -> Cameras:
     for side, axis in zip(sides, (right, up), strict=True):
         centre = (side.max(axis=0) + side.min(axis=0)) / 2
         for _ in range(3):
-            seen = (side - centre) / (distance - ahead)
-            centre += distance * (seen.max(axis=0) + seen.min(axis=0)) / 2
+            extent_in_view = (side - centre) / (distance - ahead)
+            centre += distance * (extent_in_view.max(axis=0) + extent_in_view.min(axis=0)) / 2
         target += axis * centre[:, None]
     near = 0.5 * float((distance - ahead.max(axis=0)).min())
     far = 2 * float((distance - ahead.min(axis=0)).max())
     return orbit(theta, azimuth, distance, _FOV, target, near=near, far=far)
 
 
-def _texel_density(uvmesh: UVMesh, vertices: NDArray[np.float64], width: int, height: int) -> Floats:
+def _texel_density(uvmesh: UVMesh, vertices: NDArray[np.float64], width: int, height: int) -> Float32Array:
     """Texels per area of the working frame, for each face (F,)."""
     corner = uvmesh.uv.astype(np.float64)[uvmesh.uv_faces] * (width, height)
     first, second = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
@@ -182,9 +182,9 @@ def _texel_density(uvmesh: UVMesh, vertices: NDArray[np.float64], width: int, he
     return np.asarray(texels / np.maximum(area, 1e-12), np.float32)
 
 
-def _pyramid(image: NDArray[np.uint8], limit: int) -> Pyramid:
+def _pyramid(image: NDArray[np.uint8], limit: int) -> MipPyramid:
     """Mip levels of ``image``; what is larger than ``limit`` at first is reduced by whole levels."""
-    linear = _decoded(np.asarray(np.arange(256) / 255, np.float32))
+    linear = _srgb_to_linear(np.asarray(np.arange(256) / 255, np.float32))
     if max(image.shape[:2]) > limit and min(image.shape[:2]) > 1:
         image = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
         level = linear[image[0::2, 0::2]]
@@ -201,10 +201,12 @@ def _pyramid(image: NDArray[np.uint8], limit: int) -> Pyramid:
         levels.append(level)
     height, width = np.array([entry.shape[:2] for entry in levels], np.int64).T
     count = width * height
-    return Pyramid(np.concatenate([entry.reshape(-1, 3) for entry in levels]), np.cumsum(count) - count, width, height)
+    return MipPyramid(
+        np.concatenate([entry.reshape(-1, 3) for entry in levels]), np.cumsum(count) - count, width, height
+    )
 
 
-def _halved(level: Floats) -> Floats:
+def _halved(level: Float32Array) -> Float32Array:
     """(H, W, 3) at half the size, each texel the mean of four; an odd last row or column is repeated."""
     height, width = level.shape[:2]
     if height % 2 or width % 2:
@@ -212,7 +214,7 @@ def _halved(level: Floats) -> Floats:
     return (level[0::2, 0::2] + level[0::2, 1::2] + level[1::2, 0::2] + level[1::2, 1::2]) * np.float32(0.25)
 
 
-def _sample(pyramid: Pyramid, uv: Floats, level: Floats) -> Floats:
+def _sample(pyramid: MipPyramid, uv: Float32Array, level: Float32Array) -> Float32Array:
     """Trilinear: (M, 2), top-left origin, at fractional levels (M,); linear light (M, 3)."""
     level = np.clip(level, 0, len(pyramid.start) - 1)
     low = level.astype(np.int64)
@@ -222,7 +224,7 @@ def _sample(pyramid: Pyramid, uv: Floats, level: Floats) -> Floats:
     return below + (_bilinear(pyramid, uv, high) - below) * share
 
 
-def _bilinear(pyramid: Pyramid, uv: Floats, level: NDArray[np.int64]) -> Floats:
+def _bilinear(pyramid: MipPyramid, uv: Float32Array, level: NDArray[np.int64]) -> Float32Array:
     """As ``_sample`` at whole levels, clamped at the border."""
     width, height = pyramid.width[level], pyramid.height[level]
     x = np.clip(uv[:, 0] * width - 0.5, 0, width - 1)
@@ -238,20 +240,20 @@ def _bilinear(pyramid: Pyramid, uv: Floats, level: NDArray[np.int64]) -> Floats:
     return np.asarray(upper + (lower - upper) * fy)
 
 
-def _background(size: int) -> Floats:
+def _background(size: int) -> Float32Array:
     """(size, size, 3) in linear light."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
     away = np.minimum((axis[None, :] ** 2 + (axis[:, None] + 0.15) ** 2) / 2, 1)
-    grey = _decoded(np.asarray(_BACK_CENTRE + (_BACK_CORNER - _BACK_CENTRE) * away, np.float32))
+    grey = _srgb_to_linear(np.asarray(_BACK_CENTRE + (_BACK_CORNER - _BACK_CENTRE) * away, np.float32))
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _decoded(srgb: Floats) -> Floats:
+def _srgb_to_linear(srgb: Float32Array) -> Float32Array:
     """sRGB in [0, 1] to linear light."""
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
-def _encoded(linear: Floats) -> NDArray[np.uint8]:
+def _linear_to_srgb(linear: Float32Array) -> NDArray[np.uint8]:
     """Linear light to sRGB bytes."""
     linear = np.clip(linear, 0, 1)
     srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)

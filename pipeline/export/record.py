@@ -87,22 +87,22 @@ def is_ours(folder: Path | Snapshot, name: str) -> bool:
 
     A half-built one has no record that says so: it must hold nothing but what is found in such a folder.
     """
-    if any(found is not None and found["id"] == name for found in (read_record(folder), read_failure(folder))):
+    if any(stored is not None and stored["id"] == name for stored in (read_record(folder), read_failure(folder))):
         return True
     entries = _entries(folder)
     mine = all(entry in _HALF_BUILT or entry.startswith(TEMPORARY_PREFIX) for entry in entries)
     return mine and any(entry.startswith(".") for entry in entries)
 
 
-def strangers(folder: Path | Snapshot) -> list[str]:
+def foreign_files(folder: Path | Snapshot) -> list[str]:
     """Names in a row's folder that no row puts there, sorted: somebody else's, which no asset may take with it.
 
     An output root may be a folder that was there before, and an id the name of one in it.
     """
     record = read_record(folder) or {}
     ours = {RECORD, FAILURE, *_HALF_BUILT, *record.get("outputs", ())}
-    rest = (entry for entry in _entries(folder) if entry not in ours and not entry.startswith(TEMPORARY_PREFIX))
-    return sorted(entry for entry in rest if not _OUTPUT.fullmatch(entry))
+    others = (entry for entry in _entries(folder) if entry not in ours and not entry.startswith(TEMPORARY_PREFIX))
+    return sorted(entry for entry in others if not _OUTPUT.fullmatch(entry))
 
 
 def names_of_rows(folder: Path) -> list[str]:
@@ -115,10 +115,10 @@ def names_of_rows(folder: Path) -> list[str]:
     )
 
 
-def in_strangers_folder(folder: Path | Snapshot) -> list[str]:
-    """``strangers`` of a folder without a record: it is not ours, and nothing is to be written there. What lies beside
-    an asset of ours is its owner's business."""
-    return strangers(folder) if read_record(folder) is None else []
+def foreign_without_record(folder: Path | Snapshot) -> list[str]:
+    """``foreign_files`` of a folder without a record: it is not ours, and nothing is to be written there. What lies
+    beside an asset of ours is its owner's business."""
+    return foreign_files(folder) if read_record(folder) is None else []
 
 
 def _entries(folder: Path | Snapshot) -> set[str]:

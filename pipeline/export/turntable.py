@@ -63,12 +63,12 @@ def render_shape(
     tiles = np.empty((views, size, size, 3), np.uint8)
     for n in range(views):
         camera = cameras[n : n + 1]
-        seen = rasterise(vertices, faces, camera, across, across)
-        depths[n] = seen.depth[0]
-        covered = seen.mask[0]
-        normal = interpolate(seen.face[0], seen.bary[0], normals, normal_faces)
+        fragments = rasterise(vertices, faces, camera, across, across)
+        depths[n] = fragments.depth[0]
+        covered = fragments.mask[0]
+        normal = interpolate(fragments.face[0], fragments.bary[0], normals, normal_faces)
         towards = np.einsum("fi,fi->f", facing, camera.eye[0] - vertices[faces[:, 0]])
-        normal *= np.where(towards < 0, np.float32(-1), np.float32(1))[seen.face[0][covered], None]
+        normal *= np.where(towards < 0, np.float32(-1), np.float32(1))[fragments.face[0][covered], None]
         vectors = np.zeros((across, across, 3), np.float32)
         vectors[covered] = normal @ camera.view[0, :3, :3].T.astype(np.float32)
         vectors[covered] /= np.maximum(np.linalg.norm(vectors[covered], axis=1, keepdims=True), np.float32(1e-12))
