@@ -34,12 +34,12 @@ from pipeline.optimize.loop import optimize
 from pipeline.prior.latent_rgb_fit import picture as made_picture
 from pipeline.prior.load import Prior, load_prior
 from pipeline.raster.camera import Cameras, orbit
+from pipeline.recipes.asset_build import AssetBuild, Variant
 from pipeline.recipes.build import begin_refinement, prepare, variants
-from pipeline.recipes.generate import Generate, picture
+from pipeline.recipes.generate import Generate, render_picture
 from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
-from pipeline.recipes.work import Variant, Work
 
 _AZIMUTHS = 6
 # Pixels along outlines, where colours are mixed with the background before or after they are clamped to [0, 1].
@@ -69,7 +69,7 @@ def views(prior: Prior) -> Cameras:
 def pictures(scene: RadianceFieldScene, cameras: Cameras, prior: Prior) -> tuple[np.ndarray, np.ndarray]:
     """Decoded (or refined) images (N, 3, H, W) in [0, 1] and where the object is (N, H, W)."""
     size = 2 * prior.sample_size if prior.sample_size < 64 else prior.sample_size
-    made = [picture(scene, cameras[i : i + 1], size, prior) for i in range(len(cameras))]
+    made = [render_picture(scene, cameras[i : i + 1], size, prior) for i in range(len(cameras))]
     images = np.concatenate([image for image, _ in made])
     depth = torch.from_numpy(np.concatenate([depth for _, depth in made]))[:, None]
     inside = torch.nn.functional.interpolate(depth.isfinite().float(), size=images.shape[-2:], mode="nearest")
@@ -141,20 +141,20 @@ def painted(prior: Prior, mesh: Path, prompt: str, refine_steps: int, out: Path)
     print(f"{colours[1] / colours[0] - 1:+.1%}")
 
 
-def grown(prior: Prior, prompt: str, steps: int, refine_steps: int, out: Path) -> tuple[Work, Variant]:
+def grown(prior: Prior, prompt: str, steps: int, refine_steps: int, out: Path) -> tuple[AssetBuild, Variant]:
     """A field after its latent steps, with its refinement about to begin."""
     settings = GenerateSettings(steps=steps, refine=True, refine_steps=refine_steps, shapes=MUSHROOM)  # type: ignore[arg-type]
     job = Job("refine", "generate", prompt, "", 0, None, settings.model_dump(mode="json"), RowLocation("benchmark", 1))
     recipe = Generate()
-    work = Work(job, "benchmark", out / job.id, recipe.resolve(job, prior), no_report)
+    work = AssetBuild(job, "benchmark", out / job.id, recipe.resolve(job, prior), no_report)
     work.variants = variants(work)
     prepare(recipe, work, prior, out, 1)
     variant = work.variants[0]
-    assert variant.subject is not None
-    variant.subject.checkpoint = None
-    optimize([variant.subject], prior, lockstep=1)
-    if variant.subject.error:
-        raise variant.subject.error
+    assert variant.optimization is not None
+    variant.optimization.checkpoint = None
+    optimize([variant.optimization], prior, lockstep=1)
+    if variant.optimization.error:
+        raise variant.optimization.error
     begin_refinement(recipe, work, prior, 1)
     return work, variant
 

@@ -23,10 +23,10 @@ from pipeline.fields.radiance_field_scene import LatentToRgb, RadianceFieldScene
 from pipeline.mesh.load import load_mesh
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import OrbitSettings, sample_orbit_cameras
-from pipeline.recipes.field_surface import density_grid, latents_on, surface
-from pipeline.recipes.generate import Generate, generate, picture, scene_settings
+from pipeline.recipes.asset_build import AssetBuild, Variant
+from pipeline.recipes.generate import Generate, generate, render_picture, scene_settings
 from pipeline.recipes.generate_settings import GenerateSettings
-from pipeline.recipes.work import Variant, Work
+from pipeline.recipes.mesh_extraction import density_grid, extract_mesh, latent_texture
 from pipeline.uv.unwrap import unwrap
 
 SMALL = {
@@ -140,10 +140,10 @@ def test_patches_begin_with_the_colours_of_the_field(prior: Prior, tmp_path: Pat
     for step in range(3):
         made.occupancy.update(made.field.density, 0, step)
     settings = GenerateSettings(**SMALL)  # type: ignore[arg-type]
-    mesh = surface(made, settings)
+    mesh = extract_mesh(made, settings)
     uvmesh = unwrap(mesh, texture_size=64)
     made.field.forward = lambda points: (torch.ones(len(points)), points[:, :1].expand(-1, 4))  # type: ignore[method-assign]
-    latents = latents_on(made, uvmesh, 32)
+    latents = latent_texture(made, uvmesh, 32)
     assert latents.shape == (4, 32, 32) and latents.dtype == torch.float32
     texels = texel_map(uvmesh, 32)
     centre = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
@@ -158,14 +158,14 @@ def test_a_sketched_surface_is_where_the_sketch_takes_it_to_be(prior: Prior, mon
     axis = np.linspace(-1, 1, 48)
     radius = np.sqrt(sum(x**2 for x in np.meshgrid(axis, axis, axis, indexing="ij")))
     density = (20 * np.clip((0.7 - radius) / 0.3, 0, 1)).astype(np.float32)
-    monkeypatch.setattr("pipeline.recipes.field_surface.density_grid", lambda scene, resolution: density)
+    monkeypatch.setattr("pipeline.recipes.mesh_extraction.density_grid", lambda scene, resolution: density)
     settings = GenerateSettings(**SMALL)  # type: ignore[arg-type]
-    free, sketched = (surface(scene(prior), settings, sketched=given) for given in (False, True))
+    free, sketched = (extract_mesh(scene(prior), settings, sketched=given) for given in (False, True))
     outer = np.linalg.norm(sketched.vertices, axis=1).mean()
     assert outer == pytest.approx(0.7 - 0.3 * (np.log(2) / 0.2) / 20, abs=0.02)
     assert np.linalg.norm(free.vertices, axis=1).mean() < outer - 0.02
     density /= 10  # nowhere as dense as the sketch wants it on its surface, but it shows
-    thin = surface(scene(prior), settings, sketched=True)
+    thin = extract_mesh(scene(prior), settings, sketched=True)
     assert 0.3 < np.linalg.norm(thin.vertices, axis=1).mean() < outer
 
 
@@ -252,7 +252,7 @@ def test_pictures_have_no_depth_where_rays_pass(prior: Prior) -> None:
     cameras = sample_orbit_cameras(np.random.default_rng(1), 1, OrbitSettings(radius=(1.9, 2.2)))
     for step in range(3):
         made.occupancy.update(made.field.density, 0, step)
-    shown, depth = picture(made, cameras, 16, prior)
+    shown, depth = render_picture(made, cameras, 16, prior)
     assert shown.shape == (1, 3, 16 * prior.vae_scale_factor, 16 * prior.vae_scale_factor)
     # The blob at the centre stops rays about the camera's distance away; the corners see past it.
     assert depth[0, 8, 8] == pytest.approx(np.linalg.norm(cameras.eye[0]), abs=0.5)
@@ -278,7 +278,7 @@ def test_the_recipe_resolves_what_the_row_leaves_out(prior: Prior) -> None:
     assert (settings.steps, settings.grid_finest, settings.fov_max, settings.front) == (5000, 2048, 70.0, "+z")
     defaults = vars(prior.generate_defaults).keys() - {"sketch_guidance_scale"}
     assert all(getattr(settings, name) is not None for name in defaults)
-    work = Work(row, "print", Path("x"), settings, lambda stage, done, total: None)
+    work = AssetBuild(row, "print", Path("x"), settings, lambda stage, done, total: None)
     assert Generate().scene(work, Variant(0, 0, Path("x")), prior)[0].settings.view_size == 64
 
 
@@ -289,7 +289,7 @@ def test_a_sketch_has_guidance_of_its_own_and_all_of_the_scene(prior: Prior, mon
     def used(**given: object) -> tuple[float, float | None]:
         row = Job("x", "generate", "a stone", "", 0, None, {**SMALL, **given}, RowLocation("m", 1))
         settings = Generate().resolve(row, prior)
-        work = Work(row, "print", Path("x"), settings, lambda stage, done, total: None)
+        work = AssetBuild(row, "print", Path("x"), settings, lambda stage, done, total: None)
         scene = Generate().scene(work, Variant(0, 0, Path("x")), prior)[0]
         return scene.field.settings.radius, settings.guidance_scale
 

@@ -24,7 +24,7 @@ from pipeline.optimize.sds import SdsSettings, sds_loss
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import orbit
 from pipeline.raster.rasterise import rasterise
-from pipeline.recipes.generate import bake_cameras, picture, scene_settings
+from pipeline.recipes.generate import bake_cameras, render_picture, scene_settings
 from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.uv.unwrap import unwrap
 
@@ -151,11 +151,11 @@ def test_a_baked_texture_shows_what_the_decoder_shows(prior: Prior) -> None:
     uvmesh = unwrap(Mesh(vertices, faces), texture_size=128)
     corners = uvmesh.mesh.vertices
     cameras = bake_cameras(corners)
-    shown = [picture(made, cameras[i : i + 1], 16, prior) for i in range(len(cameras))]
+    shown = [render_picture(made, cameras[i : i + 1], 16, prior) for i in range(len(cameras))]
     images, depths = (np.concatenate(parts) for parts in zip(*shown, strict=True))
     texture = bake_projected(uvmesh, corners, cameras, images, 128, near_depths=depths).maps[BASE_COLOUR]
     camera = orbit(np.array([1.2]), np.array([1.9]), np.array([2.0]), np.array([0.75]))
-    decoded, _ = picture(made, camera, 16, prior)
+    decoded, _ = render_picture(made, camera, 16, prior)
     side = decoded.shape[-1]
     seen = rasterise(corners, uvmesh.mesh.faces, camera, side, side)
     inside = seen.face[0] >= 0

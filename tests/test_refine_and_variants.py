@@ -20,10 +20,10 @@ from pipeline.painting.mesh_renderer import MeshRenderer
 from pipeline.painting.painted_mesh import CameraSettings
 from pipeline.painting.refined_mesh import RefinedMesh, RefinedMeshSettings
 from pipeline.prior.load import Prior, load_prior
+from pipeline.recipes.asset_build import Asset
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
-from pipeline.recipes.rank import score_asset, score_images
-from pipeline.recipes.work import Asset
+from pipeline.recipes.ranking import score_asset, score_images
 from pipeline.uv.unwrap import unwrap
 
 

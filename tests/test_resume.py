@@ -22,11 +22,11 @@ from pipeline.export.record import read_record
 from pipeline.optimize.loop import Optimization, optimize
 from pipeline.prior.load import Prior, load_prior
 from pipeline.recipes import build
+from pipeline.recipes.asset_build import AssetBuild
 from pipeline.recipes.generate import Generate
 from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.recipes.paint import Paint
 from pipeline.recipes.paint_settings import PaintSettings
-from pipeline.recipes.work import Work
 
 VASE = Path(__file__).parent.parent / "manifests" / "meshes" / "vase.obj"
 Moment = tuple[str, int]
@@ -142,16 +142,16 @@ def last_phase(
     made = Job(
         "one", recipe, "a red brick cube", "", 0, mesh if recipe == "paint" else None, values, RowLocation("m.csv", 2)
     )
-    work = Work(made, "print", out / "one", None, lambda *_: None)
+    work = AssetBuild(made, "print", out / "one", None, lambda *_: None)
     work.settings = steps.resolve(made, prior)
     work.variants = build.variants(work)
     build.prepare(steps, work, prior, out, 2)
     (variant,) = work.variants
     begin: list[Callable[..., None]] = [build.begin_refinement, build.begin_texturing]
     while True:
-        subject = variant.subjects[-1]
+        subject = variant.optimizations[-1]
         wanted = 1 + bool(settings.get("refine")) + bool(settings.get("texturing") == "patches")
-        last = len(variant.subjects) == wanted
+        last = len(variant.optimizations) == wanted
         optimize([subject], prior, lockstep=2, stop=lambda s=subject, at_end=last: at_end and s.step >= steps_made)
         assert subject.error is None
         if last:

@@ -24,9 +24,9 @@ from pipeline.painting.mesh_renderer import MeshRenderer
 from pipeline.painting.view_heights import lowered, shown_share, suited
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import CameraSettings, orbit
-from pipeline.recipes.canvas import unreached_warning
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paintable_mesh import unreached_warning
 from pipeline.uv.unwrap import uneven_density, unwrap
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pipeline.core.job import Job
 from pipeline.fleet.fit import Fit, measure
 from pipeline.prior.options import PriorOptions
-from pipeline.recipes.registry import Recipe, get_recipe
+from pipeline.recipes.registry import BuildFunction, get_recipe
 
 # done: built now. kept: found finished. elsewhere: another run is building it. waiting: never begun.
 # quarantined: it killed its worker as often as is allowed, or never came further; failed in every other respect.
@@ -78,5 +78,5 @@ class Toolbox:
     be replaced as a whole."""
 
     load_prior: Callable[[str, int], Any] = load_prior
-    recipe: Callable[[str], Recipe] = get_recipe
+    recipe: Callable[[str], BuildFunction] = get_recipe
     measure: Callable[[Any, int | None], Fit] = measure

@@ -1,7 +1,7 @@
 """What every recipe does with its rows: prepare, distil in lockstep, refine, texture, rank, write. One row never stops
 another.
 
-A recipe brings ``Steps``; everything else, from checkpoints to variants and records, is the same for all of them.
+A recipe brings ``Recipe``; everything else, from checkpoints to variants and records, is the same for all of them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pipeline.optimize.prompts import PromptTable
 from pipeline.optimize.sds import SdsSettings
 from pipeline.prior.load import Prior
 from pipeline.prior.prompts import suffixes
-from pipeline.recipes.canvas import unreached_warning
-from pipeline.recipes.deliver import deliver
-from pipeline.recipes.rank import score
-from pipeline.recipes.record import failed
-from pipeline.recipes.work import Asset, Variant, Work
+from pipeline.recipes.asset_build import Asset, AssetBuild, Variant
+from pipeline.recipes.paintable_mesh import unreached_warning
+from pipeline.recipes.ranking import score
+from pipeline.recipes.record import failed_result
+from pipeline.recipes.write_outputs import write_outputs
 
 
-class Steps(Protocol):
+class Recipe(Protocol):
     """What is a recipe's own."""
 
     name: str
@@ -38,31 +38,31 @@ class Steps(Protocol):
         """The job's settings with nothing left open."""
         ...
 
-    def prepare(self, work: Work, prior: Prior, out: Path) -> None:
+    def prepare(self, asset_build: AssetBuild, prior: Prior, out: Path) -> None:
         """What all variants of a row share. Raises LatentkilnError."""
         ...
 
-    def scene(self, work: Work, variant: Variant, prior: Prior) -> tuple[Scene | None, str]:
+    def scene(self, asset_build: AssetBuild, variant: Variant, prior: Prior) -> tuple[Scene | None, str]:
         """The scene of one variant (None where nothing is optimised), and a word that changes whenever its
         checkpoints stop fitting."""
         ...
 
-    def refined(self, work: Work, variant: Variant, prior: Prior) -> Scene:
+    def refined(self, asset_build: AssetBuild, variant: Variant, prior: Prior) -> Scene:
         """The scene that goes on in RGB from where the variant's first one ended."""
         ...
 
-    def textured(self, work: Work, variant: Variant, prior: Prior) -> tuple[Scene, str]:
+    def textured(self, asset_build: AssetBuild, variant: Variant, prior: Prior) -> tuple[Scene, str]:
         """The surface of the variant's scene, to be painted, where ``settings.texturing`` is ``patches``; and a word
         as for ``scene``. Raises LatentkilnError."""
         raise LatentkilnError(f"{self.name} has no surface to paint by patches", stage="texture")
 
-    def asset(self, work: Work, variant: Variant, prior: Prior) -> Asset:
+    def asset(self, asset_build: AssetBuild, variant: Variant, prior: Prior) -> Asset:
         """Mesh and maps of a variant whose scenes are done. Raises LatentkilnError."""
         ...
 
 
 def build(
-    steps: Steps,
+    recipe: Recipe,
     jobs: Sequence[Job],
     prior: Prior,
     out: Path,
@@ -78,109 +78,141 @@ def build(
     Never raises for a row. ``stop`` turning true leaves checkpoints and gives ``interrupted`` outcomes.
     """
     outcomes: dict[int, BuildResult] = {}
-    works: dict[int, Work] = {}
+    works: dict[int, AssetBuild] = {}
     for index, (job, fingerprint) in enumerate(zip(jobs, fingerprints, strict=True)):
         if stop():
             outcomes[index] = BuildResult(job.id, "interrupted")
             continue
-        work = Work(job, fingerprint, out / job.id, None, report_for(index))
+        asset_build = AssetBuild(job, fingerprint, out / job.id, None, report_for(index))
         try:
-            work.settings = steps.resolve(job, prior)
-            work.variants = variants(work)
-            prepare(steps, work, prior, out, lockstep)
-            works[index] = work
+            asset_build.settings = recipe.resolve(job, prior)
+            asset_build.variants = variants(asset_build)
+            prepare(recipe, asset_build, prior, out, lockstep)
+            works[index] = asset_build
         except LatentkilnError as error:
-            outcomes[index] = failed(work, error)
+            outcomes[index] = failed_result(asset_build, error)
 
-    def run(phase: list[tuple[Work, Variant, Optimization]]) -> None:
+    def run(phase: list[tuple[AssetBuild, Variant, Optimization]]) -> None:
         for group in _same_batch(phase, lockstep):
-            subjects = [subject for _, _, subject in group]
-            optimize(subjects, prior, lockstep=lockstep, checkpoint_seconds=checkpoint_seconds, stop=stop)
+            optimizations = [optimization for _, _, optimization in group]
+            optimize(optimizations, prior, lockstep=lockstep, checkpoint_seconds=checkpoint_seconds, stop=stop)
 
-    run([(work, v, v.subject) for work in works.values() for v in work.variants if v.subject is not None])
-    for work in works.values():
+    run(
+        [
+            (asset_build, v, v.optimization)
+            for asset_build in works.values()
+            for v in asset_build.variants
+            if v.optimization is not None
+        ]
+    )
+    for asset_build in works.values():
         if not stop():
-            begin_refinement(steps, work, prior, lockstep)
-    run([(work, v, v.refinement) for work in works.values() for v in work.variants if v.refinement is not None])
-    for work in works.values():
+            begin_refinement(recipe, asset_build, prior, lockstep)
+    run(
+        [
+            (asset_build, v, v.refinement)
+            for asset_build in works.values()
+            for v in asset_build.variants
+            if v.refinement is not None
+        ]
+    )
+    for asset_build in works.values():
         if not stop():
-            begin_texturing(steps, work, prior, lockstep)
-    run([(work, v, v.texturing) for work in works.values() for v in work.variants if v.texturing is not None])
-    for index, work in works.items():
-        if stop() and any(variant.scene is None for variant in work.variants):
+            begin_texturing(recipe, asset_build, prior, lockstep)
+    run(
+        [
+            (asset_build, v, v.texturing)
+            for asset_build in works.values()
+            for v in asset_build.variants
+            if v.texturing is not None
+        ]
+    )
+    for index, asset_build in works.items():
+        if stop() and any(variant.scene is None for variant in asset_build.variants):
             # Nothing was begun that could be saved.
             outcomes[index] = BuildResult(
-                work.job.id, "interrupted", stage="sample", seconds=time.time() - work.started
+                asset_build.job.id, "interrupted", stage="sample", seconds=time.time() - asset_build.started
             )
         else:
-            outcomes[index] = _finish(steps, work, prior, lockstep)
+            outcomes[index] = _finish(recipe, asset_build, prior, lockstep)
     return [outcomes[index] for index in range(len(jobs))]
 
 
-def variants(work: Work) -> list[Variant]:
+def variants(asset_build: AssetBuild) -> list[Variant]:
     """One variant per seed of the row; the seeds follow on."""
-    return [Variant(i, work.job.seed + i, work.folder / WORK_DIR / str(i)) for i in range(work.settings.seeds)]
+    return [
+        Variant(i, asset_build.job.seed + i, asset_build.folder / WORK_DIR / str(i))
+        for i in range(asset_build.settings.seeds)
+    ]
 
 
-def prepare(steps: Steps, work: Work, prior: Prior, out: Path, lockstep: int) -> None:
+def prepare(recipe: Recipe, asset_build: AssetBuild, prior: Prior, out: Path, lockstep: int) -> None:
     """Everything before the first step: leftovers removed, inputs read, a scene per variant. Raises
     LatentkilnError."""
-    _remove_leftovers(work)
-    steps.prepare(work, prior, out)
-    with work.stage("prepare"):
-        adapters = prior.adapters(work.job.adapters)
+    _remove_leftovers(asset_build)
+    recipe.prepare(asset_build, prior, out)
+    with asset_build.stage("prepare"):
+        adapters = prior.adapters(asset_build.job.adapters)
         added = suffixes(
-            view_words=bool(work.settings.view_words),
-            close_up=bool(getattr(work.settings, "prompt_close_up", False)) or _textures(work),
+            view_words=bool(asset_build.settings.view_words),
+            close_up=bool(getattr(asset_build.settings, "prompt_close_up", False)) or _has_texturing(asset_build),
         )
-        work.warnings += prior.prompt_warnings(work.job.prompt, work.job.negative_prompt, added, adapters)
-        work.warnings += prior.unused_concepts(work.job.prompt, adapters)
-        for variant in work.variants:
-            variant.scene, layout = steps.scene(work, variant, prior)
+        asset_build.warnings += prior.prompt_warnings(
+            asset_build.job.prompt, asset_build.job.negative_prompt, added, adapters
+        )
+        asset_build.warnings += prior.unused_concepts(asset_build.job.prompt, adapters)
+        for variant in asset_build.variants:
+            variant.scene, layout = recipe.scene(asset_build, variant, prior)
             if variant.scene is not None:
-                variant.subject = _subject(work, variant, prior, variant.scene, "latent", (lockstep, layout))
+                variant.optimization = _optimization(
+                    asset_build, variant, prior, variant.scene, "latent", (lockstep, layout)
+                )
 
 
-def begin_refinement(steps: Steps, work: Work, prior: Prior, lockstep: int) -> None:
+def begin_refinement(recipe: Recipe, asset_build: AssetBuild, prior: Prior, lockstep: int) -> None:
     """Gives every variant whose latent steps are done its scene in RGB, where the row asks for it."""
-    if not work.settings.refine:
+    if not asset_build.settings.refine:
         return
-    for variant, subject in _ready(work):
+    for variant, optimization in _ready(asset_build):
         try:
-            with work.stage("prepare_refinement"):
+            with asset_build.stage("prepare_refinement"):
                 # The latent phase need not be run again, should the refinement be interrupted.
-                subject.save()
-                variant.refined = steps.refined(work, variant, prior)
-                variant.refinement = _subject(work, variant, prior, variant.refined, "rgb", (lockstep,))
+                optimization.save()
+                variant.refined = recipe.refined(asset_build, variant, prior)
+                variant.refinement = _optimization(asset_build, variant, prior, variant.refined, "rgb", (lockstep,))
         except LatentkilnError as error:
-            subject.error = error
+            optimization.error = error
 
 
-def begin_texturing(steps: Steps, work: Work, prior: Prior, lockstep: int) -> None:
+def begin_texturing(recipe: Recipe, asset_build: AssetBuild, prior: Prior, lockstep: int) -> None:
     """Gives every variant whose steps so far are done its surface to be painted, where the row asks for it."""
-    if not _textures(work):
+    if not _has_texturing(asset_build):
         return
-    for variant, subject in _ready(work):
+    for variant, optimization in _ready(asset_build):
         try:
-            with work.stage("checkpoint"):
-                subject.save()
-            variant.textured, layout = steps.textured(work, variant, prior)
-            variant.texturing = _subject(work, variant, prior, variant.textured, "texture", (lockstep, layout))
+            with asset_build.stage("checkpoint"):
+                optimization.save()
+            variant.textured, layout = recipe.textured(asset_build, variant, prior)
+            variant.texturing = _optimization(
+                asset_build, variant, prior, variant.textured, "texture", (lockstep, layout)
+            )
         except LatentkilnError as error:
-            subject.error = error
+            optimization.error = error
 
 
-def _textures(work: Work) -> bool:
-    return getattr(work.settings, "texturing", None) == "patches"
+def _has_texturing(asset_build: AssetBuild) -> bool:
+    return getattr(asset_build.settings, "texturing", None) == "patches"
 
 
-def _ready(work: Work) -> list[tuple[Variant, Optimization]]:
+def _ready(asset_build: AssetBuild) -> list[tuple[Variant, Optimization]]:
     """Variants all of whose phases so far are done, with the last of these."""
-    begun = [(variant, variant.subjects) for variant in work.variants]
-    done = [
-        (v, subjects) for v, subjects in begun if subjects and all(s.finished and s.error is None for s in subjects)
+    begun = [(variant, variant.optimizations) for variant in asset_build.variants]
+    ready = [
+        (v, optimizations)
+        for v, optimizations in begun
+        if optimizations and all(s.finished and s.error is None for s in optimizations)
     ]
-    return [(variant, subjects[-1]) for variant, subjects in done]
+    return [(variant, optimizations[-1]) for variant, optimizations in ready]
 
 
 @dataclass(frozen=True)
@@ -207,10 +239,10 @@ def _phase(settings: Any, name: str) -> _Phase:
     return _Phase("distill", settings.steps, settings.guidance_scale, settings.t_max, close_up, "sds")
 
 
-def _subject(
-    work: Work, variant: Variant, prior: Prior, scene: Scene, phase: str, fits: tuple[object, ...]
+def _optimization(
+    asset_build: AssetBuild, variant: Variant, prior: Prior, scene: Scene, phase: str, batch_key: tuple[object, ...]
 ) -> Optimization:
-    job, settings, how = work.job, work.settings, _phase(work.settings, phase)
+    job, settings, how = asset_build.job, asset_build.settings, _phase(asset_build.settings, phase)
     prompts = PromptTable(
         prior,
         job.prompt,
@@ -226,98 +258,108 @@ def _subject(
         variant.seed,
         how.steps,
         checkpoint=variant.folder / f"{phase}.safetensors",
-        key=sha256_bytes(canonical_json([work.fingerprint, variant.seed, phase, *fits])),
-        report=lambda stage, done, total: work.report(_stage_name(stage, how, work, variant), done, total),
+        key=sha256_bytes(canonical_json([asset_build.fingerprint, variant.seed, phase, *batch_key])),
+        report=lambda stage, done, total: asset_build.report(
+            _stage_name(stage, how, asset_build, variant), done, total
+        ),
         stream=how.stream,
-        batch_shape=(work.job.recipe, phase, *_shape(settings)),
+        batch_shape=(asset_build.job.recipe, phase, *_view_shape(settings)),
     )
 
 
-def _stage_name(stage: str, phase: _Phase, work: Work, variant: Variant) -> str:
+def _stage_name(stage: str, phase: _Phase, asset_build: AssetBuild, variant: Variant) -> str:
     name = phase.stage if stage == "distill" else stage
-    return f"{name} {variant.index + 1}/{len(work.variants)}" if len(work.variants) > 1 else name
+    return f"{name} {variant.index + 1}/{len(asset_build.variants)}" if len(asset_build.variants) > 1 else name
 
 
 def _same_batch(
-    phase: list[tuple[Work, Variant, Optimization]], lockstep: int
-) -> list[list[tuple[Work, Variant, Optimization]]]:
+    phase: list[tuple[AssetBuild, Variant, Optimization]], lockstep: int
+) -> list[list[tuple[AssetBuild, Variant, Optimization]]]:
     """Scenes whose views make UNet batches of one shape go together, ``lockstep`` at a time."""
-    groups: dict[tuple[Any, ...], list[tuple[Work, Variant, Optimization]]] = {}
+    groups: dict[tuple[Any, ...], list[tuple[AssetBuild, Variant, Optimization]]] = {}
     for entry in phase:
-        groups.setdefault(_shape(entry[0].settings), []).append(entry)
+        groups.setdefault(_view_shape(entry[0].settings), []).append(entry)
     return [group[i : i + lockstep] for group in groups.values() for i in range(0, len(group), lockstep)]
 
 
-def _shape(settings: Any) -> tuple[Any, ...]:
+def _view_shape(settings: Any) -> tuple[Any, ...]:
     """What decides how many views of what size a step has."""
     return settings.views, settings.view_size, settings.patch_views, settings.patch_size
 
 
-def _finish(steps: Steps, work: Work, prior: Prior, lockstep: int) -> BuildResult:
-    for variant in work.variants:
-        for phase, subject in variant.phases.items():
-            work.timings[phase] = work.timings.get(phase, 0.0) + sum(subject.seconds.values())
-            work.warnings += [note for note in subject.notes if note not in work.warnings]
+def _finish(recipe: Recipe, asset_build: AssetBuild, prior: Prior, lockstep: int) -> BuildResult:
+    for variant in asset_build.variants:
+        for phase, optimization in variant.phases.items():
+            asset_build.timings[phase] = asset_build.timings.get(phase, 0.0) + sum(optimization.seconds.values())
+            asset_build.warnings += [note for note in optimization.notes if note not in asset_build.warnings]
     try:
-        if any(_is_unfinished(work, variant) for variant in work.variants):
+        if any(_is_unfinished(asset_build, variant) for variant in asset_build.variants):
             # Variants that are done wait for their siblings: what they came to must be there when the row goes on.
-            with work.stage("checkpoint"):
-                for subject in (s for v in work.variants for s in v.subjects if s.error is None):
-                    subject.save()
+            with asset_build.stage("checkpoint"):
+                for optimization in (s for v in asset_build.variants for s in v.optimizations if s.error is None):
+                    optimization.save()
             return BuildResult(
-                work.job.id,
+                asset_build.job.id,
                 "interrupted",
                 stage="distill",
-                seconds=time.time() - work.started,
-                warnings=work.warnings,
+                seconds=time.time() - asset_build.started,
+                warnings=asset_build.warnings,
             )
-        for variant in work.variants:
-            _finish_variant(steps, work, variant, prior)
-        built = [variant for variant in work.variants if variant.asset is not None]
+        for variant in asset_build.variants:
+            _finish_variant(recipe, asset_build, variant, prior)
+        built = [variant for variant in asset_build.variants if variant.asset is not None]
         if not built:
-            raise work.variants[0].error or LatentkilnError(f"{work.job.id}: no variant was built")
-        for variant in work.variants:
+            raise asset_build.variants[0].error or LatentkilnError(f"{asset_build.job.id}: no variant was built")
+        for variant in asset_build.variants:
             if variant.error is not None:
-                work.warnings.append(f"variant with seed {variant.seed} failed: {variant.error.message}")
-        if len(work.variants) > 1:
-            with work.stage("rank"):
+                asset_build.warnings.append(f"variant with seed {variant.seed} failed: {variant.error.message}")
+        if len(asset_build.variants) > 1:
+            with asset_build.stage("rank"):
                 for variant in built:
-                    variant.score = score(work, variant, prior)
+                    variant.score = score(asset_build, variant, prior)
             built.sort(key=lambda v: (-(v.score or 0.0), v.index))
-        deliver(steps.name, work, built, prior, lockstep)
-        return BuildResult(work.job.id, "done", seconds=time.time() - work.started, warnings=work.warnings)
+        write_outputs(recipe.name, asset_build, built, prior, lockstep)
+        return BuildResult(
+            asset_build.job.id, "done", seconds=time.time() - asset_build.started, warnings=asset_build.warnings
+        )
     except LatentkilnError as error:
-        return failed(work, error)
+        return failed_result(asset_build, error)
     except OSError as error:
         # Between the stages: an asset that does not reach the disk, or its record.
-        reason = f"{work.job.id}: {describe_os_error(error, work.folder)}"
-        return failed(work, ExportError(reason, stage="export"))
+        reason = f"{asset_build.job.id}: {describe_os_error(error, asset_build.folder)}"
+        return failed_result(asset_build, ExportError(reason, stage="export"))
 
 
-def _is_unfinished(work: Work, variant: Variant) -> bool:
+def _is_unfinished(asset_build: AssetBuild, variant: Variant) -> bool:
     """Whether the variant was interrupted before its last phase ended."""
-    if any(subject.error is not None for subject in variant.subjects):
+    if any(optimization.error is not None for optimization in variant.optimizations):
         return False
-    wanted = (variant.scene is not None) + bool(work.settings.refine) + _textures(work)
-    return len(variant.subjects) < wanted or not all(subject.finished for subject in variant.subjects)
+    expected = (variant.scene is not None) + bool(asset_build.settings.refine) + _has_texturing(asset_build)
+    return len(variant.optimizations) < expected or not all(
+        optimization.finished for optimization in variant.optimizations
+    )
 
 
-def _finish_variant(steps: Steps, work: Work, variant: Variant, prior: Prior) -> None:
+def _finish_variant(recipe: Recipe, asset_build: AssetBuild, variant: Variant, prior: Prior) -> None:
     """Sets ``asset``, or ``error``."""
     try:
-        for subject in variant.subjects:
-            if subject.error is not None:
-                with work.stage("distill"):
-                    raise subject.error
-        variant.asset = steps.asset(work, variant, prior)
+        for optimization in variant.optimizations:
+            if optimization.error is not None:
+                with asset_build.stage("distill"):
+                    raise optimization.error
+        variant.asset = recipe.asset(asset_build, variant, prior)
         unreached = unreached_warning(variant.asset.notes)
-        work.warnings += [unreached] if unreached and unreached not in work.warnings else []
+        asset_build.warnings += [unreached] if unreached and unreached not in asset_build.warnings else []
     except LatentkilnError as error:
         variant.error = error
 
 
-def _remove_leftovers(work: Work) -> None:
+def _remove_leftovers(asset_build: AssetBuild) -> None:
     """Temporary files that a killed run left. The caller holds the asset's lock."""
-    for base in (work.folder, work.folder / WORK_DIR, *(variant.folder for variant in work.variants)):
+    for base in (
+        asset_build.folder,
+        asset_build.folder / WORK_DIR,
+        *(variant.folder for variant in asset_build.variants),
+    ):
         for path in base.glob(".tmp-*"):
             path.unlink(missing_ok=True)

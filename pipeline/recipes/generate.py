@@ -32,11 +32,11 @@ from pipeline.painting.painted_mesh import PaintedMeshSettings
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import Cameras, CameraSettings, OrbitSettings
 from pipeline.recipes import SKETCH_CACHE
-from pipeline.recipes.build import Steps, build
-from pipeline.recipes.canvas import MESH_RADIUS, Canvas, baked_patches, patch_settings
-from pipeline.recipes.field_surface import BOUND, latents_on, surface
+from pipeline.recipes.asset_build import Asset, AssetBuild, Variant
+from pipeline.recipes.build import Recipe, build
 from pipeline.recipes.generate_settings import GenerateSettings
-from pipeline.recipes.work import Asset, Variant, Work
+from pipeline.recipes.mesh_extraction import BOUND, extract_mesh, latent_texture
+from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh, bake_sampled_views, sampled_view_settings
 from pipeline.uv.unwrap import unwrap
 
 # The grid's coarsest level, as published.
@@ -47,7 +47,7 @@ _WHOLE_CUBE = 2.0
 _BAKE_VIEWS = 40
 
 
-class Generate(Steps):
+class Generate(Recipe):
     """The recipe's own steps; ``recipes.build`` does the rest."""
 
     name = "generate"
@@ -62,12 +62,12 @@ class Generate(Steps):
             defaults["guidance_scale"] = sketch_guidance or defaults["guidance_scale"]
         return settings.completed(defaults)
 
-    def prepare(self, work: Work, prior: Prior, out: Path) -> None:
+    def prepare(self, asset_build: AssetBuild, prior: Prior, out: Path) -> None:
         """Reads and measures the sketch, where there is one."""
-        job, settings = work.job, work.settings
+        job, settings = asset_build.job, asset_build.settings
         if job.mesh is None and not settings.shapes:
             return
-        with work.stage("sketch"):
+        with asset_build.stage("sketch"):
             volume = load_sketch(
                 job.mesh,
                 [shape.model_dump() for shape in settings.shapes or ()],
@@ -77,15 +77,15 @@ class Generate(Steps):
                 front=settings.front,
                 max_faces=settings.max_faces,
                 bound=BOUND,
-                report=work.report,
+                report=asset_build.report,
             )
-            work.shared = Sketch(volume, settings.sigma_shape, prior.device)
+            asset_build.shared = Sketch(volume, settings.sigma_shape, prior.device)
             if job.mesh is not None:
-                work.input_sha256 = mesh_sha256(job.mesh)
+                asset_build.input_sha256 = mesh_sha256(job.mesh)
 
-    def scene(self, work: Work, variant: Variant, prior: Prior) -> tuple[RadianceFieldScene, str]:
+    def scene(self, asset_build: AssetBuild, variant: Variant, prior: Prior) -> tuple[RadianceFieldScene, str]:
         """A field that knows nothing yet but a blob of density."""
-        settings = work.settings
+        settings = asset_build.settings
         grid = GridSettings(
             levels=settings.grid_levels,
             base=min(_COARSEST, settings.grid_finest),
@@ -104,28 +104,33 @@ class Generate(Steps):
         )
         occupancy = OccupancyGrid(resolution=settings.occupancy_resolution, bound=BOUND, device=prior.device)
         scene = RadianceFieldScene(
-            field.to(prior.device), occupancy, scene_settings(settings), prior.latent_rgb, variant.seed, work.shared
+            field.to(prior.device),
+            occupancy,
+            scene_settings(settings),
+            prior.latent_rgb,
+            variant.seed,
+            asset_build.shared,
         )
         return scene, ""
 
-    def refined(self, work: Work, variant: Variant, prior: Prior) -> RadianceFieldScene:
+    def refined(self, asset_build: AssetBuild, variant: Variant, prior: Prior) -> RadianceFieldScene:
         """The same field, seen through a layer from latents to RGB and the prior's encoder."""
-        settings = scene_settings(work.settings, learning_rate=work.settings.refine_learning_rate)
+        settings = scene_settings(asset_build.settings, learning_rate=asset_build.settings.refine_learning_rate)
         grown = variant.scene
         return RadianceFieldScene(
-            grown.field, grown.occupancy, settings, prior.latent_rgb, variant.seed, work.shared, refine=prior
+            grown.field, grown.occupancy, settings, prior.latent_rgb, variant.seed, asset_build.shared, refine=prior
         )
 
-    def textured(self, work: Work, variant: Variant, prior: Prior) -> tuple[SampledTextureMesh, str]:
+    def textured(self, asset_build: AssetBuild, variant: Variant, prior: Prior) -> tuple[SampledTextureMesh, str]:
         """The field's surface under the field's own latents, to be painted by patches."""
-        settings, canvas = work.settings, _canvas(work, variant)
+        settings, paintable = asset_build.settings, _paintable_mesh(asset_build, variant)
         size = int(settings.texture_size or 0) // prior.vae_scale_factor
-        with work.stage("prepare_texture"):
+        with asset_build.stage("prepare_texture"):
             scene = SampledTextureMesh(
-                canvas.vertices,
-                canvas.uvmesh.mesh.faces,
-                canvas.uvmesh.uv,
-                canvas.uvmesh.uv_faces,
+                paintable.vertices,
+                paintable.uvmesh.mesh.faces,
+                paintable.uvmesh.uv,
+                paintable.uvmesh.uv_faces,
                 prior.latent_rgb,
                 PaintedMeshSettings(
                     views=int(settings.views or 1),
@@ -133,29 +138,31 @@ class Generate(Steps):
                     texture_size=size,
                     learning_rate=0.0,
                     cameras=CameraSettings(object_radius=MESH_RADIUS),
-                    patches=patch_settings(settings),
+                    patches=sampled_view_settings(settings),
                 ),
                 variant.seed,
                 prior.device,
                 steps=int(settings.texture_steps or 1),
                 t_min=settings.t_min,
                 t_max=settings.t_max,
-                two_sided=not is_closed(canvas.uvmesh.mesh),
-                known_latents=latents_on(variant.scene, canvas.uvmesh, size),
+                two_sided=not is_closed(paintable.uvmesh.mesh),
+                known_latents=latent_texture(variant.scene, paintable.uvmesh, size),
             )
-        return scene, canvas.layout
+        return scene, paintable.layout
 
-    def asset(self, work: Work, variant: Variant, prior: Prior) -> Asset:
+    def asset(self, asset_build: AssetBuild, variant: Variant, prior: Prior) -> Asset:
         """The field's surface, textured with what its views show or with the patches painted on it."""
-        canvas = _canvas(work, variant)
+        paintable = _paintable_mesh(asset_build, variant)
         patches = variant.textured.sampled_views() if variant.textured is not None else None
-        with work.stage("bake"):
+        with asset_build.stage("bake"):
             if patches is not None:
-                size = int(work.settings.texture_size or 0)
-                baked = baked_patches(patches, canvas, size, prior, work.report)
+                size = int(asset_build.settings.texture_size or 0)
+                baked = bake_sampled_views(patches, paintable, size, prior, asset_build.report)
             else:
-                baked = _projected(variant.refined or variant.scene, canvas.uvmesh, work.settings, prior, work)
-        return Asset(canvas.uvmesh, baked.maps, {**baked.notes, **variant.notes}, canvas.frame)
+                baked = _bake_projected(
+                    variant.refined or variant.scene, paintable.uvmesh, asset_build.settings, prior, asset_build
+                )
+        return Asset(paintable.uvmesh, baked.maps, {**baked.notes, **variant.notes}, paintable.frame)
 
 
 generate = functools.partial(build, Generate())
@@ -194,42 +201,42 @@ def _radians(low: float | None, high: float | None) -> tuple[float, float]:
     return float(np.radians(low or 0)), float(np.radians(high or 0))
 
 
-def _canvas(work: Work, variant: Variant) -> Canvas:
+def _paintable_mesh(asset_build: AssetBuild, variant: Variant) -> PaintableMesh:
     """The surface of the variant's field, unwrapped; found once."""
-    if variant.canvas is None:
-        settings = work.settings
+    if variant.paintable is None:
+        settings = asset_build.settings
         scene: RadianceFieldScene = variant.refined or variant.scene
-        with work.stage("surface"):
-            mesh = surface(scene, settings, sketched=work.shared is not None)
-        work.warnings += mesh.warnings
-        with work.stage("unwrap"):
+        with asset_build.stage("surface"):
+            mesh = extract_mesh(scene, settings, sketched=asset_build.shared is not None)
+        asset_build.warnings += mesh.warnings
+        with asset_build.stage("unwrap"):
             uvmesh = unwrap(
-                mesh, texture_size=settings.texture_size, time_limit=settings.unwrap_seconds, report=work.report
+                mesh, texture_size=settings.texture_size, time_limit=settings.unwrap_seconds, report=asset_build.report
             )
-        variant.canvas = Canvas(uvmesh, normalise(mesh.vertices, radius=MESH_RADIUS))
-    canvas: Canvas = variant.canvas
-    return canvas
+        variant.paintable = PaintableMesh(uvmesh, normalise(mesh.vertices, radius=MESH_RADIUS))
+    paintable: PaintableMesh = variant.paintable
+    return paintable
 
 
-def _projected(
-    scene: RadianceFieldScene, uvmesh: UVMesh, settings: GenerateSettings, prior: Prior, work: Work
+def _bake_projected(
+    scene: RadianceFieldScene, uvmesh: UVMesh, settings: GenerateSettings, prior: Prior, asset_build: AssetBuild
 ) -> BakedMaps:
     vertices = uvmesh.mesh.vertices
     cameras = bake_cameras(vertices)
     view_size = prior.sample_size * 2 if prior.sample_size < 64 else prior.sample_size
     images, depths = [], []
     for index in range(len(cameras)):
-        image, depth = picture(scene, cameras[index : index + 1], view_size, prior)
+        image, depth = render_picture(scene, cameras[index : index + 1], view_size, prior)
         images.append(image)
         depths.append(depth)
-        work.report("views", index + 1, len(cameras))
+        asset_build.report("views", index + 1, len(cameras))
     return bake_projected(
         uvmesh,
         vertices,
         cameras,
         np.concatenate(images),
         int(settings.texture_size or 0),
-        work.report,
+        asset_build.report,
         near_depths=np.concatenate(depths),
     )
 
@@ -242,14 +249,16 @@ def bake_cameras(vertices: np.ndarray) -> Cameras:
 
 
 @torch.no_grad()
-def picture(scene: RadianceFieldScene, camera: Cameras, view_size: int, prior: Prior) -> tuple[np.ndarray, np.ndarray]:
+def render_picture(
+    scene: RadianceFieldScene, camera: Cameras, view_size: int, prior: Prior
+) -> tuple[np.ndarray, np.ndarray]:
     """What the decoder shows of the field: (1, 3, H, H) in [0, 1], and (1, h, h) depth along the view axis, inf where
     rays pass."""
     if scene.layer is not None:
         image, weight, depth = scene.render_views(camera, view_size * prior.vae_scale_factor, 1)
-        shown = image
+        rgb = image
     else:
         image, weight, depth = scene.render_views(camera, view_size)
-        shown = decode_texture(image[0], prior)[None]
+        rgb = decode_texture(image[0], prior)[None]
     along = torch.where(weight > 0.5, depth, torch.full_like(depth, float("inf")))
-    return shown.float().cpu().numpy(), along.float().cpu().numpy()
+    return rgb.float().cpu().numpy(), along.float().cpu().numpy()

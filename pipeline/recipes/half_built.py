@@ -22,12 +22,14 @@ def goes_on_from(folder: Path, fingerprint: str) -> str:
 
     Whether it fits all else (as ``--lockstep``) is only seen by who loads it. Raises nothing.
     """
-    work = folder / WORK_DIR
+    asset_build = folder / WORK_DIR
     # A link may lead anywhere.
-    if work.is_symlink() or not work.is_dir() or _last_fingerprint(folder / LOG) != fingerprint:
+    if asset_build.is_symlink() or not asset_build.is_dir() or _last_fingerprint(folder / LOG) != fingerprint:
         return ""
     for name, phase in _PHASES.items():
-        steps = [step for path in sorted(work.glob(f"*/{name}.safetensors")) if (step := _step(path)) is not None]
+        steps = [
+            step for path in sorted(asset_build.glob(f"*/{name}.safetensors")) if (step := _step(path)) is not None
+        ]
         if steps:
             return f"goes on from step {min(steps)} ({phase})"
     return ""

@@ -20,16 +20,16 @@ from pipeline.painting.refined_mesh import RefinedMesh, RefinedMeshSettings
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import CameraSettings
 from pipeline.recipes import UNWRAP_CACHE
-from pipeline.recipes.build import Steps, build
-from pipeline.recipes.canvas import MESH_RADIUS, Canvas, baked_patches, patch_settings
+from pipeline.recipes.asset_build import Asset, AssetBuild, Variant
+from pipeline.recipes.build import Recipe, build
 from pipeline.recipes.material_surface import material_defaults, painted_with_material
 from pipeline.recipes.paint_settings import PaintSettings
-from pipeline.recipes.work import Asset, Variant, Work
+from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh, bake_sampled_views, sampled_view_settings
 from pipeline.uv.cache import load_unwrapped
 from pipeline.uv.unwrap import uneven_density
 
 
-class Paint(Steps):
+class Paint(Recipe):
     """The recipe's own steps; ``recipes.build`` does the rest."""
 
     name = "paint"
@@ -41,12 +41,12 @@ class Paint(Steps):
             defaults = material_defaults(prior)
         return settings.completed(defaults)
 
-    def prepare(self, work: Work, prior: Prior, out: Path) -> None:
+    def prepare(self, asset_build: AssetBuild, prior: Prior, out: Path) -> None:
         """Reads the mesh and gives it texture coordinates."""
-        job, settings = work.job, work.settings
+        job, settings = asset_build.job, asset_build.settings
         if job.mesh is None:
             raise LatentkilnError(f"{job.id}: paint needs a mesh", stage="load")
-        with work.stage("unwrap"):
+        with asset_build.stage("unwrap"):
             uvmesh = load_unwrapped(
                 job.mesh,
                 out / UNWRAP_CACHE,
@@ -54,30 +54,30 @@ class Paint(Steps):
                 mode=settings.unwrap,
                 time_limit=settings.unwrap_seconds,
                 max_faces=settings.max_faces,
-                report=work.report,
+                report=asset_build.report,
             )
-        work.input_sha256 = uvmesh.mesh.source_sha256
-        work.warnings += uvmesh.mesh.warnings
+        asset_build.input_sha256 = uvmesh.mesh.source_sha256
+        asset_build.warnings += uvmesh.mesh.warnings
         uneven = uneven_density(uvmesh.mesh) if settings.unwrap in ("auto", "input") else ""
         if uneven and uvmesh.method == "input":
-            work.warnings.append(f"{uneven}; with unwrap auto the mesh is unwrapped anew")
+            asset_build.warnings.append(f"{uneven}; with unwrap auto the mesh is unwrapped anew")
         elif uneven and uneven in uvmesh.reason:
-            work.warnings.append(f"{uneven}: it was unwrapped anew")
+            asset_build.warnings.append(f"{uneven}: it was unwrapped anew")
         if lost := not_in_asset(unkept(job.mesh)):
-            work.warnings.append(f"mesh: {lost}")
+            asset_build.warnings.append(f"mesh: {lost}")
         vertices = uvmesh.mesh.vertices
         frame = normalise(vertices, radius=MESH_RADIUS, up_axis=settings.up_axis, front=settings.front)
-        work.shared = Canvas(uvmesh, frame)
-        work.warnings += work.shared.warnings
+        asset_build.shared = PaintableMesh(uvmesh, frame)
+        asset_build.warnings += asset_build.shared.warnings
 
-    def scene(self, work: Work, variant: Variant, prior: Prior) -> tuple[PaintedMesh | None, str]:
+    def scene(self, asset_build: AssetBuild, variant: Variant, prior: Prior) -> tuple[PaintedMesh | None, str]:
         """The mesh under a latent texture, and the hash of its layout; nothing where a material is laid over it."""
-        settings, canvas = work.settings, work.shared
+        settings, paintable = asset_build.settings, asset_build.shared
         if settings.distillation == "material":
-            return None, canvas.layout
-        uvmesh = canvas.uvmesh
-        made = (
-            canvas.vertices,
+            return None, paintable.layout
+        uvmesh = paintable.uvmesh
+        mesh_scene = (
+            paintable.vertices,
             uvmesh.mesh.faces,
             uvmesh.uv,
             uvmesh.uv_faces,
@@ -88,50 +88,52 @@ class Paint(Steps):
         )
         if settings.distillation == "patches":
             patchwork = SampledTextureMesh(
-                *made,
+                *mesh_scene,
                 steps=settings.steps,
                 t_min=settings.t_min,
                 t_max=settings.t_max,
                 two_sided=not is_closed(uvmesh.mesh),
             )
-            return patchwork, canvas.layout
-        return PaintedMesh(*made), canvas.layout
+            return patchwork, paintable.layout
+        return PaintedMesh(*mesh_scene), paintable.layout
 
-    def refined(self, work: Work, variant: Variant, prior: Prior) -> RefinedMesh:
+    def refined(self, asset_build: AssetBuild, variant: Variant, prior: Prior) -> RefinedMesh:
         """The same mesh under the decoded texture."""
-        settings = work.settings
-        baked = _decoded(work, variant, prior)
+        settings = asset_build.settings
+        baked = _bake_decoded(asset_build, variant, prior)
         variant.notes = baked.notes
         texture = torch.from_numpy(baked.maps[BASE_COLOUR]).permute(2, 0, 1).float() / 255
         refinement = RefinedMeshSettings(settings.views, settings.view_size, settings.refine_learning_rate)
         return RefinedMesh(variant.scene.renderer, texture, prior, refinement, variant.seed)
 
-    def asset(self, work: Work, variant: Variant, prior: Prior) -> Asset:
+    def asset(self, asset_build: AssetBuild, variant: Variant, prior: Prior) -> Asset:
         """Decodes the latent texture once; a refined one is RGB already."""
-        if work.settings.distillation == "material":
-            baked = painted_with_material(work, variant, prior)
-            return Asset(work.shared.uvmesh, baked.maps, baked.notes, work.shared.frame)
-        with work.stage("bake"):
+        if asset_build.settings.distillation == "material":
+            baked = painted_with_material(asset_build, variant, prior)
+            return Asset(asset_build.shared.uvmesh, baked.maps, baked.notes, asset_build.shared.frame)
+        with asset_build.stage("bake"):
             if variant.refined is None:
-                baked = _decoded(work, variant, prior)
+                baked = _bake_decoded(asset_build, variant, prior)
             else:
-                baked = bake_refined(variant.refined.texture, work.shared.uvmesh, work.report)
-        return Asset(work.shared.uvmesh, baked.maps, {**variant.notes, **baked.notes}, work.shared.frame)
+                baked = bake_refined(variant.refined.texture, asset_build.shared.uvmesh, asset_build.report)
+        return Asset(asset_build.shared.uvmesh, baked.maps, {**variant.notes, **baked.notes}, asset_build.shared.frame)
 
 
-def _decoded(work: Work, variant: Variant, prior: Prior) -> BakedMaps:
+def _bake_decoded(asset_build: AssetBuild, variant: Variant, prior: Prior) -> BakedMaps:
     """The base colour that the scene's latents decode to: of patches view by view, else of the texture at once."""
     scene = variant.scene
     patches = scene.sampled_views() if isinstance(scene, SampledTextureMesh) else None
     if patches is not None:
-        return baked_patches(patches, work.shared, work.settings.texture_size, prior, work.report)
+        return bake_sampled_views(
+            patches, asset_build.shared, asset_build.settings.texture_size, prior, asset_build.report
+        )
     return bake_base_colour(
         scene.texture.detach(),
         scene.texel_coverage.coverage,
-        work.shared.uvmesh,
+        asset_build.shared.uvmesh,
         prior,
-        work.settings.texture_size,
-        work.report,
+        asset_build.settings.texture_size,
+        asset_build.report,
     )
 
 
@@ -163,5 +165,5 @@ def scene_settings(settings: PaintSettings, prior: Prior) -> PaintedMeshSettings
         initial_noise=float(settings.initial_noise or 0),
         base_colour=rgb,  # type: ignore[arg-type]
         antialias=settings.antialias,
-        patches=patch_settings(settings),
+        patches=sampled_view_settings(settings),
     )

@@ -12,7 +12,7 @@ from pipeline.core.outcome import BuildResult
 from pipeline.recipes import RECIPE_VERSIONS
 
 
-class Recipe(Protocol):
+class BuildFunction(Protocol):
     """Builds up to ``lockstep`` jobs into ``out/<id>/``: one Outcome each, in order; never raises for a row.
 
     ``stop`` turning true asks for a checkpoint and ``interrupted`` outcomes.
@@ -32,7 +32,7 @@ class Recipe(Protocol):
     ) -> list[BuildResult]: ...
 
 
-def get_recipe(name: str) -> Recipe:
+def get_recipe(name: str) -> BuildFunction:
     """The recipe called ``name``. Raises UsageError when there is none."""
     if name == "paint":
         from pipeline.recipes.paint import paint

@@ -151,12 +151,12 @@ class SharedSettings(BaseModel):
                 missing[patch] = missing.get(other, getattr(self, other))
         if self.front is None:
             missing["front"] = "-y" if self.up_axis == "z" else "+z"
-        whole = self.model_copy(update=missing)
+        resolved = self.model_copy(update=missing)
         for low, high in self.ORDERED:
-            a, b = getattr(whole, low), getattr(whole, high)
+            a, b = getattr(resolved, low), getattr(resolved, high)
             if a >= b:
                 raise SettingError(
                     f"{low} is {a:g} and {high} is {b:g} (one of them the prior's); allowed: {low} below {high}",
                     stage="prepare",
                 )
-        return whole
+        return resolved

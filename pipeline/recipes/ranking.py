@@ -17,18 +17,18 @@ from pipeline.export.preview import VIEWS, render_views
 from pipeline.optimize.prompts import view_prompt
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import view_words
-from pipeline.recipes.work import Asset, Variant, Work
+from pipeline.recipes.asset_build import Asset, AssetBuild, Variant
 
 # Shares of T: where the prompt decides about colour, material and layout.
 _TIMES = (0.35, 0.5, 0.65, 0.8)
 _BATCH = 8
 
 
-def score(work: Work, variant: Variant, prior: Prior) -> float:
+def score(asset_build: AssetBuild, variant: Variant, prior: Prior) -> float:
     """Higher is better; above 0 where the prompt helps. See the module."""
     assert variant.asset is not None
-    settings = work.settings
-    return score_asset(variant.asset, prior, work.job.prompt, view_words=bool(settings.view_words))
+    settings = asset_build.settings
+    return score_asset(variant.asset, prior, asset_build.job.prompt, view_words=bool(settings.view_words))
 
 
 def score_asset(asset: Asset, prior: Prior, prompt: str, *, view_words: bool) -> float:

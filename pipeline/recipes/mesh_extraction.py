@@ -34,15 +34,15 @@ def density_grid(scene: RadianceFieldScene, resolution: int) -> np.ndarray:
     axis = np.linspace(-BOUND, BOUND, resolution, dtype=np.float32)
     cell = np.minimum((np.arange(resolution) * len(near)) // (resolution - 1), len(near) - 1)
     grid = np.zeros((resolution,) * 3, np.float32)
-    wanted = np.argwhere(near[np.ix_(cell, cell, cell)])
-    for start in range(0, len(wanted), _CHUNK):
-        index = wanted[start : start + _CHUNK]
+    occupied = np.argwhere(near[np.ix_(cell, cell, cell)])
+    for start in range(0, len(occupied), _CHUNK):
+        index = occupied[start : start + _CHUNK]
         points = torch.from_numpy(axis[index]).to(scene.device)
         grid[tuple(index.T)] = scene.field.density(points).float().cpu().numpy()
     return grid
 
 
-def surface(scene: RadianceFieldScene, settings: GenerateSettings, *, sketched: bool = False) -> Mesh:
+def extract_mesh(scene: RadianceFieldScene, settings: GenerateSettings, *, sketched: bool = False) -> Mesh:
     """The field's surface within the face budget. Raises LatentkilnError.
 
     Where the density crosses ``density_threshold``; without one where rays lose half their light, and, of a field that
@@ -59,7 +59,7 @@ def surface(scene: RadianceFieldScene, settings: GenerateSettings, *, sketched: 
 
 
 @torch.no_grad()
-def latents_on(scene: RadianceFieldScene, uvmesh: UVMesh, size: int) -> Tensor:
+def latent_texture(scene: RadianceFieldScene, uvmesh: UVMesh, size: int) -> Tensor:
     """(C, size, size) float32: the field's latents on the mesh's texture; beside the charts those of the nearest
     texel.
 
@@ -67,21 +67,23 @@ def latents_on(scene: RadianceFieldScene, uvmesh: UVMesh, size: int) -> Tensor:
     """
     texels = texel_map(uvmesh, size, LEVEL_MARGIN)
     vertices, faces = np.asarray(uvmesh.mesh.vertices, np.float64), uvmesh.mesh.faces
-    place = interpolate(texels.face, texels.bary, vertices, faces)
+    texel_points = interpolate(texels.face, texels.bary, vertices, faces)
     normals, normal_faces = smooth_normals(vertices, faces, np.pi)
     inwards = -interpolate(texels.face, texels.bary, normals, normal_faces)
     inwards /= np.maximum(np.linalg.norm(inwards, axis=1, keepdims=True), 1e-12)
     total: Tensor | None = None
-    weights = torch.zeros(len(place), 1, device=scene.device)
+    weights = torch.zeros(len(texel_points), 1, device=scene.device)
     for depth in _DEPTHS:
-        points = torch.from_numpy((place + depth * inwards).clip(-BOUND, BOUND).astype(np.float32)).to(scene.device)
+        points = torch.from_numpy((texel_points + depth * inwards).clip(-BOUND, BOUND).astype(np.float32)).to(
+            scene.device
+        )
         density, latents = scene.field(points)
         # A little for all: where there is nothing at any depth, the plain mean.
         weight = density.float()[:, None] + 1e-3
         total = weight * latents.float() + (0 if total is None else total)
         weights += weight
     assert total is not None
-    found = np.zeros((size, size, total.shape[1]), np.float32)
-    found[texels.mask] = (total / weights).cpu().numpy()
+    texel_latents = np.zeros((size, size, total.shape[1]), np.float32)
+    texel_latents[texels.mask] = (total / weights).cpu().numpy()
     row, column = distance_transform_edt(~texels.mask, return_distances=False, return_indices=True)
-    return torch.from_numpy(np.ascontiguousarray(found[row, column].transpose(2, 0, 1)))
+    return torch.from_numpy(np.ascontiguousarray(texel_latents[row, column].transpose(2, 0, 1)))

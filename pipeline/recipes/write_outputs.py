@@ -21,22 +21,22 @@ from pipeline.export.turntable import turntable_files
 from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.prior.load import Prior
 from pipeline.recipes import LIMIT_SETTINGS, RECIPE_VERSIONS
+from pipeline.recipes.asset_build import Asset, AssetBuild, Variant
 from pipeline.recipes.record import backends, done_record
-from pipeline.recipes.work import Asset, Variant, Work
 
 
-def deliver(recipe: str, work: Work, built: list[Variant], prior: Prior, lockstep: int) -> None:
+def write_outputs(recipe: str, asset_build: AssetBuild, built: list[Variant], prior: Prior, lockstep: int) -> None:
     """Writes assets, previews and record of a row into its folder. Raises LatentkilnError.
 
     ``built``: its variants, the best first. The best becomes ``asset.glb``; another one ``seed-<seed>.glb``.
     """
-    folder = work.folder
+    folder = asset_build.folder
     with contextlib.ExitStack() as stack:
         new: dict[str, Path] = {}
         for rank, variant in enumerate(built):
             stem = "asset" if rank == 0 else f"seed-{variant.seed}"
             preview = "preview.png" if rank == 0 else f"{stem}.png"
-            _write_variant(recipe, work, variant, prior, stem, preview, new, stack)
+            _write_variant(recipe, asset_build, variant, prior, stem, preview, new, stack)
         outputs = {n: {"sha256": sha256_file(p), "bytes": p.stat().st_size} for n, p in new.items()}
         before = read_record(folder) or {}
         # From here to the new record there is no record: a crash leaves garbage that is rebuilt, never a lie.
@@ -45,12 +45,12 @@ def deliver(recipe: str, work: Work, built: list[Variant], prior: Prior, lockste
             (folder / name).unlink(missing_ok=True)
     # Before the record: once that is there, no run looks into this folder again.
     shutil.rmtree(folder / WORK_DIR, ignore_errors=True)
-    write_record(folder, done_record(work, built, prior, lockstep, outputs))
+    write_record(folder, done_record(asset_build, built, prior, lockstep, outputs))
 
 
 def _write_variant(
     recipe: str,
-    work: Work,
+    asset_build: AssetBuild,
     variant: Variant,
     prior: Prior,
     stem: str,
@@ -58,42 +58,42 @@ def _write_variant(
     new: dict[str, Path],
     stack: contextlib.ExitStack,
 ) -> None:
-    asset, settings, folder = variant.asset, work.settings, work.folder
+    asset, settings, folder = variant.asset, asset_build.settings, asset_build.folder
     assert asset is not None
     crease_angle = float(np.radians(settings.crease_angle))
-    with work.stage("export"):
+    with asset_build.stage("export"):
         path = new[f"{stem}.glb"] = stack.enter_context(atomic_write(folder / f"{stem}.glb"))
         with naming(folder / f"{stem}.glb"):
             write_glb(
                 path,
                 asset.uvmesh,
                 asset.maps,
-                name=work.job.id,
-                provenance=_provenance(recipe, work, variant, prior),
+                name=asset_build.job.id,
+                provenance=_provenance(recipe, asset_build, variant, prior),
                 crease_angle=crease_angle,
                 image_format=settings.image_format,
             )
-        for name, data in _further_files(work, asset, stem).items():
+        for name, data in _additional_files(asset_build, asset, stem).items():
             path = new[name] = stack.enter_context(atomic_write(folder / name))
             with naming(folder / name):
                 path.write_bytes(data)
     if settings.preview:
-        with work.stage("preview"):
+        with asset_build.stage("preview"):
             path = new[preview] = stack.enter_context(atomic_write(folder / preview))
             with naming(folder / preview):
                 preview_png(path, asset.uvmesh, asset.maps, asset.frame, crease_angle=crease_angle)
 
 
-def _further_files(work: Work, asset: Asset, stem: str) -> dict[str, bytes]:
+def _additional_files(asset_build: AssetBuild, asset: Asset, stem: str) -> dict[str, bytes]:
     """What a row asks for besides the GLB: other formats, and sheets of depth and normals."""
-    settings, files = work.settings, dict[str, bytes]()
+    settings, files = asset_build.settings, dict[str, bytes]()
     crease_angle = float(np.radians(settings.crease_angle))
     if "obj" in settings.formats:
         files |= obj_files(
             stem,
             asset.uvmesh,
             asset.maps,
-            name=work.job.id,
+            name=asset_build.job.id,
             crease_angle=crease_angle,
             image_format=settings.image_format,
         )
@@ -106,11 +106,11 @@ def _further_files(work: Work, asset: Asset, stem: str) -> dict[str, bytes]:
     return files
 
 
-def _provenance(recipe: str, work: Work, variant: Variant, prior: Prior) -> dict[str, Any]:
+def _provenance(recipe: str, asset_build: AssetBuild, variant: Variant, prior: Prior) -> dict[str, Any]:
     """What stands in the asset itself: no clock time, host or path, so that the same job gives the same bytes."""
-    job = work.job
+    job = asset_build.job
     return {
-        "fingerprint": work.fingerprint,
+        "fingerprint": asset_build.fingerprint,
         "id": job.id,
         "recipe": recipe,
         "recipe_version": RECIPE_VERSIONS[recipe],
@@ -118,9 +118,9 @@ def _provenance(recipe: str, work: Work, variant: Variant, prior: Prior) -> dict
         "negative_prompt": job.negative_prompt,
         "seed": variant.seed,
         "prior": {"name": prior.name, "identity": prior.identity},
-        "mesh_sha256": work.input_sha256,
+        "mesh_sha256": asset_build.input_sha256,
         **({"adapters": adapter_hashes(job.adapters)} if job.adapters else {}),
         # Limits change no byte, so they must not stand in the bytes either.
-        "settings": work.settings.model_dump(mode="json", exclude=set(LIMIT_SETTINGS[recipe])),
-        "backends": backends(prior, work),
+        "settings": asset_build.settings.model_dump(mode="json", exclude=set(LIMIT_SETTINGS[recipe])),
+        "backends": backends(prior, asset_build),
     }

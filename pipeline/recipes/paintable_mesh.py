@@ -33,7 +33,7 @@ _UNREACHED = 0.1
 
 
 @dataclass(frozen=True)
-class Canvas:
+class PaintableMesh:
     """A mesh to paint on; ``frame`` takes its vertices to the working frame, which is where previews show it."""
 
     uvmesh: UVMesh
@@ -68,24 +68,24 @@ class Canvas:
         return sha256_bytes(self.uvmesh.uv.tobytes() + self.uvmesh.uv_faces.tobytes())
 
 
-def patch_settings(settings: SharedSettings) -> SampledViewSettings:
+def sampled_view_settings(settings: SharedSettings) -> SampledViewSettings:
     """The patches' part of a row's resolved settings."""
     return SampledViewSettings(settings.patch_views, settings.patch_size, float(settings.patch_height or 0))
 
 
-def baked_patches(
-    patches: SampledViews, canvas: Canvas, texture_size: int, prior: Prior, report: Reporter
+def bake_sampled_views(
+    views: SampledViews, mesh: PaintableMesh, texture_size: int, prior: Prior, report: Reporter
 ) -> BakedMaps:
-    """The base colour that ``patches`` decode to, each by itself. Raises as ``bake_projected``."""
-    images = decode_views(patches.latents, prior)
+    """The base colour that ``views`` decode to, each by itself. Raises as ``bake_projected``."""
+    images = decode_views(views.latents, prior)
     return bake_projected(
-        canvas.uvmesh,
-        canvas.vertices,
-        patches.cameras,
+        mesh.uvmesh,
+        mesh.vertices,
+        views.cameras,
         images,
         texture_size,
         report,
-        shares=np.maximum(patches.shares, _LEAST_SHARE),
+        shares=np.maximum(views.shares, _LEAST_SHARE),
         settings=ProjectionSettings(feather=_FEATHER),
         # Close-ups show the object's colours behind it, too.
         otherwise=images.mean(axis=(0, 2, 3)),

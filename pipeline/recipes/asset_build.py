@@ -35,16 +35,16 @@ class Asset:
 @dataclass
 class Variant:
     """One seed of a row: its scenes (``refined``: in RGB; ``textured``: the surface of the first, being painted) and
-    what they became; ``score`` ranks the siblings. ``canvas``: the recipe's own, the surface that is painted."""
+    what they became; ``score`` ranks the siblings. ``paintable``: the recipe's own, the surface that is painted."""
 
     index: int
     seed: int
     folder: Path
     scene: Any = None
-    subject: Optimization | None = None
+    optimization: Optimization | None = None
     refined: Any = None
     refinement: Optimization | None = None
-    canvas: Any = None
+    paintable: Any = None
     textured: Any = None
     texturing: Optimization | None = None
     notes: dict[str, Any] = field(default_factory=dict)
@@ -55,17 +55,17 @@ class Variant:
     @property
     def phases(self) -> dict[str, Optimization]:
         """Its phases so far, in order, by the names that timings have."""
-        named = {"distill": self.subject, "refine": self.refinement, "texture": self.texturing}
-        return {name: subject for name, subject in named.items() if subject is not None}
+        named = {"distill": self.optimization, "refine": self.refinement, "texture": self.texturing}
+        return {name: optimization for name, optimization in named.items() if optimization is not None}
 
     @property
-    def subjects(self) -> list[Optimization]:
+    def optimizations(self) -> list[Optimization]:
         """Its phases so far, in order."""
         return list(self.phases.values())
 
 
 @dataclass
-class Work:
+class AssetBuild:
     """One row. ``settings`` are resolved: nothing in them is left to the prior any more (None before that)."""
 
     job: Job
