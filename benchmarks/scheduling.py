@@ -47,8 +47,8 @@ class Builder:
 
 
 def with_actors(numbers: list[int], seconds: float) -> Iterator[tuple[int, float]]:
-    """As ``fleet/actors.py`` does it: one group in flight for each actor; a group whose actor died is tried row by row,
-    and a row whose actor dies twice is given up."""
+    """As ``fleet/actor_pool.py`` does it: one group in flight for each actor; a group whose actor died is tried row by
+    row, and a row whose actor dies twice is given up."""
     actor: Any = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(Builder)
     groups = [numbers[at : at + GROUP] for at in range(0, len(numbers), GROUP)]
     tried: dict[int, int] = {}

@@ -16,13 +16,13 @@ from unittest import mock
 
 from pipeline.commands.run import RunOptions, run_manifest
 from pipeline.core.job import Job
-from pipeline.fleet import machine
 from pipeline.manifest import Survey
+from pipeline.scheduler import resources
 
 
 def seconds(manifest: Path, ids: list[str], workers: int, threads: int) -> float:
     """Wall time of building the rows into an empty folder, Ray's start included; raises SystemExit if one fails."""
-    with tempfile.TemporaryDirectory() as out, mock.patch.object(machine, "threads_per_worker", lambda: threads):
+    with tempfile.TemporaryDirectory() as out, mock.patch.object(resources, "threads_per_worker", lambda: threads):
         begun = time.monotonic()
         code = run_manifest(RunOptions(manifest=manifest, out=Path(out), only=ids, workers=workers, quiet=True))
         if code:
@@ -38,7 +38,7 @@ def main() -> None:
     p.add_argument("--turns", type=int, default=2)
     a = p.parse_args()
     ids = [item.id for item in Survey(a.manifest) if isinstance(item, Job)][: a.rows]
-    cores = machine.core_count()
+    cores = resources.core_count()
     total = {(1, cores): 0.0, (cores, 1): 0.0}
     for turn in range(a.turns):
         for way in (list(total), list(total)[::-1])[turn % 2]:

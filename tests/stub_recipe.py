@@ -11,11 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.core.job import Job, RowLocation
-from pipeline.fleet.rows import Toolbox
 from pipeline.plan import PlanItem
+from pipeline.scheduler.tasks import Hooks
 
 
-def make_toolbox(prior_error: str = "") -> Toolbox:
+def make_toolbox(prior_error: str = "") -> Hooks:
     """Nested functions, so that Ray sends them by value: no worker can import this module."""
 
     def load_prior(spec, threads):
@@ -97,7 +97,7 @@ def make_toolbox(prior_error: str = "") -> Toolbox:
             outcomes.append(BuildResult(job.id, "done", seconds=0.01))
         return outcomes
 
-    return Toolbox(load_prior, recipe_named)
+    return Hooks(load_prior, recipe_named)
 
 
 def item(job_id: str, prompt: str = "fine", action: str = "build", reason: str = "new", **settings) -> PlanItem:

@@ -9,7 +9,7 @@ import pytest
 from pipeline.commands.clean import clean
 from pipeline.core.errors import ManifestError
 from pipeline.export.record import foreign_files, write_failure, write_record
-from pipeline.fleet.locks import asset_lock
+from pipeline.scheduler.file_lock import asset_lock
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from stub_recipe import item, make_toolbox
 
 from pipeline.core.errors import PriorError
 from pipeline.export.record import read_failure, read_record
-from pipeline.fleet import actors, driver
-from pipeline.fleet.cluster import FleetError
-from pipeline.fleet.driver import FleetSettings
-from pipeline.fleet.ledger import read_run
-from pipeline.fleet.locks import asset_lock
+from pipeline.scheduler import actor_pool, runner
+from pipeline.scheduler.cluster import SchedulerError
+from pipeline.scheduler.file_lock import asset_lock
+from pipeline.scheduler.run_log import read_run
+from pipeline.scheduler.runner import RunSettings
 
 TESTS = Path(__file__).parent
 # Of the clusters that tests here start and join.
@@ -50,8 +50,8 @@ def held_cluster(ready, gpus=0):
         "import pathlib, ray, sys\n"
         "plain = ray.init\n"
         f"ray.init = lambda **more: plain(**more | {{'num_gpus': {gpus}, 'num_cpus': max(1, 4 * {gpus})}})\n"
-        "from pipeline.fleet import cluster\n"
-        "from pipeline.fleet.cluster import ray_cluster\n"
+        "from pipeline.scheduler import cluster\n"
+        "from pipeline.scheduler.cluster import ray_cluster\n"
         f"cluster._token = lambda: {TOKEN!r}\n"
         "with ray_cluster(None, 1):\n"
         "    import ray\n"
@@ -91,12 +91,12 @@ def fleet(cluster, tmp_path):
         settings = {"address": cluster, "lockstep": 2, "threads": 1} | settings
         if settings.get("serial"):
             settings["address"] = None
-        return driver.run(
+        return runner.run(
             list(rows),
             tmp_path,
             prior_spec="stub",
-            settings=FleetSettings(**settings),
-            toolbox=toolbox or make_toolbox(),
+            settings=RunSettings(**settings),
+            hooks=toolbox or make_toolbox(),
             reproduce=lambda job: f"latentkiln run m.csv --only {job.id}",
         )
 
@@ -221,7 +221,7 @@ def test_a_prior_that_cannot_be_loaded_ends_the_run(fleet, tmp_path, serial):
 
 
 def test_workers_that_die_while_loading_end_the_run(fleet):
-    with pytest.raises(FleetError, match="2 workers died while loading the prior"):
+    with pytest.raises(SchedulerError, match="2 workers died while loading the prior"):
         fleet(item("a"), toolbox=make_toolbox("die"))
 
 
@@ -253,8 +253,8 @@ def test_a_late_row_is_cut_and_its_neighbours_go_on(fleet, tmp_path, serial):
 
 @pytest.mark.parametrize(("serial", "prompt"), [(False, "stuck in C"), (True, "stuck")])
 def test_a_row_that_hears_nothing_is_cut_all_the_same(fleet, tmp_path, monkeypatch, serial, prompt):
-    monkeypatch.setattr(driver, "_GRACE_SECONDS", 0.5)
-    monkeypatch.setattr(actors, "_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(runner, "_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(actor_pool, "_GRACE_SECONDS", 0.5)
     begun = time.monotonic()
     summary = fleet(item("a"), item("stuck", prompt), item("b"), serial=serial, max_seconds=1.0, lockstep=3)
     # In its group all three were late; alone, each shows whose fault it was.
@@ -282,9 +282,9 @@ def measuring(lockstep, per_gpu, together=0):
     base = make_toolbox()
 
     def measure(prior, wanted):
-        from pipeline.fleet.fit import Fit
+        from pipeline.scheduler.gpu_capacity import Capacity
 
-        return Fit(wanted or lockstep, per_gpu)
+        return Capacity(wanted or lockstep, per_gpu)
 
     def recipe_named(name):
         def recipe(jobs, prior, out, **more):
@@ -310,7 +310,7 @@ def test_workers_share_a_gpu_as_measured(gpu_cluster, tmp_path, settings, worker
     rows = [item(f"r{n}") for n in range(6)]
     settings = {"address": gpu_cluster, "threads": 1} | settings
     toolbox = measuring(lockstep=2, per_gpu=3, together=workers)
-    summary = driver.run(rows, tmp_path, prior_spec="stub", settings=FleetSettings(**settings), toolbox=toolbox)
+    summary = runner.run(rows, tmp_path, prior_spec="stub", settings=RunSettings(**settings), hooks=toolbox)
     assert summary.built == 6 and not leftovers(tmp_path)
     assert len({read_record(tmp_path / f"r{n}")["pid"] for n in range(6)}) == workers
     notes = [line["text"] for line in log_of(tmp_path / "run.events.jsonl") if line.get("event") == "note"]
@@ -344,9 +344,9 @@ def test_what_ray_raises_in_the_middle_of_a_row_ends_in_an_asset_or_in_quarantin
             raise error
         return plain(ref, **more)
 
-    def look(self, now=actors.Fleet._take_pulses):
+    def look(self, now=actor_pool.ActorPool._collect_heartbeats):
         now(self)
-        for slot in list(self._slots):
+        for slot in list(self._workers):
             name = slot.rows[0].job.id if slot.state == "building" else ""
             if injected.get(name) and (tmp_path / name / "waiting").exists():
                 raising[slot.ref] = injected[name].pop()
@@ -355,7 +355,7 @@ def test_what_ray_raises_in_the_middle_of_a_row_ends_in_an_asset_or_in_quarantin
                 self._settle(slot)
 
     monkeypatch.setattr(ray, "get", get)
-    monkeypatch.setattr(actors.Fleet, "_take_pulses", look)
+    monkeypatch.setattr(actor_pool.ActorPool, "_collect_heartbeats", look)
     rows = [item(name, "wait" if name == "hog" else "wait once") for name in injected]
     summary = fleet(*rows, lockstep=1, workers=2)
     assert not any(injected.values()) and summary.counts["done"] == 4 and not leftovers(tmp_path)
@@ -411,11 +411,11 @@ DRIVER = f"""
 import sys; sys.path.insert(0, {str(TESTS)!r})
 from pathlib import Path
 from stub_recipe import item, make_toolbox
-from pipeline.fleet import driver
-from pipeline.fleet.cluster import FleetError
-settings = driver.FleetSettings(lockstep=1, threads=1)
+from pipeline.scheduler import runner
+from pipeline.scheduler.cluster import SchedulerError
+settings = runner.RunSettings(lockstep=1, threads=1)
 rows = [item("slow", sys.argv[2]), item("next")]
-summary = driver.run(rows, Path(sys.argv[1]), prior_spec="stub", settings=settings, toolbox=make_toolbox())
+summary = runner.run(rows, Path(sys.argv[1]), prior_spec="stub", settings=settings, hooks=make_toolbox())
 sys.exit(summary.exit_code)
 """
 
@@ -517,12 +517,12 @@ def test_the_books_cost_milliseconds_a_row(tmp_path):
     """Ledger, queue, locks, and the record of a recipe that does nothing."""
     count = 300
     begun = time.monotonic()
-    summary = driver.run(
+    summary = runner.run(
         [item(f"r{n:05d}") for n in range(count)],
         tmp_path,
         prior_spec="stub",
-        settings=FleetSettings(serial=True, lockstep=8, threads=1),
-        toolbox=make_toolbox(),
+        settings=RunSettings(serial=True, lockstep=8, threads=1),
+        hooks=make_toolbox(),
     )
     assert summary.built == count
     assert (time.monotonic() - begun) / count < 0.02

@@ -7,35 +7,35 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.fleet import actors, cluster
-from pipeline.fleet.actors import ActorSettings, Fleet, _Slot
-from pipeline.fleet.worker import Loaded
+from pipeline.scheduler import actor_pool, cluster
+from pipeline.scheduler.actor_pool import ActorPool, ActorSettings, WorkerHandle
+from pipeline.scheduler.worker import LoadReport
 
 
 @pytest.fixture
 def fleet(monkeypatch, tmp_path):
     """A Fleet whose workers are names; ``book`` has so many rows left, the cluster so much ``room``."""
-    book = SimpleNamespace(rows_left=0, exhausted=True, next_group=lambda *more: [])
+    book = SimpleNamespace(rows_left=0, exhausted=True, next_batch=lambda *more: [])
     worker = SimpleNamespace(lockstep=None)
     killed = []
     settings = ActorSettings(worker, {}, workers=lambda per_gpu: made.room, growing=True)
-    made = Fleet(book, print, None, settings)
+    made = ActorPool(book, print, None, settings)
     made.book, made.killed, made.room = book, killed, 1
 
     def new_slot():
-        made._made += 1
-        return _Slot(f"worker {made._made}", None, None)
+        made._created += 1
+        return WorkerHandle(f"worker {made._created}", None, None)
 
-    monkeypatch.setattr(made, "_new_slot", new_slot)
+    monkeypatch.setattr(made, "_new_worker", new_slot)
     monkeypatch.setattr(made, "_kill", lambda slot: killed.append(slot.name))
 
     def look(rows, *, width=1, room=None, growing=True):
         book.rows_left, made.room = rows, made.room if room is None else room
         worker.lockstep, made._settings = width, settings if growing else ActorSettings(worker, {}, settings.workers)
-        made._next_look = 0.0
-        made._look_around()
-        made._hand_out()
-        return [slot.state for slot in made._slots]
+        made._next_check = 0.0
+        made._watch_cluster()
+        made._assign_tasks()
+        return [slot.state for slot in made._workers]
 
     made.look = look
     return made
@@ -63,16 +63,16 @@ def test_a_number_that_was_asked_for_is_what_there_is(fleet):
 
 def test_at_the_end_no_machine_is_waited_for_and_idle_ones_go(fleet, monkeypatch):
     fleet.look(100, room=2)
-    for slot in fleet._slots[:2]:
+    for slot in fleet._workers[:2]:
         slot.state = "idle"
     now = 1000.0
-    monkeypatch.setattr(actors.time, "monotonic", lambda: now)
-    fleet._slots[0].state, fleet._slots[1].since = "building", now
+    monkeypatch.setattr(actor_pool.time, "monotonic", lambda: now)
+    fleet._workers[0].state, fleet._workers[1].since = "building", now
     fleet.book.exhausted = False
     assert fleet.look(0) == ["building", "idle", "loading", "loading"]  # more rows may be read
     fleet.book.exhausted = True
     assert fleet.look(0) == ["building", "idle"] and fleet.killed == ["worker 4", "worker 3"]
-    now += actors._SPARE_SECONDS + 1
+    now += actor_pool._SPARE_SECONDS + 1
     assert fleet.look(0) == ["building"] and fleet.killed[-1] == "worker 2"
 
 
@@ -101,8 +101,8 @@ def test_cpus_are_asked_for_as_the_nodes_have_them(nodes, cpus, room, monkeypatc
     assert cluster.worker_cpus(64, early=True) == (cpus or 64)
     assert cluster.worker_cpus(64, early=False) == (cpus or 1)
     for threads, workers in room.items():
-        assert cluster.capacity(cluster.worker_cpus(threads, early=True), 0) == workers
-    assert cluster.capacity(1, 2) == (8 if "gpus" in nodes else 0)
+        assert cluster.worker_capacity(cluster.worker_cpus(threads, early=True), 0) == workers
+    assert cluster.worker_capacity(1, 2) == (8 if "gpus" in nodes else 0)
 
 
 @pytest.mark.parametrize(("nodes", "early", "late"), [("large", 8, 1), ("large gpus", 4, 4), ("", 8, 1)])
@@ -124,19 +124,19 @@ def test_where_no_machine_comes_a_smaller_one_is_asked_for_until_it_is_there(fle
     fleet._options = {"num_cpus": 8, "num_gpus": 0}
 
     def look(rows):
-        fleet.book.rows_left, fleet._next_look = rows, 0.0
-        fleet._look_around()
-        fleet._hand_out()
-        return fleet._options["num_cpus"], [slot.name for slot in fleet._slots]
+        fleet.book.rows_left, fleet._next_check = rows, 0.0
+        fleet._watch_cluster()
+        fleet._assign_tasks()
+        return fleet._options["num_cpus"], [slot.name for slot in fleet._workers]
 
     assert look(100) == (8, ["worker 1", "worker 2"])
-    fleet._begun -= actors._PATIENCE_SECONDS + 1
-    fleet._grow_impatient()
+    fleet._begun -= actor_pool._DEADLINE_SECONDS + 1
+    fleet._check_patience()
     assert look(100) == (1, ["worker 3", "worker 4"]) and fleet.killed == ["worker 1", "worker 2"]
     nodes += [2, 2]
     assert look(100) == (2, ["worker 5", "worker 6"])
     assert fleet._options == {"num_cpus": 2, "num_gpus": 0}
-    fleet._loaded(fleet._slots[0], Loaded(pid=1, seconds=0.1, node="n", node_id="i"))
+    fleet._loaded(fleet._workers[0], LoadReport(pid=1, seconds=0.1, node="n", node_id="i"))
     nodes += [16]
     assert look(100)[0] == 2  # workers of one kind from then on: nothing that is being loaded is thrown away
 
@@ -146,16 +146,18 @@ def test_a_machine_that_goes_away_is_told_of_once_whatever_its_worker_does(fleet
     """A worker may be between two groups of rows when the notice comes."""
     told, asked = [], []
     monkeypatch.setattr(fleet, "_note", told.append)
-    monkeypatch.setattr(fleet, "_ask", lambda slot: asked.append(slot.name) or setattr(slot, "asked", True))
+    monkeypatch.setattr(
+        fleet, "_request_stop", lambda slot: asked.append(slot.name) or setattr(slot, "stop_requested", True)
+    )
     fleet.look(2, growing=False)
-    (slot,) = fleet._slots
+    (slot,) = fleet._workers
     slot.state, slot.node, slot.node_id = state, "10.0.0.2", "id"
     fleet._settings = dataclasses.replace(fleet._settings, draining=lambda: frozenset({"id"}))
     for _ in range(3):
-        fleet._next_look = 0.0
-        fleet._look_around()
+        fleet._next_check = 0.0
+        fleet._watch_cluster()
     assert told == [f"worker 1: its machine 10.0.0.2 is going away; {then}"]
     assert asked == (["worker 1"] if state == "building" else [])
     slot.state = "idle"  # a builder that has let go of its rows
-    fleet._hand_out()
-    assert "worker 1" in fleet.killed and "worker 1" not in [slot.name for slot in fleet._slots]
+    fleet._assign_tasks()
+    assert "worker 1" in fleet.killed and "worker 1" not in [slot.name for slot in fleet._workers]

@@ -16,9 +16,9 @@ from pipeline.core import atomic
 from pipeline.core.errors import LatentkilnError, describe_os_error
 from pipeline.core.job import Job, RowLocation
 from pipeline.core.process.child import run_child
-from pipeline.fleet.ledger import Ledger
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.scheduler.run_log import RunLog
 
 ADVICE = "No space left on device; free some space there, then run again"
 
@@ -118,7 +118,7 @@ def test_temporary_files_that_do_not_fit_are_told(monkeypatch):
 
 def test_a_log_that_does_not_fit_is_told_and_stops_nothing(full, tmp_path):
     full(".json")
-    ledger = Ledger(tmp_path, {})
+    ledger = RunLog(tmp_path, {})
     ledger.open()
     ledger.close("done", 0)
     assert ledger.problem == f"{tmp_path}/run.json: cannot be written ({ADVICE})"

@@ -9,10 +9,10 @@ import torch
 from thirty_bad_rows import write_tetrahedron
 
 from pipeline.core.job import WORK_DIR, Job
-from pipeline.fleet.rowlog import RowLog
-from pipeline.fleet.rows import Row
 from pipeline.optimize import checkpoint
 from pipeline.plan import PlanItem, plan
+from pipeline.scheduler.task_log import TaskLog
+from pipeline.scheduler.tasks import Task
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def planned(job: Job, out: Path) -> PlanItem:
 
 def begin(job: Job, out: Path, fingerprint: str) -> Path:
     (out / job.id / WORK_DIR).mkdir(parents=True, exist_ok=True)
-    RowLog(out / job.id, Row(job, fingerprint), "run")
+    TaskLog(out / job.id, Task(job, fingerprint), "run")
     return out / job.id / WORK_DIR
 
 

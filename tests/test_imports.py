@@ -128,7 +128,7 @@ def test_training_and_benchmarks_run_no_code_from_data_either() -> None:
         ("core", "from pipeline.mesh import mesh"),
         ("geometry", "def f():\n    from pipeline.prior.load import load_prior"),
         ("export", "import pipeline.recipes.paint"),
-        ("plan", "from pipeline.fleet.driver import run"),
+        ("plan", "from pipeline.scheduler.runner import run"),
         ("recipes", "from pipeline.manifest import load_manifest"),
         ("core", "from pipeline import uv"),
         ("core", "from pipeline.attic import anything"),

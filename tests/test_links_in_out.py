@@ -14,16 +14,16 @@ from pipeline.core.atomic import remove_stale_temporaries
 from pipeline.core.errors import UsageError
 from pipeline.core.plain import is_plain, open_plain
 from pipeline.export.record import load_record, output_problem, read_record
-from pipeline.fleet import driver
-from pipeline.fleet.driver import FleetSettings
-from pipeline.fleet.ledger import read_run
 from pipeline.optimize import checkpoint
+from pipeline.scheduler import runner
+from pipeline.scheduler.run_log import read_run
+from pipeline.scheduler.runner import RunSettings
 
 
 def build(out: Path, *ids: str):
-    settings = FleetSettings(serial=True, lockstep=1, threads=1)
+    settings = RunSettings(serial=True, lockstep=1, threads=1)
     rows = [item(name) for name in ids]
-    return driver.run(rows, out, prior_spec="stub", settings=settings, toolbox=make_toolbox())
+    return runner.run(rows, out, prior_spec="stub", settings=settings, hooks=make_toolbox())
 
 
 @pytest.fixture

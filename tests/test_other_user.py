@@ -77,7 +77,7 @@ import os, sys
 from pathlib import Path
 from pipeline.core.home import settle
 settle()
-from pipeline.fleet.cluster import ray_cluster
+from pipeline.scheduler.cluster import ray_cluster
 with ray_cluster(None, 1):
     import ray, psutil
     import ray._private.worker as worker

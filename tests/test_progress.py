@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from pipeline.fleet.progress import (
+from pipeline.scheduler.progress import (
     JsonProgress,
     LiveProgress,
     PlainProgress,
@@ -18,7 +18,7 @@ from pipeline.fleet.progress import (
     duration,
     make_progress,
 )
-from pipeline.fleet.rows import RowResult
+from pipeline.scheduler.tasks import TaskResult
 
 
 class Clock:
@@ -65,7 +65,7 @@ def test_time_left_of_the_run_does_not_count_what_a_checkpoint_had(clock):
     run.rows["a"].at("distill", 75, 100)
     gained = run.rows["a"].fraction - half
     assert run.seconds_left == pytest.approx(10 / gained * (2 - half - gained))
-    run.row_ended(RowResult("a", "done"))
+    run.row_ended(TaskResult("a", "done"))
     assert run.finished == 1
 
 
@@ -78,7 +78,7 @@ def test_plain_lines_are_few(clock):
         progress.row_stage("a", "distill", step, 200)
         clock.now += 0.125
     progress.row_stage("a", "bake", 1, 1)
-    progress.row_ended(RowResult("a", "done", seconds=21.0, warnings=["w"]))
+    progress.row_ended(TaskResult("a", "done", seconds=21.0, warnings=["w"]))
     lines = stream.getvalue().splitlines()
     assert lines[:2] == ["run: 1 to build, 2 up to date", "a: started"]
     assert lines[2] == "a: distill 1/200"
@@ -94,7 +94,7 @@ def test_json_lines(clock):
     progress.begin(build=1, kept=0)
     progress.row_began("a", 2)
     progress.row_stage("a", "distill", 1, 2)
-    progress.row_ended(RowResult("a", "failed", "bake", "E", "why", reproduce="cmd", attempts=2))
+    progress.row_ended(TaskResult("a", "failed", "bake", "E", "why", reproduce="cmd", attempts=2))
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [event["event"] for event in events] == ["begin", "row", "stage", "row"]
     assert {event["run"] for event in events} == {"20260101T000000-1"}
@@ -115,7 +115,7 @@ def test_live_table_shows_a_line_per_row_and_one_for_the_run(clock):
     assert "wall[1]" in first and "distill" in first and "40/300" in first and "4.0/s" in first
     assert "1:05 left" in first
     assert last.startswith("run") and "0/3" in last and "4 up to date" in last
-    progress.row_ended(RowResult("wall[1]", "failed", "bake", message="no [bold] way"))
+    progress.row_ended(TaskResult("wall[1]", "failed", "bake", message="no [bold] way"))
     progress.close()
     assert "FAILED in bake: no [bold] way" in console.file.getvalue()
 

@@ -19,7 +19,7 @@ from thirty_bad_rows import write_thirty
 from pipeline.commands.run import RunOptions, run_manifest
 from pipeline.core.errors import UsageError
 from pipeline.export.record import read_failure, read_record
-from pipeline.fleet.locks import asset_lock
+from pipeline.scheduler.file_lock import asset_lock
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def run(tmp_path, prior):
         (tmp_path / "m.csv").write_text("id,prompt,mesh\n" + "".join(f"{row}\n" for row in rows))
         options = {"serial": True, "lockstep": 1, "prior": prior} | options
         chosen = RunOptions(**{"manifest": tmp_path / "m.csv", "out": tmp_path / "out"} | options)
-        return run_manifest(chosen, toolbox=make_toolbox())
+        return run_manifest(chosen, hooks=make_toolbox())
 
     return start
 
@@ -101,9 +101,9 @@ def test_strict_builds_nothing(run, tmp_path, capsys):
 
 def test_thirty_bad_rows_among_five_good_ones(tmp_path, prior, capsys):
     options = RunOptions(manifest=write_thirty(tmp_path), out=tmp_path / "out", serial=True, lockstep=1, prior=prior)
-    assert run_manifest(dataclasses.replace(options, strict=True), toolbox=make_toolbox()) == 2
+    assert run_manifest(dataclasses.replace(options, strict=True), hooks=make_toolbox()) == 2
     assert "nothing built: 30 wrong rows" in capsys.readouterr().out and not (tmp_path / "out").exists()
-    assert run_manifest(options, toolbox=make_toolbox()) == 1
+    assert run_manifest(options, hooks=make_toolbox()) == 1
     printed = capsys.readouterr().out
     assert "built 5, 0 up to date, 30 failed" in printed
     rows = {int(line.split(":")[1]) for line in printed.splitlines() if line.startswith(f"{options.manifest}:")}

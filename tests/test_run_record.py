@@ -11,7 +11,7 @@ from stub_recipe import make_toolbox
 from pipeline.commands.run import RunOptions, run_manifest
 from pipeline.commands.status import show_status
 from pipeline.core.errors import PriorError
-from pipeline.fleet.rows import Toolbox
+from pipeline.scheduler.tasks import Hooks
 
 
 @pytest.fixture
@@ -22,11 +22,11 @@ def run(tmp_path):
     (tmp_path / "prior").mkdir()
     (tmp_path / "prior" / "model_index.json").write_text("{}")
 
-    def start(*rows: str, toolbox: Toolbox | None = None, **options) -> int:
+    def start(*rows: str, toolbox: Hooks | None = None, **options) -> int:
         (tmp_path / "m.csv").write_text("id,prompt,mesh\n" + "".join(f"{row}\n" for row in rows))
         options = {"serial": True, "lockstep": 1, "prior": str(tmp_path / "prior")} | options
         chosen = RunOptions(manifest=tmp_path / "m.csv", out=tmp_path / "out", **options)
-        return run_manifest(chosen, toolbox=toolbox or make_toolbox())
+        return run_manifest(chosen, hooks=toolbox or make_toolbox())
 
     return start
 
@@ -85,7 +85,7 @@ def test_a_run_of_refused_rows_alone_says_1_everywhere(run, tmp_path, capsys):
 
 
 def test_refused_rows_do_not_make_an_id_that_is_used_twice_vanish(run, tmp_path, capsys):
-    from pipeline.fleet.ledger import read_run
+    from pipeline.scheduler.run_log import read_run
 
     assert run("a,fine,cube.obj") == 0
     path = tmp_path / "out" / "run.events.jsonl"
@@ -112,7 +112,7 @@ def test_a_run_that_ends_by_an_error_records_the_commands_exit_code(raised, stat
     def load(spec: str, threads: int) -> None:
         raise raised
 
-    toolbox = Toolbox(load, make_toolbox().recipe)
+    toolbox = Hooks(load, make_toolbox().recipe)
     if isinstance(raised, KeyboardInterrupt):
         assert run("a,fine,cube.obj", toolbox=toolbox) == code  # the second Ctrl-C while it loads
     else:

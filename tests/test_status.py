@@ -15,18 +15,18 @@ from pipeline.commands.status import show_status
 from pipeline.commands.table import cell
 from pipeline.core.errors import UsageError
 from pipeline.export.record import describe_outputs, write_failure, write_record
-from pipeline.fleet.ledger import Ledger, read_run
-from pipeline.fleet.rows import RowResult
+from pipeline.scheduler.run_log import RunLog, read_run
+from pipeline.scheduler.tasks import TaskResult
 
 
 @pytest.fixture
 def ledger(tmp_path):
-    ledger = Ledger(tmp_path, {"manifest": "m.csv", "command": "latentkiln run m.csv"})
+    ledger = RunLog(tmp_path, {"manifest": "m.csv", "command": "latentkiln run m.csv"})
     ledger.open()
     for job_id in ("a", "b", "c"):
         ledger.planned(job_id, "planned")
     ledger.planned("old", "kept")
-    ledger.began("a", 1, "worker 1", "node 7")
+    ledger.started("a", 1, "worker 1", "node 7")
     return ledger
 
 
@@ -49,8 +49,8 @@ def test_a_run_is_readable_while_it_goes_on(ledger, tmp_path):
 
 
 def test_the_end_of_a_run(ledger, tmp_path, capsys):
-    ledger.ended(RowResult("a", "done", seconds=2.5))
-    ledger.ended(RowResult("b", "failed", "bake", "E", "it broke", reproduce="again"))
+    ledger.finished(TaskResult("a", "done", seconds=2.5))
+    ledger.finished(TaskResult("b", "failed", "bake", "E", "it broke", reproduce="again"))
     ledger.close("failed", 1)
     view = read_run(tmp_path)
     assert view.header["counts"] == {"done": 1, "failed": 1, "planned": 1, "kept": 1}
@@ -100,11 +100,11 @@ def test_a_damaged_record_does_no_harm(tmp_path, damage):
 
 def test_a_disk_that_refuses_the_record_stops_nothing(tmp_path):
     (tmp_path / "file").write_text("")
-    ledger = Ledger(tmp_path / "file" / "below", {})
+    ledger = RunLog(tmp_path / "file" / "below", {})
     ledger.open()
     ledger.planned("a", "planned")
-    ledger.began("a", 1, "w")
-    ledger.ended(RowResult("a", "done"))
+    ledger.started("a", 1, "w")
+    ledger.finished(TaskResult("a", "done"))
     ledger.close("done", 0)
     assert "run.json: cannot be written" in ledger.problem
 
@@ -135,7 +135,7 @@ def test_of_a_long_run_what_is_held_is_bounded_and_what_is_counted_is_whole(tmp_
         view = read_run(tmp_path, most=50)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert view.counts == counts and not view.whole and len(view.rows) <= 100
+        assert view.counts == counts and not view.complete and len(view.rows) <= 100
         assert [view.rows[f"r{rows - n:06d}"]["state"] for n in (1, 2)] == ["running", "failed"]
     # A million rows take as much as these.
     assert peaks[1] < peaks[0] + 100_000 < 2_000_000
@@ -168,7 +168,7 @@ def test_a_row_that_is_tried_again_is_counted_once(tmp_path):
 
 
 def test_a_table_for_spreadsheets_holds_no_formula(ledger, tmp_path, capsys):
-    ledger.ended(RowResult("b", "failed", "", "E", '=HYPERLINK("http://evil","x")'))
+    ledger.finished(TaskResult("b", "failed", "", "E", '=HYPERLINK("http://evil","x")'))
     show_status(tmp_path, csv=True)
     rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
     assert rows[0] == ["id", "state", "attempts", "node", "seconds", "what"]

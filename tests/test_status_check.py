@@ -12,8 +12,8 @@ from pipeline.commands.inspect import inspect_asset
 from pipeline.commands.status import show_status
 from pipeline.core.errors import UsageError
 from pipeline.export.record import describe_outputs, write_failure, write_record
-from pipeline.fleet.ledger import Ledger
-from pipeline.fleet.rows import RowResult
+from pipeline.scheduler.run_log import RunLog
+from pipeline.scheduler.tasks import TaskResult
 
 
 def write_asset(folder):
@@ -27,13 +27,13 @@ def write_asset(folder):
 @pytest.fixture
 def out(tmp_path):
     """A run of three rows that built them all."""
-    ledger = Ledger(tmp_path, {"manifest": "m.csv", "command": "latentkiln run m.csv"})
+    ledger = RunLog(tmp_path, {"manifest": "m.csv", "command": "latentkiln run m.csv"})
     ledger.open()
     for name in ("a", "b", "c"):
         ledger.planned(name, "planned")
-        ledger.began(name, 1, "worker 1")
+        ledger.started(name, 1, "worker 1")
         write_asset(tmp_path / name)
-        ledger.ended(RowResult(name, "done"))
+        ledger.finished(TaskResult(name, "done"))
     ledger.close("done", 0)
     return tmp_path
 
@@ -97,9 +97,9 @@ def test_check_reads_every_byte(out, capsys):
 
 def test_check_reads_every_asset_of_a_long_run(out, capsys, monkeypatch):
     monkeypatch.setattr("pipeline.commands.status.MOST_ROWS", 1)
-    from pipeline.fleet import ledger
+    from pipeline.scheduler import run_log
 
-    monkeypatch.setattr(ledger.read_run, "__defaults__", (1,))
+    monkeypatch.setattr(run_log.read_run, "__defaults__", (1,))
     flip(out / "c" / "asset.glb")
     assert rows_of(out, capsys)[2] == {"done": 3}
     code, rows, counts = rows_of(out, capsys, check=True)

@@ -9,12 +9,12 @@ from s3_server import connect
 from test_checkpoint import DAMAGES, interrupt, job
 
 from pipeline.core.location import RemotePath
-from pipeline.fleet import driver
-from pipeline.fleet.driver import FleetSettings
-from pipeline.fleet.rows import Toolbox
 from pipeline.mesh.load import load_mesh
 from pipeline.plan import PlanItem
 from pipeline.prior.load import Prior
+from pipeline.scheduler import runner
+from pipeline.scheduler.runner import RunSettings
+from pipeline.scheduler.tasks import Hooks
 from pipeline.storage import publish, shared_cache
 from pipeline.storage.store import store_of
 from pipeline.uv import cache
@@ -29,10 +29,10 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemotePath:
 
 def build(made, prior: Prior, out: RemotePath):  # type: ignore[no-untyped-def]
     """Builds one row at a URL, in this process: its asset and record."""
-    toolbox = Toolbox(load_prior=lambda spec, threads: prior)
-    settings = FleetSettings(lockstep=2, threads=1, serial=True)
+    toolbox = Hooks(load_prior=lambda spec, threads: prior)
+    settings = RunSettings(lockstep=2, threads=1, serial=True)
     item = PlanItem(made, "build", "new", "print")  # type: ignore[arg-type]
-    assert driver.run([item], out, prior_spec="tiny", settings=settings, toolbox=toolbox).built == 1
+    assert runner.run([item], out, prior_spec="tiny", settings=settings, hooks=toolbox).built == 1
     return publish.read_output(out / "one", "asset.glb")
 
 

@@ -58,7 +58,7 @@ def manifest(shop, *rows):
 
 def run(place, out, prior, **options):
     options = {"serial": True, "lockstep": 1, "prior": prior} | options
-    return run_manifest(RunOptions(manifest=place, out=out, **options), toolbox=make_toolbox())
+    return run_manifest(RunOptions(manifest=place, out=out, **options), hooks=make_toolbox())
 
 
 def test_a_manifest_in_a_bucket_from_check_to_clean(shop, s3, prior, capsys):
@@ -185,7 +185,7 @@ def test_adapters_in_a_bucket_are_fetched_and_their_bytes_decide(shop, s3, prior
         return toolbox.recipe("paint")(jobs, *rest, **more)
 
     options = RunOptions(manifest=place, out=out, serial=True, lockstep=2, prior=prior)
-    assert run_manifest(options, toolbox=dataclasses.replace(toolbox, recipe=lambda name: recipe)) == 0
+    assert run_manifest(options, hooks=dataclasses.replace(toolbox, recipe=lambda name: recipe)) == 0
     assert seen == {"a": [("lora", b"one", 0.5)], "b": []}
     capsys.readouterr()
     assert main(plan) == 0 and "2 up to date" in capsys.readouterr().out
@@ -194,7 +194,7 @@ def test_adapters_in_a_bucket_are_fetched_and_their_bytes_decide(shop, s3, prior
     store_of(lora).write(lora, b"two")
     # They are no LoRA, which the real prior would refuse.
     assert main(plan) == 1 and "a\tblocked\tlora: toon.safetensors: no safetensors file" in capsys.readouterr().out
-    assert run_manifest(dataclasses.replace(options, dry_run=True), toolbox=toolbox) == 0
+    assert run_manifest(dataclasses.replace(options, dry_run=True), hooks=toolbox) == 0
     assert "b\tkeep" in (told := capsys.readouterr().out) and "a\tbuild\t" in told and "lora or concept changed" in told
 
 

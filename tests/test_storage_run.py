@@ -20,8 +20,8 @@ from stub_recipe import item, make_toolbox
 
 from pipeline.core.location import RemotePath
 from pipeline.export.record import load_record, read_failure
-from pipeline.fleet import driver
-from pipeline.fleet.driver import FleetSettings
+from pipeline.scheduler import runner
+from pipeline.scheduler.runner import RunSettings
 from pipeline.storage import input_cache, lease, publish
 from pipeline.storage.snapshot import take_snapshot
 from pipeline.storage.store import store_of
@@ -41,8 +41,8 @@ def out(request, tmp_path, monkeypatch):
 
 def build(out, *rows, toolbox=None, **settings):
     settings = {"serial": True, "lockstep": 2, "threads": 1} | settings
-    return driver.run(
-        list(rows), out, prior_spec="stub", settings=FleetSettings(**settings), toolbox=toolbox or make_toolbox(),
+    return runner.run(
+        list(rows), out, prior_spec="stub", settings=RunSettings(**settings), hooks=toolbox or make_toolbox(),
         reproduce=lambda job: f"latentkiln run m.csv --only {job.id}",
     )  # fmt: skip
 
@@ -174,10 +174,10 @@ import sys; sys.path.insert(0, {str(TESTS)!r})
 from counting_recipe import counting
 from stub_recipe import item
 from pipeline.core.location import RemotePath
-from pipeline.fleet import depot, driver
-depot.SHIP_SECONDS = 0.2
-settings = driver.FleetSettings(lockstep=1, threads=1, serial=True)
-driver.run([item("a")], RemotePath(sys.argv[1]), prior_spec="stub", settings=settings, toolbox=counting(2000, 0.02))
+from pipeline.scheduler import output_root, runner
+output_root.SYNC_SECONDS = 0.2
+settings = runner.RunSettings(lockstep=1, threads=1, serial=True)
+runner.run([item("a")], RemotePath(sys.argv[1]), prior_spec="stub", settings=settings, hooks=counting(2000, 0.02))
 """
 
 

@@ -29,8 +29,8 @@ from pipeline import cli
 from pipeline.core.outcome import BuildResult
 from pipeline.core.terminal import escape, escape_json, safe_json
 from pipeline.export.record import describe_outputs, write_failure, write_record
-from pipeline.fleet.ledger import Ledger
-from pipeline.fleet.rows import RowResult, Toolbox
+from pipeline.scheduler.run_log import RunLog
+from pipeline.scheduler.tasks import Hooks, TaskResult
 
 # SGR, OSC 52 (clipboard), C1 CSI and NEL, backspace, CR, line end, tab, DEL, bidi controls, separators, a lone
 # surrogate, a formula.
@@ -129,21 +129,21 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "prior" / "model_index.json").write_text("{}")
     (tmp_path / "m.csv").write_text("id,prompt,mesh\na,fine,cube.obj\nb,fine,cube.obj\n")
     out = tmp_path / "out"
-    ledger = Ledger(
+    ledger = RunLog(
         out, {"manifest": "m.csv", "command": "latentkiln run m.csv", "prior": {"name": "p", "identity": "i"}}
     )
     out.mkdir()
     ledger.open()
     for name in ("a", "b", "c", "d"):
         ledger.planned(name, "planned")
-        ledger.began(name, 1, "worker 1", "node 7")
+        ledger.started(name, 1, "worker 1", "node 7")
     ledger.stage("d", "distill", 1, 10)
     write_asset(out / "a")
-    ledger.ended(RowResult("a", "done", warnings=["a hole"]))
+    ledger.finished(TaskResult("a", "done", warnings=["a hole"]))
     write_failure(out / "b", failure("b"))
-    ledger.ended(RowResult("b", "failed", "load", "MeshError", "no mesh", reproduce="again"))
-    ledger.ended(RowResult("c", "elsewhere", message="being built by another run"))
-    ledger.refused(RowResult("e", "failed", "manifest", "ManifestError", "mesh: there is no file"), "m.csv:7")
+    ledger.finished(TaskResult("b", "failed", "load", "MeshError", "no mesh", reproduce="again"))
+    ledger.finished(TaskResult("c", "elsewhere", message="being built by another run"))
+    ledger.refused(TaskResult("e", "failed", "manifest", "ManifestError", "mesh: there is no file"), "m.csv:7")
     ledger.close("interrupted", 3)
     write_asset(out / "g")
     write_failure(out / "h", failure("h"))
@@ -368,14 +368,14 @@ def test_a_priors_card(place):
     assert_harmless("prior", "show", "prior")
 
 
-def recipe(outcome: Callable[[str], Any]) -> Toolbox:
+def recipe(outcome: Callable[[str], Any]) -> Hooks:
     def build(jobs, prior, out, *, report_for, **_):
         for index, _job in enumerate(jobs):
             report_for(index)(f"stage {HOSTILE}", 1, 10)
         warnings.warn(HOSTILE, stacklevel=1)
         return [outcome(job.id) for job in jobs]
 
-    return Toolbox(lambda spec, threads: None, lambda name: build)
+    return Hooks(lambda spec, threads: None, lambda name: build)
 
 
 def raising(job_id: str) -> Any:
@@ -397,7 +397,7 @@ def test_a_run(outcome, options, place, monkeypatch):
     from pipeline.commands import run as module
 
     plain = module.run_manifest
-    monkeypatch.setattr(module, "run_manifest", lambda chosen: plain(chosen, toolbox=recipe(outcome)))
+    monkeypatch.setattr(module, "run_manifest", lambda chosen: plain(chosen, hooks=recipe(outcome)))
     rows = [{"id": "a", "prompt": HOSTILE, "mesh": "cube.obj"}, {"id": "b", "prompt": "x", "mesh": HOSTILE}]
     rows += [{"id": HOSTILE, "prompt": "x", "mesh": "cube.obj"}, {"id": "e", "prompt": "fine", "mesh": "cube.obj"}]
     (place / f"{HOSTILE}.json").write_text(json.dumps(rows))

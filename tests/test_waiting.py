@@ -12,22 +12,22 @@ from stub_recipe import item
 from pipeline.core.job import Job
 from pipeline.core.redact import redact
 from pipeline.export.record import read_failure, write_record
-from pipeline.fleet import cluster
-from pipeline.fleet.book import MAX_SETBACKS, Book
-from pipeline.fleet.cluster import FleetError, ray_cluster
-from pipeline.fleet.deaths import judge
-from pipeline.fleet.depot import LocalDepot
-from pipeline.fleet.group import record_failure
-from pipeline.fleet.ledger import Ledger
-from pipeline.fleet.locks import asset_lock
-from pipeline.fleet.progress import Progress
-from pipeline.fleet.rowlog import RowLog
-from pipeline.fleet.rows import Row, RowResult
-from pipeline.fleet.waiting import Waiting
+from pipeline.scheduler import cluster
+from pipeline.scheduler.batch import record_failure
+from pipeline.scheduler.cluster import SchedulerError, ray_cluster
+from pipeline.scheduler.file_lock import asset_lock
+from pipeline.scheduler.output_root import LocalOutputRoot
+from pipeline.scheduler.progress import Progress
+from pipeline.scheduler.run_log import RunLog
+from pipeline.scheduler.task_log import TaskLog
+from pipeline.scheduler.task_queue import TaskQueue
+from pipeline.scheduler.task_tracker import MAX_SETBACKS, TaskTracker
+from pipeline.scheduler.tasks import Task, TaskResult
+from pipeline.scheduler.worker_failure import classify
 
 
 def row(job_id, recipe="paint", alone=False, **settings):
-    return Row(Job(job_id, recipe, "p", "", 0, None, settings), "f", alone=alone)
+    return Task(Job(job_id, recipe, "p", "", 0, None, settings), "f", alone=alone)
 
 
 def taken(waiting, **options):
@@ -47,7 +47,7 @@ def test_an_address_where_nothing_listens_is_told_soon(monkeypatch):
     cluster._wait_for("auto")  # Ray's to judge
     for nowhere in (address, f"ray://{address}", "127.0.0.1:99999", f"{'x' * 300}:6379", "no-such-host.invalid:6379"):
         with (
-            pytest.raises(FleetError, match=f"joining Ray at {nowhere} failed: nothing answers there"),
+            pytest.raises(SchedulerError, match=f"joining Ray at {nowhere} failed: nothing answers there"),
             ray_cluster(nowhere, 1),
         ):
             pass
@@ -68,23 +68,25 @@ def clock():
 @pytest.fixture
 def book(tmp_path, clock):
     def make(items, **options):
-        ledger = Ledger(tmp_path, {})
+        ledger = RunLog(tmp_path, {})
         ledger.open()
         options = {"lockstep": 2} | options
-        return Book(items, LocalDepot(tmp_path), ledger=ledger, progress=Progress(), clock=clock, **options)
+        return TaskTracker(
+            items, LocalOutputRoot(tmp_path), run_log=ledger, progress=Progress(), clock=clock, **options
+        )
 
     return make
 
 
 def test_the_longest_comes_first_and_equals_keep_their_order():
-    waiting = Waiting()
+    waiting = TaskQueue()
     for one in (row("a"), row("long", steps=3000), row("b"), row("short", steps=10), row("c", views=8)):
         waiting.add(one)
     assert taken(waiting, lockstep=1) == [["long"], ["c"], ["a"], ["b"], ["short"]]
 
 
 def test_groups_hold_one_recipe_and_lose_no_row():
-    waiting = Waiting()
+    waiting = TaskQueue()
     for number in range(9):
         waiting.add(row(f"r{number}", recipe=("paint", "generate")[number % 2]))
     groups = taken(waiting)
@@ -94,14 +96,14 @@ def test_groups_hold_one_recipe_and_lose_no_row():
 
 
 def test_suspects_come_last_and_by_themselves():
-    waiting = Waiting()
+    waiting = TaskQueue()
     for one in (row("x", alone=True), row("a"), row("b"), row("y", alone=True)):
         waiting.add(one)
     assert taken(waiting) == [["a", "b"], ["x"], ["y"]]
 
 
 def test_what_waits_for_its_time_is_not_ready(clock):
-    waiting = Waiting(clock)
+    waiting = TaskQueue(clock)
     waiting.add(row("a"), delay=5)
     assert not waiting.take(4, 1, all_known=True) and len(waiting) == 1
     clock.now = 5.0
@@ -117,32 +119,32 @@ def test_a_book_reads_no_further_than_it_must(book):
             yield item(f"r{number}", action="keep" if number % 2 else "build")
 
     made = book(items(), window=10, total=100)
-    made.read_on()
+    made.load_more()
     assert len(read) < 25 and made.rows_left == 10
     assert made.expected() == {"build": 100 - made.summary.kept, "kept": made.summary.kept}
     built = 0
-    while made.more:
-        made.read_on()
-        group = made.next_group()
-        made.began(group, "w")
+    while made.has_more:
+        made.load_more()
+        group = made.next_batch()
+        made.mark_started(group, "w")
         for one in group:
-            made.ended(one, RowResult(one.job.id, "done"))
+            made.finish(one, TaskResult(one.job.id, "done"))
         built += len(group)
     assert built == 50 and made.summary.kept == 50 and made.exhausted
 
 
 def test_a_worker_that_dies_twice_with_a_row_quarantines_it(book, tmp_path):
     made = book([item("a"), item("b")])
-    made.read_on()
-    group = made.next_group()
-    made.began(group, "w")
-    made.died(group, "crashed")
+    made.load_more()
+    group = made.next_batch()
+    made.mark_started(group, "w")
+    made.worker_lost(group, "crashed")
     for _ in range(2):
-        (one,) = made.next_group()
+        (one,) = made.next_batch()
         assert one.alone and one.attempt == 2
-        made.began([one], "w")
-        made.died([one], "crashed") if one.job.id == "a" else made.ended(one, RowResult("b", "done"))
-    assert made.summary.counts["quarantined"] == 1 and made.summary.exit_code == 1 and not made.more
+        made.mark_started([one], "w")
+        made.worker_lost([one], "crashed") if one.job.id == "a" else made.finish(one, TaskResult("b", "done"))
+    assert made.summary.counts["quarantined"] == 1 and made.summary.exit_code == 1 and not made.has_more
     assert read_failure(tmp_path / "a")["quarantined"] is True
 
 
@@ -150,73 +152,73 @@ def test_a_quarantined_row_is_tried_alone_by_the_next_run(book):
     import dataclasses
 
     made = book([dataclasses.replace(item("a"), alone=True), item("b"), item("c")])
-    made.read_on()
-    assert [[one.job.id for one in made.next_group()] for _ in range(2)] == [["b", "c"], ["a"]]
+    made.load_more()
+    assert [[one.job.id for one in made.next_batch()] for _ in range(2)] == [["b", "c"], ["a"]]
 
 
 def test_no_row_is_blamed_for_a_lost_machine(book, clock, tmp_path):
     made = book([item("a")])
-    made.read_on()
+    made.load_more()
     for setback in range(MAX_SETBACKS):
-        (one,) = made.next_group()
+        (one,) = made.next_batch()
         # Whatever takes its machine along, again and again, shall take no neighbours with it.
         assert one.attempt == 1 and one.setbacks == setback and one.alone == (setback >= MAX_SETBACKS // 2)
-        made.began([one], "w")
-        made.stage("a", "distill", 7, 300)
-        made.died([one], "its machine is gone", blame=False)
-    (one,) = made.next_group()
-    made.began([one], "w")
+        made.mark_started([one], "w")
+        made.update_stage("a", "distill", 7, 300)
+        made.worker_lost([one], "its machine is gone", blame=False)
+    (one,) = made.next_batch()
+    made.mark_started([one], "w")
     clock.now += 60
-    made.stage("a", "distill", 7, 300)
-    made.died([one], "its machine is gone", blame=False)
+    made.update_stage("a", "distill", 7, 300)
+    made.worker_lost([one], "its machine is gone", blame=False)
     (given_up,) = made.summary.failed
-    assert (given_up.error, given_up.state, given_up.attempts) == ("WorkerLost", "quarantined", 1) and not made.more
+    assert (given_up.error, given_up.state, given_up.attempts) == ("WorkerLost", "quarantined", 1) and not made.has_more
     assert "taken back 20 times at distill 7/300 without coming any further" in given_up.message
     assert given_up.seconds == 60 and read_failure(tmp_path / "a")["quarantined"] is True
 
 
 def test_a_row_that_comes_further_each_time_is_never_given_up(book, clock):
     made = book([item("a", "work")])
-    made.read_on()
+    made.load_more()
     for setback in range(10 * MAX_SETBACKS):
-        (one,) = made.next_group()
+        (one,) = made.next_batch()
         assert one.stalled <= 1 and not one.alone
         # Each time it is some steps behind, having lost what it did since its last checkpoint.
         for done in (max(0, setback - 5), setback):
             clock.now += 1
-            made.stage("a", ("distill", "refine 1/4")[done > 100], done, 3000)
-        made.died([one], "its machine was preempted", blame=False)
-    assert not made.summary.failed and made.next_group()[0].setbacks == 10 * MAX_SETBACKS
+            made.update_stage("a", ("distill", "refine 1/4")[done > 100], done, 3000)
+        made.worker_lost([one], "its machine was preempted", blame=False)
+    assert not made.summary.failed and made.next_batch()[0].setbacks == 10 * MAX_SETBACKS
 
 
 def test_time_spent_on_lost_machines_counts(book, clock):
     made = book([item("a", max_seconds=10)])
-    made.read_on()
-    (one,) = made.next_group()
-    made.began([one], "w")
+    made.load_more()
+    (one,) = made.next_batch()
+    made.mark_started([one], "w")
     clock.now = 7.0
-    made.died([one], "its machine is gone", blame=False)
-    (one,) = made.next_group()
-    made.began([one], "w")
-    assert made.deadline([one]) == pytest.approx(10.0) and not made.overdue(one)
+    made.worker_lost([one], "its machine is gone", blame=False)
+    (one,) = made.next_batch()
+    made.mark_started([one], "w")
+    assert made.deadline([one]) == pytest.approx(10.0) and not made.is_overdue(one)
     clock.now = 10.0
-    made.returned(one, RowResult("a", "interrupted", "distill"))
+    made.complete(one, TaskResult("a", "interrupted", "distill"))
     assert made.summary.failed[0].error == "TimeLimit"
 
 
 def test_a_lock_that_a_lost_worker_holds_is_waited_for(book, clock, tmp_path):
     made = book([item("a")])
-    made.read_on()
-    (one,) = made.next_group()
-    made.began([one], "w")
-    made.died([one], "out of reach", blame=False)
-    (one,) = made.next_group()
-    made.began([one], "w")
-    made.returned(one, RowResult("a", "elsewhere"))
-    assert not made.next_group() and made.more
+    made.load_more()
+    (one,) = made.next_batch()
+    made.mark_started([one], "w")
+    made.worker_lost([one], "out of reach", blame=False)
+    (one,) = made.next_batch()
+    made.mark_started([one], "w")
+    made.complete(one, TaskResult("a", "elsewhere"))
+    assert not made.next_batch() and made.has_more
     clock.now += 6
-    (one,) = made.next_group()
-    made.returned(one, RowResult("a", "kept"))
+    (one,) = made.next_batch()
+    made.complete(one, TaskResult("a", "kept"))
     assert made.summary.built == 1
 
 
@@ -247,12 +249,12 @@ NODE = "The actor died because its node has died. Node Id: 5a"
     ],
 )
 def test_who_is_to_blame(error, blame, words):
-    death = judge(ERRORS, error)
+    death = classify(ERRORS, error)
     assert death.blame is blame and words in death.reason
 
 
 def test_a_node_that_the_cluster_calls_dead_takes_the_blame():
-    assert judge(ERRORS, ERRORS.ActorDiedError(), node_alive=False).blame is False
+    assert classify(ERRORS, ERRORS.ActorDiedError(), node_alive=False).blame is False
 
 
 @pytest.mark.parametrize(
@@ -275,17 +277,17 @@ def test_no_secret_of_the_environment_comes_out_of_a_row(book, tmp_path, monkeyp
     monkeypatch.setenv("RAY_AUTH_TOKEN", "5ecret5ecret5ecret")
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
     made = book([item("a", action="blocked", reason="got 5ecret5ecret5ecret"), item("b")])
-    made.read_on()
-    (one,) = made.next_group()
-    made.began([one], "w")
-    made.died([one], "it said hf_abcdefgh", blame=False)
-    (one,) = made.next_group()
-    made.began([one], "w")
-    log = RowLog(tmp_path / "b", one, "run")
-    result = RowResult("b", "failed", "prior", "E", "with hf_abcdefgh", warnings=["and hf_abcdefgh"])
-    log.ended(result)
-    record_failure(LocalDepot(tmp_path), one, result)
-    made.returned(one, result)
+    made.load_more()
+    (one,) = made.next_batch()
+    made.mark_started([one], "w")
+    made.worker_lost([one], "it said hf_abcdefgh", blame=False)
+    (one,) = made.next_batch()
+    made.mark_started([one], "w")
+    log = TaskLog(tmp_path / "b", one, "run")
+    result = TaskResult("b", "failed", "prior", "E", "with hf_abcdefgh", warnings=["and hf_abcdefgh"])
+    log.finished(result)
+    record_failure(LocalOutputRoot(tmp_path), one, result)
+    made.complete(one, result)
     write_record(tmp_path / "c", {"id": "c", "fingerprint": "", "outputs": {}, "warnings": ["hf_abcdefgh"]})
     told = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     told += str(made.summary.failed)
@@ -298,18 +300,22 @@ def test_no_failure_is_written_through_a_link_that_leads_out(book, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "a").symlink_to(outside)
-    ledger = Ledger(out, {})
-    made = Book(
-        [item("a", action="blocked", reason="a link")], LocalDepot(out), lockstep=1, ledger=ledger, progress=Progress()
+    ledger = RunLog(out, {})
+    made = TaskTracker(
+        [item("a", action="blocked", reason="a link")],
+        LocalOutputRoot(out),
+        lockstep=1,
+        run_log=ledger,
+        progress=Progress(),
     )
-    made.read_on()
+    made.load_more()
     assert made.summary.failures == 1 and not list(outside.iterdir())
     with pytest.raises(OSError, match="leaves the output folder"), asset_lock(out / "a"):
         pass
 
 
 def test_a_second_run_on_the_same_root_keeps_its_own_record(tmp_path):
-    first, second = Ledger(tmp_path, {}), Ledger(tmp_path, {})
+    first, second = RunLog(tmp_path, {}), RunLog(tmp_path, {})
     first.open()
     second.open()
     second.planned("b", "planned")
@@ -318,7 +324,7 @@ def test_a_second_run_on_the_same_root_keeps_its_own_record(tmp_path):
     first.close("done", 0)
     assert (tmp_path / ".runs" / f"{second.run_id}.json").exists()
     assert '"b"' not in (tmp_path / "run.events.jsonl").read_text()
-    third = Ledger(tmp_path, {})
+    third = RunLog(tmp_path, {})
     third.open()
     assert (tmp_path / ".runs" / f"{first.run_id}.jsonl").exists()
     third.close("done", 0)

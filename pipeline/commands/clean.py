@@ -13,10 +13,10 @@ from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, Ma
 from pipeline.core.location import Location, RemotePath
 from pipeline.core.terminal import say, say_json
 from pipeline.export.record import FAILURE, RECORD, foreign_files
-from pipeline.fleet.locks import asset_lock
 from pipeline.manifest import Survey
 from pipeline.manifest.problems import shown
 from pipeline.plan import leftovers
+from pipeline.scheduler.file_lock import asset_lock
 from pipeline.storage import publish
 from pipeline.storage.errors import StorageError
 from pipeline.storage.lease import holder

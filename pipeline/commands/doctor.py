@@ -17,8 +17,8 @@ from pipeline import __version__
 from pipeline.core.backends import BACKENDS, unavailable_reason
 from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED, PriorError
 from pipeline.core.terminal import say, say_json
-from pipeline.fleet import machine
-from pipeline.fleet.cluster import open_clusters
+from pipeline.scheduler import resources
+from pipeline.scheduler.cluster import exposed_servers
 
 PACKAGES = ("torch", "diffusers", "transformers", "numba", "ray", "xatlas", "DracoPy", "pygltflib")
 _LEAST_MEMORY = 3 << 30
@@ -74,9 +74,9 @@ def diagnose(prior: str) -> Diagnosis:
 
 def _machine(found: Diagnosis) -> None:
     memory = psutil.virtual_memory()
-    found.facts["cores"] = machine.core_count()
+    found.facts["cores"] = resources.core_count()
     found.facts["memory"] = f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB free"
-    found.facts["workers"] = f"{machine.default_workers()} of {machine.threads_per_worker()} threads by default"
+    found.facts["workers"] = f"{resources.default_workers()} of {resources.threads_per_worker()} threads by default"
     if memory.available < _LEAST_MEMORY:
         found.warnings.append("less than 3 GiB of memory are free: a worker may be killed; close other programs")
     free = shutil.disk_usage(os.getcwd()).free
@@ -105,7 +105,7 @@ def _devices(found: Diagnosis) -> None:
         found.problems.append(f"torch cannot be used: {type(error).__name__}: {error}")
         return
     found.facts["gpus"] = ", ".join(names) or "none (runs use the CPU)"
-    if machine.gpu_count() and not names:
+    if resources.gpu_count() and not names:
         found.warnings.append("there is a GPU, but this build of torch cannot use it: install one with CUDA")
 
 
@@ -143,7 +143,7 @@ def _ray(found: Diagnosis) -> None:
     found.facts["ray"] = "a local cluster on 127.0.0.1 for each run, with a token, without dashboard"
     if mode.lower() == "disabled":
         found.warnings.append("RAY_AUTH_MODE=disabled: whoever reaches Ray's ports can run code as you; unset it")
-    found.warnings += open_clusters()
+    found.warnings += exposed_servers()
     if address := os.environ.get("RAY_ADDRESS"):
         found.warnings.append(f"RAY_ADDRESS={address} is not used: name a cluster with --address")
 

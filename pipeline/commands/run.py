@@ -19,12 +19,6 @@ from pipeline.core.redact import redact
 from pipeline.core.stdout import own_stdout
 from pipeline.core.terminal import OutputLost, complain, flush, say, say_json, shell_join, silence_stdout
 from pipeline.export.record import write_failure
-from pipeline.fleet.book import RunSummary
-from pipeline.fleet.depot import local_root, refuse_links_in
-from pipeline.fleet.driver import FleetSettings, run
-from pipeline.fleet.locks import asset_lock
-from pipeline.fleet.progress import duration, make_progress, result_json
-from pipeline.fleet.rows import RowResult, Toolbox, load_prior
 from pipeline.manifest import Problem, Survey
 from pipeline.manifest.meshes import MeshChecker
 from pipeline.plan import PlanItem, Refuse, is_foreign, iterate
@@ -32,6 +26,12 @@ from pipeline.prior.identity import PriorIdentity, prior_identity
 from pipeline.prior.job_check import JobChecker, job_checker
 from pipeline.prior.options import Precision, PriorOptions, low_memory
 from pipeline.recipes import UNWRAP_CACHE
+from pipeline.scheduler.file_lock import asset_lock
+from pipeline.scheduler.output_root import local_root, refuse_links_in
+from pipeline.scheduler.progress import duration, make_progress, result_json
+from pipeline.scheduler.runner import RunSettings, run
+from pipeline.scheduler.task_tracker import RunSummary
+from pipeline.scheduler.tasks import Hooks, TaskResult, load_worker_prior
 from pipeline.storage import publish
 from pipeline.storage.errors import StorageError
 from pipeline.storage.snapshot import take_snapshot
@@ -115,12 +115,12 @@ class RunOptions:
         return redact(shell_join(words))
 
 
-def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
+def run_manifest(options: RunOptions, *, hooks: Hooks | None = None) -> int:
     """Builds the manifest's rows into ``options.out`` and prints how it went. Returns the exit code.
 
     Wrong rows are reported and recorded as failures, the others built; nothing is built when the manifest as
     a whole is wrong, or with ``strict`` when any row is. Neither Ray nor torch is imported when all is up to
-    date. Raises ManifestError, UsageError, PriorError or FleetError. ``toolbox`` replaces prior and recipes.
+    date. Raises ManifestError, UsageError, PriorError or SchedulerError. ``hooks`` replaces prior and recipes.
     """
     begun = time.monotonic()
     require_folder(options.out)
@@ -136,7 +136,7 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
     )
     prior = prior_identity(options.prior, download=options.download)
     # A prior that takes the place of the named one knows other words.
-    checker = None if toolbox else job_checker(options.prior, allow_unknown=options.allow_unknown)
+    checker = None if hooks else job_checker(options.prior, allow_unknown=options.allow_unknown)
     if options.strict and (wrong := survey.bad + _bad_files(survey, checker, options)):
         return _refuse(wrong, options)
     if options.dry_run:
@@ -163,7 +163,7 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
             items,
             options.out,
             prior_spec=options.prior,
-            settings=FleetSettings(
+            settings=RunSettings(
                 lockstep=options.lockstep,
                 workers=options.workers,
                 gpus_per_worker=options.gpus_per_worker,
@@ -175,7 +175,7 @@ def run_manifest(options: RunOptions, *, toolbox: Toolbox | None = None) -> int:
                 max_memory=int(options.max_memory * 1e9) if options.max_memory else None,
             ),
             progress=progress,
-            toolbox=toolbox or Toolbox(functools.partial(load_prior, options=options.prior_options)),
+            hooks=hooks or Hooks(functools.partial(load_worker_prior, options=options.prior_options)),
             header=_header(options, survey, prior),
             reproduce=lambda job: options.command(only=job.id),
             total=survey.good,
@@ -277,7 +277,7 @@ class _WrongRows:
 
     def __init__(self, options: RunOptions):
         self._options = options
-        self._refused: Callable[[RowResult, str], None] = lambda result, source: None
+        self._refused: Callable[[TaskResult, str], None] = lambda result, source: None
         self._row: list[Problem] = []
         self.told: dict[str, list[str]] = {}
 
@@ -287,7 +287,7 @@ class _WrongRows:
             self.close()
         self._row.append(problem)
 
-    def listen(self, refused: Callable[[RowResult, str], None]) -> None:
+    def listen(self, refused: Callable[[TaskResult, str], None]) -> None:
         """Calls ``refused`` with each wrong row from now on, and with its file and number."""
         self._refused = refused
 
@@ -301,7 +301,7 @@ class _WrongRows:
         message = redact("; ".join(f"{problem.field}: {problem.message}" for problem in found))
         if len(self.told) < _MOST_TOLD:
             self.told[name] = [str(problem) for problem in found]
-        self._refused(RowResult(name, "failed", "manifest", "ManifestError", message), source)
+        self._refused(TaskResult(name, "failed", "manifest", "ManifestError", message), source)
         if job_id is None:
             return
         out = self._options.out

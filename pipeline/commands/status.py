@@ -18,9 +18,9 @@ from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, Us
 from pipeline.core.location import Location, RemotePath
 from pipeline.core.terminal import escape, is_run_command, say, say_json
 from pipeline.export.record import FAILURE, RECORD, load_record, output_problem, read_failure
-from pipeline.fleet.depot import fetch_run
-from pipeline.fleet.ledger import EVENTS_FILE, MOST_ROWS, PUBLISHED, RunView, finished_ids, read_run
-from pipeline.fleet.progress import duration
+from pipeline.scheduler.output_root import fetch_run
+from pipeline.scheduler.progress import duration
+from pipeline.scheduler.run_log import EVENTS_FILE, MOST_ROWS, PUBLISHED, RunView, finished_ids, read_run
 from pipeline.storage import publish
 from pipeline.storage.snapshot import Snapshot, take_snapshots
 
@@ -58,7 +58,7 @@ def show_status(
             rows, counts = _rows(out, view, check)
             if not (watch and view.state == "running"):
                 _look_for_assets(out, rows, counts, check)
-                if check and not view.whole:
+                if check and not view.complete:
                     rows += _unlisted_problems(out, folder, view, counts)
         if json:
             say_json(_as_json(view, rows, counts), flush=True)
@@ -182,7 +182,7 @@ def _rows(out: Location, view: RunView, check: bool) -> tuple[list[dict[str, Any
     rows = [dict(row) for row in view.rows.values()]
     counts = Counter(view.counts)
     # What is beside a run of which not every row is known cannot be told from its rows.
-    others = list(_other_rows(out, view, counts, check)) if view.whole else []
+    others = list(_other_rows(out, view, counts, check)) if view.complete else []
     rows += sorted(others, key=lambda row: str(row["id"]))
     if view.state == "killed":
         for row in rows:

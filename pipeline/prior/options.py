@@ -14,7 +14,7 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class PriorOptions:
-    """Choices for ``load_prior``.
+    """Choices for ``load_worker_prior``.
 
     ``precision``: of UNet and text encoders; ``auto`` is float16 on CUDA and float32 on the CPU, or there bfloat16
         where the prior asks for it (``cpu_precision`` in its ``latentkiln.json``; the embedded one does) and the CPU

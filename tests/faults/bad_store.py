@@ -25,8 +25,8 @@ from s3_server import BUCKET, FaultProxy, S3Server, connect, environment  # noqa
 from stub_recipe import item  # noqa: E402
 
 from pipeline.core.location import RemotePath  # noqa: E402
-from pipeline.fleet import driver  # noqa: E402
-from pipeline.fleet.driver import FleetSettings, RunSummary  # noqa: E402
+from pipeline.scheduler import runner  # noqa: E402
+from pipeline.scheduler.runner import RunSettings, RunSummary  # noqa: E402
 from pipeline.storage import publish  # noqa: E402
 from pipeline.storage.store import store_of  # noqa: E402
 
@@ -86,10 +86,8 @@ class Away:
 
 def build(out: RemotePath, names: list[str]) -> RunSummary:
     """A run of rows of a few steps in this process."""
-    settings = FleetSettings(lockstep=1, threads=1, serial=True)
-    return driver.run(
-        [item(name) for name in names], out, prior_spec="stub", settings=settings, toolbox=counting(STEPS)
-    )
+    settings = RunSettings(lockstep=1, threads=1, serial=True)
+    return runner.run([item(name) for name in names], out, prior_spec="stub", settings=settings, hooks=counting(STEPS))
 
 
 def part(name: str, proxy: FaultProxy, rows: int, seed: int) -> dict:

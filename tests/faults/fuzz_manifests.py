@@ -103,7 +103,7 @@ def really_run(path: Path, outer: Path) -> int:
     options = RunOptions(path, path.parent / "out", str(outer / "prior"), serial=True, quiet=True)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            return run_manifest(options, toolbox=make_toolbox())
+            return run_manifest(options, hooks=make_toolbox())
     except LatentkilnError:
         return 2
 

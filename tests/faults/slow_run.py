@@ -16,11 +16,11 @@ sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
 from pipeline import cli  # noqa: E402
 from pipeline.commands import run as run_module  # noqa: E402
-from pipeline.fleet import actors  # noqa: E402
-from pipeline.fleet.rows import Toolbox  # noqa: E402
+from pipeline.scheduler import actor_pool  # noqa: E402
+from pipeline.scheduler.tasks import Hooks  # noqa: E402
 
 
-def toolbox(faults_folder: str, step_seconds: float) -> Toolbox:
+def toolbox(faults_folder: str, step_seconds: float) -> Hooks:
     """Nested functions, so that Ray sends them by value: no worker can import this module."""
 
     def load_prior(spec, threads):
@@ -84,14 +84,14 @@ def toolbox(faults_folder: str, step_seconds: float) -> Toolbox:
                 outcomes.append(BuildResult(job.id, "failed", failure.stage, type(error).__name__, failure.message))
         return outcomes
 
-    return Toolbox(load_prior, recipe_named)
+    return Hooks(load_prior, recipe_named)
 
 
 if __name__ == "__main__":
     manifest, out, *options = sys.argv[1:]
     seconds = float(os.environ.get("LATENTKILN_STEP_SECONDS", "0"))
-    actors._SPARE_SECONDS = float(os.environ.get("LATENTKILN_SPARE_SECONDS", actors._SPARE_SECONDS))
-    actors._PATIENCE_SECONDS = float(os.environ.get("LATENTKILN_PATIENCE_SECONDS", actors._PATIENCE_SECONDS))
+    actor_pool._SPARE_SECONDS = float(os.environ.get("LATENTKILN_SPARE_SECONDS", actor_pool._SPARE_SECONDS))
+    actor_pool._DEADLINE_SECONDS = float(os.environ.get("LATENTKILN_PATIENCE_SECONDS", actor_pool._DEADLINE_SECONDS))
     plain = run_module.run_manifest
     run_module.run_manifest = lambda chosen, **more: plain(chosen, **(more | {"toolbox": toolbox(str(HERE), seconds)}))
     prior = str(Path(manifest).parent / "prior")

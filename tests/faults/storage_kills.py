@@ -26,8 +26,8 @@ from s3_server import BUCKET, S3Server, connect, environment  # noqa: E402
 from stub_recipe import item  # noqa: E402
 
 from pipeline.core.location import RemotePath  # noqa: E402
-from pipeline.fleet import driver  # noqa: E402
-from pipeline.fleet.driver import FleetSettings  # noqa: E402
+from pipeline.scheduler import runner  # noqa: E402
+from pipeline.scheduler.runner import RunSettings  # noqa: E402
 from pipeline.storage import publish  # noqa: E402
 from pipeline.storage.store import store_of  # noqa: E402
 
@@ -37,12 +37,12 @@ import sys; sys.path.insert(0, {str(TESTS)!r})
 from counting_recipe import counting
 from stub_recipe import item
 from pipeline.core.location import RemotePath
-from pipeline.fleet import depot, driver
-depot.SHIP_SECONDS = 0.3
+from pipeline.scheduler import output_root, runner
+output_root.SYNC_SECONDS = 0.3
 print("ready", flush=True)
 rows = [item(name) for name in sys.argv[2:]]
-settings = driver.FleetSettings(lockstep=1, threads=1, serial=True)
-driver.run(rows, RemotePath(sys.argv[1]), prior_spec="stub", settings=settings, toolbox=counting({STEPS}, 0.02))
+settings = runner.RunSettings(lockstep=1, threads=1, serial=True)
+runner.run(rows, RemotePath(sys.argv[1]), prior_spec="stub", settings=settings, hooks=counting({STEPS}, 0.02))
 print("done", flush=True)
 """
 
@@ -88,9 +88,9 @@ def disturb(
 
 def peace(out: RemotePath, rows: list[str]) -> Counter[str]:
     """One run in peace; what is wrong after it."""
-    settings = FleetSettings(lockstep=1, threads=1, serial=True)
+    settings = RunSettings(lockstep=1, threads=1, serial=True)
     items = [item(name) for name in rows]
-    summary = driver.run(items, out, prior_spec="stub", settings=settings, toolbox=counting(STEPS))
+    summary = runner.run(items, out, prior_spec="stub", settings=settings, hooks=counting(STEPS))
     expected = f"fine after {STEPS}".encode()
     wrong = sum(publish.read_output(out / name, "asset.glb")[0] != expected for name in rows)
     stray = sum(any(mark in name for mark in LITTER) for name in store_of(out).files(out))

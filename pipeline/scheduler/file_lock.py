@@ -17,12 +17,12 @@ from pathlib import Path
 LOCK = ".lock"
 
 
-def hold(path: Path) -> int | None:
+def lock(path: Path) -> int | None:
     """A descriptor that holds the lock file at ``path`` until it is closed; None when another process holds it.
 
     Raises OSError where the file cannot be made.
     """
-    return _try(path)
+    return _try_lock(path)
 
 
 @contextlib.contextmanager
@@ -33,10 +33,10 @@ def asset_lock(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[bool]:
     end. A file system that has no locks gives no exclusion, and True. Raises OSError when the folder cannot
     be made, or is a link that leaves its own parent.
     """
-    _refuse_way_out(folder)
+    _require_inside(folder)
     folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_seconds
-    while (descriptor := _try(folder / LOCK)) is None:
+    while (descriptor := _try_lock(folder / LOCK)) is None:
         if time.monotonic() >= deadline:
             yield False
             return
@@ -50,12 +50,12 @@ def asset_lock(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _refuse_way_out(folder: Path) -> None:
+def _require_inside(folder: Path) -> None:
     if folder.is_symlink() and not folder.resolve().is_relative_to(folder.parent.resolve()):
         raise OSError(errno.ELOOP, "it is a link that leaves the output folder", str(folder))
 
 
-def _try(path: Path) -> int | None:
+def _try_lock(path: Path) -> int | None:
     """A locked descriptor of the file at ``path``, or None when another holds it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)

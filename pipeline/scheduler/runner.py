@@ -15,14 +15,21 @@ from typing import TYPE_CHECKING, Any
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, UsageError, exit_code_of
 from pipeline.core.job import Job
 from pipeline.core.location import Location, RemotePath
-from pipeline.fleet import fit, machine
-from pipeline.fleet.book import Book, RunSummary
-from pipeline.fleet.depot import Depot, local_root, open_depot, publish_run, refuse_links_in, sweep_scratch
-from pipeline.fleet.group import Bench, build_group
-from pipeline.fleet.interrupts import Interrupts
-from pipeline.fleet.ledger import PUBLISHED, RUNS_FOLDER, Ledger
-from pipeline.fleet.progress import Progress
-from pipeline.fleet.rows import Row, RowResult, Toolbox
+from pipeline.scheduler import gpu_capacity, resources
+from pipeline.scheduler.batch import BatchContext, build_batch
+from pipeline.scheduler.output_root import (
+    OutputRoot,
+    clean_scratch,
+    local_root,
+    open_output_root,
+    publish_run,
+    refuse_links_in,
+)
+from pipeline.scheduler.progress import Progress
+from pipeline.scheduler.run_log import PUBLISHED, RUNS_FOLDER, RunLog
+from pipeline.scheduler.signals import StopSignals
+from pipeline.scheduler.task_tracker import RunSummary, TaskTracker
+from pipeline.scheduler.tasks import Hooks, Task, TaskResult
 
 if TYPE_CHECKING:
     from pipeline.plan import PlanItem
@@ -36,15 +43,15 @@ _GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class FleetSettings:
+class RunSettings:
     """How a run is spread, and its limits.
 
     ``lockstep``: rows built together by one worker; None for what its device's memory carries. ``workers``: None for
-    ``machine.default_workers()``, or in a joined cluster for as many as it can hold at any time. ``gpus_per_worker``:
+    ``resources.default_workers()``, or in a joined cluster for as many as it can hold at any time. ``gpus_per_worker``:
     None to find out, by measuring the first worker where ``lockstep`` is given (else one worker fills a GPU).
     ``address`` of a Ray cluster to join; None starts one.
     ``serial``: everything in this process, no Ray. ``threads`` of each worker: None for
-    ``machine.threads_per_worker()``. ``max_seconds``: wall time of a row whose settings name no limit.
+    ``resources.threads_per_worker()``. ``max_seconds``: wall time of a row whose settings name no limit.
     ``max_memory``: bytes one worker may hold; has no effect with ``serial``.
     """
 
@@ -65,13 +72,13 @@ def run(
     out: Location,
     *,
     prior_spec: str,
-    settings: FleetSettings | None = None,
+    settings: RunSettings | None = None,
     progress: Progress | None = None,
-    toolbox: Toolbox | None = None,
+    hooks: Hooks | None = None,
     header: dict[str, Any] | None = None,
     reproduce: Callable[[Job], str] = lambda job: "",
     total: int | None = None,
-    listen: Callable[[Callable[[RowResult, str], None]], None] = lambda refused: None,
+    listen: Callable[[Callable[[TaskResult, str], None]], None] = lambda refused: None,
     conclude: Callable[[RunSummary], int] = lambda summary: summary.exit_code,
 ) -> RunSummary:
     """Builds every ``build`` item of the plan into ``out``; never raises for a row.
@@ -84,7 +91,7 @@ def run(
     cannot be loaded, or the plan cannot be read at all, UsageError when ``out`` cannot be made.
     """
     begun = time.monotonic()
-    progress, settings, toolbox = progress or Progress(), settings or FleetSettings(), toolbox or Toolbox()
+    progress, settings, hooks = progress or Progress(), settings or RunSettings(), hooks or Hooks()
     out = out if isinstance(out, RemotePath) else out.resolve()
     root = local_root(out)
     refuse_links_in(out)
@@ -92,32 +99,32 @@ def run(
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {out}: the folder cannot be made: {error.strerror or error}") from None
-    sweep_scratch(out)
-    ledger = Ledger(root, header or {})
-    progress.run_id = ledger.run_id
-    depot = open_depot(out, run_id=ledger.run_id)
-    book = Book(
+    clean_scratch(out)
+    run_log = RunLog(root, header or {})
+    progress.run_id = run_log.run_id
+    output_root = open_output_root(out, run_id=run_log.run_id)
+    tracker = TaskTracker(
         plan_items,
-        depot,
+        output_root,
         lockstep=settings.lockstep,
         fail_fast=settings.fail_fast,
-        ledger=ledger,
+        run_log=run_log,
         progress=progress,
         reproduce=reproduce,
         total=total,
         max_seconds=settings.max_seconds,
     )
-    listen(book.refused)
-    ledger.open()
-    code, told = EXIT_ROWS_FAILED, ""
+    listen(tracker.refused)
+    run_log.open()
+    code, problem = EXIT_ROWS_FAILED, ""
     with publish_run(root, out, PUBLISHED, (RUNS_FOLDER,)):
         try:
-            interrupted = _run(book, depot, out, prior_spec, settings, toolbox, progress, ledger)
-            summary = book.close(interrupted=interrupted, seconds=time.monotonic() - begun)
-            summary.run_id = ledger.run_id
+            interrupted = _run(tracker, output_root, out, prior_spec, settings, hooks, progress, run_log)
+            summary = tracker.close(interrupted=interrupted, seconds=time.monotonic() - begun)
+            summary.run_id = run_log.run_id
             progress.close()
-            if told := ledger.problem:
-                progress.note(told)
+            if problem := run_log.problem:
+                progress.note(problem)
             code = conclude(summary)
             return summary
         except BaseException as error:
@@ -125,96 +132,96 @@ def run(
             progress.close()
             raise
         finally:
-            ledger.close({EXIT_OK: "done", EXIT_INTERRUPTED: "interrupted"}.get(code, "failed"), code)
-            if ledger.problem not in ("", told):
-                progress.note(ledger.problem)
+            run_log.close({EXIT_OK: "done", EXIT_INTERRUPTED: "interrupted"}.get(code, "failed"), code)
+            if run_log.problem not in ("", problem):
+                progress.note(run_log.problem)
 
 
 def _run(
-    book: Book,
-    depot: Depot,
+    tracker: TaskTracker,
+    output_root: OutputRoot,
     out: Location,
     prior_spec: str,
-    settings: FleetSettings,
-    toolbox: Toolbox,
+    settings: RunSettings,
+    hooks: Hooks,
     progress: Progress,
-    ledger: Ledger,
+    run_log: RunLog,
 ) -> bool:
     """True when interrupted."""
-    with Interrupts(raising=settings.serial, lost=lambda: progress.lost) as interrupts:
+    with StopSignals(raising=settings.serial, lost=lambda: progress.lost) as signals:
         # Up to the first row that is to be built; usually the whole plan.
-        while book.more and not book.rows_left and not interrupts.stopping:
-            book.read_on(_READ_SECONDS)
-        if not interrupts.stopping:
-            book.read_on(_READ_SECONDS)
-        progress.begin(**book.expected())
-        if not book.more or interrupts.stopping:
-            return interrupts.stopping
+        while tracker.has_more and not tracker.rows_left and not signals.stopping:
+            tracker.load_more(_READ_SECONDS)
+        if not signals.stopping:
+            tracker.load_more(_READ_SECONDS)
+        progress.begin(**tracker.expected())
+        if not tracker.has_more or signals.stopping:
+            return signals.stopping
         if settings.serial:
-            return _run_serial(book, depot, prior_spec, settings, toolbox, interrupts, ledger.run_id)
-        return _run_ray(book, out, prior_spec, settings, toolbox, interrupts, progress, ledger)
+            return _run_serial(tracker, output_root, prior_spec, settings, hooks, signals, run_log.run_id)
+        return _run_ray(tracker, out, prior_spec, settings, hooks, signals, progress, run_log)
 
 
 def _run_serial(
-    book: Book,
-    depot: Depot,
+    tracker: TaskTracker,
+    output_root: OutputRoot,
     prior_spec: str,
-    settings: FleetSettings,
-    toolbox: Toolbox,
-    interrupts: Interrupts,
+    settings: RunSettings,
+    hooks: Hooks,
+    signals: StopSignals,
     run_id: str,
 ) -> bool:
     """Everything in this process. True when interrupted."""
-    group: list[Row] = []
+    group: list[Task] = []
     try:
-        prior = toolbox.load_prior(prior_spec, settings.threads or machine.threads_per_worker())
-        width = toolbox.measure(prior, settings.lockstep).lockstep
-        bench = Bench(depot, prior, width, toolbox, settings.checkpoint_seconds, run_id)
-        while not interrupts.stopping and book.more:
-            book.read_on()
-            group = book.next_group(lockstep=width)
+        prior = hooks.load_prior(prior_spec, settings.threads or resources.threads_per_worker())
+        batch_size = hooks.measure(prior, settings.lockstep).lockstep
+        context = BatchContext(output_root, prior, batch_size, hooks, settings.checkpoint_seconds, run_id)
+        while not signals.stopping and tracker.has_more:
+            tracker.load_more()
+            group = tracker.next_batch(lockstep=batch_size)
             if not group:
                 time.sleep(0.05)  # what waits has to wait a little longer
                 continue
-            _build_here(book, group, bench, interrupts)
+            _build_here(tracker, group, context, signals)
             group = []
     except KeyboardInterrupt:
-        book.halting = True
-        book.died(group, "stopped")
-    return interrupts.stopping
+        tracker.halting = True
+        tracker.worker_lost(group, "stopped")
+    return signals.stopping
 
 
-def _build_here(book: Book, group: list[Row], bench: Bench, interrupts: Interrupts) -> None:
-    book.began(group, "serial")
-    end = book.deadline(group)
+def _build_here(tracker: TaskTracker, group: list[Task], context: BatchContext, signals: StopSignals) -> None:
+    tracker.mark_started(group, "serial")
+    end = tracker.deadline(group)
 
     def stop() -> bool:
-        return interrupts.stopping or (end is not None and time.monotonic() >= end)
+        return signals.stopping or (end is not None and time.monotonic() >= end)
 
     try:
-        with _alarm(end):
-            results = build_group(group, bench, book.stage, stop)
-    except _Late:
-        book.stuck(group)
+        with _raise_when_overdue(end):
+            results = build_batch(group, context, tracker.update_stage, stop)
+    except _Overdue:
+        tracker.timed_out(group)
         return
-    book.halting = book.halting or interrupts.stopping
+    tracker.halting = tracker.halting or signals.stopping
     for row, result in zip(group, results, strict=True):
-        book.returned(row, result)
+        tracker.complete(row, result)
 
 
-def _per_gpu(settings: FleetSettings, gpus: int) -> int:
+def _per_gpu(settings: RunSettings, gpus: int) -> int:
     """How many workers share a GPU in a cluster of so many, where the settings say so; else 0."""
     if settings.gpus_per_worker:
         return max(1, int(1 / settings.gpus_per_worker + 1e-3))
     return math.ceil(settings.workers / gpus) if settings.workers else 0
 
 
-class _Late(BaseException):
+class _Overdue(BaseException):
     """Raised into work that does not stop when asked; no Exception, so that nothing takes it for its own."""
 
 
 @contextlib.contextmanager
-def _alarm(end: float | None) -> Iterator[None]:
+def _raise_when_overdue(end: float | None) -> Iterator[None]:
     """Raises _Late in this block a moment after ``end`` (by the monotonic clock).
 
     It comes between two steps of Python. A call into compiled code that never returns cannot be cut in its own
@@ -225,7 +232,7 @@ def _alarm(end: float | None) -> Iterator[None]:
         return
 
     def ring(number: int, frame: FrameType | None) -> None:
-        raise _Late
+        raise _Overdue
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, max(0.001, end - time.monotonic() + _GRACE_SECONDS))
@@ -237,70 +244,70 @@ def _alarm(end: float | None) -> Iterator[None]:
 
 
 def _run_ray(
-    book: Book,
+    tracker: TaskTracker,
     out: Location,
     prior_spec: str,
-    settings: FleetSettings,
-    toolbox: Toolbox,
-    interrupts: Interrupts,
+    settings: RunSettings,
+    hooks: Hooks,
+    signals: StopSignals,
     progress: Progress,
-    ledger: Ledger,
+    run_log: RunLog,
 ) -> bool:
     """Workers on Ray. True when interrupted."""
-    from pipeline.fleet.cluster import ClusterLost
+    from pipeline.scheduler.cluster import ClusterLost
 
     def note(text: str) -> None:
-        ledger.note(text)
+        run_log.note(text)
         progress.note(text)
 
     died = ended = 0
     while True:
         try:
-            _run_cluster(book, out, prior_spec, settings, toolbox, interrupts, note, ledger.note, ledger.run_id)
-            return interrupts.stopping
+            _run_cluster(tracker, out, prior_spec, settings, hooks, signals, note, run_log.note, run_log.run_id)
+            return signals.stopping
         except ClusterLost:
-            before, ended = ended, book.summary.counts.total()
+            before, ended = ended, tracker.summary.counts.total()
             died = died + 1 if ended == before else 1
-            if died >= _MAX_CLUSTERS or interrupts.stopping:
+            if died >= _MAX_CLUSTERS or signals.stopping:
                 raise
             text = "Ray's servers on this machine died; they are started again"
-            ledger.note(text)
+            run_log.note(text)
             progress.warn(text)
 
 
 def _run_cluster(
-    book: Book,
+    tracker: TaskTracker,
     out: Location,
     prior_spec: str,
-    settings: FleetSettings,
-    toolbox: Toolbox,
-    interrupts: Interrupts,
+    settings: RunSettings,
+    hooks: Hooks,
+    signals: StopSignals,
     note: Callable[[str], None],
     log: Callable[[str], None],
     run_id: str,
 ) -> None:
     """As ``_run_ray``, in one cluster. Raises ClusterLost when that dies. ``log`` takes what is not worth showing."""
-    from pipeline.fleet.cluster import capacity, draining_nodes, ray_cluster, worker_cpus
+    from pipeline.scheduler.cluster import draining_nodes, ray_cluster, worker_capacity, worker_cpus
 
-    threads = settings.threads or machine.threads_per_worker()
+    threads = settings.threads or resources.threads_per_worker()
     note(f"joining Ray at {settings.address}" if settings.address else "starting workers")
     with contextlib.ExitStack() as stack:
-        with interrupts.held_back():
+        with signals.held_back():
             cluster = stack.enter_context(ray_cluster(settings.address, threads))
-        from pipeline.fleet.actors import ActorSettings, Fleet
-        from pipeline.fleet.metrics import Metrics
-        from pipeline.fleet.worker import WorkerSettings
+        from pipeline.scheduler.actor_pool import ActorPool, ActorSettings
+        from pipeline.scheduler.metrics import Metrics
+        from pipeline.scheduler.worker import WorkerSettings
 
-        interrupts.install()  # Ray took SIGTERM for itself
+        signals.install()  # Ray took SIGTERM for itself
         metrics = Metrics(run_id)
-        book.watch(metrics)
+        tracker.add_listener(metrics)
         # One that starts from nothing has no GPUs yet: there, that workers share them says that there will be some.
         on_gpus = bool(cluster.gpus or (settings.gpus_per_worker and not cluster.local))
         cpus = 0 if cluster.local else worker_cpus(threads, early=True, on_gpus=on_gpus)
         options: dict[str, Any] = {"num_gpus": 1 if on_gpus else 0, "num_cpus": cpus}
         per_chosen = _per_gpu(settings, cluster.gpus) if on_gpus else 0
         if per_chosen:
-            options |= fit.gpu_options(per_chosen, cpus)
+            options |= gpu_capacity.gpu_options(per_chosen, cpus)
             if settings.gpus_per_worker:
                 options["num_gpus"] = settings.gpus_per_worker
         if settings.max_memory and not cluster.local:
@@ -312,23 +319,23 @@ def _run_cluster(
                 return settings.workers
             per_gpu = per_gpu if probe else per_chosen or 1
             if not cluster.local:
-                return capacity(cpus, per_gpu if on_gpus else 0)
-            return per_gpu * cluster.gpus or machine.default_workers()
+                return worker_capacity(cpus, per_gpu if on_gpus else 0)
+            return per_gpu * cluster.gpus or resources.default_workers()
 
         def cpus_by_now(early: bool) -> int:
             nonlocal cpus
             cpus = worker_cpus(threads, early=early, on_gpus=on_gpus)
-            return int(fit.gpu_options(per_chosen, cpus)["num_cpus"]) if per_chosen else cpus
+            return int(gpu_capacity.gpu_options(per_chosen, cpus)["num_cpus"]) if per_chosen else cpus
 
         # A width that was asked for may leave most of a GPU idle; one that was measured fills it.
         probe = bool(cluster.gpus and settings.lockstep and not per_chosen)
-        fleet = Fleet(
-            book,
+        pool = ActorPool(
+            tracker,
             note,
-            interrupts,
+            signals,
             ActorSettings(
                 WorkerSettings(
-                    toolbox,
+                    hooks,
                     prior_spec,
                     threads,
                     out,
@@ -347,9 +354,9 @@ def _run_cluster(
             ),
         )
         try:
-            fleet.run()
+            pool.run()
         finally:
-            book.unwatch(metrics)
-            fleet.close()
+            tracker.remove_listener(metrics)
+            pool.close()
             for message in cluster.messages:
                 log(f"Ray: {message}")

@@ -1,4 +1,4 @@
-"""The Ray actor: loads the prior once, then builds group after group. Plain Python; ``actors`` makes it an
+"""The Ray actor: loads the prior once, then builds group after group. Plain Python; ``actor_pool`` makes it an
 actor."""
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import psutil
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.home import settle
 from pipeline.core.location import Location
-from pipeline.fleet.depot import open_depot
-from pipeline.fleet.fit import Fit
-from pipeline.fleet.group import Bench, build_group, one_line
-from pipeline.fleet.rows import Row, RowResult, Toolbox
+from pipeline.scheduler.batch import BatchContext, build_batch, one_line
+from pipeline.scheduler.gpu_capacity import Capacity
+from pipeline.scheduler.output_root import open_output_root
+from pipeline.scheduler.tasks import Hooks, Task, TaskResult
 
 # A worker whose driver has not asked for its pulse for so long saves its work and hands it back: the driver is
 # suspended, or the network between them is cut and another worker has its rows by now.
@@ -34,7 +34,7 @@ class WorkerSettings:
     """What every worker of a run is made with; ``out`` is the output root, a folder on its machine or a URL.
     ``lockstep`` None: as many rows at a time as the worker's device is found to have memory for."""
 
-    toolbox: Toolbox
+    hooks: Hooks
     prior_spec: str
     threads: int
     out: Location
@@ -44,10 +44,11 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadReport:
     """A worker that is ready, or why it is not (``error`` is the class name, ``stage`` as in LatentkilnError).
 
-    ``memory`` is what the process holds, in bytes; ``node_id`` is Ray's; ``fit`` what its device was found to carry.
+    ``memory`` is what the process holds, in bytes; ``node_id`` is Ray's; ``capacity`` what its device was found to
+    carry.
     """
 
     pid: int
@@ -58,102 +59,102 @@ class Loaded:
     node: str = ""
     node_id: str = ""
     memory: int = 0
-    fit: Fit = field(default_factory=Fit)
+    capacity: Capacity = field(default_factory=Capacity)
 
 
 @dataclass(frozen=True)
-class Pulse:
+class Heartbeat:
     """Where each row of the running group stands, (stage, done, total) by id, and the worker's memory in bytes."""
 
-    where: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    stages: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     memory: int = 0
 
 
 @dataclass(frozen=True)
-class Built:
+class BatchResult:
     """One result for each row of a group, in order. ``leaving``: the worker was told to go and takes no more."""
 
-    results: list[RowResult]
+    results: list[TaskResult]
     leaving: bool = False
 
 
 class Worker:
-    """One process with one prior. ``pulse`` and ``stop`` are called while ``build`` runs, in another thread."""
+    """One process with one prior. ``heartbeat`` and ``stop`` are called while ``build`` runs, in another thread."""
 
     def __init__(self, settings: WorkerSettings):
         settle()
         self._settings = settings
-        self._bench: Bench | None = None
-        self._where: dict[str, tuple[str, int, int]] = {}
+        self._context: BatchContext | None = None
+        self._stages: dict[str, tuple[str, int, int]] = {}
         self._stopped_up_to = 0
-        self._last_pulse = time.monotonic()
+        self._last_heartbeat = time.monotonic()
         self._leaving = threading.Event()
         self._process = psutil.Process()
         # Where this is the main thread: a machine that is being taken away sends SIGTERM first.
         self._building = False
-        self._before: Any = None
+        self._previous_handler: Any = None
         with contextlib.suppress(ValueError):
-            self._before = signal.signal(signal.SIGTERM, self._told_to_go)
+            self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadReport:
         """Loads the prior. An error is a value, so that it keeps its one line on the way."""
         begun, chosen = time.monotonic(), self._settings
         try:
-            prior = chosen.toolbox.load_prior(chosen.prior_spec, chosen.threads)
-            fit = chosen.toolbox.measure(prior, chosen.lockstep)
+            prior = chosen.hooks.load_prior(chosen.prior_spec, chosen.threads)
+            capacity = chosen.hooks.measure(prior, chosen.lockstep)
         except Exception as error:
             stage = error.stage if isinstance(error, LatentkilnError) else "prior"
             seconds = time.monotonic() - begun
-            return Loaded(os.getpid(), seconds, type(error).__name__, one_line(str(error)), stage)
-        self._bench = Bench(
-            open_depot(chosen.out, run_id=chosen.run_id),
+            return LoadReport(os.getpid(), seconds, type(error).__name__, one_line(str(error)), stage)
+        self._context = BatchContext(
+            open_output_root(chosen.out, run_id=chosen.run_id),
             prior,
-            fit.lockstep,
-            chosen.toolbox,
+            capacity.lockstep,
+            chosen.hooks,
             chosen.checkpoint_seconds,
             chosen.run_id,
         )
-        return Loaded(
+        return LoadReport(
             os.getpid(),
             time.monotonic() - begun,
             node=platform.node(),
             node_id=_node_id(),
             memory=self._memory(),
-            fit=fit,
+            capacity=capacity,
         )
 
-    def build(self, rows: Sequence[Row], ticket: int) -> Built:
-        """Builds one group, as ``build_group`` says. ``ticket`` grows from group to group and names it in
+    def build(self, rows: Sequence[Task], ticket: int) -> BatchResult:
+        """Builds one group, as ``build_batch`` says. ``ticket`` grows from group to group and names it in
         ``stop``."""
-        if self._bench is None:
+        if self._context is None:
             raise RuntimeError("build before load")
-        self._where = {}
-        self._last_pulse = time.monotonic()
+        self._stages = {}
+        self._last_heartbeat = time.monotonic()
 
         def stop() -> bool:
-            orphaned = time.monotonic() - self._last_pulse > ORPHANED_SECONDS
+            orphaned = time.monotonic() - self._last_heartbeat > ORPHANED_SECONDS
             return self._stopped_up_to >= ticket or orphaned or self._leaving.is_set()
 
         self._building = True
         try:
-            return Built(build_group(rows, self._bench, self._report, stop), self._leaving.is_set())
+            return BatchResult(build_batch(rows, self._context, self._report, stop), self._leaving.is_set())
         finally:
             self._building = False
 
-    def pulse(self) -> Pulse:
+    def heartbeat(self) -> Heartbeat:
         """Where each row of the running group stands."""
-        self._last_pulse = time.monotonic()
-        return Pulse(dict(self._where), self._memory())
+        self._last_heartbeat = time.monotonic()
+        return Heartbeat(dict(self._stages), self._memory())
 
     def stop(self, ticket: int) -> None:
         """Asks the group with ``ticket`` (and any before it) for a checkpoint and an early end."""
         self._stopped_up_to = max(self._stopped_up_to, ticket)
 
-    def _told_to_go(self, number: int, frame: FrameType | None) -> None:
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         again = self._leaving.is_set()
         self._leaving.set()
-        if (again or not self._building) and callable(self._before):
-            self._before(number, frame)
+        if (again or not self._building) and callable(self._previous_handler):
+            self._previous_handler(number, frame)
 
     def _memory(self) -> int:
         """Resident bytes of this process and those it started."""
@@ -167,7 +168,7 @@ class Worker:
 
     def _report(self, job_id: str, stage: str, done: int, total: int) -> None:
         # One assignment: nothing is sent from here, the driver asks when it wants to know.
-        self._where[job_id] = (stage, done, total)
+        self._stages[job_id] = (stage, done, total)
 
 
 def _node_id() -> str:

@@ -12,9 +12,9 @@ from typing import Any
 from pipeline.core.errors import Interrupted, LatentkilnError, describe_os_error
 from pipeline.core.job import Reporter
 from pipeline.core.outcome import BuildResult
-from pipeline.fleet.depot import Depot
-from pipeline.fleet.rowlog import RowLog
-from pipeline.fleet.rows import Row, RowResult, Toolbox
+from pipeline.scheduler.output_root import OutputRoot
+from pipeline.scheduler.task_log import TaskLog
+from pipeline.scheduler.tasks import Hooks, Task, TaskResult
 from pipeline.storage.errors import StorageError
 from pipeline.storage.inputs import with_local_files
 from pipeline.storage.secrets import scrub
@@ -25,102 +25,102 @@ _RETRY_LOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Bench:
+class BatchContext:
     """Where a group is built: the depot it goes to, the loaded prior, and how. ``run_id`` goes into the rows' logs."""
 
-    depot: Depot
+    output_root: OutputRoot
     prior: Any
     lockstep: int
-    toolbox: Toolbox
+    hooks: Hooks
     checkpoint_seconds: float = 30.0
     run_id: str = ""
 
     @property
     def out(self) -> Path:
         """The local folder that recipes write into."""
-        return self.depot.root
+        return self.output_root.root
 
 
-def build_group(
-    rows: Sequence[Row],
-    bench: Bench,
+def build_batch(
+    rows: Sequence[Task],
+    context: BatchContext,
     report: Callable[[str, str, int, int], None],
     stop: Callable[[], bool],
-) -> list[RowResult]:
-    """Builds ``rows`` (one recipe, at most ``bench.lockstep``) and gives one result each, in order.
+) -> list[TaskResult]:
+    """Builds ``rows`` (one recipe, at most ``context.lockstep``) and gives one result each, in order.
 
     ``report(job_id, stage, done, total)`` is called at every step. Rows another run holds come back as
     ``elsewhere``; rows that are finished already (built by another run or an attempt that died late) as
     ``kept``.
     """
-    results: dict[str, RowResult] = {}
+    results: dict[str, TaskResult] = {}
     with contextlib.ExitStack() as locks:
-        mine: list[Row] = []
+        mine: list[Task] = []
         for row in rows:
-            wait = 0.0 if row.first else _RETRY_LOCK_SECONDS
+            wait = 0.0 if row.is_first else _RETRY_LOCK_SECONDS
             try:
-                held = locks.enter_context(bench.depot.claim(row, wait_seconds=wait))
+                held = locks.enter_context(context.output_root.claim(row, wait_seconds=wait))
                 if not held:
-                    results[row.job.id] = RowResult(row.job.id, "elsewhere", message=ELSEWHERE)
-                elif bench.depot.finished(row):
-                    results[row.job.id] = RowResult(row.job.id, "kept")
+                    results[row.job.id] = TaskResult(row.job.id, "elsewhere", message=ELSEWHERE)
+                elif context.output_root.is_finished(row):
+                    results[row.job.id] = TaskResult(row.job.id, "kept")
                 else:
                     mine.append(row)
             except OSError as error:
-                path = error.filename or bench.out / row.job.id
+                path = error.filename or context.out / row.job.id
                 reason = f"{path}: cannot be written ({error.strerror or error}); check --out"
                 results[row.job.id] = _failed(row, "fleet", type(error).__name__, reason)
             except StorageError as error:
                 results[row.job.id] = _failed(row, error.stage, type(error).__name__, error.message)
-        logs = {row.job.id: RowLog(bench.out / row.job.id, row, bench.run_id) for row in mine}
+        logs = {row.job.id: TaskLog(context.out / row.job.id, row, context.run_id) for row in mine}
 
         def tell(job_id: str, stage: str, done: int, total: int) -> None:
             logs[job_id].stage(stage, done, total)
             report(job_id, stage, done, total)
 
-        for row, built in zip(mine, _built_and_shipped(mine, bench, tell, stop), strict=True):
-            result = _committed(row, built, bench)
+        for row, built in zip(mine, _build_and_publish(mine, context, tell, stop), strict=True):
+            result = _committed(row, built, context)
             if result.state == "failed":
-                record_failure(bench.depot, row, result)
-            logs[row.job.id].ended(result)
+                record_failure(context.output_root, row, result)
+            logs[row.job.id].finished(result)
             results[row.job.id] = result
     return [results[row.job.id] for row in rows]
 
 
-def _built_and_shipped(
-    rows: Sequence[Row],
-    bench: Bench,
+def _build_and_publish(
+    rows: Sequence[Task],
+    context: BatchContext,
     report: Callable[[str, str, int, int], None],
     stop: Callable[[], bool],
-) -> list[RowResult]:
+) -> list[TaskResult]:
     """As ``_build``, with checkpoints kept where the depot wants them."""
     try:
-        with bench.depot.working(rows):
-            return _build(rows, bench, report, stop)
+        with context.output_root.working(rows):
+            return _build(rows, context, report, stop)
     except StorageError as error:
         return [_failed(row, error.stage, type(error).__name__, error.message) for row in rows]
 
 
-def _committed(row: Row, result: RowResult, bench: Bench) -> RowResult:
+def _committed(row: Task, result: TaskResult, context: BatchContext) -> TaskResult:
     """``result``, or the failure to publish what was built."""
     if result.state != "done":
         return result
     try:
-        bench.depot.commit(row)
+        context.output_root.commit(row)
     except StorageError as error:
         return _failed(row, error.stage, type(error).__name__, error.message, result.seconds)
     except OSError as error:
-        reason = f"{row.job.id}: {describe_os_error(error, bench.out / row.job.id)}"
+        reason = f"{row.job.id}: {describe_os_error(error, context.out / row.job.id)}"
         return _failed(row, "storage", type(error).__name__, reason, result.seconds)
     return result
 
 
 def _build(
-    rows: Sequence[Row],
-    bench: Bench,
+    rows: Sequence[Task],
+    context: BatchContext,
     report: Callable[[str, str, int, int], None],
     stop: Callable[[], bool],
-) -> list[RowResult]:
+) -> list[TaskResult]:
     """Calls the recipe. Should it raise for a whole group, each row is tried alone, to find the guilty
     one."""
     if not rows:
@@ -132,21 +132,21 @@ def _build(
         return lambda stage, done, total: report(job_id, stage, done, total)
 
     try:
-        outcomes = bench.toolbox.recipe(rows[0].job.recipe)(
+        outcomes = context.hooks.recipe(rows[0].job.recipe)(
             [with_local_files(row.job) for row in rows],
-            bench.prior,
-            bench.out,
+            context.prior,
+            context.out,
             fingerprints=[row.fingerprint for row in rows],
-            lockstep=bench.lockstep,
+            lockstep=context.lockstep,
             report_for=report_for,
-            checkpoint_seconds=bench.checkpoint_seconds,
+            checkpoint_seconds=context.checkpoint_seconds,
             stop=stop,
         )
     except Interrupted as error:
-        return [RowResult(row.job.id, "interrupted", error.stage, message=error.message) for row in rows]
+        return [TaskResult(row.job.id, "interrupted", error.stage, message=error.message) for row in rows]
     except Exception as error:
         if len(rows) > 1:
-            return [_build([row], bench, report, stop)[0] for row in rows]
+            return [_build([row], context, report, stop)[0] for row in rows]
         stage = error.stage if isinstance(error, LatentkilnError) else "internal"
         words = describe_os_error(error) if isinstance(error, OSError) else str(error)
         message = one_line(f"{rows[0].job.id}: {words}")
@@ -154,8 +154,8 @@ def _build(
     return [_result(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
 
 
-def _result(row: Row, outcome: BuildResult) -> RowResult:
-    return RowResult(
+def _result(row: Task, outcome: BuildResult) -> TaskResult:
+    return TaskResult(
         row.job.id,
         outcome.status,
         outcome.stage,
@@ -168,18 +168,18 @@ def _result(row: Row, outcome: BuildResult) -> RowResult:
     )
 
 
-def _failed(row: Row, stage: str, error: str, message: str, seconds: float = 0.0) -> RowResult:
-    return RowResult(
+def _failed(row: Task, stage: str, error: str, message: str, seconds: float = 0.0) -> TaskResult:
+    return TaskResult(
         row.job.id, "failed", stage, error, message, seconds, reproduce=row.reproduce, attempts=row.attempt
     )
 
 
-def record_failure(depot: Depot, row: Row, result: RowResult) -> None:
+def record_failure(output_root: OutputRoot, row: Task, result: TaskResult) -> None:
     """Writes ``failure.json``, keeping what the recipe wrote there about this attempt. Never raises OSError.
 
     The caller holds the asset's lock.
     """
-    known = depot.read_failure(row.job.id) or {}
+    known = output_root.read_failure(row.job.id) or {}
     if known.get("fingerprint") != row.fingerprint or known.get("message") != result.message:
         known = {}
     failure = known | {
@@ -197,7 +197,7 @@ def record_failure(depot: Depot, row: Row, result: RowResult) -> None:
     # The row has failed already, and its result says why; a disk that is full or read-only adds nothing to
     # it.
     with contextlib.suppress(OSError, StorageError):
-        depot.write_failure(row.job.id, failure)
+        output_root.write_failure(row.job.id, failure)
 
 
 def one_line(text: str, limit: int = 300) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Interrupts:
+class StopSignals:
     """A context that counts SIGINT, SIGTERM and SIGHUP instead of dying of them. ``lost`` says, once that is so, why
     nobody sees what the run shows; it counts like a signal.
 
@@ -26,7 +26,7 @@ class Interrupts:
     def __init__(self, *, raising: bool = False, lost: Callable[[], str] = lambda: ""):
         self._raising, self._lost = raising, lost
         self._count = 0
-        self._before: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
 
     @property
     def stopping(self) -> bool:
@@ -34,7 +34,7 @@ class Interrupts:
         return self._count >= 1 or bool(self._lost())
 
     @property
-    def now(self) -> bool:
+    def stop_at_once(self) -> bool:
         """At least two came."""
         return self._count >= 2
 
@@ -45,7 +45,7 @@ class Interrupts:
                 if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                     continue
                 before = signal.signal(number, self._handle)
-                self._before.setdefault(number, before)
+                self._previous_handlers.setdefault(number, before)
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
@@ -57,15 +57,15 @@ class Interrupts:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> StopSignals:
         self.install()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for number, before in self._before.items():
+        for number, before in self._previous_handlers.items():
             signal.signal(number, before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._count = max(self._count, 1) if number == signal.SIGHUP else self._count + 1
-        if self._raising and self.now:
+        if self._raising and self.stop_at_once:
             raise KeyboardInterrupt

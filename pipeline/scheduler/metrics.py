@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.fleet.progress import Progress
-from pipeline.fleet.rows import RowResult
+from pipeline.scheduler.progress import Progress
+from pipeline.scheduler.tasks import TaskResult
 
 _SECONDS = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0]
 
@@ -42,7 +42,7 @@ class Metrics(Progress):
         self._begun.add(job_id)
         self._running.set(len(self._begun), self._tags)
 
-    def row_ended(self, result: RowResult) -> None:
+    def row_ended(self, result: TaskResult) -> None:
         self._begun.discard(result.job_id)
         self._running.set(len(self._begun), self._tags)
         self._ended.inc(1, self._tags | {"state": result.state})

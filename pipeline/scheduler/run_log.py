@@ -30,8 +30,8 @@ from pipeline.core.errors import describe_os_error
 from pipeline.core.plain import is_plain, open_plain
 from pipeline.core.process.liveness import is_alive
 from pipeline.core.terminal import escape_json
-from pipeline.fleet.locks import hold
-from pipeline.fleet.rows import FAILURES, RowResult
+from pipeline.scheduler.file_lock import lock
+from pipeline.scheduler.tasks import FAILURES, TaskResult
 from pipeline.storage.secrets import scrub
 
 RUN_FILE = "run.json"
@@ -46,12 +46,12 @@ MOST_ROWS = 10_000
 _MIN_INTERVAL = 1.0
 _RUN_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
 # Logs of earlier runs that are kept.
-_KEPT_LOGS = 20
+_MAX_ARCHIVED_LOGS = 20
 # A write may take at most this share of the run's time, however slow the disk.
 _WRITE_SHARE = 0.02
 
 
-class Ledger:
+class RunLog:
     """Keeps the two files up to date. A disk that refuses them stops no run: ``problem`` then says why."""
 
     def __init__(self, out: Path, header: dict[str, Any], *, clock: Callable[[], float] = time.time):
@@ -71,12 +71,12 @@ class Ledger:
     def open(self) -> None:
         """Starts the record."""
         with self._forgiving():
-            self._lock = hold(self._out / LOCK_FILE)
+            self._lock = lock(self._out / LOCK_FILE)
             if self._lock is None:
                 self._file = self._out / RUNS_FOLDER / f"{self.run_id}.json"
                 self._log = self._out / RUNS_FOLDER / f"{self.run_id}.jsonl"
             else:
-                _put_away(self._out)
+                _archive_log(self._out)
             with atomic_write(self._log) as temporary, temporary.open("w", encoding="utf-8") as stream:
                 self._line(stream, {"event": "run", "schema": SCHEMA, "time": self._started} | self._header)
             self._events = os.fdopen(
@@ -91,13 +91,13 @@ class Ledger:
         self._event({"id": job_id, "state": state}, flush=False)
         self._write("running")
 
-    def began(self, job_id: str, attempt: int, worker: str, node: str = "") -> None:
+    def started(self, job_id: str, attempt: int, worker: str, node: str = "") -> None:
         """A worker took the row."""
         now = self._clock()
         self._counts["planned"] -= 1
-        where = {"worker": worker} | ({"node": node} if node else {})
-        self._running[job_id] = {"stage": "", "done": 0, "total": 0, "since": now} | where
-        self._event({"id": job_id, "state": "running", "attempt": attempt} | where | {"time": now})
+        worker_info = {"worker": worker} | ({"node": node} if node else {})
+        self._running[job_id] = {"stage": "", "done": 0, "total": 0, "since": now} | worker_info
+        self._event({"id": job_id, "state": "running", "attempt": attempt} | worker_info | {"time": now})
         self._write("running")
 
     def stage(self, job_id: str, stage: str, done: int, total: int) -> None:
@@ -113,14 +113,14 @@ class Ledger:
         self._event({"id": job_id, "state": "planned", "retry": scrub(reason), "time": self._clock()})
         self._write("running")
 
-    def ended(self, result: RowResult) -> None:
+    def finished(self, result: TaskResult) -> None:
         """The row's end."""
-        where = self._running.pop(result.job_id, None)
-        if where is None:
+        worker_info = self._running.pop(result.job_id, None)
+        if worker_info is None:
             self._counts["planned"] -= 1
         self._counts[result.state] += 1
         event = {"id": result.job_id, "state": result.state, "seconds": round(result.seconds, 3)}
-        event |= {name: where[name] for name in ("worker", "node") if where and name in where}
+        event |= {name: worker_info[name] for name in ("worker", "node") if worker_info and name in worker_info}
         for name in ("stage", "error", "message", "reproduce", "warnings"):
             if value := getattr(result, name):
                 event[name] = scrub(value) if isinstance(value, str) else [scrub(text) for text in value]
@@ -130,7 +130,7 @@ class Ledger:
             self._failures.append(event)
         self._write("running")
 
-    def refused(self, result: RowResult, source: str) -> None:
+    def refused(self, result: TaskResult, source: str) -> None:
         """A row that the manifest does not let be built: it was never planned, and another row may have its id."""
         self._counts[result.state] += 1
         event = {"id": result.job_id, "state": result.state, "refused": True, "source": source, "stage": result.stage}
@@ -207,7 +207,7 @@ class Ledger:
             self.problem = f"{path}: cannot be written ({reason})"
 
 
-def _put_away(out: Path) -> None:
+def _archive_log(out: Path) -> None:
     """Moves the log of the last run aside, and drops the oldest ones."""
     events = out / EVENTS_FILE
     if not is_plain(events):
@@ -219,7 +219,7 @@ def _put_away(out: Path) -> None:
         if isinstance(run_id, str) and _RUN_ID.fullmatch(run_id):
             (out / RUNS_FOLDER).mkdir(exist_ok=True)
             os.replace(events, out / RUNS_FOLDER / f"{run_id}.jsonl")
-    for old in sorted((out / RUNS_FOLDER).glob("*.jsonl"))[:-_KEPT_LOGS]:
+    for old in sorted((out / RUNS_FOLDER).glob("*.jsonl"))[:-_MAX_ARCHIVED_LOGS]:
         old.unlink(missing_ok=True)
         old.with_suffix(".json").unlink(missing_ok=True)
 
@@ -229,13 +229,13 @@ class RunView:
     """What a reader sees: ``header`` is ``run.json`` ({} where missing), ``rows`` the last event of each row.
 
     Of a long run not every row is held: the first ones, and of the others those that run, failed or were left.
-    ``counts`` are those of all rows by state; ``whole`` says that ``rows`` are all of them.
+    ``counts`` are those of all rows by state; ``complete`` says that ``rows`` are all of them.
     """
 
     header: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
-    whole: bool = True
+    complete: bool = True
 
     @property
     def state(self) -> str:
@@ -258,10 +258,10 @@ class _Rows:
         self._most = most
         self._rows: dict[str, dict[str, Any]] = {}
         # Beyond the first ones: what a reader looks for.
-        self._told: dict[str, dict[str, Any]] = {}
+        self._row_states: dict[str, dict[str, Any]] = {}
         self._running: set[str] = set()
         self.counts: Counter[str] = Counter()
-        self.whole = True
+        self.complete = True
 
     def add(self, event: dict[str, Any]) -> None:
         """The next line of the log, about a row."""
@@ -279,10 +279,10 @@ class _Rows:
         if job_id in self._rows or len(self._rows) < self._most:
             self._rows[job_id] = event
             return
-        self.whole = False
-        self._told.pop(job_id, None)
-        if state == "running" or (state not in ("planned", "kept", "done") and len(self._told) < self._most):
-            self._told[job_id] = event
+        self.complete = False
+        self._row_states.pop(job_id, None)
+        if state == "running" or (state not in ("planned", "kept", "done") and len(self._row_states) < self._most):
+            self._row_states[job_id] = event
 
     def _add_refused(self, event: dict[str, Any], *, counted: bool = False) -> None:
         """A row that was never planned. It gives way to another one of its id."""
@@ -292,13 +292,13 @@ class _Rows:
             key = f"{event['id']} ({event.get('source')})"
         if len(self._rows) < self._most:
             self._rows[key] = event
-        elif len(self._told) < self._most:
-            self.whole = False
-            self._told[key] = event
+        elif len(self._row_states) < self._most:
+            self.complete = False
+            self._row_states[key] = event
 
     def all(self) -> dict[str, dict[str, Any]]:
         """The first rows of the log, and what came beyond."""
-        return self._rows | self._told
+        return self._rows | self._row_states
 
 
 def read_run(out: Path, most: int = MOST_ROWS) -> RunView:
@@ -307,16 +307,16 @@ def read_run(out: Path, most: int = MOST_ROWS) -> RunView:
     ``most`` rows are held from the first on, and as many of the others that run, failed or were left.
     """
     header = _json_object(out / RUN_FILE)
-    found = _Rows(most)
+    row_events = _Rows(most)
     for event in _events(out / EVENTS_FILE, header):
         if isinstance(event.get("id"), str):
-            found.add(event)
-    rows = found.all()
+            row_events.add(event)
+    rows = row_events.all()
     running = header.get("running")
-    for job_id, where in running.items() if isinstance(running, dict) else ():
-        if rows.get(job_id, {}).get("state") == "running" and isinstance(where, dict):
-            rows[job_id] = rows[job_id] | where
-    return RunView(header, rows, +found.counts, found.whole)
+    for job_id, worker_info in running.items() if isinstance(running, dict) else ():
+        if rows.get(job_id, {}).get("state") == "running" and isinstance(worker_info, dict):
+            rows[job_id] = rows[job_id] | worker_info
+    return RunView(header, rows, +row_events.counts, row_events.complete)
 
 
 def finished_ids(out: Path) -> Iterator[str]:

@@ -31,10 +31,10 @@ from pipeline.export.record import (
     read_record,
     write_failure,
 )
-from pipeline.fleet.ledger import EVENTS_FILE, LOCK_FILE, RUN_FILE, RUNS_FOLDER
-from pipeline.fleet.locks import LOCK, asset_lock
-from pipeline.fleet.rows import Row
 from pipeline.recipes import SKETCH_CACHE, UNWRAP_CACHE
+from pipeline.scheduler.file_lock import LOCK, asset_lock
+from pipeline.scheduler.run_log import EVENTS_FILE, LOCK_FILE, RUN_FILE, RUNS_FOLDER
+from pipeline.scheduler.tasks import Task
 from pipeline.storage import lease, publish, shared_cache, sync
 from pipeline.storage.errors import StorageError
 from pipeline.storage.input_cache import scratch_folder
@@ -42,35 +42,35 @@ from pipeline.storage.snapshot import take_snapshot
 from pipeline.storage.store import deadline, store_of
 
 # How often checkpoints and the run's own files are looked at.
-SHIP_SECONDS = 15.0
-_PATIENCE_SECONDS = 20.0
+SYNC_SECONDS = 15.0
+_DEADLINE_SECONDS = 20.0
 _WAIT_SECONDS = 1.0
 _STALE_SECONDS = 7 * 86_400.0
 _MAX_LOG = 1 << 20
 
 
-class Depot(Protocol):
+class OutputRoot(Protocol):
     """What builders and the driver need of an output root. ``root`` is the local folder that recipes write into."""
 
     root: Path
 
-    def claim(self, row: Row, *, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:
+    def claim(self, row: Task, *, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:
         """Holds the row's asset inside the block; False when another builder holds it. Raises OSError, StorageError."""
         ...
 
-    def finished(self, row: Row) -> bool:
+    def is_finished(self, row: Task) -> bool:
         """Whether the asset is there, of just these inputs and whole. The caller has claimed it."""
         ...
 
-    def working(self, rows: Sequence[Row]) -> AbstractContextManager[None]:
+    def working(self, rows: Sequence[Task]) -> AbstractContextManager[None]:
         """Around the recipe's work on claimed ``rows``. Raises StorageError."""
         ...
 
-    def commit(self, row: Row) -> None:
+    def commit(self, row: Task) -> None:
         """Publishes what the recipe has finished. Raises StorageError, OSError."""
         ...
 
-    def tidy(self, job_id: str) -> None:
+    def clean_up(self, job_id: str) -> None:
         """Removes what a builder that was killed or interrupted may have left beside an asset that is up to date,
         unless another run is building it anew."""
         ...
@@ -84,9 +84,9 @@ class Depot(Protocol):
         ...
 
 
-def open_depot(out: Location, *, run_id: str = "") -> Depot:
+def open_output_root(out: Location, *, run_id: str = "") -> OutputRoot:
     """The depot of the output root ``out`` for the run ``run_id``. Asks no store yet."""
-    return RemoteDepot(out, run_id) if isinstance(out, RemotePath) else LocalDepot(out)
+    return RemoteOutputRoot(out, run_id) if isinstance(out, RemotePath) else LocalOutputRoot(out)
 
 
 def refuse_links_in(out: Location) -> None:
@@ -103,30 +103,30 @@ def local_root(out: Location) -> Path:
     return scratch_folder(out) if isinstance(out, RemotePath) else out.resolve()
 
 
-class LocalDepot:
+class LocalOutputRoot:
     """A folder of this machine or of a file system that all nodes share."""
 
     def __init__(self, out: Path):
         self.root = out
 
     @contextlib.contextmanager
-    def claim(self, row: Row, *, wait_seconds: float = 0.0) -> Iterator[bool]:
+    def claim(self, row: Task, *, wait_seconds: float = 0.0) -> Iterator[bool]:
         folder = self.root / row.job.id
         refuse_links(folder, names_of_rows(folder))
         refuse_links(folder / WORK_DIR, files_below(folder / WORK_DIR))
         with asset_lock(folder, wait_seconds=wait_seconds) as held:
             yield held
 
-    def finished(self, row: Row) -> bool:
-        return _is_whole(self.root / row.job.id, row.fingerprint)
+    def is_finished(self, row: Task) -> bool:
+        return _is_complete(self.root / row.job.id, row.fingerprint)
 
-    def working(self, rows: Sequence[Row]) -> AbstractContextManager[None]:
+    def working(self, rows: Sequence[Task]) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def commit(self, row: Row) -> None:
+    def commit(self, row: Task) -> None:
         pass
 
-    def tidy(self, job_id: str) -> None:
+    def clean_up(self, job_id: str) -> None:
         folder = self.root / job_id
         # One of the two is there whenever there is anything.
         if not (os.path.lexists(folder / LOCK) or os.path.lexists(folder / WORK_DIR)):
@@ -144,7 +144,7 @@ class LocalDepot:
         write_failure(self.root / job_id, failure)
 
 
-class RemoteDepot:
+class RemoteOutputRoot:
     """A URL. What is here is a copy or not yet published; what counts is there."""
 
     def __init__(self, out: RemotePath, run_id: str):
@@ -153,57 +153,57 @@ class RemoteDepot:
         self.root.mkdir(parents=True, exist_ok=True)
         # Layouts are found under a time limit, and all nodes must work on the same.
         shared_cache.attach(self.root / UNWRAP_CACHE, self.out / UNWRAP_CACHE.as_posix())
-        self._keeper = lease.LeaseRenewer()
+        self._renewer = lease.LeaseRenewer()
         self._leases: dict[str, lease.Lease] = {}
         self._checkpointed: set[str] = set()
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def claim(self, row: Row, *, wait_seconds: float = 0.0) -> Iterator[bool]:
+    def claim(self, row: Task, *, wait_seconds: float = 0.0) -> Iterator[bool]:
         job_id, deadline = row.job.id, time.monotonic() + wait_seconds
         with asset_lock(self.root / job_id, wait_seconds=wait_seconds) as held:
             owner = lease.Owner.here(self._run_id, row.attempt + row.setbacks)
-            taken = lease.acquire(self.out / job_id, owner) if held else None
-            while held and taken is None and time.monotonic() < deadline:
+            acquired = lease.acquire(self.out / job_id, owner) if held else None
+            while held and acquired is None and time.monotonic() < deadline:
                 time.sleep(_WAIT_SECONDS)
-                taken = lease.acquire(self.out / job_id, owner)
-            if taken is None:
+                acquired = lease.acquire(self.out / job_id, owner)
+            if acquired is None:
                 yield False
             else:
-                with self._keeper.renewing(taken):
-                    self._leases[job_id] = taken
+                with self._renewer.renewing(acquired):
+                    self._leases[job_id] = acquired
                     try:
                         yield True
                     finally:
-                        self._ship_log(job_id)
+                        self._upload_log(job_id)
                         del self._leases[job_id]
         # Nothing of a row that is done stays here.
         with contextlib.suppress(OSError):
             (self.root / job_id).rmdir()
 
-    def finished(self, row: Row) -> bool:
+    def is_finished(self, row: Task) -> bool:
         job_id = row.job.id
-        there = take_snapshot(self.out / job_id)
+        snapshot = take_snapshot(self.out / job_id)
         self._checkpointed.discard(job_id)
-        if any(name.startswith(f"{WORK_DIR}/") for name in there.files):
+        if any(name.startswith(f"{WORK_DIR}/") for name in snapshot.files):
             self._checkpointed.add(job_id)
-        record, _ = load_record(there)
+        record, _ = load_record(snapshot)
         if record is not None and record["fingerprint"] == row.fingerprint:
-            if publish.is_partly_published(record, there.files):
+            if publish.is_partly_published(record, snapshot.files):
                 publish.finish_publish(self.out / job_id, held=self._held(job_id))
-                there = take_snapshot(self.out / job_id)
-                record, _ = load_record(there)
-            if record is not None and not output_problem(there, record):
-                self._empty(job_id)
+                snapshot = take_snapshot(self.out / job_id)
+                record, _ = load_record(snapshot)
+            if record is not None and not output_problem(snapshot, record):
+                self._clear_folder(job_id)
                 return True
         # Built here before, by someone who could not publish it: that is all that is left to do.
-        if _is_whole(self.root / job_id, row.fingerprint):
+        if _is_complete(self.root / job_id, row.fingerprint):
             self.commit(row)
             return True
         return False
 
     @contextlib.contextmanager
-    def working(self, rows: Sequence[Row]) -> Iterator[None]:
+    def working(self, rows: Sequence[Task]) -> Iterator[None]:
         ids = [row.job.id for row in rows]
         for job_id in ids:
             work = self.root / job_id / WORK_DIR
@@ -219,34 +219,34 @@ class RemoteDepot:
                 for pair in sync.files_below(self.root / job_id / WORK_DIR, self.out / job_id / WORK_DIR)
             ]
 
-        with sync.FileSync(checkpoints, seconds=SHIP_SECONDS) as shipper:
+        with sync.FileSync(checkpoints, seconds=SYNC_SECONDS) as shipper:
             yield
         shipper.sync()
 
-    def commit(self, row: Row) -> None:
+    def commit(self, row: Task) -> None:
         job_id = row.job.id
         publish.publish_asset(self.root / job_id, self.out / job_id, held=self._held(job_id))
-        self._empty(job_id)
+        self._clear_folder(job_id)
 
-    def tidy(self, job_id: str) -> None:
+    def clean_up(self, job_id: str) -> None:
         pass  # a lease runs out by itself, and the scratch folder goes
 
     def read_failure(self, job_id: str) -> dict[str, Any] | None:
         return read_failure(self.root / job_id)
 
     def write_failure(self, job_id: str, failure: Mapping[str, Any]) -> None:
-        with deadline(_PATIENCE_SECONDS):
+        with deadline(_DEADLINE_SECONDS):
             publish.write_failure(self.out / job_id, failure)
         (self.root / job_id / publish.FAILURE).unlink(missing_ok=True)
 
     def _held(self, job_id: str) -> Any:
         def held() -> bool:
-            taken = self._leases.get(job_id)
-            return taken is not None and taken.ensure()
+            lease_held = self._leases.get(job_id)
+            return lease_held is not None and lease_held.ensure()
 
         return held
 
-    def _empty(self, job_id: str) -> None:
+    def _clear_folder(self, job_id: str) -> None:
         """Clears the row's folder here, but for its lock and log."""
         for path in (self.root / job_id).iterdir():
             if path.is_dir():
@@ -254,19 +254,19 @@ class RemoteDepot:
             elif path.name not in (".lock", LOG):
                 path.unlink(missing_ok=True)
 
-    def _ship_log(self, job_id: str) -> None:
+    def _upload_log(self, job_id: str) -> None:
         """Appends this attempt's lines to the row's log at the URL. A log that cannot be shipped stops nothing."""
-        path, place = self.root / job_id / LOG, self.out / job_id / LOG
-        with contextlib.suppress(OSError, StorageError, FileNotFoundError), deadline(_PATIENCE_SECONDS):
+        path, location = self.root / job_id / LOG, self.out / job_id / LOG
+        with contextlib.suppress(OSError, StorageError, FileNotFoundError), deadline(_DEADLINE_SECONDS):
             lines = path.read_bytes()
             before = b""
             with contextlib.suppress(FileNotFoundError, StorageError):
-                before = store_of(place).read(place, _MAX_LOG)[0]
-            store_of(place).write(place, before + lines)
+                before = store_of(location).read(location, _MAX_LOG)[0]
+            store_of(location).write(location, before + lines)
             path.unlink()
 
 
-def sweep_scratch(out: Location) -> None:
+def clean_scratch(out: Location) -> None:
     """Removes what killed runs left in this node's scratch folder for a URL, once nothing has touched it for a week:
     rows that were finished elsewhere."""
     if not isinstance(out, RemotePath):
@@ -278,7 +278,7 @@ def sweep_scratch(out: Location) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_whole(folder: Path, fingerprint: str) -> bool:
+def _is_complete(folder: Path, fingerprint: str) -> bool:
     record = read_record(folder)
     return record is not None and record["fingerprint"] == fingerprint and not output_problem(folder, record)
 
@@ -289,16 +289,16 @@ def publish_run(root: Path, out: Location, names: Sequence[str], folders: Sequen
         return contextlib.nullcontext()
 
     def files() -> list[sync.LocalAndRemote]:
-        found = [(root / name, out / name) for name in names]
+        files = [(root / name, out / name) for name in names]
         for folder in folders:
-            found += sync.files_below(root / folder, out / folder)
-        return found
+            files += sync.files_below(root / folder, out / folder)
+        return files
 
-    return _shipped_at_the_end(sync.FileSync(files, seconds=SHIP_SECONDS / 3))
+    return _synced_at_the_end(sync.FileSync(files, seconds=SYNC_SECONDS / 3))
 
 
 @contextlib.contextmanager
-def _shipped_at_the_end(shipper: sync.FileSync) -> Iterator[sync.FileSync]:
+def _synced_at_the_end(shipper: sync.FileSync) -> Iterator[sync.FileSync]:
     try:
         with shipper:
             yield shipper

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.core.job import Job
-from pipeline.fleet.fit import Fit, measure
 from pipeline.prior.options import PriorOptions
 from pipeline.recipes.registry import BuildFunction, get_recipe
+from pipeline.scheduler.gpu_capacity import Capacity, measure_capacity
 
 # done: built now. kept: found finished. elsewhere: another run is building it. waiting: never begun.
 # quarantined: it killed its worker as often as is allowed, or never came further; failed in every other respect.
@@ -18,7 +18,7 @@ FAILURES = ("failed", "quarantined")
 
 
 @dataclass(frozen=True)
-class Row:
+class Task:
     """One job to build.
 
     ``reproduce`` is the command that builds it alone. ``attempt`` counts from 1 how often it was begun and may
@@ -38,13 +38,13 @@ class Row:
     alone: bool = False
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """No earlier attempt of this run may still hold its lock."""
         return self.attempt == 1 and not self.setbacks
 
 
 @dataclass(frozen=True)
-class RowResult:
+class TaskResult:
     """What became of a row. ``stage``, ``error`` (class name) and ``message`` as in ``BuildResult``."""
 
     job_id: str
@@ -58,7 +58,7 @@ class RowResult:
     attempts: int = 1
 
 
-def load_prior(spec: str, threads: int, options: PriorOptions | None = None) -> Any:
+def load_worker_prior(spec: str, threads: int, options: PriorOptions | None = None) -> Any:
     """Loads the prior named ``spec`` with torch bound to ``threads`` threads of this process.
 
     The number of threads decides in which order floating-point sums are formed, so it is set, never guessed.
@@ -73,10 +73,10 @@ def load_prior(spec: str, threads: int, options: PriorOptions | None = None) -> 
 
 
 @dataclass(frozen=True)
-class Toolbox:
+class Hooks:
     """How a worker gets its prior and its recipes, and learns what the prior leaves room for: a value, so that it can
     be replaced as a whole."""
 
-    load_prior: Callable[[str, int], Any] = load_prior
+    load_prior: Callable[[str, int], Any] = load_worker_prior
     recipe: Callable[[str], BuildFunction] = get_recipe
-    measure: Callable[[Any, int | None], Fit] = measure
+    measure: Callable[[Any, int | None], Capacity] = measure_capacity

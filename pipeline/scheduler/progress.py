@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from pipeline.core.terminal import Display, complain, escape, safe_json
-from pipeline.fleet.rows import FAILURES, RowResult
+from pipeline.scheduler.tasks import FAILURES, TaskResult
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,7 +104,7 @@ class RunClock:
         self.rows[job_id] = RowClock(self._clock)
         return self.rows[job_id]
 
-    def row_ended(self, result: RowResult) -> None:
+    def row_ended(self, result: TaskResult) -> None:
         """A row that is over."""
         clock = self.rows.pop(result.job_id, None)
         # What a checkpoint had done before this run took no time in it.
@@ -165,10 +165,10 @@ class Progress:
     def row_stage(self, job_id: str, stage: str, done: int, total: int) -> None:
         """Where a running row stands; called a few times a second."""
 
-    def row_ended(self, result: RowResult) -> None:
+    def row_ended(self, result: TaskResult) -> None:
         """The row is over."""
 
-    def row_refused(self, result: RowResult) -> None:
+    def row_refused(self, result: TaskResult) -> None:
         """The manifest does not let this row be built; it is not one of those that ``begin`` counts."""
 
     def close(self) -> None:
@@ -181,7 +181,7 @@ class PlainProgress(Progress):
     def __init__(self, stream: IO[str] | None = None, clock: Clock = time.monotonic):
         self._display, self._clock = Display(stream), clock
         self._run = RunClock(clock)
-        self._said: dict[str, tuple[str, float]] = {}
+        self._printed: dict[str, tuple[str, float]] = {}
 
     @property
     def lost(self) -> str:
@@ -206,16 +206,16 @@ class PlainProgress(Progress):
         if row is None:
             return
         row.at(stage, done, total)
-        said, when = self._said.get(job_id, ("", 0.0))
+        printed_stage, when = self._printed.get(job_id, ("", 0.0))
         now = self._clock()
-        if said == stage and now - when < _PLAIN_SECONDS:
+        if printed_stage == stage and now - when < _PLAIN_SECONDS:
             return
-        self._said[job_id] = (stage, now)
+        self._printed[job_id] = (stage, now)
         self._print(f"{job_id}: {describe(row)}")
 
-    def row_ended(self, result: RowResult) -> None:
+    def row_ended(self, result: TaskResult) -> None:
         self._run.row_ended(result)
-        self._said.pop(result.job_id, None)
+        self._printed.pop(result.job_id, None)
         left = self._run.seconds_left
         tail = f" [{self._run.finished}/{self._run.build}"
         tail += f", {duration(left)} left]" if left and self._run.finished < self._run.build else "]"
@@ -252,10 +252,10 @@ class JsonProgress(Progress):
     def row_stage(self, job_id: str, stage: str, done: int, total: int) -> None:
         self._emit("stage", id=job_id, stage=stage, done=done, total=total)
 
-    def row_ended(self, result: RowResult) -> None:
+    def row_ended(self, result: TaskResult) -> None:
         self._emit("row", **result_json(result))
 
-    def row_refused(self, result: RowResult) -> None:
+    def row_refused(self, result: TaskResult) -> None:
         self._emit("row", **result_json(result))
 
     def _emit(self, event: str, **values: Any) -> None:
@@ -303,12 +303,12 @@ class LiveProgress(Progress):
         if row := self._run.rows.get(job_id):
             row.at(stage, done, total)
 
-    def row_ended(self, result: RowResult) -> None:
+    def row_ended(self, result: TaskResult) -> None:
         self._run.row_ended(result)
         style = {"failed": "red", "quarantined": "red", "done": "green"}.get(result.state, "yellow")
         self._print(f"{result.job_id}: {describe_end(result)}", style)
 
-    def row_refused(self, result: RowResult) -> None:
+    def row_refused(self, result: TaskResult) -> None:
         self._refused += 1
 
     def _print(self, text: str, style: str | None = None) -> None:
@@ -372,7 +372,7 @@ def make_progress(*, quiet: bool = False, as_json: bool = False, stream: IO[str]
     return LiveProgress(console, display=display) if live else PlainProgress()
 
 
-def result_json(result: RowResult) -> dict[str, Any]:
+def result_json(result: TaskResult) -> dict[str, Any]:
     """A result as JSON values, without what is empty."""
     value: dict[str, Any] = {"id": result.job_id, "state": result.state, "seconds": round(result.seconds, 3)}
     for name in ("stage", "error", "message", "reproduce", "warnings"):
@@ -390,7 +390,7 @@ def describe(row: RowClock) -> str:
     return text
 
 
-def describe_end(result: RowResult) -> str:
+def describe_end(result: TaskResult) -> str:
     """One line about how a row ended."""
     if result.state in FAILURES:
         return f"{result.state.upper()} in {result.stage or 'fleet'}: {result.message}"
@@ -409,7 +409,7 @@ def duration(seconds: float | None) -> str:
     """``0:42``, ``12:03``, ``1:02:03``."""
     if seconds is None or not math.isfinite(seconds):
         return "?"
-    whole = max(0, round(seconds))
-    hours, rest = divmod(whole, 3600)
-    minutes, secs = divmod(rest, 60)
+    total_seconds = max(0, round(seconds))
+    hours, remainder = divmod(total_seconds, 3600)
+    minutes, secs = divmod(remainder, 60)
     return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"

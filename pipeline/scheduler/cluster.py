@@ -38,13 +38,13 @@ _ANSWER_SECONDS = 20.0
 _LONGEST_ROOT = 24
 
 
-class FleetError(LatentkilnError):
+class SchedulerError(LatentkilnError):
     """Workers cannot be started, or none survives."""
 
     stage = "fleet"
 
 
-class ClusterLost(FleetError):
+class ClusterLost(SchedulerError):
     """The servers of our own cluster died under us; another may be started."""
 
 
@@ -69,7 +69,7 @@ class Cluster:
 def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
     """Connects this process to Ray for the length of the block; starts Ray when ``address`` is None.
 
-    ``threads`` is what each worker's numeric libraries are given. Raises FleetError.
+    ``threads`` is what each worker's numeric libraries are given. Raises SchedulerError.
     """
     if address is not None:
         _wait_for(address)
@@ -101,10 +101,10 @@ def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
             else:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, job_config=job)
         except Exception as error:
-            where = f"joining Ray at {address}" if address else "starting Ray on this machine"
+            action = f"joining Ray at {address}" if address else "starting Ray on this machine"
             reason = " ".join(str(error).split())[:200]
             hint = "a cluster with tokens needs RAY_AUTH_MODE=token here" if address else "--serial builds without Ray"
-            raise FleetError(f"{where} failed: {reason}; {hint}") from error
+            raise SchedulerError(f"{action} failed: {reason}; {hint}") from error
         untyped: Any = ray
         if address is None:
             _require_closed(untyped)
@@ -136,8 +136,8 @@ def _settings_of_ray(folder: Path | None, threads: int) -> dict[str, str]:
     settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
     path = without_current_folder(os.environ.get("PYTHONPATH", "").split(os.pathsep))
     package = Path(pipeline.__file__).parent
-    found = importlib.machinery.PathFinder.find_spec("pipeline", without_current_folder(sys.path))
-    if found is None or found.origin is None or not Path(found.origin).samefile(pipeline.__file__):
+    spec = importlib.machinery.PathFinder.find_spec("pipeline", without_current_folder(sys.path))
+    if spec is None or spec.origin is None or not Path(spec.origin).samefile(pipeline.__file__):
         # Run from a checkout, as ``python -m pipeline``: workers see the package, and nothing else that lies there.
         (folder / "modules").mkdir()
         (folder / "modules" / package.name).symlink_to(package)
@@ -162,9 +162,9 @@ def _forget_token() -> None:
 
 
 def _require_closed(ray: Any) -> None:
-    """Raises FleetError where strangers, on this machine or another, could use the cluster that was started."""
+    """Raises SchedulerError where strangers, on this machine or another, could use the cluster that was started."""
     if not ray.util.get_node_ip_address().startswith("127."):
-        raise FleetError("Ray was imported before its network was set up; it would listen beyond this machine")
+        raise SchedulerError("Ray was imported before its network was set up; it would listen beyond this machine")
     from ray import _raylet
 
     untyped: Any = _raylet
@@ -173,7 +173,9 @@ def _require_closed(ray: Any) -> None:
     except AttributeError:
         asks = False
     if not asks:
-        raise FleetError("this Ray asks for no token, so any user of this machine could use its workers; update ray")
+        raise SchedulerError(
+            "this Ray asks for no token, so any user of this machine could use its workers; update ray"
+        )
 
 
 @contextlib.contextmanager
@@ -197,7 +199,7 @@ def _kept_quiet(messages: collections.deque[str]) -> Iterator[None]:
 def _wait_for(address: str) -> None:
     """Returns as soon as something listens at ``address`` (HOST:PORT, also ray://HOST:PORT; others are Ray's to judge).
 
-    Ray itself asks for minutes, and says nothing of use meanwhile. Raises FleetError.
+    Ray itself asks for minutes, and says nothing of use meanwhile. Raises SchedulerError.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
@@ -212,7 +214,7 @@ def _wait_for(address: str) -> None:
             if time.monotonic() >= end or not isinstance(error, OSError):
                 reason = getattr(error, "strerror", None) or str(error)
                 message = f"joining Ray at {address} failed: nothing answers there ({reason})"
-                raise FleetError(f"{message}; 'ray start --head' prints the address to give") from None
+                raise SchedulerError(f"{message}; 'ray start --head' prints the address to give") from None
         time.sleep(0.5)
 
 
@@ -231,18 +233,18 @@ def worker_cpus(threads: int, *, early: bool, on_gpus: bool = False) -> int:
     nodes = [node["Resources"] for node in untyped.nodes() if node["Alive"]]
     shares = [node.get("CPU", 0) // node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
     plain = [] if on_gpus else [node.get("CPU", 0) for node in nodes]
-    found = int(min(shares) if shares else max(plain, default=0))
-    return max(1, min(threads, found or (threads if early else 1)))
+    cpus = int(min(shares) if shares else max(plain, default=0))
+    return max(1, min(threads, cpus or (threads if early else 1)))
 
 
 def _servers() -> tuple[psutil.Process, ...]:
     """Ray's servers among this process's children."""
-    found = []
+    servers = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if child.name() in ("raylet", "gcs_server"):
-                found.append(child)
-    return tuple(found)
+                servers.append(child)
+    return tuple(servers)
 
 
 @contextlib.contextmanager
@@ -261,17 +263,19 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _folder_for_ray() -> Iterator[Path]:
-    """A private folder whose path is short enough for sockets inside. Raises FleetError."""
+    """A private folder whose path is short enough for sockets inside. Raises SchedulerError."""
     with contextlib.ExitStack() as stack:
         try:
             folder = stack.enter_context(private_folder(longest_root=_LONGEST_ROOT))
         except OSError as error:
             reason = f"{error.filename}: {error.strerror or error}"
-            raise FleetError(f"starting Ray on this machine failed: {reason}; --serial builds without Ray") from error
+            raise SchedulerError(
+                f"starting Ray on this machine failed: {reason}; --serial builds without Ray"
+            ) from error
         yield folder
 
 
-def capacity(cpus: int, per_gpu: int) -> int:
+def worker_capacity(cpus: int, per_gpu: int) -> int:
     """How many workers the joined cluster can hold now: ``per_gpu`` for each GPU; where that is 0, as many as each node
     has ``cpus`` for."""
     import ray
@@ -297,12 +301,12 @@ def draining_nodes() -> frozenset[str]:
         return frozenset()
 
 
-def open_clusters() -> list[str]:
+def exposed_servers() -> list[str]:
     """One line for each Ray server on this machine that strangers can reach: whoever can may run code as its user.
 
     Judged by what the process itself says: the addresses it listens on, and its environment where that may be read.
     """
-    found = []
+    lines = []
     for process in psutil.process_iter(["name"]):
         if process.info["name"] not in ("gcs_server", "raylet"):
             continue
@@ -314,12 +318,13 @@ def open_clusters() -> list[str]:
             )
             mode = process.environ().get("RAY_AUTH_MODE", "").lower()
             if ports and mode != "token":
-                where = ", ".join(map(str, ports[:3]))
-                found.append(
-                    f"{process.info['name']} (process {process.pid}) listens beyond this machine on port {where} and "
+                addresses = ", ".join(map(str, ports[:3]))
+                lines.append(
+                    f"{process.info['name']} (process {process.pid}) listens beyond this machine on port {addresses} "
+                    "and "
                     "asks for no token: start Ray with RAY_AUTH_MODE=token"
                 )
-    return found
+    return lines
 
 
 def _is_loopback(address: str) -> bool:

@@ -18,14 +18,14 @@ _MOST_PER_GPU = 8
 
 
 @dataclass(frozen=True)
-class Fit:
+class Capacity:
     """``lockstep``: rows that a worker builds together. ``per_gpu``: such workers that one GPU has memory for."""
 
     lockstep: int = DEFAULT_LOCKSTEP
     per_gpu: int = 1
 
 
-def measure(prior: Any, lockstep: int | None) -> Fit:
+def measure_capacity(prior: Any, lockstep: int | None) -> Capacity:
     """How ``prior`` is best used where it was loaded; seconds on a GPU, nothing without.
 
     With ``lockstep`` None the width is the largest for which the device has memory, so that one worker fills a GPU;
@@ -34,7 +34,7 @@ def measure(prior: Any, lockstep: int | None) -> Fit:
     """
     device = getattr(prior, "device", None)
     if device is None or device.type != "cuda":
-        return Fit(lockstep or DEFAULT_LOCKSTEP)
+        return Capacity(lockstep or DEFAULT_LOCKSTEP)
     from pipeline.optimize import adaptive_batch
 
     # By the pixels of a step; what is in a row may differ, and is corrected while it is built.
@@ -42,10 +42,10 @@ def measure(prior: Any, lockstep: int | None) -> Fit:
         ((d.views, d.view_size) for d in (prior.defaults, prior.generate_defaults)), key=lambda v: v[0] * v[1] ** 2
     )
     if lockstep is None:
-        return Fit(adaptive_batch.fitting_batch_size(prior, views, size))
+        return Capacity(adaptive_batch.fitting_batch_size(prior, views, size))
     peak = adaptive_batch.step_bytes(prior, lockstep, views, size)
     total = adaptive_batch.device_bytes(prior.device)
-    return Fit(lockstep, 1 if peak is None else workers_per_gpu(peak, total))
+    return Capacity(lockstep, 1 if peak is None else workers_per_gpu(peak, total))
 
 
 def workers_per_gpu(peak: int, total: int) -> int:

@@ -12,20 +12,20 @@ from typing import Any
 
 from pipeline.core.terminal import escape_json
 from pipeline.export.record import LOG
-from pipeline.fleet.rows import Row, RowResult
+from pipeline.scheduler.tasks import Task, TaskResult
 from pipeline.storage.secrets import scrub
 
 # A row that is tried for ever must not fill the disk: beyond this its log starts anew.
 _MAX_BYTES = 1 << 20
 
 
-class RowLog:
+class TaskLog:
     """Appends to the log of one row. Every line carries ``run``, the id that the run's own log has, too.
 
     A disk that refuses the log stops no row.
     """
 
-    def __init__(self, folder: Path, row: Row, run_id: str):
+    def __init__(self, folder: Path, row: Task, run_id: str):
         self._path = folder / LOG
         self._begun = time.monotonic()
         self._stage = ""
@@ -41,7 +41,7 @@ class RowLog:
             self._stage = stage
             self._write("stage", stage=stage, done=done, total=total)
 
-    def ended(self, result: RowResult) -> None:
+    def finished(self, result: TaskResult) -> None:
         """How this attempt came out."""
         values = {name: value for name in ("stage", "error", "message") if (value := getattr(result, name))}
         if "message" in values:
