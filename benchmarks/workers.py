@@ -16,7 +16,7 @@ from unittest import mock
 
 from pipeline.commands.run import RunOptions, run_manifest
 from pipeline.core.job import Job
-from pipeline.manifest import Survey
+from pipeline.manifest import ValidatedManifest
 from pipeline.scheduler import resources
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     p.add_argument("--rows", type=int, default=8)
     p.add_argument("--turns", type=int, default=2)
     a = p.parse_args()
-    ids = [item.id for item in Survey(a.manifest) if isinstance(item, Job)][: a.rows]
+    ids = [item.id for item in ValidatedManifest(a.manifest) if isinstance(item, Job)][: a.rows]
     cores = resources.core_count()
     total = {(1, cores): 0.0, (cores, 1): 0.0}
     for turn in range(a.turns):

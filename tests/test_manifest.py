@@ -755,10 +755,10 @@ def test_lines_read_in_blocks_are_lines_read_one_by_one(
         monkeypatch.setattr(readers_module, "MAX_LINE", 20)
         lines = readers_module._Lines(io.BytesIO(data), "m.csv")
         if odd:
-            monkeypatch.setattr(lines, "_plain", lambda block: None)
-        found = [(text, lines.number, [str(problem) for problem in lines.taken()]) for text in lines]
+            monkeypatch.setattr(lines, "_decode_plain", lambda block: None)
+        found = [(text, lines.number, [str(problem) for problem in lines.take_problems()]) for text in lines]
         # A byte order mark and nothing else is no line, or an empty one.
-        return [*(line for line in found if line[0]), lines.taken()]
+        return [*(line for line in found if line[0]), lines.take_problems()]
 
     assert read(block, odd=False) == read(1 << 20, odd=True)
 

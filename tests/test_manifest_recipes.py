@@ -20,7 +20,7 @@ from pipeline.core.job import Job
 from pipeline.export.record import write_record
 from pipeline.manifest import ManifestStream, Problem, json_schema, load_manifest
 from pipeline.manifest.schema import FIELDS, RECIPES, RULES
-from pipeline.manifest.values import rule_of
+from pipeline.manifest.values import field_rule
 from pipeline.plan import fingerprint, plan
 from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
 from pipeline.recipes.generate_settings import GenerateSettings, Shape
@@ -259,7 +259,7 @@ def test_a_name_means_the_same_in_every_recipe() -> None:
         if name != "recipe":
             for fields in RECIPES.values():
                 if name in fields.names:
-                    assert rule_of(name, fields.row.model_fields[name]) == RULES[name], name
+                    assert field_rule(name, fields.row.model_fields[name]) == RULES[name], name
     assert set(RECIPES) == set(RECIPE_VERSIONS) == set(LIMIT_SETTINGS) == set(MESH_FIELDS)
     for recipe, limits in LIMIT_SETTINGS.items():
         assert limits <= set(RECIPES[recipe].settings)

@@ -13,8 +13,8 @@ from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, Ma
 from pipeline.core.location import Location, RemotePath
 from pipeline.core.terminal import say, say_json
 from pipeline.export.record import FAILURE, RECORD, foreign_files
-from pipeline.manifest import Survey
-from pipeline.manifest.problems import shown
+from pipeline.manifest import ValidatedManifest
+from pipeline.manifest.problems import quoted
 from pipeline.plan import leftovers
 from pipeline.scheduler.file_lock import asset_lock
 from pipeline.storage import publish
@@ -50,14 +50,16 @@ def clean(
     nothing through links. Returns 0; 1 where something could not be deleted, 3 where a run is building it. Raises
     ManifestError where the manifest, or any row of it, is wrong: which assets such a row names is not known.
     """
-    survey = Survey(manifest, overrides=overrides, allow_outside=allow_outside)
-    if survey.bad:
-        rows = f"{survey.bad} row{'s' * (survey.bad != 1)}"
+    validated = ValidatedManifest(manifest, overrides=overrides, allow_outside=allow_outside)
+    if validated.bad:
+        rows = f"{validated.bad} row{'s' * (validated.bad != 1)}"
         raise ManifestError(f"{manifest}: {rows} wrong; which assets they name is not known: 'latentkiln check' first")
     fates: dict[str, int] = {}
     total = 0
     found = []
-    for leftover in _there(out, survey.knows, yes) if isinstance(out, RemotePath) else _here(out, survey.knows, yes):
+    for leftover in (
+        _there(out, validated.knows, yes) if isinstance(out, RemotePath) else _here(out, validated.knows, yes)
+    ):
         kind = leftover.fate.split(":")[0]
         fates[kind] = fates.get(kind, 0) + 1
         total += leftover.bytes
@@ -94,7 +96,7 @@ def _kept(others: Sequence[str], yes: bool) -> str:
     """The fate of a folder with files that are somebody else's; "" where there are none."""
     if not others:
         return ""
-    some = ", ".join(map(shown, others[:3])) + (", ..." if len(others) > 3 else "")
+    some = ", ".join(map(quoted, others[:3])) + (", ..." if len(others) > 3 else "")
     return f"{'not' if yes else 'would not be'} deleted: it holds what is no asset's: {some}"
 
 

@@ -15,7 +15,7 @@ from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED, UsageError
 from pipeline.core.job import Job
 from pipeline.core.location import Location, require_folder
 from pipeline.core.terminal import escape, safe_json, say, write
-from pipeline.manifest import Problem, Survey
+from pipeline.manifest import Problem, ValidatedManifest
 from pipeline.plan import Refuse, iterate, leftovers
 from pipeline.prior.identity import prior_identity
 from pipeline.prior.job_check import job_checker
@@ -64,13 +64,13 @@ def show_plan(
     if csv and json:
         raise UsageError("--csv and --json do not go together; give one of them")
     require_folder(out)
-    survey = Survey(manifest, overrides=overrides, only=only, allow_outside=allow_outside)
+    validated = ValidatedManifest(manifest, overrides=overrides, only=only, allow_outside=allow_outside)
     identity = prior_identity(prior).identity
     refuse = job_checker(prior, allow_unknown=allow_unknown).reason
     counts: Counter[str] = Counter()
 
     def counted() -> Iterator[_Line]:
-        for line in _lines(survey, out, identity, refuse):
+        for line in _lines(validated, out, identity, refuse):
             counts[line.action] += 1
             yield line
 
@@ -79,18 +79,18 @@ def show_plan(
     elif csv:
         print_csv(("id", "row", "action", "reason"), ((x.id, x.row or "", x.action, x.reason) for x in counted()))
     else:
-        table = sys.stdout.isatty() and survey.good + survey.bad <= _LONGEST_TABLE
+        table = sys.stdout.isatty() and validated.good + validated.bad <= _LONGEST_TABLE
         (_print_table if table else _print_lines)(counted())
         say(", ".join(f"{counts[action]} {word}" for action, word in _WORDS.items() if counts[action]))
     return EXIT_ROWS_FAILED if counts["wrong"] or counts["blocked"] else EXIT_OK
 
 
-def _lines(survey: Survey, out: Location, identity: str, refuse: Refuse) -> Iterator[_Line]:
+def _lines(validated: ValidatedManifest, out: Location, identity: str, refuse: Refuse) -> Iterator[_Line]:
     """Each row in the manifest's order, then what is no longer in it."""
     wrong: list[Problem] = []
 
     def jobs() -> Iterator[Job]:
-        for item in survey:
+        for item in validated:
             if isinstance(item, Job):
                 yield item
             else:
@@ -103,7 +103,7 @@ def _lines(survey: Survey, out: Location, identity: str, refuse: Refuse) -> Iter
         wrong[:] = [problem for problem in wrong if problem.row > row]
         yield _Line(item.job.id, item.action, item.reason, row, {"fingerprint": item.fingerprint or None})
     yield from _wrong_lines(wrong)
-    for name, _ in leftovers(out, survey.knows):
+    for name, _ in leftovers(out, validated.knows):
         yield _Line(name, "gone", "not in the manifest; kept until 'latentkiln clean'")
 
 

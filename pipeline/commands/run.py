@@ -19,7 +19,7 @@ from pipeline.core.redact import redact
 from pipeline.core.stdout import own_stdout
 from pipeline.core.terminal import OutputLost, complain, flush, say, say_json, shell_join, silence_stdout
 from pipeline.export.record import write_failure
-from pipeline.manifest import Problem, Survey
+from pipeline.manifest import Problem, ValidatedManifest
 from pipeline.manifest.meshes import MeshChecker
 from pipeline.plan import PlanItem, Refuse, is_foreign, iterate
 from pipeline.prior.identity import PriorIdentity, prior_identity
@@ -127,7 +127,7 @@ def run_manifest(options: RunOptions, *, hooks: Hooks | None = None) -> int:
     refuse_links_in(options.out)
     if options.address == "":
         raise UsageError("--address: it is empty; name a Ray cluster, or leave it out")
-    survey = Survey(
+    validated = ValidatedManifest(
         options.manifest,
         overrides=options.overrides,
         only=options.only,
@@ -137,23 +137,25 @@ def run_manifest(options: RunOptions, *, hooks: Hooks | None = None) -> int:
     prior = prior_identity(options.prior, download=options.download)
     # A prior that takes the place of the named one knows other words.
     checker = None if hooks else job_checker(options.prior, allow_unknown=options.allow_unknown)
-    if options.strict and (wrong := survey.bad + _bad_files(survey, checker, options)):
+    if options.strict and (wrong := validated.bad + _bad_files(validated, checker, options)):
         return _refuse(wrong, options)
     if options.dry_run:
-        return _show_plan(survey, prior, checker, options)
+        return _show_plan(validated, prior, checker, options)
     # What a killed run left half written; an asset's own folder is cleared by whoever builds it next.
     for folder in (local_root(options.out), local_root(options.out) / UNWRAP_CACHE):
         remove_stale_temporaries(folder)
     wrong_rows = _WrongRows(options)
-    plan = iterate(_jobs(survey, wrong_rows.add), options.out, prior_identity=prior.identity, refuse=_refusal(checker))
+    plan = iterate(
+        _jobs(validated, wrong_rows.add), options.out, prior_identity=prior.identity, refuse=_refusal(checker)
+    )
     items = _closing(wrong_rows, plan)
     code = EXIT_ROWS_FAILED
 
     def conclude(summary: RunSummary) -> int:
         nonlocal code
         summary.seconds = time.monotonic() - begun
-        code = EXIT_ROWS_FAILED if summary.exit_code == EXIT_OK and survey.bad else summary.exit_code
-        code = _tell_the_end(summary, survey.bad, wrong_rows.told, options, code)
+        code = EXIT_ROWS_FAILED if summary.exit_code == EXIT_OK and validated.bad else summary.exit_code
+        code = _tell_the_end(summary, validated.bad, wrong_rows.told, options, code)
         return code
 
     # While it goes on, libraries print, too.
@@ -176,9 +178,9 @@ def run_manifest(options: RunOptions, *, hooks: Hooks | None = None) -> int:
             ),
             progress=progress,
             hooks=hooks or Hooks(functools.partial(load_worker_prior, options=options.prior_options)),
-            header=_header(options, survey, prior),
+            header=_header(options, validated, prior),
             reproduce=lambda job: options.command(only=job.id),
-            total=survey.good,
+            total=validated.good,
             listen=wrong_rows.listen,
             conclude=conclude,
         )
@@ -217,8 +219,8 @@ def _teller(options: RunOptions) -> Callable[[Problem], None]:
     return tell
 
 
-def _jobs(survey: Survey, on_problem: Callable[[Problem], None]) -> Iterator[Job]:
-    for item in survey:
+def _jobs(validated: ValidatedManifest, on_problem: Callable[[Problem], None]) -> Iterator[Job]:
+    for item in validated:
         if isinstance(item, Job):
             yield item
         else:
@@ -229,12 +231,12 @@ def _refusal(checker: JobChecker | None) -> Refuse:
     return checker.reason if checker else lambda job: ""
 
 
-def _bad_files(survey: Survey, checker: JobChecker | None, options: RunOptions) -> int:
+def _bad_files(validated: ValidatedManifest, checker: JobChecker | None, options: RunOptions) -> int:
     """How many good rows have meshes that cannot be used, or do not fit the prior; each is told."""
     count = 0
     tell = _teller(options)
     meshes = MeshChecker()
-    for job in _jobs(survey, lambda problem: None):
+    for job in _jobs(validated, lambda problem: None):
         problem = meshes.problem(job)
         if problem is None and checker and (faults := checker.faults(job)):
             field, message = faults[0]
@@ -253,9 +255,11 @@ def _refuse(rows: int, options: RunOptions) -> int:
     return EXIT_USAGE
 
 
-def _show_plan(survey: Survey, prior: PriorIdentity, checker: JobChecker | None, options: RunOptions) -> int:
+def _show_plan(
+    validated: ValidatedManifest, prior: PriorIdentity, checker: JobChecker | None, options: RunOptions
+) -> int:
     counts: Counter[str] = Counter()
-    jobs = _jobs(survey, lambda problem: None)
+    jobs = _jobs(validated, lambda problem: None)
     for item in iterate(jobs, options.out, prior_identity=prior.identity, refuse=_refusal(checker)):
         counts[item.action] += 1
         if options.json:
@@ -266,9 +270,9 @@ def _show_plan(survey: Survey, prior: PriorIdentity, checker: JobChecker | None,
     if not options.json:
         say(
             f"would build {counts['build']}, keep {counts['keep']}; "
-            f"{counts['blocked'] + survey.bad} cannot be built; nothing was done"
+            f"{counts['blocked'] + validated.bad} cannot be built; nothing was done"
         )
-    return EXIT_ROWS_FAILED if survey.bad or counts["blocked"] else EXIT_OK
+    return EXIT_ROWS_FAILED if validated.bad or counts["blocked"] else EXIT_OK
 
 
 class _WrongRows:
@@ -329,11 +333,11 @@ class _WrongRows:
                     write_failure(out / job_id, failure)
 
 
-def _header(options: RunOptions, survey: Survey, prior: PriorIdentity) -> dict[str, object]:
+def _header(options: RunOptions, validated: ValidatedManifest, prior: PriorIdentity) -> dict[str, object]:
     return {
         "manifest": str(options.manifest),
-        "rows": survey.rows,
-        "wrong_rows": survey.bad_numbers,
+        "rows": validated.rows,
+        "wrong_rows": validated.bad_numbers,
         "prior": {"name": prior.name, "identity": prior.identity},
         "lockstep": options.lockstep or "auto",
         "serial": options.serial,

@@ -6,7 +6,7 @@ JSON, which has to be read whole.
 """
 
 from pipeline.manifest.json_schema import json_schema
-from pipeline.manifest.load import Manifest, ManifestStream, Survey, load_manifest
+from pipeline.manifest.load import Manifest, ManifestStream, ValidatedManifest, load_manifest
 from pipeline.manifest.problems import Problem
 
-__all__ = ["Manifest", "ManifestStream", "Problem", "Survey", "json_schema", "load_manifest"]
+__all__ = ["Manifest", "ManifestStream", "Problem", "ValidatedManifest", "json_schema", "load_manifest"]

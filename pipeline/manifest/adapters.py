@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pipeline.core.job import AdapterFile
 from pipeline.core.location import Location, RemotePath
-from pipeline.manifest.problems import shown
+from pipeline.manifest.problems import quoted
 
 ADAPTERS: tuple[Literal["lora", "concept"], ...] = ("lora", "concept")
 ENDINGS = (".safetensors",)
@@ -28,11 +28,11 @@ def read_adapters(
     """The files that a row's field names, or what is wrong with it. ``find`` gives a path or URL, or why there is
     none."""
     if not isinstance(value, str):
-        return (), f"{shown(value)} is not text; allowed: {ALLOWED[kind]}"
+        return (), f"{quoted(value)} is not text; allowed: {ALLOWED[kind]}"
     entries = [entry.strip() for entry in value.split(";") if entry.strip()]
     if not 1 <= len(entries) <= MAX_FILES:
         return (), f"it names {len(entries)} files; allowed: 1 to {MAX_FILES}"
-    made = []
+    adapters = []
     for entry in entries:
         weighed = _WEIGHT.fullmatch(entry) if kind == "lora" else None
         weight = float(weighed["weight"]) if weighed else 1.0
@@ -42,5 +42,5 @@ def read_adapters(
         if path is None:
             return (), reason
         origin = path if isinstance(path, RemotePath) else None
-        made.append(AdapterFile(kind, Path(path.name) if isinstance(path, RemotePath) else path, weight, origin))
-    return tuple(made), ""
+        adapters.append(AdapterFile(kind, Path(path.name) if isinstance(path, RemotePath) else path, weight, origin))
+    return tuple(adapters), ""

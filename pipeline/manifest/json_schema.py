@@ -80,5 +80,5 @@ def _row(recipe: str, definitions: dict[str, Any]) -> dict[str, Any]:
 def _allow_null(schema: dict[str, Any]) -> None:
     if "anyOf" in schema:
         return
-    kept = {key: schema.pop(key) for key in list(schema) if key not in ("default", "description", "title")}
-    schema["anyOf"] = [kept, {"type": "null"}]
+    moved = {key: schema.pop(key) for key in list(schema) if key not in ("default", "description", "title")}
+    schema["anyOf"] = [moved, {"type": "null"}]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pipeline.core.errors import ManifestError, UsageError
 from pipeline.core.job import Job
 from pipeline.core.location import Location, RemotePath
-from pipeline.manifest.problems import Problem, shown, suggestion
+from pipeline.manifest.problems import Problem, quoted, suggestion
 from pipeline.manifest.readers import Fields, read_rows
 from pipeline.manifest.rows import AdapterFaults, MeshReason, RowChecker
 from pipeline.manifest.schema import FIELDS
@@ -18,9 +18,9 @@ from pipeline.storage.store import store_of
 # Without a column that says otherwise, all rows are painted.
 _FIELDS = Fields(known=frozenset(FIELDS), required={"prompt": "", "mesh": "recipe"})
 # How many problems an error's one line names; ``check`` names all.
-_NAMED = 5
+_MAX_NAMED = 5
 # How many are remembered.
-_MOST = 1000
+_MAX_PROBLEMS = 1000
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Manifest:
         return len({problem.row for problem in self.problems})
 
 
-class Ids:
+class IdIndex:
     """The ids of a manifest's rows, which must differ in more than upper and lower case. What is held for each of a
     million rows is one string and one number."""
 
@@ -101,7 +101,7 @@ class ManifestStream:
         self.path = path
         self.rows = 0
         self._unique = unique
-        self.ids = Ids()
+        self.ids = IdIndex()
         self._checker = RowChecker(
             path,
             overrides=overrides,
@@ -127,7 +127,7 @@ class ManifestStream:
             self.rows += 1
             job, problems, row_id = check(raw)
             if row_id and ids is not None and (first := ids.add(row_id, raw.row, "id" in raw.values)):
-                yield self._clash(row_id, raw.row, "id" in raw.values, first)
+                yield self._duplicate_id(row_id, raw.row, "id" in raw.values, first)
                 job = None
             if problems:
                 yield from problems
@@ -137,21 +137,21 @@ class ManifestStream:
             yield Problem(str(self.path), 0, "", "the manifest has no rows", whole=True)
         self._checker.raise_for_unused()
 
-    def _clash(self, row_id: str, row: int, written: bool, first: int) -> Problem:
+    def _duplicate_id(self, row_id: str, row: int, written: bool, first: int) -> Problem:
         first_id, first_row, first_written = self.ids.spelled(row_id), abs(first), first > 0
         if not written and not first_written:
             message = f"this row is a duplicate of row {first_row}, and neither has an id; remove one or give it an id"
         elif row_id == first_id:
-            message = f"{shown(row_id)} is the id of row {first_row} already; allowed: ids that differ"
+            message = f"{quoted(row_id)} is the id of row {first_row} already; allowed: ids that differ"
         else:
             message = (
-                f"{shown(row_id)} clashes with {shown(first_id)} of row {first_row}: file names that differ in "
+                f"{quoted(row_id)} clashes with {quoted(first_id)} of row {first_row}: file names that differ in "
                 "case only are one on many systems; allowed: ids that differ"
             )
         return Problem(str(self.path), row, "id", message, row_id, whole=True)
 
 
-class Survey:
+class ValidatedManifest:
     """A manifest that was read once and is known to be usable as a whole, however long it is.
 
     Iterating reads it again and yields a Job for each good row and the Problems of each bad one, in the order of
@@ -178,25 +178,25 @@ class Survey:
         self.good = 0
         self.bad_numbers: list[int] = []
         self.bad = 0
-        whole: list[Problem] = []
+        file_problems: list[Problem] = []
         latest = 0
         stream = ManifestStream(path, overrides=overrides, allow_outside=allow_outside)
         for item in stream:
             if isinstance(item, Job):
                 self.good += self._wanted(item.id)
             elif item.whole:
-                whole.append(item)
-                if len(whole) > _MOST:
+                file_problems.append(item)
+                if len(file_problems) > _MAX_PROBLEMS:
                     break
             elif self._wanted(item.row_id):
-                if not whole:
+                if not file_problems:
                     on_problem(item)
                 if item.row != latest:
                     latest, self.bad = item.row, self.bad + 1
-                    if self.bad <= _MOST:
+                    if self.bad <= _MAX_PROBLEMS:
                         self.bad_numbers.append(latest)
-        if whole:
-            raise _as_error(whole)
+        if file_problems:
+            raise _as_error(file_problems)
         self.rows = stream.rows
         self._ids = stream.ids
         _require(only, self)
@@ -242,18 +242,18 @@ def _stamp(path: Location) -> object:
         if isinstance(path, RemotePath):
             there = store_of(path).stat(path)
             return (there.size, there.etag) if there else None
-        found = path.stat()
+        stat = path.stat()
     except (OSError, ValueError, StorageError):
         return None  # reading it says why
-    return found.st_size, found.st_mtime_ns, found.st_ino
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
-def _require(only: Sequence[str], survey: Survey) -> None:
+def _require(only: Sequence[str], manifest: ValidatedManifest) -> None:
     """Raises UsageError for an id in ``only`` that no row has."""
     for name in only:
-        if not survey.has(name):
-            near = suggestion(name, survey.ids()) if survey.rows <= 10_000 else ""
-            raise UsageError(f"--only {name}: no row of {survey.path} has this id{near}")
+        if not manifest.has(name):
+            near = suggestion(name, manifest.ids()) if manifest.rows <= 10_000 else ""
+            raise UsageError(f"--only {name}: no row of {manifest.path} has this id{near}")
 
 
 def load_manifest(
@@ -275,18 +275,18 @@ def load_manifest(
     stream = ManifestStream(path, overrides=overrides, allow_outside=allow_outside, check_files=check_files)
     jobs: list[Job] = []
     problems: list[Problem] = []
-    whole: list[Problem] = []
-    wanted = frozenset(only)
+    file_problems: list[Problem] = []
+    selected = frozenset(only)
     for item in stream:
         if isinstance(item, Job):
-            if not wanted or item.id in wanted:
+            if not selected or item.id in selected:
                 jobs.append(item)
         elif item.whole:
-            whole.append(item)
-        elif not wanted or item.row_id in wanted:
+            file_problems.append(item)
+        elif not selected or item.row_id in selected:
             problems.append(item)
-    if whole:
-        raise _as_error(whole)
+    if file_problems:
+        raise _as_error(file_problems)
     ids = frozenset(stream.ids)
     for name in only:
         if name not in ids:
@@ -296,7 +296,7 @@ def load_manifest(
 
 
 def _as_error(problems: Sequence[Problem]) -> ManifestError:
-    named = " | ".join(str(problem) for problem in problems[:_NAMED])
-    more = len(problems) - _NAMED
-    rest = f" | and {more} more ('latentkiln check' names them all)" if more > 0 else ""
-    return ManifestError(named + rest)
+    named = " | ".join(str(problem) for problem in problems[:_MAX_NAMED])
+    more = len(problems) - _MAX_NAMED
+    remainder = f" | and {more} more ('latentkiln check' names them all)" if more > 0 else ""
+    return ManifestError(named + remainder)

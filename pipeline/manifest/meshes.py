@@ -43,8 +43,8 @@ class MeshChecker:
         if mesh is None:
             return []
         source, field = job.row_location, MESH_FIELDS[job.recipe]
-        reason, told = self._read(mesh, int(job.settings["max_faces"]))
-        lines = [] if reason else [f"{mesh.name}: {line}" for line in told]
+        reason, warnings = self._read(mesh, int(job.settings["max_faces"]))
+        lines = [] if reason else [f"{mesh.name}: {line}" for line in warnings]
         if not reason and job.recipe == "paint" and (lost := self._not_kept(mesh)):
             lines.append(lost)
         return [Problem(source.file, source.row, field, line, job.id) for line in lines]
@@ -62,12 +62,12 @@ class MeshChecker:
 
     def _read(self, mesh: Location, max_faces: int) -> tuple[str, list[str]]:
         key = (mesh, max_faces)
-        found = self._known.get(key)
-        if found is None:
+        known = self._known.get(key)
+        if known is None:
             if len(self._known) > _REMEMBERED:
                 self._known.clear()
-            found = self._known[key] = _read(*key)
-        return found
+            known = self._known[key] = _read(*key)
+        return known
 
 
 def _read(mesh: Location, max_faces: int) -> tuple[str, list[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-_SHOWN = 60
+_MAX_QUOTED = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Problem:
         return f"{self.file}{row}:{field} {self.message}"
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     """``value`` as it is quoted in a message: short, on one line, nothing in it that a terminal obeys."""
     if isinstance(value, str):
-        cut = value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "..."
+        cut = value if len(value) <= _MAX_QUOTED else value[: _MAX_QUOTED - 3] + "..."
         return "'" + "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut) + "'"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
@@ -47,7 +47,7 @@ def shown(value: Any) -> str:
     return "a list" if isinstance(value, list) else type(value).__name__
 
 
-def either(words: Iterable[str]) -> str:
+def join_or(words: Iterable[str]) -> str:
     """``a, b or c``."""
     *first, last = words
     return f"{', '.join(first)} or {last}" if first else last
@@ -55,7 +55,7 @@ def either(words: Iterable[str]) -> str:
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the known name nearest to ``name``, or nothing."""
-    if len(name) > _SHOWN:
+    if len(name) > _MAX_QUOTED:
         return ""
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
     nearest = difflib.get_close_matches(plain, list(known), 1, 0.6)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from pipeline.core.location import Location, RemotePath
 from pipeline.manifest.encodings import NotUtf16, as_plain
-from pipeline.manifest.problems import Problem, either, shown, suggestion
+from pipeline.manifest.problems import Problem, join_or, quoted, suggestion
 from pipeline.storage.errors import StorageError
 from pipeline.storage.store import store_of
 
@@ -38,7 +38,7 @@ _DELIMITERS = (",", ";", "\t")
 class RawRow:
     """One row as it stands in the file: ``row`` is its number as ``core.job.Source`` counts.
 
-    ``text`` says that all values are text (CSV). ``faults`` are (field, message) pairs of what is wrong with the
+    ``text`` says that all values are text (CSV). ``errors`` are (field, message) pairs of what is wrong with the
     row's form; ``broken`` that its values may stand under the wrong names and mean nothing. ``inherited`` are the
     names whose values come from the manifest's defaults.
     """
@@ -46,7 +46,7 @@ class RawRow:
     row: int
     values: dict[str, Any]
     text: bool = False
-    faults: tuple[tuple[str, str], ...] = ()
+    errors: tuple[tuple[str, str], ...] = ()
     broken: bool = False
     inherited: frozenset[str] = frozenset()
 
@@ -70,16 +70,16 @@ def read_rows(path: Location, fields: Fields) -> Iterator[RawRow | Problem]:
     name = str(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        ending = shown(path.suffix) if path.suffix else "no ending"
-        yield _whole(name, f"a manifest's name ends in {either(READERS)}; this one has {ending}")
+        ending = quoted(path.suffix) if path.suffix else "no ending"
+        yield _file_problem(name, f"a manifest's name ends in {join_or(READERS)}; this one has {ending}")
         return
     if isinstance(path, RemotePath):
         try:
             data = store_of(path).read(path, MAX_REMOTE)[0]
         except FileNotFoundError:
-            yield _whole(name, "the manifest cannot be read: nothing is there")
+            yield _file_problem(name, "the manifest cannot be read: nothing is there")
         except StorageError as error:
-            yield _whole(name, f"the manifest cannot be read: {error.message.removeprefix(f'{name}: ')}")
+            yield _file_problem(name, f"the manifest cannot be read: {error.message.removeprefix(f'{name}: ')}")
         else:
             yield from _read(reader, io.BytesIO(data), name, fields)
         return
@@ -88,17 +88,17 @@ def read_rows(path: Location, fields: Fields) -> Iterator[RawRow | Problem]:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-        yield _whole(name, f"the manifest cannot be read: {reason}")
+        yield _file_problem(name, f"the manifest cannot be read: {reason}")
         return
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        yield _whole(name, "the manifest is no plain file; allowed: the path of a file")
+        yield _file_problem(name, "the manifest is no plain file; allowed: the path of a file")
         return
     with os.fdopen(descriptor, "rb", _BUFFER) as stream:
         try:
             yield from _read(reader, stream, name, fields)
         except OSError as error:
-            yield _whole(name, f"the manifest cannot be read: {error.strerror or error}")
+            yield _file_problem(name, f"the manifest cannot be read: {error.strerror or error}")
 
 
 def _read(reader: Reader, stream: BinaryIO, name: str, fields: Fields) -> Iterator[RawRow | Problem]:
@@ -106,10 +106,10 @@ def _read(reader: Reader, stream: BinaryIO, name: str, fields: Fields) -> Iterat
     try:
         yield from reader(as_plain(stream), name, fields)
     except NotUtf16 as error:
-        yield _whole(name, f"it begins as UTF-16, but {error}; save it as UTF-8")
+        yield _file_problem(name, f"it begins as UTF-16, but {error}; save it as UTF-8")
 
 
-def _whole(file: str, message: str, row: int = 0, field: str = "") -> Problem:
+def _file_problem(file: str, message: str, row: int = 0, field: str = "") -> Problem:
     return Problem(file, row, field, message, whole=True)
 
 
@@ -128,13 +128,13 @@ class _Lines:
         # Block by block, which is faster than line by line; a block with anything odd in it line by line.
         while not self._over and (block := self.stream.read(_BUFFER)):
             block += self.stream.readline(MAX_LINE + 1)
-            text = self._plain(block)
-            for line in self._odd(block) if text is None else io.StringIO(text, newline="\n"):
+            text = self._decode_plain(block)
+            for line in self._decode_faulty(block) if text is None else io.StringIO(text, newline="\n"):
                 if text is not None:
                     self.number += 1
                 yield line
 
-    def _plain(self, block: bytes) -> str | None:
+    def _decode_plain(self, block: bytes) -> str | None:
         """The text of whole lines, or None where one of them is too long or no text."""
         if len(block) > MAX_LINE or b"\0" in block:
             return None
@@ -144,32 +144,32 @@ class _Lines:
             return None
         return text if self.number else text.removeprefix("\ufeff")
 
-    def _odd(self, block: bytes) -> Iterator[str]:
+    def _decode_faulty(self, block: bytes) -> Iterator[str]:
         for line in io.BytesIO(block):
             self.number += 1
             if self.number == 1:
                 line = line.removeprefix(_BOM)
             if len(line) > MAX_LINE:
-                self._say("long", f"the line is longer than {MAX_LINE} bytes; allowed: shorter lines")
+                self._report_once("long", f"the line is longer than {MAX_LINE} bytes; allowed: shorter lines")
                 self._over = True
                 return
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 byte = f"byte 0x{line[error.start]:02x} at place {error.start + 1} of the line"
-                self._say("utf", f"this is not UTF-8 ({byte}); save it as UTF-8")
+                self._report_once("utf", f"this is not UTF-8 ({byte}); save it as UTF-8")
                 text = line.decode("utf-8", errors="replace")
             if "\0" in text:
-                self._say("nul", "the line has a NUL byte in it; allowed: text")
+                self._report_once("nul", "the line has a NUL byte in it; allowed: text")
                 text = text.replace("\0", "")
             yield text
 
-    def _say(self, kind: str, message: str) -> None:
+    def _report_once(self, kind: str, message: str) -> None:
         if kind not in self._said:
             self._said.add(kind)
-            self.problems.append(_whole(self.file, message, self.number))
+            self.problems.append(_file_problem(self.file, message, self.number))
 
-    def taken(self) -> list[Problem]:
+    def take_problems(self) -> list[Problem]:
         """The problems since the last call."""
         problems, self.problems = self.problems, []
         return problems
@@ -186,34 +186,34 @@ def read_csv(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | P
     lines = _Lines(stream, file)
     source = iter(lines)
     first = _first_text(source)
-    told = _SEP_LINE.fullmatch(first.strip(" \r\n"))
-    if told:
+    separator_line = _SEP_LINE.fullmatch(first.strip(" \r\n"))
+    if separator_line:
         first = _first_text(source)
-    yield from lines.taken()
+    yield from lines.take_problems()
     if not first:
-        if not lines.number or told:
-            yield _whole(file, "the manifest is empty; its first line has to name the columns")
+        if not lines.number or separator_line:
+            yield _file_problem(file, "the manifest is empty; its first line has to name the columns")
         return
     skipped = lines.number - 1
-    delimiter = told["delimiter"] if told else _delimiter(first, fields)
+    delimiter = separator_line["delimiter"] if separator_line else _delimiter(first, fields)
 
-    def rest() -> Iterator[str]:
+    def remaining_lines() -> Iterator[str]:
         yield first
         yield from source
 
     csv.field_size_limit(MAX_CELL)
-    reader = csv.reader(rest(), delimiter=delimiter, strict=True, skipinitialspace=True)
+    reader = csv.reader(remaining_lines(), delimiter=delimiter, strict=True, skipinitialspace=True)
     header: list[str] | None = None
     while True:
         start = skipped + reader.line_num + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            yield from lines.taken()
-            yield _whole(file, _csv_reason(str(error)), start)
+            yield from lines.take_problems()
+            yield _file_problem(file, _csv_reason(str(error)), start)
             return
         if lines.problems:
-            yield from lines.taken()
+            yield from lines.take_problems()
         if cells is None:
             return
         if header is None:
@@ -279,23 +279,23 @@ def _csv_reason(error: str) -> str:
 def _header_problems(header: list[str], file: str, row: int, fields: Fields) -> Iterator[Problem]:
     known = [name for name in header if name in fields.known]
     if len(header) > MAX_COLUMNS:
-        yield _whole(file, f"{len(header)} columns; allowed: at most {MAX_COLUMNS}", row, "header")
+        yield _file_problem(file, f"{len(header)} columns; allowed: at most {MAX_COLUMNS}", row, "header")
         return
     if not known:
         names = " and ".join(fields.required)
         hint = "; names are written in small letters" if any(name.lower() in fields.known for name in header) else ""
-        yield _whole(file, f"the first line has to name the columns, among them {names}{hint}", row, "header")
+        yield _file_problem(file, f"the first line has to name the columns, among them {names}{hint}", row, "header")
         return
     for number, name in enumerate(header, start=1):
         if not name:
-            yield _whole(file, f"column {number} has no name", row, "header")
+            yield _file_problem(file, f"column {number} has no name", row, "header")
         elif name in header[: number - 1]:
-            yield _whole(file, f"column {number} is named {shown(name)} like an earlier one", row, "header")
+            yield _file_problem(file, f"column {number} is named {quoted(name)} like an earlier one", row, "header")
     for name, instead in fields.required.items():
         if name not in header and not (instead and instead in header):
             near = next((other for other in header if other and suggestion(other, [name])), None)
-            hint = f"; is {shown(near)} meant to be it?" if near and near not in fields.known else ""
-            yield _whole(file, f"there is no column '{name}', which every row needs{hint}", row, "header")
+            hint = f"; is {quoted(near)} meant to be it?" if near and near not in fields.known else ""
+            yield _file_problem(file, f"there is no column '{name}', which every row needs{hint}", row, "header")
 
 
 def _too_long(cells: list[str], header: list[str], row: int) -> RawRow:
@@ -303,7 +303,7 @@ def _too_long(cells: list[str], header: list[str], row: int) -> RawRow:
     message = f"{len(cells)} cells, but the header has {len(header)} columns; {advice}"
     # Only the id is taken from such a row: it stands first as a rule, before what was shifted.
     first = {header[0]: cells[0].strip()} if header[0] == "id" and cells[0].strip() else {}
-    return RawRow(row, first, text=True, faults=(("cells", message),), broken=True)
+    return RawRow(row, first, text=True, errors=(("cells", message),), broken=True)
 
 
 class _Object(dict[str, Any]):
@@ -316,9 +316,9 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) == len(pairs):
         return value
-    seen: set[str] = set()
+    keys: set[str] = set()
     marked = _Object(value)
-    marked.twice = tuple(dict.fromkeys(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    marked.twice = tuple(dict.fromkeys(key for key, _ in pairs if key in keys or keys.add(key)))  # type: ignore[func-returns-value]
     return marked
 
 
@@ -339,8 +339,8 @@ def decode_json(text: str) -> tuple[Any, str]:
                 return value, ""
         return _DECODER.decode(text), ""
     except json.JSONDecodeError as error:
-        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
-        return None, f"not valid JSON at {place}: {error.msg[:1].lower()}{error.msg[1:]}"
+        position = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+        return None, f"not valid JSON at {position}: {error.msg[:1].lower()}{error.msg[1:]}"
     except RecursionError:
         return None, "not usable: the JSON is nested too deeply"
     except ValueError:
@@ -350,15 +350,15 @@ def decode_json(text: str) -> tuple[Any, str]:
 def _json_row(value: Any, row: int) -> RawRow:
     if not isinstance(value, dict):
         message = f'the row is {_noun(value)}; allowed: an object like {{"prompt": "...", "mesh": "..."}}'
-        return RawRow(row, {}, faults=(("row", message),), broken=True)
-    faults: tuple[tuple[str, str], ...] = ()
+        return RawRow(row, {}, errors=(("row", message),), broken=True)
+    errors: tuple[tuple[str, str], ...] = ()
     if isinstance(value, _Object):
-        faults = tuple((key, "the key is there twice in this row") for key in value.twice)
-    return RawRow(row, {key: item for key, item in value.items() if item is not None}, faults=faults)
+        errors = tuple((key, "the key is there twice in this row") for key in value.twice)
+    return RawRow(row, {key: item for key, item in value.items() if item is not None}, errors=errors)
 
 
 def _noun(value: Any) -> str:
-    return shown(value) if isinstance(value, (bool, type(None), dict, list)) else (
+    return quoted(value) if isinstance(value, (bool, type(None), dict, list)) else (
         "text" if isinstance(value, str) else "a number"
     )  # fmt: skip
 
@@ -368,34 +368,36 @@ def read_jsonl(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow |
     lines = _Lines(stream, file)
     for line in lines:
         if lines.problems:
-            yield from lines.taken()
+            yield from lines.take_problems()
         text = line.rstrip()
         if not text:
             continue
         value, reason = decode_json(text)
         if reason:
-            yield _whole(file, reason, lines.number)
+            yield _file_problem(file, reason, lines.number)
         else:
             yield _json_row(value, lines.number)
-    yield from lines.taken()
+    yield from lines.take_problems()
 
 
 def read_json(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | Problem]:
     """JSON: a list of rows, or ``{"defaults": {...}, "rows": [...]}``. A row's number is its place, from 1."""
     data = stream.read(MAX_JSON + 1)
     if len(data) > MAX_JSON:
-        yield _whole(file, f"larger than {MAX_JSON >> 20} MiB; write large manifests as JSON Lines (.jsonl)")
+        yield _file_problem(file, f"larger than {MAX_JSON >> 20} MiB; write large manifests as JSON Lines (.jsonl)")
         return
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        yield _whole(file, f"this is not UTF-8 (byte 0x{data[error.start]:02x} in line {line}); save it as UTF-8")
+        yield _file_problem(
+            file, f"this is not UTF-8 (byte 0x{data[error.start]:02x} in line {line}); save it as UTF-8"
+        )
         return
     del data
     value, reason = decode_json(text)
     if reason:
-        yield _whole(file, reason)
+        yield _file_problem(file, reason)
         return
     defaults: dict[str, Any] = {}
     if isinstance(value, dict):
@@ -406,7 +408,7 @@ def read_json(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | 
         defaults = {key: item for key, item in value.get("defaults", {}).items() if item is not None}
         value = value["rows"]
     elif not isinstance(value, list):
-        yield _whole(file, f'the manifest is {_noun(value)}; allowed: a list of rows, or {{"rows": [...]}}')
+        yield _file_problem(file, f'the manifest is {_noun(value)}; allowed: a list of rows, or {{"rows": [...]}}')
         return
     if defaults:
         # Row 0: whoever reads the rows checks the defaults first, by themselves.
@@ -422,22 +424,24 @@ def read_json(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | 
 def _envelope_problems(value: dict[str, Any], file: str, fields: Fields) -> Iterator[Problem]:
     allowed = ("defaults", "rows", "$schema")
     if "rows" not in value and any(key in fields.known for key in value):
-        yield _whole(file, "this is a single row; put it into a list: [ {...} ]")
+        yield _file_problem(file, "this is a single row; put it into a list: [ {...} ]")
         return
     for key in getattr(value, "twice", ()):
-        yield _whole(file, f"the key {shown(key)} is there twice")
+        yield _file_problem(file, f"the key {quoted(key)} is there twice")
     for key in value:
         if key not in allowed:
-            yield _whole(file, f"unknown key {shown(key)}; allowed: 'defaults' and 'rows'{suggestion(key, allowed)}")
+            yield _file_problem(
+                file, f"unknown key {quoted(key)}; allowed: 'defaults' and 'rows'{suggestion(key, allowed)}"
+            )
     if not isinstance(value.get("rows"), list):
-        what = _noun(value["rows"]) if "rows" in value else "missing"
-        yield _whole(file, f"it is {what}; allowed: a list of rows", field="rows")
+        actual = _noun(value["rows"]) if "rows" in value else "missing"
+        yield _file_problem(file, f"it is {actual}; allowed: a list of rows", field="rows")
     defaults = value.get("defaults", {})
     if not isinstance(defaults, dict):
-        yield _whole(file, f"it is {_noun(defaults)}; allowed: an object", field="defaults")
+        yield _file_problem(file, f"it is {_noun(defaults)}; allowed: an object", field="defaults")
         return
     for key in getattr(defaults, "twice", ()):
-        yield _whole(file, f"the key {shown(key)} is there twice", field="defaults")
+        yield _file_problem(file, f"the key {quoted(key)} is there twice", field="defaults")
 
 
 READERS: dict[str, Reader] = {

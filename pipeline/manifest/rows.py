@@ -20,7 +20,7 @@ from pipeline.core.job import AdapterFile, Job, RowLocation
 from pipeline.core.location import Location, RemotePath, is_url, parse_location, url_problem
 from pipeline.manifest import schema
 from pipeline.manifest.adapters import ADAPTERS, ENDINGS, read_adapters
-from pipeline.manifest.problems import Problem, either, shown, suggestion
+from pipeline.manifest.problems import Problem, join_or, quoted, suggestion
 from pipeline.manifest.readers import RawRow
 from pipeline.manifest.schema import DEFAULT_RECIPE, ID_ALLOWED, MAX_ID, MAX_PATH, MAX_PROMPT, MAX_SEED, RECIPES
 from pipeline.mesh.mesh_hash import FORMATS
@@ -36,7 +36,7 @@ _SURE_DIGITS = len(str(MAX_SEED))
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_ID - 1}}}(?<!\.)")
 # Names that Windows keeps for devices (with any ending), and names that stand beside the assets in the output.
 _DEVICES = frozenset(["con", "prn", "aux", "nul"] + [f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)])
-_TAKEN = frozenset(["run.json", "run.events.jsonl", "report.html"])
+_RESERVED_NAMES = frozenset(["run.json", "run.events.jsonl", "report.html"])
 # Control characters and lone surrogates; tab and line ends are white space in prompts.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -45,35 +45,35 @@ _SETTINGS_OF = {name: frozenset(recipe.model.model_fields) for name, recipe in R
 _MAX_FACES: int = SharedSettings.model_fields["max_faces"].default
 _REQUIRED = {name: frozenset(recipe.required) for name, recipe in RECIPES.items()}
 
-Fault = tuple[str, str]
+FieldError = tuple[str, str]
 # What is wrong with a mesh of at most so many faces; "" where nothing is.
 MeshReason = Callable[[Location, int], str]
 # What is wrong with the LoRAs and concepts of a row.
-AdapterFaults = Callable[[Sequence[AdapterFile]], list[Fault]]
+AdapterFaults = Callable[[Sequence[AdapterFile]], list[FieldError]]
 
 
 def id_problem(text: str) -> str:
     """Empty when ``text`` can name an asset's folder on every system, else what is wrong and what is allowed."""
     if not _ID.fullmatch(text):
-        return f"{shown(text)} is no safe file name; allowed: {ID_ALLOWED}"
+        return f"{quoted(text)} is no safe file name; allowed: {ID_ALLOWED}"
     lower = text.lower()
     if lower.partition(".")[0] in _DEVICES:
-        return f"{shown(text)} is the name of a device on Windows; allowed: any other name"
-    if lower in _TAKEN:
-        return f"{shown(text)} is a file of the run itself; allowed: any other name"
+        return f"{quoted(text)} is the name of a device on Windows; allowed: any other name"
+    if lower in _RESERVED_NAMES:
+        return f"{quoted(text)} is a file of the run itself; allowed: any other name"
     return ""
 
 
 @dataclass(frozen=True)
-class Given:
+class RowInput:
     """Settings of a row: all of them with defaults filled in, those it gave itself, and what is wrong."""
 
     settings: dict[str, Any]
     own: dict[str, Any]
-    faults: tuple[Fault, ...]
+    errors: tuple[FieldError, ...]
 
 
-_NONE_GIVEN = Given({}, {}, ())
+_NO_INPUT = RowInput({}, {}, ())
 
 
 class RowChecker:
@@ -101,7 +101,7 @@ class RowChecker:
         self.check_files = check_files
         self._mesh_reason = mesh_reason
         self._adapter_faults = adapter_faults
-        self._settings: dict[Any, Given] = {}
+        self._settings: dict[Any, RowInput] = {}
         self._recipes: set[str] = set()
         # By the text of the field: the mesh, its path as it is hashed into a derived id, what is wrong with it.
         self._meshes: dict[str, tuple[Location | None, str, str]] = {}
@@ -115,18 +115,18 @@ class RowChecker:
                 if name in _KNOWN:
                     raise UsageError(f"{option}: '{name}' belongs to each row and cannot be set for all of them")
                 known = suggestion(name, _SETTABLE) or f"; there are: {', '.join(_SETTABLE)}"
-                raise UsageError(f"{option}: unknown setting {shown(name)}{known}")
-            faults: list[Fault] = []
+                raise UsageError(f"{option}: unknown setting {quoted(name)}{known}")
+            errors: list[FieldError] = []
             if name == "negative_prompt":
-                values[name] = self._text({name: text}, name, MAX_PROMPT, faults)
+                values[name] = self._text({name: text}, name, MAX_PROMPT, errors)
             else:
                 values[name], reason = schema.from_text(name, text)
                 if reason:
-                    faults.append((name, reason))
+                    errors.append((name, reason))
                 elif name == "seed":
-                    self._seed(text, True, faults)
-            if faults:
-                raise UsageError(f"{option}: {faults[0][1]}")
+                    self._seed(text, True, errors)
+            if errors:
+                raise UsageError(f"{option}: {errors[0][1]}")
         # Whether settings fit together can only be said row by row.
         for recipe in RECIPES:
             for name, message in schema.settings_problems(recipe, _settings_of(recipe, values), together=False)[1]:
@@ -138,64 +138,66 @@ class RowChecker:
         for name in self._overrides:
             owners = schema.recipes_with(name)
             if self._recipes and self._recipes.isdisjoint(owners):
-                raise UsageError(f"--set {name}: only the recipe {either(owners)} knows it, and no row has that recipe")
+                raise UsageError(
+                    f"--set {name}: only the recipe {join_or(owners)} knows it, and no row has that recipe"
+                )
 
     def defaults(self, raw: RawRow) -> list[Problem]:
         """What is wrong with a manifest's ``defaults``: all of it makes the manifest unusable."""
-        faults = [("id", "an id cannot be a default: it names one row")] if "id" in raw.values else []
-        self._check(raw, faults, partial=True)
-        return [Problem(self.file, 0, f"defaults: {_field(field)}", message, whole=True) for field, message in faults]
+        errors = [("id", "an id cannot be a default: it names one row")] if "id" in raw.values else []
+        self._check(raw, errors, partial=True)
+        return [Problem(self.file, 0, f"defaults: {_field(field)}", message, whole=True) for field, message in errors]
 
     def check(self, raw: RawRow) -> tuple[Job | None, list[Problem], str | None]:
         """The row's job (None when anything is wrong), its problems, and its id where it has a usable one."""
-        faults = list(raw.faults)
-        job, row_id = self._check(raw, faults)
-        if not faults:
+        errors = list(raw.errors)
+        job, row_id = self._check(raw, errors)
+        if not errors:
             return job, [], row_id
-        return job, [Problem(self.file, raw.row, _field(field), text, row_id) for field, text in faults], row_id
+        return job, [Problem(self.file, raw.row, _field(field), text, row_id) for field, text in errors], row_id
 
-    def _check(self, raw: RawRow, faults: list[Fault], partial: bool = False) -> tuple[Job | None, str | None]:
+    def _check(self, raw: RawRow, errors: list[FieldError], partial: bool = False) -> tuple[Job | None, str | None]:
         row_id = None
         if "id" in raw.values and not partial:
-            row_id = self._id(raw.values["id"], faults)
+            row_id = self._id(raw.values["id"], errors)
         if raw.broken:
             return None, row_id
-        recipe = self._recipe(raw.values.get("recipe", DEFAULT_RECIPE), faults)
+        recipe = self._recipe(raw.values.get("recipe", DEFAULT_RECIPE), errors)
         values = self._own_values(raw, recipe) if raw.inherited else raw.values
         names = _names(recipe, tuple(values), raw.text, partial)
-        faults += names.faults
-        wanted = RECIPES[recipe].prompt if recipe else "text"
-        prompt = self._text(values, "prompt", MAX_PROMPT, faults, wanted)
-        negative = self._text(values, "negative_prompt", MAX_PROMPT, faults) if "negative_prompt" in values else ""
-        seed = self._seed(values["seed"], raw.text, faults) if "seed" in values else 0
+        errors += names.errors
+        expected = RECIPES[recipe].prompt if recipe else "text"
+        prompt = self._text(values, "prompt", MAX_PROMPT, errors, expected)
+        negative = self._text(values, "negative_prompt", MAX_PROMPT, errors) if "negative_prompt" in values else ""
+        seed = self._seed(values["seed"], raw.text, errors) if "seed" in values else 0
         mesh, mesh_text, mesh_field = None, "", ""
         for name in names.meshes:
-            found, text = self._mesh(values.get(name), name, faults)
-            if found is not None:
-                mesh, mesh_text, mesh_field = found, text, name
-        adapters = self._adapters(values, faults) if names.adapters else ()
+            mesh_location, text = self._mesh(values.get(name), name, errors)
+            if mesh_location is not None:
+                mesh, mesh_text, mesh_field = mesh_location, text, name
+        adapters = self._adapters(values, errors) if names.adapters else ()
         if "sketch" in values and not partial and ("shapes" in values or "shapes" in self._overrides):
             forced = "" if "shapes" in values else " (with --set)"
-            faults.append(("shapes", f"the row has a sketch as well; allowed: one of the two{forced}"))
+            errors.append(("shapes", f"the row has a sketch as well; allowed: one of the two{forced}"))
         # Which settings an unknown recipe has is not known: then there is nothing to say about them.
-        given = _NONE_GIVEN
+        row_input = _NO_INPUT
         if partial:
-            faults += self._default_faults(values, recipe)
+            errors += self._default_errors(values, recipe)
         elif recipe:
-            given = self._given(recipe, names.settings, values, raw.text)
-        faults += given.faults
-        if faults and not partial and mesh is not None and self._mesh_reason:
+            row_input = self._row_input(recipe, names.settings, values, raw.text)
+        errors += row_input.errors
+        if errors and not partial and mesh is not None and self._mesh_reason:
             # Of a row without faults, whoever has its job looks at the mesh.
-            limit = given.settings.get("max_faces", _MAX_FACES)
+            limit = row_input.settings.get("max_faces", _MAX_FACES)
             if reason := self._mesh_reason(mesh, limit):
-                faults.append((mesh_field, reason))
-        if faults and not partial and adapters and self._adapter_faults:
-            faults += self._adapter_faults(adapters)
-        if faults or partial:
+                errors.append((mesh_field, reason))
+        if errors and not partial and adapters and self._adapter_faults:
+            errors += self._adapter_faults(adapters)
+        if errors or partial:
             return None, row_id
         if row_id is None:
             named = {name: values[name] for name in ("lora", "concept") if name in values}
-            row_id = _derived_id(recipe, prompt, negative, mesh_text, seed, given.own | named)
+            row_id = _derived_id(recipe, prompt, negative, mesh_text, seed, row_input.own | named)
         overrides = self._overrides
         job = Job(
             id=row_id,
@@ -204,7 +206,7 @@ class RowChecker:
             negative_prompt=overrides.get("negative_prompt", negative),
             seed=overrides.get("seed", seed),
             mesh=mesh if isinstance(mesh, Path) else None,
-            settings=given.settings,
+            settings=row_input.settings,
             row_location=RowLocation(self.file, raw.row),
             origin=mesh if isinstance(mesh, RemotePath) else None,
             adapters=adapters,
@@ -225,144 +227,146 @@ class RowChecker:
                 dropped.add(one)
         return {name: value for name, value in raw.values.items() if name not in dropped}
 
-    def _default_faults(self, values: Mapping[str, Any], recipe: str) -> Iterator[Fault]:
+    def _default_errors(self, values: Mapping[str, Any], recipe: str) -> Iterator[FieldError]:
         """What is wrong with settings among a manifest's defaults: each is judged by a recipe that knows it."""
         left = dict(values)
         for other in dict.fromkeys((recipe or DEFAULT_RECIPE, *RECIPES)):
             own = _settings_of(other, left)
             left = {name: value for name, value in left.items() if name not in own}
-            yield from self._read_settings(other, own, False).faults
+            yield from self._read_settings(other, own, False).errors
 
-    def _id(self, value: Any, faults: list[Fault]) -> str | None:
+    def _id(self, value: Any, errors: list[FieldError]) -> str | None:
         if not isinstance(value, str):
-            faults.append(("id", f'{shown(value)} is not text; allowed: text, like "boot-1"'))
+            errors.append(("id", f'{quoted(value)} is not text; allowed: text, like "boot-1"'))
             return None
         reason = id_problem(value)
         if reason:
-            faults.append(("id", reason))
+            errors.append(("id", reason))
         return None if reason else value
 
-    def _recipe(self, value: Any, faults: list[Fault]) -> str:
+    def _recipe(self, value: Any, errors: list[FieldError]) -> str:
         if isinstance(value, str) and value in RECIPES:
             if value not in self._recipes:
                 self._recipes.add(value)
             return value
         hint = suggestion(value, RECIPES) if isinstance(value, str) else ""
-        faults.append(("recipe", f"{shown(value)} is no recipe; allowed: {either(RECIPES)}{hint}"))
+        errors.append(("recipe", f"{quoted(value)} is no recipe; allowed: {join_or(RECIPES)}{hint}"))
         return ""
 
-    def _text(self, values: Mapping[str, Any], name: str, longest: int, faults: list[Fault], wanted: str = "") -> str:
+    def _text(
+        self, values: Mapping[str, Any], name: str, longest: int, errors: list[FieldError], expected: str = ""
+    ) -> str:
         """A prompt, with runs of white space made one space; line breaks count as that.
 
-        It may be empty unless ``wanted`` says what has to stand there.
+        It may be empty unless ``expected`` says what has to stand there.
         """
         if name not in values:
             return ""
         value = values[name]
         if not isinstance(value, str):
-            faults.append((name, f"{shown(value)} is not text; allowed: text"))
+            errors.append((name, f"{quoted(value)} is not text; allowed: text"))
             return ""
         if len(value) > longest:
-            faults.append((name, f"it has {len(value)} characters; allowed: at most {longest}"))
-        elif not value.isprintable() and (found := _CONTROL.search(value)):
-            code = f"U+{ord(found[0]):04X}"
-            faults.append((name, f"it has the control character {code} in it; allowed: printable text"))
+            errors.append((name, f"it has {len(value)} characters; allowed: at most {longest}"))
+        elif not value.isprintable() and (control := _CONTROL.search(value)):
+            code = f"U+{ord(control[0]):04X}"
+            errors.append((name, f"it has the control character {code} in it; allowed: printable text"))
         text = " ".join(value.split())
-        if not text and wanted:
-            faults.append((name, f"it is empty; allowed: {wanted}"))
+        if not text and expected:
+            errors.append((name, f"it is empty; allowed: {expected}"))
         return text
 
-    def _seed(self, given: Any, text: bool, faults: list[Fault]) -> int:
+    def _seed(self, raw_value: Any, text: bool, errors: list[FieldError]) -> int:
         # As nearly all are written; all others, and what is wrong with them, by the rule.
-        if text and len(given) < _SURE_DIGITS and given.isascii() and given.isdigit():
-            return int(given)
-        if type(given) is int and 0 <= given <= MAX_SEED:
-            return given
+        if text and len(raw_value) < _SURE_DIGITS and raw_value.isascii() and raw_value.isdigit():
+            return int(raw_value)
+        if type(raw_value) is int and 0 <= raw_value <= MAX_SEED:
+            return raw_value
         read = schema.from_text if text else schema.from_json
-        value, reason = read("seed", given)
+        value, reason = read("seed", raw_value)
         if not reason and not 0 <= value <= MAX_SEED:
-            reason = f"{shown(value)} is not allowed; allowed: {schema.RULES['seed'].allowed}"
+            reason = f"{quoted(value)} is not allowed; allowed: {schema.RULES['seed'].allowed}"
         if reason:
-            faults.append(("seed", reason))
+            errors.append(("seed", reason))
             return 0
         return int(value)
 
-    def _given(self, recipe: str, names: tuple[str, ...], values: Mapping[str, Any], text: bool) -> Given:
+    def _row_input(self, recipe: str, names: tuple[str, ...], values: Mapping[str, Any], text: bool) -> RowInput:
         """The settings ``names`` among ``values``, read."""
         row = tuple([values[name] for name in names])
         try:
             # 1, 1.0 and True are one key to a dict, but not one setting.
             key = (recipe, names, row, () if text else tuple(map(type, row)))
-            if (found := self._settings.get(key)) is not None:
-                return found
+            if (cached := self._settings.get(key)) is not None:
+                return cached
         except TypeError:
             # A list or an object is among them.
             return self._read_settings(recipe, dict(zip(names, row, strict=True)), text)
         if len(self._settings) >= _CACHED:
             self._settings.clear()
-        given = self._settings[key] = self._read_settings(recipe, dict(zip(names, row, strict=True)), text)
-        return given
+        row_input = self._settings[key] = self._read_settings(recipe, dict(zip(names, row, strict=True)), text)
+        return row_input
 
-    def _read_settings(self, recipe: str, own: Mapping[str, Any], text: bool) -> Given:
+    def _read_settings(self, recipe: str, own: Mapping[str, Any], text: bool) -> RowInput:
         read = schema.from_text if text else schema.from_json
         values: dict[str, Any] = {}
-        faults: list[Fault] = []
+        errors: list[FieldError] = []
         for name, value in own.items():
             values[name], reason = read(name, value)
             if reason:
                 del values[name]
-                faults.append((name, reason))
+                errors.append((name, reason))
         settings, wrong = schema.settings_problems(recipe, values)
-        faults += wrong
+        errors += wrong
         overrides = _settings_of(recipe, self._overrides)
-        if overrides and not faults:
+        if overrides and not errors:
             settings, wrong = schema.settings_problems(recipe, {**values, **overrides})
-            faults += [(name, f"{message} (with --set)") for name, message in wrong]
-        return Given(settings, values, tuple(faults))
+            errors += [(name, f"{message} (with --set)") for name, message in wrong]
+        return RowInput(settings, values, tuple(errors))
 
-    def _mesh(self, value: Any, field: str, faults: list[Fault]) -> tuple[Location | None, str]:
+    def _mesh(self, value: Any, field: str, errors: list[FieldError]) -> tuple[Location | None, str]:
         """The mesh's absolute path or URL, and its path as it is hashed into a derived id."""
         if value is None:
             return None, ""
         if not isinstance(value, str):
-            faults.append((field, f"{shown(value)} is not text; allowed: the path of a mesh"))
+            errors.append((field, f"{quoted(value)} is not text; allowed: the path of a mesh"))
             return None, ""
         known = self._meshes.get(value)
         if known is None:
             if len(self._meshes) >= _CACHED:
                 self._meshes.clear()
-            found, wrong = self._find_mesh(value)
-            known = self._meshes[value] = found, posixpath.normpath(value) if found else "", wrong
+            location, wrong = self._find_mesh(value)
+            known = self._meshes[value] = location, posixpath.normpath(value) if location else "", wrong
         path, text, reason = known
         if reason:
-            faults.append((field, reason))
+            errors.append((field, reason))
         return path, text
 
-    def _adapters(self, values: Mapping[str, Any], faults: list[Fault]) -> tuple[AdapterFile, ...]:
+    def _adapters(self, values: Mapping[str, Any], errors: list[FieldError]) -> tuple[AdapterFile, ...]:
         """The files named by ``lora`` and ``concept``."""
-        found: tuple[AdapterFile, ...] = ()
+        adapters: tuple[AdapterFile, ...] = ()
         for kind in ADAPTERS:
             if kind in values:
                 files, reason = read_adapters(kind, values[kind], functools.partial(self._find_adapter, kind))
-                found += files
+                adapters += files
                 if reason:
-                    faults.append((kind, reason))
-        return found
+                    errors.append((kind, reason))
+        return adapters
 
     def _find_adapter(self, kind: str, text: str) -> tuple[Location | None, str]:
-        what = "LoRA" if kind == "lora" else kind
+        label = "LoRA" if kind == "lora" else kind
         if self.base is not None or is_url(text):
-            return self._find_remote(text, what, ENDINGS)
-        return self._find_local(text, what, ENDINGS)
+            return self._find_remote(text, label, ENDINGS)
+        return self._find_local(text, label, ENDINGS)
 
     def _find_mesh(self, text: str) -> tuple[Location | None, str]:
         if self.base is not None or is_url(text):
             return self._find_remote(text, "mesh", FORMATS)
         return self._find_local(text, "mesh", FORMATS)
 
-    def _find_local(self, text: str, what: str, endings: Sequence[str]) -> tuple[Path | None, str]:
-        name = shown(text)
-        if reason := _path_problem(text, self.allow_outside, what, endings):
+    def _find_local(self, text: str, label: str, endings: Sequence[str]) -> tuple[Path | None, str]:
+        name = quoted(text)
+        if reason := _path_problem(text, self.allow_outside, label, endings):
             return None, reason
         try:
             path = os.path.realpath(path_on_disk(Path(self.folder, text)))
@@ -371,17 +375,17 @@ class RowChecker:
                     f"{name} leaves the manifest's folder; allowed: files inside it (or give --allow-outside)"
                 )
             if self.check_files:
-                found = os.stat(path)
-                if stat.S_ISDIR(found.st_mode):
-                    return None, f"{name} is a folder; allowed: the path of a {what} file"
-                if not stat.S_ISREG(found.st_mode):
-                    return None, f"{name} is no plain file; allowed: the path of a {what} file"
-                if found.st_size == 0:
-                    return None, f"{name} is an empty file; allowed: a {what} with something in it"
+                file_stat = os.stat(path)
+                if stat.S_ISDIR(file_stat.st_mode):
+                    return None, f"{name} is a folder; allowed: the path of a {label} file"
+                if not stat.S_ISREG(file_stat.st_mode):
+                    return None, f"{name} is no plain file; allowed: the path of a {label} file"
+                if file_stat.st_size == 0:
+                    return None, f"{name} is an empty file; allowed: a {label} with something in it"
                 if not os.access(path, os.R_OK):
                     return None, f"{name} may not be read by this user; allowed: a readable file"
         except FileNotFoundError:
-            return None, f"there is no file {name}; allowed: a path relative to {shown(self.folder)}"
+            return None, f"there is no file {name}; allowed: a path relative to {quoted(self.folder)}"
         except UnicodeEncodeError:
             return None, f"{name} cannot be named in this locale; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
         except (OSError, ValueError) as error:
@@ -389,11 +393,11 @@ class RowChecker:
             return None, f"{name} cannot be used: {reason}"
         return Path(path), ""
 
-    def _find_remote(self, text: str, what: str, endings: Sequence[str]) -> tuple[RemotePath | None, str]:
+    def _find_remote(self, text: str, label: str, endings: Sequence[str]) -> tuple[RemotePath | None, str]:
         """A file named by its URL, or relative to a manifest at one; whether it is there is seen when it is fetched."""
-        name = shown(text)
+        name = quoted(text)
         if self.base is not None and not is_url(text):
-            if reason := _path_problem(text, False, what, endings):
+            if reason := _path_problem(text, False, label, endings):
                 return None, reason
             bucket, _, folder = self.base.key.partition("/")
             path = posixpath.normpath(f"{folder}/{text}".lstrip("/"))
@@ -401,25 +405,25 @@ class RowChecker:
                 return None, f"{name} leaves the manifest's folder; allowed: files inside it (or give --allow-outside)"
             text = f"{self.base.scheme}://{bucket}/{path}"
         if not self.allow_outside and (self.base is None or not text.startswith(f"{self.base}/")):
-            where = "is an address outside the manifest's folder; allowed: what lies inside it"
-            return None, f"{name if not url_problem(text) else 'this'} {where} (or give --allow-outside)"
+            outside = "is an address outside the manifest's folder; allowed: what lies inside it"
+            return None, f"{name if not url_problem(text) else 'this'} {outside} (or give --allow-outside)"
         if len(text) > MAX_PATH:
             return None, f"the address has {len(text)} characters; allowed: at most {MAX_PATH}"
         if reason := url_problem(text):
             return None, reason
-        place = parse_location(text)
-        if not isinstance(place, RemotePath):
+        location = parse_location(text)
+        if not isinstance(location, RemotePath):
             return None, f"{name} names a file of this machine; allowed: its path"
-        if place.suffix.lower() not in endings:
-            return None, f"{name} is no {what} format; allowed: {either(endings)}"
-        return place, ""
+        if location.suffix.lower() not in endings:
+            return None, f"{name} is no {label} format; allowed: {join_or(endings)}"
+        return location, ""
 
 
-def _path_problem(text: str, allow_outside: bool, what: str, endings: Sequence[str]) -> str:
-    """What is wrong with the text of the path of a ``what``, before the file system is asked."""
-    name = shown(text)
+def _path_problem(text: str, allow_outside: bool, label: str, endings: Sequence[str]) -> str:
+    """What is wrong with the text of the path of a ``label``, before the file system is asked."""
+    name = quoted(text)
     if not text.strip():
-        return f"it is empty; allowed: the path of a {what}"
+        return f"it is empty; allowed: the path of a {label}"
     if len(text) > MAX_PATH:
         return f"the path has {len(text)} characters; allowed: at most {MAX_PATH}"
     if not all(c.isprintable() for c in text):
@@ -430,14 +434,14 @@ def _path_problem(text: str, allow_outside: bool, what: str, endings: Sequence[s
         return f"{name} has a backslash in it; allowed: '/' between folders, on every system"
     ending = posixpath.splitext(text)[1].lower()
     if ending not in endings:
-        wrong = f"{shown(ending)} is no {what} format" if ending else f"{name} has no ending"
-        return f"{wrong}; allowed: {either(endings)}"
+        wrong = f"{quoted(ending)} is no {label} format" if ending else f"{name} has no ending"
+        return f"{wrong}; allowed: {join_or(endings)}"
     return ""
 
 
 def _field(name: str) -> str:
     """A field's name as it stands in a problem; a stranger's own may be anything, even empty."""
-    return name if name in _KNOWN else shown(name)[1:-1] or "''"
+    return name if name in _KNOWN else quoted(name)[1:-1] or "''"
 
 
 def _settings_of(recipe: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -450,7 +454,7 @@ class _Names:
     """What the names of a row's values say by themselves: what is wrong with them, which of them are ``settings``,
     under which one its mesh stands (or may), and whether ``adapters`` are among them."""
 
-    faults: tuple[Fault, ...]
+    errors: tuple[FieldError, ...]
     settings: tuple[str, ...]
     meshes: tuple[str, ...]
     adapters: bool
@@ -462,20 +466,20 @@ def _names(recipe: str, names: tuple[str, ...], text: bool, partial: bool) -> _N
     same. ``partial``: defaults, to which rows may add, also others' recipes."""
     # Where the recipe is not known, or rows may yet name others, every recipe's fields are.
     fields = RECIPES.get(recipe) if not partial else None
-    faults: list[Fault] = []
+    errors: list[FieldError] = []
     if not (fields.names if fields else _KNOWN).issuperset(names):
-        faults += _strange_fields(names, recipe if fields else "")
+        errors += _unknown_fields(names, recipe if fields else "")
     if not partial and not (recipe and _REQUIRED[recipe].issubset(names)):
-        faults += _missing(names, text, recipe)
+        errors += _missing(names, text, recipe)
     return _Names(
-        tuple(faults),
+        tuple(errors),
         tuple(name for name in names if recipe and name in _SETTINGS_OF[recipe]),
         (fields.mesh,) if fields else tuple(dict.fromkeys(other.mesh for other in RECIPES.values())),
         "lora" in names or "concept" in names,
     )
 
 
-def _strange_fields(names: Sequence[str], recipe: str) -> Iterator[Fault]:
+def _unknown_fields(names: Sequence[str], recipe: str) -> Iterator[FieldError]:
     """Fields that rows of ``recipe`` do not have; "" for a recipe that is not known."""
     fields = RECIPES.get(recipe)
     for name in names:
@@ -486,15 +490,15 @@ def _strange_fields(names: Sequence[str], recipe: str) -> Iterator[Fault]:
         elif fields and name not in fields.names:
             meshes = {RECIPES[owner].mesh for owner in owners}
             hint = f"; did you mean '{fields.mesh}'?" if name in meshes else ""
-            yield name, f"a field of the recipe {either(owners)}, but this row's is {recipe}{hint}"
+            yield name, f"a field of the recipe {join_or(owners)}, but this row's is {recipe}{hint}"
 
 
-def _missing(names: Sequence[str], text: bool, recipe: str) -> Iterator[Fault]:
-    what = "it is empty" if text else "it is missing"
+def _missing(names: Sequence[str], text: bool, recipe: str) -> Iterator[FieldError]:
+    problem = "it is empty" if text else "it is missing"
     for name in RECIPES[recipe].required if recipe else ("prompt",):
         if name not in names:
-            wanted = "the path of a mesh" if name != "prompt" else RECIPES[recipe or DEFAULT_RECIPE].prompt
-            yield name, f"{what}; allowed: {wanted}"
+            expected = "the path of a mesh" if name != "prompt" else RECIPES[recipe or DEFAULT_RECIPE].prompt
+            yield name, f"{problem}; allowed: {expected}"
 
 
 def _slug(text: str, longest: int) -> str:
@@ -514,5 +518,5 @@ def _derived_id(recipe: str, prompt: str, negative: str, mesh: str, seed: int, o
     """
     content = canonical_json([recipe, prompt, negative, mesh, seed, dict(own)])
     stem = posixpath.splitext(posixpath.basename(mesh))[0]
-    parts = [_slug(prompt, 40), _slug(stem, 24), sha256_bytes(content)[:12]]
-    return "-".join(part for part in parts if part)
+    pieces = [_slug(prompt, 40), _slug(stem, 24), sha256_bytes(content)[:12]]
+    return "-".join(piece for piece in pieces if piece)

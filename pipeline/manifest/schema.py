@@ -11,8 +11,8 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.manifest.adapters import MAX_FILES
-from pipeline.manifest.problems import either, shown, suggestion
-from pipeline.manifest.values import FieldRule, not_allowed, read_json, read_text, rule_of
+from pipeline.manifest.problems import join_or, quoted, suggestion
+from pipeline.manifest.values import FieldRule, field_rule, not_allowed, read_json, read_text
 from pipeline.recipes import MESH_FIELDS
 from pipeline.recipes.generate_settings import MAX_SHAPES, GenerateSettings, Shape
 from pipeline.recipes.paint_settings import PaintSettings
@@ -30,7 +30,7 @@ ID_ALLOWED = (
 )
 
 
-class Row(SharedSettings):
+class RowModel(SharedSettings):
     """What every row may say beside its recipe's settings."""
 
     id: str | None = Field(
@@ -55,7 +55,7 @@ class Row(SharedSettings):
     )
 
 
-class PaintRow(PaintSettings, Row):
+class PaintRow(PaintSettings, RowModel):
     """One row of a manifest for the recipe ``paint``."""
 
     model_config = ConfigDict(title="A painted mesh")
@@ -67,7 +67,7 @@ class PaintRow(PaintSettings, Row):
     )
 
 
-class GenerateRow(GenerateSettings, Row):
+class GenerateRow(GenerateSettings, RowModel):
     """One row of a manifest for the recipe ``generate``."""
 
     model_config = ConfigDict(title="An object from words")
@@ -90,7 +90,7 @@ class RecipeFields:
     """
 
     recipe: str
-    row: type[Row]
+    row: type[RowModel]
     model: type[SharedSettings]
     prompt: str
 
@@ -137,8 +137,9 @@ FIELDS: tuple[str, ...] = (*_together("own"), *SETTINGS)
 
 # A name means the same in every recipe that has it, so there is one rule for each.
 RULES: Mapping[str, FieldRule] = {
-    name: next(rule_of(name, r.row.model_fields[name]) for r in RECIPES.values() if name in r.names) for name in FIELDS
-} | {"recipe": FieldRule("choice", either(RECIPES))}
+    name: next(field_rule(name, r.row.model_fields[name]) for r in RECIPES.values() if name in r.names)
+    for name in FIELDS
+} | {"recipe": FieldRule("choice", join_or(RECIPES))}
 
 
 def recipes_with(name: str) -> list[str]:
@@ -188,23 +189,23 @@ def _explain(detail: ErrorDetails) -> tuple[str, str]:
     if name == "shapes":
         return name, _explain_shape(detail)
     if len(detail["loc"]) > 1:
-        return name, f"{shown(detail['input'])} is not allowed; allowed: {RULES[name].allowed}"
+        return name, f"{quoted(detail['input'])} is not allowed; allowed: {RULES[name].allowed}"
     return name, not_allowed(RULES[name], detail["input"])
 
 
 def _explain_shape(detail: ErrorDetails) -> str:
     """What is wrong in a list of shapes; the place is (shapes, number of the shape, its key, ...)."""
-    where, value = detail["loc"][1:], detail["input"]
-    if not where:
+    path, value = detail["loc"][1:], detail["input"]
+    if not path:
         return f"it has {len(value)} shapes; allowed: 1 to {MAX_SHAPES}"
-    shape = f"shape {int(where[0]) + 1}"
+    shape = f"shape {int(path[0]) + 1}"
     if detail["type"] == "order":
         return f"{shape}: {detail['msg']}"
-    if len(where) == 1:
-        return f"{shape}: {shown(value)} is not allowed; allowed: an object with {either(Shape.ALLOWED)}"
-    key = str(where[1])
+    if len(path) == 1:
+        return f"{shape}: {quoted(value)} is not allowed; allowed: an object with {join_or(Shape.ALLOWED)}"
+    key = str(path[1])
     if detail["type"] == "missing":
         return f"{shape}: '{key}' is missing; allowed: {Shape.ALLOWED[key]}"
     if key not in Shape.ALLOWED:
-        return f"{shape}: unknown key {shown(key)}; allowed: {either(Shape.ALLOWED)}{suggestion(key, Shape.ALLOWED)}"
-    return f"{shape}: {key}: {shown(value)} is not allowed; allowed: {Shape.ALLOWED[key]}"
+        return f"{shape}: unknown key {quoted(key)}; allowed: {join_or(Shape.ALLOWED)}{suggestion(key, Shape.ALLOWED)}"
+    return f"{shape}: {key}: {quoted(value)} is not allowed; allowed: {Shape.ALLOWED[key]}"

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
-from pipeline.manifest.problems import either, shown
+from pipeline.manifest.problems import join_or, quoted
 from pipeline.manifest.readers import decode_json
 from pipeline.recipes.generate_settings import MAX_SHAPES
 
-Kind = Literal["whole", "number", "switch", "choice", "text", "words", "shapes"]
+FieldKind = Literal["whole", "number", "switch", "choice", "text", "words", "shapes"]
 
 # Fields whose words cannot be read off their types.
 _ALLOWED = {
@@ -28,29 +28,29 @@ _ALLOWED = {
 class FieldRule:
     """How a field's text is read (``kind``) and, in words, what is allowed in it."""
 
-    kind: Kind
+    kind: FieldKind
     allowed: str
 
 
-def rule_of(name: str, field: FieldInfo) -> FieldRule:
+def field_rule(name: str, field: FieldInfo) -> FieldRule:
     """The rule of a model's field ``name``, read off its type and its limits."""
     annotation = field.annotation
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+        annotation = next(candidate for candidate in typing.get_args(annotation) if candidate is not type(None))
     if typing.get_origin(annotation) is Literal:
-        return FieldRule("choice", either(typing.get_args(annotation)))
+        return FieldRule("choice", join_or(typing.get_args(annotation)))
     if typing.get_origin(annotation) is list:
         (item,) = typing.get_args(annotation)
         if typing.get_origin(item) is Literal:
-            return FieldRule("words", f"a list of {either(typing.get_args(item))}")
+            return FieldRule("words", f"a list of {join_or(typing.get_args(item))}")
         return FieldRule("shapes", _ALLOWED[name])
     if annotation is bool:
         return FieldRule("switch", "true or false")
     if annotation is str:
         return FieldRule("text", _ALLOWED.get(name, "text"))
     limits = {
-        key: value for part in field.metadata for key in ("ge", "gt", "le", "multiple_of")
-        if (value := getattr(part, key, None)) is not None
+        key: value for candidate in field.metadata for key in ("ge", "gt", "le", "multiple_of")
+        if (value := getattr(candidate, key, None)) is not None
     }  # fmt: skip
     noun = "a whole number" if annotation is int else "a number"
     span = f"above {limits['gt']:g} and at most {limits['le']:g}" if "gt" in limits else (
@@ -90,7 +90,7 @@ def read_text(rule: FieldRule, text: str) -> tuple[Any, str]:
     return text, ""
 
 
-_TYPES: dict[Kind, tuple[type, ...]] = {
+_TYPES: dict[FieldKind, tuple[type, ...]] = {
     "whole": (int,),
     "number": (int, float),
     "switch": (bool,),
@@ -114,7 +114,7 @@ def read_json(rule: FieldRule, value: Any) -> tuple[Any, str]:
 
 def not_allowed(rule: FieldRule, value: Any) -> str:
     """What is wrong with a ``value`` that does not follow ``rule``, and what is allowed."""
-    text = shown(value)
+    text = quoted(value)
     if rule.kind in ("choice", "text") and not isinstance(value, str):
         return f"{text} is not text; allowed: {rule.allowed}"
     return f"{text} is not allowed; allowed: {rule.allowed}"
