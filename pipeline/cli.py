@@ -39,7 +39,7 @@ DEBUG_VARIABLE = "LATENTKILN_DEBUG"
 _FILE = click.Path(path_type=Path)
 
 
-class _PlaceType(click.ParamType):
+class _LocationType(click.ParamType):
     """A path, or the URL of something that fsspec can reach."""
 
     name = "path or URL"
@@ -58,12 +58,12 @@ class _LockstepType(click.IntRange):
         return None if value == "auto" else super().convert(value, param, ctx)
 
 
-_PLACE = _PlaceType()
+_LOCATION = _LocationType()
 _LOCKSTEP = _LockstepType(1, 256)
-_Verb = Callable[..., Any]
+_Command = Callable[..., Any]
 
 
-def _option(*names: str, **settings: Any) -> Callable[[_Verb], _Verb]:
+def _option(*names: str, **settings: Any) -> Callable[[_Command], _Command]:
     return click.option(*names, show_default=settings.pop("show_default", True), **settings)
 
 
@@ -79,7 +79,7 @@ def _overrides(context: click.Context, option: click.Parameter, values: Sequence
 
 
 _out = _option(
-    "--out", type=_PLACE, default="outputs", metavar="DIR|URL", help="Assets are written to DIR/<id>/ or URL/<id>/."
+    "--out", type=_LOCATION, default="outputs", metavar="DIR|URL", help="Assets are written to DIR/<id>/ or URL/<id>/."
 )
 _prior = _option(
     "--prior",
@@ -135,7 +135,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("manifest", type=_PLACE)
+@click.argument("manifest", type=_LOCATION)
 @_out
 @_prior
 @_only
@@ -207,7 +207,7 @@ def run(**options: Any) -> int:
 
 
 @cli.command()
-@click.argument("manifest", type=_PLACE, required=False)
+@click.argument("manifest", type=_LOCATION, required=False)
 @_prior
 @_set
 @_outside
@@ -238,7 +238,7 @@ def check(manifest: Location | None, schema: bool, **options: Any) -> int:
 
 
 @cli.command()
-@click.argument("manifest", type=_PLACE)
+@click.argument("manifest", type=_LOCATION)
 @_out
 @_prior
 @_only
@@ -262,7 +262,7 @@ def plan(manifest: Location, **options: Any) -> int:
 
 
 @cli.command()
-@click.argument("manifest", type=_PLACE)
+@click.argument("manifest", type=_LOCATION)
 @_out
 @_set
 @_outside
@@ -284,7 +284,7 @@ def clean(manifest: Location, **options: Any) -> int:
 
 
 @cli.command()
-@click.argument("out", type=_PLACE, default="outputs")
+@click.argument("out", type=_LOCATION, default="outputs")
 @_option("--watch", is_flag=True, show_default=False, help="Print again every second until the run has ended.")
 @_option(
     "--check",
@@ -312,7 +312,7 @@ def status(out: Location, json: bool, csv: bool, watch: bool, check: bool) -> in
 
 
 @cli.command()
-@click.argument("asset", type=_PLACE)
+@click.argument("asset", type=_LOCATION)
 @_json
 def inspect(asset: Location, json: bool) -> int:
     """Says where ASSET came from.

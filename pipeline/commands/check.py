@@ -56,8 +56,8 @@ def check(
     bad_rows: set[int] = set()
     listed: list[dict[str, Any]] = []
     for item in stream if skip_meshes else prefetch_inputs(stream):
-        found = checker.problems(item) if isinstance(item, Job) else [(item, False)]
-        for problem, is_warning in found:
+        item_problems = checker.problems(item) if isinstance(item, Job) else [(item, False)]
+        for problem, is_warning in item_problems:
             warnings += is_warning
             problems += not is_warning
             if not is_warning and problem.row:
@@ -115,21 +115,21 @@ class _RowChecker:
         if self._jobs is None:
             return
         try:
-            found = self._jobs.check(with_local_adapters(job))
+            warnings = self._jobs.check(with_local_adapters(job))
         except LatentkilnError as error:
             field = next(file.kind for file in job.adapters if file.origin)
             yield _problem(job, field, error.message), False
             return
-        yield from ((_problem(job, field, message), False) for field, message in found.errors)
-        yield from ((_problem(job, field, message), True) for field, message in found.warnings)
-        if found.seen and (row := self._first_like(job, found.seen)):
+        yield from ((_problem(job, field, message), False) for field, message in warnings.errors)
+        yield from ((_problem(job, field, message), True) for field, message in warnings.warnings)
+        if warnings.seen and (row := self._first_like(job, warnings.seen)):
             yield _problem(job, "prompt", f"the prior sees the same of it as of row {row}"), True
 
-    def _first_like(self, job: Job, seen: tuple[str, str]) -> int:
+    def _first_like(self, job: Job, like_key: tuple[str, str]) -> int:
         """The row that differs from ``job`` in nothing that the prior sees; 0 for the first one of its kind."""
         adapters = [(file.kind, str(file.origin or file.path), file.weight) for file in job.adapters]
         mesh = str(job.origin or job.mesh)
-        key = sha256_bytes(canonical_json([job.recipe, *seen, job.seed, mesh, dict(job.settings), adapters]))
+        key = sha256_bytes(canonical_json([job.recipe, *like_key, job.seed, mesh, dict(job.settings), adapters]))
         if len(self._seen) >= _REMEMBERED:
             self._seen.clear()
         first = self._seen.setdefault(key, job.row_location.row)
@@ -151,5 +151,5 @@ def _summary(manifest: Location, rows: int, problems: int, bad_rows: int, warnin
     warned = f", {warnings} warning{'s' * (warnings != 1)}" if warnings else ""
     if not problems:
         return f"{manifest}: {count}, all good{warned}"
-    where = f" in {bad_rows} row{'s' * (bad_rows != 1)}" if bad_rows else ""
-    return f"{manifest}: {count}, {problems} error{'s' * (problems != 1)}{where}{warned}"
+    row_count = f" in {bad_rows} row{'s' * (bad_rows != 1)}" if bad_rows else ""
+    return f"{manifest}: {count}, {problems} error{'s' * (problems != 1)}{row_count}{warned}"

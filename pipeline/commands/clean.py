@@ -56,19 +56,21 @@ def clean(
         raise ManifestError(f"{manifest}: {rows} wrong; which assets they name is not known: 'latentkiln check' first")
     fates: dict[str, int] = {}
     total = 0
-    found = []
+    leftovers_json = []
     for leftover in (
-        _there(out, validated.knows, yes) if isinstance(out, RemotePath) else _here(out, validated.knows, yes)
+        _remote_leftovers(out, validated.knows, yes)
+        if isinstance(out, RemotePath)
+        else _local_leftovers(out, validated.knows, yes)
     ):
         kind = leftover.fate.split(":")[0]
         fates[kind] = fates.get(kind, 0) + 1
         total += leftover.bytes
         if json:
-            found.append(vars(leftover))
+            leftovers_json.append(vars(leftover))
         else:
             say(leftover.id, leftover.fate, f"{leftover.bytes} bytes")
     if json:
-        say_json({"out": str(out), "deleted": yes, "bytes": total, "assets": found})
+        say_json({"out": str(out), "deleted": yes, "bytes": total, "assets": leftovers_json})
     else:
         counts = ", ".join(f"{count} {fate}" for fate, count in fates.items()) or "nothing that is not in the manifest"
         hint = "" if yes or not fates else "; delete them with --yes"
@@ -78,21 +80,21 @@ def clean(
     return EXIT_INTERRUPTED if fates.get(_BUILT) else EXIT_OK
 
 
-def _here(out: Path, knows: Callable[[str], bool], yes: bool) -> Iterator[_Leftover]:
+def _local_leftovers(out: Path, knows: Callable[[str], bool], yes: bool) -> Iterator[_Leftover]:
     for name, _ in leftovers(out, knows):
         size = sum(_sizes(out / name))
-        fate = _kept(foreign_files(out / name), yes) or (_delete(out / name) if yes else _WOULD)
+        fate = _reason_to_keep(foreign_files(out / name), yes) or (_delete(out / name) if yes else _WOULD)
         yield _Leftover(name, size, fate)
 
 
-def _there(out: RemotePath, knows: Callable[[str], bool], yes: bool) -> Iterator[_Leftover]:
-    for name, found in leftovers(out, knows):
-        size = sum(file.size for file in found.files.values()) if isinstance(found, Snapshot) else 0
-        fate = _kept(foreign_files(found), yes) or (_remove(out, name) if yes else _WOULD)
+def _remote_leftovers(out: RemotePath, knows: Callable[[str], bool], yes: bool) -> Iterator[_Leftover]:
+    for name, snapshot in leftovers(out, knows):
+        size = sum(file.size for file in snapshot.files.values()) if isinstance(snapshot, Snapshot) else 0
+        fate = _reason_to_keep(foreign_files(snapshot), yes) or (_remove(out, name) if yes else _WOULD)
         yield _Leftover(name, size, fate)
 
 
-def _kept(others: Sequence[str], yes: bool) -> str:
+def _reason_to_keep(others: Sequence[str], yes: bool) -> str:
     """The fate of a folder with files that are somebody else's; "" where there are none."""
     if not others:
         return ""

@@ -30,11 +30,11 @@ def inspect_asset(path: Location, json: bool = False) -> int:
         if isinstance(path, RemotePath):
             path, asset, (record, reason), damage = _fetched(path)
         else:
-            whole = path.is_dir()
-            path = path / "asset.glb" if whole else path
+            document = path.is_dir()
+            path = path / "asset.glb" if document else path
             asset = inspect_glb(path)
             record, reason = load_record(path.parent)
-            damage = _damage(path, record, whole=whole)
+            damage = _damage(path, record, all_outputs=document)
     except InspectError as error:
         complain(f"latentkiln: error: {error}")
         return EXIT_ROWS_FAILED
@@ -54,49 +54,55 @@ def inspect_asset(path: Location, json: bool = False) -> int:
     return code
 
 
-def _damage(path: Path, record: Mapping[str, Any] | None, *, whole: bool) -> str:
-    """ "" or how the file at ``path`` differs from what the record beside it says; ``whole``: or any other output."""
+def _damage(path: Path, record: Mapping[str, Any] | None, *, all_outputs: bool) -> str:
+    """ "" or how the file at ``path`` differs from what the record beside it says; ``all_outputs``: or any other
+    output."""
     if record is None:
         return ""
     outputs = record["outputs"]
-    named = outputs if whole else {path.name: outputs[path.name]} if path.name in outputs else {}
+    named = outputs if all_outputs else {path.name: outputs[path.name]} if path.name in outputs else {}
     return output_problem(path.parent, {**record, "outputs": named})
 
 
-def _fetched(place: RemotePath) -> tuple[RemotePath, dict[str, Any], tuple[dict[str, Any] | None, str], str]:
+def _fetched(location: RemotePath) -> tuple[RemotePath, dict[str, Any], tuple[dict[str, Any] | None, str], str]:
     """The place of a GLB at a URL, what it says about itself, its record, and "" or how its bytes differ from that.
     Raises InspectError, StorageError."""
-    whole = place.suffix.lower() != ".glb"
-    if place.suffix.lower() != ".glb":
-        place = place / "asset.glb"
-    there = take_snapshot(place.parent)
+    is_folder = location.suffix.lower() != ".glb"
+    if location.suffix.lower() != ".glb":
+        location = location / "asset.glb"
+    there = take_snapshot(location.parent)
     record, reason = load_record(there)
     try:
-        if record is not None and place.name in record["outputs"]:
-            data = read_output(place.parent, place.name)[0]
+        if record is not None and location.name in record["outputs"]:
+            data = read_output(location.parent, location.name)[0]
         else:
-            data = store_of(place).read(place)[0]
+            data = store_of(location).read(location)[0]
     except FileNotFoundError:
-        raise InspectError(f"{place}: cannot be read: nothing is there") from None
+        raise InspectError(f"{location}: cannot be read: nothing is there") from None
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "asset.glb"
         copy.write_bytes(data)
         try:
-            return place, inspect_glb(copy), (record, reason), _remote_damage(place, data, record, there, whole)
+            return (
+                location,
+                inspect_glb(copy),
+                (record, reason),
+                _remote_damage(location, data, record, there, is_folder),
+            )
         except InspectError as error:
-            raise InspectError(error.message.replace(str(copy), str(place))) from None
+            raise InspectError(error.message.replace(str(copy), str(location))) from None
 
 
 def _remote_damage(
-    place: RemotePath, data: bytes, record: Mapping[str, Any] | None, there: Snapshot, whole: bool
+    location: RemotePath, data: bytes, record: Mapping[str, Any] | None, there: Snapshot, all_outputs: bool
 ) -> str:
     """As ``_damage``; of the other outputs size and tag are compared, not the bytes."""
     if record is None:
         return ""
-    expected = record["outputs"].get(place.name)
+    expected = record["outputs"].get(location.name)
     if expected is not None and sha256_bytes(data) != expected["sha256"]:
-        return f"{place.name} has other bytes than recorded"
-    return output_problem(there, record) if whole else ""
+        return f"{location.name} has other bytes than recorded"
+    return output_problem(there, record) if all_outputs else ""
 
 
 def _lines(path: Location, asset: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -33,14 +33,14 @@ _LONGEST_TABLE = 500
 
 
 @dataclass(frozen=True)
-class _Line:
-    """One row of the plan: ``row`` is its number in the manifest (0: it is not there), ``rest`` goes into JSON."""
+class _PlanLine:
+    """One row of the plan: ``row`` is its number in the manifest (0: it is not there), ``details`` goes into JSON."""
 
     id: str
     action: str
     reason: str
     row: int = 0
-    rest: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def show_plan(
@@ -69,7 +69,7 @@ def show_plan(
     refuse = job_checker(prior, allow_unknown=allow_unknown).reason
     counts: Counter[str] = Counter()
 
-    def counted() -> Iterator[_Line]:
+    def counted() -> Iterator[_PlanLine]:
         for line in _lines(validated, out, identity, refuse):
             counts[line.action] += 1
             yield line
@@ -85,7 +85,7 @@ def show_plan(
     return EXIT_ROWS_FAILED if counts["wrong"] or counts["blocked"] else EXIT_OK
 
 
-def _lines(validated: ValidatedManifest, out: Location, identity: str, refuse: Refuse) -> Iterator[_Line]:
+def _lines(validated: ValidatedManifest, out: Location, identity: str, refuse: Refuse) -> Iterator[_PlanLine]:
     """Each row in the manifest's order, then what is no longer in it."""
     wrong: list[Problem] = []
 
@@ -101,27 +101,27 @@ def _lines(validated: ValidatedManifest, out: Location, identity: str, refuse: R
         row = item.job.row_location.row
         yield from _wrong_lines([problem for problem in wrong if problem.row < row])
         wrong[:] = [problem for problem in wrong if problem.row > row]
-        yield _Line(item.job.id, item.action, item.reason, row, {"fingerprint": item.fingerprint or None})
+        yield _PlanLine(item.job.id, item.action, item.reason, row, {"fingerprint": item.fingerprint or None})
     yield from _wrong_lines(wrong)
     for name, _ in leftovers(out, validated.knows):
-        yield _Line(name, "gone", "not in the manifest; kept until 'latentkiln clean'")
+        yield _PlanLine(name, "gone", "not in the manifest; kept until 'latentkiln clean'")
 
 
-def _wrong_lines(problems: Sequence[Problem]) -> Iterator[_Line]:
+def _wrong_lines(problems: Sequence[Problem]) -> Iterator[_PlanLine]:
     """A line for each row that ``problems`` are about."""
     for row, group in itertools.groupby(problems, key=lambda problem: problem.row):
-        found = list(group)
-        message = "; ".join(f"{problem.field}: {problem.message}" for problem in found)
-        details = [{"field": problem.field, "message": problem.message} for problem in found]
-        yield _Line(found[0].row_id or f"row {row}", "wrong", message, row, {"problems": details})
+        row_problems = list(group)
+        message = "; ".join(f"{problem.field}: {problem.message}" for problem in row_problems)
+        details = [{"field": problem.field, "message": problem.message} for problem in row_problems]
+        yield _PlanLine(row_problems[0].row_id or f"row {row}", "wrong", message, row, {"problems": details})
 
 
-def _print_lines(lines: Iterator[_Line]) -> None:
+def _print_lines(lines: Iterator[_PlanLine]) -> None:
     for line in lines:
         say(line.id, line.action, line.reason)
 
 
-def _print_table(lines: Iterator[_Line]) -> None:
+def _print_table(lines: Iterator[_PlanLine]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -136,7 +136,7 @@ def _print_table(lines: Iterator[_Line]) -> None:
     print_table(table)
 
 
-def _print_json(manifest: Location, out: Location, lines: Iterator[_Line], counts: Counter[str]) -> None:
+def _print_json(manifest: Location, out: Location, lines: Iterator[_PlanLine], counts: Counter[str]) -> None:
     """One object, written as its rows are found. ``wrong`` rows have an item for each problem."""
     write(f'{{\n "manifest": {safe_json(str(manifest))},\n "out": {safe_json(str(out))},\n "rows": [')
     wrong: list[dict[str, Any]] = []
@@ -147,10 +147,10 @@ def _print_json(manifest: Location, out: Location, lines: Iterator[_Line], count
             gone.append(line.id)
         elif line.action == "wrong":
             row_id = None if line.id == f"row {line.row}" else line.id
-            wrong += [{"id": row_id, "row": line.row} | problem for problem in line.rest["problems"]]
+            wrong += [{"id": row_id, "row": line.row} | problem for problem in line.details["problems"]]
         else:
-            value = {"id": line.id, "row": line.row, "action": line.action, "reason": line.reason, **line.rest}
+            value = {"id": line.id, "row": line.row, "action": line.action, "reason": line.reason, **line.details}
             write(f"{comma}\n  {safe_json(value)}")
             comma = ","
-    rest = {"wrong": wrong, "not_in_manifest": gone, "counts": {action: counts[action] for action in _WORDS}}
-    write("\n ]" + "".join(f",\n {safe_json(key)}: {safe_json(value)}" for key, value in rest.items()) + "\n}\n")
+    footer = {"wrong": wrong, "not_in_manifest": gone, "counts": {action: counts[action] for action in _WORDS}}
+    write("\n ]" + "".join(f",\n {safe_json(key)}: {safe_json(value)}" for key, value in footer.items()) + "\n}\n")

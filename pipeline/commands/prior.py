@@ -16,26 +16,26 @@ from pipeline.prior.words import known_words
 
 def show_prior(spec: str, *, as_json: bool = False) -> int:
     """Prints a prior's card (its README.md), or its facts as JSON. Loads no weights. Exit code 0."""
-    found = prior_identity(spec)
-    words = known_words(found.folder)
+    identity = prior_identity(spec)
+    words = known_words(identity.folder)
     facts = {
-        "name": found.name,
-        "identity": found.identity,
-        "paint": vars(read_defaults(found.folder, "paint", PaintDefaults)),
-        "generate": vars(read_defaults(found.folder, "generate", GenerateDefaults)),
-        "sample": vars(read_defaults(found.folder, "sample", SampleDefaults)),
+        "name": identity.name,
+        "identity": identity.identity,
+        "paint": vars(read_defaults(identity.folder, "paint", PaintDefaults)),
+        "generate": vars(read_defaults(identity.folder, "generate", GenerateDefaults)),
+        "sample": vars(read_defaults(identity.folder, "sample", SampleDefaults)),
         "words": sorted(words) if words is not None else None,
     }
     if as_json:
         say_json(facts, indent=1)
         return 0
-    card = found.folder / "README.md"
+    card = identity.folder / "README.md"
     if card.is_file():
         for line in card.read_text(encoding="utf-8", errors="replace").rstrip().split("\n"):
             say(line.rstrip("\r").expandtabs())
         say()
-    say(f"file      {found.file}" if found.file else f"folder    {found.folder}")
-    say(f"identity  {found.identity}")
+    say(f"file      {identity.file}" if identity.file else f"folder    {identity.folder}")
+    say(f"identity  {identity.identity}")
     say("words     " + (f"{len(words)} known" if words is not None else "any (no word list)"))
     return 0
 
@@ -44,9 +44,9 @@ def fetch_prior(spec: str) -> int:
     """Downloads a hub id and says where it lies and what it is. Exit code 0. Raises UsageError, PriorError."""
     if hub.parse_id(spec) is None:
         raise UsageError(f"prior fetch: {spec!r} is no hub id; example: org/name or org/name@revision")
-    found = prior_identity(spec, download=True)
-    say(f"folder    {found.folder}")
-    say(f"identity  {found.identity}")
+    identity = prior_identity(spec, download=True)
+    say(f"folder    {identity.folder}")
+    say(f"identity  {identity.identity}")
     return 0
 
 

@@ -38,9 +38,9 @@ from pipeline.storage.snapshot import take_snapshot
 from pipeline.storage.store import deadline
 
 # Wrong rows that the last line of ``--json`` names; each of them has been told, and has its failure.json.
-_MOST_TOLD = 1000
+_MAX_REPORTED = 1000
 # How long a failure may take to be written at a URL.
-_PATIENCE_SECONDS = 10.0
+_DEADLINE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def run_manifest(options: RunOptions, *, hooks: Hooks | None = None) -> int:
         overrides=options.overrides,
         only=options.only,
         allow_outside=options.allow_outside,
-        on_problem=_teller(options),
+        on_problem=_problem_printer(options),
     )
     prior = prior_identity(options.prior, download=options.download)
     # A prior that takes the place of the named one knows other words.
@@ -155,7 +155,7 @@ def run_manifest(options: RunOptions, *, hooks: Hooks | None = None) -> int:
         nonlocal code
         summary.seconds = time.monotonic() - begun
         code = EXIT_ROWS_FAILED if summary.exit_code == EXIT_OK and validated.bad else summary.exit_code
-        code = _tell_the_end(summary, validated.bad, wrong_rows.told, options, code)
+        code = _tell_the_end(summary, validated.bad, wrong_rows.reported, options, code)
         return code
 
     # While it goes on, libraries print, too.
@@ -211,7 +211,7 @@ def _tell_the_end(
         return code or EXIT_ROWS_FAILED
 
 
-def _teller(options: RunOptions) -> Callable[[Problem], None]:
+def _problem_printer(options: RunOptions) -> Callable[[Problem], None]:
     def tell(problem: Problem) -> None:
         if not options.json:
             say(problem)
@@ -234,7 +234,7 @@ def _refusal(checker: JobChecker | None) -> Refuse:
 def _bad_files(validated: ValidatedManifest, checker: JobChecker | None, options: RunOptions) -> int:
     """How many good rows have meshes that cannot be used, or do not fit the prior; each is told."""
     count = 0
-    tell = _teller(options)
+    tell = _problem_printer(options)
     meshes = MeshChecker()
     for job in _jobs(validated, lambda problem: None):
         problem = meshes.problem(job)
@@ -276,14 +276,14 @@ def _show_plan(
 
 
 class _WrongRows:
-    """Writes ``failure.json`` for each wrong row that has a usable id, unless its folder is somebody else's. ``told``:
-    the first thousand, by id."""
+    """Writes ``failure.json`` for each wrong row that has a usable id, unless its folder is somebody else's.
+    ``reported``: the first thousand, by id."""
 
     def __init__(self, options: RunOptions):
         self._options = options
         self._refused: Callable[[TaskResult, str], None] = lambda result, source: None
         self._row: list[Problem] = []
-        self.told: dict[str, list[str]] = {}
+        self.reported: dict[str, list[str]] = {}
 
     def add(self, problem: Problem) -> None:
         """The problems of a row come one after another."""
@@ -297,14 +297,14 @@ class _WrongRows:
 
     def close(self) -> None:
         """No more of this row."""
-        found, self._row = self._row, []
-        if not found:
+        problems, self._row = self._row, []
+        if not problems:
             return
-        job_id, source = found[0].row_id, f"{found[0].file}:{found[0].row}"
-        name = job_id or f"row {found[0].row}"
-        message = redact("; ".join(f"{problem.field}: {problem.message}" for problem in found))
-        if len(self.told) < _MOST_TOLD:
-            self.told[name] = [str(problem) for problem in found]
+        job_id, source = problems[0].row_id, f"{problems[0].file}:{problems[0].row}"
+        name = job_id or f"row {problems[0].row}"
+        message = redact("; ".join(f"{problem.field}: {problem.message}" for problem in problems))
+        if len(self.reported) < _MAX_REPORTED:
+            self.reported[name] = [str(problem) for problem in problems]
         self._refused(TaskResult(name, "failed", "manifest", "ManifestError", message), source)
         if job_id is None:
             return
@@ -322,7 +322,7 @@ class _WrongRows:
         # The problem has been printed; a disk that refuses the record adds nothing to it.
         with contextlib.suppress(OSError, StorageError):
             if isinstance(out, RemotePath):
-                with deadline(_PATIENCE_SECONDS):
+                with deadline(_DEADLINE_SECONDS):
                     if not is_foreign(take_snapshot(out / job_id)):
                         publish.write_failure(out / job_id, failure)
                 return
@@ -376,12 +376,12 @@ def _print_summary(
             say(f"    again alone: {result.reproduce}")
     if (left := failed - len(summary.refused) - len(summary.failed)) > 0:
         say(f"and {left} more, each with a failure.json")
-    parts = [f"built {summary.built}", f"{summary.kept + counts['kept']} up to date", f"{failed} failed"]
-    parts += [f"{counts['quarantined']} of these quarantined"] if counts["quarantined"] else []
-    parts += [f"{counts['interrupted']} interrupted"] if counts["interrupted"] else []
-    parts += [f"{counts['elsewhere']} being built by another run"] if counts["elsewhere"] else []
-    parts += [f"{counts['waiting']} not begun"] if counts["waiting"] else []
-    say(f"{', '.join(parts)} in {_seconds(summary.seconds)} -> {options.out}")
+    pieces = [f"built {summary.built}", f"{summary.kept + counts['kept']} up to date", f"{failed} failed"]
+    pieces += [f"{counts['quarantined']} of these quarantined"] if counts["quarantined"] else []
+    pieces += [f"{counts['interrupted']} interrupted"] if counts["interrupted"] else []
+    pieces += [f"{counts['elsewhere']} being built by another run"] if counts["elsewhere"] else []
+    pieces += [f"{counts['waiting']} not begun"] if counts["waiting"] else []
+    say(f"{', '.join(pieces)} in {_seconds(summary.seconds)} -> {options.out}")
     if summary.problem:
         say(f"not all rows were read: {summary.problem}")
     if resume:

@@ -65,7 +65,7 @@ def show_status(
         elif csv:
             names = ("id", "state", "attempts", "node", "seconds")
             known = ({"attempts": row.get("attempt", "")} | row for row in rows)
-            print_csv((*names, "what"), ([*(row.get(name, "") for name in names), _what(row)] for row in known))
+            print_csv((*names, "what"), ([*(row.get(name, "") for name in names), _row_text(row)] for row in known))
         else:
             _print(out, view, rows, counts, clear=watch)
         if not watch or view.state != "running":
@@ -107,23 +107,23 @@ def _look_for_assets(out: Location, rows: list[dict[str, Any]], counts: Counter[
 
 def _unlisted_problems(out: Location, folder: Path, view: RunView, counts: Counter[str]) -> list[dict[str, Any]]:
     """Assets that are missing or damaged, of rows that ``view`` leaves out; ``counts`` are corrected."""
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     unlisted = (name for name in finished_ids(folder) if name not in view.rows)
     for name, state, problem in _problems(out, unlisted, True):
         counts["done" if counts["done"] else "kept"] -= 1
         counts[state] += 1
-        if len(found) < MOST_ROWS:
-            found.append({"id": name, "state": state, "problem": problem})
-    return found
+        if len(rows) < MOST_ROWS:
+            rows.append({"id": name, "state": state, "problem": problem})
+    return rows
 
 
 def _problems(out: Location, names: Iterable[str], thorough: bool) -> Iterator[tuple[str, str, str]]:
     """(id, ``missing`` or ``damaged``, why) of each asset that is not there as it was built. Raises StorageError."""
     good = (name for name in names if _ID.fullmatch(name))
-    found: Iterator[tuple[str, Path | Snapshot]] = (
+    folders: Iterator[tuple[str, Path | Snapshot]] = (
         take_snapshots(out, good) if isinstance(out, RemotePath) else ((name, out / name) for name in good)
     )
-    for name, folder in found:
+    for name, folder in folders:
         state, problem = _state_of(folder, thorough)
         if problem:
             yield name, state, problem
@@ -153,14 +153,14 @@ def _quick_problem(folder: Path, record: dict[str, Any]) -> str:
     touched = {}
     for name, expected in record["outputs"].items():
         try:
-            found = (folder / name).stat()
+            stat = (folder / name).stat()
         except FileNotFoundError:
             return f"{name} is missing"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
-        if found.st_size != expected["bytes"]:
+        if stat.st_size != expected["bytes"]:
             return f"{name} has another size than recorded"
-        if found.st_mtime_ns >= written:
+        if stat.st_mtime_ns >= written:
             touched[name] = expected
     return output_problem(folder, {"outputs": touched})
 
@@ -196,13 +196,13 @@ def _rows(out: Location, view: RunView, check: bool) -> tuple[list[dict[str, Any
 def _other_rows(out: Location, view: RunView, counts: Counter[str], check: bool) -> Iterator[dict[str, Any]]:
     """Assets and failures that are no rows of the run: counted all, given as far as they are listed. With ``check``
     those beyond are looked at here."""
-    given = 0
+    listed = 0
     for name, folder in _others(out, view.rows):
         record, reason = load_record(folder)
         if record:
             row: dict[str, Any] = {"id": name, "state": "done", "warnings": record.get("warnings") or []}
-            if check and given >= MOST_ROWS and (found := _state_of(folder, True))[1]:
-                row |= {"state": found[0], "problem": found[1]}
+            if check and listed >= MOST_ROWS and (problem_state := _state_of(folder, True))[1]:
+                row |= {"state": problem_state[0], "problem": problem_state[1]}
         elif failure := read_failure(folder):
             keep = ("stage", "error", "message", "reproduce")
             row = {"id": name, "state": "failed"} | {k: failure[k] for k in keep if failure.get(k)}
@@ -211,8 +211,8 @@ def _other_rows(out: Location, view: RunView, counts: Counter[str], check: bool)
         else:
             continue
         counts[row["state"]] += 1
-        given += 1
-        if given <= MOST_ROWS:
+        listed += 1
+        if listed <= MOST_ROWS:
             yield row
 
 
@@ -242,29 +242,29 @@ def _print(out: Location, view: RunView, rows: list[dict[str, Any]], counts: Cou
             seconds = time.time() - row["since"]
         spent = duration(seconds) if isinstance(seconds, (int, float)) else ""
         words = Text(escape(state), style=colours.get(state, ""))
-        table.add_row(Text(escape(str(row["id"]))), words, spent, Text(escape(_what(row))))
+        table.add_row(Text(escape(str(row["id"]))), words, spent, Text(escape(_row_text(row))))
     if console.is_terminal:
         print_table(table)
     else:
         for row in rows:
-            say(row["id"], row.get("state"), _what(row))
+            say(row["id"], row.get("state"), _row_text(row))
     if left := sum(counts.values()) - len(rows):
         say(f"and {left} rows more; see {EVENTS_FILE}")
     total = ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing here"
-    say(f"{out}: {_word(view)}: {total}")
+    say(f"{out}: {_state_word(view)}: {total}")
     if view.state in ("killed", "interrupted") and isinstance(command := view.header.get("command"), str):
         # The folder may be a stranger's: what it asks to be typed is a run, or not passed on.
         plain = is_run_command(command)
         say(f"go on with: {command}" if plain else "go on with the run that began it; run.json names no plain command")
 
 
-def _word(view: RunView) -> str:
+def _state_word(view: RunView) -> str:
     if view.state == "unknown":
         return "no run on record"
     return {"killed": "run was killed", "running": "running"}.get(view.state, f"run is over ({view.state})")
 
 
-def _what(row: dict[str, Any]) -> str:
+def _row_text(row: dict[str, Any]) -> str:
     if problem := row.get("problem"):
         return str(problem)
     if row.get("state") in ("failed", "elsewhere"):

@@ -93,6 +93,6 @@ if __name__ == "__main__":
     actor_pool._SPARE_SECONDS = float(os.environ.get("LATENTKILN_SPARE_SECONDS", actor_pool._SPARE_SECONDS))
     actor_pool._DEADLINE_SECONDS = float(os.environ.get("LATENTKILN_PATIENCE_SECONDS", actor_pool._DEADLINE_SECONDS))
     plain = run_module.run_manifest
-    run_module.run_manifest = lambda chosen, **more: plain(chosen, **(more | {"toolbox": toolbox(str(HERE), seconds)}))
+    run_module.run_manifest = lambda chosen, **more: plain(chosen, **(more | {"hooks": toolbox(str(HERE), seconds)}))
     prior = str(Path(manifest).parent / "prior")
     sys.exit(cli.main(["run", manifest, "--out", out, "--prior", prior, *options]))
