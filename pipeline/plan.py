@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.core.asset_layout import LEASE
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.core.job import Job
@@ -22,7 +23,6 @@ from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
 from pipeline.recipes.half_built import goes_on_from
 from pipeline.storage import publish
 from pipeline.storage.inputs import fetch_mesh, prefetch_inputs, with_local_adapters
-from pipeline.storage.lease import LEASE
 from pipeline.storage.snapshot import Snapshot, take_snapshots
 
 Action = Literal["build", "keep", "blocked"]

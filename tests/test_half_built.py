@@ -8,7 +8,8 @@ import pytest
 import torch
 from thirty_bad_rows import write_tetrahedron
 
-from pipeline.core.job import WORK_DIR, Job
+from pipeline.core.asset_layout import WORK_DIR
+from pipeline.core.job import Job
 from pipeline.optimize import checkpoint
 from pipeline.plan import PlanItem, plan
 from pipeline.scheduler.task_log import TaskLog

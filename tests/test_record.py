@@ -6,9 +6,8 @@ import json
 
 import pytest
 
+from pipeline.core.asset_layout import FAILURE, RECORD
 from pipeline.export.record import (
-    FAILURE,
-    RECORD,
     describe_outputs,
     load_record,
     output_problem,

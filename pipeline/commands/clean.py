@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.core.asset_layout import FAILURE, RECORD
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, ManifestError
 from pipeline.core.location import Location, RemotePath
 from pipeline.core.terminal import say, say_json
-from pipeline.export.record import FAILURE, RECORD, foreign_files
+from pipeline.export.record import foreign_files
 from pipeline.manifest import ValidatedManifest
 from pipeline.manifest.problems import quoted
 from pipeline.plan import leftovers

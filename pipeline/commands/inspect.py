@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.asset_layout import RECORD
 from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED
 from pipeline.core.hashing import sha256_bytes
 from pipeline.core.location import Location, RemotePath
 from pipeline.core.terminal import complain, say, say_json
 from pipeline.export.inspect import InspectError, inspect_glb
-from pipeline.export.record import RECORD, load_record, output_problem
+from pipeline.export.record import load_record, output_problem
 from pipeline.storage.publish import read_output
 from pipeline.storage.snapshot import Snapshot, take_snapshot
 from pipeline.storage.store import store_of

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.core.asset_layout import UNWRAP_CACHE
 from pipeline.core.atomic import remove_stale_temporaries
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from pipeline.core.job import Job
@@ -25,7 +26,6 @@ from pipeline.plan import PlanItem, Refuse, is_foreign, iterate
 from pipeline.prior.identity import PriorIdentity, prior_identity
 from pipeline.prior.job_check import JobChecker, job_checker
 from pipeline.prior.options import Precision, PriorOptions, low_memory
-from pipeline.recipes import UNWRAP_CACHE
 from pipeline.scheduler.file_lock import asset_lock
 from pipeline.scheduler.output_root import local_root, refuse_links_in
 from pipeline.scheduler.progress import duration, make_progress, result_json

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands.table import print_csv, print_table
+from pipeline.core.asset_layout import EVENTS_FILE, FAILURE, RECORD
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, UsageError
 from pipeline.core.location import Location, RemotePath
 from pipeline.core.terminal import escape, is_run_command, say, say_json
-from pipeline.export.record import FAILURE, RECORD, load_record, output_problem, read_failure
+from pipeline.export.record import load_record, output_problem, read_failure
 from pipeline.scheduler.output_root import fetch_run
 from pipeline.scheduler.progress import duration
-from pipeline.scheduler.run_log import EVENTS_FILE, MOST_ROWS, PUBLISHED, RunView, finished_ids, read_run
+from pipeline.scheduler.run_log import MOST_ROWS, PUBLISHED, RunView, finished_ids, read_run
 from pipeline.storage import publish
 from pipeline.storage.snapshot import Snapshot, take_snapshots
 

@@ -9,9 +9,6 @@ from typing import Any, Literal
 
 from pipeline.core.location import RemotePath
 
-WORK_DIR = ".work"
-"""Below an asset's folder: checkpoints while the row is being built; gone when it is done."""
-
 
 @dataclass(frozen=True)
 class RowLocation:

@@ -13,25 +13,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.asset_layout import FAILURE, LEASE, LOCK, LOG, NEXT, RECORD, WORK_DIR
 from pipeline.core.atomic import TEMPORARY_PREFIX, sync_folder, write_json
 from pipeline.core.hashing import sha256_file
-from pipeline.core.job import WORK_DIR
 from pipeline.core.plain import is_plain, open_plain
-from pipeline.storage.lease import LEASE
-from pipeline.storage.publish import NEXT, is_partly_published, object_name
+from pipeline.storage.publish import is_partly_published, object_name
 from pipeline.storage.secrets import scrub
 from pipeline.storage.snapshot import Snapshot
 
-RECORD = "record.json"
-FAILURE = "failure.json"
-LOG = "log.jsonl"
 SCHEMA = 1
 
 # Far above any record of ours; keeps a foreign file of that name from filling the memory.
 _MAX_BYTES = 16 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # What a row that has neither record nor failure yet may have in its folder, at a URL or here.
-_HALF_BUILT = frozenset([WORK_DIR, NEXT, LEASE, ".lock", LOG])
+_HALF_BUILT = frozenset([WORK_DIR, NEXT, LEASE, LOCK, LOG])
 # Outputs, which a crash may leave without a record that names them.
 _OUTPUT = re.compile(r"(asset|seed-[0-9]+)([._-].*)?\.[a-z]+|(seed-[0-9]+-)?(preview|depth|normal)\.png")
 

@@ -10,13 +10,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.asset_layout import DEPTH, NORMAL
 from pipeline.export.preview import encode_sheet, sheet_cameras
 from pipeline.mesh.mesh import Mesh
 from pipeline.mesh.normalise import SimilarityTransform
 from pipeline.mesh.normals import corner_normals, unit_face_normals
 from pipeline.raster.rasterise import interpolate, rasterise
-
-DEPTH, NORMAL = "depth.png", "normal.png"
 
 # Grey of the farthest point of a sheet; the background is black and must not look like it.
 _FARTHEST = 0.2

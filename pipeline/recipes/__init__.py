@@ -1,7 +1,5 @@
 """How an asset is made, one module per recipe. This file names them and loads nothing heavy."""
 
-from pathlib import Path
-
 # Raised when a recipe's code changes the bytes of its assets: every asset of the recipe is then built again.
 RECIPE_VERSIONS: dict[str, str] = {"paint": "10", "generate": "10"}
 
@@ -13,9 +11,3 @@ LIMIT_SETTINGS: dict[str, frozenset[str]] = {
 
 # The field of a row that names the recipe's input mesh (``Job.mesh``).
 MESH_FIELDS: dict[str, str] = {"paint": "mesh", "generate": "sketch"}
-
-# Texture coordinates made for meshes, below the output root; shared by its rows, workers and runs.
-UNWRAP_CACHE = Path(".cache") / "unwrap"
-
-# Volumes made of sketches, likewise.
-SKETCH_CACHE = Path(".cache") / "sketch"

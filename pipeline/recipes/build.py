@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.core.asset_layout import WORK_DIR
 from pipeline.core.errors import ExportError, LatentkilnError, describe_os_error
 from pipeline.core.hashing import canonical_json, sha256_bytes
-from pipeline.core.job import WORK_DIR, Job, Reporter, no_report
+from pipeline.core.job import Job, Reporter, no_report
 from pipeline.core.outcome import BuildResult
 from pipeline.core.scene import Scene
 from pipeline.optimize.loop import Optimization, optimize

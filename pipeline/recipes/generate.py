@@ -16,6 +16,7 @@ import torch
 from pipeline.bake.bake import BakedMaps
 from pipeline.bake.decode import decode_texture
 from pipeline.bake.projection import bake_projected, covering_cameras
+from pipeline.core.asset_layout import SKETCH_CACHE
 from pipeline.core.job import Job
 from pipeline.fields.grid.layout import GridSettings
 from pipeline.fields.occupancy import OccupancyGrid
@@ -31,7 +32,6 @@ from pipeline.painting.multiview_sampling import SampledTextureMesh
 from pipeline.painting.painted_mesh import PaintedMeshSettings
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import Cameras, CameraSettings, OrbitSettings
-from pipeline.recipes import SKETCH_CACHE
 from pipeline.recipes.asset_build import Asset, AssetBuild, Variant
 from pipeline.recipes.build import Recipe, build
 from pipeline.recipes.generate_settings import GenerateSettings

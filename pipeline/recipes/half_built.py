@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pipeline.core.asset_layout import LOG, WORK_DIR
 from pipeline.core.errors import PriorError
-from pipeline.core.job import WORK_DIR
-from pipeline.export.record import LOG
 from pipeline.prior.single_file import read_header
 
 # The phases of a row by their checkpoints' names, the last one first, as progress calls them.

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps, bake_base_colour, bake_refined
+from pipeline.core.asset_layout import UNWRAP_CACHE
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
 from pipeline.mesh.normalise import normalise
@@ -19,7 +20,6 @@ from pipeline.painting.painted_mesh import PaintedMesh, PaintedMeshSettings
 from pipeline.painting.refined_mesh import RefinedMesh, RefinedMeshSettings
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import CameraSettings
-from pipeline.recipes import UNWRAP_CACHE
 from pipeline.recipes.asset_build import Asset, AssetBuild, Variant
 from pipeline.recipes.build import Recipe, build
 from pipeline.recipes.material_surface import material_defaults, painted_with_material

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.asset_layout import WORK_DIR
 from pipeline.core.atomic import atomic_write, naming
 from pipeline.core.hashing import sha256_file
-from pipeline.core.job import WORK_DIR
 from pipeline.export.gltf import write_glb
 from pipeline.export.obj import obj_files
 from pipeline.export.ply import ply_files

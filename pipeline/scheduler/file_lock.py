@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-LOCK = ".lock"
+from pipeline.core.asset_layout import LOCK
 
 
 def lock(path: Path) -> int | None:

@@ -17,23 +17,23 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.core.asset_layout import (
+    EVENTS_FILE,
+    LOCK,
+    LOCK_FILE,
+    LOG,
+    RUN_FILE,
+    RUNS_FOLDER,
+    SKETCH_CACHE,
+    UNWRAP_CACHE,
+    WORK_DIR,
+)
 from pipeline.core.atomic import TEMPORARY_PREFIX
 from pipeline.core.errors import UsageError
-from pipeline.core.job import WORK_DIR
 from pipeline.core.location import Location, RemotePath
 from pipeline.core.plain import files_below, refuse_links
-from pipeline.export.record import (
-    LOG,
-    load_record,
-    names_of_rows,
-    output_problem,
-    read_failure,
-    read_record,
-    write_failure,
-)
-from pipeline.recipes import SKETCH_CACHE, UNWRAP_CACHE
-from pipeline.scheduler.file_lock import LOCK, asset_lock
-from pipeline.scheduler.run_log import EVENTS_FILE, LOCK_FILE, RUN_FILE, RUNS_FOLDER
+from pipeline.export.record import load_record, names_of_rows, output_problem, read_failure, read_record, write_failure
+from pipeline.scheduler.file_lock import asset_lock
 from pipeline.scheduler.tasks import Task
 from pipeline.storage import lease, publish, shared_cache, sync
 from pipeline.storage.errors import StorageError

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from pipeline.core.asset_layout import EVENTS_FILE, LOCK_FILE, RUN_FILE, RUNS_FOLDER
 from pipeline.core.atomic import atomic_write, write_json
 from pipeline.core.errors import describe_os_error
 from pipeline.core.plain import is_plain, open_plain
@@ -34,11 +35,7 @@ from pipeline.scheduler.file_lock import lock
 from pipeline.scheduler.tasks import FAILURES, TaskResult
 from pipeline.storage.secrets import scrub
 
-RUN_FILE = "run.json"
-EVENTS_FILE = "run.events.jsonl"
 PUBLISHED = (RUN_FILE, EVENTS_FILE)
-LOCK_FILE = ".run.lock"
-RUNS_FOLDER = ".runs"
 SCHEMA = 1
 _MAX_FAILURES = 1000
 # Rows that a reader of the log holds at most, twice.

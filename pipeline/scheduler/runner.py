@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.asset_layout import RUNS_FOLDER
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, UsageError, exit_code_of
 from pipeline.core.job import Job
 from pipeline.core.location import Location, RemotePath
@@ -26,7 +27,7 @@ from pipeline.scheduler.output_root import (
     refuse_links_in,
 )
 from pipeline.scheduler.progress import Progress
-from pipeline.scheduler.run_log import PUBLISHED, RUNS_FOLDER, RunLog
+from pipeline.scheduler.run_log import PUBLISHED, RunLog
 from pipeline.scheduler.signals import StopSignals
 from pipeline.scheduler.task_tracker import RunSummary, TaskTracker
 from pipeline.scheduler.tasks import Hooks, Task, TaskResult

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.asset_layout import LOG
 from pipeline.core.terminal import escape_json
-from pipeline.export.record import LOG
 from pipeline.scheduler.tasks import Task, TaskResult
 from pipeline.storage.secrets import scrub
 

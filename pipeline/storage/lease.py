@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.asset_layout import LEASE
 from pipeline.core.location import RemotePath
 from pipeline.core.process.liveness import is_alive
 from pipeline.storage.errors import PreconditionFailed, StorageError
 from pipeline.storage.store import ABSENT, ObjectMeta, Store, deadline, store_of
 
-LEASE = ".lease"
 LEASE_SECONDS = 60.0
 _RENEWALS = 4  # within a lease's seconds
 _MAX_BYTES = 4096

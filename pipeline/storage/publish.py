@@ -23,16 +23,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.asset_layout import FAILURE, NEXT, RECORD, WORK_DIR
 from pipeline.core.hashing import sha256_bytes
-from pipeline.core.job import WORK_DIR
 from pipeline.core.location import RemotePath
 from pipeline.storage.errors import PreconditionFailed, StorageError
 from pipeline.storage.lease import holder
 from pipeline.storage.store import ABSENT, ObjectMeta, store_of
 
-RECORD = "record.json"
-FAILURE = "failure.json"
-NEXT = ".next"
 MAX_RECORD = 16 << 20
 _MAX_OUTPUT = 4 << 30
 _OBJECT = re.compile(rf"{re.escape(NEXT)}/[0-9a-f]{{64}}-[^/\\]+")

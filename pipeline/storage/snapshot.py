@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
+from pipeline.core.asset_layout import FAILURE, RECORD
 from pipeline.core.location import RemotePath
-from pipeline.storage.publish import FAILURE, MAX_RECORD, RECORD
+from pipeline.storage.publish import MAX_RECORD
 from pipeline.storage.store import ObjectMeta, store_of
 
 MAX_CONCURRENT = 16
