@@ -16,8 +16,8 @@ import threading
 import time
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(Path(__file__).parent), str(TESTS)]
+FAKES = Path(__file__).parents[1] / "fakes"
+sys.path[:0] = [str(Path(__file__).parent), str(FAKES)]
 
 from counting_recipe import counting  # noqa: E402
 from harness import arguments, finish  # noqa: E402

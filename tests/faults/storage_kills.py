@@ -17,8 +17,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(Path(__file__).parent), str(TESTS)]
+FAKES = Path(__file__).parents[1] / "fakes"
+sys.path[:0] = [str(Path(__file__).parent), str(FAKES)]
 
 from counting_recipe import counting  # noqa: E402
 from harness import arguments, finish  # noqa: E402
@@ -33,7 +33,7 @@ from pipeline.storage.store import store_of  # noqa: E402
 
 STEPS = 20
 NODE = f"""
-import sys; sys.path.insert(0, {str(TESTS)!r})
+import sys; sys.path.insert(0, {str(FAKES)!r})
 from counting_recipe import counting
 from stub_recipe import item
 from pipeline.core.location import RemotePath

@@ -17,7 +17,7 @@ from training.pool import write_pool
 from training.samples import make_material
 from training.settings import Settings, load
 
-CONFIG = Path(__file__).parent.parent / "training" / "configs" / "smoke.toml"
+CONFIG = Path(__file__).parents[2] / "training" / "configs" / "smoke.toml"
 
 
 @pytest.fixture(scope="module")

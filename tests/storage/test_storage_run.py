@@ -26,7 +26,7 @@ from pipeline.storage import input_cache, lease, publish
 from pipeline.storage.snapshot import take_snapshot
 from pipeline.storage.store import store_of
 
-TESTS = Path(__file__).parent
+FAKES = Path(__file__).parents[1] / "fakes"
 
 
 @pytest.fixture(params=["s3", "memory"])
@@ -170,7 +170,7 @@ def test_a_store_that_refuses_from_the_start_fails_rows_and_says_why(s3, monkeyp
 
 
 NODE = f"""
-import sys; sys.path.insert(0, {str(TESTS)!r})
+import sys; sys.path.insert(0, {str(FAKES)!r})
 from counting_recipe import counting
 from stub_recipe import item
 from pipeline.core.location import RemotePath

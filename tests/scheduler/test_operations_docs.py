@@ -14,7 +14,7 @@ import yaml
 
 from pipeline.cli import cli
 
-TEXT = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 
 # Names of fields as the API reference of ray.io/v1 has them, as far as the file goes; of pods, those of Kubernetes.
 POD = {

@@ -14,7 +14,7 @@ from benchmarks import cost, gpu_step
 from pipeline.fields.grid.layout import GridSettings
 from pipeline.prior.load import load_prior
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SETTINGS = GridSettings(levels=4, finest=64, log2_table=12)
 
 

@@ -13,7 +13,7 @@ from real.validator import validate_glbs
 from pipeline.mesh.load import load_mesh
 from pipeline.mesh.mesh import Mesh, uv_areas
 
-FOLDER = Path(__file__).parents[1] / "manifests" / "meshes"
+FOLDER = Path(__file__).parents[2] / "manifests" / "meshes"
 
 
 def script():

@@ -28,7 +28,7 @@ from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.recipes.paint import Paint
 from pipeline.recipes.paint_settings import PaintSettings
 
-VASE = Path(__file__).parent.parent / "manifests" / "meshes" / "vase.obj"
+VASE = Path(__file__).parents[2] / "manifests" / "meshes" / "vase.obj"
 Moment = tuple[str, int]
 
 

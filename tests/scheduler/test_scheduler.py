@@ -26,7 +26,7 @@ from pipeline.scheduler.file_lock import asset_lock
 from pipeline.scheduler.run_log import read_run
 from pipeline.scheduler.runner import RunSettings
 
-TESTS = Path(__file__).parent
+FAKES = Path(__file__).parents[1] / "fakes"
 # Of the clusters that tests here start and join.
 TOKEN = secrets.token_hex(32)
 
@@ -408,7 +408,7 @@ def wait_for(path, seconds=90.0):
 
 
 DRIVER = f"""
-import sys; sys.path.insert(0, {str(TESTS)!r})
+import sys; sys.path.insert(0, {str(FAKES)!r})
 from pathlib import Path
 from stub_recipe import item, make_toolbox
 from pipeline.scheduler import runner

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-CONFIG = Path(__file__).parent.parent / "training" / "configs" / "smoke.toml"
+CONFIG = Path(__file__).parents[2] / "training" / "configs" / "smoke.toml"
 
 
 @pytest.fixture(scope="module")
