@@ -1,4 +1,4 @@
-"""View-dependent prompts (METHOD section 2): text embeddings once per job and kind of view, not per step."""
+"""View-dependent prompts (docs/method.md, section 2): text embeddings once per job and kind of view, not per step."""
 
 from __future__ import annotations
 

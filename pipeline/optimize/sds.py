@@ -1,4 +1,4 @@
-"""Score distillation (METHOD section 1): timesteps, guidance and the gradient, for K scenes in one UNet batch."""
+"""Score distillation (docs/method.md, section 1): timesteps, guidance and the gradient, K scenes in one UNet batch."""
 
 from __future__ import annotations
 
@@ -170,6 +170,6 @@ def _same_bits(prior: Prior, request: GuidanceRequest, smaller: int, lockstep: i
 def sds_loss(latents: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """A scalar whose gradient by ``latents`` is exactly ``gradient`` / V: the mean over V views.
 
-    The value itself means nothing (METHOD 1).
+    The value itself means nothing (docs/method.md, section 1).
     """
     return (latents * gradient.detach()).sum() / latents.shape[0]

@@ -1,7 +1,7 @@
 """``generate``: text to 3D by a radiance field of latents, with or without a sketch, out as a textured mesh.
 
-Latent-NeRF, Sketch-Shape and RGB refinement (METHOD sections 3 to 5). Lengths are in units of the scene, whose cube
-reaches from -1 to 1; +Y is up and the object faces +Z, in the asset too.
+Latent-NeRF, Sketch-Shape and RGB refinement (docs/method.md, sections 3 to 5). Lengths are in units of the scene, whose
+cube reaches from -1 to 1; +Y is up and the object faces +Z, in the asset too.
 """
 
 from __future__ import annotations
