@@ -18,7 +18,7 @@ from pipeline.export.record import read_record
 from pipeline.prior.defaults import PaintDefaults
 from pipeline.prior.load import Prior
 from pipeline.recipes.paint import paint
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import Distillation, PaintSettings, resolve_paint
 
 
 @pytest.fixture(autouse=True)
@@ -151,9 +151,10 @@ def test_patches_of_very_few_steps_still_make_an_asset(prior: Prior, cube: Path,
 
 def test_a_priors_steps_are_for_its_own_way() -> None:
     own = vars(PaintDefaults(steps=60, distillation="patches", patch_size=32))
-    left_out, patches, score = (PaintSettings(distillation=how).completed(own) for how in (None, "patches", "score"))
+    ways: tuple[Distillation | None, ...] = (None, "patches", "score")
+    left_out, patches, score = (resolve_paint(PaintSettings(distillation=how), own) for how in ways)
     assert (left_out.steps, patches.steps, score.steps) == (60, 60, 300)
-    assert PaintSettings(distillation="score", steps=7).completed(own).steps == 7
+    assert resolve_paint(PaintSettings(distillation="score", steps=7), own).steps == 7
     assert (left_out.patch_size, left_out.patch_views) == (32, left_out.views)
 
 
