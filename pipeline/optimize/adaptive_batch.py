@@ -26,10 +26,10 @@ WITHOUT_CUDA = 4
 """The batch size of ``fitting_batch_size`` on devices other than CUDA."""
 # Share of the device's memory; the remainder covers what scenes keep between steps, and fragmentation.
 _USABLE_SHARE = 0.85
-# Rounds without lack of memory after which a halved batch size is doubled; four times as many after each failure.
+# Rounds without lack of memory after which a width that was halved is doubled; four times as many after each failure.
 _GROW_AFTER = 256
-# Out-of-memory messages of libraries other than torch, with underscores replaced by spaces: CUDA and tiny-cuda-nn;
-# cuBLAS; cuDNN; Warp; and nvdiffrast, which prints CUDA's error number.
+# How libraries beside torch say it, without underscores: CUDA's own calls and tiny-cuda-nn; cuBLAS; cuDNN; Warp; and
+# nvdiffrast, which prints CUDA's number of the error.
 _MEMORY_ERRORS = (
     "out of memory",
     "alloc failed",

@@ -170,8 +170,8 @@ def _same_bits(prior: Prior, request: GuidanceRequest, smaller: int, lockstep: i
 
 
 def sds_loss(latents: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """A scalar whose gradient with respect to ``latents`` is exactly ``gradient`` / V: the mean over V views.
+    """A scalar whose gradient by ``latents`` is exactly ``gradient`` / V: the mean over V views.
 
-    The value of the scalar has no meaning (METHOD 1).
+    The value itself means nothing (METHOD 1).
     """
     return (latents * gradient.detach()).sum() / latents.shape[0]

@@ -51,6 +51,15 @@ def test_a_default_of_the_wrong_type_is_an_error_that_names_it():
         resolve_paint(PaintSettings(), vars(PaintDefaults(background="plain")))
 
 
+def test_a_priors_steps_are_for_its_own_way() -> None:
+    own = vars(PaintDefaults(steps=60, distillation="patches", patch_size=32))
+    ways: tuple[Distillation | None, ...] = (None, "patches", "score")
+    left_out, patches, score = (resolve_paint(PaintSettings(distillation=how), own) for how in ways)
+    assert (left_out.steps, patches.steps, score.steps) == (60, 60, 300)
+    assert resolve_paint(PaintSettings(distillation="score", steps=7), own).steps == 7
+    assert (left_out.patch_size, left_out.patch_views) == (32, left_out.views)
+
+
 @pytest.mark.parametrize(
     ("distillation", "refine", "names"),
     [
