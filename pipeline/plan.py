@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.core.asset_layout import LEASE
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.core.job import Job
+from pipeline.core.json_types import Json
 from pipeline.core.location import Location, RemotePath
 from pipeline.export.record import foreign_without_record, is_ours, load_record, output_problem, read_failure
 from pipeline.mesh.mesh_hash import may_have_buffers, mesh_sha256
@@ -57,7 +58,7 @@ def fingerprint(
     prior_identity: str,
     recipe_version: str,
     mesh_sha256: str,
-    adapters: Sequence[Mapping[str, Any]] = (),
+    adapters: Sequence[Json] = (),
 ) -> str:
     """Hex sha256 that names the asset: same fingerprint, nothing to do.
 
@@ -190,7 +191,7 @@ def _obstruction(folder: Path) -> str:
 
 
 def _reason_to_build(
-    job: Job, folder: Path | Snapshot, mark: str, mesh: str, prior: str, version: str, adapters: list[dict[str, Any]]
+    job: Job, folder: Path | Snapshot, mark: str, mesh: str, prior: str, version: str, adapters: Sequence[Json]
 ) -> str:
     """Why the asset in ``folder`` has to be built (again); empty when it is up to date."""
     record, damage = load_record(folder)
@@ -213,7 +214,7 @@ def _reason_to_build(
     return f"{changes}; {failed}" if failure and failure.get("fingerprint") == mark else changes
 
 
-def _changes(record: Mapping[str, Any], job: Job, mesh: str, prior: str, version: str) -> Iterator[str]:
+def _changes(record: Json, job: Job, mesh: str, prior: str, version: str) -> Iterator[str]:
     """What differs between what the record was made from and what the job says now, in words."""
     before = _at(record, "inputs", "job")
     if record.get("recipe") != job.recipe:
@@ -247,7 +248,7 @@ def _changes(record: Mapping[str, Any], job: Job, mesh: str, prior: str, version
             yield f"{name} changed from {_show(old[name])} to {_show(job.settings[name])}"
 
 
-def _at(value: object, *keys: str) -> Any:
+def _at(value: object, *keys: str) -> object:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
@@ -293,7 +294,7 @@ def _identify(mesh: Location | None) -> tuple[str, str]:
         return "", f"the mesh cannot be read: {error.strerror or error}"
 
 
-def _identify_adapters(job: Job) -> tuple[Job, list[dict[str, Any]], str]:
+def _identify_adapters(job: Job) -> tuple[Job, Sequence[Json], str]:
     """The job with its LoRAs and concepts on this node, what they are, and "" or why they cannot be used."""
     try:
         job = with_local_adapters(job)
@@ -314,14 +315,15 @@ def _hash_mesh(path: Path) -> str:
     return _mesh_hashes[stamp]
 
 
-def _output_problem(folder: Path | Snapshot, record: Mapping[str, Any]) -> str:
+def _output_problem(folder: Path | Snapshot, record: Json) -> str:
     """As ``export.record.output_problem``, hashing an output once while it stays as it is."""
     if isinstance(folder, Snapshot):
         if LEASE in folder.files:
             return "its builder is still at it, or was killed at the very end"
         return output_problem(folder, record) if record["outputs"] else "the record names no outputs"
     try:
-        keys = {(_stamp(folder / name), str(expected["sha256"])) for name, expected in record["outputs"].items()}
+        outputs = publish.outputs_of(record)
+        keys = {(_stamp(folder / name), str(expected["sha256"])) for name, expected in outputs.items()}
     except OSError:
         return output_problem(folder, record)
     if not record["outputs"]:

@@ -11,15 +11,16 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipeline.core.errors import PriorError
+from pipeline.scheduler import ray_api
 from pipeline.scheduler.batch import one_line
 from pipeline.scheduler.gpu_capacity import gpu_options
+from pipeline.scheduler.ray_api import ActorOptions, ObjectRef, WorkerActor
 from pipeline.scheduler.signals import StopSignals
 from pipeline.scheduler.task_tracker import TaskTracker
 from pipeline.scheduler.tasks import Task, TaskResult
-from pipeline.scheduler.worker import BatchResult, Heartbeat, LoadReport, Worker, WorkerSettings
+from pipeline.scheduler.worker import BatchResult, Heartbeat, LoadReport, WorkerSettings
 from pipeline.scheduler.worker_failure import WorkerFailure, classify
 
 _HEARTBEAT_SECONDS = 0.25
@@ -51,7 +52,7 @@ class ActorSettings:
     """
 
     worker: WorkerSettings
-    options: dict[str, Any]
+    options: ActorOptions
     workers: Callable[[int], int]
     memory: int | None = None
     draining: Callable[[], frozenset[str]] = frozenset
@@ -67,11 +68,11 @@ class WorkerHandle:
     let go of a row that has had its time. ``since``: when it became idle."""
 
     name: str
-    actor: Any
-    ref: Any
+    actor: WorkerActor
+    ref: ObjectRef[LoadReport | BatchResult]
     state: str = "loading"
     rows: list[Task] = field(default_factory=list)
-    heartbeat: Any = None
+    heartbeat: ObjectRef[Heartbeat] | None = None
     ticket: int = 0
     node: str = ""
     node_id: str = ""
@@ -87,16 +88,9 @@ class ActorPool:
     def __init__(
         self, tracker: TaskTracker, note: Callable[[str], None], signals: StopSignals, settings: ActorSettings
     ):
-        import ray
-
-        self._ray: Any = ray
         self._tracker, self._note, self._signals, self._settings = tracker, note, signals, settings
-        self._options = settings.options
-        # Two groups of threads in the worker: one builds, the other answers while it does. No restarts by
-        # Ray: a new worker is made here, where it is known what the old one was doing.
-        self._actor: Any = self._ray.remote(
-            concurrency_groups={"control": 1}, max_restarts=0, max_task_retries=0, **settings.options
-        )(Worker)
+        self._options: dict[str, float] = dict(settings.options)
+        self._worker_class = ray_api.worker_class(settings.options)
         self._workers: list[WorkerHandle] = []
         self._created = self._tickets = self._load_deaths = self._load_losses = 0
         self._target = self._per_gpu = 1
@@ -197,10 +191,10 @@ class ActorPool:
     def _new_worker(self) -> WorkerHandle:
         options = self._options
         if self._per_gpu > 1:
-            options = options | gpu_options(self._per_gpu, options.get("num_cpus", 0))
-        handle = self._actor.options(**options).remote(self._settings.worker)
+            options = options | gpu_options(self._per_gpu, int(options.get("num_cpus", 0)))
+        actor = self._worker_class.options(**options).remote(self._settings.worker)
         self._created += 1
-        return WorkerHandle(f"worker {self._created}", handle, handle.load.remote())
+        return WorkerHandle(f"worker {self._created}", actor, actor.load.remote())
 
     def _assign_tasks(self) -> None:
         target = self._target_workers()
@@ -253,22 +247,21 @@ class ActorPool:
         # Without those that were given up since: what their refs say is known.
         by_ref = {worker.ref: worker for worker in busy if worker.state != "gone"}
         # One at a time: what is ready stays ready, and signals are looked at in between.
-        ready, _ = self._ray.wait(list(by_ref), num_returns=1, timeout=timeout) if by_ref else ([], [])
-        for ref in ready:
+        for ref in ray_api.wait(list(by_ref), timeout=timeout) if by_ref else ():
             self._settle(by_ref[ref])
 
     def _settle(self, worker: WorkerHandle) -> None:
         """Takes what a worker has to say, or learns that it is dead."""
-        errors = self._ray.exceptions
+        errors = ray_api.errors()
         try:
-            reply = self._ray.get(worker.ref)
+            reply = ray_api.get(worker.ref)
         except errors.RayTaskError as error:
             self._broken(worker, error)
         except errors.RayError as error:
             self._check_cluster()
             self._lost(worker, classify(errors, error, node_alive=self._node_alive(worker.node_id)))
         else:
-            if worker.state == "loading":
+            if isinstance(reply, LoadReport):
                 self._loaded(worker, reply)
             else:
                 self._built(worker, reply)
@@ -345,10 +338,10 @@ class ActorPool:
             self._tracker.finish(row, TaskResult(row.job.id, "failed", "fleet", name, message, reproduce=row.reproduce))
 
     def _kill(self, worker: WorkerHandle) -> None:
-        self._ray.kill(worker.actor, no_restart=True)
+        ray_api.kill(worker.actor)
 
     def _node_alive(self, node_id: str) -> bool:
-        return not node_id or any(node["NodeID"] == node_id and node["Alive"] for node in self._ray.nodes())
+        return not node_id or any(node.id == node_id and node.alive for node in ray_api.nodes())
 
     # -- what is late or too large ----------------------------------------------------------------------------
 
@@ -358,12 +351,11 @@ class ActorPool:
             if worker.state != "building":
                 continue
             if worker.heartbeat is not None:
-                ready, _ = self._ray.wait([worker.heartbeat], timeout=0)
-                if not ready:
+                if not ray_api.wait([worker.heartbeat], timeout=0):
                     continue
                 try:
-                    pulse: Heartbeat = self._ray.get(worker.heartbeat)
-                except self._ray.exceptions.RayError:
+                    pulse = ray_api.get(worker.heartbeat)
+                except ray_api.errors().RayError:
                     worker.heartbeat = None
                     continue  # its build will say so, too
                 mine = {row.job.id for row in worker.rows}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.core.errors import Interrupted, LatentkilnError, describe_os_error
 from pipeline.core.job import Reporter
@@ -19,6 +19,9 @@ from pipeline.storage.errors import StorageError
 from pipeline.storage.inputs import with_local_files
 from pipeline.storage.secrets import scrub
 
+if TYPE_CHECKING:
+    from pipeline.prior.load import Prior
+
 ELSEWHERE = "being built by another run"
 # A worker that was declared dead may hold its locks a moment longer.
 _RETRY_LOCK_SECONDS = 10.0
@@ -29,7 +32,7 @@ class BatchContext:
     """Where a group is built: the depot it goes to, the loaded prior, and how. ``run_id`` goes into the rows' logs."""
 
     output_root: OutputRoot
-    prior: Any
+    prior: Prior
     lockstep: int
     hooks: Hooks
     checkpoint_seconds: float = 30.0
@@ -179,7 +182,7 @@ def record_failure(output_root: OutputRoot, row: Task, result: TaskResult) -> No
 
     The caller holds the asset's lock.
     """
-    known = output_root.read_failure(row.job.id) or {}
+    known = dict(output_root.read_failure(row.job.id) or {})
     if known.get("fingerprint") != row.fingerprint or known.get("message") != result.message:
         known = {}
     failure = known | {

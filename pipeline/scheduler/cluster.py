@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -28,6 +27,7 @@ import pipeline
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.private import private_folder
 from pipeline.core.safe_path import without_current_folder
+from pipeline.scheduler import ray_api
 
 _OBJECT_STORE_BYTES = 100 << 20  # what travels is a few kilobytes a row
 # What Ray says of a run is kept up to so many messages.
@@ -77,7 +77,7 @@ def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
         folder = stack.enter_context(_folder_for_ray()) if address is None else None
         stack.enter_context(_environment(_settings_of_ray(folder, threads)))
         if "ray" in sys.modules:
-            _forget_token()
+            ray_api.forget_token()
         import ray
         from ray.job_config import JobConfig
 
@@ -105,13 +105,12 @@ def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
             reason = " ".join(str(error).split())[:200]
             hint = "a cluster with tokens needs RAY_AUTH_MODE=token here" if address else "--serial builds without Ray"
             raise SchedulerError(f"{action} failed: {reason}; {hint}") from error
-        untyped: Any = ray
         if address is None:
-            _require_closed(untyped)
-        resources = untyped.cluster_resources()
+            _require_closed()
+        resources = ray_api.cluster_resources()
         servers = _servers() if address is None else ()
         cluster = Cluster(address is None, int(resources.get("GPU", 0)), servers)
-        stack.enter_context(_kept_quiet(cluster.messages))
+        stack.enter_context(ray_api.capture_messages(cluster.messages.append))
         yield cluster
 
 
@@ -151,49 +150,14 @@ def _token() -> str:
     return secrets.token_hex(32)
 
 
-def _forget_token() -> None:
-    """Has Ray read its token again, where it was used in this process before."""
-    from ray import _raylet
-
-    untyped: Any = _raylet
-    with contextlib.suppress(AttributeError):
-        untyped.Config.initialize("")
-        untyped.AuthenticationTokenLoader.instance().reset_cache()
-
-
-def _require_closed(ray: Any) -> None:
-    """Raises SchedulerError where strangers, on this machine or another, could use the cluster that was started."""
-    if not ray.util.get_node_ip_address().startswith("127."):
+def _require_closed() -> None:
+    """Raise SchedulerError if other users, on this machine or elsewhere, could use the cluster that was started."""
+    if not ray_api.listening_address().startswith("127."):
         raise SchedulerError("Ray was imported before its network was set up; it would listen beyond this machine")
-    from ray import _raylet
-
-    untyped: Any = _raylet
-    try:
-        asks = untyped.get_authentication_mode() == untyped.AuthenticationMode.TOKEN
-    except AttributeError:
-        asks = False
-    if not asks:
+    if not ray_api.asks_for_token():
         raise SchedulerError(
             "this Ray asks for no token, so any user of this machine could use its workers; update ray"
         )
-
-
-@contextlib.contextmanager
-def _kept_quiet(messages: collections.deque[str]) -> Iterator[None]:
-    """Keeps what Ray would print about dead workers and servers, in colours and on standard output, in ``messages``."""
-    from ray._private import worker
-
-    untyped: Any = worker
-    before = getattr(untyped, "print_to_stdstream", None)
-
-    def keep(data: dict[str, Any], *args: Any, **more: Any) -> None:
-        messages.extend(" ".join(str(line).split()) for line in data.get("lines", ()))
-
-    untyped.print_to_stdstream = keep
-    try:
-        yield
-    finally:
-        untyped.print_to_stdstream = before
 
 
 def _wait_for(address: str) -> None:
@@ -227,10 +191,7 @@ def worker_cpus(threads: int, *, early: bool, on_gpus: bool = False) -> int:
     guess: ``threads`` while it is ``early``, and one when none has come, since an autoscaler starts no machine that is
     smaller than what is asked for.
     """
-    import ray
-
-    untyped: Any = ray
-    nodes = [node["Resources"] for node in untyped.nodes() if node["Alive"]]
+    nodes = [node.resources for node in ray_api.nodes() if node.alive]
     shares = [node.get("CPU", 0) // node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
     plain = [] if on_gpus else [node.get("CPU", 0) for node in nodes]
     cpus = int(min(shares) if shares else max(plain, default=0))
@@ -278,27 +239,10 @@ def _folder_for_ray() -> Iterator[Path]:
 def worker_capacity(cpus: int, per_gpu: int) -> int:
     """How many workers the joined cluster can hold now: ``per_gpu`` for each GPU; where that is 0, as many as each node
     has ``cpus`` for."""
-    import ray
-
-    untyped: Any = ray
-    alive = [node["Resources"] for node in untyped.nodes() if node["Alive"]]
+    alive = [node.resources for node in ray_api.nodes() if node.alive]
     if per_gpu:
         return int(sum(node.get("GPU", 0) for node in alive)) * per_gpu
     return sum(int(node.get("CPU", 0) // cpus) for node in alive)
-
-
-def draining_nodes() -> frozenset[str]:
-    """Ids of nodes that will be taken away; Ray marks them when they get SIGTERM or a preemption notice."""
-    try:
-        from ray._private.state import state
-    except ImportError:
-        return frozenset()
-    # No public name for it yet. Without it a machine that goes away is noticed when it is gone.
-    known = getattr(state, "get_draining_nodes", None)
-    try:
-        return frozenset(known()) if known else frozenset()
-    except Exception:
-        return frozenset()
 
 
 def exposed_servers() -> list[str]:

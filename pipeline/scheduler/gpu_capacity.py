@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.prior.load import Prior
 
 DEFAULT_LOCKSTEP = 1
 """Where there is no device memory to measure: the patches of one asset fill a CPU's cores, and more assets at a time
@@ -25,7 +28,7 @@ class Capacity:
     per_gpu: int = 1
 
 
-def measure_capacity(prior: Any, lockstep: int | None) -> Capacity:
+def measure_capacity(prior: Prior, lockstep: int | None) -> Capacity:
     """How ``prior`` is best used where it was loaded; seconds on a GPU, nothing without.
 
     With ``lockstep`` None the width is the largest for which the device has memory, so that one worker fills a GPU;

@@ -12,13 +12,14 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline.core.asset_layout import (
     EVENTS_FILE,
+    FAILURE,
     LOCK,
     LOCK_FILE,
     LOG,
@@ -30,6 +31,7 @@ from pipeline.core.asset_layout import (
 )
 from pipeline.core.atomic import TEMPORARY_PREFIX
 from pipeline.core.errors import UsageError
+from pipeline.core.json_types import Json
 from pipeline.core.location import Location, RemotePath
 from pipeline.core.plain import files_below, refuse_links
 from pipeline.export.record import load_record, names_of_rows, output_problem, read_failure, read_record, write_failure
@@ -71,15 +73,17 @@ class OutputRoot(Protocol):
         ...
 
     def clean_up(self, job_id: str) -> None:
-        """Removes what a builder that was killed or interrupted may have left beside an asset that is up to date,
-        unless another run is building it anew."""
+        """Remove the lock file, checkpoints and temporaries that a killed builder left beside an up-to-date asset.
+
+        Removes nothing while another process holds the lock, because that process is building the asset anew.
+        """
         ...
 
-    def read_failure(self, job_id: str) -> dict[str, Any] | None:
+    def read_failure(self, job_id: str) -> Json | None:
         """What the recipe wrote about the failure of a row."""
         ...
 
-    def write_failure(self, job_id: str, failure: Mapping[str, Any]) -> None:
+    def write_failure(self, job_id: str, failure: Json) -> None:
         """Writes ``failure.json``. Raises OSError, StorageError."""
         ...
 
@@ -137,10 +141,10 @@ class LocalOutputRoot:
                 for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
                     path.unlink()
 
-    def read_failure(self, job_id: str) -> dict[str, Any] | None:
+    def read_failure(self, job_id: str) -> Json | None:
         return read_failure(self.root / job_id)
 
-    def write_failure(self, job_id: str, failure: Mapping[str, Any]) -> None:
+    def write_failure(self, job_id: str, failure: Json) -> None:
         write_failure(self.root / job_id, failure)
 
 
@@ -229,17 +233,25 @@ class RemoteOutputRoot:
         self._clear_folder(job_id)
 
     def clean_up(self, job_id: str) -> None:
-        pass  # a lease runs out by itself, and the scratch folder goes
+        # The lease at the URL expires by itself. The asset is published, so nothing in the scratch folder is needed.
+        folder = self.root / job_id
+        if not folder.is_dir():
+            return
+        with contextlib.suppress(OSError), asset_lock(folder) as held:
+            if held:
+                self._clear_folder(job_id)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
-    def read_failure(self, job_id: str) -> dict[str, Any] | None:
+    def read_failure(self, job_id: str) -> Json | None:
         return read_failure(self.root / job_id)
 
-    def write_failure(self, job_id: str, failure: Mapping[str, Any]) -> None:
+    def write_failure(self, job_id: str, failure: Json) -> None:
         with deadline(_DEADLINE_SECONDS):
             publish.write_failure(self.out / job_id, failure)
-        (self.root / job_id / publish.FAILURE).unlink(missing_ok=True)
+        (self.root / job_id / FAILURE).unlink(missing_ok=True)
 
-    def _held(self, job_id: str) -> Any:
+    def _held(self, job_id: str) -> Callable[[], bool]:
         def held() -> bool:
             lease_held = self._leases.get(job_id)
             return lease_held is not None and lease_held.ensure()
@@ -251,7 +263,7 @@ class RemoteOutputRoot:
         for path in (self.root / job_id).iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.name not in (".lock", LOG):
+            elif path.name not in (LOCK, LOG):
                 path.unlink(missing_ok=True)
 
     def _upload_log(self, job_id: str) -> None:
@@ -283,7 +295,9 @@ def _is_complete(folder: Path, fingerprint: str) -> bool:
     return record is not None and record["fingerprint"] == fingerprint and not output_problem(folder, record)
 
 
-def publish_run(root: Path, out: Location, names: Sequence[str], folders: Sequence[str]) -> AbstractContextManager[Any]:
+def publish_run(
+    root: Path, out: Location, names: Sequence[str], folders: Sequence[str]
+) -> AbstractContextManager[object]:
     """While the block lasts, the run's own files in ``root`` are copied to ``out``, where that is a URL."""
     if not isinstance(out, RemotePath):
         return contextlib.nullcontext()

@@ -11,13 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from pipeline.core.terminal import Display, complain, escape, safe_json
 from pipeline.scheduler.tasks import FAILURES, TaskResult
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
     from rich.table import Table
 
 Clock = Callable[[], float]
@@ -258,7 +259,7 @@ class JsonProgress(Progress):
     def row_refused(self, result: TaskResult) -> None:
         self._emit("row", **result_json(result))
 
-    def _emit(self, event: str, **values: Any) -> None:
+    def _emit(self, event: str, **values: object) -> None:
         run = {"run": self.run_id} if self.run_id else {}
         self._display.write(safe_json({"event": event, "time": round(time.time(), 3)} | run | values) + "\n")
         self._display.flush()
@@ -272,7 +273,7 @@ class LiveProgress(Progress):
     clock: Clock = time.monotonic
     display: Display | None = None
     _run: RunClock = field(init=False)
-    _live: Any = None
+    _live: Live | None = None
     _refused: int = 0
 
     def __post_init__(self) -> None:
@@ -372,9 +373,9 @@ def make_progress(*, quiet: bool = False, as_json: bool = False, stream: IO[str]
     return LiveProgress(console, display=display) if live else PlainProgress()
 
 
-def result_json(result: TaskResult) -> dict[str, Any]:
+def result_json(result: TaskResult) -> dict[str, object]:
     """A result as JSON values, without what is empty."""
-    value: dict[str, Any] = {"id": result.job_id, "state": result.state, "seconds": round(result.seconds, 3)}
+    value: dict[str, object] = {"id": result.job_id, "state": result.state, "seconds": round(result.seconds, 3)}
     for name in ("stage", "error", "message", "reproduce", "warnings"):
         if item := getattr(result, name):
             value[name] = item

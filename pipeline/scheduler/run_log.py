@@ -23,11 +23,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from pipeline.core.asset_layout import EVENTS_FILE, LOCK_FILE, RUN_FILE, RUNS_FOLDER
 from pipeline.core.atomic import atomic_write, write_json
 from pipeline.core.errors import describe_os_error
+from pipeline.core.json_types import Json
 from pipeline.core.plain import is_plain, open_plain
 from pipeline.core.process.liveness import is_alive
 from pipeline.core.terminal import escape_json
@@ -51,12 +52,12 @@ _WRITE_SHARE = 0.02
 class RunLog:
     """Keeps the two files up to date. A disk that refuses them stops no run: ``problem`` then says why."""
 
-    def __init__(self, out: Path, header: dict[str, Any], *, clock: Callable[[], float] = time.time):
+    def __init__(self, out: Path, header: Json, *, clock: Callable[[], float] = time.time):
         self._out, self._clock = out, clock
         self._header = dict(header)
         self._counts: Counter[str] = Counter()
-        self._running: dict[str, dict[str, Any]] = {}
-        self._failures: list[dict[str, Any]] = []
+        self._running: dict[str, dict[str, object]] = {}
+        self._failures: list[Json] = []
         self._events: TextIO | None = None
         self._lock: int | None = None
         self._file, self._log = out / RUN_FILE, out / EVENTS_FILE
@@ -154,18 +155,18 @@ class RunLog:
             os.close(self._lock)
             self._lock = None
 
-    def note(self, text: str, **values: Any) -> None:
+    def note(self, text: str, **values: object) -> None:
         """Something about the run, for its log: a worker that came, went or died."""
         self._event({"event": "note", "text": scrub(text)} | values | {"time": self._clock()})
 
-    def _event(self, event: dict[str, Any], *, flush: bool = True) -> None:
+    def _event(self, event: dict[str, object], *, flush: bool = True) -> None:
         if self._events is not None:
             with self._forgiving(self._log):
                 self._line(self._events, event)
                 if flush:
                     self._events.flush()
 
-    def _line(self, stream: TextIO, event: dict[str, Any]) -> None:
+    def _line(self, stream: TextIO, event: dict[str, object]) -> None:
         text = json.dumps({"run": self.run_id} | event, ensure_ascii=False, separators=(",", ":"))
         stream.write(escape_json(text) + "\n")
 
@@ -194,7 +195,7 @@ class RunLog:
         self._next_write = ended + max(_MIN_INTERVAL, (ended - begun) / _WRITE_SHARE)
 
     @contextlib.contextmanager
-    def _forgiving(self, path: Path | None = None) -> Any:
+    def _forgiving(self, path: Path | None = None) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -229,8 +230,8 @@ class RunView:
     ``counts`` are those of all rows by state; ``complete`` says that ``rows`` are all of them.
     """
 
-    header: dict[str, Any] = field(default_factory=dict)
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    header: Json = field(default_factory=dict)
+    rows: dict[str, Json] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     complete: bool = True
 
@@ -253,16 +254,16 @@ class _Rows:
 
     def __init__(self, most: int):
         self._most = most
-        self._rows: dict[str, dict[str, Any]] = {}
+        self._rows: dict[str, Json] = {}
         # Beyond the first ones: what a reader looks for.
-        self._row_states: dict[str, dict[str, Any]] = {}
+        self._row_states: dict[str, Json] = {}
         self._running: set[str] = set()
         self.counts: Counter[str] = Counter()
         self.complete = True
 
-    def add(self, event: dict[str, Any]) -> None:
+    def add(self, event: Json) -> None:
         """The next line of the log, about a row."""
-        job_id, state = event["id"], str(event.get("state"))
+        job_id, state = str(event["id"]), str(event.get("state"))
         if event.get("refused"):
             self._add_refused(event)
             return
@@ -281,10 +282,10 @@ class _Rows:
         if state == "running" or (state not in ("planned", "kept", "done") and len(self._row_states) < self._most):
             self._row_states[job_id] = event
 
-    def _add_refused(self, event: dict[str, Any], *, counted: bool = False) -> None:
+    def _add_refused(self, event: Json, *, counted: bool = False) -> None:
         """A row that was never planned. It gives way to another one of its id."""
         self.counts[str(event.get("state"))] += not counted
-        key = event["id"]
+        key = str(event["id"])
         if counted or key in self._rows:
             key = f"{event['id']} ({event.get('source')})"
         if len(self._rows) < self._most:
@@ -293,7 +294,7 @@ class _Rows:
             self.complete = False
             self._row_states[key] = event
 
-    def all(self) -> dict[str, dict[str, Any]]:
+    def all(self) -> dict[str, Json]:
         """The first rows of the log, and what came beyond."""
         return self._rows | self._row_states
 
@@ -312,18 +313,19 @@ def read_run(out: Path, most: int = MOST_ROWS) -> RunView:
     running = header.get("running")
     for job_id, worker_info in running.items() if isinstance(running, dict) else ():
         if rows.get(job_id, {}).get("state") == "running" and isinstance(worker_info, dict):
-            rows[job_id] = rows[job_id] | worker_info
+            rows[job_id] = {**rows[job_id], **worker_info}
     return RunView(header, rows, +row_events.counts, row_events.complete)
 
 
 def finished_ids(out: Path) -> Iterator[str]:
     """Ids of the rows that the last run on ``out`` built or found up to date, from its log, as they come."""
     for event in _events(out / EVENTS_FILE, _json_object(out / RUN_FILE)):
-        if event.get("state") in ("done", "kept") and isinstance(event.get("id"), str):
-            yield event["id"]
+        job_id = event.get("id")
+        if event.get("state") in ("done", "kept") and isinstance(job_id, str):
+            yield job_id
 
 
-def _events(path: Path, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _events(path: Path, header: Json) -> Iterator[Json]:
     """The lines of the log at ``path`` that can be read; none where it is of another run than ``header``."""
     with contextlib.suppress(OSError), open_plain(path) as stream:
         for number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8", errors="replace")):
@@ -338,7 +340,7 @@ def _events(path: Path, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield event
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def _json_object(path: Path) -> Json:
     with contextlib.suppress(OSError, ValueError, RecursionError):
         with open_plain(path) as stream:
             value = json.loads(stream.read())

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.core.asset_layout import RUNS_FOLDER
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, UsageError, exit_code_of
 from pipeline.core.job import Job
+from pipeline.core.json_types import Json
 from pipeline.core.location import Location, RemotePath
 from pipeline.scheduler import gpu_capacity, resources
 from pipeline.scheduler.batch import BatchContext, build_batch
@@ -68,6 +69,32 @@ class RunSettings:
     max_memory: int | None = None
 
 
+@dataclass(frozen=True)
+class RunContext:
+    """What the parts of one run share.
+
+    ``out`` is the output root as the user named it, made absolute. ``output_root`` claims and publishes rows there.
+    """
+
+    out: Location
+    output_root: OutputRoot
+    prior_spec: str
+    settings: RunSettings
+    hooks: Hooks
+    progress: Progress
+    run_log: RunLog
+
+    @property
+    def threads(self) -> int:
+        """Torch threads of each worker."""
+        return self.settings.threads or resources.threads_per_worker()
+
+    def note(self, text: str) -> None:
+        """Write ``text`` to the run's log and show it."""
+        self.run_log.note(text)
+        self.progress.note(text)
+
+
 def run(
     plan_items: Iterable[PlanItem],
     out: Location,
@@ -76,7 +103,7 @@ def run(
     settings: RunSettings | None = None,
     progress: Progress | None = None,
     hooks: Hooks | None = None,
-    header: dict[str, Any] | None = None,
+    header: Json | None = None,
     reproduce: Callable[[Job], str] = lambda job: "",
     total: int | None = None,
     listen: Callable[[Callable[[TaskResult, str], None]], None] = lambda refused: None,
@@ -104,6 +131,7 @@ def run(
     run_log = RunLog(root, header or {})
     progress.run_id = run_log.run_id
     output_root = open_output_root(out, run_id=run_log.run_id)
+    context = RunContext(out, output_root, prior_spec, settings, hooks, progress, run_log)
     tracker = TaskTracker(
         plan_items,
         output_root,
@@ -120,7 +148,7 @@ def run(
     code, problem = EXIT_ROWS_FAILED, ""
     with publish_run(root, out, PUBLISHED, (RUNS_FOLDER,)):
         try:
-            interrupted = _run(tracker, output_root, out, prior_spec, settings, hooks, progress, run_log)
+            interrupted = _run(tracker, context)
             summary = tracker.close(interrupted=interrupted, seconds=time.monotonic() - begun)
             summary.run_id = run_log.run_id
             progress.close()
@@ -138,18 +166,10 @@ def run(
                 progress.note(run_log.problem)
 
 
-def _run(
-    tracker: TaskTracker,
-    output_root: OutputRoot,
-    out: Location,
-    prior_spec: str,
-    settings: RunSettings,
-    hooks: Hooks,
-    progress: Progress,
-    run_log: RunLog,
-) -> bool:
-    """True when interrupted."""
-    with StopSignals(raising=settings.serial, lost=lambda: progress.lost) as signals:
+def _run(tracker: TaskTracker, context: RunContext) -> bool:
+    """Build what ``tracker`` hands out. Return True when the run was interrupted."""
+    progress, serial = context.progress, context.settings.serial
+    with StopSignals(raising=serial, lost=lambda: progress.lost) as signals:
         # Up to the first row that is to be built; usually the whole plan.
         while tracker.has_more and not tracker.rows_left and not signals.stopping:
             tracker.load_more(_READ_SECONDS)
@@ -158,33 +178,26 @@ def _run(
         progress.begin(**tracker.expected())
         if not tracker.has_more or signals.stopping:
             return signals.stopping
-        if settings.serial:
-            return _run_serial(tracker, output_root, prior_spec, settings, hooks, signals, run_log.run_id)
-        return _run_ray(tracker, out, prior_spec, settings, hooks, signals, progress, run_log)
+        return (_run_serial if serial else _run_ray)(tracker, context, signals)
 
 
-def _run_serial(
-    tracker: TaskTracker,
-    output_root: OutputRoot,
-    prior_spec: str,
-    settings: RunSettings,
-    hooks: Hooks,
-    signals: StopSignals,
-    run_id: str,
-) -> bool:
-    """Everything in this process. True when interrupted."""
+def _run_serial(tracker: TaskTracker, context: RunContext, signals: StopSignals) -> bool:
+    """Build everything in this process. Return True when the run was interrupted."""
     group: list[Task] = []
+    settings, hooks = context.settings, context.hooks
     try:
-        prior = hooks.load_prior(prior_spec, settings.threads or resources.threads_per_worker())
+        prior = hooks.load_prior(context.prior_spec, context.threads)
         batch_size = hooks.measure(prior, settings.lockstep).lockstep
-        context = BatchContext(output_root, prior, batch_size, hooks, settings.checkpoint_seconds, run_id)
+        batch_context = BatchContext(
+            context.output_root, prior, batch_size, hooks, settings.checkpoint_seconds, context.run_log.run_id
+        )
         while not signals.stopping and tracker.has_more:
             tracker.load_more()
             group = tracker.next_batch(lockstep=batch_size)
             if not group:
                 time.sleep(0.05)  # what waits has to wait a little longer
                 continue
-            _build_here(tracker, group, context, signals)
+            _build_here(tracker, group, batch_context, signals)
             group = []
     except KeyboardInterrupt:
         tracker.halting = True
@@ -244,27 +257,14 @@ def _raise_when_overdue(end: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _run_ray(
-    tracker: TaskTracker,
-    out: Location,
-    prior_spec: str,
-    settings: RunSettings,
-    hooks: Hooks,
-    signals: StopSignals,
-    progress: Progress,
-    run_log: RunLog,
-) -> bool:
-    """Workers on Ray. True when interrupted."""
+def _run_ray(tracker: TaskTracker, context: RunContext, signals: StopSignals) -> bool:
+    """Build with workers on Ray. Return True when the run was interrupted."""
     from pipeline.scheduler.cluster import ClusterLost
-
-    def note(text: str) -> None:
-        run_log.note(text)
-        progress.note(text)
 
     died = ended = 0
     while True:
         try:
-            _run_cluster(tracker, out, prior_spec, settings, hooks, signals, note, run_log.note, run_log.run_id)
+            _run_cluster(tracker, context, signals)
             return signals.stopping
         except ClusterLost:
             before, ended = ended, tracker.summary.counts.total()
@@ -272,31 +272,22 @@ def _run_ray(
             if died >= _MAX_CLUSTERS or signals.stopping:
                 raise
             text = "Ray's servers on this machine died; they are started again"
-            run_log.note(text)
-            progress.warn(text)
+            context.run_log.note(text)
+            context.progress.warn(text)
 
 
-def _run_cluster(
-    tracker: TaskTracker,
-    out: Location,
-    prior_spec: str,
-    settings: RunSettings,
-    hooks: Hooks,
-    signals: StopSignals,
-    note: Callable[[str], None],
-    log: Callable[[str], None],
-    run_id: str,
-) -> None:
-    """As ``_run_ray``, in one cluster. Raises ClusterLost when that dies. ``log`` takes what is not worth showing."""
-    from pipeline.scheduler.cluster import draining_nodes, ray_cluster, worker_capacity, worker_cpus
+def _run_cluster(tracker: TaskTracker, context: RunContext, signals: StopSignals) -> None:
+    """Build with the workers of one cluster. Raises ClusterLost when the cluster dies."""
+    from pipeline.scheduler.cluster import ray_cluster, worker_capacity, worker_cpus
 
-    threads = settings.threads or resources.threads_per_worker()
-    note(f"joining Ray at {settings.address}" if settings.address else "starting workers")
+    settings, threads, run_id = context.settings, context.threads, context.run_log.run_id
+    context.note(f"joining Ray at {settings.address}" if settings.address else "starting workers")
     with contextlib.ExitStack() as stack:
         with signals.held_back():
             cluster = stack.enter_context(ray_cluster(settings.address, threads))
         from pipeline.scheduler.actor_pool import ActorPool, ActorSettings
         from pipeline.scheduler.metrics import Metrics
+        from pipeline.scheduler.ray_api import draining_nodes
         from pipeline.scheduler.worker import WorkerSettings
 
         signals.install()  # Ray took SIGTERM for itself
@@ -305,7 +296,7 @@ def _run_cluster(
         # One that starts from nothing has no GPUs yet: there, that workers share them says that there will be some.
         on_gpus = bool(cluster.gpus or (settings.gpus_per_worker and not cluster.local))
         cpus = 0 if cluster.local else worker_cpus(threads, early=True, on_gpus=on_gpus)
-        options: dict[str, Any] = {"num_gpus": 1 if on_gpus else 0, "num_cpus": cpus}
+        options: dict[str, float] = {"num_gpus": 1 if on_gpus else 0, "num_cpus": cpus}
         per_chosen = _per_gpu(settings, cluster.gpus) if on_gpus else 0
         if per_chosen:
             options |= gpu_capacity.gpu_options(per_chosen, cpus)
@@ -332,14 +323,14 @@ def _run_cluster(
         probe = bool(cluster.gpus and settings.lockstep and not per_chosen)
         pool = ActorPool(
             tracker,
-            note,
+            context.note,
             signals,
             ActorSettings(
                 WorkerSettings(
-                    hooks,
-                    prior_spec,
+                    context.hooks,
+                    context.prior_spec,
                     threads,
-                    out,
+                    context.out,
                     settings.lockstep,
                     settings.checkpoint_seconds,
                     run_id,
@@ -360,4 +351,4 @@ def _run_cluster(
             tracker.remove_listener(metrics)
             pool.close()
             for message in cluster.messages:
-                log(f"Ray: {message}")
+                context.run_log.note(f"Ray: {message}")

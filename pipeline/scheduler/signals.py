@@ -7,7 +7,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+
+Handler = Callable[[int, FrameType | None], object] | int | None
 
 # SIGHUP: the terminal was closed.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -26,7 +27,7 @@ class StopSignals:
     def __init__(self, *, raising: bool = False, lost: Callable[[], str] = lambda: ""):
         self._raising, self._lost = raising, lost
         self._count = 0
-        self._previous_handlers: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Handler] = {}
 
     @property
     def stopping(self) -> bool:

@@ -8,7 +8,6 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.asset_layout import LOG
 from pipeline.core.terminal import escape_json
@@ -48,7 +47,7 @@ class TaskLog:
             values["message"] = scrub(values["message"])
         self._write("ended", state=result.state, warnings=[scrub(text) for text in result.warnings], **values)
 
-    def _write(self, event: str, **values: Any) -> None:
+    def _write(self, event: str, **values: object) -> None:
         moment = {"time": round(time.time(), 3), "seconds": round(time.monotonic() - self._begun, 3)}
         line = escape_json(json.dumps({"event": event} | self._common | moment | values, ensure_ascii=False))
         with contextlib.suppress(OSError):

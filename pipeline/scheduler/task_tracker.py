@@ -273,8 +273,10 @@ class TaskTracker:
         if result.message or result.warnings:
             words = scrub(result.message), [scrub(text) for text in result.warnings]
             result = dataclasses.replace(result, message=words[0], warnings=words[1])
-        for table in (self._stages, self._reported_at, self._started_at, self._furthest):
-            table.pop(row.job.id, None)  # type: ignore[attr-defined]
+        self._stages.pop(row.job.id, None)
+        self._reported_at.pop(row.job.id, None)
+        self._started_at.pop(row.job.id, None)
+        self._furthest.pop(row.job.id, None)
         self.summary.counts[result.state] += 1
         self.summary.warnings += len(result.warnings)
         if result.state in FAILURES:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.core.job import Job
 from pipeline.prior.options import PriorOptions
 from pipeline.recipes.registry import BuildFunction, get_recipe
 from pipeline.scheduler.gpu_capacity import Capacity, measure_capacity
+
+if TYPE_CHECKING:
+    from pipeline.prior.load import Prior
 
 # done: built now. kept: found finished. elsewhere: another run is building it. waiting: never begun.
 # quarantined: it killed its worker as often as is allowed, or never came further; failed in every other respect.
@@ -58,7 +61,7 @@ class TaskResult:
     attempts: int = 1
 
 
-def load_worker_prior(spec: str, threads: int, options: PriorOptions | None = None) -> Any:
+def load_worker_prior(spec: str, threads: int, options: PriorOptions | None = None) -> Prior:
     """Loads the prior named ``spec`` with torch bound to ``threads`` threads of this process.
 
     The number of threads decides in which order floating-point sums are formed, so it is set, never guessed.
@@ -77,6 +80,6 @@ class Hooks:
     """How a worker gets its prior and its recipes, and learns what the prior leaves room for: a value, so that it can
     be replaced as a whole."""
 
-    load_prior: Callable[[str, int], Any] = load_worker_prior
+    load_prior: Callable[[str, int], Prior] = load_worker_prior
     recipe: Callable[[str], BuildFunction] = get_recipe
-    measure: Callable[[Any, int | None], Capacity] = measure_capacity
+    measure: Callable[[Prior, int | None], Capacity] = measure_capacity

@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
 
 import psutil
 
@@ -22,6 +21,7 @@ from pipeline.core.location import Location
 from pipeline.scheduler.batch import BatchContext, build_batch, one_line
 from pipeline.scheduler.gpu_capacity import Capacity
 from pipeline.scheduler.output_root import open_output_root
+from pipeline.scheduler.signals import Handler
 from pipeline.scheduler.tasks import Hooks, Task, TaskResult
 
 # A worker whose driver has not asked for its pulse for so long saves its work and hands it back: the driver is
@@ -92,7 +92,7 @@ class Worker:
         self._process = psutil.Process()
         # Where this is the main thread: a machine that is being taken away sends SIGTERM first.
         self._building = False
-        self._previous_handler: Any = None
+        self._previous_handler: Handler = None
         with contextlib.suppress(ValueError):
             self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
 

@@ -16,12 +16,12 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.asset_layout import LEASE
+from pipeline.core.json_types import Json
 from pipeline.core.location import RemotePath
 from pipeline.core.process.liveness import is_alive
 from pipeline.storage.errors import PreconditionFailed, StorageError
@@ -119,7 +119,7 @@ def acquire(folder: RemotePath, owner: Owner, *, seconds: float = LEASE_SECONDS)
     return None
 
 
-def holder(folder: RemotePath) -> dict[str, Any] | None:
+def holder(folder: RemotePath) -> Json | None:
     """What the lease of the asset in ``folder`` says, None where no one holds it. Raises StorageError."""
     try:
         data, meta = store_of(folder).read(folder / LEASE, _MAX_BYTES)
@@ -139,7 +139,7 @@ class LeaseRenewer:
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
-    def renewing(self, lease: Lease) -> Any:
+    def renewing(self, lease: Lease) -> Iterator[Lease]:
         """Renews ``lease`` while the block runs, and releases it at its end."""
         with self._lock:
             self._leases.append(lease)
@@ -179,7 +179,7 @@ def _is_still_held(store: Store, location: RemotePath, token: str) -> bool:
     return False
 
 
-def _is_abandoned(lease: dict[str, Any], meta: ObjectMeta, owner: Owner) -> bool:
+def _is_abandoned(lease: Json, meta: ObjectMeta, owner: Owner) -> bool:
     """Whether the holder is certainly gone."""
     attempt, pid = lease.get("attempt"), lease.get("pid")
     if owner.run and lease.get("run") == owner.run and isinstance(attempt, int) and attempt < owner.attempt:
@@ -189,7 +189,7 @@ def _is_abandoned(lease: dict[str, Any], meta: ObjectMeta, owner: Owner) -> bool
     return _is_expired(lease, meta)
 
 
-def _is_expired(lease: dict[str, Any], meta: ObjectMeta) -> bool:
+def _is_expired(lease: Json, meta: ObjectMeta) -> bool:
     seconds = lease.get("seconds")
     # A lease that cannot be read is one of a later version, or damage; it counts as the longest of ours.
     seconds = float(seconds) if isinstance(seconds, (int, float)) and 0 < seconds < 86_400 else LEASE_SECONDS
@@ -197,7 +197,7 @@ def _is_expired(lease: dict[str, Any], meta: ObjectMeta) -> bool:
     return meta.now - meta.modified > seconds + 1
 
 
-def _object(data: bytes) -> dict[str, Any]:
+def _object(data: bytes) -> Json:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):

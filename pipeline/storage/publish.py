@@ -21,10 +21,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from pipeline.core.asset_layout import FAILURE, NEXT, RECORD, WORK_DIR
 from pipeline.core.hashing import sha256_bytes
+from pipeline.core.json_types import Json
 from pipeline.core.location import RemotePath
 from pipeline.storage.errors import PreconditionFailed, StorageError
 from pipeline.storage.lease import holder
@@ -72,23 +73,24 @@ class _Folder:
             raise _lease_lost_error(self.place)
 
 
-def publish_asset(local: Path, location: RemotePath, *, held: Callable[[], bool] = lambda: True) -> dict[str, Any]:
+def publish_asset(local: Path, location: RemotePath, *, held: Callable[[], bool] = lambda: True) -> Json:
     """Publishes the finished asset in the folder ``local`` at ``location`` and gives the record as it stands there.
 
     ``local/record.json`` names the outputs. ``held`` says whether the caller still has the asset's lease; nothing is
     written once it does not. Raises StorageError where the store refuses, stays unreachable or the lease is lost;
     called again, it does what is left to do.
     """
-    record = json.loads((local / RECORD).read_bytes())
-    contents = {name: (local / name).read_bytes() for name in record["outputs"]}
+    record: dict[str, object] = json.loads((local / RECORD).read_bytes())
+    outputs = outputs_of(record)
+    contents = {name: (local / name).read_bytes() for name in outputs}
     for name, data in contents.items():
-        if sha256_bytes(data) != record["outputs"][name]["sha256"]:
+        if sha256_bytes(data) != outputs[name]["sha256"]:
             raise StorageError(f"{local / name}: has other bytes than its record says; build it again")
     folder = _Folder(location, held)
     replaced: list[str] = []
     if RECORD in folder.etags:
         replaced = sorted(set(_outputs(folder)) - set(contents))
-        objects = {name: f"{NEXT}/{record['outputs'][name]['sha256']}-{name}" for name in contents}
+        objects = {name: f"{NEXT}/{outputs[name]['sha256']}-{name}" for name in contents}
         _put_outputs(folder, record, contents, objects)
         _put_record(folder, {**record, "replaces": replaced})
     _replace_outputs(folder, record, contents, replaced)
@@ -120,13 +122,13 @@ def finish_publish(location: RemotePath, *, held: Callable[[], bool] = lambda: T
     return True
 
 
-def is_partly_published(record: Mapping[str, Any], names: Iterable[str]) -> bool:
+def is_partly_published(record: Json, names: Iterable[str]) -> bool:
     """Whether the publisher of ``record`` was killed before its end, given the ``names`` in the asset's folder."""
     return "replaces" in record or any(_is_temporary(name) for name in names)
 
 
 def _replace_outputs(
-    folder: _Folder, record: dict[str, Any], contents: Mapping[str, bytes], replaced: Iterable[str]
+    folder: _Folder, record: dict[str, object], contents: Mapping[str, bytes], replaced: Iterable[str]
 ) -> None:
     """The outputs under their own names, the record that says so, and nothing else of ours beside them."""
     _put_outputs(folder, record, contents, {})
@@ -138,23 +140,25 @@ def _replace_outputs(
 
 
 def _put_outputs(
-    folder: _Folder, record: dict[str, Any], contents: Mapping[str, bytes], objects: Mapping[str, str]
+    folder: _Folder, record: dict[str, object], contents: Mapping[str, bytes], objects: Mapping[str, str]
 ) -> None:
     """Writes the outputs, under their own names where ``objects`` gives no other, and says where in ``record``."""
+    outputs = dict(outputs_of(record))
     for name, data in contents.items():
-        output = {key: value for key, value in record["outputs"][name].items() if key not in ("object", "tag")}
+        output = {key: value for key, value in outputs[name].items() if key not in ("object", "tag")}
         output["tag"] = folder.write(objects.get(name, name), data)
         if name in objects:
             output["object"] = objects[name]
-        record["outputs"][name] = output
+        outputs[name] = output
+    record["outputs"] = outputs
 
 
-def _put_record(folder: _Folder, record: Mapping[str, Any]) -> None:
+def _put_record(folder: _Folder, record: Json) -> None:
     text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     folder.write(RECORD, (text + "\n").encode())
 
 
-def _outputs(folder: _Folder) -> Mapping[str, Any]:
+def _outputs(folder: _Folder) -> Json:
     """The outputs of the record that is there; none where it is damaged."""
     try:
         outputs = json.loads(folder.read(RECORD))["outputs"]
@@ -172,13 +176,18 @@ def _is_temporary(name: str) -> bool:
     return name.startswith((f"{NEXT}/", f"{WORK_DIR}/"))
 
 
-def object_name(name: str, output: Mapping[str, Any]) -> str:
+def outputs_of(record: Json) -> Mapping[str, Json]:
+    """Return what a record that was checked says of each output: ``sha256``, ``bytes``, and at a URL ``tag``."""
+    return cast("Mapping[str, Json]", record["outputs"])
+
+
+def object_name(name: str, output: Json) -> str:
     """Where in the asset's folder the output ``name`` of a record lies; never outside it."""
     held = output.get("object")
     return held if isinstance(held, str) and _OBJECT.fullmatch(held) else name
 
 
-def read_output(location: RemotePath, name: str) -> tuple[bytes, dict[str, Any]]:
+def read_output(location: RemotePath, name: str) -> tuple[bytes, Json]:
     """The bytes of the output ``name`` of the asset at ``location``, with the record they belong to.
 
     Checked by size and hash; a rebuild that goes on meanwhile is waited for by reading again. Raises StorageError,
@@ -215,7 +224,7 @@ def remove_asset(out: RemotePath, job_id: str) -> None:
         store.delete(location / name)
 
 
-def write_failure(location: RemotePath, failure: Mapping[str, Any]) -> None:
+def write_failure(location: RemotePath, failure: Json) -> None:
     """Writes ``failure.json``; a record beside it stays as it is. Raises StorageError."""
     text = json.dumps({**failure, "schema": 1, "status": "failed"}, indent=1, sort_keys=True, ensure_ascii=False)
     store_of(location).write(location / FAILURE, (text + "\n").encode())

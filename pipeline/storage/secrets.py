@@ -6,8 +6,8 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from pipeline.core.json_types import Json
 from pipeline.core.redact import redact
 
 _NAMES = re.compile(r"secret|token|passw|credential|access_key|account_key|sas|^key$|_key$", re.IGNORECASE)
@@ -33,7 +33,7 @@ def _secrets() -> Iterator[str]:
         yield from _values(config)
 
 
-def _values(config: Mapping[str, Any]) -> Iterator[str]:
+def _values(config: Json) -> Iterator[str]:
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from _values(value)

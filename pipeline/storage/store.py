@@ -14,10 +14,10 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pipeline.core.location import RemotePath
 from pipeline.storage.errors import PreconditionFailed, StorageError, classify_error, describe_error, error_code
@@ -39,6 +39,8 @@ ABSENT = ""
 _OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory")
 
 T = TypeVar("T")
+# An answer of the S3 client or of fsspec: nested, with values that differ between stores.
+Response = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -228,10 +230,10 @@ class S3Store(Store):
 
     exact = True
 
-    def _call(self, seconds: float, method: str, **arguments: Any) -> dict[str, Any]:
+    def _call(self, seconds: float, method: str, **arguments: object) -> Response:
         from fsspec.asyn import sync
 
-        return sync(self._fs.loop, self._fs._call_s3, method, timeout=seconds, **arguments)
+        return cast(Response, sync(self._fs.loop, self._fs._call_s3, method, timeout=seconds, **arguments))
 
     def _stat(self, location: RemotePath, seconds: float) -> ObjectMeta:
         response = self._call(seconds, "head_object", **_bucket_and_key(location))
@@ -249,7 +251,7 @@ class S3Store(Store):
                 raise ConnectionError(f"{len(data)} of {response['ContentLength']} bytes came")
             return data, _meta_from_response(response, len(data))
 
-        return sync(self._fs.loop, get, timeout=seconds)
+        return cast("tuple[bytes, ObjectMeta]", sync(self._fs.loop, get, timeout=seconds))
 
     def _write(self, location: RemotePath, data: bytes, expect: str | None, seconds: float) -> str:
         if expect is not None and not self.exact:
@@ -298,7 +300,7 @@ class S3Store(Store):
             for item in page.get("CommonPrefixes", ()):
                 yield item["Prefix"].removeprefix(prefix).rstrip("/")
 
-    def _pages(self, folder: RemotePath, prefix: str, seconds: float, **arguments: Any) -> Iterator[dict[str, Any]]:
+    def _pages(self, folder: RemotePath, prefix: str, seconds: float, **arguments: object) -> Iterator[Response]:
         bucket = folder.key.partition("/")[0]
         while True:
             page = self._call(seconds, "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=_PAGE_SIZE, **arguments)
@@ -328,7 +330,7 @@ def _open(location: RemotePath) -> Store:
         from fsspec.config import conf
     except ImportError:
         raise StorageError(f"{location}: fsspec is not installed; pip install 'latentkiln[s3]'") from None
-    options: dict[str, Any] = {"use_listings_cache": False}
+    options: dict[str, object] = {"use_listings_cache": False}
     if scheme in ("s3", "s3a"):
         # One attempt and short waits in the client: whether and how long to go on is decided here alone.
         ours = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1, "mode": "standard"}}
@@ -382,7 +384,7 @@ def _check_size(location: RemotePath, size: int, limit: int) -> None:
         raise StorageError(f"{location}: it has {size} bytes; allowed: at most {limit}")
 
 
-def _meta_from_response(response: dict[str, Any], size: int) -> ObjectMeta:
+def _meta_from_response(response: Response, size: int) -> ObjectMeta:
     date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
     try:
         now = email.utils.parsedate_to_datetime(date).timestamp()
@@ -392,7 +394,7 @@ def _meta_from_response(response: dict[str, Any], size: int) -> ObjectMeta:
     return ObjectMeta(size, str(response.get("ETag", "")).strip('"'), modified.timestamp() if modified else 0.0, now)
 
 
-def _meta_from_info(info: dict[str, Any]) -> ObjectMeta:
+def _meta_from_info(info: Response) -> ObjectMeta:
     """fsspec's description of a file; each file system has its own names for the same things."""
     if info.get("type") == "directory":
         raise FileNotFoundError(info.get("name", ""))
