@@ -13,13 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.core.errors import PriorError
+from pipeline.core.outcome import TaskResult
 from pipeline.scheduler import ray_api
 from pipeline.scheduler.batch import one_line
 from pipeline.scheduler.gpu_capacity import gpu_options
 from pipeline.scheduler.ray_api import ActorOptions, ObjectRef, WorkerActor
 from pipeline.scheduler.signals import StopSignals
 from pipeline.scheduler.task_tracker import TaskTracker
-from pipeline.scheduler.tasks import Task, TaskResult
+from pipeline.scheduler.tasks import Task
 from pipeline.scheduler.worker import BatchResult, Heartbeat, LoadReport, WorkerSettings
 from pipeline.scheduler.worker_failure import WorkerFailure, classify
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.errors import Interrupted, LatentkilnError, describe_os_error
 from pipeline.core.job import Reporter
-from pipeline.core.outcome import BuildResult
+from pipeline.core.outcome import TaskResult
 from pipeline.scheduler.output_root import OutputRoot
 from pipeline.scheduler.task_log import TaskLog
-from pipeline.scheduler.tasks import Hooks, Task, TaskResult
+from pipeline.scheduler.tasks import Hooks, Task
 from pipeline.storage.errors import StorageError
 from pipeline.storage.inputs import with_local_files
 from pipeline.storage.secrets import scrub
@@ -135,7 +136,7 @@ def _build(
         return lambda stage, done, total: report(job_id, stage, done, total)
 
     try:
-        outcomes = context.hooks.recipe(rows[0].job.recipe)(
+        results = context.hooks.recipe(rows[0].job.recipe)(
             [with_local_files(row.job) for row in rows],
             context.prior,
             context.out,
@@ -154,20 +155,14 @@ def _build(
         words = describe_os_error(error) if isinstance(error, OSError) else str(error)
         message = one_line(f"{rows[0].job.id}: {words}")
         return [_failed(rows[0], stage, type(error).__name__, message, time.monotonic() - begun)]
-    return [_result(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
+    return [_with_attempt(result, row) for row, result in zip(rows, results, strict=True)]
 
 
-def _result(row: Task, outcome: BuildResult) -> TaskResult:
-    return TaskResult(
-        row.job.id,
-        outcome.status,
-        outcome.stage,
-        outcome.error,
-        outcome.message,
-        outcome.seconds,
-        list(outcome.warnings),
-        row.reproduce if outcome.status == "failed" else "",
-        row.attempt,
+def _with_attempt(result: TaskResult, row: Task) -> TaskResult:
+    """Add what the recipe does not know of ``row``: the command that builds it alone and the number of attempts."""
+    reproduce = row.reproduce if result.state == "failed" else ""
+    return dataclasses.replace(
+        result, job_id=row.job.id, warnings=list(result.warnings), reproduce=reproduce, attempts=row.attempt
     )
 
 

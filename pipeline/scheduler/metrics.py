@@ -6,8 +6,8 @@ under the prefix ``ray_latentkiln_``.
 
 from __future__ import annotations
 
+from pipeline.core.outcome import TaskResult
 from pipeline.scheduler.progress import Progress
-from pipeline.scheduler.tasks import TaskResult
 
 _SECONDS = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0]
 

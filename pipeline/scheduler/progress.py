@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, cast
 
+from pipeline.core.outcome import FAILURES, TaskResult
 from pipeline.core.terminal import Display, complain, escape, safe_json
-from pipeline.scheduler.tasks import FAILURES, TaskResult
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -29,11 +29,11 @@ from pipeline.core.asset_layout import EVENTS_FILE, LOCK_FILE, RUN_FILE, RUNS_FO
 from pipeline.core.atomic import atomic_write, write_json
 from pipeline.core.errors import describe_os_error
 from pipeline.core.json_types import Json
+from pipeline.core.outcome import FAILURES, TaskResult
 from pipeline.core.plain import is_plain, open_plain
 from pipeline.core.process.liveness import is_alive
 from pipeline.core.terminal import escape_json
 from pipeline.scheduler.file_lock import lock
-from pipeline.scheduler.tasks import FAILURES, TaskResult
 from pipeline.storage.secrets import scrub
 
 PUBLISHED = (RUN_FILE, EVENTS_FILE)

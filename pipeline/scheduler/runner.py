@@ -17,6 +17,7 @@ from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, Us
 from pipeline.core.job import Job
 from pipeline.core.json_types import Json
 from pipeline.core.location import Location, RemotePath
+from pipeline.core.outcome import TaskResult
 from pipeline.scheduler import gpu_capacity, resources
 from pipeline.scheduler.batch import BatchContext, build_batch
 from pipeline.scheduler.output_root import (
@@ -31,7 +32,7 @@ from pipeline.scheduler.progress import Progress
 from pipeline.scheduler.run_log import PUBLISHED, RunLog
 from pipeline.scheduler.signals import StopSignals
 from pipeline.scheduler.task_tracker import RunSummary, TaskTracker
-from pipeline.scheduler.tasks import Hooks, Task, TaskResult
+from pipeline.scheduler.tasks import Hooks, Task
 
 if TYPE_CHECKING:
     from pipeline.plan import PlanItem

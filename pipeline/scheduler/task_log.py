@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from pipeline.core.asset_layout import LOG
+from pipeline.core.outcome import TaskResult
 from pipeline.core.terminal import escape_json
-from pipeline.scheduler.tasks import Task, TaskResult
+from pipeline.scheduler.tasks import Task
 from pipeline.storage.secrets import scrub
 
 # A row that is tried for ever must not fill the disk: beyond this its log starts anew.

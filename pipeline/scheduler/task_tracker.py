@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, LatentkilnError
 from pipeline.core.job import Job
+from pipeline.core.outcome import FAILURES, State, TaskResult
 from pipeline.scheduler.batch import record_failure
 from pipeline.scheduler.gpu_capacity import DEFAULT_LOCKSTEP
 from pipeline.scheduler.output_root import OutputRoot
 from pipeline.scheduler.progress import Progress
 from pipeline.scheduler.run_log import RunLog
 from pipeline.scheduler.task_queue import WINDOW, TaskQueue
-from pipeline.scheduler.tasks import FAILURES, State, Task, TaskResult
+from pipeline.scheduler.tasks import Task
 from pipeline.storage.errors import StorageError
 from pipeline.storage.secrets import scrub
 from pipeline.storage.store import deadline

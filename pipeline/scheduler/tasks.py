@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.core.job import Job
+from pipeline.core.outcome import TaskResult as TaskResult
 from pipeline.prior.options import PriorOptions
 from pipeline.recipes.registry import BuildFunction, get_recipe
 from pipeline.scheduler.gpu_capacity import Capacity, measure_capacity
 
 if TYPE_CHECKING:
     from pipeline.prior.load import Prior
-
-# done: built now. kept: found finished. elsewhere: another run is building it. waiting: never begun.
-# quarantined: it killed its worker as often as is allowed, or never came further; failed in every other respect.
-State = Literal["done", "kept", "failed", "quarantined", "interrupted", "elsewhere", "waiting"]
-FAILURES = ("failed", "quarantined")
 
 
 @dataclass(frozen=True)
@@ -44,21 +40,6 @@ class Task:
     def is_first(self) -> bool:
         """No earlier attempt of this run may still hold its lock."""
         return self.attempt == 1 and not self.setbacks
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """What became of a row. ``stage``, ``error`` (class name) and ``message`` as in ``BuildResult``."""
-
-    job_id: str
-    state: State
-    stage: str = ""
-    error: str = ""
-    message: str = ""
-    seconds: float = 0.0
-    warnings: list[str] = field(default_factory=list)
-    reproduce: str = ""
-    attempts: int = 1
 
 
 def load_worker_prior(spec: str, threads: int, options: PriorOptions | None = None) -> Prior:

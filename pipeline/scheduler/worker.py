@@ -18,11 +18,12 @@ import psutil
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.home import settle
 from pipeline.core.location import Location
+from pipeline.core.outcome import TaskResult
 from pipeline.scheduler.batch import BatchContext, build_batch, one_line
 from pipeline.scheduler.gpu_capacity import Capacity
 from pipeline.scheduler.output_root import open_output_root
 from pipeline.scheduler.signals import Handler
-from pipeline.scheduler.tasks import Hooks, Task, TaskResult
+from pipeline.scheduler.tasks import Hooks, Task
 
 # A worker whose driver has not asked for its pulse for so long saves its work and hands it back: the driver is
 # suspended, or the network between them is cut and another worker has its rows by now.
