@@ -37,9 +37,10 @@ from pipeline.core.plain import files_below, refuse_links
 from pipeline.export.record import load_record, names_of_rows, output_problem, read_failure, read_record, write_failure
 from pipeline.scheduler.file_lock import asset_lock
 from pipeline.scheduler.tasks import Task
-from pipeline.storage import lease, publish, shared_cache, sync
+from pipeline.storage import lease, publish, sync
 from pipeline.storage.errors import StorageError
 from pipeline.storage.input_cache import scratch_folder
+from pipeline.storage.shared_cache import SharedCache
 from pipeline.storage.snapshot import take_snapshot
 from pipeline.storage.store import deadline, store_of
 
@@ -155,8 +156,8 @@ class RemoteOutputRoot:
         self.out, self._run_id = out, run_id
         self.root = scratch_folder(out)
         self.root.mkdir(parents=True, exist_ok=True)
-        # Layouts are found under a time limit, and all nodes must work on the same.
-        shared_cache.attach(self.root / UNWRAP_CACHE, self.out / UNWRAP_CACHE.as_posix())
+        # Unwrapping runs under a time limit. All nodes must use the same texture coordinates.
+        self._unwrap_cache = SharedCache(self.root / UNWRAP_CACHE, self.out / UNWRAP_CACHE.as_posix())
         self._renewer = lease.LeaseRenewer()
         self._leases: dict[str, lease.Lease] = {}
         self._checkpointed: set[str] = set()
@@ -223,7 +224,7 @@ class RemoteOutputRoot:
                 for pair in sync.files_below(self.root / job_id / WORK_DIR, self.out / job_id / WORK_DIR)
             ]
 
-        with sync.FileSync(checkpoints, seconds=SYNC_SECONDS) as shipper:
+        with self._unwrap_cache.open(), sync.FileSync(checkpoints, seconds=SYNC_SECONDS) as shipper:
             yield
         shipper.sync()
 
