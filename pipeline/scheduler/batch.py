@@ -1,4 +1,4 @@
-"""Builds one group of rows inside this process: locks, the recipe, a log and a record for each failure."""
+"""Build one batch of rows in this process: locks, the recipe, a log per row and a record of each failure."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from pipeline.prior.load import Prior
 
 ELSEWHERE = "being built by another run"
-# A worker that was declared dead may hold its locks a moment longer.
+# A worker that was declared dead may hold its locks for a moment longer.
 _RETRY_LOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class BatchContext:
-    """Where a group is built: the depot it goes to, the loaded prior, and how. ``run_id`` goes into the rows' logs."""
+    """What the batches of one worker share: the output root, the loaded prior and how to build.
+
+    ``run_id`` goes into the rows' logs.
+    """
 
     output_root: OutputRoot
     prior: Prior
@@ -41,7 +44,7 @@ class BatchContext:
 
     @property
     def out(self) -> Path:
-        """The local folder that recipes write into."""
+        """The local folder into which recipes write."""
         return self.output_root.root
 
 
@@ -51,10 +54,10 @@ def build_batch(
     report: Callable[[str, str, int, int], None],
     stop: Callable[[], bool],
 ) -> list[TaskResult]:
-    """Builds ``rows`` (one recipe, at most ``context.lockstep``) and gives one result each, in order.
+    """Build ``rows`` of one recipe, at most ``context.lockstep`` of them. Return one result per row, in order.
 
-    ``report(job_id, stage, done, total)`` is called at every step. Rows another run holds come back as
-    ``elsewhere``; rows that are finished already (built by another run or an attempt that died late) as
+    ``report(job_id, stage, done, total)`` is called at every step. A row that another run holds ends as
+    ``elsewhere``. A row that is finished already, built by another run or by an attempt that died late, ends as
     ``kept``.
     """
     results: dict[str, TaskResult] = {}
@@ -97,7 +100,7 @@ def _build_and_publish(
     report: Callable[[str, str, int, int], None],
     stop: Callable[[], bool],
 ) -> list[TaskResult]:
-    """As ``_build``, with checkpoints kept where the depot wants them."""
+    """Build as ``_build`` does while the output root copies the checkpoints."""
     try:
         with context.output_root.working(rows):
             return _build(rows, context, report, stop)
@@ -106,7 +109,7 @@ def _build_and_publish(
 
 
 def _committed(row: Task, result: TaskResult, context: BatchContext) -> TaskResult:
-    """``result``, or the failure to publish what was built."""
+    """Publish a row that was built. Return ``result``, or the failure to publish it."""
     if result.state != "done":
         return result
     try:
@@ -125,8 +128,7 @@ def _build(
     report: Callable[[str, str, int, int], None],
     stop: Callable[[], bool],
 ) -> list[TaskResult]:
-    """Calls the recipe. Should it raise for a whole group, each row is tried alone, to find the guilty
-    one."""
+    """Call the recipe. If it raises for a batch of several rows, build each row alone to find the cause."""
     if not rows:
         return []
     begun = time.monotonic()
@@ -173,9 +175,9 @@ def _failed(row: Task, stage: str, error: str, message: str, seconds: float = 0.
 
 
 def record_failure(output_root: OutputRoot, row: Task, result: TaskResult) -> None:
-    """Writes ``failure.json``, keeping what the recipe wrote there about this attempt. Never raises OSError.
+    """Write ``failure.json`` and keep the entries that the recipe wrote there about this attempt.
 
-    The caller holds the asset's lock.
+    The caller holds the asset's lock. Raises neither OSError nor StorageError.
     """
     known = dict(output_root.read_failure(row.job.id) or {})
     if known.get("fingerprint") != row.fingerprint or known.get("message") != result.message:
@@ -192,13 +194,12 @@ def record_failure(output_root: OutputRoot, row: Task, result: TaskResult) -> No
         "attempts": row.attempt,
         "finished": time.time(),
     }
-    # The row has failed already, and its result says why; a disk that is full or read-only adds nothing to
-    # it.
+    # The row has failed already and its result says why, so an error of the disk adds nothing.
     with contextlib.suppress(OSError, StorageError):
         output_root.write_failure(row.job.id, failure)
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """``text`` on one line, shortened."""
+    """Return ``text`` on one line, shortened to ``limit`` characters."""
     flat = " ".join(text.split())
     return flat if len(flat) <= limit else flat[: limit - 3] + "..."
