@@ -1,7 +1,7 @@
-"""What a run looks like to Prometheus: counters and gauges that Ray exports with its own.
+"""Metrics of a run for Prometheus: counters and gauges that Ray exports with its own.
 
-Every series has the tag ``run``. Where a node exports metrics (``ray start --metrics-export-port``), they stand there
-under the prefix ``ray_latentkiln_``.
+Every series has the tag ``run``. A node that exports metrics (``ray start --metrics-export-port``) names them with the
+prefix ``ray_latentkiln_``.
 """
 
 from __future__ import annotations

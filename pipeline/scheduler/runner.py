@@ -1,4 +1,4 @@
-"""Runs a plan: in workers on Ray, or in this process; stops when asked."""
+"""Run a plan in workers on Ray, or in this process, until it is done or the user stops it."""
 
 from __future__ import annotations
 
@@ -37,25 +37,26 @@ from pipeline.scheduler.tasks import Hooks, Task
 if TYPE_CHECKING:
     from pipeline.plan import PlanItem
 
-# How often Ray is started on this machine before a run gives up, unless rows came to their end in between.
+# A run gives up after so many local clusters in a row that died without finishing a row.
 _MAX_CLUSTERS = 4
-# How long the plan is read before the first row begins.
+# How long the plan is read before the first row starts.
 _READ_SECONDS = 0.5
-# How long a late row may take to save its work before it is cut where it stands (in this process).
+# With --serial: how long an overdue row may take to save its work before it is aborted.
 _GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a run is spread, and its limits.
+    """How a run is distributed, and its limits.
 
-    ``lockstep``: rows built together by one worker; None for what its device's memory carries. ``workers``: None for
-    ``resources.default_workers()``, or in a joined cluster for as many as it can hold at any time. ``gpus_per_worker``:
-    None to find out, by measuring the first worker where ``lockstep`` is given (else one worker fills a GPU).
-    ``address`` of a Ray cluster to join; None starts one.
-    ``serial``: everything in this process, no Ray. ``threads`` of each worker: None for
-    ``resources.threads_per_worker()``. ``max_seconds``: wall time of a row whose settings name no limit.
-    ``max_memory``: bytes one worker may hold; has no effect with ``serial``.
+    lockstep: rows that one worker builds together; None: as many as fit into its device's memory.
+    workers: None for ``resources.default_workers()``, or in a joined cluster for as many as it can hold at any time.
+    gpus_per_worker: None: measured by the first worker if ``lockstep`` is given, else 1.
+    address: the Ray cluster to join; None starts one on this machine.
+    serial: build everything in this process, without Ray.
+    threads: torch threads of each worker; None for ``resources.threads_per_worker()``.
+    max_seconds: wall time of a row whose settings name no limit.
+    max_memory: bytes that one worker may hold; has no effect with ``serial``.
     """
 
     lockstep: int | None = None
@@ -110,14 +111,14 @@ def run(
     listen: Callable[[Callable[[TaskResult, str], None]], None] = lambda refused: None,
     conclude: Callable[[RunSummary], int] = lambda summary: summary.exit_code,
 ) -> RunSummary:
-    """Builds every ``build`` item of the plan into ``out``; never raises for a row.
+    """Build every ``build`` item of the plan into ``out``. Never raises for a row.
 
-    The plan is read as far as it is needed, never held as a whole; ``total`` is how many items it will have.
-    ``header`` goes into the run's record; ``reproduce`` gives the command that builds one job alone. ``listen`` is
-    given what to call, while the plan is read, with each row that the manifest refuses and its source. ``conclude``
-    tells the user how it went, after the display has closed, and gives the exit code that goes into the record. Ray is
-    not imported when there is nothing to build. Raises LatentkilnError when no worker can be had, the prior
-    cannot be loaded, or the plan cannot be read at all, UsageError when ``out`` cannot be made.
+    The plan is read as far as needed and never held as a whole; ``total`` is the number of items it will have.
+    ``header`` goes into the run's record. ``reproduce`` returns the command that builds one job alone. ``listen``
+    receives the function to call, while the plan is read, with each row that the manifest refuses and its source.
+    ``conclude`` reports the summary to the user after the display has closed, and returns the exit code for the record.
+    Ray is not imported when there is nothing to build. Raises LatentkilnError when no worker can be started, the prior
+    cannot be loaded or the plan cannot be read at all, and UsageError when ``out`` cannot be made.
     """
     begun = time.monotonic()
     progress, settings, hooks = progress or Progress(), settings or RunSettings(), hooks or Hooks()
@@ -171,7 +172,7 @@ def _run(tracker: TaskTracker, context: RunContext) -> bool:
     """Build what ``tracker`` hands out. Return True when the run was interrupted."""
     progress, serial = context.progress, context.settings.serial
     with StopSignals(raising=serial, lost=lambda: progress.lost) as signals:
-        # Up to the first row that is to be built; usually the whole plan.
+        # Read up to the first row to build. Usually that is the whole plan.
         while tracker.has_more and not tracker.rows_left and not signals.stopping:
             tracker.load_more(_READ_SECONDS)
         if not signals.stopping:
@@ -196,7 +197,7 @@ def _run_serial(tracker: TaskTracker, context: RunContext, signals: StopSignals)
             tracker.load_more()
             group = tracker.next_batch(lockstep=batch_size)
             if not group:
-                time.sleep(0.05)  # what waits has to wait a little longer
+                time.sleep(0.05)  # all tasks are delayed
                 continue
             _build_here(tracker, group, batch_context, signals)
             group = []
@@ -225,22 +226,22 @@ def _build_here(tracker: TaskTracker, group: list[Task], context: BatchContext, 
 
 
 def _per_gpu(settings: RunSettings, gpus: int) -> int:
-    """How many workers share a GPU in a cluster of so many, where the settings say so; else 0."""
+    """Return how many workers share a GPU in a cluster of ``gpus`` GPUs, or 0 if the settings leave it open."""
     if settings.gpus_per_worker:
         return max(1, int(1 / settings.gpus_per_worker + 1e-3))
     return math.ceil(settings.workers / gpus) if settings.workers else 0
 
 
 class _Overdue(BaseException):
-    """Raised into work that does not stop when asked; no Exception, so that nothing takes it for its own."""
+    """Aborts work that does not stop when asked. Not an Exception, so that no handler catches it by mistake."""
 
 
 @contextlib.contextmanager
 def _raise_when_overdue(end: float | None) -> Iterator[None]:
-    """Raises _Late in this block a moment after ``end`` (by the monotonic clock).
+    """Raise _Overdue inside the block some seconds after ``end`` (monotonic clock); never if ``end`` is None.
 
-    It comes between two steps of Python. A call into compiled code that never returns cannot be cut in its own
-    process: for that there are workers.
+    Python raises it between two bytecode instructions. A call into compiled code that never returns cannot be aborted
+    in its own process; a worker can be killed.
     """
     if end is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -294,7 +295,7 @@ def _run_cluster(tracker: TaskTracker, context: RunContext, signals: StopSignals
         signals.install()  # Ray took SIGTERM for itself
         metrics = Metrics(run_id)
         tracker.add_listener(metrics)
-        # One that starts from nothing has no GPUs yet: there, that workers share them says that there will be some.
+        # A cluster that starts empty has no GPUs yet; a share per worker says that it will have some.
         on_gpus = bool(cluster.gpus or (settings.gpus_per_worker and not cluster.local))
         cpus = 0 if cluster.local else worker_cpus(threads, early=True, on_gpus=on_gpus)
         options: dict[str, float] = {"num_gpus": 1 if on_gpus else 0, "num_cpus": cpus}
@@ -304,7 +305,7 @@ def _run_cluster(tracker: TaskTracker, context: RunContext, signals: StopSignals
             if settings.gpus_per_worker:
                 options["num_gpus"] = settings.gpus_per_worker
         if settings.max_memory and not cluster.local:
-            # So that the scheduler puts no more workers on a machine than its memory carries.
+            # Ray then places no more workers on a machine than its memory can hold.
             options["memory"] = settings.max_memory
 
         def workers(per_gpu: int) -> int:
@@ -320,7 +321,7 @@ def _run_cluster(tracker: TaskTracker, context: RunContext, signals: StopSignals
             cpus = worker_cpus(threads, early=early, on_gpus=on_gpus)
             return int(gpu_capacity.gpu_options(per_chosen, cpus)["num_cpus"]) if per_chosen else cpus
 
-        # A width that was asked for may leave most of a GPU idle; one that was measured fills it.
+        # A lockstep that the user chose may leave most of a GPU idle; a measured one fills it.
         probe = bool(cluster.gpus and settings.lockstep and not per_chosen)
         pool = ActorPool(
             tracker,
