@@ -94,7 +94,7 @@ def begin_next_phase(asset_build: AssetBuild[SettingsT, InputsT, ScenesT], prior
     alone."""
     for variant in asset_build.variants:
         begun = variant.optimizations
-        if not begun or variant.failed or not all(optimization.finished for optimization in begun):
+        if not 0 < len(begun) < len(asset_build.phases) or variant.failed or not all(o.finished for o in begun):
             continue
         try:
             with asset_build.row.stage("checkpoint"):
