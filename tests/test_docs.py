@@ -201,7 +201,8 @@ def test_paint_says_truly_which_prompts_are_painted_with_a_material() -> None:
     assert f"`objects_with_parts`: {', '.join(words)}," in text
 
 
-def test_operations_lists_every_choice_of_a_backend() -> None:
+def test_operations_lists_the_choices_of_backends_that_differ_between_machines() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
     listed = set(re.findall(r"^\| `LATENTKILN_([A-Z]+)` \|", text, re.MULTILINE))
-    assert {backend.operation.upper() for backend in BACKENDS} == listed
+    assert listed <= {backend.operation.upper() for backend in BACKENDS}
+    assert listed >= {backend.operation.upper() for backend in BACKENDS if backend.needs_cuda}
