@@ -25,12 +25,12 @@ _LISTING_SECONDS = 600.0
 class Snapshot:
     """One asset's folder at one moment: its files, and the text of its record and its failure."""
 
-    place: RemotePath
+    location: RemotePath
     files: Mapping[str, ObjectMeta] = field(default_factory=dict)
     texts: Mapping[str, bytes] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return str(self.place)
+        return str(self.location)
 
 
 def take_snapshot(location: RemotePath) -> Snapshot:
