@@ -23,9 +23,9 @@ from pipeline.scheduler.worker import BatchResult, Heartbeat, LoadReport, Worker
 from pipeline.scheduler.worker_failure import WorkerFailure, classify
 
 _HEARTBEAT_SECONDS = 0.25
-_DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 30.0
 # How long a group has to save its work when one of its rows has had its time.
-_GRACE_SECONDS = 10.0
+GRACE_SECONDS = 10.0
 # How long the plan is read at a time while workers are busy, and while none is.
 _READ_SECONDS, _IDLE_READ_SECONDS = 0.05, 0.25
 _CHECK_SECONDS = 2.0
@@ -33,7 +33,7 @@ _CHECK_SECONDS = 2.0
 # their machines.
 _MAX_LOAD_DEATHS, _MAX_LOAD_LOSSES = 2, 20
 # How long a worker without work is kept in a cluster that may shrink.
-_SPARE_SECONDS = 60.0
+SPARE_SECONDS = 60.0
 # Rows that a worker will take at a time, as long as none has said so.
 _LIKELY_LOCKSTEP = 4
 
@@ -240,7 +240,7 @@ class ActorPool:
 
     def _is_spare(self, worker: WorkerHandle) -> bool:
         """Nothing has come for the idle worker for a while: its machine may go."""
-        return self._settings.growing and time.monotonic() - worker.since > _SPARE_SECONDS
+        return self._settings.growing and time.monotonic() - worker.since > SPARE_SECONDS
 
     def _wait(self, busy: list[WorkerHandle]) -> None:
         timeout = max(0.01, self._next_heartbeat - time.monotonic())
@@ -390,7 +390,7 @@ class ActorPool:
                 if end is not None and now >= end:
                     worker.cancelled_at = now
                     self._request_stop(worker)
-            elif now - worker.cancelled_at >= _GRACE_SECONDS:
+            elif now - worker.cancelled_at >= GRACE_SECONDS:
                 rows, worker.rows, worker.state, worker.heartbeat = worker.rows, [], "gone", None
                 self._kill(worker)
                 self._note(f"{worker.name} did not let go of a late row and was ended")
@@ -418,7 +418,7 @@ class ActorPool:
 
     def _check_patience(self) -> None:
         """Says so when no worker comes up: a joined cluster may have no room."""
-        if self._patient and time.monotonic() - self._begun > _DEADLINE_SECONDS:
+        if self._patient and time.monotonic() - self._begun > DEADLINE_SECONDS:
             self._patient = False
             if self._workers and all(worker.state == "loading" for worker in self._workers):
                 self._note("still waiting for a worker: is there room in the cluster?")

@@ -33,7 +33,7 @@ _OBJECT_STORE_BYTES = 100 << 20  # what travels is a few kilobytes a row
 # What Ray says of a run is kept up to so many messages.
 _MOST_MESSAGES = 100
 # A head that is being started is waited for so long.
-_ANSWER_SECONDS = 20.0
+ANSWER_SECONDS = 20.0
 # Unix socket paths hold 107 bytes at most, and Ray adds some 70 to its folder's.
 _LONGEST_ROOT = 24
 
@@ -72,7 +72,7 @@ def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
     ``threads`` is what each worker's numeric libraries are given. Raises SchedulerError.
     """
     if address is not None:
-        _wait_for(address)
+        wait_for_answer(address)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_folder_for_ray()) if address is None else None
         stack.enter_context(_environment(_settings_of_ray(folder, threads)))
@@ -196,7 +196,7 @@ def _kept_quiet(messages: collections.deque[str]) -> Iterator[None]:
         untyped.print_to_stdstream = before
 
 
-def _wait_for(address: str) -> None:
+def wait_for_answer(address: str) -> None:
     """Returns as soon as something listens at ``address`` (HOST:PORT, also ray://HOST:PORT; others are Ray's to judge).
 
     Ray itself asks for minutes, and says nothing of use meanwhile. Raises SchedulerError.
@@ -204,10 +204,10 @@ def _wait_for(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         return
-    end = time.monotonic() + _ANSWER_SECONDS
+    end = time.monotonic() + ANSWER_SECONDS
     while True:
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS):
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS):
                 return
         except (OSError, OverflowError, UnicodeError) as error:
             # The last two: no such port, no such name, now or later.

@@ -40,7 +40,7 @@ _MAX_CLUSTERS = 4
 # How long the plan is read before the first row begins.
 _READ_SECONDS = 0.5
 # How long a late row may take to save its work before it is cut where it stands (in this process).
-_GRACE_SECONDS = 5.0
+GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _raise_when_overdue(end: float | None) -> Iterator[None]:
         raise _Overdue
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, max(0.001, end - time.monotonic() + _GRACE_SECONDS))
+    signal.setitimer(signal.ITIMER_REAL, max(0.001, end - time.monotonic() + GRACE_SECONDS))
     try:
         yield
     finally:

@@ -96,7 +96,7 @@ def test_the_same_job_gives_the_same_bytes_whatever_its_neighbours(prior: Prior,
 def test_interrupted_and_resumed_it_ends_in_the_same_bytes(
     prior: Prior, tmp_path: Path, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.painting.multiview_sampling._CANDIDATES", 4)
+    monkeypatch.setattr("pipeline.painting.multiview_sampling.CANDIDATES", 4)
     # More steps than one look at the occupancy: what it remembers must survive as well.
     settings: dict[str, object] = {"steps": 20, "refine": after == "refined", "refine_steps": 5}
     settings |= {"texturing": "patches" if after == "patches" else "views", "texture_steps": 5}
@@ -116,7 +116,7 @@ def test_interrupted_and_resumed_it_ends_in_the_same_bytes(
 
 
 def test_the_surface_is_painted_by_patches(prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.painting.multiview_sampling._CANDIDATES", 8)
+    monkeypatch.setattr("pipeline.painting.multiview_sampling.CANDIDATES", 8)
     stages = []
     patches = {"texturing": "patches", "texture_steps": 6}
     jobs = [job("painted", seeds=2, **patches), job("projected")]

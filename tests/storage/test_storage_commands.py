@@ -205,7 +205,7 @@ def test_a_long_plan_lists_the_bucket_once(proxy, s3, monkeypatch):
         store_of(out).write(out / name / "asset.glb", b"x")
     ids = [f"r{number:02d}" for number in range(20)]
     alone = dict(snapshot.take_snapshots(out, ids))
-    monkeypatch.setattr(snapshot, "_WINDOW", 8)
+    monkeypatch.setattr(snapshot, "WINDOW", 8)
     proxy.seen.clear()
     assert dict(snapshot.take_snapshots(out, ids)) == alone
     assert sorted(alone["r05"].files) == ["asset.glb", "record.json"] and alone["r05"].texts == {"record.json": b"{}"}
