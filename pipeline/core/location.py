@@ -57,10 +57,6 @@ class RemotePath:
         """The ending of the name with its dot, or nothing."""
         return Path(self.name).suffix
 
-    def contains(self, other: RemotePath) -> bool:
-        """Whether ``other`` lies below this folder."""
-        return other.url.startswith(f"{self.url}/")
-
 
 Location = Path | RemotePath
 

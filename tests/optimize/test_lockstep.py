@@ -276,6 +276,7 @@ class Heavy(Canvas):
 
     def render(self, step: int, steps: int) -> Rendering:
         self.rendered += 1
+        self.device.views += 1
         self.device.take(self.device.scene)
         return Rendering(self.pixels * 1.0, VIEWS)
 
@@ -295,12 +296,20 @@ class WholeDevice(Device):
     scene: int = 0
     others: int = 0
     peak: int = 0
+    views: int = 0
 
     def take(self, count: int) -> None:
         self.held += count
         self.peak = max(self.peak, self.held)
         if self.held + self.others > self.total - self.base:
+            self.note_step()
+            self.held = 0
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+
+    def note_step(self) -> None:
+        """Notes how many scenes gave a view for the step, or tried to."""
+        self.tried += [self.views] * (self.views > 0)
+        self.views = 0
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().install(monkeypatch)
@@ -321,7 +330,7 @@ class WholeDevice(Device):
             return predict(noisy, *more)  # type: ignore[arg-type]
 
         def stepped(prior: Prior, requests: list[GuidanceRequest], lockstep: int) -> list[torch.Tensor]:
-            self.tried.append(len(requests))
+            self.note_step()
             found = gradients(prior, requests, lockstep)
             self.held = 0  # the next thing that takes memory is the first view of the next step
             return found
