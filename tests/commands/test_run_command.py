@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_prior import make_prior
 from meshes import CUBE
 from stub_recipe import make_toolbox
 from thirty_bad_rows import write_thirty
@@ -22,10 +21,8 @@ from pipeline.scheduler.file_lock import asset_lock
 
 
 @pytest.fixture(scope="module")
-def prior(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prior") / "prior"
-    make_prior(folder)
-    return str(folder)
+def prior(prior_folder):
+    return str(prior_folder)
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from real.validator import validate_glbs
 
 from pipeline.bake.atlas import texel_map
 from pipeline.core.job import Job, RowLocation
@@ -40,12 +39,7 @@ SMALL = {
 BALL = [{"shape": "sphere", "position": [0.0, 0.0, 0.0], "rotation": [0.0, 0.0, 0.0], "size": [0.8, 0.8, 0.8]}]
 
 
-@pytest.fixture(autouse=True)
-def every_asset_is_valid(tmp_path: Path) -> Iterator[None]:
-    yield
-    assets = sorted(tmp_path.rglob("*.glb"))
-    if assets:
-        validate_glbs(assets)
+pytestmark = pytest.mark.usefixtures("every_asset_is_valid")
 
 
 def job(name: str = "one", seed: int = 0, mesh: Path | None = None, **settings: object) -> Job:

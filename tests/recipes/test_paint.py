@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from real.validator import validate_glbs
 
 from pipeline.core.job import Job, RowLocation
 from pipeline.export.inspect import inspect_glb
@@ -21,14 +20,7 @@ from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.uv.cache import load_unwrapped
 
-
-@pytest.fixture(autouse=True)
-def every_asset_is_valid(tmp_path: Path) -> Iterator[None]:
-    """Whatever a test here builds must pass the Khronos validator."""
-    yield
-    assets = sorted(tmp_path.rglob("asset.glb"))
-    if assets:
-        validate_glbs(assets)
+pytestmark = pytest.mark.usefixtures("every_asset_is_valid")
 
 
 def job(mesh: Path, name: str = "one", seed: int = 0, **settings: object) -> Job:

@@ -346,7 +346,8 @@ def test_what_ray_raises_in_the_middle_of_a_row_ends_in_an_asset_or_in_quarantin
     waiting, handles = ray.wait, []
 
     class Handle(actor_pool.WorkerHandle):
-        def __post_init__(self):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
             handles.append(self)
 
     def wait(refs, **more):

@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_prior import make_prior
 from meshes import CUBE, glb_bytes
 from s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, environment
 from stub_recipe import make_toolbox
@@ -36,10 +35,8 @@ TRIANGLE = base64.b64decode("AAAAAAAAAAAAAAAAAACAPwAAAAAAAAAAAAAAAAAAgD8AAAAAAAA
 
 
 @pytest.fixture(scope="module")
-def prior(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prior") / "prior"
-    make_prior(folder)
-    return str(folder)
+def prior(prior_folder):
+    return str(prior_folder)
 
 
 @pytest.fixture
