@@ -43,7 +43,7 @@ class Case:
 
 CASES = {
     # 60 steps: 7 look for the colour, then three groups begin at steps 7, 24 and 42.
-    "patches": Case("paint", [("distill", n) for n in (3, 7, 19, 24, 42, 55)]),
+    "patches": Case("paint", [("distill", n) for n in (3, 7, 19, 24, 42, 55)], {"distillation": "patches"}),
     "score": Case("paint", [("distill", 3), ("distill", 8)], {"distillation": "score", "steps": 12, "preview": False}),
     "variants, refined": Case(
         "paint",
@@ -168,7 +168,10 @@ def looks(subject: Optimization) -> dict[str, tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_a_checkpoint_restores_values_dtypes_and_layout(prior: Prior, cube: Path, tmp_path: Path, name: str) -> None:
+def test_a_checkpoint_restores_values_dtypes_and_layout(
+    prior: Prior, cube: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.painting.multiview_sampling.CANDIDATES", 8)
     recipe, settings = SCENES[name]
     one = last_phase(prior, cube, tmp_path, recipe, settings, 0)
     at_first = looks(one)
