@@ -122,7 +122,7 @@ def printed(program: str, **options: int) -> dict:
 def main() -> None:
     chosen = arguments(
         __doc__, ("local", "storage", "real"), kills=(4, 160), rows=(12, 200), storage_kills=(3, 60),
-        storage_rows=(6, 40), real_kills=(2, 40), real_kinds=(2, 4),
+        storage_rows=(6, 40), real_kills=(2, 40), real_kinds=(1, 4),
     )  # fmt: skip
     begun, found = time.monotonic(), {}
     if "local" in chosen.parts:

@@ -27,7 +27,7 @@ MESH = ROOT / "manifests" / "meshes" / "vase.obj"
 OPTIONS = ("--quiet", "--workers", "1", "--lockstep", "2", "--checkpoint-seconds", "0.2")
 # Each phase has steps before and after a checkpoint; patches and textures are of two groups.
 SHORT = {
-    "patches": {"recipe": "paint", "steps": 28},
+    "patches": {"recipe": "paint", "distillation": "patches", "steps": 28},
     "score": {"recipe": "paint", "distillation": "score", "steps": 24},
     "variants": {"recipe": "paint", "seeds": 2, "steps": 8, "refine": True, "refine_steps": 6},
     "generated": {"recipe": "generate", "steps": 20, "texture_steps": 24},
@@ -107,7 +107,7 @@ def hashes(out: Path, kinds: list[str]) -> dict[str, dict[str, str]]:
 
 
 def main() -> None:
-    chosen = arguments(__doc__, kills=(3, 40), kinds=(2, len(SHORT)), defaults=(0, 0))
+    chosen = arguments(__doc__, kills=(3, 40), kinds=(1, len(SHORT)), defaults=(0, 0))
     kinds = list(SHORT)[: chosen.kinds]
     rng, begun = random.Random(chosen.seed), time.monotonic()
     kills, met, faults, codes, rounds = Counter[str](), Counter[str](), Counter[str](), [], 0
