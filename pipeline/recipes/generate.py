@@ -44,7 +44,7 @@ _COARSEST = 16
 # A scene_radius that takes nothing away.
 _WHOLE_CUBE = 2.0
 # Views that the texture is projected from.
-_BAKE_VIEWS = 40
+BAKE_VIEWS = 40
 
 
 class Generate(Recipe):
@@ -245,7 +245,7 @@ def bake_cameras(vertices: np.ndarray) -> Cameras:
     """Cameras all around the scene that hold the whole of ``vertices`` (V, 3)."""
     reach = float(np.linalg.norm(vertices, axis=1).max())
     fov = np.radians(45)
-    return covering_cameras(_BAKE_VIEWS, radius=reach / np.sin(fov / 2) * 1.05, fov=float(fov))
+    return covering_cameras(BAKE_VIEWS, radius=reach / np.sin(fov / 2) * 1.05, fov=float(fov))
 
 
 @torch.no_grad()

@@ -51,12 +51,15 @@ class StopSignals:
     def held_back(self) -> Iterator[None]:
         """Block SIGHUP for children that start inside the block, because they are needed to save the work.
 
-        This process receives a SIGHUP that came meanwhile at the end of the block.
+        This process receives a SIGHUP that came meanwhile at the end of the block. A second SIGINT or SIGTERM raises
+        KeyboardInterrupt in the block, because no loop checks for signals while children start.
         """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        raising, self._raising = self._raising, True
         try:
             yield
         finally:
+            self._raising = raising
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def __enter__(self) -> StopSignals:

@@ -110,8 +110,8 @@ def test_check_says_it_in_one_line_a_row(tmp_path: Path, capsys: pytest.CaptureF
     manifest = write(tmp_path / "m.csv", "id,prompt,mesh\nhero,red brick,a.obj\nother,red brick,a.obj\n")
     assert cli.main(["check", str(manifest)]) == 0
     line = "mesh: warning: not kept in the asset: its 2 objects (they become one), 1 of 2 materials"
-    found = capsys.readouterr().out.splitlines()
-    assert found[:2] == [f"{manifest}:2: {line}", f"{manifest}:3: {line}"] and "2 warnings" in found[2]
+    found = [text for text in capsys.readouterr().out.splitlines() if "not kept" in text]
+    assert found == [f"{manifest}:2: {line}", f"{manifest}:3: {line}"]
     # A sketch only says roughly which shape.
     rows = [{"recipe": "generate", "prompt": "a red box", "sketch": "a.obj"}]
     assert cli.main(["check", str(write(tmp_path / "m.json", json.dumps(rows)))]) == 0

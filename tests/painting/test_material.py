@@ -8,8 +8,15 @@ from meshes import cube
 from scipy.ndimage import gaussian_filter
 
 from pipeline.bake.material import bake_material
-from pipeline.fields import tiling, tiling_numba, tiling_numpy
-from pipeline.painting.tiling import prepare_exemplar, projectors, regularity, shade_surface
+from pipeline.painting import tiling
+from pipeline.painting.tiling import (
+    numba_backend,
+    numpy_backend,
+    prepare_exemplar,
+    projectors,
+    regularity,
+    shade_surface,
+)
 from pipeline.prior.tile import sample_tile, wrap_step
 from pipeline.prior.words import names_material_alone
 from pipeline.recipes.paint_settings import PaintSettings
@@ -45,7 +52,7 @@ def test_compiled_lookups_agree_with_their_plain_twin(layout):
     position, normal = sphere_points()
     exemplar, directions = prepare_exemplar(noise(), layout), projectors(layout, 3)
     arguments = (exemplar, directions, (position / 0.3).astype("f4"), normal.astype("f4"), np.uint32(3))
-    np.testing.assert_allclose(tiling_numba.blend(*arguments), tiling_numpy.blend(*arguments), atol=2e-5)
+    np.testing.assert_allclose(numba_backend.blend(*arguments), numpy_backend.blend(*arguments), atol=2e-5)
 
 
 def test_blending_keeps_contrast_and_colours_of_the_sample():
@@ -118,7 +125,7 @@ def test_a_sample_wraps_around(prior):
         # The borders meet as well as rows inside do; of an ordinary sample they do not.
         assert tile.wrap < 1.1 and wrap_step(np.ascontiguousarray(tile.image[5:-7, 3:-9])) > tile.wrap
     # The prior is as it was: padding, and so ordinary samples.
-    modules = [m for m in (*prior._unet.modules(), *prior._vae.modules()) if hasattr(m, "padding_mode")]
+    modules = [m for m in (*prior.unet.modules(), *prior.vae.modules()) if hasattr(m, "padding_mode")]
     assert {m.padding_mode for m in modules} == {"zeros"}
 
 

@@ -16,7 +16,7 @@ from training.patterns.surface import Surface
 from training.render import DIM, SLOT
 from training.shapes import THINGS, assembly, blob
 from training.vocabulary import (
-    _ALL_MATERIALS,
+    ALL_MATERIALS,
     COLOURS,
     LATER,
     MATERIALS,
@@ -237,6 +237,8 @@ def test_parts_that_are_said_are_there() -> None:
                 seen.add((name, word))
                 assert (c.scene.prims[:, SLOT] == slot).any(), c.caption
                 assert slot in c.scene.slots
+                if word == "door":
+                    assert c.camera[2] > 0, c.caption  # seen from the front
     assert {("house", "windows"), ("house", "door"), ("barrel", "hoops"), ("car", "wheels")} <= seen
 
 
@@ -261,7 +263,7 @@ def test_boards_of_a_barrel_stand() -> None:
 
 
 def test_every_pattern_has_a_palette() -> None:
-    assert tuple(_ALL_MATERIALS) == PATTERNS
+    assert tuple(ALL_MATERIALS) == PATTERNS
     assert not set(VARIANTS) & set(PATTERNS)
     assert set(METALS) <= set(MATERIALS)
 
