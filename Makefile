@@ -71,6 +71,7 @@ test-gpu: $(STAMPS)/tools
 bench: setup
 	@$(BIN)/python benchmarks/paint_step.py
 	@$(BIN)/python benchmarks/memory.py
+	@$(BIN)/python benchmarks/overheads.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage* build *.egg-info tests/real/node_modules

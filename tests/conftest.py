@@ -89,13 +89,19 @@ def proxy(s3_proxy: FaultProxy, s3: str, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @pytest.fixture(scope="session")
-def prior(tmp_path_factory):
-    """A loaded prior of a few thousand random weights, for tests of the plumbing."""
+def prior_folder(tmp_path_factory):
+    """The folder of a prior of a few thousand random weights, for tests of the plumbing."""
     from fake_prior import make_prior
 
+    return make_prior(tmp_path_factory.mktemp("priors") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def prior(prior_folder):
+    """That prior, loaded."""
     from pipeline.prior.load import load_prior
 
-    return load_prior(make_prior(tmp_path_factory.mktemp("priors") / "tiny"))
+    return load_prior(prior_folder)
 
 
 @pytest.fixture

@@ -39,8 +39,8 @@ def make_believe(tiny, xl, monkeypatch):
     fake_tinycudann.install(monkeypatch)
     with fake_cuda():
         yield
-    tinycudann_backend._encoding.cache_clear()
-    mlp_tinycudann._network.cache_clear()
+    tinycudann_backend.encoding_module.cache_clear()
+    mlp_tinycudann.network_module.cache_clear()
 
 
 @pytest.mark.parametrize("cull", [False, True])
@@ -84,14 +84,15 @@ def test_the_rest(monkeypatch):
 def test_lack_of_memory(tiny, monkeypatch):
     """The limit is counted in scenes, from one step of the loop to the next."""
     blocks, limit = [], []
-    step, render = loop._step, memory_suite.Large.render
+    gradients, render = loop.sds_gradients, memory_suite.Large.render
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: limit.append(share))
-    monkeypatch.setattr(loop, "_step", lambda *arguments: (blocks.clear(), step(*arguments)))
+    monkeypatch.setattr(loop, "sds_gradients", lambda *arguments: (blocks.clear(), gradients(*arguments))[1])
     monkeypatch.setattr(memory_suite, "NUMBERS", 16)
 
     def taking(scene, *arguments):
         blocks.append(scene)
         if limit and len(blocks) > memory_suite.LIMIT:
+            blocks.clear()
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
         return render(scene, *arguments)
 

@@ -69,12 +69,13 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(root: Path, tmp_pa
         assert process.stdout is not None
         left = Path(process.stdout.readline().strip())
         assert sweep(root) == 0 and left.is_dir()  # its process lives
+        mark = (left / ".owner").read_bytes()
         process.send_signal(signal.SIGKILL)
     # Others: no mark, a mark of another kind, a mark that is a link, a link to a folder of the right kind, a pipe.
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_text("kept")
-    (precious / ".owner").write_bytes(private._MARK)
+    (precious / ".owner").write_bytes(mark)
     (root / "lk-aaaaaaaa").mkdir()
     (root / "lk-bbbbbbbb").mkdir()
     (root / "lk-bbbbbbbb" / ".owner").write_text("mine")
@@ -120,8 +121,8 @@ def homeless(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LATENTKILN_CACHE", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "WARP_CACHE_PATH", "TORCHINDUCTOR_CACHE_DIR"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(private, "_lasting", {})
-    monkeypatch.setattr(home, "_PACKAGE", root / "none")
+    monkeypatch.setattr(private, "lasting_folders", {})
+    monkeypatch.setattr(home, "PACKAGE", root / "none")
     monkeypatch.setattr(home.os, "access", lambda path, flags: not str(path).startswith(("/nonexistent", str(root))))
     monkeypatch.setenv("HOME", "/nonexistent")
 

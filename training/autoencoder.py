@@ -5,10 +5,8 @@ python -m training.autoencoder --config training/configs/embedded.toml
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from torch import Tensor
 
 from training import checkpoint
 from training.data import read_pool
-from training.settings import Log, Settings, load
+from training.settings import Log, Settings, load, parser
 
 # Luma and two chroma axes, scaled so that each has about unit variance over the training images.
 _LUMA = torch.tensor([[0.30, 0.59, 0.11], [0.50, -0.42, -0.08], [-0.17, -0.33, 0.50]])
@@ -232,9 +230,7 @@ def train(cfg: Settings) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--config", type=Path, required=True)
-    p.add_argument("--work", type=Path)
+    p = parser(__doc__)
     a = p.parse_args(argv)
     torch.set_num_threads(2)
     train(load(a.config, a.work))

@@ -5,13 +5,12 @@ python -m training.card --config training/configs/embedded.toml --out pipeline/p
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 from training.curves import points
 from training.sample import GUIDANCE
-from training.settings import Settings, load
+from training.settings import Settings, load, parser
 from training.shapes import GENERIC_NOUNS, THINGS
 from training.vocabulary import COLOUR_WORDS, COLOURS, MATERIALS, SHADES, VIEWS, words
 
@@ -186,9 +185,7 @@ def card(cfg: Settings) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--config", type=Path, required=True)
-    p.add_argument("--work", type=Path)
+    p = parser(__doc__)
     p.add_argument("--out", type=Path, required=True)
     a = p.parse_args(argv)
     a.out.write_text(card(load(a.config, a.work)))

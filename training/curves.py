@@ -5,11 +5,10 @@ python -m training.curves --config training/configs/embedded.toml --out docs/hel
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
-from training.settings import load
+from training.settings import load, parser
 
 _KINDS = {"shuffled": "#c0392b", "empty": "#7f8c8d", "caption": "#1f6f8b"}
 _WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 360, 220, 60, 40, 90
@@ -69,9 +68,7 @@ def draw(rows: list[dict]) -> str:
 
 def main() -> None:
     """Command line of this module."""
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--config", type=Path, required=True)
-    p.add_argument("--work", type=Path)
+    p = parser(__doc__)
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--from-step", type=int, default=0, help="earlier ones were with other latents, say")
     a = p.parse_args()

@@ -11,11 +11,9 @@ seen at once, count as much as busy ones. Resumes like the other stages; the old
 
 from __future__ import annotations
 
-import argparse
 import copy
 import shutil
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,7 +25,7 @@ from training import checkpoint
 from training.autoencoder import assess, build, moved, noised, picture_loss, tensor
 from training.data import read_pool
 from training.optimiser import Orthogonal
-from training.settings import Log, Settings, load
+from training.settings import Log, Settings, load, parser
 
 
 @torch.no_grad()
@@ -153,9 +151,7 @@ def train(cfg: Settings, minutes: float | None = None, steps: int | None = None)
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--config", type=Path, required=True)
-    p.add_argument("--work", type=Path)
+    p = parser(__doc__)
     p.add_argument("--minutes", type=float)
     p.add_argument("--steps", type=int)
     p.add_argument("--threads", type=int, default=2)

@@ -8,9 +8,6 @@ seen these latents alone and no caption. At high noise it is hard to beat; at lo
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
@@ -18,7 +15,7 @@ from torch import Tensor
 from pipeline.prior.load import load_prior
 from training import text
 from training.data import OBJECT_NAMES, read_pool
-from training.settings import load
+from training.settings import load, parser
 from training.unet import Latents
 
 SIGMAS = (11.0, 6.5, 4.1, 2.75, 1.9, 1.4, 0.7)
@@ -32,9 +29,7 @@ def mean_of_latents(noisy: Tensor, latents: Tensor, sigma: float) -> Tensor:
 
 def main(argv: list[str] | None = None) -> None:
     """Prints mean squared errors of the latent on held-out images of named objects."""
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--config", type=Path, required=True)
-    p.add_argument("--work", type=Path)
+    p = parser(__doc__)
     p.add_argument("--prior", required=True, help="an exported folder")
     p.add_argument("--count", type=int, default=200)
     p.add_argument("--threads", type=int, default=1)

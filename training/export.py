@@ -8,7 +8,6 @@ half a file.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from safetensors import safe_open
 from training import checkpoint, text
 from training.autoencoder import encode_all, latent_rgb, tensor
 from training.data import read_pool
-from training.settings import Settings, load
+from training.settings import Settings, load, parser
 from training.shapes import GENERIC_NOUNS, THINGS
 from training.unet import Trainee
 from training.unet import build as build_unet
@@ -114,9 +113,7 @@ def export(cfg: Settings, out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--config", type=Path, required=True)
-    p.add_argument("--work", type=Path)
+    p = parser(__doc__)
     p.add_argument("--out", type=Path, required=True)
     a = p.parse_args(argv)
     export(load(a.config, a.work), a.out)

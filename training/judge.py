@@ -114,7 +114,7 @@ def _through(vae: AutoencoderTiny, pixels: np.ndarray) -> np.ndarray:
     return np.concatenate(out)
 
 
-def _recolour(x: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def recolour(x: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """A quarter of the images with their colour channels in another order, and no colour to name.
 
     A material is to be known by its pattern, in colours that it rarely has, too: of those in their natural ones 87%
@@ -200,7 +200,7 @@ def train(cfg: Settings, resume: bool = False) -> None:
             group["lr"] = rate * min(1.0, (step + 1) / 100) * (1.0 - 0.98 * progress)
         i = torch.from_numpy(rng.integers(0, len(pixels), c["batch"]))
         x = tensor(pixels[i.numpy()])
-        x, wanted = _recolour(_augment(x, rng), lab[i], rng)
+        x, wanted = recolour(_augment(x, rng), lab[i], rng)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=c["bf16"]):
             logits = model(x)

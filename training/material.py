@@ -83,7 +83,7 @@ def batch_of(rows: np.ndarray) -> Batch:
     )
 
 
-def _turned(row: np.ndarray, g: np.random.Generator) -> np.ndarray:
+def turned(row: np.ndarray, g: np.random.Generator) -> np.ndarray:
     """A picture mirrored or turned, its normals with it."""
     row = row.copy()
     if g.random() < 0.5:
@@ -115,7 +115,7 @@ def draw(shards: Shards, count: int, crop: int, g: np.random.Generator) -> Batch
         row = shards[int(i)]
         free = len(row) - crop
         y, x = (int(v) for v in g.integers(0, free + 1, 2))
-        rows.append(_coloured(_turned(row[y : y + crop, x : x + crop], g), g))
+        rows.append(_coloured(turned(row[y : y + crop, x : x + crop], g), g))
     b = batch_of(np.stack(rows))
     _disturb(b, g)
     return b
@@ -131,7 +131,7 @@ def _disturb(b: Batch, g: np.random.Generator) -> None:
     b.lit = (b.lit + share * (soft - b.lit) + noise * torch.randn(b.lit.shape, generator=seed)).clamp(0, 1)
 
 
-def _steps(x: Tensor) -> tuple[Tensor, Tensor]:
+def relief_steps(x: Tensor) -> tuple[Tensor, Tensor]:
     """Slopes of a relief (N, 1, H, W) in pixels, to the right and up."""
     right = F.pad((x[..., 2:] - x[..., :-2]) / 2, (1, 1, 0, 0), mode="replicate")
     down = F.pad((x[..., 2:, :] - x[..., :-2, :]) / 2, (0, 0, 1, 1), mode="replicate")
@@ -156,8 +156,8 @@ def losses(raw: Tensor, b: Batch) -> dict[str, Tensor]:
     # Slopes are compared as normals are: steep ones differ by little.
     said, true = (s / (1 + s.square().sum(1, keepdim=True)).sqrt() for s in (raw[:, 6:8], b.slopes))
     shape = (said - true).abs().sum(1, keepdim=True)
-    right, up = _steps(raw[:, 5:6])
-    rise, lift = _steps(b.relief)
+    right, up = relief_steps(raw[:, 5:6])
+    rise, lift = relief_steps(b.relief)
     relief = ((right - rise).abs() + (up - lift).abs()).clamp_max(2) * mask
     return {
         "colour": 2.0 * likelihood(colour.mean(1, keepdim=True), 0) + 1.5 * sharp,

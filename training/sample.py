@@ -6,7 +6,6 @@ python -m training.sample --config training/configs/embedded.toml --out recon.pn
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from pipeline.prior.defaults import SampleDefaults, read_defaults
 from pipeline.prior.identity import EMBEDDED_FOLDER
 from training.autoencoder import bytes_of, tensor
 from training.data import read_pool, sheet
-from training.settings import Settings, load
+from training.settings import Settings, load, parser
 
 # The best of the scales tried: see README.md, "Where it stands".
 GUIDANCE = read_defaults(EMBEDDED_FOLDER, "sample", SampleDefaults).guidance_scale
@@ -129,9 +128,7 @@ def draw(
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--config", type=Path, required=True)
-    p.add_argument("--work", type=Path)
+    p = parser(__doc__)
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--prior", type=Path, help="sample an exported folder, not the work folder")
     p.add_argument("--prompt", action="append")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 import tomllib
@@ -22,6 +23,14 @@ def load(path: Path, work: Path | None = None) -> Settings:
     s.work = Path(work) if work else Path(__file__).parent / s["work"]
     s.work.mkdir(parents=True, exist_ok=True)
     return s
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line of a stage: ``--config`` names its settings file, ``--work`` another work folder."""
+    p = argparse.ArgumentParser(description=description)
+    p.add_argument("--config", type=Path, required=True)
+    p.add_argument("--work", type=Path)
+    return p
 
 
 class Log:

@@ -9,11 +9,9 @@ have tokens, and are unknown words like any other.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import itertools
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from training import checkpoint
 from training.data import COLOUR_NAMES, MATERIAL_NAMES, OBJECT_NAMES, read_pool
-from training.settings import Log, Settings, load
+from training.settings import Log, Settings, load, parser
 from training.vocabulary import LATER, VIEWS, token_words, words
 
 LENGTH = 24
@@ -219,9 +217,7 @@ def train(cfg: Settings) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--config", type=Path, required=True)
-    p.add_argument("--work", type=Path)
+    p = parser(__doc__)
     a = p.parse_args(argv)
     torch.set_num_threads(2)
     train(load(a.config, a.work))

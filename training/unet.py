@@ -34,7 +34,7 @@ from training import checkpoint, text
 from training.autoencoder import encode_all
 from training.data import MATERIAL_NAMES, read_labels, read_shard
 from training.optimiser import Orthogonal, matrices
-from training.settings import Log, Settings, load
+from training.settings import Log, Settings, load, parser
 
 
 class _Float32Norm(nn.GroupNorm):
@@ -457,9 +457,7 @@ def train(cfg: Settings, plan: Plan) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
     argv = sys.argv[1:] if argv is None else argv
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--config", type=Path, required=True)
-    p.add_argument("--work", type=Path)
+    p = parser(__doc__)
     p.add_argument("--minutes", type=float)
     p.add_argument("--steps", type=int)
     p.add_argument("--from", dest="start_from", type=Path, help="an exported prior to go on from")

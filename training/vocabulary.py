@@ -93,7 +93,7 @@ def _m(nouns: str, adjectives: str, natural: str, tint: str, scale: float = 0.9,
 
 
 # Palettes are three hex colours; several alternatives are separated by |.
-_ALL_MATERIALS: dict[str, Material] = {
+ALL_MATERIALS: dict[str, Material] = {
     "plastic": _m("plastic,vinyl", "plastic,plain,smooth", "", "B B B"),
     "brick": _m(
         "brick,bricks,brickwork",
@@ -287,7 +287,7 @@ RESERVE = frozenset(
     )
 )
 #: The materials of captions.
-MATERIALS = {name: material for name, material in _ALL_MATERIALS.items() if name not in RESERVE}
+MATERIALS = {name: material for name, material in ALL_MATERIALS.items() if name not in RESERVE}
 
 #: Words of the caption grammar that are none of the above.
 GRAMMAR = [
@@ -341,7 +341,7 @@ UNSAID = frozenset(
     ]
 )
 
-assert tuple(_ALL_MATERIALS) == PATTERNS, "material order is the pattern id"
+assert tuple(ALL_MATERIALS) == PATTERNS, "material order is the pattern id"
 
 
 def rgb(hex_: str) -> np.ndarray:
@@ -417,7 +417,7 @@ def words() -> list[str]:
 def token_words() -> list[str]:
     """Every word that had a token of its own from the first, sorted: also the names in reserve, so that tokens keep
     their ids when one of them is taught or no longer taught. `LATER` has those that came after."""
-    return _words(_ALL_MATERIALS, ALL_THINGS)
+    return _words(ALL_MATERIALS, ALL_THINGS)
 
 
 def _words(materials: dict[str, Material], things: dict[str, Thing]) -> list[str]:

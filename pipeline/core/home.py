@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.core.private import is_own, lasting_folder, make_own
 
 CACHE_VARIABLE = "LATENTKILN_CACHE"
-_PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def settle() -> None:
@@ -29,7 +29,7 @@ def settle() -> None:
             del os.environ["XDG_CACHE_HOME"]
         if not _has_home():
             os.environ["HOME"] = str(lasting_folder())
-        _settle_code_cache("NUMBA_CACHE_DIR", "numba", _is_writable(_PACKAGE / "geometry" / "__pycache__"))
+        _settle_code_cache("NUMBA_CACHE_DIR", "numba", _is_writable(PACKAGE / "core" / "__pycache__"))
         _settle_code_cache("WARP_CACHE_PATH", "warp", _is_usable(_caches_of_libraries() / "warp"))
         # By itself torch makes a folder in the temporary directory, of a name that everybody knows.
         _settle_code_cache("TORCHINDUCTOR_CACHE_DIR", "compiled", False)

@@ -57,10 +57,6 @@ class RemotePath:
         """The suffix of the name with its dot, or ""."""
         return Path(self.name).suffix
 
-    def contains(self, other: RemotePath) -> bool:
-        """Return whether ``other`` lies below this folder."""
-        return other.url.startswith(f"{self.url}/")
-
 
 Location = Path | RemotePath
 

@@ -24,7 +24,8 @@ _NAME = re.compile(r"lk-[a-z0-9_]{8}")
 _OWNER, _MARK = ".owner", b"a temporary folder of latentkiln\n"
 
 _swept: set[Path] = set()
-_lasting: dict[int, Path] = {}
+# The private folder of a process until it ends, by process id: a forked child makes one of its own.
+lasting_folders: dict[int, Path] = {}
 
 
 @contextlib.contextmanager
@@ -44,11 +45,11 @@ def private_folder(*, longest_root: int | None = None) -> Iterator[Path]:
 def lasting_folder() -> Path:
     """A private folder that is there until this process ends: the same one at every call. Raises OSError."""
     pid = os.getpid()
-    if pid not in _lasting:
+    if pid not in lasting_folders:
         folder, lock = _make(None)
-        _lasting[pid] = folder
+        lasting_folders[pid] = folder
         atexit.register(_remove_own, pid, folder, lock)
-    return _lasting[pid]
+    return lasting_folders[pid]
 
 
 def sweep(root: Path) -> int:

@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 
 _UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 # Within the first bytes a file shows how its lines end.
-_PEEKED = 64 << 10
+PEEKED_BYTES = 64 << 10
 
 
 class NotUtf16(ValueError):
@@ -26,15 +26,15 @@ def as_plain(stream: BinaryIO) -> BinaryIO:
     encoding = _UTF16.get(stream.read(2))
     if encoding:
         stream = _Recoded.open(stream, _from_utf16(encoding))
-        head = cast(io.BufferedReader, stream).peek(_PEEKED)
+        head = cast(io.BufferedReader, stream).peek(PEEKED_BYTES)
     else:
         stream.seek(0)
-        head = stream.read(_PEEKED)
+        head = stream.read(PEEKED_BYTES)
         stream.seek(0)
     ends = [at for at in (head.find(b"\r"), head.find(b"\n")) if at >= 0]
     first = min(ends, default=len(head))
     lone = head[first : first + 1] == b"\r" and head[first + 1 : first + 2] != b"\n"
-    return _Recoded.open(stream, _line_ends()) if lone and first + 1 < _PEEKED else stream
+    return _Recoded.open(stream, _line_ends()) if lone and first + 1 < PEEKED_BYTES else stream
 
 
 # Bytes as they come (and whether they are the last) to the bytes that are read.
@@ -49,7 +49,7 @@ class _Recoded(io.RawIOBase):
 
     @classmethod
     def open(cls, stream: BinaryIO, recode: _Recode) -> BinaryIO:
-        return io.BufferedReader(cls(stream, recode), _PEEKED)
+        return io.BufferedReader(cls(stream, recode), PEEKED_BYTES)
 
     def readable(self) -> bool:
         return True
@@ -57,7 +57,7 @@ class _Recoded(io.RawIOBase):
     def readinto(self, buffer: object) -> int:
         target = memoryview(buffer)  # type: ignore[arg-type]
         while not self._ready and not self._ended:
-            block = self._stream.read(_PEEKED)
+            block = self._stream.read(PEEKED_BYTES)
             self._ended = not block
             self._ready = self._recode(block, self._ended)
         taken, self._ready = self._ready[: len(target)], self._ready[len(target) :]

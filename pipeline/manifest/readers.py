@@ -28,7 +28,7 @@ MAX_CELL = 128 << 10
 MAX_JSON = 256 << 20
 MAX_REMOTE = 1 << 30
 MAX_COLUMNS = 1000
-_BUFFER = 256 << 10
+BLOCK_BYTES = 256 << 10
 
 _BOM = b"\xef\xbb\xbf"
 _DELIMITERS = (",", ";", "\t")
@@ -94,7 +94,7 @@ def read_rows(path: Location, fields: Fields) -> Iterator[RawRow | Problem]:
         os.close(descriptor)
         yield _file_problem(name, "the manifest is no plain file; allowed: the path of a file")
         return
-    with os.fdopen(descriptor, "rb", _BUFFER) as stream:
+    with os.fdopen(descriptor, "rb", BLOCK_BYTES) as stream:
         try:
             yield from _read(reader, stream, name, fields)
         except OSError as error:
@@ -113,7 +113,7 @@ def _file_problem(file: str, message: str, row: int = 0, field: str = "") -> Pro
     return Problem(file, row, field, message, whole=True)
 
 
-class _Lines:
+class Lines:
     """Decoded lines with their ends, bounded in length. What is wrong with the bytes is collected, once a kind."""
 
     def __init__(self, stream: BinaryIO, file: str):
@@ -126,7 +126,7 @@ class _Lines:
 
     def __iter__(self) -> Iterator[str]:
         # Block by block, which is faster than line by line; a block with anything odd in it line by line.
-        while not self._over and (block := self.stream.read(_BUFFER)):
+        while not self._over and (block := self.stream.read(BLOCK_BYTES)):
             block += self.stream.readline(MAX_LINE + 1)
             text = self._decode_plain(block)
             for line in self._decode_faulty(block) if text is None else io.StringIO(text, newline="\n"):
@@ -183,7 +183,7 @@ def read_csv(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | P
     out. So do cells that are missing at the end of a row, and columns without a name at the end of the header.
     Blanks before a cell, quoted or not, are no part of it.
     """
-    lines = _Lines(stream, file)
+    lines = Lines(stream, file)
     source = iter(lines)
     first = _first_text(source)
     separator_line = _SEP_LINE.fullmatch(first.strip(" \r\n"))
@@ -365,7 +365,7 @@ def _noun(value: Any) -> str:
 
 def read_jsonl(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | Problem]:
     """JSON Lines: one object per line; blank lines are skipped. A row's number is its line."""
-    lines = _Lines(stream, file)
+    lines = Lines(stream, file)
     for line in lines:
         if lines.problems:
             yield from lines.take_problems()

@@ -27,7 +27,7 @@ WITHOUT_CUDA = 4
 # Share of the device's memory; the remainder covers what scenes keep between steps, and fragmentation.
 _USABLE_SHARE = 0.85
 # Rounds without lack of memory after which a width that was halved is doubled; four times as many after each failure.
-_GROW_AFTER = 256
+GROW_AFTER = 256
 # How libraries beside torch say it, without underscores: CUDA's own calls and tiny-cuda-nn; cuBLAS; cuDNN; Warp; and
 # nvdiffrast, which prints CUDA's number of the error.
 _MEMORY_ERRORS = (
@@ -64,7 +64,7 @@ class AdaptiveBatchSize:
         self._key, self._lockstep, self._prior = _key(prior, memory_key), lockstep, prior
         self._known = _stored_batch_size(self._key)
         self.current = min(lockstep, self._known or lockstep)
-        self._rounds, self._grow_after = 0, _GROW_AFTER
+        self._rounds, self._grow_after = 0, GROW_AFTER
 
     def probe(self, step: Callable[[int], object], count: int) -> bool:
         """Set ``current`` to the batch size that fits a CUDA device, where it is not known yet. True when it is smaller

@@ -50,7 +50,7 @@ _PATCH_START = 0.85
 _GIVEN_START = 0.6
 # Close-ups that are looked at to choose the views of a group, shares of the height asked for that their heights have,
 # how far they lean, and their field of view: so narrow that what is nearer is hardly larger.
-_CANDIDATES = 64
+CANDIDATES = 64
 _HEIGHTS = (0.9, 1.1)
 _LEAN = 0.3
 _FOV = np.radians(30)
@@ -239,7 +239,7 @@ class SampledTextureMesh(PaintedMesh):
         self._now = _as_rendered(self._group.known_latents.clone())
 
     def _candidate_cameras(self, number: int) -> tuple[Cameras, list[View]]:
-        return self.renderer.sample_cameras(number, max(_CANDIDATES, self._count), "patches", self._candidates)
+        return self.renderer.sample_cameras(number, max(CANDIDATES, self._count), "patches", self._candidates)
 
     def _render_gbuffer(self, cameras: Cameras, size: int) -> GBuffer:
         return self.renderer.render(cameras, size * self._settings.supersample)
@@ -389,7 +389,7 @@ class SampledTextureMesh(PaintedMesh):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         chosen, done = state.get("chosen"), state.get("done")
-        candidates = max(_CANDIDATES, self._count)
+        candidates = max(CANDIDATES, self._count)
         if chosen is not None and not bool(((chosen >= 0) & (chosen < candidates)).all()):
             raise ValueError(f"checkpoint: chosen views are numbered 0 to {candidates - 1}")
         if done is not None and not 0 <= int(done) <= len(self._made):

@@ -121,26 +121,24 @@ def _find(known: Shapes, layer: str) -> str | None:
 
 def with_original_names(layers: Mapping[str, T], unet_config: Any) -> dict[str, T]:
     """``layers`` of a UNet by flattened name, each also by the name that it has in a single file."""
-    named = dict(layers)
-    blocks = {flat(ours): flat(theirs) for ours, theirs in original_blocks(unet_config).items()}
-    for name, layer in layers.items():
-        for ours, theirs in blocks.items():
-            if name == ours or name.startswith(f"{ours}_"):
-                inside = name.removeprefix(ours)
-                named.setdefault(theirs + _INSIDE.get(inside, inside), layer)
-    return named
+    return _with_names(layers, original_blocks(unet_config), _INSIDE)
 
 
 def with_diffusers_names(layers: Mapping[str, T], unet_config: Any) -> dict[str, T]:
     """``layers`` of a UNet in a single file, by flattened name, each also by the name that diffusers has for it."""
+    blocks = {theirs: ours for ours, theirs in original_blocks(unet_config).items()}
+    return _with_names(layers, blocks, {theirs: ours for ours, theirs in _INSIDE.items()})
+
+
+def _with_names(layers: Mapping[str, T], blocks: Mapping[str, str], inside: Mapping[str, str]) -> dict[str, T]:
+    """``layers``, each also by its other name: ``blocks`` renames blocks, ``inside`` what lies in them."""
     named = dict(layers)
-    blocks = {flat(theirs): flat(ours) for ours, theirs in original_blocks(unet_config).items()}
-    inner = {theirs: ours for ours, theirs in _INSIDE.items()}
+    flattened = {flat(before): flat(after) for before, after in blocks.items()}
     for name, layer in layers.items():
-        for theirs, ours in blocks.items():
-            if name == theirs or name.startswith(f"{theirs}_"):
-                inside = name.removeprefix(theirs)
-                named.setdefault(ours + inner.get(inside, inside), layer)
+        for before, after in flattened.items():
+            if name == before or name.startswith(f"{before}_"):
+                rest = name.removeprefix(before)
+                named.setdefault(after + inside.get(rest, rest), layer)
     return named
 
 

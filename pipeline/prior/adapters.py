@@ -134,7 +134,7 @@ def read_lora(adapter: Adapter, networks: dict[str, nn.Module], config: Any) -> 
     Raises PriorError when it is of another kind (DoRA, LoHa, LoKr), or made for another model.
     """
     path, tensors = adapter.path, _tensors(adapter.path)
-    modules = {name: _modules(network, config if name == "unet" else None) for name, network in networks.items()}
+    modules = {name: lora_layers(network, config if name == "unet" else None) for name, network in networks.items()}
     shapes = {
         network: {name: tuple(module.weight.shape) for name, module in key_match.items()}  # type: ignore[arg-type]
         for network, key_match in modules.items()
@@ -163,7 +163,7 @@ def _fitted_layer(module: nn.Module, down: Tensor, up: Tensor, scale: float) -> 
     return LoraLayer(module, down.to(weight), up.to(weight).reshape(*up.shape[:2], *(1,) * (weight.dim() - 2)), scale)
 
 
-def _modules(network: nn.Module, unet_config: Any) -> dict[str, nn.Module]:
+def lora_layers(network: nn.Module, unet_config: Any) -> dict[str, nn.Module]:
     """Layers a LoRA can name, by flattened name; those of a UNet also by the name they have in a single file."""
     modules: dict[str, nn.Module] = {
         flat(name).removeprefix("text_model_"): module

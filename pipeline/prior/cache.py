@@ -18,7 +18,7 @@ __all__ = ["CACHE_VARIABLE", "cache_folder", "file_hash", "read_entry", "write_e
 
 _HASHES = "hashes.json"
 _CHECKSUM = "sha256"
-_LARGE_FILE_BYTES = 16 << 20
+LARGE_FILE_BYTES = 16 << 20
 _MOST_HASHES = 4096
 
 
@@ -51,14 +51,15 @@ def file_hash(path: Path) -> str:
     """
     stat = path.stat()
     key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
-    if key not in _hashed:
-        if len(_hashed) >= _MOST_HASHES:
-            _hashed.clear()
-        _hashed[key] = sha256_file(path) if stat.st_size < _LARGE_FILE_BYTES else _cached_hash(path, key)
-    return _hashed[key]
+    if key not in known_hashes:
+        if len(known_hashes) >= _MOST_HASHES:
+            known_hashes.clear()
+        known_hashes[key] = sha256_file(path) if stat.st_size < LARGE_FILE_BYTES else _cached_hash(path, key)
+    return known_hashes[key]
 
 
-_hashed: dict[str, str] = {}
+# What this process has hashed, by path, size, times and inode.
+known_hashes: dict[str, str] = {}
 
 
 def _cached_hash(path: Path, key: str) -> str:

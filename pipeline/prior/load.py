@@ -60,6 +60,8 @@ class Prior:
         defaults, generate_defaults: settings a row of ``paint`` or ``generate`` may leave out.
         sample_defaults: what ``sample_images`` uses where it is not told; material_defaults: what ``sample_tile`` does.
         device, dtype: of the UNet; options: as given to ``load_prior``.
+        unet, vae: the networks themselves, as diffusers' classes, to inspect; ``predict_noise``, ``encode`` and
+        ``decode`` call them. text: the text encoders.
     """
 
     def __init__(self, identity: PriorIdentity, components: Components, device: torch.device, options: PriorOptions):
@@ -68,10 +70,10 @@ class Prior:
         self._rgb_file, self._is_xl, self._zero_empty = identity.latent_rgb, components.is_xl, components.zero_empty
         self.text = TextEncoders(components)
         self.prompts = PromptReader(identity.name, identity.folder, identity.file)
-        self._unet, self._vae = components.unet, components.vae
+        self.unet, self.vae = components.unet, components.vae
         self._vae_dtype = vae_dtype(self.dtype, components)
         self._set_up(components)
-        self._fast_unet = compiled(self._unet, device) if options.compile else self._unet
+        self._fast_unet = compiled(self.unet, device) if options.compile else self.unet
 
         self.scheduler = scheduler = components.scheduler
         self.alphas_cumprod: torch.Tensor = scheduler.alphas_cumprod.float().to(device)
@@ -79,10 +81,10 @@ class Prior:
         self.prediction_type = str(scheduler.config.prediction_type)
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise PriorError(f"{self.folder}: prediction type {self.prediction_type!r} is not supported")
-        self.latent_channels = int(self._unet.config.in_channels)
-        size = self._unet.config.sample_size
+        self.latent_channels = int(self.unet.config.in_channels)
+        size = self.unet.config.sample_size
         self.sample_size = int(size if isinstance(size, int) else size[0])
-        vae = self._vae.config
+        vae = self.vae.config
         self._scaling = float(getattr(vae, "scaling_factor", 1.0) or 1.0)
         self._shift = float(getattr(vae, "shift_factor", 0.0) or 0.0)
         self.vae_scale_factor = self._measure_vae_scale_factor()
@@ -196,7 +198,7 @@ class Prior:
             added = {"text_embeds": text.pooled, "time_ids": self._time_ids(len(noisy))}
         loras = self._active_loras(text.adapters)
         # Compiled code would not see the hooks of a LoRA.
-        unet = self._unet if loras else self._fast_unet
+        unet = self.unet if loras else self._fast_unet
         with contextlib.ExitStack() as stack:
             for lora in loras:
                 stack.enter_context(lora.active("unet"))
@@ -218,13 +220,13 @@ class Prior:
             return
         self._loras.clear()
         self._embedded.clear()
-        if self._fast_unet is not self._unet and not isinstance(self._fast_unet, GraphedUNet):
+        if self._fast_unet is not self.unet and not isinstance(self._fast_unet, GraphedUNet):
             torch.compiler.reset()
 
     @contextlib.contextmanager
     def uncompiled(self) -> Iterator[None]:
         """For the length of the block the UNet is neither compiled nor recorded: for shapes that do not come again."""
-        fast, self._fast_unet = self._fast_unet, self._unet
+        fast, self._fast_unet = self._fast_unet, self.unet
         try:
             yield
         finally:
@@ -236,7 +238,7 @@ class Prior:
         opposite border. Attention spans the whole picture anyway. The UNet is neither compiled nor recorded."""
         padded = [
             module
-            for model in (self._unet, self._vae)
+            for model in (self.unet, self.vae)
             for module in model.modules()
             if isinstance(module, torch.nn.Conv2d) and any(module._reversed_padding_repeated_twice)
         ]
@@ -265,13 +267,13 @@ class Prior:
         The decoders of some fine-tunes overflow float16: these latents are decoded again, in float32. Raises
         PriorError when even that gives no numbers.
         """
-        with self._on_device(self._vae, graph=latents.requires_grad):
+        with self._on_device(self.vae, graph=latents.requires_grad):
             images = self._decode(latents, self._vae_dtype)
             if not images.isfinite().all() and self._vae_dtype != torch.float32:
                 # For this call alone: what one row needs must not change another one's bytes.
-                self._vae.to(torch.float32)
+                self.vae.to(torch.float32)
                 images = self._decode(latents, torch.float32)
-                self._vae.to(self._vae_dtype)
+                self.vae.to(self._vae_dtype)
         if not images.isfinite().all():
             raise PriorError(f"{self.name}: its decoder gives numbers that are not finite, in float32, too")
         return ((images + 1) / 2).clamp(0, 1)
@@ -279,20 +281,20 @@ class Prior:
     def _decode(self, latents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         z = latents.to(self.device, dtype) / self._scaling + self._shift
         with contextlib.suppress(torch.OutOfMemoryError):
-            decoded: torch.Tensor = self._vae.decode(z, return_dict=False)[0].float()
+            decoded: torch.Tensor = self.vae.decode(z, return_dict=False)[0].float()
             return decoded
         # Tried again without what was kept for the UNet, one image at a time.
         self.release()
         torch.cuda.empty_cache()
-        return torch.cat([self._vae.decode(latent, return_dict=False)[0].float() for latent in z.split(1)])
+        return torch.cat([self.vae.decode(latent, return_dict=False)[0].float() for latent in z.split(1)])
 
     def encode(self, rgb: torch.Tensor) -> torch.Tensor:
         """RGB (N, 3, H, W) in [0, 1] to scaled latents (N, C, H / r, W / r), float32. Differentiable.
 
         The mean of the encoder's distribution is used, so that encoding is a function.
         """
-        with self._on_device(self._vae, graph=rgb.requires_grad):
-            out = self._vae.encode(rgb.to(self.device, self._vae_dtype) * 2 - 1)
+        with self._on_device(self.vae, graph=rgb.requires_grad):
+            out = self.vae.encode(rgb.to(self.device, self._vae_dtype) * 2 - 1)
         z = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
         return ((z - self._shift) * self._scaling).float()
 
@@ -316,8 +318,8 @@ class Prior:
         """Image pixels per latent pixel along a side, measured on the model rather than guessed from its config."""
         image = torch.zeros(1, 3, 64, 64, dtype=self._vae_dtype, device=self.device)
         # On the device even if it will wait in main memory: not every CPU has half precision convolutions.
-        with torch.no_grad(), self._on_device(self._vae):
-            out = self._vae.encode(image)
+        with torch.no_grad(), self._on_device(self.vae):
+            out = self.vae.encode(image)
         z = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
         return 64 // int(z.shape[-1])
 
@@ -350,8 +352,8 @@ class Prior:
             if adapter not in self._loras:
                 if len(self._loras) >= _MOST_LORAS:
                     self._loras.clear()
-                networks = {"unet": self._unet, **self.text.names()}
-                self._loras[adapter] = adapter_files.read_lora(adapter, networks, self._unet.config)
+                networks = {"unet": self.unet, **self.text.names()}
+                self._loras[adapter] = adapter_files.read_lora(adapter, networks, self.unet.config)
         return [self._loras[adapter] for adapter in adapters.loras]
 
 

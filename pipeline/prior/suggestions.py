@@ -60,7 +60,7 @@ _NEAR = {
     "mushroom": "fungus",
     "barrel": "keg",
 }  # fmt: skip
-_BY_WORD = {word: known for known, words in _NEAR.items() for word in words.split()}
+SUGGESTIONS = {word: known for known, words in _NEAR.items() for word in words.split()}
 # Shorter words are like too many others.
 _SHORTEST = 4
 _ALIKE = 0.75
@@ -69,7 +69,7 @@ _ALIKE = 0.75
 def suggest(word: str, known: Collection[str]) -> str:
     """The word of ``known`` that is likely to serve for ``word``, which is not among them; "" where there is none."""
     for form in (word, word.removesuffix("s"), word.removesuffix("y")):
-        if (near := _BY_WORD.get(form, "")) in known:
+        if (near := SUGGESTIONS.get(form, "")) in known:
             return near
     if len(word) < _SHORTEST or not (word.isascii() and word.isalpha()):
         return ""

@@ -62,7 +62,7 @@ class TextEncoders:
     """Tokenizers and text encoders of a prior, frozen."""
 
     def __init__(self, components: Components):
-        self._tokenizers, self.models, self._is_xl = components.tokenizers, components.texts, components.is_xl
+        self.tokenizers, self.models, self._is_xl = components.tokenizers, components.texts, components.is_xl
 
     @property
     def widths(self) -> list[int]:
@@ -83,7 +83,7 @@ class TextEncoders:
         states: list[Tensor] = []
         pooled: Tensor | None = None
         pieces = [clean(p) if isinstance(p, str) else p for p in split_concepts(prompt, concepts)]
-        for number, (tokenizer, model) in enumerate(zip(self._tokenizers, self.models, strict=True)):
+        for number, (tokenizer, model) in enumerate(zip(self.tokenizers, self.models, strict=True)):
             ids, replacements = _tokens(tokenizer, pieces, number)
             with _replaced(model, replacements):
                 if self._is_xl:

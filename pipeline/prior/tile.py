@@ -25,12 +25,11 @@ class Tile:
 
     image: (H, W, 3) float32 RGB in [0, 1]. wrap: the greater of the steps across the two borders, each as a share of
     the 95th percentile of the steps between neighbouring rows (columns) inside; at most 1 where nothing shows.
-    draws: how many samples were drawn; evaluations: of the UNet.
+    evaluations: how many calls of the UNet all samples took.
     """
 
     image: NDArray[np.float32]
     wrap: float
-    draws: int
     evaluations: int
 
 
@@ -62,11 +61,11 @@ def sample_tile(
             image = prior.decode(latents)[0].permute(1, 2, 0).cpu().numpy()
             wrap = wrap_step(image)
             if best is None or wrap < best.wrap:
-                best = Tile(np.ascontiguousarray(image), wrap, draw + 1, (draw + 1) * steps)
+                best = Tile(np.ascontiguousarray(image), wrap, (draw + 1) * steps)
             if wrap <= GOOD_WRAP:
                 break
     assert best is not None
-    return Tile(best.image, best.wrap, draw + 1, (draw + 1) * steps)
+    return Tile(best.image, best.wrap, (draw + 1) * steps)
 
 
 def _denoise(

@@ -18,7 +18,7 @@ from pipeline.prior.single_file import sidecar
 Vocabulary = tuple[dict[str, int], list[tuple[str, str]]]
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-_PACKAGES = ("open_clip", "clip")
+PACKAGES = ("open_clip", "clip")
 _PACKED = "bpe_simple_vocab_16e6.txt.gz"
 _TOKENS = 49_408
 
@@ -28,7 +28,7 @@ def find_vocabulary(path: Path) -> Vocabulary:
     for folder in (sidecar(path) / "tokenizer", path.parent / "tokenizer", *cached_tokenizers()):
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             return read_vocabulary(folder)
-    for package in _PACKAGES:
+    for package in PACKAGES:
         spec = importlib.util.find_spec(package)
         for search_folder in (spec.submodule_search_locations or []) if spec else []:
             if (Path(search_folder) / _PACKED).is_file():

@@ -47,7 +47,7 @@ _COARSEST = 16
 # A scene_radius beyond the corners of the scene's cube.
 _WHOLE_CUBE = 2.0
 # Views that the texture is projected from.
-_BAKE_VIEWS = 40
+BAKE_VIEWS = 40
 
 
 @dataclass
@@ -329,7 +329,7 @@ def bake_cameras(vertices: NDArray[np.float64]) -> Cameras:
     """Cameras all around the scene, each with all of ``vertices`` (V, 3) in view."""
     reach = float(np.linalg.norm(vertices, axis=1).max())
     fov = np.radians(45)
-    return covering_cameras(_BAKE_VIEWS, radius=reach / np.sin(fov / 2) * 1.05, fov=float(fov))
+    return covering_cameras(BAKE_VIEWS, radius=reach / np.sin(fov / 2) * 1.05, fov=float(fov))
 
 
 @torch.no_grad()

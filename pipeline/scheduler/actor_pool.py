@@ -25,9 +25,9 @@ from pipeline.scheduler.worker import BatchResult, Heartbeat, LoadReport, Worker
 from pipeline.scheduler.worker_failure import WorkerFailure, classify
 
 _HEARTBEAT_SECONDS = 0.25
-_DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 30.0
 # How long a batch has to save its work when one of its rows is overdue.
-_GRACE_SECONDS = 10.0
+GRACE_SECONDS = 10.0
 # How long the plan is read at a time: while workers are busy, and while none is.
 _READ_SECONDS, _IDLE_READ_SECONDS = 0.05, 0.25
 _CHECK_SECONDS = 2.0
@@ -35,7 +35,7 @@ _CHECK_SECONDS = 2.0
 # machines meanwhile.
 _MAX_LOAD_DEATHS, _MAX_LOAD_LOSSES = 2, 20
 # How long an idle worker is kept in a cluster that may shrink.
-_SPARE_SECONDS = 60.0
+SPARE_SECONDS = 60.0
 # Assumed number of rows per batch until the first worker has measured it.
 _LIKELY_LOCKSTEP = 4
 
@@ -241,7 +241,7 @@ class ActorPool:
 
     def _is_spare(self, worker: WorkerHandle) -> bool:
         """Return whether the worker has been idle so long that its machine may go."""
-        return self._settings.growing and time.monotonic() - worker.since > _SPARE_SECONDS
+        return self._settings.growing and time.monotonic() - worker.since > SPARE_SECONDS
 
     def _wait(self, busy: list[WorkerHandle]) -> None:
         timeout = max(0.01, self._next_heartbeat - time.monotonic())
@@ -389,7 +389,7 @@ class ActorPool:
                 if end is not None and now >= end:
                     worker.cancelled_at = now
                     self._request_stop(worker)
-            elif now - worker.cancelled_at >= _GRACE_SECONDS:
+            elif now - worker.cancelled_at >= GRACE_SECONDS:
                 rows, worker.rows, worker.state, worker.heartbeat = worker.rows, [], "gone", None
                 self._kill(worker)
                 self._note(f"{worker.name} did not let go of a late row and was ended")
@@ -417,7 +417,7 @@ class ActorPool:
 
     def _check_patience(self) -> None:
         """Tell the user when no worker starts, because a joined cluster may have no room."""
-        if self._patient and time.monotonic() - self._begun > _DEADLINE_SECONDS:
+        if self._patient and time.monotonic() - self._begun > DEADLINE_SECONDS:
             self._patient = False
             if self._workers and all(worker.state == "loading" for worker in self._workers):
                 self._note("still waiting for a worker: is there room in the cluster?")

@@ -33,7 +33,7 @@ _OBJECT_STORE_BYTES = 100 << 20  # what travels is a few kilobytes a row
 # The last messages of Ray that are kept.
 _MOST_MESSAGES = 100
 # How long to wait for a head node that is being started.
-_ANSWER_SECONDS = 20.0
+ANSWER_SECONDS = 20.0
 # Unix socket paths hold 107 bytes at most, and Ray adds some 70 to its folder's.
 _LONGEST_ROOT = 24
 
@@ -74,7 +74,7 @@ def ray_cluster(address: str | None, threads: int) -> Iterator[Cluster]:
     ``threads`` limits each worker's numeric libraries. Raises SchedulerError.
     """
     if address is not None:
-        _wait_for(address)
+        wait_for_answer(address)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_folder_for_ray()) if address is None else None
         stack.enter_context(_environment(_settings_of_ray(folder, threads)))
@@ -161,7 +161,7 @@ def _require_closed() -> None:
         )
 
 
-def _wait_for(address: str) -> None:
+def wait_for_answer(address: str) -> None:
     """Wait until something listens at ``address`` (HOST:PORT or ray://HOST:PORT). Ray checks any other address.
 
     Ray itself would try for minutes without a useful message. Raises SchedulerError.
@@ -169,10 +169,10 @@ def _wait_for(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         return
-    end = time.monotonic() + _ANSWER_SECONDS
+    end = time.monotonic() + ANSWER_SECONDS
     while True:
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS):
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS):
                 return
         except (OSError, OverflowError, UnicodeError) as error:
             # The last two mean that there is no such port or name, so waiting does not help.

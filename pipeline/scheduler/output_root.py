@@ -223,9 +223,9 @@ class RemoteOutputRoot:
                 for pair in sync.files_below(self.root / job_id / WORK_DIR, self.out / job_id / WORK_DIR)
             ]
 
-        with self._unwrap_cache.open(), sync.FileSync(checkpoints, seconds=SYNC_SECONDS) as shipper:
+        with self._unwrap_cache.open(), sync.FileSync(checkpoints, seconds=SYNC_SECONDS) as file_sync:
             yield
-        shipper.sync()
+        file_sync.sync()
 
     def commit(self, row: Task) -> None:
         job_id = row.job.id
@@ -311,12 +311,12 @@ def publish_run(
 
 
 @contextlib.contextmanager
-def _synced_at_the_end(shipper: sync.FileSync) -> Iterator[sync.FileSync]:
+def _synced_at_the_end(file_sync: sync.FileSync) -> Iterator[sync.FileSync]:
     try:
-        with shipper:
-            yield shipper
+        with file_sync:
+            yield file_sync
     finally:
-        shipper.sync()
+        file_sync.sync()
 
 
 def fetch_run(out: RemotePath, folder: Path, names: Sequence[str]) -> None:

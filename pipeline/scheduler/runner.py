@@ -42,7 +42,7 @@ _MAX_CLUSTERS = 4
 # How long the plan is read before the first row starts.
 _READ_SECONDS = 0.5
 # With --serial: how long an overdue row may take to save its work before it is aborted.
-_GRACE_SECONDS = 5.0
+GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def _raise_when_overdue(end: float | None) -> Iterator[None]:
         raise _Overdue
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, max(0.001, end - time.monotonic() + _GRACE_SECONDS))
+    signal.setitimer(signal.ITIMER_REAL, max(0.001, end - time.monotonic() + GRACE_SECONDS))
     try:
         yield
     finally:

@@ -57,7 +57,7 @@ class Lease:
     """A lease that was taken. ``held`` turns false when it may have expired, or was taken over."""
 
     def __init__(self, location: RemotePath, body: bytes, tag: str, seconds: float, since: float):
-        self.place, self.seconds = location, seconds
+        self.location, self.seconds = location, seconds
         self._body, self._tag, self._since, self._lost = body, tag, since, False
         self._lock = threading.Lock()
 
@@ -85,7 +85,7 @@ class Lease:
             body = self._body + b" " * (1 + int(begun) % 512)
             try:
                 with deadline(self.seconds / _RENEWALS):
-                    self._tag = store_of(self.place).write(self.place, body, expect=self._tag)
+                    self._tag = store_of(self.location).write(self.location, body, expect=self._tag)
                 self._since = begun
             except PreconditionFailed:
                 self._lost = True
@@ -97,7 +97,7 @@ class Lease:
         with self._lock:
             if not self._lost:
                 with contextlib.suppress(PreconditionFailed, StorageError), deadline(self.seconds / _RENEWALS):
-                    store_of(self.place).delete(self.place, expect=self._tag)
+                    store_of(self.location).delete(self.location, expect=self._tag)
             self._lost = True
 
 

@@ -41,7 +41,7 @@ class _Folder:
     """An asset's folder during publishing: its objects with their tags, and the check of the lease."""
 
     def __init__(self, location: RemotePath, held: Callable[[], bool]):
-        self.place, self._held, self._store = location, held, store_of(location)
+        self.location, self._held, self._store = location, held, store_of(location)
         self.etags: dict[str, ObjectMeta] = self._store.files(location)
 
     def write(self, name: str, data: bytes) -> str:
@@ -49,9 +49,9 @@ class _Folder:
         self._check()
         before = self.etags.get(name)
         try:
-            tag = self._store.write(self.place / name, data, expect=before.etag if before else ABSENT)
+            tag = self._store.write(self.location / name, data, expect=before.etag if before else ABSENT)
         except PreconditionFailed:
-            raise _lease_lost_error(self.place) from None
+            raise _lease_lost_error(self.location) from None
         self.etags[name] = ObjectMeta(len(data), tag)
         return tag
 
@@ -59,19 +59,19 @@ class _Folder:
         """Remove ``name`` if it still has the content that was seen."""
         self._check()
         with contextlib.suppress(PreconditionFailed):
-            self._store.delete(self.place / name, expect=self.etags[name].etag)
+            self._store.delete(self.location / name, expect=self.etags[name].etag)
         del self.etags[name]
 
     def read(self, name: str) -> bytes:
         """Return the content of ``name``. Raises StorageError."""
         try:
-            return self._store.read(self.place / name, _MAX_OUTPUT)[0]
+            return self._store.read(self.location / name, _MAX_OUTPUT)[0]
         except FileNotFoundError:
-            raise _lease_lost_error(self.place) from None
+            raise _lease_lost_error(self.location) from None
 
     def _check(self) -> None:
         if not self._held():
-            raise _lease_lost_error(self.place)
+            raise _lease_lost_error(self.location)
 
 
 def publish_asset(local: Path, location: RemotePath, *, held: Callable[[], bool] = lambda: True) -> Json:

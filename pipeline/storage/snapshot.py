@@ -14,7 +14,7 @@ from pipeline.storage.publish import MAX_RECORD
 from pipeline.storage.store import ObjectMeta, store_of
 
 MAX_CONCURRENT = 16
-_WINDOW = 256
+WINDOW = 256
 # The most files in one listing (some 300 bytes each), and how long a listing is used. The builder that claims a row
 # notices later changes.
 MAX_LISTED = 200_000
@@ -25,12 +25,12 @@ _LISTING_SECONDS = 600.0
 class Snapshot:
     """One asset's folder at one moment: its files, and the text of its record and its failure."""
 
-    place: RemotePath
+    location: RemotePath
     files: Mapping[str, ObjectMeta] = field(default_factory=dict)
     texts: Mapping[str, bytes] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return str(self.place)
+        return str(self.location)
 
 
 def take_snapshot(location: RemotePath) -> Snapshot:
@@ -58,8 +58,8 @@ def take_snapshots(out: RemotePath, ids: Iterable[str]) -> Iterator[tuple[str, S
     """
     remaining, listing = iter(ids), _Listing(out)
     with ThreadPoolExecutor(MAX_CONCURRENT) as pool:
-        while window := list(islice(remaining, _WINDOW)):
-            known = listing.refresh() if listing.listed_at or len(window) == _WINDOW else None
+        while window := list(islice(remaining, WINDOW)):
+            known = listing.refresh() if listing.listed_at or len(window) == WINDOW else None
 
             def one(job_id: str, known: Mapping[str, dict[str, ObjectMeta]] | None = known) -> Snapshot:
                 folder = out / job_id

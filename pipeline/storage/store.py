@@ -30,7 +30,7 @@ _SLOWEST_BYTES = 256 << 10  # a second
 _FIRST_BACKOFF, _MAX_BACKOFF = 0.1, 8.0
 # Refusals are retried a few times, because a store that is just starting does not know its users yet.
 _MAX_REFUSED_ATTEMPTS = 3
-_PAGE_SIZE = 1000  # names per page of a listing; the maximum of S3
+PAGE_SIZE = 1000  # names per page of a listing; the maximum of S3
 
 ABSENT = ""
 """The tag that a write expects if it must not replace anything."""
@@ -306,7 +306,7 @@ class S3Store(Store):
     def _pages(self, folder: RemotePath, prefix: str, seconds: float, **arguments: object) -> Iterator[Response]:
         bucket = folder.key.partition("/")[0]
         while True:
-            page = self._call(seconds, "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=_PAGE_SIZE, **arguments)
+            page = self._call(seconds, "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=PAGE_SIZE, **arguments)
             yield page
             if not page.get("IsTruncated"):
                 return
@@ -317,12 +317,12 @@ def store_of(location: RemotePath) -> Store:
     """Return the store of ``location``, one per scheme and process. Raises StorageError if it cannot be used."""
     key = (os.getpid(), location.scheme)
     with _opening:
-        if key not in _stores:
-            _stores[key] = _open(location)
-        return _stores[key]
+        if key not in open_stores:
+            open_stores[key] = _open(location)
+        return open_stores[key]
 
 
-_stores: dict[tuple[int, str], Store] = {}
+open_stores: dict[tuple[int, str], Store] = {}
 _opening = threading.Lock()
 
 

@@ -41,7 +41,7 @@ class FileSync:
         self._files, self._seconds, self._allowed = files, seconds, allowed
         self._uploaded: dict[Path, tuple[int, int]] = {}
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="shipper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="file sync", daemon=True)
         self.problem = ""
 
     def __enter__(self) -> FileSync:

@@ -23,5 +23,5 @@ def tinycudann(monkeypatch):
     fake_tinycudann.install(monkeypatch)
     with fake_cuda():
         yield fake_tinycudann.calls
-    tinycudann_backend._encoding.cache_clear()
-    mlp_tinycudann._network.cache_clear()
+    tinycudann_backend.encoding_module.cache_clear()
+    mlp_tinycudann.network_module.cache_clear()

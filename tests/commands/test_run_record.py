@@ -125,10 +125,10 @@ def test_a_summary_that_reaches_nobody_is_no_success(run, tmp_path, capsys, monk
     from pipeline.commands import run as module
     from pipeline.core.terminal import OutputLost
 
-    def lost(*_, **__):
+    def lost():
         raise OutputLost("No space left on device")
 
-    monkeypatch.setattr(module, "_print_summary", lost)
+    monkeypatch.setattr(module, "flush", lost)
     monkeypatch.setattr(module, "silence_stdout", lambda: None)
     assert run("a,fine,cube.obj") == 1
     assert "standard output cannot be written (No space left on device); built 1, 0 failed" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from pathlib import Path
 
 import meshes
@@ -23,8 +22,6 @@ from pipeline.mesh.load import load_mesh
 from pipeline.mesh.mesh import Mesh, UVMesh
 from pipeline.mesh.normalise import normalise
 from pipeline.uv.unwrap import unwrap
-
-CREASE = math.radians(60)
 
 
 def image(size: int = 64) -> NDArray[np.uint8]:

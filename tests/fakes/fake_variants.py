@@ -244,7 +244,7 @@ def make_lora(
     generator = torch.Generator().manual_seed(seed)
     tensors, changes = {}, {}
     encoder = prior.text.models[0]
-    for network, model, layers in (("unet", prior._unet, UNET_LAYERS), ("text_encoder", encoder, TEXT_LAYERS)):
+    for network, model, layers in (("unet", prior.unet, UNET_LAYERS), ("text_encoder", encoder, TEXT_LAYERS)):
         for layer in layers:
             if style == "kohya-original" and network != "unet":
                 continue
@@ -268,7 +268,7 @@ def _lora_keys(style: str, network: str, layer: str, down: Any, up: Any, prior: 
     if network == "text_encoder":
         layer = f"text_model.{layer}"
     if style == "kohya-original":
-        blocks = original_blocks(prior._unet.config)
+        blocks = original_blocks(prior.unet.config)
         ours = max((b for b in blocks if layer.startswith(f"{b}.")), key=len)
         layer = blocks[ours] + layer.removeprefix(ours).replace(".conv1", ".in_layers.2")
     if style.startswith("kohya"):

@@ -224,7 +224,7 @@ def connect(endpoint: str | None = None) -> None:
     """
     from pipeline.storage import store
 
-    store._stores.clear()
+    store.open_stores.clear()
     with contextlib.suppress(ImportError):
         import fsspec
 
@@ -235,7 +235,7 @@ def connect(endpoint: str | None = None) -> None:
 
         if endpoint not in _known:
             _known[endpoint] = store.store_of(RemotePath("s3://any"))
-        store._stores[(os.getpid(), "s3")] = _known[endpoint]
+        store.open_stores[(os.getpid(), "s3")] = _known[endpoint]
 
 
 _known: dict[str, object] = {}

@@ -6,10 +6,12 @@ The first two need root, to mount a tmpfs: a mount that is read-only stops root,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness import HERE, ROOT, arguments, faults_of, finish, workplace, write_manifest
@@ -33,20 +35,32 @@ def built(out: Path) -> int:
     return len(records)
 
 
+@contextlib.contextmanager
+def memory_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
+    """``folder`` as a file system of so many kilobytes, for the length of the block."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def remount(disk: Path, option: str) -> None:
+    """Mounts ``disk`` again with another ``option``."""
+    subprocess.run(["mount", "-o", f"remount,{option}", str(disk)], check=True)
+
+
 def full_disk(folder: Path, rows: int) -> dict:
     """Room for some of the rows; then more of it."""
-    manifest, disk = write_manifest(folder, rows, PROMPT, "full.csv"), folder / "disk"
-    disk.mkdir()
+    manifest = write_manifest(folder, rows, PROMPT, "full.csv")
     # Each row takes five pages or so.
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={rows * 8}k", "tmpfs", str(disk)], check=True)
-    try:
+    with memory_disk(folder / "disk", rows * 8) as disk:
         code, printed = serial(manifest, disk / "out")
         first = built(disk / "out")
-        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        remount(disk, "size=64m")
         again, _ = serial(manifest, disk / "out")
         faults = faults_of(disk / "out", manifest)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
     clear = code == 1 and "No space left on device" in printed and "Traceback" not in printed
     ok = clear and 0 < first < rows and again == 0 and not any(faults.values())
     return {"ok": ok, "exit": code, "built_before": first, "exit_after": again, **faults}
@@ -54,19 +68,15 @@ def full_disk(folder: Path, rows: int) -> dict:
 
 def read_only(folder: Path, rows: int) -> dict:
     """An output root in which nothing can be written."""
-    manifest, disk = write_manifest(folder, rows, PROMPT, "readonly.csv"), folder / "sealed"
-    disk.mkdir()
+    manifest = write_manifest(folder, rows, PROMPT, "readonly.csv")
     # Room enough for all rows once it may be written.
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={8192 + rows * 32}k", "tmpfs", str(disk)], check=True)
-    try:
+    with memory_disk(folder / "sealed", 8192 + rows * 32) as disk:
         (disk / "out").mkdir()
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        remount(disk, "ro")
         code, printed = serial(manifest, disk / "out")
-        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        remount(disk, "rw")
         again, _ = serial(manifest, disk / "out")
         faults = faults_of(disk / "out", manifest)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
     clear = code == 1 and "Read-only file system" in printed and "Traceback" not in printed
     return {"ok": clear and again == 0 and not any(faults.values()), "exit": code, "exit_after": again, **faults}
 

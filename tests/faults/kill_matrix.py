@@ -122,7 +122,7 @@ def printed(program: str, **options: int) -> dict:
 def main() -> None:
     chosen = arguments(
         __doc__, ("local", "storage", "real"), kills=(4, 160), rows=(12, 200), storage_kills=(3, 60),
-        storage_rows=(6, 40), real_kills=(2, 40),
+        storage_rows=(6, 40), real_kills=(2, 40), real_kinds=(1, 4),
     )  # fmt: skip
     begun, found = time.monotonic(), {}
     if "local" in chosen.parts:
@@ -132,7 +132,7 @@ def main() -> None:
         options = {"kills": chosen.storage_kills, "rows": chosen.storage_rows, "seed": chosen.seed}
         found["storage"] = printed("storage_kills.py", **options)
     if "real" in chosen.parts:
-        found["real"] = printed("real_kills.py", kills=chosen.real_kills, seed=chosen.seed)
+        found["real"] = printed("real_kills.py", kills=chosen.real_kills, kinds=chosen.real_kinds, seed=chosen.seed)
     total = sum(sum(one["kills"].values()) for one in found.values())
     finish(all(one["ok"] for one in found.values()), kills=total, seconds=round(time.monotonic() - begun, 1), **found)
 

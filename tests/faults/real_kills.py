@@ -2,7 +2,8 @@
 
 Rows are painted by patches, by score, in variants with refinement, and generated, in every phase; checkpoints are
 written several times a second, and a kill waits for one. Then a run in peace: every file must have the bytes of an
-undisturbed run. Rows take few steps; with ``--defaults`` none of their settings is changed.
+undisturbed run. Rows take few steps; with ``--defaults`` none of their settings is changed. ``--kinds N`` takes the
+first N kinds of rows.
 """
 
 from __future__ import annotations
@@ -26,19 +27,20 @@ MESH = ROOT / "manifests" / "meshes" / "vase.obj"
 OPTIONS = ("--quiet", "--workers", "1", "--lockstep", "2", "--checkpoint-seconds", "0.2")
 # Each phase has steps before and after a checkpoint; patches and textures are of two groups.
 SHORT = {
-    "patches": {"recipe": "paint", "steps": 28},
-    "score": {"recipe": "paint", "distillation": "score", "steps": 30},
+    "patches": {"recipe": "paint", "distillation": "patches", "steps": 28},
+    "score": {"recipe": "paint", "distillation": "score", "steps": 24},
     "variants": {"recipe": "paint", "seeds": 2, "steps": 8, "refine": True, "refine_steps": 6},
     "generated": {"recipe": "generate", "steps": 20, "texture_steps": 24},
 }
 WITHOUT = {"steps", "refine_steps", "texture_steps"}
 
 
-def write_rows(folder: Path, *, defaults: bool) -> Path:
-    """A manifest with a row of each kind."""
+def write_rows(folder: Path, kinds: list[str], *, defaults: bool) -> Path:
+    """A manifest with a row of each of ``kinds``."""
     rows: list[dict[str, object]] = []
     shutil.copy(MESH, folder / MESH.name)
-    for name, settings in SHORT.items():
+    for name in kinds:
+        settings = SHORT[name]
         kept = {key: value for key, value in settings.items() if not (defaults and key in WITHOUT)}
         mesh = {"mesh": MESH.name} if settings["recipe"] == "paint" else {}
         rows.append({"id": name, "prompt": "a red brick vase", "seed": len(rows)} | mesh | kept)
@@ -94,10 +96,10 @@ def disturb(manifest: Path, out: Path, rng: random.Random, most: int, kills: Cou
         process.wait()
 
 
-def hashes(out: Path) -> dict[str, dict[str, str]]:
+def hashes(out: Path, kinds: list[str]) -> dict[str, dict[str, str]]:
     """The hashes of what is there of each row; nothing for a row that is not whole."""
     found = {}
-    for name in SHORT:
+    for name in kinds:
         record = read_record(out / name)
         whole = record is not None and not output_problem(out / name, record)
         found[name] = {key: value["sha256"] for key, value in record["outputs"].items()} if record and whole else {}
@@ -105,27 +107,28 @@ def hashes(out: Path) -> dict[str, dict[str, str]]:
 
 
 def main() -> None:
-    chosen = arguments(__doc__, kills=(3, 40), defaults=(0, 0))
+    chosen = arguments(__doc__, kills=(3, 40), kinds=(1, len(SHORT)), defaults=(0, 0))
+    kinds = list(SHORT)[: chosen.kinds]
     rng, begun = random.Random(chosen.seed), time.monotonic()
     kills, met, faults, codes, rounds = Counter[str](), Counter[str](), Counter[str](), [], 0
     with workplace(chosen) as folder:
-        manifest = write_rows(folder, defaults=bool(chosen.defaults))
+        manifest = write_rows(folder, kinds, defaults=bool(chosen.defaults))
         codes.append(start(manifest, folder / "whole").wait())
-        expected = hashes(folder / "whole")
+        expected = hashes(folder / "whole", kinds)
         resumed = 0
         while kills.total() < chosen.kills and time.monotonic() - begun < 3 * KILL_SECONDS * (chosen.kills + 4):
             out = folder / f"real{rounds}"
             disturb(manifest, out, rng, chosen.kills, kills, met)
             codes.append(start(manifest, out).wait())
             rounds += 1
-            for name, files in hashes(out).items():
+            for name, files in hashes(out, kinds).items():
                 faults["missing" if not files else "different"] += not files or files != expected[name]
                 resumed += bool(files) and (read_record(out / name) or {}).get("resumed_from_step", 0) > 0
             strays = [path for path in out.rglob("*") if path.name.startswith(".tmp-") or path.name == ".work"]
             faults["strays"] += len(strays)
     ok = not any(codes) and all(expected.values()) and not any(faults.values()) and kills.total() >= chosen.kills
     seconds = round(time.monotonic() - begun, 1)
-    counts = {"rows": rounds * len(SHORT), "rounds": rounds, "resumed": resumed, "checkpoints_met": dict(met)}
+    counts = {"rows": rounds * len(kinds), "rounds": rounds, "resumed": resumed, "checkpoints_met": dict(met)}
     finish(ok, kills=dict(kills), **counts, **faults, seconds=seconds)
 
 

@@ -90,8 +90,8 @@ def toolbox(faults_folder: str, step_seconds: float) -> Hooks:
 if __name__ == "__main__":
     manifest, out, *options = sys.argv[1:]
     seconds = float(os.environ.get("LATENTKILN_STEP_SECONDS", "0"))
-    actor_pool._SPARE_SECONDS = float(os.environ.get("LATENTKILN_SPARE_SECONDS", actor_pool._SPARE_SECONDS))
-    actor_pool._DEADLINE_SECONDS = float(os.environ.get("LATENTKILN_PATIENCE_SECONDS", actor_pool._DEADLINE_SECONDS))
+    actor_pool.SPARE_SECONDS = float(os.environ.get("LATENTKILN_SPARE_SECONDS", actor_pool.SPARE_SECONDS))
+    actor_pool.DEADLINE_SECONDS = float(os.environ.get("LATENTKILN_PATIENCE_SECONDS", actor_pool.DEADLINE_SECONDS))
     plain = run_module.run_manifest
     run_module.run_manifest = lambda chosen, **more: plain(chosen, **(more | {"hooks": toolbox(str(HERE), seconds)}))
     prior = str(Path(manifest).parent / "prior")

@@ -90,7 +90,7 @@ def test_the_surface_is_the_cpus(folder, tmp_path, monkeypatch):
 
 def test_the_surface_is_painted_by_patches(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("LATENTKILN_GRID", "torch")
-    monkeypatch.setattr("pipeline.painting.multiview_sampling._CANDIDATES", 4)
+    monkeypatch.setattr("pipeline.painting.multiview_sampling.CANDIDATES", 4)
     record, _ = build(load_prior(folder, "cuda"), tmp_path, texturing="patches", texture_steps=3)
     assert record["backends"]["device"].startswith("cuda") and record["timings"]["texture_prior"] > 0
 
@@ -106,11 +106,11 @@ def test_what_the_scenes_take_is_measured_once(folder, tmp_path, monkeypatch):
     """Before the first step of the first batch, by a step of one variant and of two; later it is known."""
     monkeypatch.setenv("LATENTKILN_GRID", "torch")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    rehearsed, rehearse = [], loop._dry_run
-    monkeypatch.setattr(loop, "_dry_run", lambda group, prior: (rehearsed.append(len(group)), rehearse(group, prior)))
+    rehearsed, dry_run = [], loop.Optimization.dry_run
+    monkeypatch.setattr(loop.Optimization, "dry_run", lambda one: (rehearsed.append(one), dry_run(one))[1])
     prior = load_prior(folder, "cuda")
     made = [build(prior, tmp_path / name, seeds=2) for name in ("one", "two")]
-    assert rehearsed == [1, 2]
+    assert len(rehearsed) == 1 + 2
     assert all(record["lockstep_used"] == 2 for record, _ in made)
     assert not [text for record, _ in made for text in record["warnings"] if "memory" in text]
     return [mesh for _, mesh in made]

@@ -60,7 +60,7 @@ def test_offloaded_parts_leave_the_device(folder: Path) -> None:
     prior.embed(["a red cube"])
     image = prior.decode(torch.zeros(1, 4, 8, 8, device="cuda"))
     assert image.device.type == "cuda"
-    for model in (prior._vae, *prior.text.models):
+    for model in (prior.vae, *prior.text.models):
         assert {p.device.type for p in model.parameters()} == {"cpu"}
     rgb = torch.rand(1, 3, 64, 64, device="cuda", requires_grad=True)
     prior.encode(rgb).sum().backward()

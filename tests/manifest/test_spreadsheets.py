@@ -110,7 +110,7 @@ def test_json_in_any_encoding(encoding: str, load: Load) -> None:
 
 def test_blocks_of_any_size_read_alike(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     for size in (9, 24, 25, 64, 1000):
-        monkeypatch.setattr(encodings_module, "_PEEKED", size + 20)
+        monkeypatch.setattr(encodings_module, "PEEKED_BYTES", size + 20)
         for end in "\r", "\r\r\n":
             assert load((HEAD + ROWS).replace("\n", end)) == RIGHT
         assert load(("\ufeff" + HEAD + ROWS).encode("utf-16-be")) == RIGHT

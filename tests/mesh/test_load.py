@@ -534,7 +534,7 @@ def draco_claiming(faces: int, vertices: int, *, sequential: bool) -> bytes:
     """A Draco mesh of some 700 faces whose header claims other numbers, as the decoder believes them."""
     import DracoPy
 
-    from pipeline.mesh.readers.draco import _number
+    from pipeline.mesh.readers.draco import varint
 
     rows, columns = np.divmod(np.arange(400, dtype=np.uint32), 20)
     corner = np.flatnonzero((rows < 19) & (columns < 19))
@@ -544,11 +544,11 @@ def draco_claiming(faces: int, vertices: int, *, sequential: bool) -> bytes:
     points = np.stack([rows, columns, 0 * rows], axis=1).astype(np.float32)
     data = DracoPy.encode(points, quads.astype(np.uint32), compression_level=0 if sequential else 5)
     if sequential:
-        return data[:11] + number(faces) + number(vertices) + data[_number(data, _number(data, 11)[1])[1] :]
-    at = _number(data, _number(data, 12)[1])[1] + 1
+        return data[:11] + number(faces) + number(vertices) + data[varint(data, varint(data, 11)[1])[1] :]
+    at = varint(data, varint(data, 12)[1])[1] + 1
     # The third of them is how many steps the walk over the faces has.
     return (
-        data[:12] + number(vertices) + number(faces) + data[at - 1 : at] + number(faces) + data[_number(data, at)[1] :]
+        data[:12] + number(vertices) + number(faces) + data[at - 1 : at] + number(faces) + data[varint(data, at)[1] :]
     )
 
 

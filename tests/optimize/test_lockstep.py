@@ -18,6 +18,7 @@ from pipeline.core.scene import Rendering
 from pipeline.optimize import adaptive_batch, loop
 from pipeline.optimize.adaptive_batch import OutOfMemory, fitting_batch_size, is_out_of_memory
 from pipeline.optimize.loop import Optimization, optimize
+from pipeline.optimize.sds import GuidanceRequest
 from pipeline.prior.cache import CACHE_VARIABLE
 from pipeline.prior.load import Prior, TextEmbedding, load_prior
 
@@ -119,7 +120,7 @@ def test_lack_of_memory_is_no_scenes_own_error(prior: Prior, monkeypatch: pytest
 
 
 def test_after_a_while_more_go_at_once_again(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adaptive_batch, "_GROW_AFTER", 2)
+    monkeypatch.setattr(adaptive_batch, "GROW_AFTER", 2)
     monkeypatch.setattr(prior, "batch_invariance", {})
     memory = SmallMemory(prior, 1, monkeypatch)
     group = [subject(prior, seed, steps=7) for seed in range(2)]
@@ -275,6 +276,7 @@ class Heavy(Canvas):
 
     def render(self, step: int, steps: int) -> Rendering:
         self.rendered += 1
+        self.device.views += 1
         self.device.take(self.device.scene)
         return Rendering(self.pixels * 1.0, VIEWS)
 
@@ -294,12 +296,20 @@ class WholeDevice(Device):
     scene: int = 0
     others: int = 0
     peak: int = 0
+    views: int = 0
 
     def take(self, count: int) -> None:
         self.held += count
         self.peak = max(self.peak, self.held)
         if self.held + self.others > self.total - self.base:
+            self.note_step()
+            self.held = 0
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+
+    def note_step(self) -> None:
+        """Notes how many scenes gave a view for the step, or tried to."""
+        self.tried += [self.views] * (self.views > 0)
+        self.views = 0
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().install(monkeypatch)
@@ -313,19 +323,20 @@ class WholeDevice(Device):
 
     def drive(self, prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
         """Counts what each step of ``prior``'s scenes takes."""
-        predict, step = prior.predict_noise, loop._step
+        predict, gradients = prior.predict_noise, loop.sds_gradients
 
         def predicted(noisy: torch.Tensor, *more: object) -> torch.Tensor:
             self.take(len(noisy) // 4 * self.each)
             return predict(noisy, *more)  # type: ignore[arg-type]
 
-        def stepped(subjects: list[Optimization], prior: Prior, slots: int) -> None:
-            self.held = 0
-            self.tried.append(len(subjects))
-            step(subjects, prior, slots)
+        def stepped(prior: Prior, requests: list[GuidanceRequest], lockstep: int) -> list[torch.Tensor]:
+            self.note_step()
+            found = gradients(prior, requests, lockstep)
+            self.held = 0  # the next thing that takes memory is the first view of the next step
+            return found
 
         monkeypatch.setattr(prior, "predict_noise", predicted)
-        monkeypatch.setattr(loop, "_step", stepped)
+        monkeypatch.setattr(loop, "sds_gradients", stepped)
 
 
 def heavy(prior: Prior, device: WholeDevice, count: int) -> list[Optimization]:
@@ -398,7 +409,7 @@ def test_a_rehearsal_leaves_no_trace(prior: Prior) -> None:
     one.report = lambda stage, done, total: heard.append(done)
     seconds = dict(one.seconds)
     with pytest.raises(torch.OutOfMemoryError), one.dry_run():
-        loop._step([one], prior, 1)
+        optimize([one], prior, lockstep=1, stop=iter([False, True]).__next__)
         assert one.step == 3
         raise torch.OutOfMemoryError("in the middle")
     assert (one.step, one.seconds, heard) == (2, seconds, [])
@@ -409,16 +420,16 @@ def test_a_rehearsal_leaves_no_trace(prior: Prior) -> None:
 
 def test_what_adam_could_not_finish_is_begun_again(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     one, alone = subject(prior, 1, steps=2), subject(prior, 1, steps=2)
-    step, failures = one._adam.step, [1]
+    step, failures = torch.optim.Adam.step, [1]
 
-    def lacking() -> None:
+    def lacking(adam: torch.optim.Adam) -> None:
         if failures:
             failures.pop()
-            one._adam.state[one.scene.state()["pixels"]] = {"step": torch.tensor(0.0)}
+            adam.state[one.scene.state()["pixels"]] = {"step": torch.tensor(0.0)}
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
-        step()
+        step(adam)
 
-    monkeypatch.setattr(one._adam, "step", lacking)
+    monkeypatch.setattr(torch.optim.Adam, "step", lacking)
     assert optimize([one], prior, lockstep=2) and one.error is None
     optimize([alone], prior, lockstep=1)
     assert torch.allclose(one.scene.state()["pixels"], alone.scene.state()["pixels"], atol=1e-5)

@@ -72,7 +72,7 @@ def test_gradient_is_the_papers(prior: Prior, negative: str) -> None:
         x = abar.sqrt() * q.latents[i] + (1 - abar).sqrt() * q.eps[i]
         with torch.no_grad():
             states = torch.stack([q.negative.states[i], q.text.states[i]])
-            out = prior._unet(x.expand(2, -1, -1, -1), q.t[i].expand(2), encoder_hidden_states=states).sample
+            out = prior.unet(x.expand(2, -1, -1, -1), q.t[i].expand(2), encoder_hidden_states=states).sample
         guided = out[0] + 7.5 * (out[1] - out[0])
         assert torch.allclose(mine[i], abar.sqrt() * (1 - abar) * (guided - q.eps[i]), atol=1e-5)
 

@@ -125,7 +125,7 @@ def test_a_sample_wraps_around(prior):
         # The borders meet as well as rows inside do; of an ordinary sample they do not.
         assert tile.wrap < 1.1 and wrap_step(np.ascontiguousarray(tile.image[5:-7, 3:-9])) > tile.wrap
     # The prior is as it was: padding, and so ordinary samples.
-    modules = [m for m in (*prior._unet.modules(), *prior._vae.modules()) if hasattr(m, "padding_mode")]
+    modules = [m for m in (*prior.unet.modules(), *prior.vae.modules()) if hasattr(m, "padding_mode")]
     assert {m.padding_mode for m in modules} == {"zeros"}
 
 

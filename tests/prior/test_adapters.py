@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from pipeline.optimize.prompts import PromptTable
 from pipeline.optimize.sds import GuidanceRequest, SdsSettings, sample_noise, sds_gradients
 from pipeline.plan import plan
 from pipeline.prior.adapters import NO_ADAPTERS, Adapters
+from pipeline.prior.components import load_components
+from pipeline.prior.identity import prior_identity
 from pipeline.prior.load import Prior, load_prior
 
 STYLES = ("kohya", "kohya-original", "diffusers", "peft", "old")
@@ -46,18 +47,15 @@ def query(prior: Prior, seed: int, adapters: Adapters = NO_ADAPTERS, prompt: str
 
 def merged(prior: Prior, changes: dict[str, torch.Tensor], weight: float) -> Prior:
     """A copy of ``prior`` with the LoRA's products added to its weights: what LoRA is defined as."""
-    other = copy.copy(prior)
-    other._unet = other._fast_unet = copy.deepcopy(prior._unet)
-    other.text = copy.copy(prior.text)
-    other.text.models = [copy.deepcopy(model) for model in prior.text.models]
-    other._embedded, other._loras, other.batch_invariance = {}, {}, {}
+    identity = prior_identity(prior.folder)
+    components = load_components(identity)
     with torch.no_grad():
         for name, change in changes.items():
             network, layer = name.split(".", 1)
-            model = other._unet if network == "unet" else other.text.models[0]
+            model = components.unet if network == "unet" else components.texts[0]
             module = model.get_submodule(layer)
             module.weight += weight * change.reshape(module.weight.shape)
-    return other
+    return Prior(identity, components, prior.device, prior.options)
 
 
 @pytest.mark.parametrize("kind", ["lora", "concept"])
@@ -96,7 +94,7 @@ def test_rows_of_a_batch_keep_their_own_adapters(prior: Prior, tmp_path: Path) -
     weak = prior.adapters([AdapterFile("lora", tmp_path / "a.safetensors", 0.1)])
     both = prior.adapters([AdapterFile("lora", tmp_path / f"{n}.safetensors") for n in "ab"])
     toy = prior.adapters([AdapterFile("concept", tmp_path / "toy.safetensors")])
-    before = {name: value.clone() for name, value in prior._unet.state_dict().items()}
+    before = {name: value.clone() for name, value in prior.unet.state_dict().items()}
     rows = [
         query(prior, 0), query(prior, 1, a), query(prior, 2, both), query(prior, 3, toy, "a <toy> cube"),
         query(prior, 4, weak), query(prior, 5, a), query(prior, 6),
@@ -111,8 +109,8 @@ def test_rows_of_a_batch_keep_their_own_adapters(prior: Prior, tmp_path: Path) -
     for index, row in enumerate(rows[1:6], start=1):
         plain = dataclasses.replace(row, text=query(prior, index).text, negative=query(prior, index).negative)
         assert not torch.allclose(together[index], sds_gradients(prior, [plain], 8)[0], atol=1e-3)
-    assert all(torch.equal(before[name], value) for name, value in prior._unet.state_dict().items())
-    assert not any(module._forward_hooks for model in (prior._unet, *prior.text.models) for module in model.modules())
+    assert all(torch.equal(before[name], value) for name, value in prior.unet.state_dict().items())
+    assert not any(module._forward_hooks for model in (prior.unet, *prior.text.models) for module in model.modules())
 
 
 def test_a_lora_for_sdxls_two_encoders(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -58,12 +58,12 @@ def test_a_flipped_bit_in_an_entry_makes_it_empty(tmp_path: Path, monkeypatch: p
 def test_a_changed_hash_in_the_cache_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hashes of large files name the prior, and with it every asset."""
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr("pipeline.prior.cache._LARGE_FILE_BYTES", 10)
-    monkeypatch.setattr("pipeline.prior.cache._hashed", {})
+    monkeypatch.setattr("pipeline.prior.cache.LARGE_FILE_BYTES", 10)
+    monkeypatch.setattr("pipeline.prior.cache.known_hashes", {})
     weights = tmp_path / "weights"
     weights.write_bytes(b"x" * 100)
     digest = file_hash(weights)
     kept = tmp_path / "cache" / "hashes.json"
     kept.write_text(kept.read_text().replace(digest, digest[::-1]))
-    monkeypatch.setattr("pipeline.prior.cache._hashed", {})
+    monkeypatch.setattr("pipeline.prior.cache.known_hashes", {})
     assert file_hash(weights) == digest

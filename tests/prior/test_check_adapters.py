@@ -18,7 +18,7 @@ from thirty_bad_rows import write_tetrahedron
 from pipeline import cli
 from pipeline.core.errors import PriorError
 from pipeline.core.job import AdapterFile
-from pipeline.prior.adapters import _modules
+from pipeline.prior.adapters import lora_layers
 from pipeline.prior.job_check import JobChecker, job_checker
 from pipeline.prior.layers import prior_layers
 from pipeline.prior.load import Prior, load_prior
@@ -144,8 +144,8 @@ def test_headers_name_the_layers_that_the_loaded_prior_has(
     loaded = load_prior(place)
     layers = prior_layers(place.with_suffix("") if single else place, place if single else None)
     assert layers.widths == loaded.text.widths
-    for network, model in {"unet": loaded._unet, **loaded.text.names()}.items():
-        wanted = _modules(model, loaded._unet.config if network == "unet" else None)
+    for network, model in {"unet": loaded.unet, **loaded.text.names()}.items():
+        wanted = lora_layers(model, loaded.unet.config if network == "unet" else None)
         found = layers.networks[network]
         assert {name: found.get(name) for name in wanted} == {
             name: tuple(module.weight.shape)  # type: ignore[union-attr,arg-type]

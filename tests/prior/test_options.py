@@ -48,7 +48,7 @@ def test_half_precision_networks_and_float32_arithmetic(kind: str, folders: dict
     for precision in ("bfloat16", "float16"):
         prior = load_prior(folders[kind], options=PriorOptions(precision=precision))  # type: ignore[arg-type]
         half = getattr(torch, precision)
-        assert prior.dtype == half and prior._unet.dtype == half and prior.text.models[0].dtype == half
+        assert prior.dtype == half and prior.unet.dtype == half and prior.text.models[0].dtype == half
         found = gradient(prior)
         assert found.dtype == torch.float32 and found.isfinite().all()
         # Eight bits of mantissa, times the guidance.
@@ -67,7 +67,7 @@ def test_a_prior_may_ask_for_bfloat16_on_cpus_that_compute_in_it(
     shutil.copytree(folders["sd1"], asks)
     (asks / "latentkiln.json").write_text('{"cpu_precision": "bfloat16"}')
     prior = load_prior(asks)
-    assert prior.dtype == (torch.bfloat16 if supported else torch.float32) and prior._vae.dtype == torch.float32
+    assert prior.dtype == (torch.bfloat16 if supported else torch.float32) and prior.vae.dtype == torch.float32
     assert load_prior(asks, options=PriorOptions(precision="float32")).dtype == torch.float32
     if supported:
         (asks / "latentkiln.json").write_text('{"cpu_precision": "int8"}')
@@ -77,7 +77,7 @@ def test_a_prior_may_ask_for_bfloat16_on_cpus_that_compute_in_it(
 
 def test_the_autoencoder_stays_float32_where_half_would_spoil_it(folders: dict[str, Path]) -> None:
     def dtype(kind: str, precision: Any) -> torch.dtype:
-        return load_prior(folders[kind], options=PriorOptions(precision=precision))._vae.dtype
+        return load_prior(folders[kind], options=PriorOptions(precision=precision)).vae.dtype
 
     assert dtype("sd1", "float16") == torch.float16 and dtype("sd1", "bfloat16") == torch.float32
     # SDXL's says force_upcast: its activations leave float16's range.
@@ -90,7 +90,7 @@ def test_saving_memory_changes_no_number(folders: dict[str, Path]) -> None:
     assert torch.equal(gradient(plain), gradient(saving))
     image = torch.rand(3, 3, 64, 64)
     assert torch.allclose(plain.encode(image), saving.encode(image), atol=1e-6)
-    assert saving._vae.use_slicing and saving._vae.use_tiling
+    assert saving.vae.use_slicing and saving.vae.use_tiling
     assert saving.options.non_default() == {"offload": True, "vae_slicing": True, "vae_tiling": True}
     assert plain.options.non_default() == {}
     image.requires_grad_(True)
@@ -103,7 +103,7 @@ def test_offloading_brings_networks_to_the_device_and_back(
 ) -> None:
     prior = load_prior(folders["sd1"], options=PriorOptions(offload=True))
     moves: list[str] = []
-    for model, name in ((prior._vae, "vae"), (prior.text.models[0], "text")):
+    for model, name in ((prior.vae, "vae"), (prior.text.models[0], "text")):
         to = model.to
         monkeypatch.setattr(
             model, "to", lambda place, to=to, name=name: (moves.append(f"{name} {place}"), to(place))[1]
@@ -175,7 +175,7 @@ class Recorder:
     def __init__(self, prior: Prior, monkeypatch: pytest.MonkeyPatch):
         self.recording: Recorder.Graph | None = None
         self.calls, self.replays = 0, 0
-        forward, recorder = prior._unet.forward, self
+        forward, recorder = prior.unet.forward, self
 
         def called(*arguments: Any, **named: Any) -> Any:
             recorder.calls += 1
@@ -203,7 +203,7 @@ class Recorder:
             def wait_stream(self, other: Any) -> None:
                 assert isinstance(other, Stream)
 
-        monkeypatch.setattr(prior._unet, "forward", called)
+        monkeypatch.setattr(prior.unet, "forward", called)
         monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
         monkeypatch.setattr(torch.cuda, "graph", Recording)
         monkeypatch.setattr(torch.cuda, "Stream", Stream)
@@ -239,7 +239,7 @@ def test_a_recording_that_runs_out_of_memory_says_so(folders: dict[str, Path], m
         recorder = Recorder(prior, monkeypatch)
         streams: list[Any] = []
         monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
-        called = prior._unet.forward
+        called = prior.unet.forward
 
         def lacking(*arguments: Any, **named: Any) -> Any:
             if recorder.recording is not None:
@@ -253,15 +253,17 @@ def test_a_recording_that_runs_out_of_memory_says_so(folders: dict[str, Path], m
         x, t = torch.zeros(1, 4, 8, 8, device="cuda"), torch.tensor([5], device="cuda")
         prior.predict_noise(x, t, prior.embed(["a"]))
         with monkeypatch.context() as patch:
-            patch.setattr(prior._unet, "forward", lacking)
+            patch.setattr(prior.unet, "forward", lacking)
             patch.setattr(torch.cuda.graph, "__exit__", broken)
             with pytest.raises(torch.OutOfMemoryError):
                 prior.predict_noise(x.expand(2, -1, -1, -1), t.expand(2), prior.embed(["a"]).expand(2))
         assert len(streams) == 1
-        # Nothing is kept of it, nor of the others, and the next call is recorded anew.
-        assert not prior._fast_unet._graphs
+        # Nothing is kept of it, nor of the others, and the next call is recorded anew: three to warm up and one more.
+        recorder.calls = 0
         prior.predict_noise(x, t, prior.embed(["a"]))
-        assert len(prior._fast_unet._graphs) == 1
+        assert recorder.calls == 4
+        prior.predict_noise(x, t, prior.embed(["a"]))
+        assert recorder.calls == 4
 
 
 @pytest.mark.parametrize("missing", ["triton", "compiler", "headers"])
@@ -295,10 +297,14 @@ def test_measuring_compiles_nothing_and_lack_of_memory_forgets_what_was(
         prior.release(everything=True)
     assert not used and not forgotten
     gradient(prior)
+    read: list[int] = []
+    prior.text.models[0].register_forward_hook(lambda *_: read.append(1))
     prior.release()
-    assert used and not forgotten and prior._embedded
+    prior.embed(["a red cube"])
+    assert used and not forgotten and not read  # the embeddings were kept
     prior.release(everything=True)
-    assert forgotten and not prior._embedded
+    prior.embed(["a red cube"])
+    assert forgotten and read
     load_prior(folders["sd1"]).release(everything=True)
     assert len(forgotten) == 1
 
@@ -308,7 +314,7 @@ def test_images_that_do_not_fit_are_decoded_one_by_one(
 ) -> None:
     prior = load_prior(folders["sd1"])
     latents = torch.randn(3, 4, 8, 8, generator=torch_generator(3, "latents"))
-    expected, decode, sizes = prior.decode(latents), prior._vae.decode, []
+    expected, decode, sizes = prior.decode(latents), prior.vae.decode, []
 
     def small(z: torch.Tensor, **named: Any) -> Any:
         sizes.append(len(z))
@@ -316,7 +322,7 @@ def test_images_that_do_not_fit_are_decoded_one_by_one(
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
         return decode(z, **named)
 
-    monkeypatch.setattr(prior._vae, "decode", small)
+    monkeypatch.setattr(prior.vae, "decode", small)
     torch.testing.assert_close(prior.decode(latents), expected, atol=1e-5, rtol=0)
     assert sizes == [3, 1, 1, 1]
 
@@ -330,7 +336,7 @@ def test_half_precision_networks_that_wait_in_main_memory_never_compute_there(fo
     with fake_cuda():
         prior = Prior(prior_identity(folders["sd1"]), parts, torch.device("cuda"), low_memory())
         prior.embed(["a red cube"])
-        assert prior._vae.dtype == torch.float16 and {p.device.type for p in prior._vae.parameters()} == {"cpu"}
+        assert prior.vae.dtype == torch.float16 and {p.device.type for p in prior.vae.parameters()} == {"cpu"}
     assert places == ["cuda", "cuda"]
 
 
@@ -338,20 +344,21 @@ def test_a_decoder_that_overflows_half_precision_is_asked_in_float32(folders: di
     prior = load_prior(folders["sd1"], options=PriorOptions(precision="float16"))
     plain = load_prior(folders["sd1"])
     latents = torch.randn(1, 4, 8, 8, generator=torch_generator(2, "latents"))
-    for model in (prior._vae, plain._vae):
+    for model in (prior.vae, plain.vae):
         with torch.no_grad():
             model.decoder.conv_in.weight.mul_(2.0**14)
             model.post_quant_conv.weight.mul_(2.0**8)
-    assert not prior._decode(latents, torch.float16).isfinite().all()
+    scaled = latents.half() / prior.vae.config.scaling_factor
+    assert not prior.vae.decode(scaled, return_dict=False)[0].isfinite().all()
     found, expected = prior.decode(latents), plain.decode(latents)
-    assert found.isfinite().all() and prior._vae.dtype == torch.float16
+    assert found.isfinite().all() and prior.vae.dtype == torch.float16
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=0)
     with pytest.raises(PriorError, match="in float32, too"):
         prior.decode(torch.full((1, 4, 8, 8), torch.nan))
 
 
 def test_attention_is_torchs_fused_one(folders: dict[str, Path]) -> None:
-    names = {type(p).__name__ for p in load_prior(folders["sdxl"])._unet.attn_processors.values()}
+    names = {type(p).__name__ for p in load_prior(folders["sdxl"]).unet.attn_processors.values()}
     assert names == {"AttnProcessor2_0"}
 
 

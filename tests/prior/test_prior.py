@@ -35,9 +35,9 @@ def test_constants_come_from_the_configs(folder: Path, tmp_path: Path) -> None:
 def test_scaling_is_applied_both_ways(folder: Path) -> None:
     prior = load_prior(folder)
     image = torch.rand(1, 3, 32, 32)
-    raw = prior._vae.encode(image * 2 - 1).latents
+    raw = prior.vae.encode(image * 2 - 1).latents
     assert torch.allclose(prior.encode(image), raw * 0.5)
-    expected = ((prior._vae.decode(raw).sample + 1) / 2).clamp(0, 1)
+    expected = ((prior.vae.decode(raw).sample + 1) / 2).clamp(0, 1)
     assert torch.allclose(prior.decode(raw * 0.5), expected, atol=1e-6)
 
 

@@ -99,10 +99,10 @@ def test_suggestions(word: str, other: str) -> None:
 
 
 def test_every_suggestion_is_a_word_of_the_embedded_prior() -> None:
-    from pipeline.prior.suggestions import _BY_WORD
+    from pipeline.prior.suggestions import SUGGESTIONS
 
     known = known_words(EMBEDDED_FOLDER) or frozenset()
-    assert set(_BY_WORD.values()) <= known and not known & set(_BY_WORD)
+    assert set(SUGGESTIONS.values()) <= known and not known & set(SUGGESTIONS)
 
 
 TEXTS = ("", "a red brick box", LONG, "it's 12 boxes, <|endoftext|> x'll", "ｒｅｄ 红砖 🧱 café", "re-d   box\u00a0!?")
@@ -118,8 +118,8 @@ def test_tokens_are_counted_as_the_priors_tokenizer_does(kind: str, folder: Path
         place = make_single_file(place, tmp_path / "m.safetensors", "sd1")
     loaded = load_prior(place, fitted=False)
     counters = token_counters(place.with_suffix("") if kind == "file" else place, place if kind == "file" else None)
-    assert len(counters) == len(loaded.text._tokenizers) == (2 if kind == "sdxl" else 1)
-    for counter, real in zip(counters, loaded.text._tokenizers, strict=True):
+    assert len(counters) == len(loaded.text.tokenizers) == (2 if kind == "sdxl" else 1)
+    for counter, real in zip(counters, loaded.text.tokenizers, strict=True):
         assert counter.limit == real.model_max_length - 2
         for text in TEXTS:
             assert counter.count(text) == len(real(text, add_special_tokens=False).input_ids), text

@@ -119,7 +119,11 @@ def test_constants_of_each_kind(priors: dict[str, Prior]) -> None:
     assert {kind: prior.prediction_type for kind, prior in priors.items()} == {
         "sd1": "epsilon", "sd2-768-v": "v_prediction", "sdxl": "epsilon",
     }  # fmt: skip
-    assert priors["sdxl"]._scaling == 0.13025 and priors["sd1"]._scaling == 0.18215
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    for kind, scaling in (("sdxl", 0.13025), ("sd1", 0.18215)):
+        with torch.no_grad():
+            raw = priors[kind].vae.encode(image * 2 - 1).latent_dist.mean
+        torch.testing.assert_close(priors[kind].encode(image), raw * scaling)
     assert all(prior.vae_scale_factor == 8 for prior in priors.values())
     text = priors["sdxl"].embed(["a red cube"])
     assert text.states.shape == (1, 12, 40) and text.pooled is not None and text.pooled.shape == (1, 24)
@@ -267,7 +271,7 @@ def test_our_configs_are_the_published_architectures() -> None:
 
 def test_the_vocabulary_comes_from_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("pipeline.prior.vocabulary._PACKAGES", ())
+    monkeypatch.setattr("pipeline.prior.vocabulary.PACKAGES", ())
     path = tmp_path / "m.safetensors"
     with pytest.raises(PriorError, match="open_clip_torch"):
         find_vocabulary(path)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from real.validator import validate_glbs
 
 from pipeline.bake.atlas import texel_map
 from pipeline.core.job import Job, RowLocation, no_report
@@ -42,12 +41,7 @@ SMALL = {
 BALL = [{"shape": "sphere", "position": [0.0, 0.0, 0.0], "rotation": [0.0, 0.0, 0.0], "size": [0.8, 0.8, 0.8]}]
 
 
-@pytest.fixture(autouse=True)
-def every_asset_is_valid(tmp_path: Path) -> Iterator[None]:
-    yield
-    assets = sorted(tmp_path.rglob("*.glb"))
-    if assets:
-        validate_glbs(assets)
+pytestmark = pytest.mark.usefixtures("every_asset_is_valid")
 
 
 def resolved() -> ResolvedGenerateSettings:
@@ -102,7 +96,7 @@ def test_the_same_job_gives_the_same_bytes_whatever_its_neighbours(prior: Prior,
 def test_interrupted_and_resumed_it_ends_in_the_same_bytes(
     prior: Prior, tmp_path: Path, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.painting.multiview_sampling._CANDIDATES", 4)
+    monkeypatch.setattr("pipeline.painting.multiview_sampling.CANDIDATES", 4)
     # More steps than one look at the occupancy: what it remembers must survive as well.
     settings: dict[str, object] = {"steps": 20, "refine": after == "refined", "refine_steps": 5}
     settings |= {"texturing": "patches" if after == "patches" else "views", "texture_steps": 5}
@@ -122,7 +116,7 @@ def test_interrupted_and_resumed_it_ends_in_the_same_bytes(
 
 
 def test_the_surface_is_painted_by_patches(prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.painting.multiview_sampling._CANDIDATES", 8)
+    monkeypatch.setattr("pipeline.painting.multiview_sampling.CANDIDATES", 8)
     stages = []
     patches = {"texturing": "patches", "texture_steps": 6}
     jobs = [job("painted", seeds=2, **patches), job("projected")]

@@ -29,11 +29,11 @@ def device(folder: Path, monkeypatch: pytest.MonkeyPatch):
     fake_nvdiffrast.install(monkeypatch)
     fake_tinycudann.install(monkeypatch)
     monkeypatch.setenv("LATENTKILN_RASTERISE", "numba")  # its stand-in draws slowly, and paint shows it
-    monkeypatch.setattr("pipeline.recipes.generate._BAKE_VIEWS", 6)
+    monkeypatch.setattr("pipeline.recipes.generate.BAKE_VIEWS", 6)
     with fake_cuda():
         yield
-    tinycudann_backend._encoding.cache_clear()
-    mlp_tinycudann._network.cache_clear()
+    tinycudann_backend.encoding_module.cache_clear()
+    mlp_tinycudann.network_module.cache_clear()
 
 
 def test_volume_rendering() -> None:

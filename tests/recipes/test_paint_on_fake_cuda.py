@@ -68,17 +68,18 @@ def jobs_of(tmp_path, **settings) -> list[Job]:
 )
 def test_every_kind_of_painting(settings, prior: Prior, tmp_path, monkeypatch):
     monkeypatch.setenv("LATENTKILN_RASTERISE", "numba")  # nvdiffrast's stand-in draws slowly
-    monkeypatch.setattr("pipeline.painting.multiview_sampling._CANDIDATES", 4)
-    rehearsed: list[int] = []
-    rehearse = loop._dry_run
-    monkeypatch.setattr(loop, "_dry_run", lambda group, prior: (rehearsed.append(len(group)), rehearse(group, prior)))
+    monkeypatch.setattr("pipeline.painting.multiview_sampling.CANDIDATES", 4)
+    rehearsed: list[loop.Optimization] = []
+    dry_run = loop.Optimization.dry_run
+    monkeypatch.setattr(loop.Optimization, "dry_run", lambda one: (rehearsed.append(one), dry_run(one))[1])
     made = []
     for out in (tmp_path / "one", tmp_path / "two"):
         outcomes = paint(jobs_of(tmp_path, **settings), prior, out, fingerprints=["a", "b"], lockstep=2)
         assert [o.status for o in outcomes] == ["done", "done"], outcomes
         made.append([(out / name / "asset.glb").read_bytes() for name in ("j0", "j1")])
     # The first time what the scenes take is measured, the second time it is known: that changes no byte.
-    assert rehearsed == [1, 2] * (2 if "refine" in settings else 1)
+    # By a step of one scene and one of two, of each phase.
+    assert len(rehearsed) == 3 * (2 if "refine" in settings else 1)
     assert made[0] == made[1]
 
 
@@ -86,7 +87,7 @@ def test_every_kind_of_painting(settings, prior: Prior, tmp_path, monkeypatch):
 def test_going_on_from_a_checkpoint(distillation, prior: Prior, tmp_path, monkeypatch):
     """Checkpoints are read into host memory: what it holds goes back to its places."""
     monkeypatch.setenv("LATENTKILN_RASTERISE", "numba")
-    monkeypatch.setattr("pipeline.painting.multiview_sampling._CANDIDATES", 4)
+    monkeypatch.setattr("pipeline.painting.multiview_sampling.CANDIDATES", 4)
     jobs, asked = jobs_of(tmp_path, distillation=distillation, steps=4)[:1], iter([False, False, False])
 
     def build(**more):

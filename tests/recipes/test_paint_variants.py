@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from fake_variants import make_concept, make_diffusers, make_lora, make_single_file
 from meshes import CUBE
-from real.validator import validate_glbs
 from test_paint import digest, run
 
 from pipeline.core.job import AdapterFile, Job, RowLocation
@@ -20,11 +18,7 @@ from pipeline.prior.cache import CACHE_VARIABLE
 from pipeline.prior.load import Prior, load_prior
 from pipeline.recipes.paint_settings import PaintSettings
 
-
-@pytest.fixture(autouse=True)
-def every_asset_is_valid(tmp_path: Path) -> Iterator[None]:
-    yield
-    validate_glbs(sorted(tmp_path.rglob("asset.glb")))
+pytestmark = pytest.mark.usefixtures("every_asset_is_valid")
 
 
 @pytest.fixture(scope="module")

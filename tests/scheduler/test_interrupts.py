@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections import Counter
-from types import SimpleNamespace
 
 import pytest
+from stub_recipe import item, make_toolbox
 
-from pipeline.scheduler import runner
-from pipeline.scheduler.cluster import ClusterLost
+from pipeline.scheduler import cluster, runner
 from pipeline.scheduler.signals import StopSignals
 
 
@@ -30,14 +28,12 @@ def test_one_ctrl_c_lets_what_begins_begin():
         assert interrupts.stopping and not interrupts.stop_at_once
 
 
-def test_servers_that_the_signal_ended_too_make_no_failure(monkeypatch):
+def test_servers_that_the_signal_ended_too_make_no_failure(monkeypatch, tmp_path):
     def end(*args):
         signal.raise_signal(signal.SIGTERM)
-        raise ClusterLost("they died")
+        raise cluster.ClusterLost("they died")
 
-    monkeypatch.setattr(runner, "_run_cluster", end)
-    book = SimpleNamespace(summary=SimpleNamespace(counts=Counter()))
-    silent = SimpleNamespace(note=lambda text: None, warn=lambda text: None, run_id="r")
-    with StopSignals() as interrupts:
-        stopped = runner._run_ray(book, None, "", runner.RunSettings(), None, interrupts, silent, silent)  # type: ignore[arg-type]
-    assert stopped
+    monkeypatch.setattr(cluster, "ray_cluster", end)
+    settings = runner.RunSettings(lockstep=1, threads=1)
+    summary = runner.run([item("a")], tmp_path, prior_spec="stub", settings=settings, hooks=make_toolbox())
+    assert summary.interrupted and summary.exit_code == 3 and summary.counts == {"waiting": 1}

@@ -2,78 +2,119 @@
 
 from __future__ import annotations
 
-import dataclasses
+import sys
 from types import SimpleNamespace
 
 import pytest
+from fake_ray import FakeRay
 
 from pipeline.scheduler import actor_pool, cluster
-from pipeline.scheduler.actor_pool import ActorPool, ActorSettings, WorkerHandle
-from pipeline.scheduler.worker import LoadReport
+from pipeline.scheduler.actor_pool import ActorPool, ActorSettings
+from pipeline.scheduler.worker import BatchResult, LoadReport
+
+
+class Turn(Exception):
+    """One turn of the pool's loop is over."""
+
+
+class Cluster:
+    """An ActorPool on a stand-in for Ray, whose loop goes one turn at a time.
+
+    ``rows_left`` and ``exhausted`` are what its tracker says, ``groups`` the rows that it hands out; ``room`` is how
+    many workers the cluster holds; ``now`` the time, in seconds.
+    """
+
+    def __init__(self, ray: FakeRay, *, width: int | None = 1, growing: bool = True, **settings):
+        self.ray, self.rows_left, self.exhausted, self.room, self.now = ray, 0, True, 1, 1000.0
+        self.groups, self.told, self.turns = [], [], 0
+        worker, options = SimpleNamespace(lockstep=width), {"num_cpus": 8, "num_gpus": 0}
+        self.pool = ActorPool(
+            self,
+            self.told.append,
+            SimpleNamespace(stopping=False, stop_at_once=False),
+            ActorSettings(worker, options, workers=lambda per_gpu: self.room, growing=growing, **settings),
+        )
+
+    has_more, halting = True, False
+
+    def load_more(self, seconds: float) -> None:
+        self.turns += 1
+        if self.turns % 2 == 0:
+            raise Turn
+
+    def next_batch(self, workers: int, lockstep: int | None) -> list:
+        return self.groups.pop() if self.groups else []
+
+    def mark_started(self, group: list, worker: str, node: str) -> None: ...
+
+    def complete(self, row: object, result: object) -> None: ...
+
+    def deadline(self, rows: list) -> None: ...
+
+    def look(self, rows: int, room: int | None = None) -> list[str]:
+        """The workers there are after one more turn, some seconds later."""
+        self.rows_left, self.room = rows, self.room if room is None else room
+        self.now += 3
+        with pytest.raises(Turn):
+            self.pool.run()
+        return self.ray.names
+
+    def load(self, name: str) -> None:
+        """Lets the worker ``name`` have loaded its prior."""
+        self.ray.answer(name, "load", LoadReport(pid=1, seconds=0.1, node="10.0.0.2", node_id="id"))
 
 
 @pytest.fixture
-def fleet(monkeypatch, tmp_path):
-    """A Fleet whose workers are names; ``book`` has so many rows left, the cluster so much ``room``."""
-    book = SimpleNamespace(rows_left=0, exhausted=True, next_batch=lambda *more: [])
-    worker = SimpleNamespace(lockstep=None)
-    killed = []
-    settings = ActorSettings(worker, {}, workers=lambda per_gpu: made.room, growing=True)
-    made = ActorPool(book, print, None, settings)
-    made.book, made.killed, made.room = book, killed, 1
+def make(monkeypatch):
+    """Makes a Cluster."""
+    ray = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    made = []
+    clock = SimpleNamespace(monotonic=lambda: made[-1].now if made else 1000.0, sleep=lambda seconds: None)
+    monkeypatch.setattr(actor_pool, "time", clock)
 
-    def new_slot():
-        made._created += 1
-        return WorkerHandle(f"worker {made._created}", None, None)
+    def start(**settings):
+        made.append(Cluster(ray, **settings))
+        return made[-1]
 
-    monkeypatch.setattr(made, "_new_worker", new_slot)
-    monkeypatch.setattr(made, "_kill", lambda slot: killed.append(slot.name))
-
-    def look(rows, *, width=1, room=None, growing=True):
-        book.rows_left, made.room = rows, made.room if room is None else room
-        worker.lockstep, made._settings = width, settings if growing else ActorSettings(worker, {}, settings.workers)
-        made._next_check = 0.0
-        made._watch_cluster()
-        made._assign_tasks()
-        return [slot.state for slot in made._workers]
-
-    made.look = look
-    return made
+    return start
 
 
-def test_as_many_again_wait_for_machines_while_there_are_rows_for_them(fleet):
+def test_as_many_again_wait_for_machines_while_there_are_rows_for_them(make):
     # The one that finds no room is what makes the cluster grow.
+    fleet = make()
     assert len(fleet.look(100)) == 2
     assert len(fleet.look(100, room=2)) == 4
     assert len(fleet.look(100, room=8)) == 16
 
 
-def test_a_cluster_without_a_machine_is_asked_for_one(fleet):
-    assert len(fleet.look(100, room=0)) == 2
+def test_a_cluster_without_a_machine_is_asked_for_one(make):
+    assert len(make().look(100, room=0)) == 2
 
 
 @pytest.mark.parametrize(("rows", "width", "workers"), [(8, 8, 1), (9, 8, 2), (3, None, 1), (1, 1, 1)])
-def test_no_more_machines_than_groups_of_rows(fleet, rows, width, workers):
-    assert len(fleet.look(rows, width=width)) == workers
+def test_no_more_machines_than_groups_of_rows(make, rows, width, workers):
+    assert len(make(width=width).look(rows)) == workers
 
 
-def test_a_number_that_was_asked_for_is_what_there_is(fleet):
-    assert len(fleet.look(100, growing=False)) == 1 and len(fleet.look(100, room=3, growing=False)) == 3
+def test_a_number_that_was_asked_for_is_what_there_is(make):
+    fleet = make(growing=False)
+    assert len(fleet.look(100)) == 1 and len(fleet.look(100, room=3)) == 3
 
 
-def test_at_the_end_no_machine_is_waited_for_and_idle_ones_go(fleet, monkeypatch):
-    fleet.look(100, room=2)
-    for slot in fleet._workers[:2]:
-        slot.state = "idle"
-    now = 1000.0
-    monkeypatch.setattr(actor_pool.time, "monotonic", lambda: now)
-    fleet._workers[0].state, fleet._workers[1].since = "building", now
-    fleet.book.exhausted = False
-    assert fleet.look(0) == ["building", "idle", "loading", "loading"]  # more rows may be read
-    fleet.book.exhausted = True
-    assert fleet.look(0) == ["building", "idle"] and fleet.killed == ["worker 4", "worker 3"]
-    now += actor_pool._SPARE_SECONDS + 1
-    assert fleet.look(0) == ["building"] and fleet.killed[-1] == "worker 2"
+def test_at_the_end_no_machine_is_waited_for_and_idle_ones_go(make):
+    fleet = make()
+    assert len(fleet.look(100, room=2)) == 4
+    for name in ("worker 1", "worker 2"):
+        fleet.load(name)
+        fleet.look(100)
+    fleet.exhausted, fleet.groups = False, [[SimpleNamespace(job=SimpleNamespace(id="a"))]]
+    assert len(fleet.look(0)) == 4  # more rows may be read
+    assert [actor.called("build") for actor in fleet.ray.actors] == [1, 0, 0, 0]
+    fleet.exhausted = True
+    assert fleet.look(0) == ["worker 1", "worker 2"] and fleet.ray.killed == ["worker 4", "worker 3"]
+    fleet.now += actor_pool.SPARE_SECONDS + 1
+    assert fleet.look(0) == ["worker 1"] and fleet.ray.killed[-1] == "worker 2"
 
 
 NODES = {
@@ -115,49 +156,50 @@ def test_machines_without_a_gpu_say_nothing_of_those_to_come(nodes, early, late,
     assert cluster.worker_cpus(8, early=False, on_gpus=True) == late
 
 
-def test_where_no_machine_comes_a_smaller_one_is_asked_for_until_it_is_there(fleet):
+def test_where_no_machine_comes_a_smaller_one_is_asked_for_until_it_is_there(make):
     """An autoscaler whose nodes have two CPUs starts none for workers that ask for eight, as the driver has."""
     nodes = []
-    fleet._settings = dataclasses.replace(
-        fleet._settings, cpus=lambda early: max(1, min(8, *nodes)) if nodes else 8 if early else 1
-    )
-    fleet._options = {"num_cpus": 8, "num_gpus": 0}
+    fleet = make(cpus=lambda early: max(1, min(8, *nodes)) if nodes else 8 if early else 1)
 
-    def look(rows):
-        fleet.book.rows_left, fleet._next_check = rows, 0.0
-        fleet._watch_cluster()
-        fleet._assign_tasks()
-        return fleet._options["num_cpus"], [slot.name for slot in fleet._workers]
+    def asked():
+        names = fleet.look(100)
+        return {actor.asked["num_cpus"] for actor in fleet.ray.alive}, names
 
-    assert look(100) == (8, ["worker 1", "worker 2"])
-    fleet._begun -= actor_pool._DEADLINE_SECONDS + 1
-    fleet._check_patience()
-    assert look(100) == (1, ["worker 3", "worker 4"]) and fleet.killed == ["worker 1", "worker 2"]
+    assert asked() == ({8}, ["worker 1", "worker 2"])
+    fleet.now += actor_pool.DEADLINE_SECONDS + 1
+    asked()
+    assert any("is there room in the cluster?" in line for line in fleet.told)
+    assert asked() == ({1}, ["worker 3", "worker 4"]) and fleet.ray.killed == ["worker 1", "worker 2"]
     nodes += [2, 2]
-    assert look(100) == (2, ["worker 5", "worker 6"])
-    assert fleet._options == {"num_cpus": 2, "num_gpus": 0}
-    fleet._loaded(fleet._workers[0], LoadReport(pid=1, seconds=0.1, node="n", node_id="i"))
+    assert asked() == ({2}, ["worker 5", "worker 6"])
+    assert {name: count for name, count in fleet.ray.alive[0].asked.items() if name.startswith("num")} == {
+        "num_cpus": 2, "num_gpus": 0,
+    }  # fmt: skip
+    fleet.load("worker 5")
+    asked()
     nodes += [16]
-    assert look(100)[0] == 2  # workers of one kind from then on: nothing that is being loaded is thrown away
+    # Workers of one kind from then on: nothing that is being loaded is thrown away.
+    assert asked() == ({2}, ["worker 5", "worker 6"])
 
 
 @pytest.mark.parametrize(("state", "then"), [("building", "its work is being saved"), ("idle", "it gets no more rows")])
-def test_a_machine_that_goes_away_is_told_of_once_whatever_its_worker_does(fleet, monkeypatch, state, then):
+def test_a_machine_that_goes_away_is_told_of_once_whatever_its_worker_does(make, state, then):
     """A worker may be between two groups of rows when the notice comes."""
-    told, asked = [], []
-    monkeypatch.setattr(fleet, "_note", told.append)
-    monkeypatch.setattr(
-        fleet, "_request_stop", lambda slot: asked.append(slot.name) or setattr(slot, "stop_requested", True)
-    )
-    fleet.look(2, growing=False)
-    (slot,) = fleet._workers
-    slot.state, slot.node, slot.node_id = state, "10.0.0.2", "id"
-    fleet._settings = dataclasses.replace(fleet._settings, draining=lambda: frozenset({"id"}))
+    draining = []
+    fleet = make(growing=False, draining=lambda: frozenset(draining))
+    fleet.look(2)
+    fleet.load("worker 1")
+    fleet.look(2)
+    if state == "building":
+        fleet.groups = [[SimpleNamespace(job=SimpleNamespace(id="a"))]]
+        fleet.look(2)
+    draining.append("id")
     for _ in range(3):
-        fleet._next_check = 0.0
-        fleet._watch_cluster()
-    assert told == [f"worker 1: its machine 10.0.0.2 is going away; {then}"]
-    assert asked == (["worker 1"] if state == "building" else [])
-    slot.state = "idle"  # a builder that has let go of its rows
-    fleet._assign_tasks()
-    assert "worker 1" in fleet.killed and "worker 1" not in [slot.name for slot in fleet._workers]
+        fleet.look(2)
+    assert fleet.told == [f"worker 1: its machine 10.0.0.2 is going away; {then}"]
+    if state == "building":
+        assert fleet.ray.actors[0].called("stop") == 1
+        fleet.ray.answer("worker 1", "build", BatchResult(["done"]))
+        fleet.look(2)  # it has let go of its rows
+        fleet.look(2)
+    assert "worker 1" in fleet.ray.killed and "worker 1" not in fleet.ray.names

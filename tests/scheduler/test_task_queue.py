@@ -39,12 +39,12 @@ def taken(waiting, **options):
 
 
 def test_an_address_where_nothing_listens_is_told_soon(monkeypatch):
-    monkeypatch.setattr(cluster, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        cluster._wait_for(address)
-        cluster._wait_for(f"ray://{address}")
-    cluster._wait_for("auto")  # Ray's to judge
+        cluster.wait_for_answer(address)
+        cluster.wait_for_answer(f"ray://{address}")
+    cluster.wait_for_answer("auto")  # Ray's to judge
     for nowhere in (address, f"ray://{address}", "127.0.0.1:99999", f"{'x' * 300}:6379", "no-such-host.invalid:6379"):
         with (
             pytest.raises(SchedulerError, match=f"joining Ray at {nowhere} failed: nothing answers there"),

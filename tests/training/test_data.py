@@ -16,7 +16,7 @@ from training.patterns.surface import Surface
 from training.render import DIM, SLOT
 from training.shapes import THINGS, assembly, blob
 from training.vocabulary import (
-    _ALL_MATERIALS,
+    ALL_MATERIALS,
     COLOURS,
     LATER,
     MATERIALS,
@@ -263,7 +263,7 @@ def test_boards_of_a_barrel_stand() -> None:
 
 
 def test_every_pattern_has_a_palette() -> None:
-    assert tuple(_ALL_MATERIALS) == PATTERNS
+    assert tuple(ALL_MATERIALS) == PATTERNS
     assert not set(VARIANTS) & set(PATTERNS)
     assert set(METALS) <= set(MATERIALS)
 

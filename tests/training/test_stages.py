@@ -355,12 +355,12 @@ def test_a_level_nothing_was_drawn_of_keeps_its_mean() -> None:
 
 
 def test_recoloured_images_have_no_colour_to_name() -> None:
-    from training.judge import _recolour
+    from training.judge import recolour
     from training.text import HEADS
 
     x = torch.rand(400, 3, 4, 4)
     labels = torch.ones(400, len(HEADS), dtype=torch.int64)
-    new, wanted = _recolour(x, labels, np.random.default_rng(3))
+    new, wanted = recolour(x, labels, np.random.default_rng(3))
     column = list(HEADS).index("colour")
     hidden = wanted[:, column] == -1
     assert 60 < int(hidden.sum()) < 140

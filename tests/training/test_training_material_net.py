@@ -54,8 +54,8 @@ def test_slopes_are_those_of_the_relief_however_a_picture_is_turned(turn: bool) 
     g = np.random.default_rng(2)
     for row in _flats(2, "brick") + _flats(2, "scales"):
         for _ in range(6 if turn else 1):
-            b = material.batch_of((material._turned(row, g) if turn else row)[None])
-            right, up = material._steps(b.relief)
+            b = material.batch_of((material.turned(row, g) if turn else row)[None])
+            right, up = material.relief_steps(b.relief)
             for k, step in enumerate((right, up)):
                 said, measured = b.slopes[0, k, 2:-2, 2:-2].flatten(), step[0, 0, 2:-2, 2:-2].flatten()
                 assert float(torch.corrcoef(torch.stack([said, measured]))[0, 1]) > 0.75

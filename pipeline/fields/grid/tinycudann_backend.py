@@ -40,7 +40,7 @@ def encode(points: Tensor, table: Tensor, settings: GridSettings, *, dtype: torc
     """
     if not len(points):
         return table[:0].reshape(0, 1).expand(0, settings.feature_count)
-    module = _encoding(json.dumps(configuration(settings), sort_keys=True), dtype, settings.parameter_count)
+    module = encoding_module(json.dumps(configuration(settings), sort_keys=True), dtype, settings.parameter_count)
     features: Tensor = torch.func.functional_call(module, {"params": table.float()}, (points.contiguous(),))
     if features.requires_grad:
         features.register_hook(torch.Tensor.contiguous)
@@ -64,7 +64,7 @@ def configuration(settings: GridSettings) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=8)
-def _encoding(configured: str, dtype: torch.dtype, parameter_count: int) -> Any:
+def encoding_module(configured: str, dtype: torch.dtype, parameter_count: int) -> Any:
     """The library's module for a configuration, without the table it makes itself: 50 MB for the usual grid."""
     import tinycudann
 

@@ -47,7 +47,7 @@ def evaluate(points: Tensor, table: Tensor, weights: Sequence[Tensor], settings:
     if not len(points):
         return parameters[:0].reshape(0, 1).expand(0, len(weights[-1]))
     described = json.dumps([configuration(settings), network_configuration(weights)], sort_keys=True)
-    module = _network(described, len(weights[-1]), len(parameters))
+    module = network_module(described, len(weights[-1]), len(parameters))
     outputs: Tensor = torch.func.functional_call(
         module, {"params": parameters}, (points.detach().float().contiguous(),)
     )
@@ -95,7 +95,7 @@ def _kept_in_range(outputs: Tensor, parameters: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=8)
-def _network(described: str, outputs: int, parameter_count: int) -> Any:
+def network_module(described: str, outputs: int, parameter_count: int) -> Any:
     """The library's module for a configuration, without the parameters it makes itself."""
     import tinycudann
 

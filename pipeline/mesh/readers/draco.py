@@ -23,16 +23,16 @@ def draco_claims(data: bytes) -> tuple[int, int]:
     if flags & _METADATA:
         raise ValueError("they hold metadata, which cannot be read")
     if method == _SEQUENTIAL:
-        faces, at = _number(data, 11)
-        return faces, _number(data, at)[0]
+        faces, at = varint(data, 11)
+        return faces, varint(data, at)[0]
     if method != _EDGEBREAKER:
         raise ValueError(f"their method {method} is unknown")
     # After the byte that says how the edges are walked.
-    vertices, at = _number(data, 12)
-    return _number(data, at)[0], vertices
+    vertices, at = varint(data, 12)
+    return varint(data, at)[0], vertices
 
 
-def _number(data: bytes, at: int) -> tuple[int, int]:
+def varint(data: bytes, at: int) -> tuple[int, int]:
     """The number of 7-bit pieces, lowest first, that begins at byte ``at``, and where the next one does."""
     value = 0
     for shift in range(0, 35, 7):

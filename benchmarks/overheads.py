@@ -1,0 +1,112 @@
+"""What is spent beside the optimisation: the start of the command, a run's own records, texture layouts, previews.
+
+    python benchmarks/overheads.py
+
+Prints each time as a multiple of that of something simple on the same machine, and in milliseconds. The best of three
+tries counts.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pipeline  # noqa: F401  (before torch: it makes idle threads sleep)
+
+# isort: split
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "fakes"))
+
+import meshes  # noqa: E402
+import stub_recipe  # noqa: E402
+
+from pipeline.core.atomic import atomic_write  # noqa: E402
+from pipeline.export.gltf import split_corners  # noqa: E402
+from pipeline.export.preview import render_views  # noqa: E402
+from pipeline.mesh.normalise import normalise  # noqa: E402
+from pipeline.scheduler import runner  # noqa: E402
+from pipeline.scheduler.runner import RunSettings  # noqa: E402
+from pipeline.uv.unwrap import unwrap  # noqa: E402
+
+ROWS = 300
+TRIES = 3
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Of the best of some tries, so that other work on the machine decides less."""
+    times = []
+    for _ in range(TRIES):
+        begun = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - begun)
+    return min(times)
+
+
+def command(*words: str) -> Callable[[], object]:
+    """A process of this Python with ``words``."""
+    return lambda: subprocess.run([sys.executable, *words], check=True, capture_output=True, cwd=ROOT)
+
+
+def commands() -> Iterator[tuple[str, float, float]]:
+    """The first answers that a user waits for."""
+    python, usage = seconds(command("-c", "pass")), seconds(command("-m", "pipeline", "--help"))
+    yield "latentkiln --help / start of Python", usage, python
+    plan = seconds(command("-m", "pipeline", "plan", str(ROOT / "manifests" / "demo.csv")))
+    yield "latentkiln plan of the demo / --help", plan, usage
+
+
+def records() -> Iterator[tuple[str, float, float]]:
+    """Log, queue, locks and record of a recipe that does nothing, for each row."""
+    with tempfile.TemporaryDirectory() as folder:
+        root, tries = Path(folder), iter(range(TRIES))
+
+        def write() -> None:
+            for n in range(ROWS):
+                with atomic_write(root / f"{n}") as path:
+                    path.write_text("{}")
+
+        def run() -> None:
+            rows = [stub_recipe.item(f"r{n:05d}") for n in range(ROWS)]
+            settings = RunSettings(serial=True, lockstep=8, threads=1)
+            out = root / f"out{next(tries)}"
+            runner.run(rows, out, prior_spec="stub", settings=settings, hooks=stub_recipe.make_toolbox())
+
+        yield "a row of a run that does nothing / a file", seconds(run) / ROWS, seconds(write) / ROWS
+
+
+def large_meshes() -> Iterator[tuple[str, float, float]]:
+    """Steps that grow with the faces of a mesh, beside a sort of three numbers a face."""
+    mesh = meshes.large()
+    unsorted = np.random.default_rng(0).integers(0, 1 << 40, 3 * len(mesh.faces))
+    sort = seconds(lambda: np.sort(unsorted))
+    layout = unwrap(mesh, texture_size=1024)
+    name = f"of {len(mesh.faces):,} faces"
+    yield f"texture layout {name} / sort", seconds(lambda: unwrap(mesh, texture_size=1024)), sort
+    yield f"corners split {name} / sort", seconds(lambda: split_corners(layout, math.radians(60))), sort
+
+
+def previews() -> Iterator[tuple[str, float, float]]:
+    """Eight views of an asset beside one."""
+    mesh = unwrap(meshes.blob(2000), texture_size=256)
+    image = np.full((1024, 1024, 3), 128, np.uint8)
+    frame = normalise(mesh.mesh.vertices)
+    eight, one = (seconds(lambda n=n: render_views(mesh, image, frame, views=n)) for n in (8, 1))
+    yield "a preview of eight views / one view", eight, one
+
+
+def main() -> None:
+    """Prints a line for each."""
+    for measured in (commands, records, large_meshes, previews):
+        for name, time_taken, base in measured():
+            print(f"{name:56} {time_taken / base:8.1f}   {1000 * time_taken:9.1f} ms", flush=True)
+
+
+if __name__ == "__main__":
+    main()
