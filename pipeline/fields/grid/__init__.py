@@ -29,11 +29,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from pipeline.core import backends
-from pipeline.core.errors import BackendError, SettingError
+from pipeline.core.errors import SettingError
 from pipeline.fields.grid.layout import GridSettings
-
-# The kind of device whose tensors a backend takes; one that is not named takes any.
-_DEVICES = {"numba": "cpu", "tinycudann": "cuda"}
 
 
 def encode(points: Tensor, table: Tensor, settings: GridSettings, *, backend: str = "auto") -> Tensor:
@@ -54,19 +51,9 @@ def encode(points: Tensor, table: Tensor, settings: GridSettings, *, backend: st
     if table.shape != (settings.parameter_count,):
         raise SettingError(f"grid: the table has shape ({settings.parameter_count},), not {tuple(table.shape)}")
     points = points.detach().float()
-    name = backend_for(table.device.type, backend)
-    if name == "numba":
-        from pipeline.fields.grid import numba_backend
-
-        return numba_backend.encode(points, table, settings)
-    if name == "tinycudann":
-        from pipeline.fields.grid import tinycudann_backend
-
-        encoded: Tensor = tinycudann_backend.encode(points, table, settings)
-        return encoded
-    from pipeline.fields.grid import torch_backend
-
-    return torch_backend.encode(points, table, settings)
+    module = backends.load(__name__, backend_for(table.device.type, backend))
+    encoded: Tensor = module.encode(points, table, settings)
+    return encoded
 
 
 def backend_for(device: str, name: str = "auto") -> str:
@@ -74,16 +61,4 @@ def backend_for(device: str, name: str = "auto") -> str:
 
     "auto" is what suits the machine, and where that does not take tensors of this device, the next that does.
     """
-    chosen = backends.select_backend("grid", name).name
-    if _takes(chosen, device):
-        return chosen
-    if name != "auto":
-        raise BackendError(f"grid: {chosen} takes {_DEVICES[chosen]} tensors only, these are on {device}; use torch")
-    for backend in backends.BACKENDS:
-        if backend.operation == "grid" and _takes(backend.name, device) and not backends.unavailable_reason(backend):
-            return backend.name
-    raise BackendError(f"grid: no backend works here on {device} tensors")
-
-
-def _takes(name: str, device: str) -> bool:
-    return _DEVICES.get(name, device) == device
+    return backends.select_for_device("grid", device, name).name

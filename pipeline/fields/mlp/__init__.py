@@ -15,11 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor
-from torch.nn import functional
 
 from pipeline.core import backends
-from pipeline.core.errors import BackendError
-from pipeline.fields.grid import encode
 from pipeline.fields.grid.layout import GridSettings
 
 
@@ -43,26 +40,14 @@ def evaluate(
 
     Raises SettingError and BackendError as ``grid.encode`` does.
     """
-    if backend_for(table.device.type, backend) == "tinycudann":
-        from pipeline.fields.mlp import tinycudann_backend
-
-        outputs: Tensor = tinycudann_backend.evaluate(points, table, weights, settings)
-        return outputs
-    values = encode(points, table, settings, backend=grid_backend)
-    *before, last = weights
-    for weight in before:
-        values = functional.linear(values, weight).relu_()
-    return functional.linear(values, last)
+    module = backends.load(__name__, backend_for(table.device.type, backend))
+    outputs: Tensor = module.evaluate(points, table, weights, settings, grid_backend)
+    return outputs
 
 
 def backend_for(device: str, name: str = "auto") -> str:
     """Name of the backend that ``evaluate`` uses for tensors on ``device`` ("cpu", "cuda"): what a record states.
 
-    "auto" is torch, or what the environment asks for where that takes tensors of this device.
+    "auto" is torch, or what the environment requests where that takes tensors of this device.
     """
-    chosen = backends.select_backend("network", name).name
-    if chosen == "torch" or device == "cuda":
-        return chosen
-    if name != "auto":
-        raise BackendError(f"network: {chosen} takes cuda tensors only, these are on {device}; use torch")
-    return "torch"
+    return backends.select_for_device("network", device, name).name

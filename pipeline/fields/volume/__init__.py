@@ -19,13 +19,13 @@ not be verified here).
 from __future__ import annotations
 
 import math
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from pipeline.core import backends
-from pipeline.core.errors import BackendError, SettingError
+from pipeline.core.errors import SettingError
 from pipeline.fields.occupancy import OccupancyGrid
 from pipeline.fields.volume.layout import STOP, Composite, PackedSamples
 
@@ -107,19 +107,8 @@ def accumulate(weights: Tensor, values: Tensor, packed: PackedSamples) -> Tensor
 
 def backend_for(device: str, name: str = "auto") -> str:
     """Name of the backend that takes tensors on ``device`` ("cpu", "cuda"): what a record states."""
-    chosen = backends.select_backend("volume", name).name
-    if chosen == "numba" and device != "cpu":
-        if name != "auto":
-            raise BackendError(f"volume: numba takes cpu tensors only, these are on {device}; use torch")
-        return "torch"
-    return chosen
+    return backends.select_for_device("volume", device, name).name
 
 
-def _backend(device: torch.device, name: str) -> Any:
-    if backend_for(device.type, name) == "numba":
-        from pipeline.fields.volume import numba_backend
-
-        return numba_backend
-    from pipeline.fields.volume import torch_backend
-
-    return torch_backend
+def _backend(device: torch.device, name: str) -> ModuleType:
+    return backends.load(__name__, backend_for(device.type, name))

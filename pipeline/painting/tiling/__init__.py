@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from pipeline.core.backends import select_backend
+from pipeline.core import backends
 from pipeline.painting.tiling.layout import TABLE_REACH, TABLE_SIZE, Exemplar, Float32Array, Projectors
 
 Layout = Literal["auto", "periodic", "hexagonal"]
@@ -103,7 +103,13 @@ def projectors(layout: Literal["periodic", "hexagonal"], seed: int) -> Projector
 
 
 def shade_surface(
-    exemplar: Exemplar, position: NDArray[np.floating], normal: NDArray[np.floating], tile: float, seed: int
+    exemplar: Exemplar,
+    position: NDArray[np.floating],
+    normal: NDArray[np.floating],
+    tile: float,
+    seed: int,
+    *,
+    backend: str = "auto",
 ) -> Float32Array:
     """The colours (M, 3) in [0, 1] of surface points.
 
@@ -111,15 +117,15 @@ def shade_surface(
         position: (M, 3), working frame. normal: (M, 3), unit length, outwards.
         tile: side of the exemplar on the surface, in units of ``position``.
         seed: of the random offsets.
-    Raises ValueError for a ``tile`` that is not positive.
+        backend: "numba", "numpy", or "auto".
+
+    Raises ValueError for a ``tile`` that is not positive, BackendError.
     """
     if not tile > 0:
         raise ValueError(f"tile is {tile}; it must be positive")
     points = np.ascontiguousarray(np.asarray(position, np.float64) / tile, np.float32)
     normals = np.ascontiguousarray(normal, np.float32)
     directions = projectors(exemplar.layout, seed)
-    if select_backend("tiling").name == "numba":
-        from pipeline.painting.tiling.numba_backend import blend
-    else:
-        from pipeline.painting.tiling.numpy_backend import blend
-    return blend(exemplar, directions, points, normals, np.uint32(seed & 0xFFFFFFFF))
+    module = backends.load(__name__, backends.select_backend("tiling", backend).name)
+    colours: Float32Array = module.blend(exemplar, directions, points, normals, np.uint32(seed & 0xFFFFFFFF))
+    return colours

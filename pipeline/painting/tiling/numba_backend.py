@@ -12,9 +12,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit, prange
 from numpy.typing import NDArray
 
+from pipeline.core.jit import njit, prange
 from pipeline.painting.tiling.numpy_backend import GRID, LEAST_WEIGHT, POWER
 
 if TYPE_CHECKING:

@@ -28,9 +28,13 @@ from pipeline.raster.rasterise.nvdiffrast_backend import clip_positions, stored_
 
 
 def find_outlines(
-    fragments: Fragments, vertices: NDArray[np.float64], faces: NDArray[Any], cameras: Cameras
+    fragments: Fragments,
+    vertices: NDArray[np.float64],
+    faces: NDArray[Any],
+    cameras: Cameras,
+    across: NDArray[np.int64],
 ) -> Outlines:
-    """``antialias.find_outlines``, on the current CUDA device."""
+    """``antialias.find_outlines``, on the current CUDA device. ``across`` is not used: the library finds it itself."""
     import nvdiffrast.torch as dr
 
     device = torch.device("cuda", torch.cuda.current_device())

@@ -16,6 +16,7 @@ whose centre lies within their precision of an edge. Geometry needs no gradient 
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -107,21 +108,6 @@ def _indices(faces: ArrayLike) -> NDArray[Any]:
     return np.ascontiguousarray(array).reshape(-1, 3)
 
 
-def _backend(name: str) -> Any:
-    """The module of the chosen backend; imported late, so that geometry stays light."""
-    chosen = backends.select_backend("rasterise", name).name
-    if chosen == "nvdiffrast":
-        from pipeline.raster.rasterise import nvdiffrast_backend
-
-        return nvdiffrast_backend
-    if chosen == "warp":
-        from pipeline.raster.rasterise import warp_backend
-
-        return warp_backend
-    if chosen == "numba":
-        from pipeline.raster.rasterise import numba_backend
-
-        return numba_backend
-    from pipeline.raster.rasterise import torch_backend
-
-    return torch_backend
+def _backend(name: str) -> ModuleType:
+    """The module of the selected backend; imported late, so that geometry stays light."""
+    return backends.load(__name__, backends.select_backend("rasterise", name).name)
