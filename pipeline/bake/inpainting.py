@@ -14,6 +14,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.sparse.csgraph import connected_components, dijkstra
 from scipy.spatial import cKDTree
 
+from pipeline.bake import gutter
 from pipeline.bake.atlas import Edges, TexelMap, along_edges, edge_points
 from pipeline.bake.conjugate_gradients import conjugate_gradients
 
@@ -320,16 +321,12 @@ def dilate(
     on the surface. Returns the texture and where it is set now, (S, S) bool; a texel for which there is no
     neighbour is left to ``extend_nearest``.
     """
-    from pipeline.bake import inpainting_numba
-
     own_texels = texels.mask if own_texels is None else own_texels
     size = texels.size
-    source = np.full((size, size, 2), np.nan)
-    target = np.full((size, size), -1, np.int32)
-    inpainting_numba.map_across_border(
-        borders.uv * size, borders.inward, borders.chart, own_texels, float(width), source, target
+    source, target = gutter.map_across_border(
+        borders.uv * size, borders.inward, borders.chart, own_texels, float(width)
     )
     texel_first = np.ascontiguousarray(texture.transpose(1, 2, 0))
     charts = np.where(own_texels, texels.chart, -1).astype(np.int32)
-    filled = inpainting_numba.sample_charts(texel_first, charts, source, target)
+    filled = gutter.sample_charts(texel_first, charts, source, target)
     return np.ascontiguousarray(texel_first.transpose(2, 0, 1)), own_texels | filled

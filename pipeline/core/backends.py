@@ -73,6 +73,10 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("network", "tinycudann", "tinycudann", "BSD-3-Clause", True, _TINYCUDANN, tensors="cuda"),
     Backend("tiling", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
     Backend("tiling", "numpy", "numpy", "BSD-3-Clause", install="pip install numpy"),
+    Backend("uv", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
+    Backend("uv", "numpy", "numpy", "BSD-3-Clause", install="pip install numpy"),
+    Backend("gutter", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
+    Backend("gutter", "numpy", "numpy", "BSD-3-Clause", install="pip install numpy"),
     Backend("volume", "numba", "numba", "BSD-2-Clause", install="pip install numba", tensors="cpu"),
     Backend("volume", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
 )
