@@ -46,15 +46,15 @@ def test_gradients_are_those_of_all_outputs():
     assert expected.keys() == {"0", "1", "grad x"}
 
 
-@pytest.mark.parametrize(("outliers", "good"), [(8, True), (12, False)])
+@pytest.mark.parametrize(("outliers", "good"), [(2, True), (4, False)])
 def test_a_share_of_outliers_is_allowed_where_the_operation_has_them(outliers, good):
     def run(name):
         value = torch.zeros(2000)
-        value[:outliers] = float(name == "numba")
+        value[:outliers] = float(name == "nvdiffrast")
         return value
 
     if good:
-        compare("tiling", run, "numba", "numpy", dtype=torch.float32)
+        compare("antialias", run, "nvdiffrast", "numpy", dtype=torch.float32)
     else:
-        with pytest.raises(AssertionError, match="0.60%"):
-            compare("tiling", run, "numba", "numpy", dtype=torch.float32)
+        with pytest.raises(AssertionError, match=r"0\.20%"):
+            compare("antialias", run, "nvdiffrast", "numpy", dtype=torch.float32)

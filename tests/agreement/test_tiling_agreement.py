@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from compare import compare
+from scipy.ndimage import gaussian_filter
 
 from pipeline.core.rng import numpy_generator
 from pipeline.painting import tiling
@@ -13,10 +14,11 @@ from pipeline.painting import tiling
 @pytest.mark.parametrize("seed", [0, 3, 2**40 + 7])
 def test_colours_agree(layout, seed):
     rng = numpy_generator(44, layout)
-    image = rng.uniform(size=(24, 32, 3)).astype(np.float32)
-    exemplar = tiling.prepare_exemplar(image, layout)
-    position = rng.uniform(-0.6, 0.6, (700, 3))
-    normal = rng.normal(size=(700, 3))
+    image = gaussian_filter(rng.uniform(size=(48, 64, 3)), (1.5, 1.5, 0), mode="wrap")
+    image = (image - image.min()) / np.ptp(image)
+    exemplar = tiling.prepare_exemplar(image.astype(np.float32), layout)
+    position = rng.uniform(-0.6, 0.6, (5000, 3))
+    normal = rng.normal(size=(5000, 3))
     normal[:6] = np.concatenate([np.eye(3), -np.eye(3)])
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     expected = compare(

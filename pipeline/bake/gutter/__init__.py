@@ -7,22 +7,26 @@ S x S texels, B border edges with two sides each, C channels. UV is in texels he
 from __future__ import annotations
 
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core import backends
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float32, Float64, Int32
+
 
 def map_across_border(
-    uv: NDArray[np.float64],
-    inward: NDArray[np.float64],
-    chart: NDArray[np.int32],
-    mask: NDArray[np.bool_],
+    uv: Float64[NDArray[np.float64], "edges 2 2 2"],
+    inward: Float64[NDArray[np.float64], "edges 2 2"],
+    chart: Int32[NDArray[np.int32], "edges 2"],
+    mask: Bool[NDArray[np.bool_], "size size"],
     width: float,
     *,
     backend: str = "auto",
-) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+) -> tuple[Float64[NDArray[np.float64], "size size 2"], Int32[NDArray[np.int32], "size size"]]:
     """For gutter texels within ``width`` of a border edge: the point in the neighbour chart, and that chart.
 
     The neighbour's side of the edge is laid onto this side by the similarity that joins their ends; the nearest edge
@@ -46,13 +50,13 @@ def map_across_border(
 
 
 def sample_charts(
-    texels: NDArray[np.float32],
-    chart: NDArray[np.int32],
-    source: NDArray[np.float64],
-    target: NDArray[np.int32],
+    texels: Float32[NDArray[np.float32], "size size channels"],
+    chart: Int32[NDArray[np.int32], "size size"],
+    source: Float64[NDArray[np.float64], "size size 2"],
+    target: Int32[NDArray[np.int32], "size size"],
     *,
     backend: str = "auto",
-) -> NDArray[np.bool_]:
+) -> Bool[NDArray[np.bool_], "size size"]:
     """Sets ``texels`` (S, S, C) that have a target chart to the bilinear value at ``source``, read in that chart only.
 
     ``chart`` (S, S) is the chart of each texel that may be read, else -1; such texels have no target. ``source`` and

@@ -1,4 +1,4 @@
-"""A tileable exemplar laid over a surface: one scale everywhere, no repetition that shows, contrast kept.
+"""Lays a tileable exemplar over a surface: one scale everywhere, no visible repetition, contrast kept.
 
 The colour at a surface point is a function of its position and normal alone, so chart borders agree by construction
 and a texture of any size shows the same pattern. The exemplar is projected along several directions; each point takes
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from scipy.special import ndtr, ndtri
 
 from pipeline.core import backends
 from pipeline.painting.tiling.layout import TABLE_REACH, TABLE_SIZE, Exemplar, Float32Array, Projectors
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32
 
 Layout = Literal["auto", "periodic", "hexagonal"]
 
@@ -36,9 +39,11 @@ REGULAR = 0.45
 _SHARPNESS = {"periodic": 60.0, "hexagonal": 25.0}
 
 
-def regularity(image: Float32Array) -> float:
-    """How much of ``image`` (H, W, 3) repeats within it: the highest autocorrelation of its luminance at shifts between
-    6 % and 45 % of its side. 1 for a perfect pattern, near 0 for noise, 0 for a plain colour."""
+def regularity(image: Float[Float32Array, "height width 3"]) -> float:
+    """How regular ``image`` (H, W, 3) is: 1 for a perfect pattern, near 0 for noise, 0 for a plain colour.
+
+    The highest autocorrelation of its luminance at shifts between 6 % and 45 % of its side.
+    """
     luminance = image @ np.array([0.299, 0.587, 0.114], np.float32)
     spectrum = np.abs(np.fft.fft2(luminance - luminance.mean())) ** 2
     correlation = np.fft.fftshift(np.fft.ifft2(spectrum).real)
@@ -51,8 +56,8 @@ def regularity(image: Float32Array) -> float:
     return float(correlation[(shift > 0.06) & (shift < 0.45)].max()) / peak
 
 
-def prepare_exemplar(image: Float32Array, layout: Layout = "auto") -> Exemplar:
-    """Prepares ``image`` (H, W, 3) in [0, 1], which wraps around at its borders, for ``shade_surface``.
+def prepare_exemplar(image: Float[Float32Array, "height width 3"], layout: Layout = "auto") -> Exemplar:
+    """Prepare ``image`` (H, W, 3) in [0, 1], which wraps around at its borders, for ``shade_surface``.
 
     ``auto`` chooses by ``regularity``.
     """
@@ -104,13 +109,13 @@ def projectors(layout: Literal["periodic", "hexagonal"], seed: int) -> Projector
 
 def shade_surface(
     exemplar: Exemplar,
-    position: NDArray[np.floating],
-    normal: NDArray[np.floating],
+    position: Float[NDArray[np.floating], "points 3"],
+    normal: Float[NDArray[np.floating], "points 3"],
     tile: float,
     seed: int,
     *,
     backend: str = "auto",
-) -> Float32Array:
+) -> Float32[Float32Array, "points 3"]:
     """The colours (M, 3) in [0, 1] of surface points.
 
     Args:

@@ -7,17 +7,18 @@ folds back under - and runs more across the way than along it, it crosses the li
 distance d in [0, 1] from the nearer face's pixel. At d = 1/2 all is as it was drawn; below, that pixel takes
 1/2 - d of the other's colour; above, the other takes d - 1/2 of this one's.
 
-Colours enter linearly and geometry is fixed. So the geometry is done first, once a view (``find_outlines``: on the CPU
-here, in CUDA by ``nvdiffrast_backend``), and ``blend_outlines`` is a few sums in a fixed order, differentiable in the
-colours.
+Colours enter linearly and geometry is fixed. So ``find_outlines`` evaluates the geometry once per view (on the CPU in
+``numpy_backend``, on CUDA in ``nvdiffrast_backend``), and ``blend_outlines`` is a few sums in a fixed order,
+differentiable in the colours.
 
-N views of H x W pixels, F faces, V vertices. Edges between vertices that only share a place, and edges of three and
-more faces, count as outlines; corners at or behind the eye do not bring sense. Row 0 is the top.
+N views of H x W pixels, F faces, V vertices. Edges between distinct vertices at the same position, and edges of three
+and more faces, count as outlines; for faces with corners at or behind the eye the result is undefined. Row 0 is the
+top.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,27 +31,32 @@ from pipeline.raster.antialias.layout import Outlines
 from pipeline.raster.camera import Cameras
 from pipeline.raster.rasterise.layout import Fragments
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Int64
+
 
 def find_outlines(
     fragments: Fragments,
-    vertices: NDArray[np.float64],
-    faces: NDArray[Any],
+    vertices: Float[NDArray[np.float64], "vertices 3"],
+    faces: Int[NDArray[Any], "faces 3"],
     cameras: Cameras,
-    across: NDArray[np.int64],
+    across: Int64[NDArray[np.int64], "faces 3"],
     *,
     backend: str = "auto",
 ) -> Outlines:
-    """Where the outlines of ``faces`` (F, 3) over world ``vertices`` (V, 3) run in what ``cameras`` see.
+    """Find the outlines of ``faces`` (F, 3) over world ``vertices`` (V, 3) in the views of ``cameras``.
 
     ``fragments``: of the same mesh and cameras, by any rasteriser. ``across``: see ``adjacent_vertices``. The result
-    lies where the backend computes: "numpy" in host memory, "nvdiffrast" on the CUDA device. Raises BackendError.
+    is in host memory for "numpy", on the CUDA device for "nvdiffrast". Raises BackendError.
     """
     module = backends.load(__name__, backends.select_backend("antialias", backend).name)
     outlines: Outlines = module.find_outlines(fragments, vertices, faces, cameras, across)
     return outlines
 
 
-def blend_outlines(image: Tensor, outlines_: Outlines) -> Tensor:
+def blend_outlines(
+    image: Float[Tensor, "views channels height width"], outlines_: Outlines
+) -> Float[Tensor, "views channels height width"]:
     """``image`` (N, C, H, W) with its outlines smoothed; differentiable in ``image``, the same bytes every time."""
     right, below = (_beside(shares, image)[:, None] for shares in (outlines_.right, outlines_.below))
     across, down = image[..., 1:] - image[..., :-1], image[..., 1:, :] - image[..., :-1, :]
@@ -70,7 +76,7 @@ def _beside(shares: Tensor, image: Tensor) -> Tensor:
     return shares if shares.device.type == image.device.type else to_device(shares.cpu(), image.device)
 
 
-def adjacent_vertices(faces: NDArray[Any]) -> NDArray[np.int64]:
+def adjacent_vertices(faces: Int[NDArray[Any], "faces 3"]) -> Int64[NDArray[np.int64], "faces 3"]:
     """(F, 3): across the edge that lies opposite corner k, the third vertex of the one other face there; else -1."""
     faces = np.asarray(faces, np.int64)
     ends = np.sort(np.stack([faces[:, [1, 2]], faces[:, [2, 0]], faces[:, [0, 1]]], axis=1).reshape(-1, 2), axis=1)

@@ -1,4 +1,4 @@
-"""Which face each pixel or texel sees, and where on it.
+"""Rasterisation: the face that each pixel or texel sees, and the barycentrics of the point on it.
 
 N cameras, H x W pixels, V vertices, F faces, T texture coordinates. Row 0 is the top; pixel (x, y) has its
 centre at (x + 0.5, y + 0.5). Rules, the same for every backend:
@@ -17,7 +17,7 @@ whose centre lies within their precision of an edge. Geometry needs no gradient 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +26,9 @@ from pipeline.core import backends
 from pipeline.core.errors import SettingError
 from pipeline.raster.camera import Cameras
 from pipeline.raster.rasterise.layout import LARGEST_IMAGE, Fragments
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Int, Int32
 
 
 def rasterise(
@@ -38,7 +41,7 @@ def rasterise(
     cull_backfaces: bool = False,
     backend: str = "auto",
 ) -> Fragments:
-    """Draws faces (F, 3) over world vertices (V, 3) from every camera.
+    """Rasterise faces (F, 3) over world vertices (V, 3) from every camera.
 
     ``cull_backfaces`` drops faces whose corners turn clockwise in the image. Raises BackendError for a
     backend that is unknown or does not work here, SettingError for an image over 32768 pixels a side.
@@ -64,8 +67,8 @@ def rasterise_uv(
     *,
     conservative: float = 0.0,
     backend: str = "auto",
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Which face each texel of an (H, W) texture belongs to: face (H, W) int32, bary (H, W, 3) float32.
+) -> tuple[Int32[NDArray[np.int32], "height width"], Float32[NDArray[np.float32], "height width 3"]]:
+    """Rasterise faces in texture space: face (H, W) int32 and bary (H, W, 3) float32 of each texel.
 
     ``uv`` (T, 2) has its origin top left, ``uv_faces`` (F, 3) index it. A texel belongs to the face that
     covers its centre (the lowest id where faces overlap). With ``conservative`` above 0, a texel that no face
@@ -79,13 +82,13 @@ def rasterise_uv(
 
 
 def interpolate(
-    face: NDArray[np.int32],
-    bary: NDArray[np.float32],
-    values: NDArray[Any],
-    value_faces: NDArray[Any],
+    face: Int32[NDArray[np.int32], "*pixels"],
+    bary: Float32[NDArray[np.float32], "*pixels 3"],
+    values: Float[NDArray[Any], "corners channels"],
+    value_faces: Int[NDArray[Any], "faces 3"],
     *,
     backend: str = "auto",
-) -> NDArray[Any]:
+) -> Float[NDArray[Any], "covered channels"]:
     """Values (T, D) given at the corners ``value_faces`` (F, 3), at every covered pixel: (M, D).
 
     ``face`` (...) and ``bary`` (..., 3) as in Fragments; M counts ``face >= 0`` in row-major order. The

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pipeline.raster.texture.layout import Mode
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float64, Int64
 
 
 def sample(texture: Tensor, uv: Tensor, nearest: bool) -> Tensor:
@@ -15,7 +18,9 @@ def sample(texture: Tensor, uv: Tensor, nearest: bool) -> Tensor:
     return gather_texture(texture, uv, "nearest" if nearest else "bilinear")
 
 
-def texel_weights(uv: Tensor, height: int, width: int, mode: Mode = "bilinear") -> tuple[Tensor, Tensor]:
+def texel_weights(
+    uv: Float[Tensor, "lookups 2"], height: int, width: int, mode: Mode = "bilinear"
+) -> tuple[Int64[Tensor, "lookups texels"], Float64[Tensor, "lookups texels"]]:
     """Texels each lookup reads: flat indices (M, K) int64 and weights (M, K) float64; K is 4, or 1 if nearest."""
     x, y = uv[:, 0].double() * width, uv[:, 1].double() * height
     if mode == "nearest":
@@ -31,7 +36,9 @@ def texel_weights(uv: Tensor, height: int, width: int, mode: Mode = "bilinear") 
     return index, torch.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], dim=1)
 
 
-def gather_texture(texture: Tensor, uv: Tensor, mode: Mode = "bilinear") -> Tensor:
+def gather_texture(
+    texture: Float[Tensor, "channels height width"], uv: Float[Tensor, "lookups 2"], mode: Mode = "bilinear"
+) -> Float[Tensor, "lookups channels"]:
     """``sample_texture`` of flat ``uv`` (M, 2) in plain tensor operations, on any device."""
     index, weight = texel_weights(uv, texture.shape[1], texture.shape[2], mode)
     apply: Any = _WeightedGather.apply

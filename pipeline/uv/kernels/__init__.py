@@ -9,14 +9,20 @@ visit faces and charts in a fixed order on one thread and give the same arrays.
 from __future__ import annotations
 
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core import backends
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64, Int64, UInt8
 
-def coverage(corners: NDArray[np.float64], size: int, *, backend: str = "auto") -> NDArray[np.uint8]:
+
+def coverage(
+    corners: Float64[NDArray[np.float64], "faces 3 2"], size: int, *, backend: str = "auto"
+) -> UInt8[NDArray[np.uint8], "size size"]:
     """How many faces own the centre of each cell of a (size, size) grid, at most 255.
 
     ``corners`` (F, 3, 2) in cells. Winding does not matter. Raises BackendError.
@@ -26,8 +32,12 @@ def coverage(corners: NDArray[np.float64], size: int, *, backend: str = "auto") 
 
 
 def folded_faces(
-    corners: NDArray[np.float64], order: NDArray[np.int64], starts: NDArray[np.int64], *, backend: str = "auto"
-) -> NDArray[np.bool_]:
+    corners: Float64[NDArray[np.float64], "faces 3 2"],
+    order: Int64[NDArray[np.int64], " faces"],
+    starts: Int64[NDArray[np.int64], " offsets"],
+    *,
+    backend: str = "auto",
+) -> Bool[NDArray[np.bool_], " faces"]:
     """Faces that cover, in their own chart, a cell that an earlier face of that chart covers: (F,).
 
     Without them no chart overlaps itself.
@@ -45,15 +55,15 @@ def folded_faces(
 
 
 def chart_masks(
-    corners: NDArray[np.float64],
-    chart: NDArray[np.int64],
-    widths: NDArray[np.int64],
-    heights: NDArray[np.int64],
-    offsets: NDArray[np.int64],
+    corners: Float64[NDArray[np.float64], "faces 3 2"],
+    chart: Int64[NDArray[np.int64], " faces"],
+    widths: Int64[NDArray[np.int64], " charts"],
+    heights: Int64[NDArray[np.int64], " charts"],
+    offsets: Int64[NDArray[np.int64], " charts"],
     reach: float,
     *,
     backend: str = "auto",
-) -> NDArray[np.uint8]:
+) -> UInt8[NDArray[np.uint8], " cells"]:
     """Masks of the cells that come within ``reach`` (square distance) of each chart, flat, one chart after the other.
 
     Args:
@@ -71,16 +81,18 @@ def chart_masks(
 
 
 def pack_masks(
-    masks: NDArray[np.uint8],
-    widths: NDArray[np.int64],
-    heights: NDArray[np.int64],
-    offsets: NDArray[np.int64],
-    order: NDArray[np.int64],
+    masks: UInt8[NDArray[np.uint8], " cells"],
+    widths: Int64[NDArray[np.int64], " charts"],
+    heights: Int64[NDArray[np.int64], " charts"],
+    offsets: Int64[NDArray[np.int64], " charts"],
+    order: Int64[NDArray[np.int64], " charts"],
     size: int,
     turns: int,
     *,
     backend: str = "auto",
-) -> tuple[bool, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[
+    bool, Int64[NDArray[np.int64], " charts"], Int64[NDArray[np.int64], " charts"], Int64[NDArray[np.int64], " charts"]
+]:
     """Places masks on a (size, size) grid, each at the highest free place, turned by quarter turns.
 
     Args:
