@@ -91,7 +91,8 @@ def pack_masks(
     for c in order:
         flat = masks[offsets[c] : offsets[c] + widths[c] * heights[c]]
         upright = flat.reshape(heights[c], widths[c]).astype(np.bool_)
-        best_bottom, best = size + 1, None
+        best_bottom = size + 1
+        best: tuple[int, int, int, NDArray[np.bool_]] | None = None
         for turn in range(turns):
             mask = np.rot90(upright, -turn)
             height, width = mask.shape
