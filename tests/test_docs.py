@@ -21,7 +21,7 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 # Options of the programs that the pages speak of beside ours: Ray's, and those of tests/faults.
 FOREIGN = {
     "--head", "--port", "--node-ip-address", "--metrics-export-port", "--dashboard-host", "--full", "--kind",
-    "--generate", "--user", "--unit", "--working-directory",
+    "--generate", "--user", "--unit", "--working-directory", "--defaults",
 }  # fmt: skip
 
 

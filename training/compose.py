@@ -206,8 +206,8 @@ class _Draft:
     cover: Cover | None = None
 
 
-def _object(g: Rng, prims: np.ndarray, name: str, pixels: float, scale: float) -> _Draft:
-    """Materials and words of a shape."""
+def _object(g: Rng, prims: np.ndarray, name: str, pixels: float, scale: float, eye: np.ndarray) -> _Draft:
+    """Materials and words of a shape that is seen from a direction (3,)."""
     thing = shapes.THINGS[name] if name else None
     generic = shapes.GENERIC_NOUNS[:3] if g.random() < 0.8 else shapes.GENERIC_NOUNS
     noun = pick(g, thing.nouns if thing else generic)
@@ -225,23 +225,30 @@ def _object(g: Rng, prims: np.ndarray, name: str, pixels: float, scale: float) -
     if thing is None or (two and named and g.random() < 0.2):
         _second(g, d, name, two, pixels, scale)
     elif named and thing.roof:
-        _roof(g, d, thing)
-    elif thing.said and g.random() < 0.4:
-        d.phrase += " with " + pick(g, thing.said)
+        _roof(g, d, thing, eye)
+    else:
+        _parts(g, d, thing, eye)
     if named and d.material >= 0 and " with " not in d.phrase and g.random() < 0.07:
         _patches(g, d, thing is not None, pixels, scale)
     return d
 
 
-def _roof(g: Rng, d: _Draft, thing: shapes.Thing) -> None:
+def _parts(g: Rng, d: _Draft, thing: shapes.Thing, eye: np.ndarray) -> None:
+    """Names parts that can be seen from there: doors are in front, windows in the walls."""
+    hidden = [word for word, gone in (("door", eye[2] < 0.35), ("windows", abs(eye[1]) > 0.85)) if gone]
+    said = [part for part in thing.said if not any(word in part for word in hidden)]
+    if said and g.random() < 0.4:
+        d.phrase += " with " + pick(g, said)
+
+
+def _roof(g: Rng, d: _Draft, thing: shapes.Thing, eye: np.ndarray) -> None:
     """The roof takes the named material, else nothing would show it from above; or it is said to be another one."""
     if g.random() < 0.2:
         d.phrase += " with " + pick(g, ("a red roof", "a tiled roof", "a red tiled roof"))
         d.material = d.colour = -1
         return
     d.prims[d.prims[:, SLOT] == 1, SLOT] = 0
-    if g.random() < 0.4:
-        d.phrase += " with " + pick(g, thing.said)
+    _parts(g, d, thing, eye)
 
 
 def _second(g: Rng, d: _Draft, name: str, two: bool, pixels: float, scale: float) -> None:
@@ -298,7 +305,7 @@ def compose(seed: int, index: int, size: int = 64, finer: float = 0.0, any_light
     cam, view, half = any_camera(g, close)
     pixels = size / 2 / half
     scale = 1.0 if close else WHOLE / (math.exp(apart.uniform(0, finer)) if apart.random() < 0.5 else 1.0)
-    d = _object(g, prims, name, pixels, scale)
+    d = _object(g, prims, name, pixels, scale, cam[:3] / np.linalg.norm(cam[:3]))
     bg, bg_word = background(g, d.look.palette.mean(0) if d.look.colour_id < 0 else d.look.palette[0])
     scene = Scene(d.slots, _object_light(g, cam, d.look, any_light), d.prims, warp, d.cover, bg)
     thing = shapes.THINGS[name] if name else None

@@ -281,7 +281,7 @@ def camera(eye: Array, half: float, distance: float | None = None, look: Array |
     return np.concatenate([eye, right, np.cross(right, forward), forward, [half / far, 1.0]])
 
 
-def around(polar: float, azimuths: Array, half: float = 1.2, fov: float = 0.8) -> list[Array]:
+def around(polar: float, azimuths: Array, half: float = 1.35, fov: float = 0.8) -> list[Array]:
     """Cameras about the object: polar angle from +Y and azimuths from +Z in radians, as the program's."""
     far = half / math.tan(fov / 2)
     return [

@@ -186,9 +186,11 @@ def _house(g: Rng) -> Shape:
     top = h + (w + 0.1) * math.tan(pitch) / 2
     for side in (-1, 1):
         s.box((slab, 0.06, d + 0.1), (side * (w + 0.06) / 2, top, 0), slot=1, rot=(0, 0, -side * pitch))
-    for k in range(5):
-        f = (k + 0.5) / 5
-        s.box((w * (1 - f) * 0.97, w * math.tan(pitch) / 10 + 0.01, d), (0, h + f * w * math.tan(pitch), 0))
+    for k in range(8):
+        f = (k + 0.5) / 8
+        s.box(
+            (w * (1 - f) + 0.015, w * math.tan(pitch) / 16 + 0.01, d), (0, h + f * w * math.tan(pitch), 0), round_=0.005
+        )
     s.box((0.15, 0.3, 0.035), (0, -h + 0.3, d + 0.01), slot=3)
     for x in (-0.6, 0.6):
         s.box((0.17, 0.18, 0.03), (x * w, 0.1, d), slot=3, round_=0.01)

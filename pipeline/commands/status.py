@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import re
+import stat
 import tempfile
 import time
 from collections import Counter
@@ -154,14 +155,16 @@ def _quick_problem(folder: Path, record: dict[str, Any]) -> str:
     touched = {}
     for name, expected in record["outputs"].items():
         try:
-            stat = (folder / name).stat()
+            found = (folder / name).lstat()
         except FileNotFoundError:
             return f"{name} is missing"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
-        if stat.st_size != expected["bytes"]:
+        if not stat.S_ISREG(found.st_mode):
+            return f"{name} is no file, or a link"
+        if found.st_size != expected["bytes"]:
             return f"{name} has another size than recorded"
-        if stat.st_mtime_ns >= written:
+        if found.st_mtime_ns >= written:
             touched[name] = expected
     return output_problem(folder, {"outputs": touched})
 

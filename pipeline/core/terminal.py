@@ -12,6 +12,7 @@ import contextlib
 import errno
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -49,8 +50,24 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def safe_json(value: object, *, indent: int | None = None, sort_keys: bool = False) -> str:
-    """``value`` as JSON text that is plain ASCII without control characters but the line ends of ``indent``."""
-    return json.dumps(value, indent=indent, sort_keys=sort_keys).replace("\x7f", "\\u007f")
+    """``value`` as JSON text that is plain ASCII without control characters but the line ends of ``indent``.
+
+    A number that is not finite, as a stranger's file may bring, is null: JSON has no word for it.
+    """
+    try:
+        text = json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_with_finite_numbers(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
+    return text.replace("\x7f", "\\u007f")
+
+
+def _with_finite_numbers(value: object) -> object:
+    """A JSON ``value`` with None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: _with_finite_numbers(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_finite_numbers(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def escape_json(text: str) -> str:

@@ -16,6 +16,7 @@ from pipeline.core.hashing import sha256_bytes
 from pipeline.core.job import Reporter
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normalise import SimilarityTransform
+from pipeline.mesh.outliers import FAR
 from pipeline.mesh.parts import gathered
 from pipeline.painting.multiview_sampling import SampledViews
 from pipeline.painting.painted_mesh import SampledViewSettings
@@ -51,15 +52,17 @@ class PaintableMesh:
 
     @property
     def warnings(self) -> list[str]:
-        """One line where the mesh's parts lie far apart."""
+        """One line where the mesh's parts lie far apart, and reading it did not say so."""
+        if any(FAR in said for said in self.uvmesh.mesh.warnings):
+            return []
         first, second = self.uvmesh.mesh.faces[0, :2]
         upright = self.frame.apply(self.uvmesh.mesh.vertices[[first, second]])
         larger = np.linalg.norm(self.vertices[first] - self.vertices[second]) / np.linalg.norm(upright[0] - upright[1])
         if larger < 1.5:
             return []
         return [
-            f"its parts lie far apart: whole views show it {larger:.0f} times smaller than its parts are side by side, "
-            "which is how it was painted (a stray part?)"
+            f"its parts lie far apart: they were painted side by side, {larger:.0f} times larger than the preview "
+            "shows them"
         ]
 
     @property

@@ -306,7 +306,7 @@ def read_run(out: Path, most: int = MOST_ROWS) -> RunView:
     header = _json_object(out / RUN_FILE)
     row_events = _Rows(most)
     for event in _events(out / EVENTS_FILE, header):
-        if isinstance(event.get("id"), str):
+        if isinstance(event.get("id"), str) and isinstance(event.get("state"), str):
             row_events.add(event)
     rows = row_events.all()
     running = header.get("running")

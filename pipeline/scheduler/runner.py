@@ -267,9 +267,12 @@ def _run_ray(
             _run_cluster(tracker, out, prior_spec, settings, hooks, signals, note, run_log.note, run_log.run_id)
             return signals.stopping
         except ClusterLost:
+            if signals.stopping:
+                # A signal to the whole group (``timeout``, systemd, a supervisor) ends Ray's servers, too.
+                return True
             before, ended = ended, tracker.summary.counts.total()
             died = died + 1 if ended == before else 1
-            if died >= _MAX_CLUSTERS or signals.stopping:
+            if died >= _MAX_CLUSTERS:
                 raise
             text = "Ray's servers on this machine died; they are started again"
             run_log.note(text)

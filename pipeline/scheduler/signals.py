@@ -50,11 +50,17 @@ class StopSignals:
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
         """Children that begin inside the block do not get SIGHUP, which a closed terminal sends to all of them: they
-        are needed to save. This process gets one that came meanwhile at the block's end."""
+        are needed to save. This process gets one that came meanwhile at the block's end.
+
+        The second SIGINT or SIGTERM raises KeyboardInterrupt in the block: no loop looks at them while children begin,
+        which may take a minute on a busy machine.
+        """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        raising, self._raising = self._raising, True
         try:
             yield
         finally:
+            self._raising = raising
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def __enter__(self) -> StopSignals:

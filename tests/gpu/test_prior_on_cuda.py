@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from fake_variants import make_diffusers
-from test_prior_options import gradient
+from test_options import gradient
 
 from pipeline.prior import precision
 from pipeline.prior.load import load_prior

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_mesh_strangers import BOX, TRIANGLES, Gltf, box
+from test_foreign_meshes import BOX, TRIANGLES, Gltf, box
 
 from pipeline.core.errors import MeshError
 from pipeline.mesh.load import load_mesh

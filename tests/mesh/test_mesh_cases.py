@@ -18,7 +18,7 @@ from pipeline.mesh.load import load_mesh
 from pipeline.mesh.mesh import face_areas
 from pipeline.mesh.outliers import outlier_warning
 
-DATA = Path(__file__).parent / "data" / "meshes"
+DATA = Path(__file__).parents[1] / "data" / "meshes"
 BOX = ((0, 0, 0), (1, 2, 3), 22.0)
 UNIT = ((0, 0, 0), (1, 1, 1), 6.0)
 

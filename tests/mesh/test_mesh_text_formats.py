@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_mesh_strangers import (
+from test_foreign_meshes import (
     BOX,
     FACES,
     FACETS,

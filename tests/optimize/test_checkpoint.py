@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_distill import subject
+from test_optimize import subject
 
 from pipeline.core.job import Job, RowLocation
 from pipeline.export.record import read_record

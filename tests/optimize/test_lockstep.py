@@ -11,7 +11,7 @@ import pytest
 import torch
 from fake_cuda import fake_cuda
 from fake_prior import make_prior
-from test_distill import VIEWS, Canvas, subject
+from test_optimize import VIEWS, Canvas, subject
 
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.scene import Rendering

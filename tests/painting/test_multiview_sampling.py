@@ -107,7 +107,7 @@ def test_the_colour_comes_first_for_all_texels_as_one() -> None:
     assert rendering.noise is None and rendering.guidance < 1
     residual = rendering.latents.detach() - GOAL
     # What is said of the background must not matter.
-    residual = torch.where(rendering.reach > 0.5, residual, torch.full_like(residual, 50.0))
+    residual = torch.where(rendering.coverage > 0.5, residual, torch.full_like(residual, 50.0))
     made.follow(rendering, residual, torch.tensor(0.6))
     texture = made.texture.detach()
     assert torch.equal(texture, texture[:, :1, :1].expand_as(texture))

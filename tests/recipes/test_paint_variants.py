@@ -69,7 +69,8 @@ def test_a_lora_and_a_concept_change_their_own_row_only(sd1: Prior, cube: Path, 
     assert digest(tmp_path / "c" / "plain" / "asset.glb") == glbs["plain"]
     record = read_record(tmp_path / "a" / "lora")
     assert record is not None and record["inputs"]["adapters"][0]["weight"] == 0.7
-    assert record["inputs"]["adapters"][0]["sha256"] and not record["warnings"]
+    assert record["inputs"]["adapters"][0]["sha256"]
+    assert not [text for text in record["warnings"] if "view" not in text]  # few steps see little of the surface
     provenance = inspect_glb(tmp_path / "a" / "lora" / "asset.glb")["provenance"]
     assert provenance["adapters"] == record["inputs"]["adapters"]
 
@@ -106,5 +107,6 @@ def test_a_run_that_meets_out_of_memory_at_8_completes_at_4(
     assert [o.status for o in outcomes] == ["done"] * 8
     record = read_record(tmp_path / "eight" / "j0")
     assert record is not None and (record["lockstep"], record["lockstep_used"]) == (8, 4)
-    assert record["warnings"] == ["out of memory at a lockstep of 8: from step 0 on 4 went at once"]
+    told = [text for text in record["warnings"] if "memory" in text]
+    assert told == ["out of memory at a lockstep of 8: from step 0 on 4 went at once"]
     assert digest(tmp_path / "eight/j0/asset.glb") == digest(tmp_path / "four/j0/asset.glb")

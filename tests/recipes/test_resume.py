@@ -43,7 +43,7 @@ class Case:
 
 CASES = {
     # 60 steps: 7 look for the colour, then three groups begin at steps 7, 24 and 42.
-    "patches": Case("paint", [("distill", n) for n in (3, 7, 19, 24, 42, 55)]),
+    "patches": Case("paint", [("distill", n) for n in (3, 7, 19, 24, 42, 55)], {"distillation": "patches"}),
     "score": Case("paint", [("distill", 5), ("distill", 17)], {"distillation": "score", "steps": 24}),
     "variants, refined": Case(
         "paint",

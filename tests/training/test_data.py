@@ -237,6 +237,8 @@ def test_parts_that_are_said_are_there() -> None:
                 seen.add((name, word))
                 assert (c.scene.prims[:, SLOT] == slot).any(), c.caption
                 assert slot in c.scene.slots
+                if word == "door":
+                    assert c.camera[2] > 0, c.caption  # seen from the front
     assert {("house", "windows"), ("house", "door"), ("barrel", "hoops"), ("car", "wheels")} <= seen
 
 

@@ -263,7 +263,7 @@ def test_330_000_faces_take_seconds_and_little_memory() -> None:
         "seconds = time.perf_counter() - start\n"
         "added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
         "assert result.method == 'clusters' and len(mesh.faces) > 320_000\n"
-        "assert result.use > 0.5 and result.charts.max() < 200, (result.use, result.charts.max())\n"
+        "assert result.coverage > 0.5 and result.charts.max() < 200, (result.coverage, result.charts.max())\n"
         "assert overlap_share(result.uv, result.uv_faces) < 1e-3\n"
         "print(seconds, added / 1024)\n"
     )

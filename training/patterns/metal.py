@@ -33,8 +33,8 @@ def copper(p: Points, pal: Array, seed: int) -> Surface:
     """A sheet with fine level lines, slightly uneven; without patina."""
     wave = fbm(p.x * 0.13, p.y * 0.2, p.z * 0.13, 2, seed + 3)
     brush = 0.6 * noise(p.x * 0.12, p.y * 2.6, p.z * 0.12, seed + 4) + 0.4 * noise(p.x * 0.25, p.y * 4.6, 2.0, seed + 5)
-    c = tone(mix(pal[1], pal[0], smooth(0.3, 0.75, brush)), 0.9 + 0.2 * brush)
-    return surface(c, 0.7 * wave + 0.03 * brush, 0.22 + 0.12 * brush, 1.0)
+    c = tone(mix(pal[1], pal[0], 0.42 * smooth(0.3, 0.75, brush)), 0.94 + 0.12 * brush)
+    return surface(c, 1.1 * wave + 0.022 * brush, 0.22 + 0.12 * brush, 1.0)
 
 
 def patinated(p: Points, pal: Array, seed: int) -> Surface:

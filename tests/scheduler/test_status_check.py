@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 
 import pytest
@@ -12,7 +13,7 @@ from pipeline.commands.inspect import inspect_asset
 from pipeline.commands.status import show_status
 from pipeline.core.errors import UsageError
 from pipeline.export.record import describe_outputs, write_failure, write_record
-from pipeline.scheduler.run_log import RunLog
+from pipeline.scheduler.run_log import RunLog, read_run
 from pipeline.scheduler.tasks import TaskResult
 
 
@@ -196,3 +197,44 @@ def test_inspect_of_a_folder_looks_at_all_its_outputs(asset, capsys):
     assert inspect_asset(asset) == 0
     assert inspect_asset(asset.parent) == 1
     assert "preview.png is missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [{}, {"check": True}])
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_an_output_that_is_no_file_of_its_own_is_damaged(tmp_path, capsys, kind, options):
+    write_asset(tmp_path / "out" / "a")
+    asset = tmp_path / "out" / "a" / "asset.glb"
+    asset.rename(tmp_path / "elsewhere.glb")
+    if kind == "link":
+        asset.symlink_to(tmp_path / "elsewhere.glb")
+    else:
+        asset.mkdir()
+    show_status(tmp_path / "out", json=True, **options)
+    row = json.loads(capsys.readouterr().out)["rows"][0]
+    assert (row["state"], row["problem"]) == ("damaged", "asset.glb is no file, or a link")
+
+
+@pytest.mark.parametrize("options", [{}, {"json": True}, {"csv": True}])
+def test_lines_of_a_strangers_log_that_name_no_state_are_left_out(tmp_path, capsys, options):
+    header = {"run": "r", "state": "running", "node": platform.node(), "pid": 2**31 - 1}
+    (tmp_path / "run.json").write_text(json.dumps(header))
+    lines = [
+        {"run": "r", "id": "a"},
+        {"run": "r", "id": "b", "state": None},
+        {"run": "r", "id": "c", "state": "failed"},
+    ]
+    (tmp_path / "run.events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert show_status(tmp_path, **options) == 0
+    assert set(read_run(tmp_path).rows) == {"c"}
+    assert "c" in capsys.readouterr().out
+
+
+def test_numbers_that_json_cannot_hold_are_null(tmp_path, capsys):
+    (tmp_path / "run.json").write_text('{"run": "r", "state": "done", "manifest": NaN, "started": [1e400, 1.5]}')
+    assert show_status(tmp_path, json=True) == 0
+
+    def fail(word):
+        raise AssertionError(word)
+
+    told = json.loads(capsys.readouterr().out, parse_constant=fail)
+    assert (told["manifest"], told["started"]) == (None, [None, 1.5])
