@@ -12,9 +12,13 @@ from pathlib import Path
 
 import meshes
 import pytest
+import shape_checks
 from s3_server import BUCKET, FaultProxy, S3Server, connect, environment
 
 import pipeline  # noqa: F401  (before torch: it makes idle threads sleep)
+
+# Before the modules whose shapes it checks.
+shape_checks.install()
 
 # To join a cluster on the loopback, Ray must be told before it is imported that there is no other machine; and it
 # sends its token to an address given by name only where this says so.

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.backends import BACKENDS
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pipeline"
 
@@ -113,15 +115,25 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def loads_backends(tree: ast.AST) -> bool:
+    """Whether ``tree``, a package, imports its backends by name: ``backends.load(__name__, ...)``."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args)
+    return any(ast.unparse(call.func) == "backends.load" and ast.unparse(call.args[0]) == "__name__" for call in calls)
+
+
 def module_graph(files: dict[str, str]) -> dict[str, set[str]]:
-    """Which of the modules ``files`` (source by dotted name) imports which, late imports and those for types
-    included."""
+    """Which of the modules ``files`` (source by dotted name) imports which: late imports, imports for types and
+    backends that are imported by name included."""
     graph: dict[str, set[str]] = {}
     for module, source in files.items():
-        for _, name in imports(ast.parse(source)):
+        tree = ast.parse(source)
+        for _, name in imports(tree):
             target = name if name in files else name.rpartition(".")[0]
             if target in files and target != module:
                 graph.setdefault(module, set()).add(target)
+        if loads_backends(tree):
+            loaded = {name for name in files if name.rpartition(".")[0] == module and name.endswith("_backend")}
+            graph.setdefault(module, set()).update(loaded)
     return graph
 
 
@@ -164,6 +176,38 @@ def test_a_circle_is_found() -> None:
     }
     assert circle(module_graph(files)) == ["pipeline.a", "pipeline.b", "pipeline.c", "pipeline.a"]
     assert not circle({"a": {"b", "c"}, "b": {"c"}})
+
+
+def test_a_circle_through_a_backend_that_is_imported_by_name_is_found() -> None:
+    files = {
+        "pipeline.a": "backends.load(__name__, name)",
+        "pipeline.a.fast_backend": "from pipeline.b import x",
+        "pipeline.b": "from pipeline import a",
+        "pipeline": "",
+    }
+    assert "pipeline.a.fast_backend" in circle(module_graph(files))
+
+
+def test_every_backend_has_one_module_that_its_operation_loads() -> None:
+    """The table of backends and the modules ``<name>_backend`` of packages that load them are the same."""
+    packages = [path.parent for path in sources("pipeline") if loads_backends(ast.parse(path.read_text("utf-8")))]
+    modules: dict[str, set[str]] = {}
+    for package in packages:
+        tree = ast.parse((package / "__init__.py").read_text("utf-8"))
+        (operation,) = {
+            str(call.args[0].value)
+            for call in ast.walk(tree)
+            if isinstance(call, ast.Call)
+            and ast.unparse(call.func) in ("backends.select_backend", "backends.select_for_device")
+            and isinstance(call.args[0], ast.Constant)
+        }
+        modules[operation] = {path.stem.removesuffix("_backend") for path in package.glob("*_backend.py")}
+    table: dict[str, set[str]] = {}
+    for backend in BACKENDS:
+        table.setdefault(backend.operation, set()).add(backend.name)
+    # Lookups of textures on the CPU are compiled whatever is selected.
+    table["texture"].add("numba")
+    assert modules == table
 
 
 def test_click_and_ray_stay_in_their_rooms_and_nothing_runs_code_from_data() -> None:

@@ -1,4 +1,4 @@
-"""Texels that nobody set: on the surface where no view reached, in the gutters between charts, and beyond.
+"""Fills unset texels: on the surface where no view reached, in the gutters between charts, and beyond.
 
 Textures are (C, S, S) float32.
 """
@@ -14,17 +14,18 @@ from scipy.ndimage import distance_transform_edt
 from scipy.sparse.csgraph import connected_components, dijkstra
 from scipy.spatial import cKDTree
 
+from pipeline.bake import gutter
 from pipeline.bake.atlas import Edges, TexelMap, along_edges, edge_points
 from pipeline.bake.conjugate_gradients import conjugate_gradients
 
 Texture = NDArray[np.float32]
 
-# Turning the normal by 90 degrees counts like this many object radii of distance, where distances are taken
-# through space: the far side of a thin wall is then farther away than anything nearby on the same side.
+# In distances through space, a normal turned by 90 degrees counts as this many object radii: the far side of a thin
+# wall is then farther away than any point nearby on the same side.
 _NORMAL_WEIGHT = 0.35
-# Unreached texels up to this many texels from reached ones simply take the nearest.
+# Missing texels up to this many texels from covered ones take the value of the nearest.
 _GAP = 1.5
-# Patches: sides that are tried in turn, and how many there must be and are compared.
+# Patches: sides, tried in turn; the fewest that suffice, and the most that are compared.
 _PATCHES = (8, 5)
 _FEWEST_PATCHES, _MOST_PATCHES = 8, 512
 # Steps of conjugate gradients on the coarsest level and on finer ones, which only take the coarse one's blocks away;
@@ -33,12 +34,13 @@ _MEMBRANE_STEPS, _REFINE_STEPS, _COARSEST = 300, 50, 48
 
 
 def inpaint(texture: Texture, texels: TexelMap, coverage: NDArray[np.bool_], borders: Edges | None = None) -> Texture:
-    """Gives every texel on the surface that is not ``coverage`` (S, S) a value from reached ones nearby.
+    """Give every texel on the surface that ``coverage`` (S, S) does not mark a value from covered texels nearby.
 
-    First the nearest one: distances run along the surface, over ``borders`` from chart to chart; pieces that
-    hang together with nothing reached take the nearest in space, with the normal as further coordinates. That
-    closes small gaps. A larger area would be smeared with its border's colours, so from a few texels inside
-    on it is quilted with patches of reached texture. Nothing reached, or nothing to fill: unchanged.
+    Each takes the nearest covered texel first. Distances run along the surface, over ``borders`` from chart to chart;
+    pieces of the surface without covered texels take the nearest in space, with the normal as further coordinates.
+    That closes small gaps. It would smear the border's colours over a larger area, so texels more than a few texels
+    inside are quilted with patches of covered texture. The texture is returned unchanged where no texel is covered or
+    none is missing.
     """
     known, missing = texels.mask & coverage, texels.mask & ~coverage
     if not known.any() or not missing.any():
@@ -58,11 +60,11 @@ def inpaint(texture: Texture, texels: TexelMap, coverage: NDArray[np.bool_], bor
 def inpaint_smoothly(
     texture: Texture, texels: TexelMap, coverage: NDArray[np.bool_], borders: Edges | None = None
 ) -> Texture:
-    """As ``inpaint``, for colours that people see: unreached texels become a membrane over the surface.
+    """``inpaint`` for final colours: missing texels become a membrane over the surface.
 
-    Each is the mean of its neighbours, over ``borders`` from chart to chart too, and what is reached stays: no
-    border shows and nothing is invented. Large textures are filled on every fourth texel first; where nothing better
-    is known it starts from the nearest reached texels, and pieces of the surface with none keep those.
+    Each missing texel is the mean of its neighbours, over ``borders`` from chart to chart too; covered texels keep
+    their values, so no border shows. Large textures are filled on every fourth texel first. The solver starts from the
+    nearest covered texels, and pieces of the surface without covered texels keep those.
     """
     known, missing = texels.mask & coverage, texels.mask & ~coverage
     if not known.any() or not missing.any():
@@ -88,7 +90,7 @@ def inpaint_smoothly(
     # The correction of the nearest colours, so that where the steps end early those are what remains.
     start = values[unknown]
     pull = rows @ values - degree[:, None] * start
-    # What hangs together with nothing known is held by nothing but the small term, which must not draw it to black.
+    # Pieces without known texels are held by the small term alone, which must not draw them to black.
     free = ~_has_known(texels, known, graph)[missing]
     pull[free] += np.float32(1e-5) * start[free]
     change = conjugate_gradients(lambda x: degree[:, None] * x - inner @ x, degree, pull, steps=steps)
@@ -107,8 +109,8 @@ def _has_known(texels: TexelMap, known: NDArray[np.bool_], graph: sparse.csr_arr
 
 
 def _is_anchored(texels: TexelMap, known: NDArray[np.bool_], graph: sparse.csr_array) -> NDArray[np.bool_]:
-    """(S, S) which texels a fill of every fourth texel has an answer for: those of pieces of the surface that have
-    ``known`` ones among these, and those of pieces that have no known ones at all, while any other piece has."""
+    """(S, S) texels that a fill of every fourth texel gives a value: those on pieces of the surface that have ``known``
+    texels among these, and those on pieces without known texels, if any other piece has them."""
     fourth = np.zeros_like(known)
     fourth[2::4, 2::4] = True
     count, piece = connected_components(graph, directed=False)
@@ -135,9 +137,10 @@ def _copy_nearest(
     graph: sparse.csr_array,
     number: NDArray[np.int64],
 ) -> tuple[Texture, NDArray[np.float64]]:
-    """The texture with each missing texel set to the nearest known one, and how far that is, (missing,).
+    """The texture with each missing texel set to the nearest known one, and the distance to that, (missing,).
 
-    Along the surface where there is a way, else through space; the mean of the known ones where all are far away.
+    Distances run along the surface where a path exists, else through space; where all known texels are far away, a
+    missing one takes their mean.
     """
     position = texels.position.astype(np.float64)
     nearest, distance = _nearest_on_surface(graph, number, known, missing)
@@ -156,7 +159,7 @@ def _copy_nearest(
     filled = texture.copy()
     filled[:, missing] = texture[:, known][:, nearest]
     if far.any():
-        # None of what is known is nearer than the rest, and a search would have to look at all of it.
+        # No known texel is much nearer than the others, and a search would have to visit them all.
         gap = np.zeros_like(missing)
         gap[missing] = far
         filled[:, gap] = texture[:, known].mean(axis=1, dtype=np.float64)[:, None]
@@ -164,7 +167,7 @@ def _copy_nearest(
 
 
 def _away_from_box(points: NDArray[np.float64], box_of: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,) how far ``points`` (N, 3) are from the bounding box of the points ``box_of``; 0 up to its half diagonal."""
+    """(N,) distances of ``points`` (N, 3) from the bounding box of ``box_of``; 0 up to half its diagonal."""
     low, high = box_of.min(axis=0), box_of.max(axis=0)
     distance = np.linalg.norm(np.maximum(np.maximum(low - points, points - high), 0), axis=1)
     return np.where(distance > np.linalg.norm(high - low) / 2, distance, 0.0)
@@ -178,10 +181,10 @@ def _quilt_patches(
     depth: NDArray[np.float64],
     side: int,
 ) -> bool:
-    """Covers the texels ``far`` with square patches of known texture, in place; False if there are too few.
+    """Cover the texels ``far`` with square patches of known texture, in place; False if there are too few patches.
 
-    Windows are visited from the border of the unreached area inwards; each takes the patch that fits best to
-    what is already set in it. Patches are copied in UV, where the decoder will look at them.
+    Windows are visited from the border of the missing area inwards; each takes the patch that fits its set texels
+    best. Patches are copied in UV space, where the decoder reads them.
     """
     corners = _complete_windows(known, texels.chart, side)
     if not far.any() or len(corners) < _FEWEST_PATCHES:
@@ -207,7 +210,7 @@ def _quilt_patches(
             fixed, empty = own & ~unset[window], own & unset[window]
             target = texture[(slice(None), *window)]
             misfit = np.square(patches[:, :, fixed] - target[:, fixed]).sum(axis=(1, 2))
-            # Without anything to fit to, any patch will do; spread the choice.
+            # A window without set texels takes any patch; the choice is spread.
             best = int(misfit.argmin()) if fixed.any() else (7919 * (y * size + x)) % len(patches)
             target[:, empty] = patches[best][:, empty]
             unset[window] &= ~own
@@ -268,13 +271,13 @@ def _nearest_on_surface(
     known: NDArray[np.bool_],
     missing: NDArray[np.bool_],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """For each missing texel the nearest known one along the surface, counted among the known, and how far.
+    """For each missing texel the index of the nearest known one along the surface, and the distance to it.
 
-    -1 where there is no way.
+    -1 where no path exists.
     """
     is_known = known.ravel()[number >= 0]
     coo = graph.tocoo()
-    rim = np.zeros(len(is_known), bool)  # known texels beside missing ones: every way starts there
+    rim = np.zeros(len(is_known), bool)  # known texels beside missing ones, where every path starts
     rim[coo.row[~is_known[coo.col]]] = True
     rim[coo.col[~is_known[coo.row]]] = True
     start = np.nonzero(rim & is_known)[0]
@@ -292,9 +295,10 @@ def _nearest_on_surface(
 
 
 def extend_nearest(texture: Texture, mask: NDArray[np.bool_], radius: float | None = None) -> Texture:
-    """Gives texels outside ``mask`` (S, S) the value of the nearest one inside.
+    """Give texels outside ``mask`` (S, S) the value of the nearest one inside.
 
-    Up to ``radius`` texels away, or all of them when it is None, so that no mip level ever sees an unset texel.
+    Applies to texels up to ``radius`` texels away, or to all where it is None, so that no mip level reads an unset
+    texel.
     """
     if mask.all() or not mask.any():
         return texture.copy()
@@ -312,24 +316,19 @@ def dilate(
     width: float,
     own_texels: NDArray[np.bool_] | None = None,
 ) -> tuple[Texture, NDArray[np.bool_]]:
-    """Gives gutter texels what lies across the border *on the surface*: the neighbour chart goes on there.
+    """Continue each chart into its gutter with the texels of the neighbour chart, as on the surface.
 
-    A decoder that runs over the texture in UV space sees a chart's border with its true surroundings then.
-    Each texel up to ``width`` texels off a chart is carried over the nearest border edge into the neighbour
-    chart and read there. ``own_texels`` (S, S) are the texels that keep their value and may be read, by default all
-    on the surface. Returns the texture and where it is set now, (S, S) bool; a texel for which there is no
-    neighbour is left to ``extend_nearest``.
+    A decoder that runs over the texture in UV space then finds the true surroundings at a chart's border. Each texel
+    up to ``width`` texels off a chart is mapped over the nearest border edge into the neighbour chart and read there.
+    ``own_texels`` (S, S) are the texels that keep their value and may be read, by default all on the surface. Returns
+    the texture and a mask of its set texels, (S, S) bool; ``extend_nearest`` fills texels without a neighbour.
     """
-    from pipeline.bake import inpainting_numba
-
     own_texels = texels.mask if own_texels is None else own_texels
     size = texels.size
-    source = np.full((size, size, 2), np.nan)
-    target = np.full((size, size), -1, np.int32)
-    inpainting_numba.map_across_border(
-        borders.uv * size, borders.inward, borders.chart, own_texels, float(width), source, target
+    source, target = gutter.map_across_border(
+        borders.uv * size, borders.inward, borders.chart, own_texels, float(width)
     )
     texel_first = np.ascontiguousarray(texture.transpose(1, 2, 0))
     charts = np.where(own_texels, texels.chart, -1).astype(np.int32)
-    filled = inpainting_numba.sample_charts(texel_first, charts, source, target)
+    filled = gutter.sample_charts(texel_first, charts, source, target)
     return np.ascontiguousarray(texel_first.transpose(2, 0, 1)), own_texels | filled

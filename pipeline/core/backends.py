@@ -1,10 +1,11 @@
 """Which computing backends exist, what they are licensed under, and which of them work on this machine.
 
-A backend is named here once; the rooms that use it (``uv.rasterise``, ``scene.grid``) ask ``select_backend``.
-Native code is imported lazily. Why one cannot be used is kept and told once, with every cause (the library is
-missing; there is no CUDA device) and the command that installs it.
+``BACKENDS`` names each backend once. The package of an operation (``raster.rasterise``, ``fields.grid``) has one
+module per backend, ``<name>_backend.py``; it selects a backend with ``select_backend`` and imports the module with
+``load``. Native code is imported lazily. The reason why a backend cannot be used is cached; it lists every cause (the
+library is missing; there is no CUDA device) and the command that installs it.
 
-This is also the one place that asks whether there is a CUDA device: ``cuda_problem``.
+Whether there is a CUDA device is asked here only: ``cuda_problem``.
 """
 
 from __future__ import annotations
@@ -14,16 +15,24 @@ import importlib
 import importlib.util
 import os
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal
 
 from pipeline.core.errors import BackendError
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation of an operation. ``module`` is imported to see whether it works.
+    """One implementation of an operation.
 
-    ``needs_cuda``: works nowhere else. ``cuda_only_auto``: works everywhere, but ``auto`` takes it only where a
-    CUDA device is, because another one is faster on the CPU.
+    Attributes:
+        operation: lower case; ``LATENTKILN_<OPERATION>`` selects a backend.
+        name: its module in the operation's package is ``<name>_backend``.
+        module: the library; importing it shows whether the backend works.
+        needs_cuda: the backend works on a CUDA device only.
+        cuda_only_auto: the backend works everywhere, but ``auto`` selects it only where there is a CUDA device,
+            because another one is faster on the CPU.
+        tensors: the type of device whose tensors the backend takes, or "" for any.
     """
 
     operation: str
@@ -33,6 +42,7 @@ class Backend:
     needs_cuda: bool = False
     install: str = ""
     cuda_only_auto: bool = False
+    tensors: Literal["", "cpu", "cuda"] = ""
 
 
 _NON_COMMERCIAL = "NVIDIA Source Code License: research and evaluation only, no commercial use"
@@ -49,20 +59,25 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("rasterise", "warp", "warp", "Apache-2.0", install="pip install warp-lang", cuda_only_auto=True),
     Backend("rasterise", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
     Backend("rasterise", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
-    # On CUDA only: on the CPU lookups are compiled. nvdiffrast's adds in no fixed order, so it has to be asked for.
+    # For CUDA tensors: on the CPU lookups are compiled. nvdiffrast adds in no fixed order, so it is used only on
+    # request.
     Backend("texture", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
     Backend("texture", "nvdiffrast", "nvdiffrast.torch", _NON_COMMERCIAL, True, _NVDIFFRAST),
     Backend("antialias", "nvdiffrast", "nvdiffrast.torch", _NON_COMMERCIAL, True, _NVDIFFRAST),
     Backend("antialias", "numpy", "numpy", "BSD-3-Clause", install="pip install numpy"),
-    Backend("grid", "tinycudann", "tinycudann", "BSD-3-Clause", True, _TINYCUDANN),
-    Backend("grid", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
+    Backend("grid", "tinycudann", "tinycudann", "BSD-3-Clause", True, _TINYCUDANN, tensors="cuda"),
+    Backend("grid", "numba", "numba", "BSD-2-Clause", install="pip install numba", tensors="cpu"),
     Backend("grid", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
-    # tiny-cuda-nn's is in half precision, so it has to be asked for.
+    # tiny-cuda-nn computes in half precision, so it is used on request only.
     Backend("network", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
-    Backend("network", "tinycudann", "tinycudann", "BSD-3-Clause", True, _TINYCUDANN),
+    Backend("network", "tinycudann", "tinycudann", "BSD-3-Clause", True, _TINYCUDANN, tensors="cuda"),
     Backend("tiling", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
     Backend("tiling", "numpy", "numpy", "BSD-3-Clause", install="pip install numpy"),
-    Backend("volume", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
+    Backend("uv", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
+    Backend("uv", "numpy", "numpy", "BSD-3-Clause", install="pip install numpy"),
+    Backend("gutter", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
+    Backend("gutter", "numpy", "numpy", "BSD-3-Clause", install="pip install numpy"),
+    Backend("volume", "numba", "numba", "BSD-2-Clause", install="pip install numba", tensors="cpu"),
     Backend("volume", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
 )
 
@@ -89,7 +104,7 @@ def missing_module_reason(module: str) -> str:
 
 @functools.cache
 def unavailable_reason(backend: Backend) -> str:
-    """Empty when ``backend`` can be used here, else one line why not: every cause, and the install command."""
+    """Empty where ``backend`` can be used, else one line with every cause and the install command."""
     missing = missing_module_reason(backend.module)
     causes = [cause for cause in (missing, cuda_problem() if backend.needs_cuda else "") if cause]
     if not causes:
@@ -104,16 +119,16 @@ def unavailable_reason(backend: Backend) -> str:
 
 
 def clear_cache() -> None:
-    """Looks again at the next question: after an installation, or in tests that change what is there."""
+    """Forget what works on this machine: after an installation, or in tests that change it."""
     cuda_problem.cache_clear()
     unavailable_reason.cache_clear()
 
 
 def select_backend(operation: str, name: str = "auto") -> Backend:
-    """The backend for ``operation``: the first that works and suits the machine, or the one asked for by ``name``.
+    """The backend for ``operation``: the one called ``name``, or for "auto" the first that works on this machine.
 
-    ``LATENTKILN_<OPERATION>`` in the environment overrides ``auto``. Raises BackendError when the one asked
-    for does not exist or cannot be loaded, with the reason.
+    ``LATENTKILN_<OPERATION>`` in the environment overrides "auto". Raises BackendError, with the reason, where the
+    requested backend does not exist or cannot be used.
     """
     requested = os.environ.get(f"LATENTKILN_{operation.upper()}", "auto") if name == "auto" else name
     candidates = [b for b in BACKENDS if b.operation == operation]
@@ -124,10 +139,37 @@ def select_backend(operation: str, name: str = "auto") -> Backend:
             raise BackendError(f"{operation}: no backend is called {requested!r}; there are: {known}")
     reasons = []
     for backend in candidates:
-        # Asked first, so that a library nobody will use is not imported.
+        # Checked first, so that a library that will not be used is not imported.
         reason = cuda_problem() if requested == "auto" and backend.cuda_only_auto else ""
         reason = reason or unavailable_reason(backend)
         if not reason:
             return backend
         reasons.append(f"{backend.name}: {reason}")
     raise BackendError(f"{operation}: no backend works here ({'; '.join(reasons)})")
+
+
+def select_for_device(operation: str, device: str, name: str = "auto") -> Backend:
+    """``select_backend`` for tensors on ``device`` ("cpu", "cuda").
+
+    Where the selected backend does not take such tensors, "auto" falls back to the next of the operation that does.
+    Raises BackendError where a backend requested by ``name`` does not take them, and where no backend does.
+    """
+    selected = select_backend(operation, name)
+    if selected.tensors in ("", device):
+        return selected
+    if name != "auto":
+        raise BackendError(
+            f"{operation}: {selected.name} takes {selected.tensors} tensors only, these are on {device}; use torch"
+        )
+    for backend in BACKENDS:
+        if backend.operation == operation and backend.tensors in ("", device) and not unavailable_reason(backend):
+            return backend
+    raise BackendError(f"{operation}: no backend works here on {device} tensors")
+
+
+def load(package: str, name: str) -> ModuleType:
+    """The module ``<name>_backend`` of ``package``, the package of an operation (its ``__name__``).
+
+    All such modules of an operation define the same functions.
+    """
+    return importlib.import_module(f"{package}.{name}_backend")

@@ -24,7 +24,7 @@ WORTH_HALVING = 1.1
 
 @dataclass(frozen=True)
 class PackedAtlas:
-    """uv (T, 2) float32 in [0, 1]; padding in units of the square; use: share of it the faces cover."""
+    """uv (T, 2) float32 in [0, 1]; padding in units of the square; coverage: share of it that the faces cover."""
 
     uv: NDArray[np.float32]
     padding: float
@@ -41,8 +41,9 @@ def pack(
     """Packs charts that lie in planes of their own.
 
     points (T, 2), any unit that is the same for all charts, y downwards; faces (F, 3) into them; charts (F,) from
-    0, every point used by one chart only. ``padding`` is the wished distance between charts as a part of the
-    square's side; it is halved, and the halved one reported, while it would leave the charts less than LEAST_USE.
+    0, every point used by one chart only. ``padding`` is the requested distance between charts as a
+    part of the square's side; it is halved while the charts would cover less than MIN_COVERAGE of the square, and the
+    result states the padding that was used.
     """
     charts = np.asarray(charts, np.int64)
     count = int(charts.max()) + 1
@@ -63,7 +64,7 @@ def pack(
         if layout is not None and (best is None or layout[0] > best[0] * WORTH_HALVING):
             best, used_padding = layout, tried
         elif best is not None:
-            break  # it is not the padding that takes the room
+            break  # less padding does not help
         if best is not None and (best[0] ** 2 * area >= MIN_COVERAGE * grid**2 or tried * grid < 0.25):
             break
         if tried * grid < 0.25:

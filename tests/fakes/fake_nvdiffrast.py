@@ -140,7 +140,7 @@ def interpolate(attr: Tensor, rast: Tensor, tri: Tensor, rast_db: Any = None, di
 
 def texture(tex: Tensor, uv: Tensor, *, filter_mode: str = "auto", boundary_mode: str = "wrap") -> Tensor:
     """Texels (N or 1, H, W, C) at ``uv`` (N, h, w, 2): (N, h, w, C). Row 0 of ``tex`` is at v = 0."""
-    from pipeline.raster.texture import gather_texture
+    from pipeline.raster.texture.torch_backend import gather_texture
 
     check_tensor("tex", tex, torch.float32, None, None, None, None)
     check_tensor("uv", uv, torch.float32, None, None, None, 2)

@@ -14,7 +14,8 @@ from pipeline.fields.grid import tinycudann_backend
 from pipeline.fields.grid.layout import GridSettings
 from pipeline.fields.radiance_field import FieldSettings, RadianceField
 from pipeline.raster import antialias, camera, rasterise
-from pipeline.raster.texture import gather_texture, sample_texture
+from pipeline.raster.texture import sample_texture
+from pipeline.raster.texture.torch_backend import gather_texture
 
 pytestmark = pytest.mark.gpu
 

@@ -8,15 +8,7 @@ from meshes import cube
 from scipy.ndimage import gaussian_filter
 
 from pipeline.bake.material import bake_material
-from pipeline.painting import tiling
-from pipeline.painting.tiling import (
-    numba_backend,
-    numpy_backend,
-    prepare_exemplar,
-    projectors,
-    regularity,
-    shade_surface,
-)
+from pipeline.painting.tiling import prepare_exemplar, projectors, regularity, shade_surface
 from pipeline.prior.tile import sample_tile, wrap_step
 from pipeline.prior.words import names_material_alone
 from pipeline.recipes.paint_settings import PaintSettings
@@ -45,14 +37,6 @@ def sphere_points(count=50_000, seed=1):
     normal = np.random.default_rng(seed).normal(size=(count, 3))
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     return 0.6 * normal, normal
-
-
-@pytest.mark.parametrize("layout", ["periodic", "hexagonal"])
-def test_compiled_lookups_agree_with_their_plain_twin(layout):
-    position, normal = sphere_points()
-    exemplar, directions = prepare_exemplar(noise(), layout), projectors(layout, 3)
-    arguments = (exemplar, directions, (position / 0.3).astype("f4"), normal.astype("f4"), np.uint32(3))
-    np.testing.assert_allclose(numba_backend.blend(*arguments), numpy_backend.blend(*arguments), atol=2e-5)
 
 
 def test_blending_keeps_contrast_and_colours_of_the_sample():
@@ -153,4 +137,3 @@ def test_a_tile_without_size_is_refused():
     position, normal = sphere_points(10)
     with pytest.raises(ValueError, match="must be positive"):
         shade_surface(prepare_exemplar(noise()), position, normal, 0.0, seed=0)
-    assert tiling.REGULAR < 1

@@ -105,8 +105,8 @@ def test_faces_across():
     tetrahedron = np.array([[0, 1, 2], [0, 3, 1], [1, 3, 2], [0, 2, 3]])
     assert adjacent_vertices(tetrahedron).tolist() == [[3, 3, 3], [2, 2, 2], [0, 0, 0], [1, 1, 1]]
     # Open at two edges; then three faces on one edge, which has no single other side.
-    assert adjacent_vertices([[0, 1, 2], [2, 1, 3]]).tolist() == [[3, -1, -1], [-1, -1, 0]]
-    assert adjacent_vertices([[0, 1, 2], [1, 0, 3], [0, 1, 4]]).tolist() == [[-1] * 3] * 3
+    assert adjacent_vertices(np.array([[0, 1, 2], [2, 1, 3]])).tolist() == [[3, -1, -1], [-1, -1, 0]]
+    assert adjacent_vertices(np.array([[0, 1, 2], [1, 0, 3], [0, 1, 4]])).tolist() == [[-1] * 3] * 3
     assert adjacent_vertices(np.zeros((0, 3), int)).shape == (0, 3)
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pipeline.painting.texel_coverage import TexelCoverage, accumulate_coverage
-from pipeline.raster.texture import gather_texture, sample_texture, texel_weights
+from pipeline.raster.texture import sample_texture
+from pipeline.raster.texture.torch_backend import gather_texture, texel_weights
 
 
 def texture(channels=3, height=5, width=7, dtype=torch.float64):

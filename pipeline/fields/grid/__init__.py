@@ -26,26 +26,34 @@ and runs anywhere. Points get no gradient: cameras are given, and normals are fi
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from pipeline.core import backends
-from pipeline.core.errors import BackendError, SettingError
+from pipeline.core.errors import SettingError
 from pipeline.fields.grid.layout import GridSettings
 
-# The kind of device whose tensors a backend takes; one that is not named takes any.
-_DEVICES = {"numba": "cpu", "tinycudann": "cuda"}
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
-def encode(points: Tensor, table: Tensor, settings: GridSettings, *, backend: str = "auto") -> Tensor:
+def encode(
+    points: Float[Tensor, "points 3"],
+    table: Float[Tensor, " parameters"],
+    settings: GridSettings,
+    *,
+    backend: str = "auto",
+) -> Float[Tensor, "points features"]:
     """Features (N, L F) of ``points``, in the table's dtype, differentiable in ``table`` (once) and in nothing else.
 
     Args:
-        points: (N, 3) float32 in [0, 1]. What lies outside reads some entry of the table, the same one in every
+        points: (N, 3) float32 in [0, 1]. Points outside read some entry of the table, the same one in every
             portable backend.
         table: (parameter_count,) float32, or float64 (numba and torch), on the device of the points.
         backend: "numba" (CPU tensors), "tinycudann" (CUDA tensors), "torch", or "auto".
 
-    The result's memory may run column by column; matrix products take it as it is.
+    The result may be stored column by column; matrix products need no copy of it.
     Raises SettingError for wrong shapes, BackendError for a backend that is unknown, does not work here or does not
     take tensors of this device.
     """
@@ -54,36 +62,14 @@ def encode(points: Tensor, table: Tensor, settings: GridSettings, *, backend: st
     if table.shape != (settings.parameter_count,):
         raise SettingError(f"grid: the table has shape ({settings.parameter_count},), not {tuple(table.shape)}")
     points = points.detach().float()
-    name = backend_for(table.device.type, backend)
-    if name == "numba":
-        from pipeline.fields.grid import numba_backend
-
-        return numba_backend.encode(points, table, settings)
-    if name == "tinycudann":
-        from pipeline.fields.grid import tinycudann_backend
-
-        encoded: Tensor = tinycudann_backend.encode(points, table, settings)
-        return encoded
-    from pipeline.fields.grid import torch_backend
-
-    return torch_backend.encode(points, table, settings)
+    module = backends.load(__name__, backend_for(table.device.type, backend))
+    encoded: Tensor = module.encode(points, table, settings)
+    return encoded
 
 
 def backend_for(device: str, name: str = "auto") -> str:
-    """Name of the backend that ``encode`` uses for tensors on ``device`` ("cpu", "cuda"): what a record states.
+    """Name of the backend that ``encode`` uses for tensors on ``device`` ("cpu", "cuda"), for the record.
 
-    "auto" is what suits the machine, and where that does not take tensors of this device, the next that does.
+    "auto" is the first backend that works on this machine and takes tensors of this device.
     """
-    chosen = backends.select_backend("grid", name).name
-    if _takes(chosen, device):
-        return chosen
-    if name != "auto":
-        raise BackendError(f"grid: {chosen} takes {_DEVICES[chosen]} tensors only, these are on {device}; use torch")
-    for backend in backends.BACKENDS:
-        if backend.operation == "grid" and _takes(backend.name, device) and not backends.unavailable_reason(backend):
-            return backend.name
-    raise BackendError(f"grid: no backend works here on {device} tensors")
-
-
-def _takes(name: str, device: str) -> bool:
-    return _DEVICES.get(name, device) == device
+    return backends.select_for_device("grid", device, name).name

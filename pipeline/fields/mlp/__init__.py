@@ -1,68 +1,58 @@
 """The field's network: grid features through a few linear layers, with ReLU between them and no biases.
 
-N points, O outputs. Without biases, as Instant-NGP's, so that on CUDA one fused kernel of tiny-cuda-nn can do it all
-with the same parameters; what the outputs are moved by is up to the caller.
+N points, O outputs. The layers have no biases, like Instant-NGP's, so that one fused kernel of tiny-cuda-nn can
+evaluate grid and network with the same parameters. The caller adds its own offset to the outputs.
 
-The plain way is the grid's own backend and torch, in the table's precision (on CUDA the factors of products are rounded
-to TF32's 10 bits unless ``PriorOptions.tf32`` says otherwise; sums are float32). ``tinycudann_backend`` keeps features,
-activations, sums and gradients in float16 as well, and is there for who asks for it (LATENTKILN_NETWORK=tinycudann): an
-exponent of 10 is known to 1/128 then, which finite differences show, long sums of small gradients stand still, and
-what it saves is small beside a diffusion model's step (docs/cost.md).
+``torch_backend`` uses the grid's own backend and torch, in the table's precision (on CUDA the factors of products are
+rounded to TF32's 10 bits unless ``PriorOptions.tf32`` says otherwise; sums are float32). ``tinycudann_backend`` keeps
+features, activations, sums and gradients in float16. It is used on request only (LATENTKILN_NETWORK=tinycudann):
+float16 resolves an exponent of 10 to 1/128, which shows in finite differences; long sums of small gradients stop
+growing; and the time it saves is small beside a diffusion model's step (docs/cost.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from torch.nn import functional
 
 from pipeline.core import backends
-from pipeline.core.errors import BackendError
-from pipeline.fields.grid import encode
 from pipeline.fields.grid.layout import GridSettings
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 def evaluate(
-    points: Tensor,
-    table: Tensor,
-    weights: Sequence[Tensor],
+    points: Float[Tensor, "points 3"],
+    table: Float[Tensor, " parameters"],
+    weights: Sequence[Float[Tensor, "_ _"]],
     settings: GridSettings,
     *,
     backend: str = "auto",
     grid_backend: str = "auto",
-) -> Tensor:
+) -> Float[Tensor, "points outputs"]:
     """Outputs (N, O) at ``points``, differentiable in ``table`` and ``weights`` (once) and in nothing else.
 
     Args:
         points: (N, 3) float32 in [0, 1].
         table: (settings.parameter_count,) the grid's, on the device of the points.
-        weights: of the layers, each (outputs, inputs); the first takes settings.width inputs, the last gives O.
-        backend: "torch", "tinycudann" (CUDA tensors; float32 comes back, with the digits of float16), or "auto".
-        grid_backend: of the grid, where torch does the layers; see ``grid.encode``.
+        weights: one (outputs, inputs) matrix per layer; the first takes settings.feature_count inputs, the last
+            returns O outputs.
+        backend: "torch", "tinycudann" (CUDA tensors; returns float32 with the precision of float16), or "auto".
+        grid_backend: the grid's backend where torch evaluates the layers; see ``grid.encode``.
 
     Raises SettingError and BackendError as ``grid.encode`` does.
     """
-    if backend_for(table.device.type, backend) == "tinycudann":
-        from pipeline.fields.mlp import tinycudann_backend
-
-        outputs: Tensor = tinycudann_backend.evaluate(points, table, weights, settings)
-        return outputs
-    values = encode(points, table, settings, backend=grid_backend)
-    *before, last = weights
-    for weight in before:
-        values = functional.linear(values, weight).relu_()
-    return functional.linear(values, last)
+    module = backends.load(__name__, backend_for(table.device.type, backend))
+    outputs: Tensor = module.evaluate(points, table, weights, settings, grid_backend)
+    return outputs
 
 
 def backend_for(device: str, name: str = "auto") -> str:
-    """Name of the backend that ``evaluate`` uses for tensors on ``device`` ("cpu", "cuda"): what a record states.
+    """Name of the backend that ``evaluate`` uses for tensors on ``device`` ("cpu", "cuda"), for the record.
 
-    "auto" is torch, or what the environment asks for where that takes tensors of this device.
+    "auto" is torch, or what the environment requests where that takes tensors of this device.
     """
-    chosen = backends.select_backend("network", name).name
-    if chosen == "torch" or device == "cuda":
-        return chosen
-    if name != "auto":
-        raise BackendError(f"network: {chosen} takes cuda tensors only, these are on {device}; use torch")
-    return "torch"
+    return backends.select_for_device("network", device, name).name

@@ -38,10 +38,13 @@ _FUSED_WIDTHS = (16, 32, 64, 128)
 _GRADIENT = 64.0
 
 
-def evaluate(points: Tensor, table: Tensor, weights: Sequence[Tensor], settings: GridSettings) -> Tensor:
+def evaluate(
+    points: Tensor, table: Tensor, weights: Sequence[Tensor], settings: GridSettings, grid_backend: str = "auto"
+) -> Tensor:
     """As ``mlp.evaluate``: (N, 3) points, table and weights on CUDA -> (N, O) float32.
 
-    Raises BackendError where the library lays the parameters out in another length.
+    ``grid_backend`` is not used: the library computes the grid itself. Raises BackendError where the library lays the
+    parameters out in another length.
     """
     parameters = flat_parameters(table, weights)
     if not len(points):

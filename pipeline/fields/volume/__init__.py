@@ -1,6 +1,6 @@
-"""Volume rendering: rays to packed samples, and samples to what each ray shows.
+"""Volume rendering: samples along rays, packed, and their compositing into one value per ray.
 
-R rays, M samples of all of them, C channels. Samples lie ray after ray, near to far; ray r has the samples
+R rays, M samples of all of them, C channels. Samples are stored ray after ray, near to far; ray r has the samples
 ``start[r]`` to ``start[r + 1]``, which may be none. Lengths are in units of the working frame, directions have
 length 1, so t is the distance from the ray's origin.
 
@@ -12,22 +12,26 @@ Compositing is the quadrature of Max (1995) as in NeRF (Mildenhall et al., 2020,
 x_i = sigma_i delta_i, T_i = exp(-sum_{j<i} x_j), w_i = T_i (1 - exp(-x_i)). A ray ends at the first sample with
 T_i < stop: from there on weights and gradients are 0.
 
-``numba_backend`` is the backend for the CPU; ``torch_backend`` is its plain twin, which also runs on CUDA (that could
-not be verified here).
+``numba_backend`` is the backend for the CPU; ``torch_backend`` is its plain twin, which also runs on CUDA (not verified
+on a GPU).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pipeline.core import backends
-from pipeline.core.errors import BackendError, SettingError
+from pipeline.core.errors import SettingError
 from pipeline.fields.occupancy import OccupancyGrid
 from pipeline.fields.volume.layout import STOP, Composite, PackedSamples
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 # More intervals on the cube's diagonal than this are a mistake, and would take hours.
 _MOST_INTERVALS = 1 << 16
@@ -36,29 +40,29 @@ _UNIT = 1e-3
 
 @torch.no_grad()
 def march(
-    origins: Tensor,
-    directions: Tensor,
+    origins: Float[Tensor, "rays 3"],
+    directions: Float[Tensor, "rays 3"],
     occupancy: OccupancyGrid,
     *,
     step: float,
-    jitter: Tensor | None = None,
+    jitter: Float[Tensor, " rays"] | None = None,
     max_samples: int | None = None,
     nearest: float = 0.0,
     backend: str = "auto",
 ) -> PackedSamples:
-    """Samples of rays in the occupied cells.
+    """Sample rays in the occupied cells.
 
     Args:
         origins, directions: (R, 3) float32, working frame, any device; directions have length 1.
         occupancy: cells and the cube's size.
         step: length of an interval.
-        jitter: (R,) in [0, 1), where in its intervals a ray is sampled; None for their middles.
-        max_samples: a ray keeps its first so many samples; None for all.
-        nearest: nothing is sampled closer to the origin than this.
+        jitter: (R,) in [0, 1), the position of a ray's sample within each interval; None for the middle.
+        max_samples: a ray keeps at most this many samples, the first ones; None for all.
+        nearest: distance from the origin before which a ray has no samples.
         backend: "numba" (CPU), "torch", or "auto".
 
     Raises SettingError for a step that is not above 0 or far too short and for rays of wrong shape or length,
-    BackendError for a backend that cannot be had.
+    BackendError for a backend that cannot be used.
     """
     step = float(step)
     longest = 2 * math.sqrt(3) * occupancy.bound
@@ -69,7 +73,7 @@ def march(
         raise SettingError(f"march: rays have shape (R, 3), not {tuple(origins.shape)}, {tuple(directions.shape)}")
     origins, directions = origins.float().contiguous(), directions.float().contiguous()
     lengths = torch.linalg.vector_norm(directions, dim=1)
-    # So written that a NaN is refused, too.
+    # Written so that NaN fails the check, too.
     if not bool(((lengths - 1).abs() < _UNIT).all() & origins.isfinite().all()):
         raise SettingError("march: rays need finite origins and directions of length 1")
     if jitter is None:
@@ -82,12 +86,17 @@ def march(
 
 
 def composite(
-    sigma: Tensor, values: Tensor, packed: PackedSamples, *, stop: float = STOP, backend: str = "auto"
+    sigma: Float[Tensor, " samples"],
+    values: Float[Tensor, "samples channels"],
+    packed: PackedSamples,
+    *,
+    stop: float = STOP,
+    backend: str = "auto",
 ) -> Composite:
-    """What rays show of samples with densities ``sigma`` (M,) >= 0 per unit length and ``values`` (M, C).
+    """Composite samples with densities ``sigma`` (M,) >= 0 per unit length and ``values`` (M, C) along their rays.
 
-    Both of one dtype, float32 or float64, which is the result's; sums are taken in float64. Differentiable in both,
-    once. Raises SettingError for wrong shapes, BackendError.
+    Both have the same dtype, float32 or float64, and so has the result; sums are taken in float64. Differentiable in
+    both, once. Raises SettingError for wrong shapes, BackendError.
     """
     count = len(packed.t)
     if sigma.shape != (count,) or values.ndim != 2 or len(values) != count or sigma.dtype != values.dtype:
@@ -99,27 +108,18 @@ def composite(
     return Composite(*outputs)
 
 
-def accumulate(weights: Tensor, values: Tensor, packed: PackedSamples) -> Tensor:
+def accumulate(
+    weights: Float[Tensor, " samples"], values: Float[Tensor, "samples channels"], packed: PackedSamples
+) -> Float[Tensor, "rays channels"]:
     """(R, D) sums of w_i values_i of any ``values`` (M, D) by a composite's ``weights`` (M,), e.g. of normals."""
     weighted = weights[:, None] * values
     return torch.segment_reduce(weighted, "sum", offsets=packed.start, axis=0, initial=0)
 
 
 def backend_for(device: str, name: str = "auto") -> str:
-    """Name of the backend that takes tensors on ``device`` ("cpu", "cuda"): what a record states."""
-    chosen = backends.select_backend("volume", name).name
-    if chosen == "numba" and device != "cpu":
-        if name != "auto":
-            raise BackendError(f"volume: numba takes cpu tensors only, these are on {device}; use torch")
-        return "torch"
-    return chosen
+    """Name of the backend that takes tensors on ``device`` ("cpu", "cuda"), for the record."""
+    return backends.select_for_device("volume", device, name).name
 
 
-def _backend(device: torch.device, name: str) -> Any:
-    if backend_for(device.type, name) == "numba":
-        from pipeline.fields.volume import numba_backend
-
-        return numba_backend
-    from pipeline.fields.volume import torch_backend
-
-    return torch_backend
+def _backend(device: torch.device, name: str) -> ModuleType:
+    return backends.load(__name__, backend_for(device.type, name))

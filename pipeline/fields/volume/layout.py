@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
 
 STOP = 1e-4
 """Transmittance below which a ray ends (docs/method.md, section 3)."""
@@ -25,13 +29,13 @@ class PackedSamples:
         start: (R + 1,) int64 offsets of the rays' samples.
     """
 
-    points: Tensor
-    t: Tensor
-    delta: Tensor
-    start: Tensor
+    points: Float[Tensor, "samples 3"]
+    t: Float[Tensor, " samples"]
+    delta: Float[Tensor, " samples"]
+    start: Int64[Tensor, " offsets"]
 
     @functools.cached_property
-    def rays(self) -> Tensor:
+    def rays(self) -> Int64[Tensor, " samples"]:
         """(M,) int64: the ray of each sample."""
         order = torch.arange(len(self.start) - 1, device=self.start.device)
         return torch.repeat_interleave(order, self.start.diff(), output_size=len(self.t))
@@ -48,7 +52,7 @@ class Composite:
         weights: (M,) w_i.
     """
 
-    values: Tensor
-    weight: Tensor
-    depth: Tensor
-    weights: Tensor
+    values: Float[Tensor, "rays channels"]
+    weight: Float[Tensor, " rays"]
+    depth: Float[Tensor, " rays"]
+    weights: Float[Tensor, " samples"]

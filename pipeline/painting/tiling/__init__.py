@@ -1,4 +1,4 @@
-"""A tileable exemplar laid over a surface: one scale everywhere, no repetition that shows, contrast kept.
+"""Lays a tileable exemplar over a surface: one scale everywhere, no visible repetition, contrast kept.
 
 The colour at a surface point is a function of its position and normal alone, so chart borders agree by construction
 and a texture of any size shows the same pattern. The exemplar is projected along several directions; each point takes
@@ -17,14 +17,17 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from pipeline.core.backends import select_backend
+from pipeline.core import backends
 from pipeline.painting.tiling.layout import TABLE_REACH, TABLE_SIZE, Exemplar, Float32Array, Projectors
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32
 
 Layout = Literal["auto", "periodic", "hexagonal"]
 
@@ -36,9 +39,11 @@ REGULAR = 0.45
 _SHARPNESS = {"periodic": 60.0, "hexagonal": 25.0}
 
 
-def regularity(image: Float32Array) -> float:
-    """How much of ``image`` (H, W, 3) repeats within it: the highest autocorrelation of its luminance at shifts between
-    6 % and 45 % of its side. 1 for a perfect pattern, near 0 for noise, 0 for a plain colour."""
+def regularity(image: Float[Float32Array, "height width 3"]) -> float:
+    """How regular ``image`` (H, W, 3) is: 1 for a perfect pattern, near 0 for noise, 0 for a plain colour.
+
+    The highest autocorrelation of its luminance at shifts between 6 % and 45 % of its side.
+    """
     luminance = image @ np.array([0.299, 0.587, 0.114], np.float32)
     spectrum = np.abs(np.fft.fft2(luminance - luminance.mean())) ** 2
     correlation = np.fft.fftshift(np.fft.ifft2(spectrum).real)
@@ -51,8 +56,8 @@ def regularity(image: Float32Array) -> float:
     return float(correlation[(shift > 0.06) & (shift < 0.45)].max()) / peak
 
 
-def prepare_exemplar(image: Float32Array, layout: Layout = "auto") -> Exemplar:
-    """Prepares ``image`` (H, W, 3) in [0, 1], which wraps around at its borders, for ``shade_surface``.
+def prepare_exemplar(image: Float[Float32Array, "height width 3"], layout: Layout = "auto") -> Exemplar:
+    """Prepare ``image`` (H, W, 3) in [0, 1], which wraps around at its borders, for ``shade_surface``.
 
     ``auto`` chooses by ``regularity``.
     """
@@ -103,23 +108,29 @@ def projectors(layout: Literal["periodic", "hexagonal"], seed: int) -> Projector
 
 
 def shade_surface(
-    exemplar: Exemplar, position: NDArray[np.floating], normal: NDArray[np.floating], tile: float, seed: int
-) -> Float32Array:
+    exemplar: Exemplar,
+    position: Float[NDArray[np.floating], "points 3"],
+    normal: Float[NDArray[np.floating], "points 3"],
+    tile: float,
+    seed: int,
+    *,
+    backend: str = "auto",
+) -> Float32[Float32Array, "points 3"]:
     """The colours (M, 3) in [0, 1] of surface points.
 
     Args:
         position: (M, 3), working frame. normal: (M, 3), unit length, outwards.
         tile: side of the exemplar on the surface, in units of ``position``.
         seed: of the random offsets.
-    Raises ValueError for a ``tile`` that is not positive.
+        backend: "numba", "numpy", or "auto".
+
+    Raises ValueError for a ``tile`` that is not positive, BackendError.
     """
     if not tile > 0:
         raise ValueError(f"tile is {tile}; it must be positive")
     points = np.ascontiguousarray(np.asarray(position, np.float64) / tile, np.float32)
     normals = np.ascontiguousarray(normal, np.float32)
     directions = projectors(exemplar.layout, seed)
-    if select_backend("tiling").name == "numba":
-        from pipeline.painting.tiling.numba_backend import blend
-    else:
-        from pipeline.painting.tiling.numpy_backend import blend
-    return blend(exemplar, directions, points, normals, np.uint32(seed & 0xFFFFFFFF))
+    module = backends.load(__name__, backends.select_backend("tiling", backend).name)
+    colours: Float32Array = module.blend(exemplar, directions, points, normals, np.uint32(seed & 0xFFFFFFFF))
+    return colours

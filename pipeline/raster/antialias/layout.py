@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
 
 
 @dataclass(frozen=True)
@@ -15,5 +19,5 @@ class Outlines:
     first. Each mixes in the colours as they were drawn.
     """
 
-    right: Tensor  # (N, H, W - 1): pixel and the one to its right
-    below: Tensor  # (N, H - 1, W): pixel and the one below
+    right: Float32[Tensor, "views height columns"]  # (N, H, W - 1): pixel and the one to its right
+    below: Float32[Tensor, "views rows width"]  # (N, H - 1, W): pixel and the one below

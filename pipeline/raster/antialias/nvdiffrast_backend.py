@@ -1,13 +1,13 @@
 """Outlines by nvdiffrast's ``antialias`` (CUDA): a thin layer. Licence: research and evaluation only.
 
 Written against its sources, v0.4.0. It adds to each pixel of a colour image, in no fixed order, a share of the
-difference to each of its four neighbours, and spreads the gradient with atomics as well. Here it is asked once a view,
-without gradient, to smooth a picture of which neighbours can be told apart (the column and the row, modulo 3): what a
-pixel gets of a neighbour's mark is the share, one sum of one term, so the same bits every time. The colours are then
-mixed by ``antialias.blend_outlines``.
+difference to each of its four neighbours, and spreads the gradient with atomics as well. This layer calls it once per
+view, without gradient, on an image that marks each pixel by its column and row, modulo 3. The amount of a neighbour's
+mark in a pixel is the share: one sum of one term, so the bits are the same every time. ``antialias.blend_outlines``
+then mixes the colours.
 
-The image is bottom-up, face ids are stored plus 1, and of the third value of a pixel only the order counts: depth.
-Edges are known by vertex indices; of an edge of three and more faces it remembers any two, where ours is an outline.
+The image is bottom-up, face ids are stored plus 1, and the third value of a pixel serves for ordering only: depth.
+Edges are identified by vertex indices; of an edge of three and more faces it keeps any two, where ours is an outline.
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ from pipeline.raster.rasterise.nvdiffrast_backend import clip_positions, stored_
 
 
 def find_outlines(
-    fragments: Fragments, vertices: NDArray[np.float64], faces: NDArray[Any], cameras: Cameras
+    fragments: Fragments,
+    vertices: NDArray[np.float64],
+    faces: NDArray[Any],
+    cameras: Cameras,
+    across: NDArray[np.int64],
 ) -> Outlines:
-    """``antialias.find_outlines``, on the current CUDA device."""
+    """``antialias.find_outlines``, on the current CUDA device. ``across`` is not used: the library finds it itself."""
     import nvdiffrast.torch as dr
 
     device = torch.device("cuda", torch.cuda.current_device())

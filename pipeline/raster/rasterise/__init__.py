@@ -1,4 +1,4 @@
-"""Which face each pixel or texel sees, and where on it.
+"""Rasterisation: the face that each pixel or texel sees, and the barycentrics of the point on it.
 
 N cameras, H x W pixels, V vertices, F faces, T texture coordinates. Row 0 is the top; pixel (x, y) has its
 centre at (x + 0.5, y + 0.5). Rules, the same for every backend:
@@ -16,7 +16,8 @@ whose centre lies within their precision of an edge. Geometry needs no gradient 
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +26,9 @@ from pipeline.core import backends
 from pipeline.core.errors import SettingError
 from pipeline.raster.camera import Cameras
 from pipeline.raster.rasterise.layout import LARGEST_IMAGE, Fragments
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Int, Int32
 
 
 def rasterise(
@@ -37,7 +41,7 @@ def rasterise(
     cull_backfaces: bool = False,
     backend: str = "auto",
 ) -> Fragments:
-    """Draws faces (F, 3) over world vertices (V, 3) from every camera.
+    """Rasterise faces (F, 3) over world vertices (V, 3) from every camera.
 
     ``cull_backfaces`` drops faces whose corners turn clockwise in the image. Raises BackendError for a
     backend that is unknown or does not work here, SettingError for an image over 32768 pixels a side.
@@ -63,8 +67,8 @@ def rasterise_uv(
     *,
     conservative: float = 0.0,
     backend: str = "auto",
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Which face each texel of an (H, W) texture belongs to: face (H, W) int32, bary (H, W, 3) float32.
+) -> tuple[Int32[NDArray[np.int32], "height width"], Float32[NDArray[np.float32], "height width 3"]]:
+    """Rasterise faces in texture space: face (H, W) int32 and bary (H, W, 3) float32 of each texel.
 
     ``uv`` (T, 2) has its origin top left, ``uv_faces`` (F, 3) index it. A texel belongs to the face that
     covers its centre (the lowest id where faces overlap). With ``conservative`` above 0, a texel that no face
@@ -78,13 +82,13 @@ def rasterise_uv(
 
 
 def interpolate(
-    face: NDArray[np.int32],
-    bary: NDArray[np.float32],
-    values: NDArray[Any],
-    value_faces: NDArray[Any],
+    face: Int32[NDArray[np.int32], "*pixels"],
+    bary: Float32[NDArray[np.float32], "*pixels 3"],
+    values: Float[NDArray[Any], "corners channels"],
+    value_faces: Int[NDArray[Any], "faces 3"],
     *,
     backend: str = "auto",
-) -> NDArray[Any]:
+) -> Float[NDArray[Any], "covered channels"]:
     """Values (T, D) given at the corners ``value_faces`` (F, 3), at every covered pixel: (M, D).
 
     ``face`` (...) and ``bary`` (..., 3) as in Fragments; M counts ``face >= 0`` in row-major order. The
@@ -107,21 +111,6 @@ def _indices(faces: ArrayLike) -> NDArray[Any]:
     return np.ascontiguousarray(array).reshape(-1, 3)
 
 
-def _backend(name: str) -> Any:
-    """The module of the chosen backend; imported late, so that geometry stays light."""
-    chosen = backends.select_backend("rasterise", name).name
-    if chosen == "nvdiffrast":
-        from pipeline.raster.rasterise import nvdiffrast_backend
-
-        return nvdiffrast_backend
-    if chosen == "warp":
-        from pipeline.raster.rasterise import warp_backend
-
-        return warp_backend
-    if chosen == "numba":
-        from pipeline.raster.rasterise import numba_backend
-
-        return numba_backend
-    from pipeline.raster.rasterise import torch_backend
-
-    return torch_backend
+def _backend(name: str) -> ModuleType:
+    """The module of the selected backend; imported late, so that geometry stays light."""
+    return backends.load(__name__, backends.select_backend("rasterise", name).name)

@@ -8,9 +8,42 @@ M lookups into texels (H, W, C), channels last so that one lookup reads neighbou
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
+from torch import Tensor
 
 from pipeline.core.jit import njit
+
+
+def sample(texture: Tensor, uv: Tensor, nearest: bool) -> Tensor:
+    """Values (M, C) of ``texture`` (C, H, W) at ``uv`` (M, 2), on the CPU; differentiable in ``texture``, once."""
+    apply: Any = _Sample.apply
+    values: Tensor = apply(texture, uv, nearest)
+    return values
+
+
+class _Sample(torch.autograd.Function):
+    """The compiled loop; CPU only."""
+
+    @staticmethod
+    def forward(ctx: Any, texture: Tensor, uv: Tensor, nearest: bool) -> Tensor:
+        texels = texture.detach().permute(1, 2, 0).contiguous()
+        values = torch.empty(len(uv), texture.shape[0], dtype=texture.dtype)
+        gather(texels.numpy(), uv.contiguous().numpy(), nearest, values.numpy())
+        ctx.save_for_backward(uv)
+        ctx.shape, ctx.nearest = texture.shape, nearest
+        return values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (uv,) = ctx.saved_tensors
+        channels, height, width = ctx.shape
+        texels = torch.zeros(height, width, channels, dtype=grad.dtype)
+        scatter(texels.numpy(), uv.contiguous().numpy(), ctx.nearest, grad.contiguous().numpy())
+        return texels.permute(2, 0, 1).contiguous(), None, None
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")

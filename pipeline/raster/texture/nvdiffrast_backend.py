@@ -1,6 +1,6 @@
 """Texture lookups by nvdiffrast (CUDA): a thin layer, taken only when asked for (LATENTKILN_TEXTURE=nvdiffrast).
 
-Its backward pass adds with atomics, so that two runs differ in the last digits; ``texture.gather_texture`` adds in
+Its backward pass adds with atomics, so that two runs differ in the last digits; ``torch_backend`` adds in
 a fixed order. Its texture is (N, H, W, C) with v = 0 at row 0 and texel centres at (x + 0.5) / W, as ours; its
 boundary mode "clamp" is our rule beyond the outermost centres. Licence: research and evaluation only.
 """

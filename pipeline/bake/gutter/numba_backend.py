@@ -1,4 +1,4 @@
-"""Compiled loops over chart borders; see ``inpainting``. UV is in texels here: texel (x, y) has its centre at +0.5."""
+"""Compiled loops over chart borders; see ``bake.gutter``."""
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-incomplete-defs=False
 # Compiled functions take their types from their arguments.
@@ -12,12 +12,7 @@ from pipeline.core.jit import njit
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def map_across_border(uv, inward, chart, mask, width, source, target):
-    """For gutter texels within ``width`` of a border edge: the point (x, y) in the neighbour chart, and that chart.
-
-    The neighbour's side of the edge is laid onto this side by the similarity that joins their ends; the nearest
-    edge decides. ``uv`` (B, 2, 2, 2), ``inward`` (B, 2, 2), ``chart`` (B, 2); ``mask`` (S, S) are texels
-    that have values of their own; ``source`` (S, S, 2) and ``target`` (S, S) are written.
-    """
+    """As ``gutter.map_across_border``; ``source`` (S, S, 2) and ``target`` (S, S) are written."""
     size = len(mask)
     nearest = np.full((size, size), np.inf)
     for e in range(len(uv)):

@@ -1,21 +1,14 @@
-"""Compiled loops over texture coordinates: coverage, overlap inside charts, chart masks and their packing.
+"""Compiled loops over texture coordinates; see ``uv.kernels``. Everything runs on one thread and in a fixed order."""
 
-Everything here runs on one thread and in a fixed order: the same input gives the same bytes. Grids are indexed
-[row, column], row 0 at the top; coordinates are in cells of the grid.
-"""
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-incomplete-defs=False
+# Compiled functions take their types from their arguments.
 
 from __future__ import annotations
 
 import numpy as np
 
 from pipeline.core.jit import numba
-
-# Corners are snapped to this part of a cell, and edges are integers from there on: two faces that share an edge
-# never both claim a cell centre, and none falls between them.
-_SUBCELL = 256
-# With more charts than this, the search for a place starts near the last one of a chart of about the same size:
-# thirty times faster where there are many, and too wasteful where there are few.
-_HINTED_CHARTS = 150
+from pipeline.uv.kernels.layout import HINTED_CHARTS, SUBCELL
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -26,7 +19,7 @@ def _owns_centre(w, dx, dy):
 
 @numba.njit(cache=True, nogil=True)
 def _snapped(x):
-    return np.int64(np.floor(x * _SUBCELL + 0.5))
+    return np.int64(np.floor(x * SUBCELL + 0.5))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -36,7 +29,7 @@ def coverage(corners, size):
     corners (F, 3, 2) float64 in cells. Winding does not matter.
     """
     count = np.zeros((size, size), np.uint8)
-    half = _SUBCELL // 2
+    half = SUBCELL // 2
     for face in range(corners.shape[0]):
         x0, y0 = _snapped(corners[face, 0, 0]), _snapped(corners[face, 0, 1])
         x1, y1 = _snapped(corners[face, 1, 0]), _snapped(corners[face, 1, 1])
@@ -46,14 +39,14 @@ def coverage(corners, size):
             continue
         if doubled < 0:
             x1, y1, x2, y2 = x2, y2, x1, y1
-        left = max((min(x0, x1, x2) - half) // _SUBCELL, 0)
-        right = min((max(x0, x1, x2) - half) // _SUBCELL + 1, size - 1)
-        top = max((min(y0, y1, y2) - half) // _SUBCELL, 0)
-        bottom = min((max(y0, y1, y2) - half) // _SUBCELL + 1, size - 1)
+        left = max((min(x0, x1, x2) - half) // SUBCELL, 0)
+        right = min((max(x0, x1, x2) - half) // SUBCELL + 1, size - 1)
+        top = max((min(y0, y1, y2) - half) // SUBCELL, 0)
+        bottom = min((max(y0, y1, y2) - half) // SUBCELL + 1, size - 1)
         for row in range(top, bottom + 1):
-            py = row * _SUBCELL + half
+            py = row * SUBCELL + half
             for column in range(left, right + 1):
-                px = column * _SUBCELL + half
+                px = column * SUBCELL + half
                 if not _owns_centre((x1 - x0) * (py - y0) - (y1 - y0) * (px - x0), x1 - x0, y1 - y0):
                     continue
                 if not _owns_centre((x2 - x1) * (py - y1) - (y2 - y1) * (px - x1), x2 - x1, y2 - y1):
@@ -74,7 +67,7 @@ def folded_faces(corners, order, starts):
     are taken away overlaps nowhere.
     """
     marked = np.zeros(corners.shape[0], np.bool_)
-    half = _SUBCELL // 2
+    half = SUBCELL // 2
     for chart in range(starts.shape[0] - 1):
         width = height = 0
         for k in range(starts[chart], starts[chart + 1]):
@@ -92,15 +85,15 @@ def folded_faces(corners, order, starts):
                 continue
             if doubled < 0:
                 x1, y1, x2, y2 = x2, y2, x1, y1
-            left = max((min(x0, x1, x2) - half) // _SUBCELL, 0)
-            right = min((max(x0, x1, x2) - half) // _SUBCELL + 1, width - 1)
-            top = max((min(y0, y1, y2) - half) // _SUBCELL, 0)
-            bottom = min((max(y0, y1, y2) - half) // _SUBCELL + 1, height - 1)
+            left = max((min(x0, x1, x2) - half) // SUBCELL, 0)
+            right = min((max(x0, x1, x2) - half) // SUBCELL + 1, width - 1)
+            top = max((min(y0, y1, y2) - half) // SUBCELL, 0)
+            bottom = min((max(y0, y1, y2) - half) // SUBCELL + 1, height - 1)
             for write in range(2):
                 for row in range(top, bottom + 1):
-                    py = row * _SUBCELL + half
+                    py = row * SUBCELL + half
                     for column in range(left, right + 1):
-                        px = column * _SUBCELL + half
+                        px = column * SUBCELL + half
                         if not _owns_centre((x1 - x0) * (py - y0) - (y1 - y0) * (px - x0), x1 - x0, y1 - y0):
                             continue
                         if not _owns_centre((x2 - x1) * (py - y1) - (y2 - y1) * (px - x1), x2 - x1, y2 - y1):
@@ -223,7 +216,7 @@ def pack_masks(masks, widths, heights, offsets, order, size, turns):
             if w > size or h > size:
                 continue
             runs = _mask_runs(masks, offset, w0, h0, turn)
-            row = hints[h // 4, w // 4] if count > _HINTED_CHARTS else 0
+            row = hints[h // 4, w // 4] if count > HINTED_CHARTS else 0
             while row + h <= size and row + h < best_bottom:
                 column = 0
                 k_run = 0
