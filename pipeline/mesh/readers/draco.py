@@ -1,6 +1,8 @@
-"""What a Draco stream claims to hold, read before anything is decoded: the decoder allocates what is claimed, and a
-file of a kilobyte may claim a billion faces. The layout is that of the Draco bitstream specification, version 2.2,
-which is the one that glTF allows."""
+"""Reads the claimed sizes of a Draco stream before it is decoded.
+
+The decoder allocates memory for the claimed sizes, and a kilobyte may claim a billion faces. The layout is that of the
+Draco bitstream specification, version 2.2, the only one that glTF allows.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ _METADATA = 0x8000
 
 
 def draco_claims(data: bytes) -> tuple[int, int]:
-    """(faces, vertices) that the Draco stream ``data`` says it holds. Raises ValueError, in words, for none of ours."""
+    """Returns the claimed (faces, vertices) of the Draco stream ``data``. Raises ValueError for unsupported streams."""
     if len(data) < 11 or data[:5] != b"DRACO":
         raise ValueError("they do not begin like Draco data")
     major, minor, kind, method, flags = struct.unpack_from("<4BH", data, 5)
@@ -27,13 +29,13 @@ def draco_claims(data: bytes) -> tuple[int, int]:
         return faces, _number(data, at)[0]
     if method != _EDGEBREAKER:
         raise ValueError(f"their method {method} is unknown")
-    # After the byte that says how the edges are walked.
+    # After the byte of the edge traversal method.
     vertices, at = _number(data, 12)
     return _number(data, at)[0], vertices
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
-    """The number of 7-bit pieces, lowest first, that begins at byte ``at``, and where the next one does."""
+    """Decodes the LEB128 number at byte ``at``. Returns it and the offset after it."""
     value = 0
     for shift in range(0, 35, 7):
         if at >= len(data):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
-from pipeline.core.files import plain
+from pipeline.core.terminal import excerpt
 from pipeline.mesh.readers.polygons import triangulate
 from pipeline.mesh.readers.raw import RawMesh, parse_numbers, plain_numbers, strip_faces
 
@@ -191,10 +191,10 @@ def _header(data: bytes, name: str) -> tuple[str, list[_Element], list[int]]:
             else:
                 raise ValueError
         except (ValueError, IndexError, KeyError):
-            shown = plain(line.decode("ascii", "replace"))
+            shown = excerpt(line.decode("ascii", "replace"))
             raise MeshError(f"{name}: the header line '{shown}' cannot be understood") from None
     if encoding not in ("ascii", "binary_little_endian", "binary_big_endian"):
-        raise MeshError(f"{name}: its format '{plain(encoding)}' is not a PLY format")
+        raise MeshError(f"{name}: its format '{excerpt(encoding)}' is not a PLY format")
     starts = [terminator.end()]
     if terminator[1] == b"\r\n" and re.match(rb"[^\r\n]*\r(?!\n)", data):
         # Lines end in CR alone: this LF may be data.
@@ -223,7 +223,8 @@ def _indices(values: NDArray, name: str) -> NDArray[np.int64]:
 def _check_walk(element: _Element, name: str) -> None:
     """Raises MeshError where entries that have to be read one by one would take minutes."""
     if element.count > _LONGEST_WALK:
-        raise MeshError(f"{name}: {element.count} {plain(element.name)} entries of uneven length are too many to read")
+        kind = excerpt(element.name)
+        raise MeshError(f"{name}: {element.count} {kind} entries of uneven length are too many to read")
 
 
 class _Text:
@@ -298,7 +299,7 @@ class _Text:
 
     def _short(self, element: _Element) -> MeshError:
         return MeshError(
-            f"{self.name}: the numbers of its {element.count} {plain(element.name)} entries end early or cannot be "
+            f"{self.name}: the numbers of its {element.count} {excerpt(element.name)} entries end early or cannot be "
             "read: truncated or damaged"
         )
 
@@ -387,7 +388,7 @@ class _Binary:
 
     def _short(self, element: _Element) -> MeshError:
         return MeshError(
-            f"{self.name}: the bytes of its {element.count} {plain(element.name)} entries end early: truncated"
+            f"{self.name}: the bytes of its {element.count} {excerpt(element.name)} entries end early: truncated"
         )
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.errors import MeshError
-from pipeline.mesh.readers.gltf_file import document_of
+from pipeline.mesh.readers.gltf_file import Object, document_of
 
 # Bytes of a text that are looked at.
 _SEEN = 64 << 20
@@ -54,7 +53,7 @@ def _but_one(count: int, noun: str) -> Iterator[str]:
         yield f"{count - 1} of {count} {noun}s"
 
 
-def _of_gltf(document: dict[str, Any]) -> Iterator[str]:
+def _of_gltf(document: Object) -> Iterator[str]:
     nodes = _objects(document, "nodes")
     meshes = _objects(document, "meshes")
     primitives = [primitive for mesh in meshes for primitive in _objects(mesh, "primitives")]
@@ -81,7 +80,7 @@ def _of_gltf(document: dict[str, Any]) -> Iterator[str]:
         yield f"the attributes {', '.join(name[:40] for name in own[:5])}"
 
 
-def _of_materials(document: dict[str, Any], primitives: list[dict[str, Any]]) -> Iterator[str]:
+def _of_materials(document: Object, primitives: list[Object]) -> Iterator[str]:
     materials = _objects(document, "materials")
     numbers = {primitive["material"] for primitive in primitives if isinstance(primitive.get("material"), int)}
     used = [materials[number] for number in sorted(numbers) if 0 <= number < len(materials)]
@@ -96,7 +95,7 @@ def _of_materials(document: dict[str, Any], primitives: list[dict[str, Any]]) ->
         yield "material variants"
 
 
-def _objects(holder: dict[str, Any], key: str) -> list[dict[str, Any]]:
+def _objects(holder: Object, key: str) -> list[Object]:
     """The objects of a list, which a stranger may have made of anything."""
     value = holder.get(key)
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
