@@ -1,6 +1,6 @@
-"""What of a mesh file does not come out in the asset: told, as a painter gives back one mesh with one material.
+"""Lists the features of a mesh file that the asset will lack, because painting yields one mesh with one material.
 
-Looks at the JSON of a glTF, at headers, and at the first megabytes of text: nothing is decoded.
+Reads the JSON of a glTF, headers, and the first megabytes of text. Decodes nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.core.errors import MeshError
 from pipeline.mesh.readers.gltf_file import Object, document_of
 
-# Bytes of a text that are looked at.
+# Number of bytes of a text file that are searched.
 _SEEN = 64 << 20
 _PLY_HEADER = 1 << 16
 _STL_FACETS = 10_000
@@ -26,9 +26,9 @@ _TEXTURES = {
 
 
 def unkept(path: Path) -> str:
-    """What of the mesh file at ``path`` will not be in an asset, as a list in words; "" where all of it will.
+    """Lists in words what the asset will lack of the mesh file at ``path``; "" if nothing.
 
-    Says nothing of a file that is damaged: reading it does. Raises nothing.
+    Returns "" for a damaged file, whose error the reader reports. Raises nothing.
     """
     try:
         suffix = path.suffix.lower()
@@ -40,7 +40,7 @@ def unkept(path: Path) -> str:
 
 
 def not_in_asset(lost: str) -> str:
-    """What is told of what ``unkept`` found; "" of nothing."""
+    """Returns the warning for the result of ``unkept``; "" for nothing."""
     return f"not kept in the asset: {lost}" if lost else ""
 
 
@@ -85,7 +85,7 @@ def _of_materials(document: Object, primitives: list[Object]) -> Iterator[str]:
     numbers = {primitive["material"] for primitive in primitives if isinstance(primitive.get("material"), int)}
     used = [materials[number] for number in sorted(numbers) if 0 <= number < len(materials)]
     yield from _but_one(len(used), "material")
-    # What gives the metal and roughness stands one level down.
+    # Metallic and roughness are one level deeper.
     slots = {key for material in used for key in (*material, *(material.get("pbrMetallicRoughness") or {}))}
     if named := [name for key, name in _TEXTURES.items() if key in slots]:
         yield f"its {', '.join(named)} {'texture' if len(named) == 1 else 'textures'}"
@@ -96,7 +96,7 @@ def _of_materials(document: Object, primitives: list[Object]) -> Iterator[str]:
 
 
 def _objects(holder: Object, key: str) -> list[Object]:
-    """The objects of a list, which a stranger may have made of anything."""
+    """Returns the objects in an untrusted list."""
     value = holder.get(key)
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
