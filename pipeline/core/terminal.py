@@ -43,9 +43,14 @@ def escape(text: str) -> str:
     return _UNSAFE.sub(_escaped, text)
 
 
+def printable(text: str) -> str:
+    """Returns ``text`` with every unprintable character as an escape, also invisible ones, which ``escape`` keeps."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def excerpt(value: object) -> str:
-    """Returns the first 60 characters of ``value`` as text, escaped, to quote untrusted input in a message."""
-    return escape(str(value)[:60])
+    """Returns the first 60 characters of ``value`` as text, printable, to quote untrusted input in a message."""
+    return printable(str(value)[:60])
 
 
 def _escaped(match: re.Match[str]) -> str:
