@@ -1,1 +1,1 @@
-"""What each verb of the command does, as plain functions without Click; they print and return the exit code."""
+"""One function for each verb of the command, without Click. It prints and returns the exit code."""

@@ -1,4 +1,4 @@
-"""``latentkiln check``: every mistake of every row, before anything is built."""
+"""``latentkiln check``: lists every error of a manifest before anything is built."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.prior.identity import EMBEDDED
 from pipeline.prior.job_check import JobChecker, job_checker
 from pipeline.storage.inputs import prefetch_inputs, with_local_adapters
 
-# Bounded, so that a long manifest fills no memory.
+# Bounds the memory for a long manifest.
 _REMEMBERED = 1 << 16
 
 
@@ -37,12 +37,12 @@ def check(
     skip_meshes: bool = False,
     json: bool = False,
 ) -> int:
-    """Prints every problem of the manifest, one a line, and a last line that counts them. Builds nothing.
+    """Prints each problem of the manifest on a line, then their number. Builds nothing.
 
-    Each mesh is read once to see whether it can be painted, unless ``skip_meshes``, and of each LoRA and concept the
-    header. What the prior does not see of a prompt, and what is odd about a mesh or lost of it, are warnings; a prompt
-    of which nothing is known is a problem, unless ``allow_unknown``. Returns 0, or 2 where there is any problem.
-    Raises UsageError for wrong ``overrides``, PriorError for a ``prior`` that does not exist.
+    Reads each mesh once, unless ``skip_meshes``, and the header of each LoRA and concept. Warns about parts of a prompt
+    that the prior ignores, about defects of a mesh, and about what the asset will lack of it. A prompt of unknown words
+    only is a problem, unless ``allow_unknown``. Returns 0, or 2 if there is any problem. Raises UsageError for wrong
+    ``overrides``, PriorError for an unknown ``prior``.
     """
     checker = _RowChecker(prior, None if skip_meshes else MeshChecker(), allow_unknown)
     stream = ManifestStream(
@@ -81,13 +81,13 @@ def check(
 
 
 class _RowChecker:
-    """Looks at what good rows name: meshes, prompts, LoRAs and concepts."""
+    """Checks the meshes, prompts, LoRAs and concepts of good rows."""
 
     def __init__(self, prior: str, meshes: MeshChecker | None, allow_unknown: bool):
         self.meshes = meshes
         self._missing = ""
         self._jobs: JobChecker | None = None
-        # Rows of which the prior sees the same, by a hash of all that decides their assets.
+        # Maps a hash of all that the prior sees of a row, and of its other inputs, to the first such row.
         self._seen: dict[str, int] = {}
         try:
             self._jobs = job_checker(prior, allow_unknown=allow_unknown)
@@ -98,16 +98,16 @@ class _RowChecker:
 
     @property
     def unchecked(self) -> str:
-        """Why rows could not be held against the prior; "" where they could."""
+        """Why rows could not be checked against the prior; "" if they could."""
         return self._missing or (self._jobs.problem if self._jobs else "")
 
     def adapter_faults(self, files: Sequence[AdapterFile]) -> list[tuple[str, str]]:
-        """What is wrong with the LoRAs and concepts of a row; those at a URL are looked at for good rows alone."""
+        """Returns the errors of a row's LoRAs and concepts. Checks remote ones for good rows only."""
         local = [file for file in files if file.origin is None]
         return list(self._jobs.adapter_errors(local)) if self._jobs else []
 
     def problems(self, job: Job) -> Iterator[tuple[Problem, bool]]:
-        """Problems of ``job``, each with whether it is a mere warning."""
+        """Yields the problems of ``job``, each with a flag that marks a warning."""
         if self.meshes and (problem := self.meshes.problem(job)):
             yield problem, False
         elif self.meshes:
@@ -126,7 +126,7 @@ class _RowChecker:
             yield _problem(job, "prompt", f"the prior sees the same of it as of row {row}"), True
 
     def _first_like(self, job: Job, like_key: tuple[str, str]) -> int:
-        """The row that differs from ``job`` in nothing that the prior sees; 0 for the first one of its kind."""
+        """Returns an earlier row that gives the same asset as ``job``, because the prior sees no difference; else 0."""
         adapters = [(file.kind, str(file.origin or file.path), file.weight) for file in job.adapters]
         mesh = str(job.origin or job.mesh)
         key = sha256_bytes(canonical_json([job.recipe, *like_key, job.seed, mesh, dict(job.settings), adapters]))

@@ -1,4 +1,4 @@
-"""``latentkiln clean``: assets whose rows are no longer in the manifest, listed, and deleted when asked to."""
+"""``latentkiln clean``: lists assets whose rows are no longer in the manifest, and deletes them on request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WOULD, _BUILT = "would be deleted", "being built"
 
 @dataclass(frozen=True)
 class _Leftover:
-    """A folder of ours that no row names: how many ``bytes`` it holds, and what became of it."""
+    """A folder of ours without a row: its size in ``bytes``, and what was done with it."""
 
     id: str
     bytes: int
@@ -44,12 +44,12 @@ def clean(
     yes: bool = False,
     json: bool = False,
 ) -> int:
-    """Prints the assets under ``out`` that no row of ``manifest`` names; deletes them with ``yes``.
+    """Lists the assets under ``out`` that no row of ``manifest`` names; deletes them with ``yes``.
 
-    ``out`` is a folder or a URL. Only what holds a record or failure of ours under its own name is touched, or nothing
-    but what an interrupted row leaves; none that a run is building, none with files that are somebody else's, and
-    nothing through links. Returns 0; 1 where something could not be deleted, 3 where a run is building it. Raises
-    ManifestError where the manifest, or any row of it, is wrong: which assets such a row names is not known.
+    ``out`` is a folder or a URL. Touches only folders with a record or failure of their own name, or with nothing but
+    files of an interrupted row. Keeps assets that a run is building and folders with foreign files, and follows no
+    links. Returns 0; 1 if a deletion failed, 3 if a run is building an asset. Raises ManifestError if any row of the
+    manifest is wrong, since the asset of such a row is unknown.
     """
     validated = ValidatedManifest(manifest, overrides=overrides, allow_outside=allow_outside)
     if validated.bad:
@@ -96,7 +96,7 @@ def _remote_leftovers(out: RemotePath, knows: Callable[[str], bool], yes: bool) 
 
 
 def _reason_to_keep(others: Sequence[str], yes: bool) -> str:
-    """The fate of a folder with files that are somebody else's; "" where there are none."""
+    """Why a folder with foreign files is kept; "" if there are none."""
     if not others:
         return ""
     some = ", ".join(map(quoted, others[:3])) + (", ..." if len(others) > 3 else "")
@@ -111,7 +111,7 @@ def _sizes(folder: Path) -> Iterator[int]:
 
 
 def _remove(out: RemotePath, name: str) -> str:
-    """What became of an asset at a URL."""
+    """Deletes an asset at a URL. Returns what was done."""
     if holder(out / name) is not None:
         return _BUILT
     try:
@@ -122,7 +122,7 @@ def _remove(out: RemotePath, name: str) -> str:
 
 
 def _delete(folder: Path) -> str:
-    """What became of it. The record goes first: what a crash leaves is then no asset."""
+    """Deletes an asset, its record first, so that a crash leaves no partial asset. Returns what was done."""
     try:
         with asset_lock(folder) as held:
             if not held:

@@ -1,4 +1,4 @@
-"""``latentkiln doctor``: what works on this machine, and one line for each thing that is off."""
+"""``latentkiln doctor``: checks this machine and prints one line for each problem."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LEAST_MEMORY = 3 << 30
 
 @dataclass
 class Diagnosis:
-    """``facts`` by name; ``warnings`` for what is off but can be lived with; ``problems`` that stop a run."""
+    """``facts`` by name, ``warnings``, and ``problems`` that stop a run."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -57,7 +57,7 @@ def doctor(*, prior: str = "embedded", json: bool = False) -> int:
 
 
 def diagnose(prior: str) -> Diagnosis:
-    """Looks at everything; raises nothing."""
+    """Runs all checks. Raises nothing."""
     diagnosis = Diagnosis()
     diagnosis.facts["latentkiln"] = __version__
     diagnosis.facts["python"] = f"{platform.python_version()} ({sys.executable})"
@@ -136,7 +136,7 @@ def _prior(diagnosis: Diagnosis, spec: str) -> None:
 
 
 def _ray(diagnosis: Diagnosis) -> None:
-    """Versions and settings only: starting Ray takes seconds, and ``run`` says what goes wrong."""
+    """Checks versions and settings only: starting Ray takes seconds, and ``run`` reports its errors."""
     if "ray" not in diagnosis.facts["packages"]:
         return
     mode = os.environ.get("RAY_AUTH_MODE", "")

@@ -1,4 +1,4 @@
-"""``latentkiln inspect``: where an asset came from and what is in it."""
+"""``latentkiln inspect``: prints an asset's provenance and figures."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pipeline.storage.store import store_of
 
 
 def inspect_asset(path: Location, json: bool = False) -> int:
-    """Prints the provenance and figures of the GLB at ``path``; times and such from the record beside it.
+    """Prints the provenance and figures of the GLB at ``path``, with timings of the record beside it.
 
-    ``path`` may also be an asset's folder, and either may lie at a URL. ``json`` prints one JSON object instead.
-    Returns the exit code: 1 with one line on standard error for a file that is not ours or cannot be read, and for one
-    whose bytes are not those that the record names (of a folder: any of its outputs). Raises StorageError.
+    ``path`` may also be an asset's folder, and either may be a URL. ``json`` prints one JSON object instead. Returns
+    1, with one line on standard error, for a file that is unreadable or not ours, or whose bytes differ from the record
+    (for a folder: any of its outputs). Otherwise returns 0. Raises StorageError.
     """
     try:
         if isinstance(path, RemotePath):
@@ -56,8 +56,8 @@ def inspect_asset(path: Location, json: bool = False) -> int:
 
 
 def _damage(path: Path, record: Mapping[str, Any] | None, *, all_outputs: bool) -> str:
-    """ "" or how the file at ``path`` differs from what the record beside it says; ``all_outputs``: or any other
-    output."""
+    """Returns how the file at ``path`` (with ``all_outputs``, any output) differs from its record; "" if it does
+    not."""
     if record is None:
         return ""
     outputs = record["outputs"]
@@ -66,8 +66,10 @@ def _damage(path: Path, record: Mapping[str, Any] | None, *, all_outputs: bool) 
 
 
 def _fetched(location: RemotePath) -> tuple[RemotePath, dict[str, Any], tuple[dict[str, Any] | None, str], str]:
-    """The place of a GLB at a URL, what it says about itself, its record, and "" or how its bytes differ from that.
-    Raises InspectError, StorageError."""
+    """Returns the URL of a GLB, its provenance and figures, its record, and "" or how its bytes differ from the record.
+
+    Raises InspectError, StorageError.
+    """
     is_folder = location.suffix.lower() != ".glb"
     if location.suffix.lower() != ".glb":
         location = location / "asset.glb"
@@ -97,7 +99,7 @@ def _fetched(location: RemotePath) -> tuple[RemotePath, dict[str, Any], tuple[di
 def _remote_damage(
     location: RemotePath, data: bytes, record: Mapping[str, Any] | None, there: Snapshot, all_outputs: bool
 ) -> str:
-    """As ``_damage``; of the other outputs size and tag are compared, not the bytes."""
+    """As ``_damage``, but compares sizes and tags of the other outputs, not their bytes."""
     if record is None:
         return ""
     expected = record["outputs"].get(location.name)
@@ -107,7 +109,7 @@ def _remote_damage(
 
 
 def _lines(path: Location, asset: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """Label and text of each line; a line whose value is unknown is left out."""
+    """Returns label and text of each line. Leaves out unknown values."""
     provenance = asset["provenance"]
     texture, bounds = asset["texture"], asset["bounds"]
     lines: list[tuple[str, Any]] = [
@@ -154,7 +156,7 @@ def _short(digest: object) -> str | None:
 
 
 def _joined(first: object, second: object, word: str = "") -> str | None:
-    """``first (word second)``, or what there is of it."""
+    """Returns ``first (word second)``, without the parts that are missing."""
     if first in (None, ""):
         return None
     return str(first) if second in (None, "") else f"{first} ({word}{second})"
@@ -165,14 +167,14 @@ def _unit(value: object, unit: str) -> str | None:
 
 
 def _pairs(value: object) -> str | None:
-    """``key=value`` of what is set; what is left to defaults (None) says nothing."""
+    """Returns ``key=value`` of each setting that is not None."""
     if not isinstance(value, dict):
         return None
     return ", ".join(f"{k}={v}" for k, v in sorted(value.items()) if v is not None)
 
 
 def _date(value: object) -> str | None:
-    """Seconds since 1970 as a date in UTC."""
+    """Formats seconds since 1970 as a date in UTC."""
     if not isinstance(value, (int, float)) or not 0 <= value < 1e11:
         return None
     return datetime.datetime.fromtimestamp(value, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -182,6 +184,6 @@ def _times(value: object) -> str | None:
     if not isinstance(value, dict):
         return None
     numbers = {k: v for k, v in value.items() if isinstance(v, (int, float))}
-    # "total" may be among them; it is said last, whatever its place.
+    # Print "total" last.
     ordered = sorted(numbers.items(), key=lambda item: (item[0] == "total", -item[1]))
     return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in ordered)

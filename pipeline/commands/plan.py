@@ -1,4 +1,4 @@
-"""``latentkiln plan``: what a run would build, and why."""
+"""``latentkiln plan``: lists what a run would build, and why."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.plan import Refuse, iterate, leftovers
 from pipeline.prior.identity import prior_identity
 from pipeline.prior.job_check import job_checker
 
-# In the order in which they are counted.
+# In the order of the summary.
 _WORDS = {
     "build": "to build",
     "keep": "up to date",
@@ -28,13 +28,13 @@ _WORDS = {
     "wrong": "wrong",
     "gone": "not in the manifest",
 }
-# A table is drawn as a whole, so only of a plan that fits a few screens.
+# A table is drawn at once, so it is limited to a few screens.
 _LONGEST_TABLE = 500
 
 
 @dataclass(frozen=True)
 class _PlanLine:
-    """One row of the plan: ``row`` is its number in the manifest (0: it is not there), ``details`` goes into JSON."""
+    """One row of the plan. ``row`` is its number in the manifest (0: not in it); ``details`` is for JSON."""
 
     id: str
     action: str
@@ -55,11 +55,11 @@ def show_plan(
     json: bool = False,
     csv: bool = False,
 ) -> int:
-    """Prints each row with what would be done and why, then what stands in ``out`` but not in the manifest.
+    """Prints the action and reason of each row, then the assets in ``out`` that are not in the manifest.
 
-    A table on a terminal, else ``id TAB action TAB reason`` lines, as they are found: memory does not grow with the
-    manifest. ``json`` prints one object, ``csv`` a table for a spreadsheet. Builds and writes nothing. Returns 0, or 1
-    where rows are wrong or blocked. Raises ManifestError, UsageError or PriorError.
+    Prints a table on a terminal, else streams lines ``id TAB action TAB reason`` in constant memory. ``json`` prints
+    one object, ``csv`` a table for a spreadsheet. Builds and writes nothing. Returns 0, or 1 if rows are wrong or
+    blocked. Raises ManifestError, UsageError or PriorError.
     """
     if csv and json:
         raise UsageError("--csv and --json do not go together; give one of them")
@@ -86,7 +86,7 @@ def show_plan(
 
 
 def _lines(validated: ValidatedManifest, out: Location, identity: str, refuse: Refuse) -> Iterator[_PlanLine]:
-    """Each row in the manifest's order, then what is no longer in it."""
+    """Yields the rows in the manifest's order, then the assets that are no longer in it."""
     wrong: list[Problem] = []
 
     def jobs() -> Iterator[Job]:
@@ -97,7 +97,7 @@ def _lines(validated: ValidatedManifest, out: Location, identity: str, refuse: R
                 wrong.append(item)
 
     for item in iterate(jobs(), out, prior_identity=identity, refuse=refuse):
-        # The plan reads ahead, so that wrong rows behind this one may be known already.
+        # The plan reads ahead, so it may already know later wrong rows.
         row = item.job.row_location.row
         yield from _wrong_lines([problem for problem in wrong if problem.row < row])
         wrong[:] = [problem for problem in wrong if problem.row > row]
@@ -108,7 +108,7 @@ def _lines(validated: ValidatedManifest, out: Location, identity: str, refuse: R
 
 
 def _wrong_lines(problems: Sequence[Problem]) -> Iterator[_PlanLine]:
-    """A line for each row that ``problems`` are about."""
+    """Returns a line for each row with ``problems``."""
     for row, group in itertools.groupby(problems, key=lambda problem: problem.row):
         row_problems = list(group)
         message = "; ".join(f"{problem.field}: {problem.message}" for problem in row_problems)
@@ -130,14 +130,14 @@ def _print_table(lines: Iterator[_PlanLine]) -> None:
         table.add_column(title, overflow="fold", no_wrap=title == "action")
     colours = {"build": "yellow", "keep": "green", "blocked": "red", "wrong": "red", "gone": "dim"}
     for line in lines:
-        # Text, not markup: a prompt may hold square brackets.
+        # Text, not markup: a prompt may contain square brackets.
         action = Text(line.action, style=colours[line.action])
         table.add_row(Text(escape(line.id)), action, Text(escape(line.reason)))
     print_table(table)
 
 
 def _print_json(manifest: Location, out: Location, lines: Iterator[_PlanLine], counts: Counter[str]) -> None:
-    """One object, written as its rows are found. ``wrong`` rows have an item for each problem."""
+    """Streams one JSON object. ``wrong`` has an item for each problem of a row."""
     write(f'{{\n "manifest": {safe_json(str(manifest))},\n "out": {safe_json(str(out))},\n "rows": [')
     wrong: list[dict[str, Any]] = []
     gone: list[str] = []

@@ -1,4 +1,4 @@
-"""``latentkiln prior``: what a prior knows, and images of it."""
+"""``latentkiln prior``: describes a prior, fetches and prepares it, and samples images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def show_prior(spec: str, *, as_json: bool = False) -> int:
 
 
 def fetch_prior(spec: str) -> int:
-    """Downloads a hub id and says where it lies and what it is. Exit code 0. Raises UsageError, PriorError."""
+    """Downloads a hub id and prints its folder and facts. Exit code 0. Raises UsageError, PriorError."""
     if hub.parse_id(spec) is None:
         raise UsageError(f"prior fetch: {spec!r} is no hub id; example: org/name or org/name@revision")
     identity = prior_identity(spec, download=True)
@@ -51,7 +51,7 @@ def fetch_prior(spec: str) -> int:
 
 
 def fit_rgb(spec: str, *, images: int = 48, as_json: bool = False) -> int:
-    """Fits a prior's map from latents to colours, and prints where it went and how good it is. Exit code 0.
+    """Fits a prior's map from latents to colours, and prints its file and R2. Exit code 0.
 
     Raises PriorError.
     """
@@ -81,9 +81,9 @@ def sample_prior(
 ) -> int:
     """Samples ``count`` images of ``prompt`` and writes them as one grid, a PNG at ``out``. Exit code 0.
 
-    ``size`` is in image pixels a side (default: the prior's native size).
+    ``size`` is the side in image pixels (default: the prior's native size).
 
-    Raises UsageError for an empty prompt and for a ``size`` that is no multiple of the prior's reduction.
+    Raises UsageError for an empty prompt and for a ``size`` that is not a multiple of the VAE's scale factor.
     """
     if not prompt.strip():
         raise UsageError("prior sample: the prompt is empty")

@@ -1,4 +1,4 @@
-"""``latentkiln run``: builds what a manifest asks for and is not there yet."""
+"""``latentkiln run``: builds the assets of a manifest that are missing or out of date."""
 
 from __future__ import annotations
 
@@ -37,16 +37,18 @@ from pipeline.storage.errors import StorageError
 from pipeline.storage.snapshot import take_snapshot
 from pipeline.storage.store import deadline
 
-# Wrong rows that the last line of ``--json`` names; each of them has been told, and has its failure.json.
+# Number of wrong rows in the last line of ``--json``. Each has been reported and has its failure.json.
 _MAX_REPORTED = 1000
-# How long a failure may take to be written at a URL.
+# Time limit in seconds for writing a failure at a URL.
 _DEADLINE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What ``run`` is asked for; see ``latentkiln run --help``. ``overrides`` are the ``--set`` pairs,
-    ``max_memory`` is in gigabytes (10^9 bytes), ``lockstep`` None is ``auto``."""
+    """Options of ``latentkiln run``; see its ``--help``.
+
+    ``overrides`` are the ``--set`` pairs, ``max_memory`` is in gigabytes (10^9 bytes), ``lockstep`` None is ``auto``.
+    """
 
     manifest: Location
     out: Location = Path("outputs")
@@ -75,15 +77,15 @@ class RunOptions:
 
     @property
     def prior_options(self) -> PriorOptions:
-        """How the prior is to compute."""
+        """The options that control how the prior computes."""
         if self.low_memory:
             return dataclasses.replace(low_memory(self.precision), compile=self.compile)
         return PriorOptions(precision=self.precision, compile=self.compile)
 
     def command(self, *, only: str | None = None) -> str:
-        """The command that does this again; with ``only``, for one row in this process, to see it fail.
+        """Returns the command that repeats this run; with ``only``, for one row in the command's own process.
 
-        It goes into records: what looks like a credential in it is replaced.
+        Redacts credentials, because records contain it.
         """
         words = ["latentkiln", "run", str(self.manifest)]
         if self.out != Path("outputs"):
@@ -116,11 +118,11 @@ class RunOptions:
 
 
 def run_manifest(options: RunOptions, *, hooks: Hooks | None = None) -> int:
-    """Builds the manifest's rows into ``options.out`` and prints how it went. Returns the exit code.
+    """Builds the manifest's rows into ``options.out`` and prints the progress. Returns the exit code.
 
-    Wrong rows are reported and recorded as failures, the others built; nothing is built when the manifest as
-    a whole is wrong, or with ``strict`` when any row is. Neither Ray nor torch is imported when all is up to
-    date. Raises ManifestError, UsageError, PriorError or SchedulerError. ``hooks`` replaces prior and recipes.
+    Reports wrong rows, records them as failures, and builds the others. Builds nothing if the whole manifest is wrong,
+    or with ``strict`` if any row is. Imports neither Ray nor torch if all rows are up to date. ``hooks`` replaces prior
+    and recipes. Raises ManifestError, UsageError, PriorError or SchedulerError.
     """
     begun = time.monotonic()
     require_folder(options.out)
@@ -188,7 +190,7 @@ def run_manifest(options: RunOptions, *, hooks: Hooks | None = None) -> int:
 
 
 def _closing(wrong_rows: _WrongRows, items: Iterator[PlanItem]) -> Iterator[PlanItem]:
-    """The plan; at its end the last wrong row is over, too."""
+    """Yields the plan, then closes the last wrong row."""
     yield from items
     wrong_rows.close()
 
@@ -196,7 +198,7 @@ def _closing(wrong_rows: _WrongRows, items: Iterator[PlanItem]) -> Iterator[Plan
 def _tell_the_end(
     summary: RunSummary, bad: int, wrong: Mapping[str, Sequence[str]], options: RunOptions, code: int
 ) -> int:
-    """Prints how the run went, on standard error where standard output is lost. Returns the exit code: not 0 then."""
+    """Prints the summary, on standard error if standard output is lost. Returns the exit code, in that case not 0."""
     try:
         _print_summary(summary, bad, wrong, options, code)
         flush()
@@ -232,7 +234,7 @@ def _refusal(checker: JobChecker | None) -> Refuse:
 
 
 def _bad_files(validated: ValidatedManifest, checker: JobChecker | None, options: RunOptions) -> int:
-    """How many good rows have meshes that cannot be used, or do not fit the prior; each is told."""
+    """Reports and counts good rows whose meshes are unusable or that do not fit the prior."""
     count = 0
     tell = _problem_printer(options)
     meshes = MeshChecker()
@@ -276,8 +278,10 @@ def _show_plan(
 
 
 class _WrongRows:
-    """Writes ``failure.json`` for each wrong row that has a usable id, unless its folder is somebody else's.
-    ``reported``: the first thousand, by id."""
+    """Writes ``failure.json`` for each wrong row with a valid id, unless its folder is foreign.
+
+    ``reported`` holds the first thousand, by id.
+    """
 
     def __init__(self, options: RunOptions):
         self._options = options
@@ -286,17 +290,17 @@ class _WrongRows:
         self.reported: dict[str, list[str]] = {}
 
     def add(self, problem: Problem) -> None:
-        """The problems of a row come one after another."""
+        """Collects a problem. The problems of a row arrive consecutively."""
         if self._row and self._row[0].row != problem.row:
             self.close()
         self._row.append(problem)
 
     def listen(self, refused: Callable[[TaskResult, str], None]) -> None:
-        """Calls ``refused`` with each wrong row from now on, and with its file and number."""
+        """Calls ``refused`` with the id, file and number of each wrong row from now on."""
         self._refused = refused
 
     def close(self) -> None:
-        """No more of this row."""
+        """Ends the current row."""
         problems, self._row = self._row, []
         if not problems:
             return
@@ -319,7 +323,7 @@ class _WrongRows:
             "reproduce": self._options.command(only=job_id),
             "finished": time.time(),
         }
-        # The problem has been printed; a disk that refuses the record adds nothing to it.
+        # The problem has been printed; a failed write of the record adds nothing.
         with contextlib.suppress(OSError, StorageError):
             if isinstance(out, RemotePath):
                 with deadline(_DEADLINE_SECONDS):

@@ -1,4 +1,4 @@
-"""``latentkiln status``: how far the run into a folder is, or how it ended."""
+"""``latentkiln status``: shows the progress or the end of the run into a folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pipeline.storage import publish
 from pipeline.storage.snapshot import Snapshot, take_snapshots
 
 _WATCH_SECONDS = 1.0
-# A name that a row's folder may have. A log of strangers must not make us look elsewhere.
+# A valid name of a row's folder. An untrusted log must not make us read other folders.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FINISHED = ("done", "kept")
 _WRONG = ("failed", "quarantined", "missing", "damaged")
@@ -37,16 +37,17 @@ _UNFINISHED = ("planned", "running", "interrupted", "killed", "elsewhere", "wait
 def show_status(
     out: Location, *, json: bool = False, csv: bool = False, watch: bool = False, check: bool = False
 ) -> int:
-    """Prints each row of the last run into ``out`` and how the run stands; without a run's record, what is
-    there. Of a very long run the first rows, and those that run or failed: the counts are whole.
+    """Prints the rows and the state of the last run into ``out``; without a run's record, the assets in ``out``.
 
-    What is said to be built is looked for: an asset that is gone is ``missing``, one that differs from its record
-    ``damaged``. Files that are older than their record are compared by size only, and of a very long run the assets of
-    the rows that are printed; with ``check`` every byte of every asset is read (at a URL: the tags of the store).
-    ``watch`` prints again every second until the run has ended, and looks for assets then.
+    Of a very long run it prints the first rows and the running and failed ones; the counts cover all.
 
-    Returns 0; with ``check`` 1 where rows failed, are missing or damaged, or nothing is there, else 3 where rows are
-    unfinished. Raises UsageError where there is no such folder, or for options that exclude each other.
+    Checks built assets: a lost one is ``missing``, one that differs from its record ``damaged``. Compares files older
+    than their record by size only, and of a very long run only the printed rows. With ``check`` reads every byte of
+    every asset (at a URL: compares the store's tags). ``watch`` prints every second until the run has ended, and checks
+    assets then.
+
+    Returns 0. With ``check``, returns 1 if rows failed, are missing or damaged, or if ``out`` is empty; else 3 if rows
+    are unfinished. Raises UsageError for a missing folder or for options that exclude each other.
     """
     if csv and (json or watch):
         raise UsageError(f"--csv and --{'json' if json else 'watch'} do not go together; give one of them")
@@ -84,8 +85,10 @@ def _exit_code(view: RunView, counts: Counter[str]) -> int:
 
 @contextlib.contextmanager
 def _run_files(out: Location) -> Iterator[Path]:
-    """A folder with the files of the last run into ``out``: of a URL, as they stood a few seconds ago. Raises
-    StorageError."""
+    """Returns a folder with the files of the last run into ``out``; for a URL, a copy of a few seconds ago.
+
+    Raises StorageError.
+    """
     if not isinstance(out, RemotePath):
         yield out
         return
@@ -95,7 +98,7 @@ def _run_files(out: Location) -> Iterator[Path]:
 
 
 def _look_for_assets(out: Location, rows: list[dict[str, Any]], counts: Counter[str], thorough: bool) -> None:
-    """Sets the state of each finished row whose asset is not there as it was built, and corrects the counts."""
+    """Sets the state of each finished row whose asset is missing or damaged, and corrects ``counts``."""
     finished = {str(row["id"]): row for row in rows if row.get("state") in _FINISHED}
     odd = ((name, "missing", "no asset can have this id") for name in finished if not _ID.fullmatch(name))
     for name, state, problem in itertools.chain(_problems(out, finished, thorough), odd):
@@ -108,7 +111,7 @@ def _look_for_assets(out: Location, rows: list[dict[str, Any]], counts: Counter[
 
 
 def _unlisted_problems(out: Location, folder: Path, view: RunView, counts: Counter[str]) -> list[dict[str, Any]]:
-    """Assets that are missing or damaged, of rows that ``view`` leaves out; ``counts`` are corrected."""
+    """Returns missing or damaged assets of rows that ``view`` leaves out, and corrects ``counts``."""
     rows: list[dict[str, Any]] = []
     unlisted = (name for name in finished_ids(folder) if name not in view.rows)
     for name, state, problem in _problems(out, unlisted, True):
@@ -120,7 +123,7 @@ def _unlisted_problems(out: Location, folder: Path, view: RunView, counts: Count
 
 
 def _problems(out: Location, names: Iterable[str], thorough: bool) -> Iterator[tuple[str, str, str]]:
-    """(id, ``missing`` or ``damaged``, why) of each asset that is not there as it was built. Raises StorageError."""
+    """Yields (id, ``missing`` or ``damaged``, reason) of each such asset. Raises StorageError."""
     good = (name for name in names if _ID.fullmatch(name))
     folders: Iterator[tuple[str, Path | Snapshot]] = (
         take_snapshots(out, good) if isinstance(out, RemotePath) else ((name, out / name) for name in good)
@@ -132,7 +135,7 @@ def _problems(out: Location, names: Iterable[str], thorough: bool) -> Iterator[t
 
 
 def _state_of(folder: Path | Snapshot, thorough: bool) -> tuple[str, str]:
-    """``missing`` or ``damaged`` and why; two empty words for an asset that is there as it was built."""
+    """Returns ``missing`` or ``damaged`` and the reason; ("", "") for an intact asset."""
     record, reason = load_record(folder)
     if record is None:
         return ("damaged", reason) if reason else ("missing", f"there is no {RECORD}")
@@ -147,7 +150,7 @@ def _state_of(folder: Path | Snapshot, thorough: bool) -> tuple[str, str]:
 
 
 def _quick_problem(folder: Path, record: dict[str, Any]) -> str:
-    """As ``output_problem``, reading only files that were written after the record, which is written last."""
+    """As ``output_problem``, but reads only files newer than the record, which is written last."""
     try:
         written = (folder / RECORD).stat().st_mtime_ns
     except OSError:
@@ -170,7 +173,7 @@ def _quick_problem(folder: Path, record: dict[str, Any]) -> str:
 
 
 def _others(out: Location, known: Collection[str]) -> Iterator[tuple[str, Path | Snapshot]]:
-    """Names of folders in ``out`` that are not ``known``, with what stands in them."""
+    """Yields the folders in ``out`` that are not ``known``, with their record or failure."""
     if isinstance(out, RemotePath):
         yield from take_snapshots(out, (name for name in publish.asset_ids(out) if name not in known))
         return
@@ -182,10 +185,10 @@ def _others(out: Location, known: Collection[str]) -> Iterator[tuple[str, Path |
 
 
 def _rows(out: Location, view: RunView, check: bool) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """The run's rows, then whatever else lies in the folder, as many of both as are listed; all of them by state."""
+    """Returns the listed rows of the run and other assets in the folder, and the counts of all by state."""
     rows = [dict(row) for row in view.rows.values()]
     counts = Counter(view.counts)
-    # What is beside a run of which not every row is known cannot be told from its rows.
+    # If the view lists only some rows of a run, other assets cannot be told from the run's.
     others = list(_other_rows(out, view, counts, check)) if view.complete else []
     rows += sorted(others, key=lambda row: str(row["id"]))
     if view.state == "killed":
@@ -198,8 +201,10 @@ def _rows(out: Location, view: RunView, check: bool) -> tuple[list[dict[str, Any
 
 
 def _other_rows(out: Location, view: RunView, counts: Counter[str], check: bool) -> Iterator[dict[str, Any]]:
-    """Assets and failures that are no rows of the run: counted all, given as far as they are listed. With ``check``
-    those beyond are looked at here."""
+    """Yields assets and failures that are not rows of the run, up to the listing limit, and counts all.
+
+    With ``check`` also checks those beyond the limit.
+    """
     listed = 0
     for name, folder in _others(out, view.rows):
         record, reason = load_record(folder)
@@ -257,7 +262,7 @@ def _print(out: Location, view: RunView, rows: list[dict[str, Any]], counts: Cou
     total = ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing here"
     say(f"{out}: {_state_word(view)}: {total}")
     if view.state in ("killed", "interrupted") and isinstance(command := view.header.get("command"), str):
-        # The folder may be a stranger's: what it asks to be typed is a run, or not passed on.
+        # The folder may be untrusted, so print only a plain run command.
         plain = is_run_command(command)
         say(f"go on with: {command}" if plain else "go on with the run that began it; run.json names no plain command")
 

@@ -1,4 +1,4 @@
-"""Tables: on a terminal, and for spreadsheets (CSV), whose cells must not be taken for formulas."""
+"""Tables for terminals and for spreadsheets (CSV), with cells that are never read as formulas."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipeline.core.terminal import escape, write
 if TYPE_CHECKING:
     from rich.table import Table
 
-# What a spreadsheet takes for the beginning of a formula, also after white space.
+# Characters that begin a formula in a spreadsheet, also after white space.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-# Where lists are parted by semicolons, a spreadsheet begins a new cell behind one, also inside ours.
+# In locales that separate by semicolons, a spreadsheet starts a new cell after one, also inside our cells.
 _INSIDE = re.compile('(;["\\s]*)(?=[=+\\-@\uff1d\uff0b\uff0d\uff20])')
 
 
 def cell(value: object) -> object:
-    """``value`` as it goes into a cell: text that would be a formula gets an apostrophe before it."""
+    """Converts ``value`` to a cell. Puts an apostrophe before text that would be a formula."""
     if not isinstance(value, str):
         return value
     value = _INSIDE.sub(r"\1'", value)
@@ -29,7 +29,7 @@ def cell(value: object) -> object:
 
 
 def print_csv(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints a header and the rows, as they come; what a terminal would act on is escaped. Raises OutputLost."""
+    """Streams a header and the rows as CSV, escaped for terminals. Raises OutputLost."""
     line = io.StringIO()
     writer = csv.writer(line, lineterminator="\n")
     for row in itertools.chain([titles], rows):
@@ -40,7 +40,7 @@ def print_csv(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Prints a table of texts that are escaped already, with the terminal's colours. Raises OutputLost."""
+    """Prints a table of escaped texts with the terminal's colours. Raises OutputLost."""
     from rich.console import Console
 
     console = Console()

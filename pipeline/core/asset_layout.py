@@ -1,11 +1,11 @@
-"""Names of files and folders on disk: the one place that knows what an asset's folder and a run's root hold."""
+"""Names of the files and folders in an asset's folder and in an output root."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 WORK_DIR = ".work"
-"""Below an asset's folder: checkpoints while the row is being built; gone when it is done."""
+"""Checkpoints, in an asset's folder. The scheduler deletes it when the row is built."""
 RECORD = "record.json"
 FAILURE = "failure.json"
 NEXT = ".next"
@@ -17,7 +17,7 @@ RUN_FILE = "run.json"
 EVENTS_FILE = "run.events.jsonl"
 LOCK_FILE = ".run.lock"
 RUNS_FOLDER = ".runs"
-# Texture coordinates made for meshes, below the output root; shared by its rows, workers and runs.
+# Unwrapped texture coordinates, below the output root. Its rows, workers and runs share them.
 UNWRAP_CACHE = Path(".cache") / "unwrap"
-# Volumes made of sketches, likewise.
+# Winding-number grids of sketches, shared likewise.
 SKETCH_CACHE = Path(".cache") / "sketch"

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: write to a temporary name beside the target, flush, rename."""
+"""Atomic file writes: write a temporary file beside the target, flush it, rename it."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.process.liveness import is_alive
 from pipeline.core.terminal import escape_json
 
 TEMPORARY_PREFIX = ".tmp-"
 _DAY_SECONDS = 86_400
-# How Rust writes the number of a system's error.
+# Rust's notation of errno.
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in ``path``'s folder; renames it over ``path`` when the block ends well.
+    """Yields a temporary path in ``path``'s folder and renames it to ``path`` when the block succeeds.
 
-    The name carries the process id and a random part, so two processes never share one. When the block
-    raises, the temporary file is removed and ``path`` stays as it was. An OSError that leaves it names ``path``, also
-    one that a library met and dressed up as its own (safetensors does).
+    The temporary name contains the process id and a random part, so two processes never share one. When the block
+    raises, the temporary file is removed and ``path`` stays unchanged. An OSError that leaves the block names ``path``,
+    also an OSError that safetensors has wrapped.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}{path.suffix}"
@@ -46,8 +45,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError that leaves the block names ``path`` where it names nothing, or a temporary file in its folder: what
-    write(2) refuses has no name in Python, and the temporary one says nothing to anybody."""
+    """Makes an OSError that leaves the block name ``path`` if it names no file or a temporary one.
+
+    Python names no file in errors of write(2), and a temporary name means nothing to the user.
+    """
     try:
         yield
     except OSError as error:
@@ -64,10 +65,10 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def remove_stale_temporaries(folder: Path) -> int:
-    """Removes temporary files in ``folder`` whose writer is gone; returns how many.
+    """Removes temporary files in ``folder`` whose writer has ended. Returns their number.
 
-    A writer is gone when no process has its number, or when the file is a day old (its writer may have been on
-    another machine).
+    A writer has ended if no process has its id, or if the file is a day old (the writer may have run on another
+    machine).
     """
     removed = 0
     if folder.is_symlink():
@@ -83,7 +84,7 @@ def remove_stale_temporaries(folder: Path) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flushes a folder's entries to disk, where the system can do that."""
+    """Flushes a folder's entries to disk if the file system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -98,8 +99,10 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` as indented JSON with sorted keys, atomically. What a terminal would act on is escaped, and so
-    are lone surrogates (names that are no UTF-8)."""
+def write_json(path: Path, value: object) -> None:
+    """Writes ``value`` atomically as indented JSON with sorted keys.
+
+    Escapes control characters of terminals and lone surrogates (file names that are not UTF-8).
+    """
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (escape_json(text) + "\n").encode())

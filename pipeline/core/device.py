@@ -1,4 +1,4 @@
-"""Bringing tensors from host memory to the device that computes."""
+"""Copies of tensors from host memory to the compute device."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``tensor``, which lies in host memory, on ``device``.
+    """Copies ``tensor`` from host memory to ``device``.
 
-    To CUDA it goes from pinned memory and without waiting: an ordinary copy lets the host wait until the device has
-    done all that it was given before, so that it stands idle while the host prepares the next step.
+    Copies to CUDA are asynchronous, from pinned memory. A synchronous copy waits for all queued kernels, and the
+    device then idles while the host prepares the next step.
     """
     if device.type != "cuda" or not tensor.numel():
         return tensor.to(device)

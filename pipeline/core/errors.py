@@ -1,7 +1,7 @@
-"""Errors a user can meet, and the exit codes of the command.
+"""Errors that a user can cause, and the exit codes of the command.
 
-A message is one line that says what is wrong, where, and what to do. Nothing below raises a bare
-``ValueError`` for something a user can cause.
+A message is one line: what is wrong, where, and what to do. No code of this project raises a bare ``ValueError`` for a
+user's mistake.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ EXIT_INTERRUPTED = 3
 
 
 class LatentkilnError(Exception):
-    """Base of every expected error.
+    """Base class of every expected error.
 
-    ``stage`` names the step of the pipeline in which it happened (``manifest``, ``load``, ``unwrap``,
-    ``prior``, ``distill``, ``bake``, ``export``, ``fleet``); it goes into the record of a failed row.
+    ``stage`` names the failed step of the pipeline (``manifest``, ``load``, ``unwrap``, ``prior``, ``distill``,
+    ``bake``, ``export``, ``fleet``). The record of a failed row contains it.
     """
 
     stage = "internal"
@@ -39,60 +39,60 @@ def _rebuild(cls: type[LatentkilnError], message: str, stage: str) -> Latentkiln
 
 
 class UsageError(LatentkilnError):
-    """A wrong option or argument of the command: nothing was built, exit code 2."""
+    """An option or argument of the command is wrong. Nothing was built; exit code 2."""
 
     stage = "usage"
 
 
 class ManifestError(LatentkilnError):
-    """The manifest as a whole cannot be used (unparsable, ids that clash): exit code 2."""
+    """The manifest as a whole is unusable (it does not parse, or ids collide); exit code 2."""
 
     stage = "manifest"
 
 
 class MeshError(LatentkilnError):
-    """A mesh that cannot be read or painted."""
+    """A mesh cannot be read or painted."""
 
     stage = "load"
 
 
 class UnwrapError(LatentkilnError):
-    """No texture coordinates could be made for a mesh."""
+    """A mesh cannot be unwrapped."""
 
     stage = "unwrap"
 
 
 class PriorError(LatentkilnError):
-    """The diffusion prior cannot be found, loaded or used as asked."""
+    """The diffusion prior cannot be found, loaded or used with these settings."""
 
     stage = "prior"
 
 
 class SettingError(LatentkilnError):
-    """A setting that is valid in itself but not with this mesh, prior or machine."""
+    """A setting is valid in itself but not with this mesh, prior or machine."""
 
     stage = "settings"
 
 
 class BackendError(LatentkilnError):
-    """A computing backend (numba, nvdiffrast, ...) was asked for and cannot be loaded."""
+    """A requested compute backend (numba, nvdiffrast, ...) cannot be loaded."""
 
     stage = "backend"
 
 
 class ExportError(LatentkilnError):
-    """The finished asset could not be written."""
+    """The finished asset cannot be written."""
 
     stage = "export"
 
 
 class Interrupted(LatentkilnError):
-    """The run was asked to stop; work so far is in checkpoints: exit code 3."""
+    """The run was interrupted and can be resumed from its checkpoints; exit code 3."""
 
     stage = "interrupted"
 
 
-# What to do about a file that cannot be written, by the system's error.
+# Advice for a file that cannot be written, by errno.
 _ADVICE = {
     errno.ENOSPC: "free some space there, then run again",
     errno.EDQUOT: "your quota is used up: free some space, then run again",
@@ -103,7 +103,7 @@ _ADVICE = {
 
 
 def describe_os_error(error: OSError, path: object = None) -> str:
-    """``PATH: what is wrong; what to do`` for an error of the system; ``path`` is for one that names no file itself."""
+    """Returns ``PATH: what is wrong; what to do`` for ``error``. ``path`` is used if the error names no file."""
     name = path if error.filename is None else error.filename
     if isinstance(name, bytes):
         name = name.decode(errors="backslashreplace")
@@ -113,9 +113,9 @@ def describe_os_error(error: OSError, path: object = None) -> str:
 
 
 def exit_code_of(error: BaseException) -> int:
-    """The command's exit code for an error that ends it."""
-    # SystemExit: how Ray, while it starts, takes SIGTERM.
+    """Returns the command's exit code for an error that ends it."""
+    # Ray raises SystemExit for SIGTERM while it starts.
     if isinstance(error, (Interrupted, KeyboardInterrupt, SystemExit)):
         return EXIT_INTERRUPTED
-    # A prior that cannot be used stops a command before it has begun, as a wrong option does.
+    # An unusable prior stops a command before it begins, as a wrong option does.
     return EXIT_USAGE if isinstance(error, (UsageError, ManifestError, PriorError)) else EXIT_ROWS_FAILED

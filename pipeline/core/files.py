@@ -1,4 +1,4 @@
-"""What files of strangers can hide: another Unicode form of a name, a pointer of Git LFS, words for a terminal."""
+"""Pitfalls of input files: Unicode normal forms of names, Git LFS pointers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ POINTER_ADVICE = "it is a Git LFS pointer, not the file itself; fetch that with:
 
 
 def is_lfs_pointer(data: bytes | memoryview) -> bool:
-    """Whether a file that begins with ``data`` is what Git LFS leaves in the place of a file that was not fetched."""
+    """Tells whether a file that begins with ``data`` is the Git LFS pointer of a file that was not fetched."""
     return bytes(data[: len(_POINTER)]) == _POINTER
 
 
 def path_on_disk(path: Path) -> Path:
-    """``path`` as its names are spelled on disk, where only the Unicode normal form differs; else as it is.
+    """Returns ``path`` with each name in the Unicode normal form that the disk uses; otherwise unchanged.
 
-    A name typed on one system ("é" as one character) may have been written by another ("e" and an accent).
+    Some systems write "é" as one character, others as "e" and an accent.
     """
     if str(path).isascii():
         return path
@@ -32,8 +32,3 @@ def path_on_disk(path: Path) -> Path:
     except (OSError, ValueError):
         return path
     return parent / same[0] if same else path
-
-
-def plain(text: object) -> str:
-    """A stranger's words as they are quoted in a message: short, and nothing in them that a terminal obeys."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[:60])

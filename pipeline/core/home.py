@@ -1,6 +1,6 @@
-"""Where this user's caches are, also for a user without a home: in containers, and where an administrator installed us.
+"""The user's cache folders, also for users without a home (containers, system-wide installations).
 
-Caches that hold code (numba's, compiled networks) are only ever read from folders that nobody else can write.
+Code caches (numba's, compiled networks) lie only in folders that no other user can write.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def settle() -> None:
-    """Sees to it that no library of this process, or of one it starts, fails for want of a home or a cache, or keeps
-    code it compiled where others can change it.
+    """Sets environment variables so that libraries have a home, and a code cache that no other user can write.
 
-    A home that is missing becomes a private temporary folder, as does a cache that cannot be written or that others
-    can write; both go when this process ends. Called before numba is imported. Never raises: where there is no
-    temporary folder either, what needs one says so.
+    A private temporary folder replaces a missing home, and a code cache that this user cannot write or others can. It
+    is removed when this process ends. Child processes inherit the variables. Call this before numba is imported. Never
+    raises: without a temporary folder, the code that needs one reports it.
     """
     with contextlib.suppress(OSError):
         if not os.path.isabs(os.environ.get("XDG_CACHE_HOME", "/")):
@@ -31,20 +30,22 @@ def settle() -> None:
             os.environ["HOME"] = str(lasting_folder())
         _settle_code_cache("NUMBA_CACHE_DIR", "numba", _is_writable(PACKAGE / "core" / "__pycache__"))
         _settle_code_cache("WARP_CACHE_PATH", "warp", _is_usable(_caches_of_libraries() / "warp"))
-        # By itself torch makes a folder in the temporary directory, of a name that everybody knows.
+        # By default torch uses a folder of a predictable name in the temporary directory.
         _settle_code_cache("TORCHINDUCTOR_CACHE_DIR", "compiled", False)
 
 
 def _settle_code_cache(variable: str, name: str, default_is_good: bool) -> None:
-    """Names a cache of ours in the environment where the library's own, or the one named there, will not do."""
+    """Points ``variable`` to our own cache if the library's default, or the folder it names, is unsafe or unusable."""
     named = os.environ.get(variable)
     if not (make_own(Path(named).absolute()) if named else default_is_good):
         os.environ[variable] = str(code_cache(name))
 
 
 def cache_root() -> Path:
-    """The folder of this user's caches: $LATENTKILN_CACHE, $XDG_CACHE_HOME/latentkiln or ~/.cache/latentkiln, and a
-    private temporary one where that cannot be written or others can write it. It need not exist."""
+    """Returns the root of this user's caches: $LATENTKILN_CACHE, $XDG_CACHE_HOME/latentkiln or ~/.cache/latentkiln.
+
+    Returns a private temporary folder if this user cannot write that one, or others can. It may not exist yet.
+    """
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named).absolute()
     folder = _caches_of_libraries() / "latentkiln"
@@ -52,26 +53,30 @@ def cache_root() -> Path:
 
 
 def code_cache(name: str) -> Path:
-    """A folder for code that a library compiled, which only this user can change; a temporary one at need. It need not
-    exist."""
+    """Returns a folder for a library's compiled code that only this user can write. It may not exist yet.
+
+    Returns a temporary folder if ``cache_root`` is not safe.
+    """
     folder = cache_root() / name
     return folder if _is_usable(folder) else lasting_folder() / name
 
 
 def home() -> Path:
-    """This user's home; a private temporary folder where there is none."""
+    """Returns this user's home, or a private temporary folder if there is none."""
     return Path.home() if _has_home() else lasting_folder()
 
 
 def _caches_of_libraries() -> Path:
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # As the standard says: a path that is not absolute counts as none.
+    # The XDG standard ignores relative paths.
     return Path(base) if os.path.isabs(base) else home() / ".cache"
 
 
 def _has_home() -> bool:
-    """Whether the home that libraries will find is a folder. Without one they would take ``~`` for a name in the
-    current folder, which may be a stranger's."""
+    """Tells whether libraries will find a home that is a folder.
+
+    Without one they would create ``~`` in the current folder, which may be untrusted.
+    """
     named = os.environ.get("HOME")
     if named is None:
         try:
@@ -82,12 +87,12 @@ def _has_home() -> bool:
 
 
 def _is_usable(folder: Path, *, trust_group: bool = False) -> bool:
-    """Whether this user, and nobody else, can write into ``folder`` or make it."""
-    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    return is_own(there, trust_group=trust_group) and _is_writable(there)
+    """Tells whether this user, and no other, can write into ``folder`` or create it."""
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    return is_own(existing, trust_group=trust_group) and _is_writable(existing)
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether files can be made in ``folder``; where it is missing, whether it can be made."""
-    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
-    return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
+    """Tells whether files can be created in ``folder``, or the folder itself if it is missing."""
+    existing = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
+    return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)

@@ -1,7 +1,7 @@
-"""numba, imported so that nothing that lies in the current folder decides what it does.
+"""Imports numba without reading a configuration file from the current folder.
 
-By itself numba reads ``.numba_config.yaml`` of the current folder, which is often a stranger's: the file could name a
-folder of prepared machine code, which numba would load and run.
+By default numba reads ``.numba_config.yaml`` of the current folder, which may be untrusted: the file could name a
+folder of machine code that numba would load and run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _lock = threading.Lock()
 def _import_numba() -> ModuleType:
     with _lock:
         if "numba" not in sys.modules:
-            # The file is read while numba is imported, unless there is no YAML then.
+            # numba skips the file if it cannot import YAML.
             known = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "yaml"}
             sys.modules["yaml"] = None  # type: ignore[assignment]
             try:
@@ -31,7 +31,7 @@ def _import_numba() -> ModuleType:
         import numba
 
         config: Any = numba.core.config
-        # It is looked for again at each compilation; a file of no name does not exist.
+        # numba looks for the file again at each compilation. An empty name disables that.
         config._config_fname = ""
         config.reload_config()
         return numba

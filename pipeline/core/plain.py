@@ -1,7 +1,7 @@
-"""Files and folders that are what they seem: no link is followed, and nothing but a regular file is read.
+"""Reads only regular files and follows no links.
 
-An output folder may come from a stranger. A link in it would have us read, write or delete elsewhere, and a named pipe
-would have us wait for ever.
+An output folder may be untrusted. A link in it would make us read, write or delete files elsewhere, and a named pipe
+would block us for ever.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LINK = "it is a link, and none is followed in an output folder; remove it"
 
 
 def open_plain(path: Path) -> BinaryIO:
-    """The regular file at ``path``, open for reading bytes. Raises OSError; also for a link or anything else."""
+    """Opens the regular file at ``path`` for reading bytes. Raises OSError, also for a link or a special file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -31,7 +31,7 @@ def open_plain(path: Path) -> BinaryIO:
 
 
 def is_plain(path: Path) -> bool:
-    """Whether ``path`` is a regular file, and no link to one."""
+    """Tells whether ``path`` is a regular file and not a link."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
@@ -39,8 +39,10 @@ def is_plain(path: Path) -> bool:
 
 
 def refuse_links(folder: Path, names: Iterable[str | Path]) -> None:
-    """Raises OSError where one of ``names`` in ``folder``, or a folder on the way to it, is a link, or neither a file
-    nor a folder. What is not there is none."""
+    """Raises OSError if one of ``names`` in ``folder``, or a parent below ``folder``, is a link or a special file.
+
+    Missing files are accepted.
+    """
     for name in names:
         path = folder
         for part in Path(name).parts:
@@ -56,8 +58,8 @@ def refuse_links(folder: Path, names: Iterable[str | Path]) -> None:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The paths of everything below ``folder``, relative to it; links are named, not followed."""
-    found = []
+    """Lists all files and folders below ``folder``, relative to it. Lists links but does not follow them."""
+    paths = []
     for base, folders, files in os.walk(folder):
-        found += [Path(base, name).relative_to(folder) for name in (*folders, *files)]
-    return found
+        paths += [Path(base, name).relative_to(folder) for name in (*folders, *files)]
+    return paths

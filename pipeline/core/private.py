@@ -1,8 +1,8 @@
-"""Folders that only this user can open: made anew under a name nobody can guess, removed at the end or after a kill.
+"""Temporary folders that only this user can open, removed when the process ends or by a later process after a kill.
 
-The temporary directory is shared with other users. A folder there is never accepted because its name fits, and never
-reached through a link: it is made (``mkdtemp``, mode 0700), and it belongs to a process by a lock on a file inside,
-which the kernel releases however the process ends.
+Other users share the temporary directory. We never reuse a folder because of its name and never follow a link to one:
+``mkdtemp`` creates it with mode 0700. The owning process holds a lock on a file inside, which the kernel releases
+however the process ends.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ lasting_folders: dict[int, Path] = {}
 
 @contextlib.contextmanager
 def private_folder(*, longest_root: int | None = None) -> Iterator[Path]:
-    """A new, empty folder (0700) for the length of the block.
+    """Yields a new, empty folder (mode 0700) and removes it after the block.
 
-    ``longest_root`` is how many bytes the path of the folder that holds it may have, for sockets inside. Raises OSError
-    where no temporary directory can be used.
+    ``longest_root`` limits the length of the parent's path in bytes, for sockets in the folder. Raises OSError if no
+    temporary directory is usable.
     """
     folder, lock = _make(longest_root)
     try:
@@ -43,7 +43,7 @@ def private_folder(*, longest_root: int | None = None) -> Iterator[Path]:
 
 
 def lasting_folder() -> Path:
-    """A private folder that is there until this process ends: the same one at every call. Raises OSError."""
+    """Returns this process's private folder, the same at each call. It is removed at exit. Raises OSError."""
     pid = os.getpid()
     if pid not in lasting_folders:
         folder, lock = _make(None)
@@ -53,9 +53,9 @@ def lasting_folder() -> Path:
 
 
 def sweep(root: Path) -> int:
-    """Removes private folders in ``root`` that killed processes of this user left; returns how many.
+    """Removes the private folders in ``root`` that killed processes of this user left. Returns their number.
 
-    Only what this module has made is touched: a real folder of this user with a mark inside whose lock is free.
+    Removes only folders of this module: a real folder of this user with a marker file whose lock is free.
     """
     removed = 0
     with contextlib.suppress(OSError):
@@ -68,9 +68,10 @@ def sweep(root: Path) -> int:
 
 
 def is_own(folder: Path, *, trust_group: bool = False) -> bool:
-    """Whether only this user (and root) can change what lies in an existing ``folder``, or put another in its place.
+    """Tells whether only this user (and root) can change the content of an existing ``folder`` or replace it.
 
-    A link is no folder. A group that may write is a stranger unless it is this user's own, or ``trust_group``.
+    A link does not count as a folder. Groups with write access are not trusted, except the user's own group, or all
+    with ``trust_group``.
     """
     try:
         info = os.lstat(folder)
@@ -83,7 +84,7 @@ def is_own(folder: Path, *, trust_group: bool = False) -> bool:
 
 
 def make_own(folder: Path) -> bool:
-    """Makes ``folder`` (0700), or takes the one that is there if ``is_own``. False where it cannot be used."""
+    """Creates ``folder`` (mode 0700), or accepts an existing one if ``is_own``. Returns False if it is unusable."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -99,14 +100,14 @@ def _open_to_others(info: os.stat_result, trust_group: bool = False) -> bool:
 
 
 def _is_trusted(info: os.stat_result, trust_group: bool = False) -> bool:
-    """Of a parent: nobody but root and this user can rename what is ours in it."""
+    """Tells whether only root and this user can rename our entries in a parent folder."""
     if info.st_mode & stat.S_ISVTX:
         return True
     return info.st_uid in (0, os.geteuid()) and not _open_to_others(info, trust_group)
 
 
 def _roots(longest: int | None) -> list[Path]:
-    """Temporary directories in which others cannot rename what is ours, the usual one first."""
+    """Temporary directories in which others cannot rename our entries, the default one first."""
     named = (tempfile.gettempdir(), "/tmp", os.environ.get("XDG_RUNTIME_DIR") or "/tmp", "/dev/shm")
     roots = []
     for root in dict.fromkeys(Path(name) for name in named):
@@ -118,7 +119,7 @@ def _roots(longest: int | None) -> list[Path]:
 
 
 def _make(longest: int | None) -> tuple[Path, int | None]:
-    problem = OSError(errno.EACCES, "no temporary directory can be used; name one of yours in TMPDIR", "/tmp")
+    problem = OSError(errno.EACCES, "no temporary directory can be used; set TMPDIR to a folder of yours", "/tmp")
     for root in _roots(longest):
         if root not in _swept:
             _swept.add(root)
@@ -133,14 +134,14 @@ def _make(longest: int | None) -> tuple[Path, int | None]:
 
 
 def _mark(folder: Path) -> int | None:
-    """Marks ``folder`` as in use; None on a file system without locks, where nobody will sweep it up."""
+    """Marks ``folder`` as in use. Returns None on a file system without locks, where ``sweep`` keeps it."""
     coming = folder / f"{_OWNER}.new"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(coming, flags, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(descriptor, _MARK)
-        # Under its name only now that it is locked: a mark without a lock is a dead process's.
+        # Rename only after locking: ``sweep`` takes an unlocked marker for a dead process's.
         os.rename(coming, folder / _OWNER)
     except OSError:
         os.close(descriptor)
@@ -149,7 +150,7 @@ def _mark(folder: Path) -> int | None:
 
 
 def _lock_if_stale(folder: Path) -> int | None:
-    """The lock of a folder whose process is gone; None when it is in use, or not one of ours."""
+    """Locks a folder whose process has ended. Returns None if it is in use or not one of ours."""
     mark = -1
     try:
         inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -179,5 +180,5 @@ def _remove(folder: Path, lock: int | None) -> None:
 
 
 def _remove_own(pid: int, folder: Path, lock: int | None) -> None:
-    if os.getpid() == pid:  # a forked child ends, too
+    if os.getpid() == pid:  # not in a forked child
         _remove(folder, lock)

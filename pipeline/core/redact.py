@@ -18,8 +18,10 @@ _AWS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
 
 
 def redact(text: str) -> str:
-    """``text`` with what looks like a credential replaced by ``***``: user information and signatures in URLs,
-    ``password=...``, bearer tokens, AWS key ids. Everything else stays as it is."""
+    """Replaces credentials in ``text`` by ``***``.
+
+    Recognises user information and signatures in URLs, ``password=...``, bearer tokens and AWS key ids.
+    """
     if not any(mark in text for mark in ("://", "=", ":", "earer", "asic", "AKIA", "ASIA")):
         return text
     text = _USER_INFO.sub(rf"\g<scheme>{_REDACTED}@", text)

@@ -1,4 +1,4 @@
-"""Randomness keyed by (seed, purpose, step): resuming replays nothing, and no draw touches global state."""
+"""Random generators keyed by (seed, purpose, step). Resuming replays no draws, and no draw uses global state."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 
 def derive_seed(seed: int, purpose: str, step: int = 0) -> int:
-    """63-bit seed of the stream ``(seed, purpose, step)``; the same on every machine and Python version."""
+    """Returns the 63-bit seed of the stream ``(seed, purpose, step)``, equal on all machines and Python versions."""
     digest = hashlib.sha256(f"{seed}\x1f{purpose}\x1f{step}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def numpy_generator(seed: int, purpose: str, step: int = 0) -> np.random.Generator:
-    """A numpy generator of the stream ``(seed, purpose, step)``."""
+    """Returns a numpy generator of the stream ``(seed, purpose, step)``."""
     return np.random.Generator(np.random.Philox(key=derive_seed(seed, purpose, step)))
 
 
 def torch_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
-    """A CPU torch generator of the stream ``(seed, purpose, step)``.
+    """Returns a CPU torch generator of the stream ``(seed, purpose, step)``.
 
-    Always on the CPU, so that the draws are the same whatever device computes with them.
+    It is always on the CPU, so the draws do not depend on the compute device.
     """
     import torch
 

@@ -1,7 +1,6 @@
-"""Keeps Python from importing what lies in the current folder: manifests come from strangers, and so may a ``numpy.py``
-beside one.
+"""Keeps Python from importing modules of the current folder, such as a ``numpy.py`` beside an untrusted manifest.
 
-Imports nothing but what Python itself has loaded when it starts.
+Imports only modules that Python has loaded at its start.
 """
 
 import os
@@ -9,9 +8,9 @@ import sys
 
 
 def without_current_folder(path: list[str]) -> list[str]:
-    """``path``, the value of ``sys.path`` or of PYTHONPATH, without the entries that mean the current folder.
+    """Returns ``path`` (a value of ``sys.path`` or PYTHONPATH) without the entries of the current folder.
 
-    One behind the standard library stays: there an installation (``pip install --editable``) names a checkout.
+    Keeps one that follows the standard library: ``pip install --editable`` adds a checkout there.
     """
     here, library = os.path.realpath(os.curdir), os.path.dirname(os.path.abspath(os.__file__))
     first = path.index(library) if library in path else len(path)
@@ -23,13 +22,13 @@ def without_current_folder(path: list[str]) -> list[str]:
 
 
 def leave_out_current_folder() -> None:
-    """Takes the current folder off the path that modules are imported from, here and in processes started from here.
+    """Removes the current folder from the import path of this process and of its child processes.
 
-    Python puts it first for ``python -m`` and ``python -c``; an empty or relative entry of PYTHONPATH means it, too.
-    Where this package itself lies there, a checkout, what is imported already finds its siblings without the path.
+    Python puts it first for ``python -m`` and ``python -c``, and for empty or relative entries of PYTHONPATH. In a
+    checkout, this package still imports its own modules, because it is already loaded.
     """
     sys.path[:] = without_current_folder(sys.path)
     if named := os.environ.get("PYTHONPATH"):
         os.environ["PYTHONPATH"] = os.pathsep.join(without_current_folder(named.split(os.pathsep)))
-    # Of Python 3.11 and newer: no script's folder, no current folder.
+    # Since Python 3.11: adds neither the script's folder nor the current one.
     os.environ["PYTHONSAFEPATH"] = "1"

@@ -1,4 +1,4 @@
-"""Standard output for this program's own lines alone."""
+"""Reserves standard output for this program's own lines."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from pipeline.core.terminal import writing_to
 
 @contextlib.contextmanager
 def own_stdout() -> Iterator[TextIO]:
-    """Yields a stream to standard output. What anything else prints there in the block, a library in Python or in
-    compiled code, or a process that it starts, goes to standard error: a reader gets the lines it was promised."""
+    """Yields a stream to standard output and redirects all other output of the block to standard error.
+
+    Redirects prints of Python libraries, compiled code and child processes, so a reader gets only documented lines.
+    """
     before = sys.stdout
     before.flush()
     with contextlib.ExitStack() as stack:
         stream = before
         with contextlib.suppress(io.UnsupportedOperation, OSError, ValueError):
             if before.fileno() == 1:
-                real = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)  # never 2, should that be closed
+                real = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)  # never 2, even if that is closed
                 stack.callback(_give_back, real)
                 stream = stack.enter_context(_LineStream(real, before.encoding))
                 _to_stderr()
@@ -36,8 +38,10 @@ def own_stdout() -> Iterator[TextIO]:
 
 
 class _LineStream(io.TextIOWrapper):
-    """Text on a duplicate of a descriptor, which stays open when this is closed. Closing raises nothing: every line has
-    been flushed, and said so where it could not be."""
+    """A text stream on a descriptor that stays open when the stream is closed.
+
+    Closing raises nothing: each line was flushed when it was written, and errors were raised then.
+    """
 
     def __init__(self, descriptor: int, encoding: str):
         raw = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115 - closed with this
@@ -52,7 +56,7 @@ class _LineStream(io.TextIOWrapper):
 def _to_stderr() -> None:
     try:
         os.dup2(2, 1)
-    except OSError:  # it is closed
+    except OSError:  # standard error is closed
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.close(nowhere)

@@ -1,9 +1,7 @@
-"""Everything the command prints goes through here: no text from a file is obeyed by the terminal, and output that
-cannot be written is noticed.
+"""Prints all output of the command: escapes untrusted text for the terminal and reports failed writes.
 
-Ids, messages, names and settings may come from files of strangers. What a terminal would act on (control characters
-of either set, bidirectional overrides, line separators) and what no encoding holds (lone surrogates) is printed as an
-escape, ``\\x1b`` or ``\\u202e``.
+Ids, messages, names and settings may be untrusted. Characters that a terminal acts on (C0 and C1 controls,
+bidirectional overrides, line separators) and lone surrogates are printed as escapes, ``\\x1b`` or ``\\u202e``.
 """
 
 from __future__ import annotations
@@ -24,14 +22,17 @@ from typing import IO
 # isolates; surrogates.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _REASONS = {errno.EPIPE: "its reader has gone", errno.EBADF: "it is closed", errno.EIO: "its terminal has gone"}
-# Words of a command line as ``shell_join`` writes them.
+# A word of a command line as ``shell_join`` writes it.
 _WORD = r"""(?:[A-Za-z0-9_@%+=:,./~*-]|'[^']*'|"'"|\$'(?:[^'\\]|\\.)*')+"""
 _COMMAND = re.compile(rf"latentkiln run(?: {_WORD})+")
 
 
 class OutputLost(Exception):
-    """Standard output cannot be written. ``reason`` says why in a few words; ``reader_gone`` that it was a pipe whose
-    reader ended, as ``head`` does. No OSError, so that nothing on the way takes it for its own."""
+    """Standard output cannot be written.
+
+    ``reason`` is a short phrase. ``reader_gone``: the reader of a pipe has ended, as ``head`` does. This is not an
+    OSError, so no handler for file errors catches it.
+    """
 
     def __init__(self, reason: str, *, reader_gone: bool = False):
         super().__init__(reason)
@@ -39,8 +40,18 @@ class OutputLost(Exception):
 
 
 def escape(text: str) -> str:
-    """``text`` on one line, with everything a terminal would act on as an escape; other text as it is."""
+    """Returns ``text`` on one line, with all characters that a terminal acts on as escapes."""
     return _UNSAFE.sub(_escaped, text)
+
+
+def printable(text: str) -> str:
+    """Returns ``text`` with every unprintable character as an escape, also invisible ones, which ``escape`` keeps."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def excerpt(value: object) -> str:
+    """Returns the first 60 characters of ``value`` as text, printable, to quote untrusted input in a message."""
+    return printable(str(value)[:60])
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -71,16 +82,18 @@ def _with_finite_numbers(value: object) -> object:
 
 
 def escape_json(text: str) -> str:
-    """JSON ``text`` that may hold any letters, with what a terminal would act on as JSON escapes; line ends stay.
+    """Replaces characters that a terminal acts on in JSON ``text`` by JSON escapes. Keeps line ends.
 
-    Such characters can stand only inside strings, where the escape means the same.
+    JSON allows these characters only inside strings, where the escape has the same meaning.
     """
     return _UNSAFE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
 
 
 def shell_join(words: Iterable[str]) -> str:
-    """A command line that a shell reads back as ``words``, printable whatever they hold: as ``shlex.join``, with
-    ``$'...'`` around words with control characters."""
+    """Returns a printable command line that a shell splits into ``words``.
+
+    Works as ``shlex.join``, but quotes words with control characters as ``$'...'``.
+    """
     return " ".join(_quoted(word) for word in words)
 
 
@@ -92,21 +105,21 @@ def _quoted(word: str) -> str:
     def code(match: re.Match[str]) -> str:
         point = ord(match[0])
         if 0xDC80 <= point <= 0xDCFF:
-            # A byte of a file name that is no UTF-8.
+            # A byte of a file name that is not UTF-8.
             return f"\\x{point - 0xDC00:02x}"
-        # A C1 character is two bytes, which \x would not give.
+        # A C1 character has two bytes in UTF-8, so \x would not do.
         return f"\\x{point:02x}" if point < 0x80 else f"\\u{point:04x}"
 
     return f"$'{_UNSAFE.sub(code, text)}'"
 
 
 def is_run_command(text: str) -> bool:
-    """Whether ``text`` is one ``latentkiln run`` with plain words: what a record of a stranger may ask to be typed."""
+    """Tells whether ``text`` is one ``latentkiln run`` command of plain words, safe to show to the user."""
     return _COMMAND.fullmatch(text) is not None
 
 
 def say(*fields: object, end: str = "\n", flush: bool = False) -> None:
-    """Prints ``fields``, each escaped, with tabs between them. Raises OutputLost."""
+    """Prints ``fields``, escaped and separated by tabs. Raises OutputLost."""
     write("\t".join(escape(str(field)) for field in fields) + end, flush=flush)
 
 
@@ -116,14 +129,14 @@ def say_json(value: object, *, indent: int | None = None, flush: bool = False) -
 
 
 def complain(text: str) -> None:
-    """Prints a line, escaped, on standard error. Never raises: there is no other place to say it."""
+    """Prints an escaped line on standard error. Never raises, since no other stream is left to report to."""
     if sys.stderr is not None:
         with contextlib.suppress(OutputLost):
             _put(sys.stderr, escape(text) + "\n", flush=True)
 
 
 def write(text: str, *, flush: bool = False) -> None:
-    """Writes ``text``, which is escaped already, to standard output. Raises OutputLost."""
+    """Writes ``text``, which must be escaped, to standard output. Raises OutputLost."""
     _put(_stdout(), text, flush=flush)
 
 
@@ -133,7 +146,7 @@ def flush() -> None:
 
 
 def _stdout() -> IO[str] | None:
-    """Standard output, also where ``print`` goes elsewhere (``own_stdout``)."""
+    """Returns standard output, also inside ``own_stdout``, where ``print`` writes elsewhere."""
     return sys.stdout if _own is None else _own
 
 
@@ -142,7 +155,7 @@ _own: IO[str] | None = None
 
 @contextlib.contextmanager
 def writing_to(stream: IO[str]) -> Iterator[None]:
-    """Inside the block ``stream`` is standard output for what goes through here, whatever ``sys.stdout`` is."""
+    """Makes this module write to ``stream`` instead of ``sys.stdout`` inside the block."""
     global _own
     before, _own = _own, stream
     try:
@@ -166,15 +179,15 @@ def _put(stream: IO[str] | None, text: str, *, flush: bool = False) -> None:
         reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
         raise OutputLost(reason, reader_gone=error.errno == errno.EPIPE) from None
     except ValueError:
-        # Python's word for a stream that was closed.
+        # Python raises ValueError for a closed stream.
         raise OutputLost(_REASONS[errno.EBADF]) from None
 
 
 class Display(io.TextIOBase):
-    """A stream for a run's display: what cannot be written is dropped, and ``lost`` says why, once that happened."""
+    """A stream for the live display of a run. Drops output after a failed write; ``lost`` then holds the reason."""
 
     def __init__(self, stream: IO[str] | None = None):
-        # Not looked up again: a live display of rich puts a stream of its own into its place, which writes to this one.
+        # Looked up once: rich's live display replaces sys.stdout by a stream that writes to this one.
         self._stream = sys.stdout if stream is None else stream
         self.lost = ""
 
@@ -202,13 +215,16 @@ class Display(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """Of the stream below."""
+        """The encoding of the underlying stream."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
 
 def prepare_streams() -> None:
-    """Makes the process's standard streams usable: text that an encoding cannot hold becomes escapes, and a stream
-    that was closed (``>&-``) keeps its number, so that no file is opened as standard output by chance."""
+    """Makes the process's standard streams usable.
+
+    Text that the encoding lacks becomes escapes. A closed stream (``>&-``) keeps its descriptor number, so that no
+    other file gets it.
+    """
     for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
         stream = getattr(sys, name)
         if stream is None and not _is_open(number):
@@ -216,7 +232,7 @@ def prepare_streams() -> None:
             if descriptor != number:
                 os.dup2(descriptor, number)
                 os.close(descriptor)
-            # Writing to standard output still fails: what is printed is lost, which has to be noticed.
+            # Standard output is read-only here, so that a write to it fails and is reported.
             mode = "r" if name == "stdin" else "w"
             stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
@@ -233,8 +249,7 @@ def _is_open(number: int) -> bool:
 
 
 def silence_stdout() -> None:
-    """Sends what standard output still holds, and all that follows, to nowhere. Otherwise Python would complain when
-    it closes a stream that cannot be written."""
+    """Discards buffered and later output, so that Python does not report the broken stream at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, _stdout().fileno())  # type: ignore[union-attr]  # None has no such attribute

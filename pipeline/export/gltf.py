@@ -1,12 +1,11 @@
-"""The finished asset as one GLB file (glTF 2.0): geometry of the input, our texture, and where it came from.
+"""Writes the finished asset as one GLB file (glTF 2.0): the input's geometry, our texture, and provenance.
 
-* Positions are in the input's coordinates and units. They are stored as float32; where that would lose more
-  than a millionth of the mesh's size (georeferenced scans, say), they are stored relative to the centre of
-  the bounding box, and the node carries the centre as its translation: node transform times position is then
-  the input's coordinate again.
+* Positions are in the input's coordinates and units, stored as float32. If that would lose more than a
+  millionth of the mesh's size (as in georeferenced scans), they are stored relative to the centre of the bounding
+  box, and the node's translation is that centre.
 * A vertex is a distinct combination of position, texture coordinate and normal. Faces keep their order and
-  count, also those without an area, so that face i of the asset is face i of the (triangulated) input.
-* Nothing in the file depends on clock, machine or path: the same arguments give the same bytes.
+  count, also degenerate ones, so face i of the asset is face i of the (triangulated) input.
+* The same arguments give the same bytes: nothing depends on clock, machine or path.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ BASE_COLOUR = "base_colour"
 PROVENANCE_KEY = "latentkiln"
 """The key of our provenance in ``asset.extras``."""
 
-# Largest loss of float32 positions, as a share of the mesh's size, that is taken without a node translation.
+# Largest rounding error of float32 positions, as a share of the mesh's size, without a node translation.
 _MAX_POSITION_ERROR = 1e-6
-# From 65,535 on an index would be the primitive restart value of 16-bit indices.
+# Index 65,535 is the primitive restart value of 16-bit indices.
 _SHORT_INDICES = 65_535
 _JPEG_QUALITY = 95
 _MIME = {"png": "image/png", "jpeg": "image/jpeg"}
@@ -46,7 +45,7 @@ _MIME = {"png": "image/png", "jpeg": "image/jpeg"}
 
 @dataclass(frozen=True)
 class Corners:
-    """Vertices as a renderer wants them: one per distinct corner. U vertices, F faces."""
+    """Vertices for a renderer, one per distinct corner. U vertices, F faces."""
 
     position: NDArray[np.int64]  # (U,) index into the mesh's positions
     uv: NDArray[np.float32]  # (U, 2) top-left origin
@@ -55,10 +54,10 @@ class Corners:
 
 
 class _Document(pygltflib.GLTF2):  # type: ignore[misc]
-    """A GLTF2 that writes extras and a sampler name as they are.
+    """A GLTF2 that writes extras and a sampler name unchanged.
 
-    pygltflib drops every empty value of the whole document, which is right for glTF's own properties but
-    would lose an empty negative prompt from the provenance; and its samplers have no names.
+    pygltflib drops all empty values of the document. That is right for glTF's own properties but would drop an empty
+    negative prompt from the provenance. Its samplers also have no names.
     """
 
     asset_extras: Mapping[str, Any]
@@ -84,8 +83,8 @@ def write_glb(
     """Writes ``uvmesh`` with its texture to ``path``, atomically.
 
     ``maps`` holds ``BASE_COLOUR``: ``(H, W, 3)`` uint8 sRGB, row 0 at v = 0. ``provenance`` (JSON values
-    only) goes to ``asset.extras["latentkiln"]``. ``crease_angle`` is in radians and used where the input has
-    no normals. Raises ExportError for coordinates that float32 cannot hold and for an unknown image format.
+    only) goes to ``asset.extras["latentkiln"]``. ``crease_angle`` (radians) applies where the input has no normals.
+    Raises ExportError for coordinates out of float32's range and for an unknown image format.
     """
     if image_format not in _MIME:
         known = ", ".join(sorted(_MIME))
@@ -107,7 +106,7 @@ def write_glb(
     encoded = encode_image(maps[BASE_COLOUR], image_format)
     image = binary.view(f"{title} base colour", encoded)
     document.images = [pygltflib.Image(bufferView=image, mimeType=_MIME[image_format], name=f"{title} base colour")]
-    # Charts lie inside [0, 1], so nothing may come in from the opposite border.
+    # Charts lie inside [0, 1], so filtering must not wrap around to the opposite border.
     document.samplers = [
         pygltflib.Sampler(
             magFilter=pygltflib.LINEAR,
@@ -156,7 +155,7 @@ def split_corners(uvmesh: UVMesh, crease_angle: float) -> Corners:
 
 
 def _separate(key: NDArray[np.int64], vertex: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Repeats vertices so that no face names one twice: one without area keeps three corners of its own."""
+    """Duplicates vertices so that the three corners of a degenerate face differ."""
     second = vertex[:, 1] == vertex[:, 0]
     third = (vertex[:, 2] == vertex[:, 0]) | (vertex[:, 2] == vertex[:, 1])
     if not (second.any() or third.any()):
@@ -172,7 +171,7 @@ def _separate(key: NDArray[np.int64], vertex: NDArray[np.int64]) -> tuple[NDArra
 def _positions(
     vertices: NDArray[np.float64], used: NDArray[np.int64], path: Path
 ) -> tuple[NDArray[np.float32], list[float] | None]:
-    """Positions ``(U, 3)`` to store and the node's translation, or None where none is needed."""
+    """Returns positions ``(U, 3)`` to store, and the node's translation, or None if none is needed."""
     limit = float(np.finfo(np.float32).max)
     if not (np.abs(vertices) <= limit).all():
         raise ExportError(f"{path}: a coordinate of the mesh is beyond {limit:.3g}; scale the mesh down")
@@ -180,13 +179,13 @@ def _positions(
     size = float(np.ptp(vertices, axis=0).max())
     if float(np.abs(stored - vertices).max()) <= _MAX_POSITION_ERROR * size:
         return stored[used] + np.float32(0), None
-    # The centre is rounded to float32 so that programs that read it as such agree with those that do not.
+    # Round the centre to float32, so that readers in single and in double precision agree.
     centre = ((vertices.min(axis=0) + vertices.max(axis=0)) / 2).astype(np.float32).astype(np.float64)
     return (vertices - centre).astype(np.float32)[used] + np.float32(0), centre.tolist()
 
 
 def encode_image(pixels: NDArray[np.uint8], image_format: str) -> bytes:
-    """``(H, W, 3)`` uint8 as PNG or JPEG bytes, without a time stamp or colour profile (glTF wants none)."""
+    """Encodes ``(H, W, 3)`` uint8 as PNG or JPEG, without a time stamp or colour profile (glTF forbids one)."""
     image, stream = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
     if image_format == "jpeg":
         # Full-resolution chroma: charts of different colours lie side by side.
@@ -197,7 +196,7 @@ def encode_image(pixels: NDArray[np.uint8], image_format: str) -> bytes:
 
 
 class _Binary:
-    """The GLB's one buffer, with its views and accessors; each view starts at a multiple of four bytes."""
+    """The GLB's only buffer, with its views and accessors. Each view starts at a multiple of four bytes."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -205,7 +204,7 @@ class _Binary:
         self.accessors: list[pygltflib.Accessor] = []
 
     def view(self, name: str, data: bytes, target: int | None = None) -> int:
-        """Appends ``data``; returns the view's index."""
+        """Appends ``data``. Returns the view's index."""
         self.data.extend(bytes(-len(self.data) % 4))
         self.views.append(
             pygltflib.BufferView(buffer=0, byteOffset=len(self.data), byteLength=len(data), target=target, name=name)
@@ -214,7 +213,7 @@ class _Binary:
         return len(self.views) - 1
 
     def vertices(self, name: str, values: NDArray[np.float32], *, bounds: bool = False) -> int:
-        """Appends a vertex attribute ``(U, 2 or 3)``; returns the accessor's index."""
+        """Appends a vertex attribute ``(U, 2 or 3)``. Returns the accessor's index."""
         view = self.view(name, np.ascontiguousarray(values, "<f4").tobytes(), pygltflib.ARRAY_BUFFER)
         accessor = pygltflib.Accessor(
             bufferView=view,
@@ -229,7 +228,7 @@ class _Binary:
         return len(self.accessors) - 1
 
     def indices(self, name: str, faces: NDArray[np.int64], vertices: int) -> int:
-        """Appends triangle indices, 16-bit where they fit; returns the accessor's index."""
+        """Appends triangle indices, 16-bit if they fit. Returns the accessor's index."""
         short = vertices <= _SHORT_INDICES
         data = np.ascontiguousarray(faces.reshape(-1), "<u2" if short else "<u4").tobytes()
         accessor = pygltflib.Accessor(

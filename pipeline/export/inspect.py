@@ -1,6 +1,6 @@
-"""Reads provenance and figures out of a GLB by hand: no heavy import, and safe on any bytes whatever.
+"""Reads provenance and figures from an untrusted GLB, without heavy imports.
 
-Only the file's header, its JSON chunk and a few bytes of the image are read, whatever the file's size.
+Reads only the file's header, its JSON chunk and a few bytes of the image, whatever the file's size.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from pipeline.core.errors import LatentkilnError
 
 PROVENANCE_KEY = "latentkiln"
 _JSON, _BIN = 0x4E4F534A, 0x004E4942
-# Our own files have a few kilobytes of JSON; the bound keeps a hostile length from filling the memory.
+# Our own files have a few kilobytes of JSON. The limit bounds the memory for a hostile length.
 _MAX_JSON = 64 << 20
 _IMAGE_HEAD = 64 << 10
 _TRIANGLES = 4
 
 
 class InspectError(LatentkilnError):
-    """A file that is no readable GLB, or none of ours."""
+    """A file is not a readable GLB, or not made by latentkiln."""
 
     stage = "inspect"
 
 
 def inspect_glb(path: Path) -> dict[str, Any]:
-    """What a GLB of ours says about itself.
+    """Reads the provenance and figures of a GLB made by latentkiln.
 
-    Keys: ``provenance`` (as it was given to ``write_glb``), ``generator``, ``bytes``, ``triangles``,
-    ``vertices``, ``bounds`` (lowest and highest corner in the input's coordinates) and ``texture``
-    (``width``, ``height``, ``format``, ``bytes``); what the file does not tell is None. Raises InspectError,
-    one line, for a file that cannot be read, is no GLB or was not made by latentkiln.
+    Keys: ``provenance`` (the argument of ``write_glb``), ``generator``, ``bytes``, ``triangles``, ``vertices``,
+    ``bounds`` (lowest and highest corner in the input's coordinates) and ``texture`` (``width``, ``height``,
+    ``format``, ``bytes``). Unknown values are None. Raises InspectError, in one line, for a file that cannot be read,
+    is not a GLB or was not made by latentkiln.
     """
     try:
         with path.open("rb") as stream:
@@ -54,7 +54,7 @@ def inspect_glb(path: Path) -> dict[str, Any]:
 
 
 def _read_json(stream: BinaryIO, size: int, path: Path) -> tuple[dict[str, Any], tuple[int, int]]:
-    """The JSON chunk, and start and length of the binary chunk (length 0 where there is none)."""
+    """Returns the JSON chunk, and start and length of the binary chunk (length 0 if there is none)."""
     stream.seek(0)
     head = stream.read(20)
     if len(head) < 20 or head[:4] != b"glTF":
@@ -83,7 +83,7 @@ def _read_json(stream: BinaryIO, size: int, path: Path) -> tuple[dict[str, Any],
 
 
 def _figures(document: dict[str, Any]) -> dict[str, Any]:
-    """Triangles, vertices and bounds, summed over all primitives; bounds with the translation of our node."""
+    """Returns triangles, vertices and bounds of all primitives. Bounds include the node's translation."""
     triangles = vertices = 0
     lows: list[list[float]] = []
     highs: list[list[float]] = []
@@ -111,7 +111,7 @@ def _figures(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _texture(document: dict[str, Any], stream: BinaryIO, binary: tuple[int, int]) -> dict[str, Any] | None:
-    """Size and format of the first image inside the file."""
+    """Returns size and format of the first embedded image."""
     image = _item(document, "images", 0)
     view = _item(document, "bufferViews", image.get("bufferView"))
     offset, length = _count(view.get("byteOffset", 0)), _count(view.get("byteLength"))
@@ -134,7 +134,7 @@ def _png_size(head: bytes) -> tuple[int, int, str] | None:
 
 
 def _jpeg_size(head: bytes) -> tuple[int, int, str] | None:
-    """Walks the markers to the frame header."""
+    """Reads the size from a JPEG's frame header."""
     if head[:2] != b"\xff\xd8":
         return None
     at = 2
@@ -164,14 +164,14 @@ def _count(value: object) -> int:
 
 
 def _numbers(value: object) -> list[float]:
-    """Three numbers, or nothing."""
+    """Returns three numbers, or None."""
     items = _list(value)
     usable = len(items) == 3 and all(isinstance(x, (int, float)) and abs(x) < 1e300 for x in items)
     return [float(x) for x in items] if usable else []
 
 
 def _item(document: dict[str, Any], key: str, index: object) -> dict[str, Any]:
-    """``document[key][index]`` where that is an object, else an empty one."""
+    """Returns ``document[key][index]`` if it is an object, else an empty one."""
     items = _list(document.get(key))
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(items):
         return {}

@@ -1,7 +1,6 @@
-"""The finished asset as Wavefront OBJ: geometry, a material that names the texture, and the texture as PNG or JPEG.
+"""Writes the finished asset as Wavefront OBJ: geometry, a material, and the texture as PNG or JPEG.
 
-Numbers are written with as many digits as bring the same number back, so that reading the file gives the asset's
-geometry bit by bit. v starts at the bottom in this format.
+Numbers have enough digits to round-trip exactly. v starts at the bottom in this format.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _ENDING = {"png": ".png", "jpeg": ".jpg"}
 
 
 def texture_name(stem: str, image_format: str) -> str:
-    """The file name of the base colour beside ``stem``.obj or .ply; one name for both.
+    """Returns the file name of the base colour beside ``stem``.obj or .ply.
 
     Raises ExportError for an unknown image format.
     """
@@ -41,10 +40,10 @@ def obj_files(
     crease_angle: float = math.radians(60),
     image_format: str = "png",
 ) -> dict[str, bytes]:
-    """The files of the asset by name: its texture, ``stem``.mtl that names it, and ``stem``.obj, which names that.
+    """Returns the asset's files by name: the texture, ``stem``.mtl that refers to it, and ``stem``.obj.
 
     Other arguments as for ``write_glb``. The same arguments give the same bytes. Raises ExportError for a stem with
-    blanks, which the format cannot refer to, and for an unknown image format.
+    blanks, which the format does not support, and for an unknown image format.
     """
     if any(c.isspace() for c in stem):
         raise ExportError(f"{stem}.obj: the name of an OBJ must not have blanks, its material could not be named")
@@ -59,7 +58,7 @@ def obj_files(
 
 
 def _material(texture: str) -> str:
-    """A matt material of the texture's colour alone, as the GLB's."""
+    """Returns a matt material with the texture as its colour, like the GLB's."""
     lines = ["newmtl baked", "Ka 1 1 1", "Kd 1 1 1", "Ks 0 0 0", "Ns 1", "d 1", "illum 1", f"map_Kd {texture}"]
     return "\n".join([f"# latentkiln {__version__}", *lines]) + "\n"
 
@@ -69,7 +68,7 @@ def _lines(uvmesh: UVMesh, title: str, material: str, crease_angle: float) -> It
     normals, normal_faces = corner_normals(mesh, crease_angle)
     yield from (f"# latentkiln {__version__}", f"mtllib {material}", f"o {title}")
     yield from (f"v {x!r} {y!r} {z!r}" for x, y, z in (mesh.vertices + 0.0).tolist())
-    # Doubles, so that 1 - (1 - v) is v again.
+    # In double precision 1 - (1 - v) is exactly v.
     yield from (f"vt {u!r} {1 - v!r}" for u, v in uvmesh.uv.astype(np.float64).tolist())
     yield from (f"vn {x} {y} {z}" for x, y, z in normals.astype("U16"))
     yield "usemtl baked"

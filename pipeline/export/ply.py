@@ -1,8 +1,7 @@
-"""The finished asset as binary PLY: with a colour per vertex, whole in one file, or with texture coordinates.
+"""Writes the finished asset as binary PLY, with vertex colours or with texture coordinates and an image.
 
-Colours are the texture's at the vertex: what lies between vertices is lost, so they suit dense meshes. With a
-texture, vertices are split where coordinates or normals part, and a comment names the image, as MeshLab reads it.
-v starts at the bottom in this format.
+Vertex colours sample the texture at the vertices, so they suit dense meshes. With a texture, vertices are split at
+seams and creases, and a comment refers to the image, as MeshLab reads it. v starts at the bottom in this format.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ def ply_files(
     crease_angle: float = math.radians(60),
     image_format: str = "png",
 ) -> dict[str, bytes]:
-    """The files of the asset by name: ``stem``.ply, and with ``texture`` the image before it.
+    """Returns the asset's files by name: ``stem``.ply, and with ``texture`` the image before it.
 
-    Other arguments as for ``write_glb``. Positions are float where that loses nothing, else double. The same arguments
-    give the same bytes.
+    Other arguments as for ``write_glb``. Positions are float if that is exact, else double. The same arguments give
+    the same bytes.
     """
     image = maps[BASE_COLOUR]
     columns: list[tuple[str, NDArray]]
@@ -45,7 +44,7 @@ def ply_files(
         return {stem + ".ply": _encode(columns, uvmesh.mesh.faces, [])}
     name = texture_name(stem, image_format)
     corners = split_corners(uvmesh, crease_angle)
-    # Coordinates as doubles, so that 1 - (1 - v) is v again.
+    # In double precision 1 - (1 - v) is exactly v.
     uv = corners.uv.astype(np.float64)
     uv[:, 1] = 1 - uv[:, 1]
     columns = [("xyz", uvmesh.mesh.vertices[corners.position]), ("normal", corners.normal), ("uv", uv)]
@@ -56,7 +55,7 @@ def ply_files(
 
 
 def vertex_colours(uvmesh: UVMesh, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(V, 3) uint8: the texture ``image`` (S, S, 3) at each vertex, the mean of its texture coordinates' colours."""
+    """(V, 3) uint8: the mean colour of ``image`` (S, S, 3) at each vertex's texture coordinates."""
     pairs = np.stack([uvmesh.mesh.faces.ravel(), uvmesh.uv_faces.ravel()], axis=1)
     vertex, coordinate = np.unique(pairs, axis=0).T
     colour = sample_bilinear(image, uvmesh.uv.astype(np.float64)[coordinate])
@@ -70,7 +69,7 @@ def _vertex_normals(uvmesh: UVMesh) -> NDArray[np.float32]:
     """(V, 3) one smooth normal per vertex."""
     normals, normal_faces = smooth_normals(uvmesh.mesh.vertices, uvmesh.mesh.faces, math.pi)
     result = np.zeros((len(uvmesh.mesh.vertices), 3), np.float32)
-    # Where a vertex has several (sheets that touch there) the first face's is taken: assigned last.
+    # Assign in reverse, so the first face's normal wins at a vertex with several.
     result[uvmesh.mesh.faces.ravel()[::-1]] = normals[normal_faces.ravel()[::-1]]
     return result
 

@@ -1,7 +1,7 @@
-"""The contact sheet: a finished asset from eight sides, softly lit, for people to judge by.
+"""Renders the contact sheet: a finished asset from eight directions in soft light.
 
-The light is meant to show shape and to leave colour alone: a surface that faces the viewer comes out within a
-few percent of its texture's colour. All filtering and shading is done in linear light.
+The light shows shape and preserves colour: a surface that faces the viewer is within a few percent of its texture's
+colour. All filtering and shading is in linear light.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from pipeline.raster.rasterise import interpolate, rasterise
 
 Float32Array = NDArray[np.float32]
 
-# Elevation and azimuth in degrees: once around, then from the corners, from above and from below.
+# Elevation and azimuth in degrees: four sides, then corners, above and below.
 VIEWS = ((12, 0), (12, 90), (12, 180), (12, 270), (28, 38), (28, 218), (72, 0), (-62, 30))
 COLUMNS = 4
 
 _FOV = math.radians(28)
 _FILL = 0.88
-# Views in which the object is small come closer, but not so far that its size is misjudged.
+# Limits how much closer the camera moves in views where the object is small.
 _CLOSEST = 0.72
-# Samples across a pixel, in both directions; reduced by one halving.
+# Supersampling: samples across a pixel, in both directions.
 _SAMPLES = 2
 _CREASE = math.radians(60)
 
-# Light, as factors of the colour. The key comes from the upper left behind the viewer (camera space).
+# Light, as factors of the colour. The key light is at the upper left behind the viewer (camera space).
 _KEY_FROM = np.array([-0.46, 0.56, 0.69], np.float32)
 _KEY, _SKY, _GROUND = 0.70, 0.42, 0.27
 _WRAP = 0.25
@@ -46,7 +46,7 @@ _BACK_CENTRE, _BACK_CORNER = 0.66, 0.47
 
 @dataclass(frozen=True)
 class MipPyramid:
-    """A texture and its reductions by two, in linear light, one after the other. P texels, L levels."""
+    """Mip levels of a texture in linear light, concatenated. P texels, L levels."""
 
     texels: Float32Array  # (P, 3)
     start: NDArray[np.int64]  # (L,) of each level in ``texels``
@@ -66,7 +66,7 @@ def preview_png(
 ) -> None:
     """Writes a contact sheet of the first ``views`` of ``VIEWS``, ``size`` pixels each, four to a row.
 
-    ``maps`` as for ``write_glb``; ``frame`` takes the mesh to the working frame (+Y up, front +Z). The same
+    ``maps`` as for ``write_glb``. ``frame`` transforms the mesh to the working frame (+Y up, front +Z). The same
     arguments give the same bytes.
     """
     tiles = render_views(uvmesh, maps[BASE_COLOUR], frame, views=views, size=size, crease_angle=crease_angle)
@@ -74,7 +74,7 @@ def preview_png(
 
 
 def encode_sheet(tiles: NDArray[np.uint8], empty: NDArray[np.uint8]) -> bytes:
-    """``tiles`` (N, H, W, 3) as one PNG, four to a row; places left over show ``empty`` (H, W, 3)."""
+    """Encodes ``tiles`` (N, H, W, 3) as one PNG, four to a row. Unused cells show ``empty`` (H, W, 3)."""
     count, height, width, _ = tiles.shape
     rows, columns = -(-count // COLUMNS), min(count, COLUMNS)
     cells = np.empty((rows * columns, height, width, 3), np.uint8)
@@ -93,7 +93,7 @@ def render_views(
     size: int = 256,
     crease_angle: float = _CREASE,
 ) -> NDArray[np.uint8]:
-    """The first ``views`` of ``VIEWS`` as images ``(views, size, size, 3)`` uint8 sRGB."""
+    """Renders the first ``views`` of ``VIEWS``: ``(views, size, size, 3)`` uint8 sRGB."""
     vertices = frame.apply(uvmesh.mesh.vertices)
     faces = uvmesh.mesh.faces
     normals, normal_faces = corner_normals(uvmesh.mesh, crease_angle)
@@ -116,14 +116,14 @@ def render_views(
         visible_faces = face[covered]
         uv = interpolate(face, bary, uvmesh.uv, uvmesh.uv_faces)
         normal = interpolate(face, bary, normals, normal_faces)
-        # Both sides of open surfaces are lit, as the asset's material shows them.
+        # Light both sides of open surfaces: the asset's material is double-sided.
         towards = np.einsum("fi,fi->f", facing, camera.eye[0] - vertices[faces[:, 0]])
         normal *= np.where(towards < 0, np.float32(-1), np.float32(1))[visible_faces, None]
         normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), np.float32(1e-12))
         in_camera = normal @ camera.view[0, :3, :3].T.astype(np.float32)
 
         pixel = fragments.depth[0][covered] * np.float32(2 * math.tan(_FOV / 2) / across)
-        # A slanted surface has more texels under a pixel; the geometric mean of both directions is taken.
+        # A slanted surface has more texels per pixel; use the geometric mean of both directions.
         slant = np.maximum(in_camera[:, 2], np.float32(0.1))
         level = 0.5 * np.log2(np.maximum(density[visible_faces] * pixel**2 / slant, np.float32(1e-9))) - halvings
         colour = background.copy()
@@ -133,7 +133,7 @@ def render_views(
 
 
 def _light(normal: Float32Array, in_camera: Float32Array) -> Float32Array:
-    """Factor (M,) of the colour at unit normals (M, 3), given in world and in camera space."""
+    """Light factors (M,) at unit normals (M, 3), given in world and in camera space."""
     key_from = _KEY_FROM / np.linalg.norm(_KEY_FROM)
     key = np.maximum((in_camera @ key_from + _WRAP) / (1 + _WRAP), 0)
     sky = 0.5 + 0.5 * normal[:, 1]
@@ -141,7 +141,7 @@ def _light(normal: Float32Array, in_camera: Float32Array) -> Float32Array:
 
 
 def sheet_cameras(vertices: NDArray[np.float64], views: int) -> Cameras:
-    """Cameras that look from ``VIEWS`` and hold all ``vertices`` within ``_FILL`` of the image."""
+    """Cameras at ``VIEWS`` that fit all ``vertices`` into ``_FILL`` of the image."""
     elevation, azimuth = np.radians(np.array(VIEWS[:views], float)).T
     theta = math.pi / 2 - elevation
     backward = directions(theta, azimuth)
@@ -159,7 +159,7 @@ def sheet_cameras(vertices: NDArray[np.float64], views: int) -> Cameras:
     size = float(np.linalg.norm(np.ptp(vertices, axis=0)))
     distance = np.maximum(distance, ahead.max(axis=0) + 0.2 * size)
     distance = np.maximum(distance, _CLOSEST * distance.max())
-    # From a greater distance than an axis needs, its centre is elsewhere; two or three steps find it.
+    # The centre of an axis depends on the distance, so iterate; two or three steps converge.
     target = np.zeros((views, 3))
     for side, axis in zip(sides, (right, up), strict=True):
         centre = (side.max(axis=0) + side.min(axis=0)) / 2
@@ -183,7 +183,7 @@ def _texel_density(uvmesh: UVMesh, vertices: NDArray[np.float64], width: int, he
 
 
 def _pyramid(image: NDArray[np.uint8], limit: int) -> MipPyramid:
-    """Mip levels of ``image``; what is larger than ``limit`` at first is reduced by whole levels."""
+    """Mip levels of ``image``, from the first level of at most ``limit`` on."""
     linear = _srgb_to_linear(np.asarray(np.arange(256) / 255, np.float32))
     if max(image.shape[:2]) > limit and min(image.shape[:2]) > 1:
         image = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
@@ -207,7 +207,7 @@ def _pyramid(image: NDArray[np.uint8], limit: int) -> MipPyramid:
 
 
 def _halved(level: Float32Array) -> Float32Array:
-    """(H, W, 3) at half the size, each texel the mean of four; an odd last row or column is repeated."""
+    """Halves (H, W, 3): each texel is the mean of four. Repeats an odd last row or column."""
     height, width = level.shape[:2]
     if height % 2 or width % 2:
         level = np.pad(level, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -215,7 +215,7 @@ def _halved(level: Float32Array) -> Float32Array:
 
 
 def _sample(pyramid: MipPyramid, uv: Float32Array, level: Float32Array) -> Float32Array:
-    """Trilinear: (M, 2), top-left origin, at fractional levels (M,); linear light (M, 3)."""
+    """Trilinear lookup at (M, 2), top-left origin, and fractional levels (M,). Returns linear light (M, 3)."""
     level = np.clip(level, 0, len(pyramid.start) - 1)
     low = level.astype(np.int64)
     high = np.minimum(low + 1, len(pyramid.start) - 1)
@@ -249,12 +249,12 @@ def _background(size: int) -> Float32Array:
 
 
 def _srgb_to_linear(srgb: Float32Array) -> Float32Array:
-    """sRGB in [0, 1] to linear light."""
+    """Converts sRGB in [0, 1] to linear light."""
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def _linear_to_srgb(linear: Float32Array) -> NDArray[np.uint8]:
-    """Linear light to sRGB bytes."""
+    """Converts linear light to sRGB bytes."""
     linear = np.clip(linear, 0, 1)
     srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
     return (srgb * 255 + 0.5).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""The record beside each asset: ``record.json`` for one that was built, ``failure.json`` for one that failed.
+"""The record in each asset's folder: ``record.json`` for a built row, ``failure.json`` for a failed one.
 
-A record makes its asset exist: it is written last, and a folder without a readable one holds nothing but the
-remains of a crash. A failure never touches the record of an earlier success; a success removes the failure.
+The record is written last. A folder without a readable record holds only remains of a crash. A failure keeps the
+record of an earlier success; a success removes the failure.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pipeline.storage.snapshot import Snapshot
 
 SCHEMA = 1
 
-# Far above any record of ours; keeps a foreign file of that name from filling the memory.
+# Bounds the memory for a foreign file of that name; our records are far smaller.
 _MAX_BYTES = 16 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# What a row that has neither record nor failure yet may have in its folder, at a URL or here.
+# Files of a row without a record or failure, at a URL or on this machine.
 _HALF_BUILT = frozenset([WORK_DIR, NEXT, LEASE, LOCK, LOG])
-# Outputs, which a crash may leave without a record that names them.
+# Outputs that a crash may leave without a record.
 _OUTPUT = re.compile(r"(asset|seed-[0-9]+)([._-].*)?\.[a-z]+|(seed-[0-9]+-)?(preview|depth|normal)\.png")
 
 
@@ -38,17 +38,17 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     try:
         (folder / FAILURE).unlink()
     except FileNotFoundError:
-        return  # the usual case; each flush costs milliseconds
+        return  # the common case; a flush of the folder takes milliseconds
     sync_folder(folder)
 
 
 def write_failure(folder: Path, failure: Mapping[str, Any]) -> None:
-    """Writes ``failure`` to ``folder/failure.json`` atomically; a record beside it stays as it is."""
+    """Writes ``failure`` to ``folder/failure.json`` atomically. Keeps an existing record."""
     write_json(folder / FAILURE, {**_without_secrets(failure), "schema": SCHEMA, "status": "failed"})
 
 
 def _without_secrets(record: Mapping[str, Any]) -> dict[str, Any]:
-    """``record`` with its sentences rid of credentials: those may hold what a library said."""
+    """Redacts credentials in the messages of ``record``, which may quote libraries."""
     clean = dict(record)
     if isinstance(clean.get("message"), str):
         clean["message"] = scrub(clean["message"])
@@ -58,12 +58,12 @@ def _without_secrets(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_record(folder: Path | Snapshot) -> dict[str, Any] | None:
-    """The record in ``folder``; None where there is none or it cannot be used (``load_record`` says why)."""
+    """Returns the record in ``folder``; None if there is no usable one (``load_record`` gives the reason)."""
     return load_record(folder)[0]
 
 
 def load_record(folder: Path | Snapshot) -> tuple[dict[str, Any] | None, str]:
-    """The record in ``folder`` and "", or None and one line why not ("" where there simply is none)."""
+    """Returns the record in ``folder`` and "", or None and a reason of one line ("" if there is no file)."""
     record, reason = _load(folder, RECORD, "done")
     if record is None:
         return None, reason
@@ -74,14 +74,14 @@ def load_record(folder: Path | Snapshot) -> tuple[dict[str, Any] | None, str]:
 
 
 def read_failure(folder: Path | Snapshot) -> dict[str, Any] | None:
-    """The failure in ``folder``; None where there is none or it cannot be used."""
+    """Returns the failure in ``folder``; None if there is no usable one."""
     return _load(folder, FAILURE, "failed")[0]
 
 
 def is_ours(folder: Path | Snapshot, name: str) -> bool:
-    """Whether the folder called ``name`` is a row's, built, failed or half built, and may go when the row does.
+    """Tells whether the folder called ``name`` belongs to a built, failed or half-built row, so it may be deleted.
 
-    A half-built one has no record that says so: it must hold nothing but what is found in such a folder.
+    A half-built row has no record, so its folder must hold only files that rows write.
     """
     if any(stored is not None and stored["id"] == name for stored in (read_record(folder), read_failure(folder))):
         return True
@@ -91,9 +91,9 @@ def is_ours(folder: Path | Snapshot, name: str) -> bool:
 
 
 def foreign_files(folder: Path | Snapshot) -> list[str]:
-    """Names in a row's folder that no row puts there, sorted: somebody else's, which no asset may take with it.
+    """Lists the names in a row's folder that no row writes, sorted. They belong to somebody else; never delete them.
 
-    An output root may be a folder that was there before, and an id the name of one in it.
+    An output root may be an older folder, with a subfolder that has the name of a row's id.
     """
     record = read_record(folder) or {}
     ours = {RECORD, FAILURE, *_HALF_BUILT, *record.get("outputs", ())}
@@ -102,7 +102,7 @@ def foreign_files(folder: Path | Snapshot) -> list[str]:
 
 
 def names_of_rows(folder: Path) -> list[str]:
-    """Names in ``folder`` that rows read or write there, sorted."""
+    """Lists the names in ``folder`` that rows read or write, sorted."""
     ours = {RECORD, FAILURE, *_HALF_BUILT}
     return sorted(
         entry
@@ -112,13 +112,13 @@ def names_of_rows(folder: Path) -> list[str]:
 
 
 def foreign_without_record(folder: Path | Snapshot) -> list[str]:
-    """``foreign_files`` of a folder without a record: it is not ours, and nothing is to be written there. What lies
-    beside an asset of ours is its owner's business."""
+    """Lists ``foreign_files`` of a folder without a record, into which we must not write. Returns [] if there is a
+    record: we allow extra files beside our assets."""
     return foreign_files(folder) if read_record(folder) is None else []
 
 
 def _entries(folder: Path | Snapshot) -> set[str]:
-    """The names right in a folder; none where it cannot be read."""
+    """Lists a folder's entries; empty if it cannot be read."""
     if isinstance(folder, Snapshot):
         return {path.partition("/")[0] for path in folder.files}
     try:
@@ -160,7 +160,7 @@ def _load(folder: Path | Snapshot, name: str, status: str) -> tuple[dict[str, An
 
 
 def _is_output(name: str, value: object) -> bool:
-    # A name is a plain file name: a record must not make us read elsewhere.
+    # Accept only plain file names: a record must not make us read other folders.
     plain = name not in ("", ".", "..") and not any(c in name for c in "/\\\0")
     return (
         plain
@@ -172,14 +172,14 @@ def _is_output(name: str, value: object) -> bool:
 
 
 def describe_outputs(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The ``outputs`` of a record: sha256 and size of each of the files ``names`` in ``folder``."""
+    """Returns the ``outputs`` of a record: sha256 and size in bytes of each file of ``names`` in ``folder``."""
     return {
         name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in sorted(names)
     }
 
 
 def output_problem(folder: Path | Snapshot, record: Mapping[str, Any]) -> str:
-    """Empty when every output the record names is there byte for byte, else one line which is not."""
+    """Returns "" if every output of the record exists byte for byte, else one line about the first other."""
     if isinstance(folder, Snapshot):
         return _remote_problem(folder, record)
     for name, expected in record["outputs"].items():
@@ -199,7 +199,7 @@ def output_problem(folder: Path | Snapshot, record: Mapping[str, Any]) -> str:
 
 
 def _remote_problem(folder: Snapshot, record: Mapping[str, Any]) -> str:
-    """As ``output_problem`` at a URL: by size and by the tag the store gave the content when it was published."""
+    """As ``output_problem`` at a URL: compares sizes and the store's content tags from publishing."""
     for name, expected in record["outputs"].items():
         there = folder.files.get(object_name(name, expected))
         if there is None:

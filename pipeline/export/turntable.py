@@ -1,6 +1,6 @@
-"""Contact sheets of an asset's shape: depth and normals from the views of the preview.
+"""Renders contact sheets of an asset's shape: depth and normals.
 
-Both are seen by the preview's own cameras, so that a tile here and a tile there show the same pixels.
+Uses the cameras of the preview, so its tiles and these show the same pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.mesh.normalise import SimilarityTransform
 from pipeline.mesh.normals import corner_normals, unit_face_normals
 from pipeline.raster.rasterise import interpolate, rasterise
 
-# Grey of the farthest point of a sheet; the background is black and must not look like it.
+# Grey of the farthest point of a sheet, distinct from the black background.
 _FARTHEST = 0.2
 # Samples across a pixel, in both directions.
 _SAMPLES = 2
@@ -31,9 +31,9 @@ def turntable_files(
     size: int = 256,
     crease_angle: float = math.radians(60),
 ) -> dict[str, bytes]:
-    """The files by name: ``depth.png`` and ``normal.png``, as ``render_shape`` describes them.
+    """Returns the files by name: ``depth.png`` and ``normal.png``, as ``render_shape`` describes them.
 
-    ``frame`` takes the mesh to the working frame (+Y up, front +Z); ``views`` tiles of ``size`` pixels, as for
+    ``frame`` transforms the mesh to the working frame (+Y up, front +Z). ``views`` tiles of ``size`` pixels, as for
     ``preview_png``. The same arguments give the same bytes.
     """
     depth, normal = render_shape(mesh, frame, views=views, size=size, crease_angle=crease_angle)
@@ -48,9 +48,9 @@ def render_shape(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(depth, normals), each (views, size, size, 3) uint8.
 
-    Depth: grey, linear in the distance along the view axis; white is the point nearest to any of the cameras, dark
-    grey the farthest, black the background. Normals: in camera space (+X right, +Y up, +Z towards the viewer), n / 2 +
-    1 / 2 as red, green, blue; back sides are turned to the viewer; the background is the zero vector, mid grey.
+    Depth: grey, linear in the distance along the view axis. White is the point nearest to any camera, dark grey the
+    farthest, black the background. Normals: n / 2 + 1 / 2 as red, green, blue, in camera space (+X right, +Y up, +Z
+    towards the viewer). Back faces are flipped; the background is the zero vector, mid grey.
     """
     vertices, faces = frame.apply(mesh.vertices), mesh.faces
     normals, normal_faces = corner_normals(mesh, crease_angle)
@@ -81,7 +81,7 @@ def render_shape(
 
 
 def _reduced(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(H, W, C) at one pixel per ``_SAMPLES`` squared samples."""
+    """Downsamples (H, W, C) by ``_SAMPLES`` in both directions."""
     height, width, channels = image.shape
     blocks = image.reshape(height // _SAMPLES, _SAMPLES, width // _SAMPLES, _SAMPLES, channels)
     return np.asarray(blocks.mean(axis=(1, 3)), np.float32)

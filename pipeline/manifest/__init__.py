@@ -1,8 +1,8 @@
-"""Rows in: manifests in CSV, JSON and JSON Lines become jobs, and every mistake in them is named.
+"""Reads manifests in CSV, JSON and JSON Lines, converts their rows to jobs, and reports every error.
 
-``readers`` turn a file into raw rows, ``schema`` says what a row of each recipe may hold and ``values`` how it is
-written, ``rows`` turns a raw row into a Job or into problems, ``load`` puts them together. All of it streams but
-JSON, which has to be read whole.
+``readers`` yield raw rows, ``schema`` defines the fields of each recipe, ``values`` parses field values, ``rows``
+converts a raw row to a Job or to problems, and ``load`` combines them. Everything streams except JSON, which has to be
+read whole.
 """
 
 from pipeline.manifest.json_schema import json_schema

@@ -1,11 +1,11 @@
-"""The fields ``lora`` and ``concept``: files that adapt the prior for one row."""
+"""The fields ``lora`` and ``concept``: adapter files for one row."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.core.job import AdapterFile
 from pipeline.core.location import Location, RemotePath
@@ -23,10 +23,9 @@ ALLOWED = {
 
 
 def read_adapters(
-    kind: Literal["lora", "concept"], value: Any, find: Callable[[str], tuple[Location | None, str]]
+    kind: Literal["lora", "concept"], value: object, find: Callable[[str], tuple[Location | None, str]]
 ) -> tuple[tuple[AdapterFile, ...], str]:
-    """The files that a row's field names, or what is wrong with it. ``find`` gives a path or URL, or why there is
-    none."""
+    """Parses a field to adapter files, or returns an error. ``find`` resolves a path or URL, or returns an error."""
     if not isinstance(value, str):
         return (), f"{quoted(value)} is not text; allowed: {ALLOWED[kind]}"
     entries = [entry.strip() for entry in value.split(";") if entry.strip()]

@@ -1,4 +1,4 @@
-"""Text files as programs other than ours write them, as UTF-8 with line ends that every reader knows."""
+"""Converts text files of other programs to UTF-8 with line ends in LF or CR LF."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ PEEKED_BYTES = 64 << 10
 
 
 class NotUtf16(ValueError):
-    """A file has the byte order mark of UTF-16, but is something else."""
+    """A file has the byte order mark of UTF-16 but is not valid UTF-16."""
 
 
 def as_plain(stream: BinaryIO) -> BinaryIO:
-    """A manifest's bytes, to be read as UTF-8 with lines that end in LF or CR LF. ``stream`` can seek.
+    """Returns a manifest's bytes as UTF-8 with lines that end in LF or CR LF. ``stream`` is seekable.
 
-    UTF-16 with a byte order mark becomes UTF-8. Where the first line ends in CR alone, as on old Macs and in Excel's
-    "CSV (Macintosh)", every CR and CR LF becomes LF; elsewhere a lone CR stays what it is. Any other file is given
-    back as it is. Reading raises NotUtf16 where the mark was wrong.
+    Converts UTF-16 with a byte order mark to UTF-8. If the first line ends in CR alone, as on old Macs and in Excel's
+    "CSV (Macintosh)", converts every CR and CR LF to LF; otherwise keeps lone CRs. Returns other files unchanged.
+    Reading raises NotUtf16 if the byte order mark was wrong.
     """
     encoding = _UTF16.get(stream.read(2))
     if encoding:
@@ -37,12 +37,12 @@ def as_plain(stream: BinaryIO) -> BinaryIO:
     return _Recoded.open(stream, _line_ends()) if lone and first + 1 < PEEKED_BYTES else stream
 
 
-# Bytes as they come (and whether they are the last) to the bytes that are read.
+# Converts a block of bytes; the flag marks the last one.
 _Recode = Callable[[bytes, bool], bytes]
 
 
 class _Recoded(io.RawIOBase):
-    """A stream of what ``recode`` makes of the blocks of another one."""
+    """A stream that converts the blocks of another stream with ``recode``."""
 
     def __init__(self, stream: BinaryIO, recode: _Recode):
         self._stream, self._recode, self._ready, self._ended = stream, recode, b"", False

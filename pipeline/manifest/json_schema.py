@@ -1,4 +1,4 @@
-"""The JSON Schema of manifests, from which editors complete and check."""
+"""The JSON Schema of manifests, for completion and validation in editors."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from pipeline.manifest.schema import DEFAULT_RECIPE, FIELDS, RECIPES
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of a manifest: a list of rows, or ``{"defaults": {...}, "rows": [...]}``.
+def json_schema() -> dict[str, object]:
+    """Returns the JSON Schema (2020-12) of a manifest: a list of rows, or ``{"defaults": {...}, "rows": [...]}``.
 
-    ``row`` chooses among the recipes' rows by the field ``recipe``. What "defaults" give, a row need not, its
-    recipe included: such rows are checked against the fields of all recipes, and to the end by the command alone.
+    ``row`` selects a recipe's row by the field ``recipe``. Rows below "defaults" may omit fields, even the recipe, so
+    the schema only checks them against the fields of all recipes. ``latentkiln check`` validates them fully.
     """
-    definitions: dict[str, Any] = {}
+    definitions: dict[str, object] = {}
     rows = {recipe: _row(recipe, definitions) for recipe in RECIPES}
     every: dict[str, Any] = {}
     for row in rows.values():
@@ -50,9 +50,9 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _choice() -> dict[str, Any]:
-    """A row's schema by its recipe; one that names none is of the default recipe."""
-    chosen: dict[str, Any] = {"$ref": f"#/$defs/{DEFAULT_RECIPE}_row"}
+def _choice() -> dict[str, object]:
+    """The schema of a row, selected by its recipe. A row without one has the default recipe."""
+    chosen: dict[str, object] = {"$ref": f"#/$defs/{DEFAULT_RECIPE}_row"}
     for recipe in RECIPES:
         if recipe != DEFAULT_RECIPE:
             named = {"type": "object", "properties": {"recipe": {"const": recipe}}, "required": ["recipe"]}
@@ -60,8 +60,8 @@ def _choice() -> dict[str, Any]:
     return chosen
 
 
-def _row(recipe: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    """The schema of one recipe's rows; what it refers to is put into ``definitions``."""
+def _row(recipe: str, definitions: dict[str, object]) -> dict[str, Any]:
+    """The schema of one recipe's rows. Adds referenced schemas to ``definitions``."""
     fields = RECIPES[recipe]
     row = fields.row.model_json_schema()
     row.pop("description", None)
@@ -69,7 +69,7 @@ def _row(recipe: str, definitions: dict[str, Any]) -> dict[str, Any]:
     properties = {name: row["properties"][name] for name in (*fields.own, *fields.settings)}
     required = [*fields.required, *(["recipe"] if recipe != DEFAULT_RECIPE else [])]
     for name in properties:
-        # null is "left out", wherever that may be.
+        # null means "left out" for optional fields.
         if name not in required:
             _allow_null(properties[name])
     if recipe == "generate":
@@ -77,7 +77,7 @@ def _row(recipe: str, definitions: dict[str, Any]) -> dict[str, Any]:
     return row | {"properties": properties, "required": required, "additionalProperties": False}
 
 
-def _allow_null(schema: dict[str, Any]) -> None:
+def _allow_null(schema: dict[str, object]) -> None:
     if "anyOf" in schema:
         return
     moved = {key: schema.pop(key) for key in list(schema) if key not in ("default", "description", "title")}

@@ -1,4 +1,4 @@
-"""A manifest's file becomes jobs and problems: as a stream, or all at once."""
+"""Loads a manifest file as jobs and problems: as a stream, or all at once."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from pipeline.manifest.schema import FIELDS
 from pipeline.storage.errors import StorageError
 from pipeline.storage.store import store_of
 
-# Without a column that says otherwise, all rows are painted.
+# Rows without a recipe column have the recipe ``paint``.
 _FIELDS = Fields(known=frozenset(FIELDS), required={"prompt": "", "mesh": "recipe"})
-# How many problems an error's one line names; ``check`` names all.
+# Number of problems in an error's line; ``check`` lists all.
 _MAX_NAMED = 5
-# How many are remembered.
+# Number of bad rows remembered.
 _MAX_PROBLEMS = 1000
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest that can be used: ``jobs`` of its good rows, ``problems`` of its bad ones, both in row order.
+    """A usable manifest: ``jobs`` of its good rows and ``problems`` of its bad ones, both in row order.
 
-    ``rows`` counts all rows of the file, ``ids`` are those of all rows, also of bad ones that have a usable id
-    and of rows left out by ``only``.
+    ``rows`` counts all rows of the file. ``ids`` are the valid ids of all rows, also of bad rows and of rows that
+    ``only`` leaves out.
     """
 
     path: Location
@@ -39,29 +39,28 @@ class Manifest:
 
     @property
     def bad_rows(self) -> int:
-        """How many rows have problems."""
+        """The number of rows with problems."""
         return len({problem.row for problem in self.problems})
 
 
 class IdIndex:
-    """The ids of a manifest's rows, which must differ in more than upper and lower case. What is held for each of a
-    million rows is one string and one number."""
+    """The ids of a manifest's rows, which must be unique regardless of case. Stores one string and one number a row."""
 
     def __init__(self) -> None:
-        # In lower case; the row that had it first, negative where the id was derived.
+        # Lower-case id to its first row; negative if the id was derived.
         self._rows: dict[str, int] = {}
-        # Those that are written otherwise.
+        # Lower-case id to the id as written, where they differ.
         self._spelled: dict[str, str] = {}
 
     def __contains__(self, row_id: str) -> bool:
         return row_id.lower() in self._rows
 
     def __iter__(self) -> Iterator[str]:
-        """All of them as written."""
+        """All ids as written."""
         return (self._spelled.get(lower, lower) for lower in self._rows)
 
     def add(self, row_id: str, row: int, written: bool) -> int:
-        """0, or the row that has this id already: negative where it was derived."""
+        """Returns 0, or the earlier row with this id: negative if that id was derived."""
         lower, mark = row_id.lower(), row if written else -row
         first = self._rows.setdefault(lower, mark)
         if first != mark:
@@ -71,20 +70,18 @@ class IdIndex:
         return 0
 
     def spelled(self, row_id: str) -> str:
-        """``row_id`` as the row that had it first writes it; "" where there is none."""
+        """Returns ``row_id`` as its first row writes it; "" if no row has it."""
         lower = row_id.lower()
         return self._spelled.get(lower, lower) if lower in self._rows else ""
 
 
 class ManifestStream:
-    """Iterating yields a Job for each good row and the Problems of each bad one, in the order of the file.
+    """Yields a Job for each good row and the Problems of each bad one, in file order.
 
-    Memory is bounded by the longest row, plus the ids (they have to differ). Problems with ``whole`` set make
-    the manifest as a whole unusable; iteration goes on after them where it can, so that all are named at once.
-    ``rows`` and ``ids`` are complete when the iteration has ended. ``mesh_reason`` and ``adapter_faults`` are the
-    RowChecker's. Raises
-    UsageError at once for ``overrides`` that no row could take, and at the end for those that no row took because of
-    its recipe.
+    Memory is bounded by the longest row and the ids. Problems with ``whole`` set make the whole manifest unusable;
+    iteration continues after them if possible, to report all problems. ``rows`` and ``ids`` are complete after the
+    iteration. ``mesh_reason`` and ``adapter_faults`` as in RowChecker. Raises UsageError at once for ``overrides`` that
+    no recipe has, and at the end for those that no row's recipe has.
     """
 
     def __init__(
@@ -152,15 +149,15 @@ class ManifestStream:
 
 
 class ValidatedManifest:
-    """A manifest that was read once and is known to be usable as a whole, however long it is.
+    """A manifest of any length that one reading has found usable as a whole.
 
-    Iterating reads it again and yields a Job for each good row and the Problems of each bad one, in the order of
-    the file, of the rows in ``only`` where that is not empty: memory does not grow with the rows but for their ids.
-    ``rows`` counts all rows, ``good`` and ``bad`` those chosen, ``bad_numbers`` are the first thousand of the bad
-    ones. Each Problem is passed to ``on_problem`` during the first reading.
+    Each iteration reads the file again and yields a Job for each good row and the Problems of each bad one, in file
+    order, restricted to the ids in ``only`` unless that is empty. Memory grows only with the ids. ``rows`` counts all
+    rows, ``good`` and ``bad`` the selected ones; ``bad_numbers`` are the first thousand bad rows. The first reading
+    passes each Problem to ``on_problem``.
 
-    Raises ManifestError where the manifest as a whole cannot be used (or changes between the two readings),
-    UsageError for wrong ``overrides`` or an id in ``only`` that no row has.
+    Raises ManifestError if the whole manifest is unusable or changes between readings, UsageError for wrong
+    ``overrides`` or an id in ``only`` that no row has.
     """
 
     def __init__(
@@ -217,15 +214,15 @@ class ValidatedManifest:
         self._unchanged()
 
     def knows(self, row_id: str) -> bool:
-        """Some row, chosen or not, good or bad, has this id, or one that differs in upper and lower case only."""
+        """Tells whether any row, selected or not, good or bad, has this id, ignoring case."""
         return row_id in self._ids
 
     def ids(self) -> Iterator[str]:
-        """All ids as written, also those of bad rows that have a usable one."""
+        """All valid ids as written, also those of bad rows."""
         return iter(self._ids)
 
     def has(self, row_id: str) -> bool:
-        """Some row has just this id."""
+        """Tells whether any row has exactly this id."""
         return row_id != "" and self._ids.spelled(row_id) == row_id
 
     def _wanted(self, row_id: str | None) -> bool:
@@ -237,14 +234,14 @@ class ValidatedManifest:
 
 
 def _stamp(path: Location) -> object:
-    """What changes when the file does; None where it cannot be seen."""
+    """Returns a value that changes with the file; None if it cannot be read."""
     try:
         if isinstance(path, RemotePath):
             there = store_of(path).stat(path)
             return (there.size, there.etag) if there else None
         stat = path.stat()
     except (OSError, ValueError, StorageError):
-        return None  # reading it says why
+        return None  # reading the file reports the error
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
@@ -266,11 +263,11 @@ def load_manifest(
 ) -> Manifest:
     """Reads and checks the manifest at ``path``: CSV, JSON or JSON Lines, by the ending of its name.
 
-    ``overrides`` (``--set``) win over what the rows say. ``only`` keeps the rows with these ids. Meshes have to
-    lie in the manifest's folder unless ``allow_outside``, and to exist unless ``check_files`` is off.
+    ``overrides`` (``--set``) replace the rows' values. ``only`` selects rows by id. Meshes must lie in the manifest's
+    folder unless ``allow_outside``, and must exist unless ``check_files`` is off.
 
-    Raises ManifestError where the manifest as a whole cannot be used, UsageError for wrong ``overrides`` or an id
-    in ``only`` that no row has. What is wrong with single rows is in ``problems``.
+    Raises ManifestError if the whole manifest is unusable, UsageError for wrong ``overrides`` or an id in ``only``
+    that no row has. ``problems`` lists the errors of single rows.
     """
     stream = ManifestStream(path, overrides=overrides, allow_outside=allow_outside, check_files=check_files)
     jobs: list[Job] = []

@@ -1,4 +1,4 @@
-"""Reads the meshes that jobs name, to say before anything is built which of them cannot be used."""
+"""Loads the meshes of jobs before a build, to report the unusable ones."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pipeline.recipes import MESH_FIELDS
 from pipeline.storage.errors import StorageError
 from pipeline.storage.inputs import fetch_mesh
 
-# Bounded, so that a long manifest fills no memory: beyond, meshes are read again.
+# Bounds the memory for a long manifest. Beyond it, meshes are read again.
 _REMEMBERED = 1 << 16
 
 
 class MeshChecker:
-    """Reads each mesh once, however many jobs name it."""
+    """Checks meshes and caches the results, so each is read once."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Location, int], tuple[str, list[str]]] = {}
         self._unkept: dict[Location, str] = {}
 
     def problem(self, job: Job) -> Problem | None:
-        """What is wrong with the mesh of ``job``; None where it can be used."""
+        """Returns the error of ``job``'s mesh; None if it is usable."""
         mesh = job.origin or job.mesh
         if mesh is None:
             return None
@@ -35,9 +35,9 @@ class MeshChecker:
         )
 
     def warnings(self, job: Job) -> list[Problem]:
-        """What is odd about the mesh of ``job``, a Problem a line, and in one line what of it will not be in the asset.
+        """Returns the warnings of ``job``'s mesh; for ``paint`` also one that lists what the asset will lack.
 
-        [] where it cannot be used; the latter only where the mesh is painted.
+        Returns [] if the mesh is unusable.
         """
         mesh = job.origin or job.mesh
         if mesh is None:
@@ -57,7 +57,7 @@ class MeshChecker:
         return self._unkept[mesh]
 
     def reason(self, mesh: Location, max_faces: int) -> str:
-        """What is wrong with a mesh of at most ``max_faces`` faces; "" where it can be used."""
+        """Returns the error of a mesh of at most ``max_faces`` faces; "" if it is usable."""
         return self._read(mesh, max_faces)[0]
 
     def _read(self, mesh: Location, max_faces: int) -> tuple[str, list[str]]:
@@ -71,7 +71,7 @@ class MeshChecker:
 
 
 def _read(mesh: Location, max_faces: int) -> tuple[str, list[str]]:
-    """(what is wrong with the mesh or "", its warnings)."""
+    """Returns (the mesh's error or "", its warnings)."""
     from pipeline.mesh.load import load_mesh
 
     try:

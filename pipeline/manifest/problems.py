@@ -1,21 +1,22 @@
-"""What can be wrong with a manifest, and how it is put into words."""
+"""Problems of a manifest, and the wording of their messages."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+
+from pipeline.core.terminal import printable
 
 _MAX_QUOTED = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong; ``str`` gives ``file:row: field: what is wrong, what is allowed``.
+    """One error; ``str`` gives ``file:row: field: what is wrong, what is allowed``.
 
-    ``row`` is 0 and ``field`` empty where there is none. ``row_id`` is the row's id where it has a usable one.
-    ``whole`` says that it makes the whole manifest unusable, not this row alone.
+    ``row`` 0 and an empty ``field`` mean that there is none. ``row_id`` is the row's id if that is valid. ``whole``
+    means that the error makes the whole manifest unusable, not only this row.
     """
 
     file: str
@@ -31,11 +32,11 @@ class Problem:
         return f"{self.file}{row}:{field} {self.message}"
 
 
-def quoted(value: Any) -> str:
-    """``value`` as it is quoted in a message: short, on one line, nothing in it that a terminal obeys."""
+def quoted(value: object) -> str:
+    """Quotes an untrusted ``value`` for a message: shortened, on one line, escaped for terminals."""
     if isinstance(value, str):
         cut = value if len(value) <= _MAX_QUOTED else value[: _MAX_QUOTED - 3] + "..."
-        return "'" + "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut) + "'"
+        return f"'{printable(cut)}'"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, float):
@@ -54,7 +55,7 @@ def join_or(words: Iterable[str]) -> str:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` for the known name nearest to ``name``, or nothing."""
+    """Returns ``; did you mean 'x'?`` with the known name nearest to ``name``, or ""."""
     if len(name) > _MAX_QUOTED:
         return ""
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")

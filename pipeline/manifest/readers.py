@@ -1,7 +1,7 @@
-"""Files become raw rows: CSV, JSON and JSON Lines, read as strangers write them, in bounded memory.
+"""Reads untrusted CSV, JSON and JSON Lines files as raw rows, in bounded memory.
 
-Nothing here knows what a field means. A reader yields ``RawRow`` for what can be read as a row and ``Problem``
-(``whole=True``) for what makes the file unusable; it goes on after a problem wherever that makes sense.
+Readers do not interpret fields. A reader yields a ``RawRow`` for each row and a ``Problem`` (``whole=True``) for each
+error that makes the file unusable; it continues after a problem if possible.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from pipeline.core.location import Location, RemotePath
 from pipeline.manifest.encodings import NotUtf16, as_plain
@@ -36,15 +36,14 @@ _DELIMITERS = (",", ";", "\t")
 
 @dataclass(slots=True)
 class RawRow:
-    """One row as it stands in the file: ``row`` is its number as ``core.job.Source`` counts.
+    """One row as it is in the file: ``row`` is its number as in ``core.job.RowLocation``.
 
-    ``text`` says that all values are text (CSV). ``errors`` are (field, message) pairs of what is wrong with the
-    row's form; ``broken`` that its values may stand under the wrong names and mean nothing. ``inherited`` are the
-    names whose values come from the manifest's defaults.
+    ``text``: all values are text (CSV). ``errors``: (field, message) pairs of errors in the row's form. ``broken``:
+    values may be assigned to the wrong names. ``inherited``: names whose values come from the manifest's defaults.
     """
 
     row: int
-    values: dict[str, Any]
+    values: Mapping[str, object]
     text: bool = False
     errors: tuple[tuple[str, str], ...] = ()
     broken: bool = False
@@ -53,9 +52,9 @@ class RawRow:
 
 @dataclass(frozen=True)
 class Fields:
-    """What a reader has to know of fields: their names, and the columns that a table has to have.
+    """The field names that a reader knows, and the columns that a table needs.
 
-    ``required`` names each such column and another one that makes up for its absence ("" where none does).
+    ``required`` maps each needed column to one that can replace it ("" if none can).
     """
 
     known: Collection[str]
@@ -66,7 +65,7 @@ Reader = Callable[[BinaryIO, str, Fields], Iterator[RawRow | Problem]]
 
 
 def read_rows(path: Location, fields: Fields) -> Iterator[RawRow | Problem]:
-    """The rows of the manifest at ``path`` (or URL), in the format its name says."""
+    """Yields the rows of the manifest at ``path`` (or URL), in the format of its ending."""
     name = str(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -84,7 +83,7 @@ def read_rows(path: Location, fields: Fields) -> Iterator[RawRow | Problem]:
             yield from _read(reader, io.BytesIO(data), name, fields)
         return
     try:
-        # Without O_NONBLOCK a named pipe would hold us here for ever.
+        # Without O_NONBLOCK, opening a named pipe would block for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
@@ -92,7 +91,7 @@ def read_rows(path: Location, fields: Fields) -> Iterator[RawRow | Problem]:
         return
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        yield _file_problem(name, "the manifest is no plain file; allowed: the path of a file")
+        yield _file_problem(name, "the manifest is not a regular file; allowed: the path of a file")
         return
     with os.fdopen(descriptor, "rb", BLOCK_BYTES) as stream:
         try:
@@ -102,7 +101,7 @@ def read_rows(path: Location, fields: Fields) -> Iterator[RawRow | Problem]:
 
 
 def _read(reader: Reader, stream: BinaryIO, name: str, fields: Fields) -> Iterator[RawRow | Problem]:
-    """The rows of ``stream``, which may also be UTF-16 with a byte order mark, or have the line ends of old Macs."""
+    """Yields the rows of ``stream``. It may be UTF-16 with a byte order mark, or have the line ends of old Macs."""
     try:
         yield from reader(as_plain(stream), name, fields)
     except NotUtf16 as error:
@@ -135,7 +134,7 @@ class Lines:
                 yield line
 
     def _decode_plain(self, block: bytes) -> str | None:
-        """The text of whole lines, or None where one of them is too long or no text."""
+        """Decodes a block of whole lines, or returns None if a line is too long or not valid text."""
         if len(block) > MAX_LINE or b"\0" in block:
             return None
         try:
@@ -176,12 +175,11 @@ class Lines:
 
 
 def read_csv(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | Problem]:
-    """CSV with a header line, as spreadsheets write it.
+    """Reads CSV with a header line, as spreadsheets write it.
 
-    Between cells stands ``,`` ``;`` or tab, whichever shows more known names in the header, unless a line ``sep=``
-    before it says which. A row's number is the line on which it starts. An empty cell says nothing: the field is left
-    out. So do cells that are missing at the end of a row, and columns without a name at the end of the header.
-    Blanks before a cell, quoted or not, are no part of it.
+    The delimiter is ``,`` ``;`` or tab, whichever gives the most known names in the header, unless a line ``sep=``
+    before the header sets it. A row's number is its first line. A field whose cell is empty or missing is left out.
+    Unnamed columns at the end of the header are ignored, as are blanks before a cell.
     """
     lines = Lines(stream, file)
     source = iter(lines)
@@ -224,7 +222,7 @@ def read_csv(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | P
                 return
             continue
         if len(cells) > len(header):
-            # Rows with delimiters to spare, which spreadsheets leave behind, say nothing by them.
+            # Ignore surplus delimiters at the end of a row, which spreadsheets write.
             cells = _without_empty_end(cells)
             if len(cells) > len(header):
                 yield _too_long(cells, header, start)
@@ -234,17 +232,17 @@ def read_csv(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | P
             yield RawRow(start, values, text=True)
 
 
-# What Excel reads and writes to say which delimiter follows.
+# Excel's line that sets the delimiter.
 _SEP_LINE = re.compile(r"""(?P<quote>"?)sep=(?P<delimiter>[^\w\s"'\\]|\t)(?P=quote)""", re.IGNORECASE)
 
 
 def _first_text(lines: Iterator[str]) -> str:
-    """The next line with something in it; "" at the end."""
+    """Returns the next line that is not blank; "" at the end."""
     return next((line for line in lines if line.strip()), "")
 
 
 def _without_empty_end(cells: list[str]) -> list[str]:
-    """``cells`` up to the last one with something in it."""
+    """Removes empty cells at the end."""
     count = len(cells)
     while count and not cells[count - 1].strip():
         count -= 1
@@ -252,7 +250,7 @@ def _without_empty_end(cells: list[str]) -> list[str]:
 
 
 def _delimiter(line: str, fields: Fields) -> str:
-    """The delimiter that shows the most known names in the header; the comma unless another one shows more."""
+    """Returns the delimiter that gives the most known names in the header; the comma in a tie."""
 
     def count(delimiter: str) -> int:
         try:
@@ -301,18 +299,18 @@ def _header_problems(header: list[str], file: str, row: int, fields: Fields) -> 
 def _too_long(cells: list[str], header: list[str], row: int) -> RawRow:
     advice = "put a cell that has a delimiter in it into quotes"
     message = f"{len(cells)} cells, but the header has {len(header)} columns; {advice}"
-    # Only the id is taken from such a row: it stands first as a rule, before what was shifted.
+    # Use only the id of such a row. It is usually the first cell, before the shifted ones.
     first = {header[0]: cells[0].strip()} if header[0] == "id" and cells[0].strip() else {}
     return RawRow(row, first, text=True, errors=(("cells", message),), broken=True)
 
 
-class _Object(dict[str, Any]):
-    """A JSON object in which keys came twice (the last one counts)."""
+class _Object(dict[str, object]):
+    """A JSON object with repeated keys. The last value counts."""
 
     twice: tuple[str, ...] = ()
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
     value = dict(pairs)
     if len(value) == len(pairs):
         return value
@@ -322,18 +320,18 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return marked
 
 
-# NaN and Infinity are no JSON, but many programs write them: they become a problem of their row, not of the file.
+# NaN and Infinity are not JSON, but many programs write them: an error of their row, not of the file.
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_pairs,
     parse_constant={"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}.__getitem__,
 )
 
 
-def decode_json(text: str) -> tuple[Any, str]:
-    """The value of a JSON text and "", or None and what is wrong with it."""
+def decode_json(text: str) -> tuple[object, str]:
+    """Returns the value of a JSON text and "", or None and an error."""
     try:
         if text.startswith("{"):
-            # What a line of JSON Lines is as a rule: without a look for white space around it.
+            # Fast path for a typical line of JSON Lines, without white space around it.
             value, end = _DECODER.raw_decode(text)
             if end == len(text):
                 return value, ""
@@ -347,7 +345,7 @@ def decode_json(text: str) -> tuple[Any, str]:
         return None, "not usable: the JSON has a number of too many digits"
 
 
-def _json_row(value: Any, row: int) -> RawRow:
+def _json_row(value: object, row: int) -> RawRow:
     if not isinstance(value, dict):
         message = f'the row is {_noun(value)}; allowed: an object like {{"prompt": "...", "mesh": "..."}}'
         return RawRow(row, {}, errors=(("row", message),), broken=True)
@@ -357,7 +355,7 @@ def _json_row(value: Any, row: int) -> RawRow:
     return RawRow(row, {key: item for key, item in value.items() if item is not None}, errors=errors)
 
 
-def _noun(value: Any) -> str:
+def _noun(value: object) -> str:
     return quoted(value) if isinstance(value, (bool, type(None), dict, list)) else (
         "text" if isinstance(value, str) else "a number"
     )  # fmt: skip
@@ -381,7 +379,7 @@ def read_jsonl(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow |
 
 
 def read_json(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | Problem]:
-    """JSON: a list of rows, or ``{"defaults": {...}, "rows": [...]}``. A row's number is its place, from 1."""
+    """Reads JSON: a list of rows, or ``{"defaults": {...}, "rows": [...]}``. Rows are numbered from 1."""
     data = stream.read(MAX_JSON + 1)
     if len(data) > MAX_JSON:
         yield _file_problem(file, f"larger than {MAX_JSON >> 20} MiB; write large manifests as JSON Lines (.jsonl)")
@@ -399,7 +397,7 @@ def read_json(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | 
     if reason:
         yield _file_problem(file, reason)
         return
-    defaults: dict[str, Any] = {}
+    defaults: dict[str, object] = {}
     if isinstance(value, dict):
         wrong = list(_envelope_problems(value, file, fields))
         yield from wrong
@@ -411,7 +409,7 @@ def read_json(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | 
         yield _file_problem(file, f'the manifest is {_noun(value)}; allowed: a list of rows, or {{"rows": [...]}}')
         return
     if defaults:
-        # Row 0: whoever reads the rows checks the defaults first, by themselves.
+        # Row 0 holds the defaults, which the consumer checks first.
         yield RawRow(0, defaults)
     for number, item in enumerate(value, start=1):
         row = _json_row(item, number)
@@ -421,7 +419,7 @@ def read_json(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | 
         yield row
 
 
-def _envelope_problems(value: dict[str, Any], file: str, fields: Fields) -> Iterator[Problem]:
+def _envelope_problems(value: dict[str, object], file: str, fields: Fields) -> Iterator[Problem]:
     allowed = ("defaults", "rows", "$schema")
     if "rows" not in value and any(key in fields.known for key in value):
         yield _file_problem(file, "this is a single row; put it into a list: [ {...} ]")

@@ -1,4 +1,4 @@
-"""A raw row becomes a Job, or the list of everything that is wrong with it."""
+"""Converts a raw row to a Job, or to the list of all its problems."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from pipeline.manifest.schema import DEFAULT_RECIPE, ID_ALLOWED, MAX_ID, MAX_PAT
 from pipeline.mesh.mesh_hash import FORMATS
 from pipeline.recipes.shared_settings import SharedSettings
 
-# What --set may give to all rows.
+# Fields that --set may set for all rows.
 _SETTABLE = ("seed", "negative_prompt", *schema.SETTINGS)
 _KNOWN = frozenset(schema.FIELDS)
 _CACHED = 4096
-# Fewer digits than this are a seed that is allowed.
+# Every number with fewer digits is a valid seed.
 _SURE_DIGITS = len(str(MAX_SEED))
 
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_ID - 1}}}(?<!\.)")
-# Names that Windows keeps for devices (with any ending), and names that stand beside the assets in the output.
+# Device names on Windows (with any ending), and names of the run's own files in the output root.
 _DEVICES = frozenset(["con", "prn", "aux", "nul"] + [f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)])
 _RESERVED_NAMES = frozenset(["run.json", "run.events.jsonl", "report.html"])
 # Control characters and lone surrogates; tab and line ends are white space in prompts.
@@ -46,14 +46,14 @@ _MAX_FACES: int = SharedSettings.model_fields["max_faces"].default
 _REQUIRED = {name: frozenset(recipe.required) for name, recipe in RECIPES.items()}
 
 FieldError = tuple[str, str]
-# What is wrong with a mesh of at most so many faces; "" where nothing is.
+# Returns the error of a mesh of at most so many faces; "" if it is usable.
 MeshReason = Callable[[Location, int], str]
-# What is wrong with the LoRAs and concepts of a row.
+# Returns the errors of a row's LoRAs and concepts.
 AdapterFaults = Callable[[Sequence[AdapterFile]], list[FieldError]]
 
 
 def id_problem(text: str) -> str:
-    """Empty when ``text`` can name an asset's folder on every system, else what is wrong and what is allowed."""
+    """Returns "" if ``text`` is a valid folder name on every system, else what is wrong and what is allowed."""
     if not _ID.fullmatch(text):
         return f"{quoted(text)} is no safe file name; allowed: {ID_ALLOWED}"
     lower = text.lower()
@@ -66,10 +66,10 @@ def id_problem(text: str) -> str:
 
 @dataclass(frozen=True)
 class RowInput:
-    """Settings of a row: all of them with defaults filled in, those it gave itself, and what is wrong."""
+    """Settings of a row: all with defaults, the row's own, and errors."""
 
     settings: dict[str, Any]
-    own: dict[str, Any]
+    own: dict[str, object]
     errors: tuple[FieldError, ...]
 
 
@@ -77,10 +77,10 @@ _NO_INPUT = RowInput({}, {}, ())
 
 
 class RowChecker:
-    """Checks rows one by one. Rows with the same settings or mesh share the work.
+    """Checks rows one by one. Caches the results of equal settings and meshes.
 
-    ``mesh_reason`` and ``adapter_faults``, where given, look into the files of rows that are wrong: they become no
-    jobs, and all that is wrong with them is to be told at once.
+    ``mesh_reason`` and ``adapter_faults``, if given, check the files of rows that have other errors, so that all
+    errors of a row are reported at once.
     """
 
     def __init__(
@@ -94,21 +94,21 @@ class RowChecker:
         adapter_faults: AdapterFaults | None = None,
     ):
         self.file = str(manifest)
-        # A manifest at a URL has no folder on this machine, but one there.
+        # A manifest at a URL has a remote folder.
         self.base = manifest.parent if isinstance(manifest, RemotePath) else None
         self.folder = str(self.base) if isinstance(manifest, RemotePath) else os.path.realpath(manifest.parent)
         self.allow_outside = allow_outside
         self.check_files = check_files
         self._mesh_reason = mesh_reason
         self._adapter_faults = adapter_faults
-        self._settings: dict[Any, RowInput] = {}
+        self._settings: dict[object, RowInput] = {}
         self._recipes: set[str] = set()
-        # By the text of the field: the mesh, its path as it is hashed into a derived id, what is wrong with it.
+        # Maps a field's text to the mesh, its path as hashed into a derived id, and its error.
         self._meshes: dict[str, tuple[Location | None, str, str]] = {}
         self._overrides = self._read_overrides(overrides or {})
 
     def _read_overrides(self, overrides: Mapping[str, str]) -> dict[str, Any]:
-        values: dict[str, Any] = {}
+        values: dict[str, object] = {}
         for name, text in overrides.items():
             option = f"--set {name}={text}"
             if name not in _SETTABLE:
@@ -127,14 +127,14 @@ class RowChecker:
                     self._seed(text, True, errors)
             if errors:
                 raise UsageError(f"{option}: {errors[0][1]}")
-        # Whether settings fit together can only be said row by row.
+        # Combinations of settings can only be checked per row.
         for recipe in RECIPES:
             for name, message in schema.settings_problems(recipe, _settings_of(recipe, values), together=False)[1]:
                 raise UsageError(f"--set {name}={overrides[name]}: {message}")
         return values
 
     def raise_for_unused(self) -> None:
-        """To be called after the last row. Raises UsageError for an override that no recipe of the rows knows."""
+        """Call this after the last row. Raises UsageError for an override that no row's recipe has."""
         for name in self._overrides:
             owners = schema.recipes_with(name)
             if self._recipes and self._recipes.isdisjoint(owners):
@@ -143,13 +143,13 @@ class RowChecker:
                 )
 
     def defaults(self, raw: RawRow) -> list[Problem]:
-        """What is wrong with a manifest's ``defaults``: all of it makes the manifest unusable."""
+        """Returns the errors of a manifest's ``defaults``. Each makes the whole manifest unusable."""
         errors = [("id", "an id cannot be a default: it names one row")] if "id" in raw.values else []
         self._check(raw, errors, partial=True)
         return [Problem(self.file, 0, f"defaults: {_field(field)}", message, whole=True) for field, message in errors]
 
     def check(self, raw: RawRow) -> tuple[Job | None, list[Problem], str | None]:
-        """The row's job (None when anything is wrong), its problems, and its id where it has a usable one."""
+        """Returns the row's job (None if it has problems), its problems, and its id if that is valid."""
         errors = list(raw.errors)
         job, row_id = self._check(raw, errors)
         if not errors:
@@ -179,7 +179,7 @@ class RowChecker:
         if "sketch" in values and not partial and ("shapes" in values or "shapes" in self._overrides):
             forced = "" if "shapes" in values else " (with --set)"
             errors.append(("shapes", f"the row has a sketch as well; allowed: one of the two{forced}"))
-        # Which settings an unknown recipe has is not known: then there is nothing to say about them.
+        # The settings of an unknown recipe cannot be checked.
         row_input = _NO_INPUT
         if partial:
             errors += self._default_errors(values, recipe)
@@ -187,7 +187,7 @@ class RowChecker:
             row_input = self._row_input(recipe, names.settings, values, raw.text)
         errors += row_input.errors
         if errors and not partial and mesh is not None and self._mesh_reason:
-            # Of a row without faults, whoever has its job looks at the mesh.
+            # The consumer of the job checks the mesh of a good row.
             limit = row_input.settings.get("max_faces", _MAX_FACES)
             if reason := self._mesh_reason(mesh, limit):
                 errors.append((mesh_field, reason))
@@ -213,10 +213,10 @@ class RowChecker:
         )
         return job, row_id
 
-    def _own_values(self, raw: RawRow, recipe: str) -> Mapping[str, Any]:
-        """The row's values without the manifest's defaults that are meant for rows of other recipes.
+    def _own_values(self, raw: RawRow, recipe: str) -> Mapping[str, object]:
+        """Returns the row's values without the manifest's defaults for other recipes.
 
-        A sketch of the row's own puts aside the one that the defaults give.
+        A row's own sketch replaces the one of the defaults.
         """
         if not recipe:
             return raw.values
@@ -227,15 +227,15 @@ class RowChecker:
                 dropped.add(one)
         return {name: value for name, value in raw.values.items() if name not in dropped}
 
-    def _default_errors(self, values: Mapping[str, Any], recipe: str) -> Iterator[FieldError]:
-        """What is wrong with settings among a manifest's defaults: each is judged by a recipe that knows it."""
+    def _default_errors(self, values: Mapping[str, object], recipe: str) -> Iterator[FieldError]:
+        """Yields errors of settings in a manifest's defaults, each checked by a recipe that has it."""
         left = dict(values)
         for other in dict.fromkeys((recipe or DEFAULT_RECIPE, *RECIPES)):
             own = _settings_of(other, left)
             left = {name: value for name, value in left.items() if name not in own}
             yield from self._read_settings(other, own, False).errors
 
-    def _id(self, value: Any, errors: list[FieldError]) -> str | None:
+    def _id(self, value: object, errors: list[FieldError]) -> str | None:
         if not isinstance(value, str):
             errors.append(("id", f'{quoted(value)} is not text; allowed: text, like "boot-1"'))
             return None
@@ -244,7 +244,7 @@ class RowChecker:
             errors.append(("id", reason))
         return None if reason else value
 
-    def _recipe(self, value: Any, errors: list[FieldError]) -> str:
+    def _recipe(self, value: object, errors: list[FieldError]) -> str:
         if isinstance(value, str) and value in RECIPES:
             if value not in self._recipes:
                 self._recipes.add(value)
@@ -254,11 +254,11 @@ class RowChecker:
         return ""
 
     def _text(
-        self, values: Mapping[str, Any], name: str, longest: int, errors: list[FieldError], expected: str = ""
+        self, values: Mapping[str, object], name: str, longest: int, errors: list[FieldError], expected: str = ""
     ) -> str:
-        """A prompt, with runs of white space made one space; line breaks count as that.
+        """Reads a prompt and replaces each run of white space, line breaks included, by one space.
 
-        It may be empty unless ``expected`` says what has to stand there.
+        It may be empty unless ``expected`` describes the required text.
         """
         if name not in values:
             return ""
@@ -277,7 +277,7 @@ class RowChecker:
         return text
 
     def _seed(self, raw_value: Any, text: bool, errors: list[FieldError]) -> int:
-        # As nearly all are written; all others, and what is wrong with them, by the rule.
+        # Fast path for typical seeds. The rule reads all others and reports their errors.
         if text and len(raw_value) < _SURE_DIGITS and raw_value.isascii() and raw_value.isdigit():
             return int(raw_value)
         if type(raw_value) is int and 0 <= raw_value <= MAX_SEED:
@@ -291,16 +291,16 @@ class RowChecker:
             return 0
         return int(value)
 
-    def _row_input(self, recipe: str, names: tuple[str, ...], values: Mapping[str, Any], text: bool) -> RowInput:
-        """The settings ``names`` among ``values``, read."""
+    def _row_input(self, recipe: str, names: tuple[str, ...], values: Mapping[str, object], text: bool) -> RowInput:
+        """Reads the settings ``names`` of ``values``."""
         row = tuple([values[name] for name in names])
         try:
-            # 1, 1.0 and True are one key to a dict, but not one setting.
+            # 1, 1.0 and True are equal as dict keys but differ as settings.
             key = (recipe, names, row, () if text else tuple(map(type, row)))
             if (cached := self._settings.get(key)) is not None:
                 return cached
         except TypeError:
-            # A list or an object is among them.
+            # A list or an object is not hashable.
             return self._read_settings(recipe, dict(zip(names, row, strict=True)), text)
         if len(self._settings) >= _CACHED:
             self._settings.clear()
@@ -309,7 +309,7 @@ class RowChecker:
 
     def _read_settings(self, recipe: str, own: Mapping[str, Any], text: bool) -> RowInput:
         read = schema.from_text if text else schema.from_json
-        values: dict[str, Any] = {}
+        values: dict[str, object] = {}
         errors: list[FieldError] = []
         for name, value in own.items():
             values[name], reason = read(name, value)
@@ -324,8 +324,8 @@ class RowChecker:
             errors += [(name, f"{message} (with --set)") for name, message in wrong]
         return RowInput(settings, values, tuple(errors))
 
-    def _mesh(self, value: Any, field: str, errors: list[FieldError]) -> tuple[Location | None, str]:
-        """The mesh's absolute path or URL, and its path as it is hashed into a derived id."""
+    def _mesh(self, value: object, field: str, errors: list[FieldError]) -> tuple[Location | None, str]:
+        """Returns the mesh's absolute path or URL, and its path as hashed into a derived id."""
         if value is None:
             return None, ""
         if not isinstance(value, str):
@@ -342,8 +342,8 @@ class RowChecker:
             errors.append((field, reason))
         return path, text
 
-    def _adapters(self, values: Mapping[str, Any], errors: list[FieldError]) -> tuple[AdapterFile, ...]:
-        """The files named by ``lora`` and ``concept``."""
+    def _adapters(self, values: Mapping[str, object], errors: list[FieldError]) -> tuple[AdapterFile, ...]:
+        """Returns the files of the fields ``lora`` and ``concept``."""
         adapters: tuple[AdapterFile, ...] = ()
         for kind in ADAPTERS:
             if kind in values:
@@ -379,7 +379,7 @@ class RowChecker:
                 if stat.S_ISDIR(file_stat.st_mode):
                     return None, f"{name} is a folder; allowed: the path of a {label} file"
                 if not stat.S_ISREG(file_stat.st_mode):
-                    return None, f"{name} is no plain file; allowed: the path of a {label} file"
+                    return None, f"{name} is not a regular file; allowed: the path of a {label} file"
                 if file_stat.st_size == 0:
                     return None, f"{name} is an empty file; allowed: a {label} with something in it"
                 if not os.access(path, os.R_OK):
@@ -394,7 +394,7 @@ class RowChecker:
         return Path(path), ""
 
     def _find_remote(self, text: str, label: str, endings: Sequence[str]) -> tuple[RemotePath | None, str]:
-        """A file named by its URL, or relative to a manifest at one; whether it is there is seen when it is fetched."""
+        """Resolves a URL, or a path relative to a remote manifest. A missing file is reported by the later fetch."""
         name = quoted(text)
         if self.base is not None and not is_url(text):
             if reason := _path_problem(text, False, label, endings):
@@ -420,7 +420,7 @@ class RowChecker:
 
 
 def _path_problem(text: str, allow_outside: bool, label: str, endings: Sequence[str]) -> str:
-    """What is wrong with the text of the path of a ``label``, before the file system is asked."""
+    """Returns the error of a ``label``'s path that its text alone shows; "" if there is none."""
     name = quoted(text)
     if not text.strip():
         return f"it is empty; allowed: the path of a {label}"
@@ -440,19 +440,19 @@ def _path_problem(text: str, allow_outside: bool, label: str, endings: Sequence[
 
 
 def _field(name: str) -> str:
-    """A field's name as it stands in a problem; a stranger's own may be anything, even empty."""
+    """Returns a field's name for a message. An untrusted name may be any text, even empty."""
     return name if name in _KNOWN else quoted(name)[1:-1] or "''"
 
 
-def _settings_of(recipe: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _settings_of(recipe: str, values: Mapping[str, object]) -> dict[str, Any]:
     settings = _SETTINGS_OF[recipe]
     return {name: value for name, value in values.items() if name in settings}
 
 
 @dataclass(frozen=True)
 class _Names:
-    """What the names of a row's values say by themselves: what is wrong with them, which of them are ``settings``,
-    under which one its mesh stands (or may), and whether ``adapters`` are among them."""
+    """The result of checking a row's field names: errors, the names of ``settings``, the field of the mesh, and whether
+    the row has ``adapters``."""
 
     errors: tuple[FieldError, ...]
     settings: tuple[str, ...]
@@ -462,9 +462,11 @@ class _Names:
 
 @functools.lru_cache(_CACHED)
 def _names(recipe: str, names: tuple[str, ...], text: bool, partial: bool) -> _Names:
-    """Of a row of ``recipe`` ("" where it is not known) with values under ``names``: most rows of a manifest have the
-    same. ``partial``: defaults, to which rows may add, also others' recipes."""
-    # Where the recipe is not known, or rows may yet name others, every recipe's fields are.
+    """Checks the field ``names`` of a row of ``recipe`` ("" if unknown). Cached, since most rows have the same names.
+
+    ``partial``: the names are those of defaults, which rows of any recipe complete.
+    """
+    # If the recipe is unknown, or rows may set others, the fields of every recipe are allowed.
     fields = RECIPES.get(recipe) if not partial else None
     errors: list[FieldError] = []
     if not (fields.names if fields else _KNOWN).issuperset(names):
@@ -480,7 +482,7 @@ def _names(recipe: str, names: tuple[str, ...], text: bool, partial: bool) -> _N
 
 
 def _unknown_fields(names: Sequence[str], recipe: str) -> Iterator[FieldError]:
-    """Fields that rows of ``recipe`` do not have; "" for a recipe that is not known."""
+    """Yields errors of fields that ``recipe`` does not have; "" means an unknown recipe."""
     fields = RECIPES.get(recipe)
     for name in names:
         owners = schema.recipes_with(name)
@@ -507,14 +509,14 @@ def _slug(text: str, longest: int) -> str:
     if len(slug) <= longest:
         return slug
     cut = slug[: longest + 1]
-    # At the end of a word where there is one.
+    # Cut at the end of a word if there is one.
     return (cut.rsplit("-", 1)[0] if "-" in cut else cut[:longest]).strip("-")
 
 
-def _derived_id(recipe: str, prompt: str, negative: str, mesh: str, seed: int, own: Mapping[str, Any]) -> str:
-    """An id for a row that has none: readable, and the same as long as the row says the same.
+def _derived_id(recipe: str, prompt: str, negative: str, mesh: str, seed: int, own: Mapping[str, object]) -> str:
+    """Derives a readable id for a row without one. Equal rows give equal ids.
 
-    Made of what the row gives itself, not of defaults or ``--set``, which may change from run to run.
+    Uses the row's own values only, not defaults or ``--set``, which may change from run to run.
     """
     content = canonical_json([recipe, prompt, negative, mesh, seed, dict(own)])
     stem = posixpath.splitext(posixpath.basename(mesh))[0]

@@ -1,4 +1,4 @@
-"""What a row may hold: one model per recipe, and for each field how its text is read and what is allowed."""
+"""The fields of a row: one model per recipe, and a parsing rule for each field."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.recipes.shared_settings import SharedSettings
 MAX_ID = 100
 MAX_PROMPT = 2000
 MAX_PATH = 1000
-# The largest whole number that every JSON reader and spreadsheet keeps exact.
+# The largest integer that every JSON reader and spreadsheet represents exactly.
 MAX_SEED = 2**53 - 1
 
 ID_ALLOWED = (
@@ -31,7 +31,7 @@ ID_ALLOWED = (
 
 
 class RowModel(SharedSettings):
-    """What every row may say beside its recipe's settings."""
+    """Fields of every row, besides its recipe's settings."""
 
     id: str | None = Field(
         default=None,
@@ -84,9 +84,9 @@ class GenerateRow(GenerateSettings, RowModel):
 
 @dataclass(frozen=True)
 class RecipeFields:
-    """What the rows of ``recipe`` may hold: ``own`` fields of the row itself, then the recipe's ``settings``.
+    """The fields of a recipe's rows: the row's ``own`` fields, then the recipe's ``settings``.
 
-    ``prompt`` says in a sentence what the prompt is for.
+    ``prompt`` describes the prompt in messages.
     """
 
     recipe: str
@@ -106,17 +106,17 @@ class RecipeFields:
 
     @functools.cached_property
     def settings(self) -> tuple[str, ...]:
-        """Names of the settings, those of this recipe alone last."""
+        """Names of the settings, the recipe-specific ones last."""
         return tuple(self.model.model_fields)
 
     @functools.cached_property
     def names(self) -> frozenset[str]:
-        """All of them."""
+        """Names of all fields."""
         return frozenset((*self.own, *self.settings))
 
     @functools.cached_property
     def required(self) -> tuple[str, ...]:
-        """Fields without which a row cannot be used, given that its recipe is known."""
+        """Names of the required fields, except the recipe."""
         return tuple(name for name in self.own if name != "recipe" and self.row.model_fields[name].is_required())
 
 
@@ -135,7 +135,7 @@ def _together(of: str) -> tuple[str, ...]:
 SETTINGS = _together("settings")
 FIELDS: tuple[str, ...] = (*_together("own"), *SETTINGS)
 
-# A name means the same in every recipe that has it, so there is one rule for each.
+# A name has the same meaning in every recipe, so each has one rule.
 RULES: Mapping[str, FieldRule] = {
     name: next(field_rule(name, r.row.model_fields[name]) for r in RECIPES.values() if name in r.names)
     for name in FIELDS
@@ -143,31 +143,31 @@ RULES: Mapping[str, FieldRule] = {
 
 
 def recipes_with(name: str) -> list[str]:
-    """The recipes that know the field ``name``."""
+    """The recipes that have the field ``name``."""
     return [recipe for recipe, fields in RECIPES.items() if name in fields.names]
 
 
 def from_text(name: str, text: str) -> tuple[Any, str]:
-    """The value of field ``name`` written as ``text`` in a CSV cell or after ``--set``, and "" or what is wrong."""
+    """Parses ``text`` of a CSV cell or of ``--set`` as field ``name``. Returns (value, "") or (None, error)."""
     return read_text(RULES[name], text)
 
 
-def from_json(name: str, value: Any) -> tuple[Any, str]:
-    """The value of field ``name`` read from JSON as the models want it, and "" or what is wrong with its type."""
+def from_json(name: str, value: object) -> tuple[Any, str]:
+    """Converts a JSON value of field ``name`` for the models. Returns (value, "") or (None, error)."""
     return read_json(RULES[name], value)
 
 
 @functools.cache
-def _default_settings(recipe: str) -> dict[str, Any]:
+def _default_settings(recipe: str) -> dict[str, object]:
     return RECIPES[recipe].model().model_dump()
 
 
 def settings_problems(
-    recipe: str, values: Mapping[str, Any], *, together: bool = True
-) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """All settings of ``recipe`` with defaults filled in, and what is wrong with ``values``: (field, message) each.
+    recipe: str, values: Mapping[str, object], *, together: bool = True
+) -> tuple[dict[str, object], list[tuple[str, str]]]:
+    """Validates ``values``. Returns all settings of ``recipe`` with defaults, and (field, message) errors.
 
-    ``together`` off leaves out that two settings do not fit together, and judges each by itself.
+    With ``together`` off, combinations of settings are not checked.
     """
     if not values:
         return _default_settings(recipe), []
@@ -194,7 +194,7 @@ def _explain(detail: ErrorDetails) -> tuple[str, str]:
 
 
 def _explain_shape(detail: ErrorDetails) -> str:
-    """What is wrong in a list of shapes; the place is (shapes, number of the shape, its key, ...)."""
+    """Describes an error in a list of shapes. Its location is (shapes, index of the shape, its key, ...)."""
     path, value = detail["loc"][1:], detail["input"]
     if not path:
         return f"it has {len(value)} shapes; allowed: 1 to {MAX_SHAPES}"

@@ -1,4 +1,4 @@
-"""How a field's text or JSON value is read, and what its messages say is allowed."""
+"""Parses field values from text or JSON, and words what is allowed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.recipes.generate_settings import MAX_SHAPES
 
 FieldKind = Literal["whole", "number", "switch", "choice", "text", "words", "shapes"]
 
-# Fields whose words cannot be read off their types.
+# Wording for fields whose types do not imply it.
 _ALLOWED = {
     "base_colour": "a colour like #c04020",
     "shapes": f'a list of 1 to {MAX_SHAPES} solids, like [{{"shape": "box", "size": [1, 0.5, 1]}}]',
@@ -26,14 +26,14 @@ _ALLOWED = {
 
 @dataclass(frozen=True)
 class FieldRule:
-    """How a field's text is read (``kind``) and, in words, what is allowed in it."""
+    """How a field's text is parsed (``kind``), and what is allowed, in words."""
 
     kind: FieldKind
     allowed: str
 
 
 def field_rule(name: str, field: FieldInfo) -> FieldRule:
-    """The rule of a model's field ``name``, read off its type and its limits."""
+    """Derives the rule of a model's field ``name`` from its type and limits."""
     annotation = field.annotation
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         annotation = next(candidate for candidate in typing.get_args(annotation) if candidate is not type(None))
@@ -70,7 +70,7 @@ _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0
 
 
 def read_text(rule: FieldRule, text: str) -> tuple[Any, str]:
-    """The value of a field written as ``text`` in a CSV cell or after ``--set``, and "" or what is wrong with it."""
+    """Parses ``text`` of a CSV cell or of ``--set``. Returns (value, "") or (None, error)."""
     if rule.kind == "switch":
         value = _SWITCH.get(text.lower())
         return (value, "") if value is not None else (None, not_allowed(rule, text))
@@ -85,8 +85,8 @@ def read_text(rule: FieldRule, text: str) -> tuple[Any, str]:
     if rule.kind == "words":
         return [word for word in re.split(r"[\s,;+]+", text) if word], ""
     if rule.kind == "shapes":
-        value, reason = decode_json(text)
-        return read_json(rule, value) if not reason else (None, f"{reason}; allowed: {rule.allowed}")
+        shapes, reason = decode_json(text)
+        return read_json(rule, shapes) if not reason else (None, f"{reason}; allowed: {rule.allowed}")
     return text, ""
 
 
@@ -102,18 +102,18 @@ _TYPES: dict[FieldKind, tuple[type, ...]] = {
 
 
 def read_json(rule: FieldRule, value: Any) -> tuple[Any, str]:
-    """The value of a field read from JSON as the models want it, and "" or what is wrong with its type."""
+    """Converts a JSON value for the models. Returns (value, "") or (None, error)."""
     kind = type(value)
     if rule.kind == "whole" and kind is float and math.isfinite(value) and value.is_integer():
-        # JSON knows one kind of number: 300.0 is 300.
+        # JSON has one number type: 300.0 is 300.
         return int(value), ""
     if rule.kind == "number" and kind is int and abs(value) > 2**1000:
         return None, not_allowed(rule, value)
     return (value, "") if kind in _TYPES[rule.kind] else (None, not_allowed(rule, value))
 
 
-def not_allowed(rule: FieldRule, value: Any) -> str:
-    """What is wrong with a ``value`` that does not follow ``rule``, and what is allowed."""
+def not_allowed(rule: FieldRule, value: object) -> str:
+    """Returns the message for a ``value`` that violates ``rule``."""
     text = quoted(value)
     if rule.kind in ("choice", "text") and not isinstance(value, str):
         return f"{text} is not text; allowed: {rule.allowed}"

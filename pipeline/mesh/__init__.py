@@ -1,1 +1,1 @@
-"""Triangle meshes without learning: reading, normals, solids, winding numbers, iso-surfaces."""
+"""Triangle meshes: readers, normals, primitive solids, winding numbers, iso-surfaces."""

@@ -1,7 +1,7 @@
-"""From a density in a cube to a closed triangle mesh: iso-surface, components, smoothing, decimation.
+"""Extracts a closed triangle mesh from a density grid: iso-surface, components, smoothing, decimation.
 
-R is the number of density samples along a side; they stand on a grid over [-bound, bound]^3 whose outermost samples
-lie on the cube's faces, indexed [x, y, z]. Frame and units are the cube's.
+R is the number of density samples per side. The grid spans [-bound, bound]^3, its outermost samples lie on the cube's
+faces, and it is indexed [x, y, z]. Meshes use the cube's frame and units.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from pipeline.mesh.mesh import Mesh, assemble, face_areas, face_normals
 Float64Array = NDArray[np.float64]
 
 STAGE = "surface"
-# A sample nearer to the surface than this share of a cell's range is moved off it: a vertex exactly on a sample
-# collapses faces to slivers, which later stages would have to drop.
+# Samples with a smaller absolute value are moved away from the surface: a vertex exactly on a sample yields slivers,
+# which later stages drop.
 _OFF_SAMPLE = 1e-2
-# The opacity of a ray below which nothing is there.
+# A density whose most opaque ray has less opacity than this counts as empty.
 _LEAST_OPACITY = 0.05
-# A blur of fewer samples than this does nothing; the share of the inside that may be lost to one.
+# The smallest effective blur, in samples, and the largest share of the inside that a blur may remove.
 _LEAST_BLUR, _MOST_LOST = 0.3, 0.005
 # Taubin's shrinking and growing steps: low frequencies pass, volume is kept (Taubin 1995, section 3).
 _SHRINK, _GROW = 0.5, -0.53
-# Decimation: how eagerly edges are collapsed, from careful to eager; the first that meets the budget is taken.
+# Aggressiveness of decimation. The first value that meets the face budget is used.
 _EAGERNESS = (5.0, 7.0, 9.0)
 
 
 @dataclass(frozen=True)
 class ComponentRule:
-    """Which connected pieces of the surface are kept.
+    """Selects connected components of a surface.
 
-    Those with at least ``share`` of the largest piece's area, at most ``most`` of them. Pieces that enclose a hollow
-    (their volume is negative) cannot be seen from outside and go whatever their size.
+    Keeps at most ``most`` components, each with at least ``share`` of the largest one's area. Drops components of
+    negative volume: they bound cavities, which are invisible from outside.
     """
 
     share: float = 0.05
@@ -47,19 +47,19 @@ class ComponentRule:
 
 
 def extract(density: NDArray[np.floating], threshold: float, bound: float = 1.0, blur: float = 0.0) -> Mesh:
-    """The surface where ``density`` (R, R, R), per unit of length and >= 0, crosses ``threshold``.
+    """Extracts the surface where ``density`` (R, R, R), >= 0 and per unit of length, crosses ``threshold``.
 
-    Marching cubes (Lewiner's) over (density - threshold) / (density + threshold): the same surface, but between two
-    samples it is placed by the density's logarithm, in which fields are smooth. Interpolating a density that jumps
-    from 0 to hundreds itself would put every vertex beside the empty sample and show the grid as stairs.
+    Runs Lewiner's marching cubes on (density - threshold) / (density + threshold). It crosses zero at the same
+    surface, and its interpolation follows the logarithm of the density, which is smooth. Interpolating a density that
+    jumps from 0 to hundreds would put every vertex beside the empty sample, and the grid would show as steps.
 
-    ``blur``: sigma of a Gaussian, in the cube's units, that this function is smoothed by before it is cut. Bumps of
-    twice its length go; flat surfaces stay where they are. Parts thinner than that would waste away: where there are
-    such, sigma is halved until they stay, and ``warnings`` tell.
+    ``blur`` is the sigma of a Gaussian, in the cube's units, that smooths this function first. It removes bumps of up
+    to twice its length and keeps flat surfaces in place. It would also remove thinner parts, so sigma is halved until
+    they remain, with a message in ``warnings``.
 
-    Faces are counter-clockwise seen from outside. What reaches the cube's faces is cut there and capped, so the
-    surface is always closed. Vertices are float32 values. Raises MeshError where the density is not finite, nowhere
-    reaches the threshold, or everywhere exceeds it; SettingError for a wrong shape or a threshold that is not positive.
+    Faces are counter-clockwise seen from outside. The cube's faces clip and cap the surface, so it is always closed.
+    Vertices are float32 values. Raises MeshError if the density is not finite, is below the threshold everywhere, or
+    above it everywhere. Raises SettingError for a wrong shape or a threshold that is not positive.
     """
     from skimage.measure import marching_cubes
 
@@ -95,13 +95,15 @@ def extract(density: NDArray[np.floating], threshold: float, bound: float = 1.0,
 
 
 def _smoothed(signed: NDArray[np.floating], sigma: float) -> tuple[NDArray[np.floating], list[str]]:
-    """``signed`` (R, R, R), above 0 inside, blurred by ``sigma`` samples or by as much less as its thin parts need; and
-    what is to be told of that."""
+    """Blurs ``signed`` (R, R, R; positive inside) by ``sigma`` samples, or less if that would remove thin parts.
+
+    Returns the blurred grid and warnings.
+    """
     label, count = label_pieces(signed > 0)
-    if count == 0:  # the surface is a single sample's
+    if count == 0:
         return signed, []
     sizes = np.bincount(label.ravel())[1:]
-    # Specks may go; they are no parts.
+    # Specks do not count as parts.
     is_part = np.append(False, sizes >= ComponentRule().share * sizes.max())
     inside = is_part[label]
     used = sigma
@@ -116,16 +118,14 @@ def _smoothed(signed: NDArray[np.floating], sigma: float) -> tuple[NDArray[np.fl
 
 
 def optical_depth_field(density: NDArray[np.floating], bound: float = 1.0) -> tuple[NDArray[np.float32], float]:
-    """A field (R, R, R) float32 >= 0 and its threshold; the surface has the outline of a picture of the density.
+    """Returns an optical depth field (R, R, R) float32 >= 0 and a threshold. The surface has the density's outline.
 
-    The field is the optical depth through which the nearest light reaches a sample: the least of the integrals of
-    the density from the cube's six sides, along the axes. The threshold is half of what a ray loses half its light
-    to (or half of what the most opaque ray absorbs, if that is less than all): so where a ray loses half its light,
-    something is left of the part that it goes through, whatever the density's scale. A density that is level and grainy
-    inside, as of an object that is a little transparent, has no smooth surface at any threshold of its own; its
-    integrals have.
+    A sample's optical depth is the smallest integral of the density along the axes from the six sides of the cube. The
+    threshold is half the optical depth at which a ray loses half the light that the most opaque ray loses. So each part
+    that absorbs half the light of a ray keeps a surface, whatever the density's scale. A slightly transparent object
+    has a flat, noisy density, which has no smooth iso-surface at any threshold; its integrals have one.
 
-    ``density`` as for ``extract``. Raises MeshError where nothing absorbs at least a twentieth of the light.
+    ``density`` as for ``extract``. Raises MeshError if no ray loses at least a twentieth of its light.
     """
     side = _check(density)
     cell = 2 * bound / (side - 1)
@@ -149,7 +149,7 @@ def optical_depth_field(density: NDArray[np.floating], bound: float = 1.0) -> tu
 
 
 def _check(density: NDArray[np.floating]) -> int:
-    """The side R. Raises SettingError for what is no cube, MeshError where it is not finite."""
+    """Returns the side R. Raises SettingError if ``density`` is not a cube, MeshError if it is not finite."""
     if density.ndim != 3 or len(set(density.shape)) != 1 or len(density) < 2:
         raise SettingError(f"a density grid is a cube of at least 2 samples a side, not {density.shape}")
     if not np.isfinite(density).all():
@@ -160,7 +160,7 @@ def _check(density: NDArray[np.floating]) -> int:
 
 
 def keep_components(mesh: Mesh, rule: ComponentRule | None = None) -> Mesh:
-    """``mesh`` without the pieces that ``rule`` leaves out; what went is told in ``warnings``."""
+    """Drops the components that ``rule`` does not select, with a message in ``warnings``."""
     rule = rule or ComponentRule()
     label, areas, volumes = components(mesh)
     largest = areas.max()
@@ -177,7 +177,10 @@ def keep_components(mesh: Mesh, rule: ComponentRule | None = None) -> Mesh:
 
 
 def components(mesh: Mesh) -> tuple[NDArray[np.int64], Float64Array, Float64Array]:
-    """Pieces that hang together through shared vertices: (piece of each face (F,), areas (K,), signed volumes (K,))."""
+    """Labels components connected through shared vertices.
+
+    Returns the component of each face (F,) int64, and the components' areas and signed volumes, (K,) float64 each.
+    """
     a, b, c = mesh.faces.T
     links = (np.ones(2 * len(a), np.int8), (np.r_[a, b], np.r_[b, c]))
     count, of_vertex = connected_components(sparse.coo_array(links, (len(mesh.vertices),) * 2), directed=False)
@@ -191,9 +194,9 @@ def components(mesh: Mesh) -> tuple[NDArray[np.int64], Float64Array, Float64Arra
 
 
 def smooth(mesh: Mesh, iterations: int = 5) -> Mesh:
-    """Takes the grid's stairs away and leaves shape and volume: Taubin's filter over the neighbours' mean.
+    """Smooths the steps of the grid with Taubin's filter, which preserves shape and volume.
 
-    ``iterations`` pairs of a shrinking and a growing step; 0 leaves the mesh as it is.
+    Runs ``iterations`` pairs of a shrinking and a growing step; 0 returns ``mesh`` unchanged.
     """
     if iterations <= 0:
         return mesh
@@ -201,7 +204,7 @@ def smooth(mesh: Mesh, iterations: int = 5) -> Mesh:
     start, end = mesh.faces.ravel(), np.roll(mesh.faces, -1, axis=1).ravel()
     once = (np.ones(2 * len(start)), (np.r_[start, end], np.r_[end, start]))
     links = sparse.csr_array(sparse.coo_array(once, (count, count)))
-    links.data[:] = 1.0  # both faces of an edge name it
+    links.data[:] = 1.0  # each edge occurs in two faces
     mean = sparse.diags_array(1 / np.maximum(links.sum(axis=1), 1)) @ links
     vertices = mesh.vertices.copy()
     for step in (_SHRINK, _GROW) * iterations:
@@ -211,12 +214,12 @@ def smooth(mesh: Mesh, iterations: int = 5) -> Mesh:
 
 
 def decimate(mesh: Mesh, face_budget: int) -> Mesh:
-    """``mesh`` with at most ``face_budget`` faces, where that can be had: edges are collapsed by quadric error.
+    """Decimates ``mesh`` to at most ``face_budget`` faces by quadric edge collapse.
 
-    (Garland and Heckbert 1997, as fast-simplification implements it.) A closed mesh stays closed, as far as collapsing
-    allows: careful and eager passes are tried in turn, and the best is taken, first by the budget, then by how few
-    edges lie open. ``warnings`` tell what was not reached. Raises SettingError for a budget below 4 faces. Not to be
-    called from two threads at once: the library keeps its mesh in a global.
+    (Garland and Heckbert 1997, as fast-simplification implements it.) Tries several levels of aggressiveness and keeps
+    the best result: one within the budget, then the one with the fewest open edges. ``warnings`` report a missed budget
+    and open edges of a mesh that was closed. Raises SettingError for a budget below 4 faces. Not thread-safe: the
+    library keeps its mesh in a global.
     """
     from fast_simplification import simplify
 
@@ -254,7 +257,7 @@ def decimate(mesh: Mesh, face_budget: int) -> Mesh:
 
 
 def open_edges(faces: NDArray[np.int64]) -> int:
-    """How many edges of faces (F, 3) are run along more often one way than the other; 0 where a surface is closed."""
+    """Counts the edges of ``faces`` (F, 3) whose two directions occur unequally often; 0 for a closed surface."""
     start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
     low, high = np.minimum(start, end), np.maximum(start, end)
     _, edge = np.unique(low * (int(faces.max(initial=0)) + 1) + high, return_inverse=True)
@@ -262,9 +265,9 @@ def open_edges(faces: NDArray[np.int64]) -> int:
 
 
 def _repaired(faces: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Faces without those that name a corner twice and without pairs that lie back to back on the same corners.
+    """Drops faces with a repeated corner, and pairs of opposite faces on the same corners.
 
-    Both are what a collapsed piece leaves behind; neither takes away from a closed surface.
+    Collapsed parts leave both behind. A closed surface stays closed without them.
     """
     ordered = np.sort(faces, axis=1)
     faces = faces[(ordered[:, :-1] != ordered[:, 1:]).all(axis=1)]
@@ -276,7 +279,7 @@ def _repaired(faces: NDArray[np.int64]) -> NDArray[np.int64]:
     group = group.ravel()
     side = np.where(turned[:, 1] < turned[:, 2], 1, -1)
     surplus = np.bincount(group, side)[group]
-    # Of each set of equal corners, as many faces stay as one side has more than the other: none or one here.
+    # Of the faces on one set of corners, keep one if its side outnumbers the other, else none.
     first = np.zeros(len(faces), bool)
     matching = np.flatnonzero(side * surplus > 0)
     first[matching[np.unique(group[matching], return_index=True)[1]]] = True
@@ -284,6 +287,6 @@ def _repaired(faces: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _cleaned(positions: Float64Array, faces: NDArray[np.int64], source_format: str) -> Mesh:
-    """A ``Mesh`` of equal positions merged and faces without area gone, without a word about it."""
+    """Makes a ``Mesh``: merges equal positions and drops degenerate faces, without warnings."""
     mesh = assemble(positions, faces, name=source_format, source_format="glb", max_faces=len(faces))
     return replace(mesh, source_format=source_format, warnings=[])

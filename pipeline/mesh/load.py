@@ -1,4 +1,4 @@
-"""Reading meshes that strangers made: one function, one kind of error, one line each."""
+"""Loads untrusted mesh files. Every failure is a MeshError with a message of one line."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipeline.mesh.readers.raw import RawMesh
 
 __all__ = ["READER_VERSION", "load_mesh"]
 
-# Words of messages about files that are not what they should be, and that nothing in them can mend.
+# Words of reader messages about damaged files, for which copying or exporting again is the only advice.
 _BROKEN = (
     "truncated", "damaged", "is not valid glTF", "its JSON", "out of range", "end early", "holds something that is",
     "cannot be decoded", "cannot be understood", "does not begin with", "unknown type", "entries for", "accessor",
     "NaN or infinite", "no count", "are needed", "does not hold", "empty",
 )  # fmt: skip
-# Changes whenever a file's bytes would be read as another mesh: what was made of the old one is not this one's.
+# Bump it when the same bytes load as a different mesh, to invalidate results of older versions.
 READER_VERSION = "2"
 
 
@@ -30,8 +30,8 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
     """Reads the mesh at ``path``: OBJ, PLY, STL, OFF, glTF or GLB (also Draco-compressed).
 
     Positions stay in the file's coordinates and units; glTF node transforms are applied. Texture coordinates get
-    a top-left origin. Nothing but the file and the buffers of a .gltf in its folder is opened. Raises MeshError,
-    whatever is wrong with the file, with a message of one line that begins with its name.
+    a top-left origin. Opens only the file, and the buffers of a .gltf in its folder. Raises MeshError for every
+    failure, with a message of one line that begins with the file's name.
     """
     path = path_on_disk(Path(path))
     name = path.name
@@ -53,7 +53,7 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
     except OSError as error:
         raise MeshError(f"{name}: it cannot be read ({error.strerror or error})") from None
     try:
-        # What is no number is found and named below; numpy's own warnings would only stand beside that.
+        # ``assemble`` reports values that are not finite, so numpy need not warn about them.
         with np.errstate(all="ignore"):
             raw = _read(data, path, suffix, max_faces, max_bytes)
             del data
@@ -79,7 +79,7 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
     except MemoryError:
         raise MeshError(f"{name}: there is not enough memory to read it") from None
     except Exception as error:
-        # A reader met something it did not foresee. The user needs the file's name, not our traceback.
+        # An unforeseen error in a reader. The user needs the file's name, not our traceback.
         raise MeshError(
             f"{name}: it cannot be read: damaged, or unlike other {suffix} files; open it in the program that made "
             "it and export it again"
@@ -87,7 +87,7 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
 
 
 def _with_advice(message: str, name: str) -> str:
-    """The message of a reader, with what to do where the file ``name`` itself is broken."""
+    """Appends advice to a reader's message if the file ``name`` is damaged."""
     said = message.removeprefix(f"{name}: ")
     broken = any(word in said for word in _BROKEN) and ";" not in said
     return f"{message}; copy the file again, or export it anew" if broken else message

@@ -1,11 +1,11 @@
-"""Triangle meshes as the rest of the program sees them: what came in, and what is painted.
+"""Triangle meshes: ``Mesh`` for the input, ``UVMesh`` for painting.
 
 A ``Mesh`` keeps positions, texture coordinates and normals in separate tables with one index table each, as OBJ
-does: a UV seam is a place where two faces share positions and not texture coordinates. Formats that repeat a
-vertex for every combination (glTF, STL) are brought to this form, so that adjacency is real.
+does. At a UV seam two faces share positions but not texture coordinates. Meshes of formats that repeat a vertex for
+each combination (glTF, STL) are converted to this form, so adjacent faces share vertices.
 
-``assemble`` is the one gate through which every reader passes: it checks what a stranger's file may have wrong,
-repairs what can be repaired without guessing, and says so in ``Mesh.warnings``.
+Every reader calls ``assemble``, which validates untrusted data, repairs unambiguous defects, and reports them in
+``Mesh.warnings``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
 
-# A face is degenerate when its height over its longest edge is below this part of that edge: thinner than what
-# float32 positions, which glTF stores, can tell from a line.
+# A face is degenerate if its height over its longest edge is below this share of that edge: float32 positions, which
+# glTF stores, cannot distinguish it from a line.
 DEGENERATE_HEIGHT = 1e-9
-# Beyond this, squares of coordinates leave the range of float32, in which the asset is written.
+# Squares of larger coordinates leave the range of float32, the type in the asset.
 LARGEST_COORDINATE = 1e15
 
 
@@ -31,11 +31,11 @@ class Mesh:
     vertices      (V, 3) float64, unique and all used.
     faces         (F, 3) int64 into ``vertices``, counter-clockwise seen from outside; none degenerate.
     uv            (T, 2) float32 or None; origin at the top left.
-    uv_faces      (F, 3) int64 into ``uv``, all three -1 where a face has none; None together with ``uv``.
+    uv_faces      (F, 3) int64 into ``uv``, all three -1 if a face has none; None together with ``uv``.
     normals       (N, 3) float32 unit vectors or None; normal_faces (F, 3) int64 into them.
-    double_sided  (F,) bool, true where the file says that both sides of a face are seen; None where it says nothing.
-    source_sha256 hex digest of the file's bytes (and of the buffers a .gltf names).
-    warnings      one line for each thing that was repaired or left out.
+    double_sided  (F,) bool, true where the file marks a face as double-sided; None if the file does not specify it.
+    source_sha256 hex digest of the file's bytes (and of a .gltf's buffers).
+    warnings      one line for each repair or omission.
     """
 
     vertices: NDArray[np.float64]
@@ -52,14 +52,15 @@ class Mesh:
 
 @dataclass
 class UVMesh:
-    """A mesh with one usable set of texture coordinates: what is painted and exported.
+    """A mesh with one usable set of texture coordinates, ready to be painted and exported.
 
     uv        (T, 2) float32 in [0, 1], origin at the top left.
     uv_faces  (F, 3) int64 into ``uv``, all >= 0. Two faces share an entry only where they touch on the mesh.
-    method    "input", "xatlas", "clusters" or "box"; ``reason`` is one line why, for the record.
+    method    "input", "xatlas", "clusters" or "box".
+    reason    one line, for the record: why this method was used.
     charts    (F,) int32 chart of each face, numbered from 0: faces connected through shared ``uv`` entries.
-    padding   texels between charts that were asked for at the texture size (0 for the input's own).
-    coverage       share of the unit square that the charts cover.
+    padding   requested texels between charts at the texture size (0 for the input's own coordinates).
+    coverage  share of the unit square that the charts cover.
     """
 
     mesh: Mesh
@@ -93,10 +94,10 @@ def uv_areas(uv: NDArray[np.floating], uv_faces: NDArray[np.integer]) -> NDArray
 
 
 def unique_rows(rows: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows that are equal, value by value: (index of each first occurrence, row -> its new number).
+    """Finds equal rows. Returns (index of the first occurrence of each distinct row, new number of each row).
 
-    New numbers follow the order of first occurrence, so that a mesh keeps its locality and a mesh without
-    duplicates is left as it is. Minus zero equals zero; rows must be finite.
+    New numbers follow the order of first occurrence, so a mesh keeps its locality, and a mesh without duplicates does
+    not change. Minus zero equals zero. Rows must be finite.
     """
     count = len(rows)
     if count == 0:
@@ -130,14 +131,15 @@ def assemble(
     warnings: list[str] | None = None,
     max_faces: int = 2_000_000,
 ) -> Mesh:
-    """Checks and tidies what a reader found, and makes a ``Mesh`` of it.
+    """Validates and cleans a reader's arrays, and makes a ``Mesh`` of them.
 
     positions (P, 3), faces (F, 3) into them; uv (T, 2) with a top-left origin and uv_faces (F, 3), -1 where a
-    corner has none; normals (N, 3) and normal_faces (F, 3) likewise. Equal positions are merged, degenerate and
-    repeated faces dropped, unused vertices dropped. Texture coordinates and normals that cannot be used are left
-    aside with a warning. ``double_sided`` (F,) bool where the format says it. ``name`` begins every message.
+    corner has none; normals (N, 3) and normal_faces (F, 3) likewise; double_sided (F,) bool if the format has it.
+    Merges equal positions; drops degenerate and repeated faces and unused vertices; drops unusable texture coordinates
+    and normals with a warning. ``name`` begins every message.
 
-    Raises MeshError: no faces, not finite, vertex out of range, every face degenerate, too many faces.
+    Raises MeshError if there are no faces or too many, an index is out of range, a position is not finite, or every
+    face is degenerate.
     """
     messages = list(warnings or [])
     positions = np.asarray(positions, np.float64).reshape(-1, 3)
@@ -176,7 +178,7 @@ def assemble(
     if dropped:
         messages.append(f"{dropped} of {len(faces)} faces were degenerate (no area) and were dropped")
     kept_faces = np.flatnonzero(keep)
-    # The same face twice, wound alike, would fight over its pixels. Rotated so that its lowest index leads.
+    # Two equal faces with equal winding would cause z-fighting. Compare them with the lowest index first.
     turn = np.argmin(faces[kept_faces], axis=1)
     canonical = faces[kept_faces][np.arange(len(kept_faces))[:, None], (turn[:, None] + np.arange(3)) % 3]
     once, _ = unique_rows(canonical)
@@ -198,7 +200,7 @@ def assemble(
         renumber = np.cumsum(used) - 1
         positions, faces = positions[used], renumber[faces]
     if uv is not None and uv_faces is not None:
-        # Faces that had some may all be gone.
+        # All faces with texture coordinates may have been dropped.
         uv, uv_faces = _compact(uv, uv_faces) if (uv_faces >= 0).any() else (None, None)
     if normals is not None and normal_faces is not None:
         normals, normal_faces = _compact(normals, normal_faces)
@@ -217,7 +219,7 @@ def assemble(
 
 
 def degenerate_faces(positions: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(F,) true where a face has no area to speak of: a repeated corner, or corners on a line."""
+    """(F,) bool, true where a face has a repeated corner or its corners lie on a line."""
     corner = positions[faces]
     edges = corner[:, [1, 2, 0]] - corner
     longest = np.einsum("fij,fij->fi", edges, edges).max(axis=1)
@@ -226,7 +228,7 @@ def degenerate_faces(positions: NDArray[np.float64], faces: NDArray[np.int64]) -
 
 
 def _index_problem(index: NDArray[np.int64], count: int, what: str, *, lowest: int) -> str:
-    """Which index does not name one of ``count`` entries (or -1 where ``lowest`` is -1); "" where all do."""
+    """Describes the first index outside [``lowest``, ``count``); "" if there is none."""
     low, high = int(index.min()), int(index.max())
     if lowest <= low and high < count:
         return ""
@@ -237,7 +239,7 @@ def _index_problem(index: NDArray[np.int64], count: int, what: str, *, lowest: i
 def _checked_uv(
     uv: NDArray | None, uv_faces: NDArray | None, faces: NDArray, name: str, messages: list[str]
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
-    """Texture coordinates in range of their index, with faces that lack a corner lacking all three."""
+    """Validates texture coordinates. A face that lacks one corner gets -1 for all three."""
     if uv is None or uv_faces is None or len(uv) == 0:
         return None, None
     uv = np.asarray(uv, np.float32).reshape(-1, 2)
@@ -259,7 +261,7 @@ def _checked_uv(
 def _checked_normals(
     normals: NDArray | None, normal_faces: NDArray | None, faces: NDArray, name: str, messages: list[str]
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
-    """Unit normals for every corner, or none at all: smooth ones are made at export then."""
+    """Returns unit normals for every corner, or None; the exporter then computes smooth ones."""
     if normals is None or normal_faces is None or len(normals) == 0:
         return None, None
     normals = np.asarray(normals, np.float64).reshape(-1, 3)
@@ -285,7 +287,7 @@ def _checked_normals(
 
 
 def _compact(values: NDArray, index: NDArray[np.int64]) -> tuple[NDArray, NDArray[np.int64]]:
-    """Drops entries no face uses and merges equal ones that are finite."""
+    """Drops unused entries and merges equal ones, if all are finite."""
     named = index >= 0
     used = np.zeros(len(values), bool)
     used[index[named]] = True

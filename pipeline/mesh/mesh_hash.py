@@ -1,4 +1,4 @@
-"""The identity of an input mesh: what its fingerprint is made of. Light: needs no numpy."""
+"""Content hash of an input mesh, for fingerprints. Imports no numpy."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from pipeline.core.hashing import sha256_file
 from pipeline.core.location import RemotePath
 
-# What load_mesh can read, by file name ending.
+# File name endings that load_mesh reads.
 FORMATS = (".obj", ".ply", ".stl", ".off", ".gltf", ".glb")
 
 
 def mesh_sha256(path: Path) -> str:
-    """Hex digest of all bytes that make up the mesh at ``path``: the file, and the buffers that a glTF names beside it.
+    """Returns the hex digest of the mesh at ``path``: of the file and of a glTF's external buffers.
 
-    For a single file it is that file's sha256. Raises MeshError where a .gltf is damaged, or where a glTF names a
-    buffer that is missing or lies outside its folder, OSError where the file cannot be read.
+    For a single file it is that file's sha256. Raises MeshError if a .gltf is damaged, or if a buffer is missing or
+    lies outside the glTF's folder; OSError if the file cannot be read.
     """
     if not may_have_buffers(path):
         return sha256_file(path)
@@ -31,5 +31,5 @@ def mesh_sha256(path: Path) -> str:
 
 
 def may_have_buffers(path: Path | RemotePath) -> bool:
-    """Whether the mesh at ``path`` may be more than one file: a .gltf often is, a .glb seldom."""
+    """Tells whether the mesh at ``path`` may have external buffers: a .gltf often has, a .glb seldom."""
     return path.suffix.lower() in (".gltf", ".glb")

@@ -1,4 +1,4 @@
-"""The working frame: where every mesh is centred, at one size, upright and facing the viewer."""
+"""The working frame: meshes are centred, scaled to one size, upright and facing the viewer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 
 @dataclass(frozen=True)
 class SimilarityTransform:
-    """A similarity (rotation, one scale, translation; never a mirror) from the input to the working frame.
+    """A similarity (rotation, uniform scale, translation; no reflection) from the input to the working frame.
 
     matrix  (4, 4) float64, acting on column vectors.
     """
@@ -22,14 +22,14 @@ class SimilarityTransform:
     matrix: NDArray[np.float64]
 
     def apply(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(..., 3) points of the input in the working frame."""
+        """Transforms (..., 3) points of the input to the working frame."""
         # Subtracting the centre first keeps precision where coordinates are large.
         linear = self.matrix[:3, :3]
         centre = np.linalg.solve(linear, -self.matrix[:3, 3])
         return (np.asarray(points, np.float64) - centre) @ linear.T
 
     def apply_direction(self, directions: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(..., 3) directions (normals) of the input in the working frame; lengths are kept."""
+        """Rotates (..., 3) directions (normals) of the input to the working frame. Keeps lengths."""
         return np.asarray(directions, np.float64) @ (self.matrix[:3, :3] / self.scale).T
 
     @property
@@ -39,7 +39,7 @@ class SimilarityTransform:
 
     @property
     def inverse(self) -> SimilarityTransform:
-        """The frame that leads back."""
+        """The inverse transform."""
         linear = self.matrix[:3, :3].T / self.scale**2
         matrix = np.eye(4)
         matrix[:3, :3] = linear
@@ -50,12 +50,11 @@ class SimilarityTransform:
 def normalise(
     vertices: NDArray[np.floating], *, radius: float = 0.6, up_axis: str = "y", front: str = "+z"
 ) -> SimilarityTransform:
-    """The frame that centres (V, 3) ``vertices`` on their bounding box and puts the farthest at ``radius``.
+    """Returns the transform that centres the bounding box of ``vertices`` (V, 3) and moves the farthest to ``radius``.
 
-    ``up_axis`` ("y" or "z") is the input's axis that points up, ``front`` ("+x", "-x", ...) the input's
-    direction that the object faces; they become +Y and +Z. For a z-up input, the default front "+z" cannot be
-    and stands for "-y", which is where such objects face by custom. Raises SettingError when front is the up
-    axis or the vertices have no extent.
+    ``up_axis`` ("y" or "z") is the input's up axis, ``front`` ("+x", "-x", ...) the direction that the object faces.
+    They become +Y and +Z. For a z-up input the default front "+z" means "-y", the usual front of such objects. Raises
+    SettingError if front is the up axis or the vertices have no extent.
     """
     if up_axis not in ("y", "z"):
         raise SettingError(f"up_axis {up_axis!r} is unknown; it is y or z")

@@ -1,9 +1,8 @@
 """Normals per face corner: smooth within a crease angle, split across sharper edges.
 
-Symbols: F faces, V positions, N distinct normals. A *corner* is one of a face's three; corner ``3 f + k`` is
-the k-th of face f. Two corners share a normal when they meet at one position and are joined, around it, by
-edges that are smooth: shared by exactly two faces that agree on the outside and bend by at most the crease
-angle.
+Symbols: F faces, V positions, N distinct normals. Corner ``3 f + k`` is the k-th corner of face f. An edge is smooth
+if exactly two faces of consistent winding share it and bend by at most the crease angle. Two corners at one position
+share a normal if smooth edges connect them around it.
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ from scipy.sparse.csgraph import connected_components
 from pipeline.mesh.mesh import Mesh
 from pipeline.mesh.parts import outward_signs
 
-# A face whose height is below this share of its longest edge has no direction that float32 input could tell.
+# A face has no reliable direction in float32 if its height is below this share of its longest edge,
 _SLIVER_RATIO = 1e-6
-# ... nor has one with a smaller area, as a share of the squared size of the mesh.
+# or if its doubled area is below this share of the squared size of the mesh.
 _TINY = 1e-14
 _SUM_TOO_SHORT = 1e-6
 _UP = (0.0, 1.0, 0.0)
 
 
 def unit_face_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Unit normals of the faces, ``(F, 3)``; zero for faces without a direction. Units do not matter."""
+    """Unit normals of the faces, ``(F, 3)``; zero for faces without a direction. Independent of scale."""
     corners = _scaled(vertices)[faces]
     return _unit_face_normals(corners)
 
 
 def _scaled(vertices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``vertices`` moved and scaled into the unit cube, so that thresholds do not depend on units."""
+    """Moves and scales ``vertices`` into the unit cube, so that thresholds do not depend on units."""
     lowest = vertices.min(axis=0)
     extent = float((vertices.max(axis=0) - lowest).max())
     return np.asarray((vertices - lowest) / (extent if extent > 0 else 1.0))
@@ -59,7 +58,7 @@ def _corner_angles(corners: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def paired_half_edges(faces: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pairs ``(P, 2)`` of half-edges that run along one edge in opposite directions and are alone on it.
+    """Pairs ``(P, 2)`` of opposite half-edges, for edges with exactly two.
 
     Half-edge ``3 f + k`` goes from the k-th corner of face f to the next one.
     """
@@ -84,8 +83,8 @@ def smooth_normals(
     """Normals of every corner: ``(N, 3)`` unit vectors and ``(F, 3)`` indices into them.
 
     ``crease_angle`` (radians) is the largest bend of an edge that is shaded as smooth. Faces are weighted by
-    their angle at the corner, so the result does not depend on how a flat polygon was triangulated. Faces
-    without a direction take a neighbour's normal, and +Y where there is none.
+    their angle at the corner, so the result does not depend on the triangulation of a flat polygon. Faces
+    without a direction take a neighbour's normal, or +Y without such a neighbour.
     """
     corners = _scaled(vertices)[faces]
     direction = _unit_face_normals(corners)
@@ -96,7 +95,7 @@ def smooth_normals(
     bend: NDArray[np.float64] = np.einsum("pi,pi->p", direction[one], direction[two])
     smooth = (bend >= math.cos(crease_angle) - 1e-6) & has_direction[one] & has_direction[two]
     pairs = pairs[smooth]
-    # A half-edge starts at the corner of its own number, and starts where its twin ends.
+    # Half-edge i starts at corner i, where its twin ends.
     ends = 3 * (pairs // 3) + (pairs + 1) % 3
     rows = np.concatenate([pairs[:, 0], ends[:, 0]])
     columns = np.concatenate([ends[:, 1], pairs[:, 1]])
@@ -127,10 +126,10 @@ def _replace_lost_normals(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Gives ``lost`` corners (no usable sum) their face's direction, else a neighbour's normal, else +Y.
 
-    Normals that are no longer used are dropped.
+    Drops normals that are no longer used.
     """
     position = faces.reshape(-1)
-    # The first usable group at each position: assigned from the last to the first, so the first wins.
+    # Assign in reverse, so the first usable group at each position wins.
     known = np.flatnonzero(usable[group])[::-1]
     at_position = np.full(int(position.max()) + 1, -1, dtype=np.int64)
     at_position[position[known]] = group[known]
@@ -147,7 +146,7 @@ def _replace_lost_normals(
 
 
 def corner_normals(mesh: Mesh, crease_angle: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The normals an asset is exported with: the input's own where it has usable ones, else smooth by angle.
+    """Returns the normals for export: the input's own if usable, else smooth ones within ``crease_angle`` (radians).
 
     Returns ``(N, 3)`` unit float32 and ``(F, 3)`` indices into them, all valid.
     """
@@ -167,10 +166,9 @@ def corner_normals(mesh: Mesh, crease_angle: float) -> tuple[NDArray[np.float32]
 
 
 def is_closed(mesh: Mesh) -> bool:
-    """Whether the surface has an inside that is never seen: every edge is balanced, the volume is positive, and no part
-    is inside out.
+    """Tells whether the surface is watertight, so that its inside is never seen.
 
-    Balanced: as many faces run along an edge one way as the other way.
+    Both directions of each edge occur equally often, the volume is positive, and no part is inside out.
     """
     start, end = mesh.faces.reshape(-1), np.roll(mesh.faces, -1, axis=1).reshape(-1)
     low, high = np.minimum(start, end), np.maximum(start, end)

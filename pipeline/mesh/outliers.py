@@ -1,4 +1,4 @@
-"""Small parts that lie far from the rest: the box around a mesh is theirs, and the object a dot in every view."""
+"""Detects small parts far from the main object: they enlarge the bounding box, so the object is tiny in all views."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from numpy.typing import NDArray
 
 from pipeline.mesh.mesh import face_areas
 
-# Of the area, what may lie beyond on either side of each axis ...
+# The share of the area that may lie beyond the core on each side of each axis.
 _TAIL = 1e-3
-# ... and how many times larger the box with it is than the box without, before it is told.
+# Warn if outliers enlarge the bounding box by this factor.
 _RATIO = 4.0
 _BINS = 4096
 FAR = "far from the rest"
 
 
 def outlier_warning(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> str:
-    """One line where a thousandth of the surface makes the box around (V, 3) vertices four times as large; else "".
+    """Returns a warning if about a thousandth of the surface makes the bounding box four times as large; else "".
 
-    faces (F, 3) into ``vertices``.
+    vertices (V, 3), faces (F, 3) into them.
     """
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     size = high - low
@@ -38,7 +38,7 @@ def outlier_warning(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> 
         return ""
     inner = vertices[np.unique(faces[near])]
     middle, reach = (inner.min(axis=0) + inner.max(axis=0)) / 2, float(np.linalg.norm(np.ptp(inner, axis=0)))
-    # What was cut off by a hair's breadth is no outlier: only what does not touch the box of the rest, twice as large.
+    # Faces just outside the core are no outliers: an outlier lies outside twice the core's box.
     far = ~near & (np.abs(centre - middle).max(axis=1) > reach)
     if not far.any():
         return ""

@@ -1,4 +1,4 @@
-"""Connected parts of a mesh: which way each faces, and how parts that lie far apart are gathered to be painted.
+"""Connected parts of a mesh: their orientation, and a layout that moves distant parts together for painting.
 
 A part is a set of faces that are connected through shared vertices. V vertices, F faces, P parts.
 """
@@ -14,23 +14,21 @@ from pipeline.mesh.mesh import face_normals
 
 Floats = NDArray[np.float64]
 
-# An open part whose faces enclose less than this share of what they could, seen from its middle, has no inside.
+# An open part has no inside if its signed volume about its middle is below this share of the unsigned one.
 _LEAST_ENCLOSED = 0.1
-# Parts no farther apart than this many radii of the larger one belong together.
+# Parts belong together if their gap is at most this many radii of the larger one.
 _NEAR = 0.5
-# Gathered groups stand this many of their own radii apart, so that views at a slant see their sides.
+# The gap between gathered groups in radii, so that oblique views see their sides.
 _APART = 1.0
-# Parts are gathered where that makes the object smaller than this share of its size: views of an object that fills
-# less than that of itself would show its parts at less than half the detail.
+# Gather parts only if that shrinks the object below this share of its size, which doubles the detail in views.
 _WORTHWHILE = 0.5
-# More parts than this are grouped by the cells of a grid first: pairs of parts are compared, and their number is the
-# square.
+# Grids group more parts than this first: the comparison of pairs is quadratic.
 _MOST_PARTS = 2000
 _GRIDS = (64, 32, 16, 8)
 
 
 def part_labels(faces: NDArray[np.integer], vertex_count: int) -> NDArray[np.int64]:
-    """(F,) the part of each face, numbered from 0."""
+    """(F,) int64 part of each face, numbered from 0."""
     faces = np.asarray(faces, np.int64)
     a, b = np.concatenate([faces[:, 0], faces[:, 1]]), np.concatenate([faces[:, 1], faces[:, 2]])
     graph = sparse.coo_array((np.ones(len(a), np.int8), (a, b)), (vertex_count, vertex_count))
@@ -40,11 +38,10 @@ def part_labels(faces: NDArray[np.integer], vertex_count: int) -> NDArray[np.int
 
 
 def outward_signs(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> NDArray[np.int8]:
-    """(F,) 1 where a face's corners turn counter-clockwise seen from outside its part, -1 where the part is inside out.
+    """(F,) int8: 1 if a face is counter-clockwise seen from outside its part, -1 if the part is inside out.
 
-    A closed part is inside out where its volume is negative, unless another closed part surrounds it: then it is the
-    wall of a cavity. An open part is where its faces look clearly towards its middle. Parts without an inside keep
-    their faces as they are.
+    A closed part is inside out if its volume is negative, unless another closed part surrounds it: then it is the
+    wall of a cavity. An open part is inside out if its faces clearly face its middle. Parts without an inside get 1.
     """
     faces = np.asarray(faces, np.int64)
     low = np.asarray(vertices, np.float64).min(axis=0)
@@ -70,7 +67,7 @@ def outward_signs(vertices: NDArray[np.floating], faces: NDArray[np.integer]) ->
 
 
 def _closed_parts(faces: NDArray[np.integer], part: NDArray[np.int64], vertex_count: int) -> NDArray[np.bool_]:
-    """(P,) whether as many faces run along each edge of a part one way as the other."""
+    """(P,) bool: whether both directions of each edge of a part occur equally often."""
     start, end = faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)
     key = np.minimum(start, end) * vertex_count + np.maximum(start, end)
     _, first, edge = np.unique(key, return_index=True, return_inverse=True)
@@ -90,10 +87,10 @@ def _boxes(points: Floats, faces: NDArray[np.integer], part: NDArray[np.int64], 
 
 
 def gathered(vertices: NDArray[np.floating], faces: NDArray[np.integer], radius: float) -> Floats | None:
-    """(V, 3) vertices with groups of parts that lie far apart moved next to each other; None where they do not.
+    """Moves distant groups of parts next to each other. Returns (V, 3) vertices, or None if that gains little.
 
-    Each group moves as one and keeps its shape, its direction and, among all, its relative size. The result is centred
-    at the origin and its farthest vertex lies at ``radius``. Groups stand in rows, upright, in the plane that faces +Z.
+    Each group keeps its shape, orientation and relative size. The result is centred at the origin, and its farthest
+    vertex lies at ``radius``. The groups stand upright in rows, in the plane that faces +Z.
     """
     points, faces = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
     part = part_labels(faces, len(points))
@@ -115,7 +112,7 @@ def gathered(vertices: NDArray[np.floating], faces: NDArray[np.integer], radius:
 
 
 def _groups(low: Floats, high: Floats) -> NDArray[np.int64]:
-    """(P,) groups of parts, given by their boxes (P, 3), that lie near each other or reach into each other."""
+    """(P,) groups of parts whose boxes (``low`` and ``high``, (P, 3)) overlap or lie near each other."""
     group = _by_cells(low, high)
     while True:
         count = int(group.max()) + 1
@@ -126,7 +123,7 @@ def _groups(low: Floats, high: Floats) -> NDArray[np.int64]:
         near = np.ones((count, count), bool)
         allowed = _NEAR * np.maximum(radius[:, None], radius[None, :])
         for axis in range(3):
-            # How far the one begins behind the other's end; whichever way round, it must not be far.
+            # The gap between two boxes along the axis; negative if they overlap.
             gap = lows[:, axis][:, None] - highs[:, axis][None, :]
             near &= np.maximum(gap, gap.T) <= allowed
         joined, label = connected_components(sparse.csr_array(near), directed=False)
@@ -136,7 +133,7 @@ def _groups(low: Floats, high: Floats) -> NDArray[np.int64]:
 
 
 def _by_cells(low: Floats, high: Floats) -> NDArray[np.int64]:
-    """(P,) each part a group of its own; of too many parts those whose middles share a cell of a grid are one."""
+    """(P,) initial groups: one per part, or for too many parts one per cell of a grid."""
     group = np.arange(len(low))
     middle = (low + high) / 2
     corner = middle.min(axis=0)
@@ -151,16 +148,16 @@ def _by_cells(low: Floats, high: Floats) -> NDArray[np.int64]:
 
 
 def _rows(extents: Floats) -> Floats:
-    """(G, 3) middles for groups of the given ``extents`` (G, 3): rows along +X, one above the other, highest first."""
+    """(G, 3) centres for groups of ``extents`` (G, 3): in rows along +X, one below the other, highest first."""
     apart = _APART * np.linalg.norm(extents, axis=1) / 2
     wide, high = extents[:, 0] + apart, extents[:, 1] + apart
     longest = max(float(wide.max()), float(np.sqrt((wide * high).sum())))
-    places = np.zeros_like(extents)
+    centres = np.zeros_like(extents)
     x = y = row = 0.0
     for number in np.argsort(-high, kind="stable"):
         if x > 0 and x + wide[number] > 1.001 * longest:
             x, y, row = 0.0, y - row, 0.0
         row = max(row, float(high[number]))
-        places[number] = (x + wide[number] / 2, y - high[number] / 2, 0.0)
+        centres[number] = (x + wide[number] / 2, y - high[number] / 2, 0.0)
         x += float(wide[number])
-    return places
+    return centres

@@ -1,49 +1,49 @@
-"""Solids of which a sketch is put together, as triangles.
+"""Primitive solids of a sketch, as triangles.
 
-Working frame: right-handed, +Y up, +Z towards the viewer. Every solid is closed and wound counter-clockwise seen
-from outside. Solids may overlap: their union is where the winding number is at least 1.
+Working frame: right-handed, +Y up, +Z towards the viewer. Every solid is closed and counter-clockwise seen from
+outside. Solids may overlap: the winding number is at least 1 in their union.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import SettingError
+from pipeline.core.json_types import Json
 from pipeline.mesh.mesh import unique_rows
 
 Float64Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Solid = tuple[Float64Array, Indices]
 
-# Corners of a full turn: a circle of radius r is missed by at most 0.0012 r.
+# Corners of a full turn. The error is at most 0.0012 of a circle's radius.
 SEGMENTS = 64
-# Squares a side of a box's face, so that the part of a face that another solid swallows can be told from the rest.
+# Squares per side of a box's face, so that hidden parts of a face can be separated from visible ones.
 _BOX_CELLS = 8
 
 
-def combine(shapes: Sequence[Mapping[str, Any]]) -> Solid:
-    """All ``shapes`` as one triangle soup: (V, 3) float64 vertices, (F, 3) int64 faces, in scene units.
+def combine(shapes: Sequence[Json]) -> Solid:
+    """Combines ``shapes`` to one triangle soup: (V, 3) float64 vertices and (F, 3) int64 faces, in scene units.
 
-    Each has ``shape`` (a key of ``SHAPES``), ``size`` (three extents along its own axes) and, if they are not
-    zero, ``position`` (of its centre) and ``rotation`` (degrees about x, then y, then z, the axes fixed).
-    Raises SettingError for a shape that is not known, or a size that makes no solid.
+    Each shape has ``shape`` (a key of ``SHAPES``), ``size`` (three extents along its own axes) and optionally
+    ``position`` (of its centre) and ``rotation`` (degrees about the fixed axes x, then y, then z). Raises SettingError
+    for an unknown shape or an impossible size.
     """
     vertices: list[Float64Array] = []
     faces: list[Indices] = []
     count = 0
     for number, shape in enumerate(shapes, start=1):
-        name = shape["shape"]
+        name = str(shape["shape"])
         if name not in SHAPES:
             raise SettingError(f"shape {number} is a {name!r}; there are: {', '.join(SHAPES)}")
         size = np.asarray(shape["size"], np.float64)
         if size.shape != (3,) or not np.isfinite(size).all() or (size <= 0).any():
             raise SettingError(f"shape {number}: its size is {shape['size']}; give three numbers above 0")
         points, corners = SHAPES[name](size)
-        turn = rotation_matrix(shape.get("rotation", (0.0, 0.0, 0.0)))
+        turn = rotation_matrix(np.asarray(shape.get("rotation", (0.0, 0.0, 0.0)), np.float64))
         vertices.append(points @ turn.T + np.asarray(shape.get("position", (0.0, 0.0, 0.0)), np.float64))
         faces.append(corners + count)
         count += len(points)
@@ -52,8 +52,8 @@ def combine(shapes: Sequence[Mapping[str, Any]]) -> Solid:
     return np.concatenate(vertices), np.concatenate(faces)
 
 
-def rotation_matrix(degrees: Sequence[float]) -> Float64Array:
-    """(3, 3) rotation, for column vectors, about x, then y, then z by ``degrees``, the axes fixed."""
+def rotation_matrix(degrees: Sequence[float] | Float64Array) -> Float64Array:
+    """(3, 3) rotation of column vectors by ``degrees`` about the fixed axes x, then y, then z."""
     (sx, sy, sz), (cx, cy, cz) = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -78,7 +78,7 @@ def cone(size: Float64Array) -> Solid:
 
 
 def capsule(size: Float64Array) -> Solid:
-    """An upright cylinder between two half ellipsoids, each half as high as the narrower width."""
+    """An upright cylinder between two half ellipsoids, each half as high as the smaller width."""
     cap = min(size[0], size[2]) / 2 / size[1]
     if cap > 0.5:
         raise SettingError(f"a capsule {size[0]:g} wide cannot be {size[1]:g} high; make its y at least that")
@@ -88,7 +88,7 @@ def capsule(size: Float64Array) -> Solid:
 
 
 def torus(size: Float64Array) -> Solid:
-    """A ring that lies flat: its tube is ``size[1]`` high, and as wide along x."""
+    """A horizontal ring. Its tube is ``size[1]`` high, and as wide along x."""
     tube = size[1] / 2 / size[0]
     if tube > 0.25:
         raise SettingError(f"a torus {size[1]:g} thick has no hole in {size[0]:g}; make its y at most half of that")
@@ -127,14 +127,14 @@ SHAPES: Mapping[str, Callable[[Float64Array], Solid]] = {
 
 
 def _revolved(profile: Float64Array, size: Float64Array) -> Solid:
-    """The surface that ``profile`` (P, 2: distance from the axis, height; upwards on the outside) leaves when it is
-    turned about y, within [-0.5, 0.5]^3 scaled by ``size``."""
+    """Revolves ``profile`` (P, 2: distance from the axis, height; upwards on the outside) about y and scales it by
+    ``size``. The profile lies within [-0.5, 0.5]."""
     turn = 2 * np.pi * np.arange(SEGMENTS) / SEGMENTS
     radius, height = profile.T
     rings = np.empty((len(profile), SEGMENTS, 3))
     rings[..., 0], rings[..., 2] = radius[:, None] * np.sin(turn), radius[:, None] * np.cos(turn)
     rings[..., 1] = height[:, None]
-    # A ring of no radius is one point, whatever rounding makes of it.
+    # A ring of radius 0 is one point, despite rounding.
     rings[radius < 1e-12, :, 0::2] = 0.0
     low = np.arange((len(profile) - 1) * SEGMENTS).reshape(-1, SEGMENTS)
     beside = np.roll(low, -1, axis=1)
@@ -143,7 +143,7 @@ def _revolved(profile: Float64Array, size: Float64Array) -> Solid:
 
 
 def _welded(points: Float64Array, quads: Indices) -> Solid:
-    """Triangles of ``quads`` (Q, 4), with equal points made one and faces without area left out."""
+    """Triangulates ``quads`` (Q, 4), merges equal points and drops faces with a repeated corner."""
     first, number = unique_rows(points)
     faces = number[np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])]
     proper = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])

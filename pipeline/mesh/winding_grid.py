@@ -1,18 +1,17 @@
-"""A coarse sketch of a shape, measured once on a grid: how often its surface winds around a point, and how far it is.
+"""Winding number and distance of a coarse sketch of a shape, sampled once on a grid.
 
-The sketch is any set of triangles in the working frame: it may be open, have edges of many faces, and cut through
-itself. What counts as inside is a winding number above 0.5 (Jacobson et al., "Robust Inside-Outside Segmentation
-Using Generalized Winding Numbers", 2013); libigl evaluates it, with the approximation of Barill et al. (2018).
+A sketch is any set of triangles in the working frame: it may be open, non-manifold and self-intersecting. A point is
+inside if its winding number is above 0.5 (Jacobson et al., "Robust Inside-Outside Segmentation Using Generalized
+Winding Numbers", 2013). libigl computes it with the approximation of Barill et al. (2018).
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import SettingError
 from pipeline.core.hashing import canonical_json, sha256_arrays
 from pipeline.core.job import Reporter, no_report
+from pipeline.core.json_types import Json
 from pipeline.core.plain import is_plain
 from pipeline.core.process.child import run_child
 from pipeline.mesh.load import load_mesh
@@ -35,19 +35,19 @@ Float64Array = NDArray[np.float64]
 RADIUS = 0.7
 RESOLUTION = 128
 TIME_LIMIT = 600.0
-# Changes whenever the same sketch would be measured differently.
+# Bump it when the same sketch gives a different grid, to invalidate the cache.
 _VERSION = "1"
 _CHILD = Path(__file__).with_name("winding_grid_child.py")
 
 
 @dataclass(frozen=True)
 class WindingGrid:
-    """A sketch on a grid of R sites along each axis, the first at -bound, the last at bound; indexed [x, y, z].
+    """A sketch on a grid of R sites along each axis, from -bound to bound, indexed [x, y, z].
 
     winding   (R, R, R) float32 winding number: above 0.5 inside.
     distance  (R, R, R) float32 distance to the surface, in scene units; exact within three sites of it.
     bound     half the side of the grid's cube.
-    box       (2, 3) float64 least and largest coordinates of the sketch.
+    box       (2, 3) float64 smallest and largest coordinates of the sketch.
     """
 
     winding: NDArray[np.float32]
@@ -58,7 +58,7 @@ class WindingGrid:
 
 def load_sketch(
     mesh: Path | None,
-    shapes: Sequence[Mapping[str, Any]] | None,
+    shapes: Sequence[Json] | None,
     cache: Path | None,
     *,
     fit: str | None = None,
@@ -70,11 +70,11 @@ def load_sketch(
     time_limit: float = TIME_LIMIT,
     report: Reporter = no_report,
 ) -> WindingGrid:
-    """The sketch that a row names, by the file of a ``mesh`` or by ``shapes`` (see ``primitives.combine``).
+    """Loads a row's sketch from a ``mesh`` file or from ``shapes`` (see ``primitives.combine``).
 
-    ``fit``, ``up_axis`` and ``front`` as in ``place_in_working_frame``; fit None is "centre" for a mesh and "keep" for
-    shapes. The axes are those of a mesh; shapes are in the working frame already. ``cache`` is a folder for what was
-    measured. Raises MeshError as ``load_mesh``, SettingError as ``combine`` and ``build_winding_grid``.
+    ``fit``, ``up_axis`` and ``front`` as in ``place_in_working_frame``. fit None is "centre" for a mesh and "keep" for
+    shapes. The axes apply to a mesh only; shapes are in the working frame already. ``cache`` is a folder of cached
+    grids. Raises MeshError as ``load_mesh``, SettingError as ``combine`` and ``build_winding_grid``.
     """
     if mesh is not None:
         source = load_mesh(mesh, max_faces=max_faces)
@@ -93,11 +93,10 @@ def load_sketch(
 def place_in_working_frame(
     vertices: NDArray[np.floating], fit: str, *, up_axis: str = "y", front: str | None = None
 ) -> Float64Array:
-    """(V, 3) ``vertices`` of a sketch in the working frame, upright and facing the viewer.
+    """Transforms ``vertices`` (V, 3) of a sketch to the working frame, upright and facing the viewer.
 
-    fit  "centre": the bounding box's centre at the origin and the farthest vertex at ``RADIUS``; "keep": where
-         they are and as large as they are, so that a sketch that is moved or stretched moves or stretches what
-         is made after it.
+    fit  "centre" moves the bounding box's centre to the origin and the farthest vertex to ``RADIUS``. "keep" keeps
+         position and size, so that moving or scaling a sketch moves or scales the asset.
     ``up_axis`` and ``front`` as in ``normalise``.
     """
     if fit not in ("centre", "keep"):
@@ -116,11 +115,11 @@ def build_winding_grid(
     time_limit: float = TIME_LIMIT,
     report: Reporter = no_report,
 ) -> WindingGrid:
-    """Measures (V, 3) ``vertices`` and (F, 3) ``faces``, in the working frame, on ``resolution`` sites a side.
+    """Samples (V, 3) ``vertices`` and (F, 3) ``faces``, in the working frame, on ``resolution`` sites per side.
 
-    Found in ``cache`` where the same sketch was measured before; a damaged entry is made anew. ``report`` is called
-    as ("sketch", seconds so far, time_limit). Raises SettingError when the sketch encloses nothing that the grid
-    can see, or was not measured in ``time_limit`` seconds.
+    Reads the grid from ``cache`` if it is there; rebuilds a damaged entry. ``report`` is called as ("sketch", elapsed
+    seconds, time_limit). Raises SettingError if the sketch encloses no site of the grid, or if ``time_limit`` seconds
+    pass.
     """
     points: Float64Array = np.ascontiguousarray(vertices, np.float64)
     corners: NDArray[np.int64] = np.ascontiguousarray(faces, np.int64)

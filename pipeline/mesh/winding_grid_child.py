@@ -1,4 +1,4 @@
-"""The program in which libigl measures a sketch: its queries cannot be interrupted, so they get a process.
+"""Child process that runs libigl on a sketch, because libigl's queries cannot be interrupted.
 
 Run by path as ``python -P winding_grid_child.py FOLDER PARENT SECONDS``; imports nothing of this project. Reads
 ``vertices.npy`` (V, 3) float64, ``faces.npy`` (F, 3) int64 and ``sites.npy`` (R,) float64 (the coordinates of the
@@ -18,16 +18,16 @@ exit_with_parent = runpy.run_path(str(Path(__file__).parents[1] / "core" / "proc
     "exit_with_parent"
 ]
 
-# How far from a face its two sides are asked for, in units of the longest extent of the mesh.
+# Distance from a face at which its two sides are sampled, in units of the mesh's longest extent.
 _STEP = 1e-4
-# Within this many coarse cells of the surface every site is measured for itself; beyond, every second one.
+# Within this many coarse cells of the surface every site is sampled; beyond, every second one.
 _BAND = 3.0
 
 
 def boundary(vertices: np.ndarray, faces: np.ndarray) -> tuple[float, np.ndarray]:
-    """1, or -1 where the mesh is inside out; and those of ``faces`` that bound the solid.
+    """Returns 1, or -1 if the mesh is inside out, and those of ``faces`` that bound the solid.
 
-    A face with the inside on both its sides, as where solids overlap, bounds nothing.
+    A face inside the solid, as where solids overlap, bounds nothing.
     """
     import igl
 
@@ -55,11 +55,10 @@ def winding_and_distance(vertices: np.ndarray, faces: np.ndarray, points: np.nda
 def winding_and_distance_grid(
     vertices: np.ndarray, faces: np.ndarray, sites: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As ``winding_and_distance`` at all (x, y, z) of ``sites`` (R,), evenly spaced: two (R, R, R) float32, indexed [x,
-    y, z].
+    """As ``winding_and_distance`` at all (x, y, z) of evenly spaced ``sites`` (R,).
 
-    Both are smooth far from the surface (but for the distance's kinks, half way between two sides), so that there
-    half as many sites a side are enough, and the others lie between them: a quarter of the time.
+    Returns two (R, R, R) float32, indexed [x, y, z]. Both are smooth far from the surface (except where two sides are
+    equally near), so every second site is sampled there and the others are interpolated: a quarter of the time.
     """
     coarse = np.linspace(sites[0], sites[-1], max(2, len(sites) // 2))
     spacing = coarse[1] - coarse[0]
@@ -80,7 +79,7 @@ def _lattice(sites: np.ndarray) -> np.ndarray:
 
 
 def main(folder: Path) -> None:
-    """Measures the mesh that lies in ``folder`` on a grid."""
+    """Samples the mesh in ``folder`` on a grid."""
     arrays = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("vertices", "faces", "sites"))
     winding, distance = winding_and_distance_grid(*arrays)
     np.save(folder / "winding.npy", winding, allow_pickle=False)

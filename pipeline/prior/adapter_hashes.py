@@ -1,4 +1,4 @@
-"""What a row's adapter files are, by their bytes: for fingerprints and records. Loads no torch."""
+"""Content hashes of a row's adapter files, for fingerprints and records. Loads no torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pipeline.prior.cache import file_hash
 
 
 def adapter_hashes(files: Iterable[AdapterFile]) -> list[dict[str, Any]]:
-    """``kind``, ``name``, ``sha256`` and ``weight`` of each. Raises PriorError when one cannot be read.
+    """Returns ``kind``, ``name``, ``sha256`` and ``weight`` of each file. Raises PriorError if one cannot be read.
 
-    A LoRA's name means nothing and is left empty: a file that is renamed rebuilds no asset. A concept's can be the
-    word that stands for it in prompts.
+    The name of a LoRA is empty, so renaming its file rebuilds no asset. The name of a concept may be its word in
+    prompts.
     """
     try:
         return [

@@ -1,7 +1,7 @@
-"""Which layers of a prior a LoRA file changes, and which words a textual inversion teaches: by names and shapes alone.
+"""Matches LoRA files to a prior's layers, and textual inversions to its text encoders, by names and shapes alone.
 
-Nothing here loads torch or a tensor, so that a file can be judged by its header. What does not fit raises ValueError
-that says why, without the file's name.
+Loads neither torch nor tensors, so a file's header is enough. A mismatch raises ValueError with the reason, without
+the file's name.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ Shapes = Mapping[str, Shape]
 T = TypeVar("T")
 
 _UNSUPPORTED = ("dora_scale", "lora_magnitude", "hada_", "lokr_", "lora_mid", "diff_b", "oft_")
-# What names a layer, then which of its two matrices (or alpha) it is.
+# The layer's name, then the matrix (or alpha).
 _KEY = re.compile(
     r"(?P<layer>.+?)(?:[._]lora(?:_linear_layer)?)?"
     r"(?:[._](?P<down>lora_down|lora_A|down)|[._](?P<up>lora_up|lora_B|up))(?:\.default)?\.weight$"
 )
-# Prefixes, flattened, of the three networks in the formats that trainers write.
+# Flattened prefixes of the three networks in the trainers' formats.
 _NETWORKS = (
     ("lora_unet_", "unet"), ("unet_", "unet"), ("lora_te2_", "text2"), ("text_encoder_2_", "text2"),
     ("lora_te1_", "text"), ("lora_te_", "text"), ("text_encoder_", "text"),
 )  # fmt: skip
-# Characters of a name that a message quotes.
+# Maximum length of a quoted name in a message.
 _QUOTED = 100
 
 
 @dataclass(frozen=True)
 class LoraMatch:
-    """One layer of a LoRA: the ``layer`` of ``network`` that it changes (a key of what ``match_lora`` was given), and
-    the names of its tensors; ``alpha`` is "" where it has none."""
+    """One layer of a LoRA: the ``layer`` of ``network`` that it changes (a key of ``match_lora``'s ``networks``), and
+    the names of its tensors; ``alpha`` is "" if there is none."""
 
     network: str
     layer: str
@@ -44,10 +44,10 @@ class LoraMatch:
 
 
 def match_lora(tensors: Shapes, networks: Mapping[str, Shapes]) -> list[LoraMatch]:
-    """The layers of a LoRA whose file holds ``tensors``, as kohya's scripts, diffusers or PEFT write them.
+    """Returns the layers of a LoRA file with ``tensors``, in the formats of kohya's scripts, diffusers and PEFT.
 
-    ``networks``: for "unet", "text" and "text2" the shapes of the weights that can be changed, by flattened name.
-    Raises ValueError when it is of another kind (DoRA, LoHa, LoKr), or made for another model.
+    ``networks`` maps "unet", "text" and "text2" to the shapes of the weights that a LoRA can change, by flattened name.
+    Raises ValueError for other kinds of adapters (DoRA, LoHa, LoKr) and for another model.
     """
     if strange := next((n for n in tensors if any(word in n for word in _UNSUPPORTED)), None):
         raise ValueError(f"of another kind than LoRA ({_name(strange)}); only plain LoRA is supported")
@@ -79,7 +79,7 @@ def match_lora(tensors: Shapes, networks: Mapping[str, Shapes]) -> list[LoraMatc
 
 
 def _check_shapes(layer: str, down: Shape, up: Shape, weight: Shape) -> None:
-    """Raises ValueError unless up (out, r[, 1, 1]) times down (r, in[, k, k]) has the shape of ``weight``."""
+    """Raises ValueError unless up (out, r[, 1, 1]) times down (r, in[, k, k]) has the shape ``weight``."""
     if min(len(down), len(up)) < 2 or 0 in (*down, *up):
         raise ValueError(f"its layer {_name(layer)} has matrices of the shapes {down} and {up}, which are none")
     if len(weight) == 2:
@@ -98,7 +98,7 @@ def _check_shapes(layer: str, down: Shape, up: Shape, weight: Shape) -> None:
 
 
 def flat(name: str) -> str:
-    """``name`` with "_" for "." between its parts: the form in which all trainers agree."""
+    """Replaces "." by "_" in ``name``, the form common to all trainers."""
     return re.sub(r"[._]+", "_", name)
 
 
@@ -110,7 +110,7 @@ def _network(layer: str) -> tuple[str, str]:
     for prefix, network in _NETWORKS:
         if layer.startswith(prefix):
             return network, layer.removeprefix(prefix)
-    # A file saved from the UNet alone.
+    # The file contains only the UNet's layers.
     return "unet", layer.removeprefix("base_model_model_")
 
 
@@ -143,7 +143,7 @@ def _with_names(layers: Mapping[str, T], blocks: Mapping[str, str], inside: Mapp
 
 
 def original_blocks(config: Any) -> dict[str, str]:
-    """Names of a UNet's blocks in diffusers, and in the layout of single files (input_blocks, output_blocks)."""
+    """Maps a UNet's block names in diffusers to those of the single-file layout (input_blocks, output_blocks)."""
     depth = len(config["block_out_channels"])
     layers = config["layers_per_block"]
     layers = [layers] * depth if isinstance(layers, int) else list(layers)
@@ -184,11 +184,11 @@ _INSIDE = {"_conv1": "_in_layers_2", "_conv2": "_out_layers_3", "_time_emb_proj"
 
 
 def match_concepts(stem: str, tensors: Shapes, widths: Sequence[int]) -> dict[str, list[str]]:
-    """The words of a textual inversion whose file, named ``stem``, holds ``tensors``: for each word the names of its
-    tensors, one for each text encoder. ``widths``: how many numbers a token has in each.
+    """Returns the words of a textual inversion file ``stem`` with ``tensors``: for each word its tensors' names, one
+    per text encoder. ``widths`` are the embedding widths of the encoders.
 
-    A file of diffusers names its words; one of other trainers (``emb_params``; ``clip_l`` and ``clip_g`` for SDXL) is
-    named in prompts by the file's name without its ending. Raises ValueError when it does not fit the prior.
+    Files of diffusers contain their words. For files of other trainers (``emb_params``; ``clip_l`` and ``clip_g`` for
+    SDXL) the word is the file's name without its ending. Raises ValueError if the file does not fit the prior.
     """
     if not tensors:
         raise ValueError("no textual inversion; it holds no vectors")
@@ -219,7 +219,7 @@ def match_concepts(stem: str, tensors: Shapes, widths: Sequence[int]) -> dict[st
 
 
 def _word_problem(word: str) -> str:
-    """Why ``word`` can never stand in a prompt, whose blanks are single ones; "" where it can."""
+    """Returns why ``word`` can never occur in a prompt, which has only single blanks; "" if it can."""
     if not word.strip():
         return "it has a word that is empty; name it"
     if word != " ".join(word.split()) or not word.isprintable():
@@ -228,5 +228,5 @@ def _word_problem(word: str) -> str:
 
 
 def vectors_of(shapes: Sequence[Shape]) -> int:
-    """How many tokens a word takes whose tensors have these ``shapes``."""
+    """Returns the number of tokens of a word whose tensors have these ``shapes``."""
     return max(math.prod(shape[:-1]) for shape in shapes)

@@ -1,7 +1,7 @@
-"""LoRA files and textual inversions of single rows, applied for the length of one call and then gone.
+"""Applies LoRA files and textual inversions of single rows for one call.
 
-The networks themselves are never changed: a LoRA adds its product to the outputs of the layers it names (forward
-hooks), a textual inversion takes the place of token embeddings. Without adapters not one instruction differs.
+The networks' weights never change: a LoRA adds its product to the outputs of its layers with forward hooks, and a
+textual inversion replaces token embeddings. Calls without adapters run the same instructions as before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.prior.adapter_layers import flat, match_concepts, match_lora, with
 
 @dataclass(frozen=True)
 class Adapter:
-    """One file. Equal content and weight are equal adapters, wherever the file lies."""
+    """One adapter file. Adapters are equal if content and weight are equal, whatever their paths."""
 
     path: Path
     content: str
@@ -44,7 +44,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Adapters:
-    """What one row adds to the prior; usable as a key. ``concepts``' names count too: a prompt uses them."""
+    """The adapters of one row, hashable. The names of ``concepts`` matter too, because prompts use them."""
 
     loras: tuple[Adapter, ...] = ()
     concepts: tuple[Adapter, ...] = ()
@@ -54,7 +54,7 @@ class Adapters:
 
     @property
     def in_unet(self) -> Adapters:
-        """What of it changes the UNet: rows that agree in this can share a call."""
+        """The adapters that change the UNet. Rows with equal ones can share a call."""
         return Adapters(self.loras)
 
 
@@ -62,7 +62,7 @@ NO_ADAPTERS = Adapters()
 
 
 def read_files(files: Sequence[AdapterFile]) -> Adapters:
-    """The adapters of a row. Raises PriorError when a file cannot be read."""
+    """Returns the adapters of a row. Raises PriorError if a file cannot be read."""
     adapters = [
         (file.kind, Adapter(file.path, f"{mark['name']}:{mark['sha256']}", file.weight))
         for file, mark in zip(files, adapter_hashes(files), strict=True)
@@ -99,7 +99,7 @@ class LoraLayer:
     scale: float
 
     def add(self, value: Tensor, output: Tensor) -> Tensor:
-        # An offloaded layer comes to the device and goes again: the matrices follow what it is given.
+        # An offloaded layer moves between devices, so the matrices follow its input.
         down, up = self.down.to(value), self.up.to(value)
         if isinstance(self.module, nn.Conv2d):
             m = self.module
@@ -110,13 +110,13 @@ class LoraLayer:
 
 @dataclass
 class Lora:
-    """A LoRA, matched to the networks of a prior: its layers in each."""
+    """A LoRA matched to a prior: its layers in each network."""
 
     layers: dict[str, list[LoraLayer]]
 
     @contextlib.contextmanager
     def active(self, network: str) -> Iterator[None]:
-        """Adds the LoRA to ``network`` ("unet", "text", "text2") for the length of the block."""
+        """Applies the LoRA to ``network`` ("unet", "text", "text2") inside the block."""
         handles = [
             layer.module.register_forward_hook(lambda m, args, out, layer=layer: layer.add(args[0], out))
             for layer in self.layers.get(network, [])
@@ -129,9 +129,9 @@ class Lora:
 
 
 def read_lora(adapter: Adapter, networks: dict[str, nn.Module], config: Any) -> Lora:
-    """A LoRA file as kohya's scripts, diffusers or PEFT write them. ``config``: the UNet's.
+    """Reads a LoRA file in the format of kohya's scripts, diffusers or PEFT. ``config`` is the UNet's.
 
-    Raises PriorError when it is of another kind (DoRA, LoHa, LoKr), or made for another model.
+    Raises PriorError for other kinds of adapters (DoRA, LoHa, LoKr) and for another model.
     """
     path, tensors = adapter.path, _tensors(adapter.path)
     modules = {name: lora_layers(network, config if name == "unet" else None) for name, network in networks.items()}
@@ -154,7 +154,7 @@ def read_lora(adapter: Adapter, networks: dict[str, nn.Module], config: Any) -> 
 
 
 def _fitted_layer(module: nn.Module, down: Tensor, up: Tensor, scale: float) -> LoraLayer:
-    """The layer with its matrices in the module's shape, dtype and place."""
+    """Converts the layer's matrices to the module's shape, dtype and device."""
     weight: Tensor = module.weight  # type: ignore[assignment]
     if weight.dim() == 2:
         down, up = down.flatten(1), up.flatten(1)
@@ -178,17 +178,17 @@ def lora_layers(network: nn.Module, unet_config: Any) -> dict[str, nn.Module]:
 
 @dataclass(frozen=True)
 class Concept:
-    """A learned word: ``word`` as it stands in prompts, and for each text encoder its vectors (n, D)."""
+    """A learned word: ``word`` as in prompts, and for each text encoder its vectors (n, D)."""
 
     word: str
     vectors: tuple[Tensor, ...]
 
 
 def read_concepts(adapter: Adapter, widths: list[int]) -> list[Concept]:
-    """The words of a textual-inversion file. ``widths``: D of each text encoder.
+    """Reads the words of a textual inversion file. ``widths``: D of each text encoder.
 
-    A file of diffusers names its words; one of other trainers (``emb_params``; ``clip_l`` and ``clip_g`` for SDXL) is
-    named in prompts by the file's name without its ending. Raises PriorError when it does not fit the prior.
+    Files of diffusers contain their words. For files of other trainers (``emb_params``; ``clip_l`` and ``clip_g`` for
+    SDXL) the word is the file's name without its ending. Raises PriorError if the file does not fit the prior.
     """
     path, tensors = adapter.path, _tensors(adapter.path)
     try:

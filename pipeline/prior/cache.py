@@ -1,6 +1,6 @@
-"""This user's cache folder: what can be found out again, but not quickly. Loads no torch.
+"""This user's cache of results that are slow to compute. Loads no torch.
 
-It may be deleted at any time. ``LATENTKILN_CACHE`` names another place.
+It may be deleted at any time. ``LATENTKILN_CACHE`` sets another folder.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _MOST_HASHES = 4096
 
 
 def cache_folder() -> Path:
-    """This user's cache folder. It need not exist."""
+    """Returns this user's cache folder. It may not exist yet."""
     return cache_root()
 
 
 def read_entry(name: str) -> dict[str, Any]:
-    """The JSON object in the cache's file ``name``; empty where there is none or its checksum shows it damaged."""
+    """Returns the JSON object in the cache's file ``name``; empty if it is missing or damaged (by its checksum)."""
     try:
         value = json.loads((cache_folder() / name).read_text(encoding="utf-8"))
         if isinstance(value, dict) and value.pop(_CHECKSUM, None) == sha256_bytes(canonical_json(value)):
@@ -39,15 +39,15 @@ def read_entry(name: str) -> dict[str, Any]:
 
 
 def write_entry(name: str, value: dict[str, Any]) -> None:
-    """Writes the cache's file ``name`` with a checksum. A cache that cannot be written is no error."""
+    """Writes the cache's file ``name`` with a checksum. Ignores a cache that cannot be written."""
     with contextlib.suppress(OSError):
         write_json(cache_folder() / name, value | {_CHECKSUM: sha256_bytes(canonical_json(value))})
 
 
 def file_hash(path: Path) -> str:
-    """Hex sha256 of a file, hashed once in a process while its size, times and inode stay as they are.
+    """Hex sha256 of a file, computed once per process while its size, times and inode do not change.
 
-    That of a large file is kept in the cache: checkpoints have gigabytes, and every ``plan`` asks for their hash.
+    Caches hashes of large files on disk: checkpoints have gigabytes, and every ``plan`` needs their hash.
     """
     stat = path.stat()
     key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
@@ -67,7 +67,7 @@ def _cached_hash(path: Path, key: str) -> str:
     if isinstance(known.get(key), str):
         return str(known[key])
     digest = sha256_file(path)
-    # Read again: another process may have added its own meanwhile.
+    # Read again: another process may have added an entry meanwhile.
     known = read_entry(_HASHES)
     if len(known) >= _MOST_HASHES:
         known = {}

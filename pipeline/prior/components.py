@@ -1,6 +1,6 @@
-"""Loads the networks of a prior, from a diffusers folder or a single file. Nothing is fetched, nothing unpickled.
+"""Loads the networks of a prior from a diffusers folder or a single file. Downloads and unpickles nothing.
 
-Only classes named below are ever constructed, whatever ``model_index.json`` says.
+Constructs only the classes listed below, whatever ``model_index.json`` says.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ VAES = ("AutoencoderTiny", "AutoencoderKL")
 
 @dataclass
 class Components:
-    """The networks of a prior, in float32 or as stored. ``tokenizers`` and ``texts``: one of each, or SDXL's two.
+    """The networks of a prior, in float32 or as stored. ``tokenizers`` and ``texts`` have one entry, or two for SDXL.
 
-    ``zero_empty``: an empty negative prompt is guidance from zeros, not from the embedding of "" (SDXL).
+    ``zero_empty``: the embedding of an empty negative prompt is zero, not that of "" (SDXL).
     """
 
     pipeline: str
@@ -44,9 +44,9 @@ class Components:
 
 
 def load_components(identity: PriorIdentity, dtype: torch.dtype = torch.float32) -> Components:
-    """Every part of the prior, the UNet in ``dtype`` at once: in float32 a large one would not fit small machines.
+    """Loads every network of the prior. Loads the UNet directly in ``dtype``, because float32 may exceed the memory.
 
-    Raises PriorError, in one line, for anything missing, damaged or not supported.
+    Raises PriorError, in one line, for missing, damaged or unsupported files.
     """
     path = identity.file or identity.folder
     try:
@@ -67,7 +67,7 @@ def load_components(identity: PriorIdentity, dtype: torch.dtype = torch.float32)
 
 
 def _silence() -> None:
-    # Neither library may look for anything beyond the folder.
+    # Neither library may read files outside the folder.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import diffusers
     from transformers.utils import logging
@@ -167,7 +167,7 @@ def _from_file(path: Path, dtype: torch.dtype) -> Components:
 
 
 def _tokenizer(path: Path, kind: str, component: str) -> Any:
-    """A tokenizer with the family's settings (SD 2.x pads with "!") over the vocabulary of this machine."""
+    """Returns a tokenizer with the family's settings (SD 2.x pads with "!") and this machine's vocabulary."""
     from transformers import CLIPTokenizer
 
     folder = single_file.config_folder(path, kind, component)
@@ -180,7 +180,7 @@ def _tokenizer(path: Path, kind: str, component: str) -> Any:
     return make(vocab=vocabulary, merges=merges, **{key: settings[key] for key in known if key in settings})
 
 
-# Names of OpenCLIP's text encoder (SD 2.x, SDXL's second), and the ones they have in transformers.
+# Names in OpenCLIP's text encoder (SD 2.x, SDXL's second) and in transformers.
 _OPEN_CLIP = (
     (r"^positional_embedding$", "embeddings.position_embedding.weight"),
     (r"^token_embedding\.", "embeddings.token_embedding."),
@@ -194,9 +194,9 @@ _OPEN_CLIP = (
 
 
 def _text_model(path: Path, model: Any, tensors: dict[str, torch.Tensor], prefix: str) -> Any:
-    """``model`` with the weights that the checkpoint holds under ``prefix``, in CLIP's or OpenCLIP's naming.
+    """Loads the checkpoint's weights under ``prefix``, in CLIP's or OpenCLIP's naming, into ``model``.
 
-    SD 2.x leaves its encoder's last layer unused; the config has one layer less, and that layer is skipped.
+    SD 2.x does not use its encoder's last layer. The config omits it, and so do we.
     """
     converted: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
@@ -213,7 +213,7 @@ def _text_model(path: Path, model: Any, tensors: dict[str, torch.Tensor], prefix
                 converted[short.replace("in_proj_", f"{letter}_proj.")] = third.contiguous()
         else:
             converted[short] = tensor
-    # Some releases of transformers keep the encoder one level down.
+    # Some releases of transformers nest the encoder one level deeper.
     expected = {name: name.removeprefix("text_model.") for name in model.state_dict()}
     missing = [name for name, short in expected.items() if short not in converted and "position_ids" not in name]
     if missing:

@@ -1,5 +1,7 @@
-"""CUDA graphs of a UNet as it is: its calls of one shape are recorded once and replayed, without launching kernel by
-kernel. For ``--compile`` on machines that lack what compiling takes (Triton, a C compiler, Python's headers)."""
+"""CUDA graphs of an uncompiled UNet: calls of each shape are recorded once and replayed.
+
+``--compile`` uses them on machines without Triton, a C compiler or Python's headers.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Each holds the memory of a call for good: the width's own batch, a smaller one for the last rows, one for ranking.
+# Each graph keeps the memory of a call: the usual batch, a smaller one for the last rows, one for ranking.
 _MAX_GRAPHS = 3
-# Calls before recording, in which libraries choose their kernels and take their workspaces.
+# Calls before recording, in which libraries select kernels and allocate workspaces.
 _WARM_UP = 3
 
 
 class GraphedUNet:
-    """``unet``, called with tensors on CUDA and without gradients. The result is overwritten by the next call."""
+    """Calls ``unet`` with tensors on CUDA and without gradients. The next call overwrites the result."""
 
     def __init__(self, unet: Any):
         self._unet = unet
@@ -49,12 +51,12 @@ class GraphedUNet:
         return (output,)
 
     def clear(self) -> None:
-        """Gives the memory of all graphs back."""
+        """Releases the memory of all graphs."""
         self._graphs.clear()
 
     def _record(self, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor], Tensor]:
-        """The graph of a call, with the tensors it reads from and the one it writes to."""
-        # Of their own memory, in the given order of axes; what is expanded is written out.
+        """Returns the graph of a call, its input tensors and its output tensor."""
+        # Copies with their own memory and the same memory format; expanded tensors are materialised.
         inputs = {name: torch.empty_like(value).copy_(value) for name, value in tensors.items()}
         current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(current)
@@ -67,7 +69,7 @@ class GraphedUNet:
             with torch.cuda.graph(graph):
                 output = self._call(inputs)
         except RuntimeError as error:
-            # Where ending the recording fails as well, its stream is still the current one, and the first error hidden.
+            # If ending the capture also fails, its stream stays current and hides the first error.
             torch.cuda.set_stream(current)
             if isinstance(error.__context__, torch.OutOfMemoryError):
                 raise error.__context__ from None

@@ -1,8 +1,8 @@
-"""Settings that depend on the prior: used where a manifest row leaves them out.
+"""Default settings that depend on the prior, for settings that a manifest row leaves out.
 
-A prior may bring its own in ``latentkiln.json``; else the ones of the Latent-NeRF paper for Stable Diffusion
-apply (guidance 100, one 64x64 latent view a step, a 128x128 latent texture that
-starts from noise of 0.4, Adam 1e-2; for ``generate`` one 64x64 view, Adam 1e-3, 16 levels up to 2048).
+A prior may define its own in ``latentkiln.json``. Otherwise those of the Latent-NeRF paper for Stable Diffusion apply
+(guidance 100, one 64x64 latent view per step, a 128x128 latent texture that starts from noise of 0.4, Adam 1e-2; for
+``generate`` one 64x64 view, Adam 1e-3, 16 levels up to 2048).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ DEFAULTS_FILE = "latentkiln.json"
 
 @dataclass(frozen=True)
 class SharedDefaults:
-    """What every recipe uses for a setting that a row leaves out.
+    """Defaults of every recipe.
 
-    ``view_size`` is in latent pixels a side, ``texture_size`` in RGB pixels a side; ``views`` per step.
-    ``view_words`` says whether the prior understands "front view" and the like. ``refine_...``: in RGB.
+    ``view_size`` is the side in latent pixels, ``texture_size`` the side in RGB pixels; ``views`` per step.
+    ``view_words``: whether the prior understands "front view" and similar. ``refine_...``: refinement in RGB.
     """
 
     guidance_scale: float = 100.0
@@ -34,7 +34,7 @@ class SharedDefaults:
     view_words: bool = True
     background: str = "learned"
     timesteps: str = "annealed"
-    # None: as many as views, of their size.
+    # None: the same as ``views`` and ``view_size``.
     patch_views: int | None = None
     patch_size: int | None = None
     patch_height: float = 0.7
@@ -46,7 +46,7 @@ class SharedDefaults:
 
 @dataclass(frozen=True)
 class PaintDefaults(SharedDefaults):
-    """What ``paint`` uses besides."""
+    """Additional defaults of ``paint``."""
 
     steps: int = 300
     initial_noise: float = 0.4
@@ -55,8 +55,8 @@ class PaintDefaults(SharedDefaults):
 
 @dataclass(frozen=True)
 class MaterialDefaults:
-    """What is used where a tileable sample is laid over a surface. ``auto``: rows that do not say how they are painted
-    are, where their prompt names a material and no thing with parts.
+    """Defaults for painting with a tileable sample. ``auto``: rows without a way of painting use it if their prompt
+    names a material and no object with parts.
 
     ``size`` is in latent pixels a side (0: the prior's native size), ``coverage`` the side of the sample on the
     surface in object radii, ``texture_size`` in pixels a side.
@@ -72,7 +72,7 @@ class MaterialDefaults:
 
 @dataclass(frozen=True)
 class GenerateDefaults(SharedDefaults):
-    """What ``generate`` uses besides. Lambdas weigh means against the gradient of one view's guidance."""
+    """Additional defaults of ``generate``. Lambdas weigh mean losses against the gradient of one view's guidance."""
 
     steps: int = 5000
     learning_rate: float = 0.001
@@ -94,13 +94,13 @@ class GenerateDefaults(SharedDefaults):
     fov_max: float = 70.0
     lambda_sparsity: float = 20.0
     lambda_shape: float = 500.0
-    # In the place of guidance_scale where a sketch holds the shape; None: the same.
+    # Replaces guidance_scale if a sketch constrains the shape; None: no replacement.
     sketch_guidance_scale: float | None = None
 
 
 @dataclass(frozen=True)
 class SampleDefaults:
-    """What ``prior sample`` uses: the usual scale of Stable Diffusion 1.x (and its pipeline in diffusers)."""
+    """Defaults of ``prior sample``: the usual guidance scale of Stable Diffusion 1.x, as in diffusers."""
 
     guidance_scale: float = 7.5
 
@@ -110,7 +110,7 @@ D = TypeVar("D", PaintDefaults, GenerateDefaults, SampleDefaults, MaterialDefaul
 
 
 def read_defaults(folder: Path, recipe: str, kind: type[D]) -> D:
-    """The defaults of ``recipe`` (or ``sample``) for the prior in ``folder``.
+    """Returns the defaults of ``recipe`` (or ``sample``) for the prior in ``folder``.
 
     Raises PriorError for a damaged ``latentkiln.json``.
     """
@@ -126,8 +126,8 @@ def read_defaults(folder: Path, recipe: str, kind: type[D]) -> D:
 
 
 def cpu_precision(folder: Path) -> str:
-    """``cpu_precision`` of the prior in ``folder``: the number format it prefers on CPUs that compute in it, as fast as
-    they do: ``float32`` or ``bfloat16``. Raises PriorError for a damaged ``latentkiln.json``."""
+    """Returns ``cpu_precision`` of the prior in ``folder``: ``float32``, or ``bfloat16`` for CPUs with instructions for
+    it. Raises PriorError for a damaged ``latentkiln.json``."""
     path = folder / DEFAULTS_FILE
     try:
         precision = _read(path).get("cpu_precision", "float32")
@@ -139,7 +139,7 @@ def cpu_precision(folder: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The file's object; empty where there is no file."""
+    """Returns the file's object; empty if there is no file."""
     if not path.is_file():
         return {}
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

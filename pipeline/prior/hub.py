@@ -1,6 +1,6 @@
-"""Priors named by their id on the Hugging Face hub: ``org/name`` or ``org/name@revision``. Loads no torch.
+"""Priors from the Hugging Face hub: ``org/name`` or ``org/name@revision``. Loads no torch.
 
-Only this machine's hub cache is read. Nothing is downloaded unless the caller says so.
+Reads only this machine's hub cache. Downloads only on request.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.core.errors import PriorError
 from pipeline.core.home import home
 
-# The parts of a pipeline that are used here; everything else (safety checkers and the like) is left alone.
+# The components that we use. Others (safety checkers and similar) are not loaded.
 COMPONENTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
 _ROOT_FILES = ("model_index.json", "latentkiln.json", "latent_rgb.json", "words.json")
 _ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))?")
@@ -36,13 +36,13 @@ class HubId:
 
 
 def parse_id(spec: str) -> HubId | None:
-    """``spec`` as a hub id, or None when it has not the form of one."""
+    """Parses ``spec`` as a hub id. Returns None if it has another form."""
     match = _ID.fullmatch(spec)
     return HubId(match[1], match[2] or "main") if match else None
 
 
 def hub_cache() -> Path:
-    """Where the hub's own client keeps what it has downloaded on this machine."""
+    """Returns the download cache of the hub's own client on this machine."""
     if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(named).expanduser()
     if base := os.environ.get("HF_HOME"):
@@ -51,7 +51,7 @@ def hub_cache() -> Path:
 
 
 def cached(model: HubId) -> Path | None:
-    """The folder of ``model`` in the hub cache, or None when it is not there."""
+    """Returns the folder of ``model`` in the hub cache, or None if it is missing."""
     model_folder = hub_cache() / f"models--{model.repository.replace('/', '--')}"
     commit = model.revision
     with contextlib.suppress(OSError, ValueError):  # a commit has no ref of its own
@@ -61,9 +61,9 @@ def cached(model: HubId) -> Path | None:
 
 
 def find(model: HubId, *, download: bool = False) -> Path:
-    """The folder of ``model``, downloaded first when that is asked for.
+    """Returns the folder of ``model``. Downloads it first on request.
 
-    Raises PriorError when it is not in the cache, or cannot be downloaded.
+    Raises PriorError if it is not in the cache, or cannot be downloaded.
     """
     if download:
         return _download(model)
@@ -77,9 +77,9 @@ def find(model: HubId, *, download: bool = False) -> Path:
 
 
 def wanted_files(names: Iterable[str]) -> list[str]:
-    """The files of a repository that loading needs, sorted: configs, tokenizers, one set of safetensors a part.
+    """Lists the files of a repository that loading needs, sorted: configs, tokenizers, one set of safetensors each.
 
-    Half-precision copies (``.fp16.``) are taken only for a part that has no others.
+    Includes half-precision copies (``.fp16.``) only for components without others.
     """
     names = sorted(names)
     chosen = [name for name in names if name in _ROOT_FILES]
@@ -97,13 +97,13 @@ def wanted_files(names: Iterable[str]) -> list[str]:
 
 
 def weights_variant(files: Iterable[str]) -> str | None:
-    """Which of a part's safetensors to load: None for the plain ones, else ``fp16`` where only those are there."""
+    """Returns which of a component's safetensors to load: None for the plain ones, ``fp16`` if only those exist."""
     variants = {variant for file in files if (variant := variant_of(file)) is not None}
     return None if "" in variants or "fp16" not in variants else "fp16"
 
 
 def variant_of(file: str) -> str | None:
-    """``fp16`` and the like, "" for plain weights, None for a file that holds no weights."""
+    """Returns the variant (``fp16`` and similar), "" for plain weights, None for a file without weights."""
     match = _WEIGHTS.fullmatch(file) or _INDEX.fullmatch(file)
     return (match["variant"] or "") if match else None
 

@@ -1,4 +1,4 @@
-"""Where a prior lies and what it is: resolved and hashed without loading torch."""
+"""Resolves a prior's location and computes its content hash, without torch."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 LATENT_RGB_FILE = "latent_rgb.json"
 
-# What decides a prior's output. Cards, pictures and the like do not.
+# Endings of files that determine a prior's output; cards and pictures do not.
 _CONTENT_SUFFIXES = {".json", ".txt", ".safetensors", ".model"}
 _PICKLE_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
-# Parts of a pipeline that are never loaded here.
+# Components that we never load.
 _UNUSED_COMPONENTS = {"safety_checker", "feature_extractor", "image_encoder"}
 
 
 @dataclass(frozen=True)
 class PriorIdentity:
-    """``identity`` is the sha256 over the names and bytes of every file that decides the prior's output.
+    """``identity`` is the sha256 over the names and bytes of every file that determines the prior's output.
 
-    ``folder``: the diffusers folder; of a single file its sidecar, which need not exist. ``file``: the single file,
-    else None. ``latent_rgb``: where the map from latents to colours is read from; it need not exist.
-    ``files_identity``: the identity without a map in this user's cache.
+    ``folder``: the diffusers folder, or a single file's sidecar, which may not exist. ``file``: the single file, or
+    None. ``latent_rgb``: the file of the map from latents to colours; it may not exist. ``files_identity``: identity
+    without a map in this user's cache.
     """
 
     name: str
@@ -42,10 +42,11 @@ class PriorIdentity:
 
 
 def find_prior(spec: str | Path, *, download: bool = False) -> Path:
-    """The folder or file of a prior named on the command line.
+    """Resolves a prior's name on the command line to its folder or file.
 
-    ``embedded``; a diffusers folder; a ``.safetensors`` file; or a hub id (``org/name`` or ``org/name@revision``),
-    which is looked up in this machine's hub cache, and downloaded only with ``download``. Raises PriorError.
+    The name is ``embedded``, a diffusers folder, a ``.safetensors`` file, or a hub id (``org/name`` or
+    ``org/name@revision``). A hub id is looked up in this machine's hub cache, and downloaded only with ``download``.
+    Raises PriorError.
     """
     if str(spec) == EMBEDDED:
         if not (EMBEDDED_FOLDER / "model_index.json").is_file():
@@ -87,7 +88,7 @@ def _no_pickles(path: Path) -> str:
 
 
 def prior_identity(spec: str | Path, *, download: bool = False) -> PriorIdentity:
-    """Name, place and content hash of a prior. Hashes once per process while the files stay as they are.
+    """Returns name, location and content hash of a prior. Hashes once per process while the files do not change.
 
     Raises PriorError as ``find_prior`` does.
     """
@@ -95,7 +96,7 @@ def prior_identity(spec: str | Path, *, download: bool = False) -> PriorIdentity
     if path.is_file():
         folder, name = single_file.sidecar(path), path.stem
         kind = single_file.family(path)
-        # Ours first, by their names in the package: where it is installed must not matter.
+        # Our configs first, by their names in the package, so that its location does not matter.
         own = [(_config_name(p, folder), p) for p in single_file.deciding_files(path, kind)]
         files = [*own, ("checkpoint", path)]
     else:
@@ -105,7 +106,7 @@ def prior_identity(spec: str | Path, *, download: bool = False) -> PriorIdentity
     identity = files_identity = _hash_files(tuple((key, p, p.stat().st_size, p.stat().st_mtime_ns) for key, p in files))
     latent_rgb = folder / LATENT_RGB_FILE
     if not latent_rgb.is_file():
-        # Fitted by ``prior fit-rgb`` for a prior whose folder cannot be written; it decides the output, too.
+        # ``prior fit-rgb`` writes this map for a read-only prior; it determines the output too.
         latent_rgb = cached_map(files_identity)
         if latent_rgb.is_file():
             identity = sha256_bytes(canonical_json([identity, file_hash(latent_rgb)]))
@@ -113,7 +114,7 @@ def prior_identity(spec: str | Path, *, download: bool = False) -> PriorIdentity
 
 
 def cached_map(files_identity: str) -> Path:
-    """Where the map of a prior whose folder cannot be written is kept."""
+    """Returns the path of the map of a prior whose folder is read-only."""
     return cache_folder() / "latent_rgb" / f"{files_identity}.json"
 
 
@@ -130,7 +131,7 @@ def _config_name(path: Path, sidecar: Path) -> str:
 
 
 def _content_files(folder: Path) -> list[Path]:
-    """Files of a diffusers folder that decide its output, sorted. Half-precision copies beside full ones do not."""
+    """Lists the files of a diffusers folder that determine its output, sorted, without half-precision copies."""
     files = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in _CONTENT_SUFFIXES):
         parts = path.relative_to(folder).parts
@@ -156,9 +157,9 @@ def _hash_files(stamps: tuple[tuple[str, Path, int, int], ...]) -> str:
 
 
 def read_config(folder: Path, component: str, name: str = "config.json") -> dict[str, Any]:
-    """One JSON config of a prior's folder, e.g. ``read_config(folder, "vae")``.
+    """Reads a JSON config of a prior's folder, e.g. ``read_config(folder, "vae")``.
 
-    Raises PriorError when it is missing or no JSON object.
+    Raises PriorError if it is missing or not a JSON object.
     """
     path = folder / component / name
     try:

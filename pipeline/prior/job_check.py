@@ -1,6 +1,6 @@
-"""What of a row does not fit the prior, before that is loaded: its prompts, its LoRAs and its concepts.
+"""Checks a row's prompts, LoRAs and concepts against the prior before that is loaded.
 
-Only headers and configs are read; nothing here loads torch.
+Reads only headers and configs. Loads no torch.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Fault = tuple[str, str]
 
 @dataclass(frozen=True)
 class JobFindings:
-    """``errors`` and ``warnings`` of a row: (field, message) each. ``seen``: what the prior sees of its two prompts,
-    where that is not all of them; else None."""
+    """``errors`` and ``warnings`` of a row: (field, message) each. ``seen``: the parts of its two prompts that the
+    prior sees, or None if it sees all."""
 
     errors: tuple[Fault, ...] = ()
     warnings: tuple[Fault, ...] = ()
@@ -41,8 +41,8 @@ class JobFindings:
 class JobChecker:
     """Checks rows against the prior ``name`` in ``folder``, or in the single ``file``.
 
-    A prompt of which nothing is known is an error unless ``allow_unknown``. ``problem`` says what of the prior itself
-    cannot be read, so that it is not checked: loading it will tell.
+    A prompt of unknown words only is an error unless ``allow_unknown``. ``problem`` describes an unreadable file of the
+    prior; related checks are skipped, and loading the prior reports it.
     """
 
     def __init__(self, name: str, folder: Path, file: Path | None = None, *, allow_unknown: bool = False):
@@ -50,7 +50,7 @@ class JobChecker:
         self._folder, self._allow_unknown = folder, allow_unknown
         self._reader: PromptReader | None = PromptReader(name, folder, file)
         self._file = file
-        # By path, size and time: what is wrong with a file, and the words in it.
+        # Maps path, size and time of a file to its error and its words.
         self._files: dict[object, tuple[str, dict[str, int]]] = {}
 
     @functools.cached_property
@@ -62,16 +62,16 @@ class JobChecker:
             return None
 
     def reason(self, job: Job) -> str:
-        """Why ``job`` cannot be built; "" where it can."""
+        """Returns why ``job`` cannot be built; "" if it can."""
         return "; ".join(f"{field}: {message}" for field, message in self.faults(job))
 
     def faults(self, job: Job) -> tuple[Fault, ...]:
-        """As ``check``, the errors alone. Of files at a URL that are not on this machine nothing is said."""
+        """As ``check``, but returns only errors. Skips remote files that are not on this machine."""
         local = tuple(file for file in job.adapters if file.origin is None or file.path.is_absolute())
         return self.check(dataclasses.replace(job, adapters=local), errors_only=True).errors
 
     def check(self, job: Job, *, errors_only: bool = False) -> JobFindings:
-        """All that is to be told of ``job``, whose files are on this machine."""
+        """Returns all errors and warnings of ``job``. Its files must be on this machine."""
         errors = list(self.adapter_errors(job.adapters))
         if self._reader is None:
             return JobFindings(tuple(errors))
@@ -84,7 +84,7 @@ class JobChecker:
         return JobFindings(tuple(errors), tuple(warnings), visible)
 
     def adapter_errors(self, files: Sequence[AdapterFile]) -> Iterator[Fault]:
-        """What is wrong with a row's LoRAs and concepts."""
+        """Yields the errors of a row's LoRAs and concepts."""
         words: dict[str, str] = {}
         for file in files:
             problem, learned = self._adapter(file)
@@ -97,7 +97,7 @@ class JobChecker:
                 words[word] = file.path.name
 
     def concepts(self, job: Job) -> Concepts:
-        """The words of the row's concepts, and how many tokens each takes; of files that can be used."""
+        """Maps the words of the row's usable concepts to their numbers of tokens."""
         return {word: n for file in job.adapters for word, n in self._adapter(file)[1].items()}
 
     def _prompts(
@@ -171,7 +171,7 @@ def _suffixes(view_words: bool, close_up: bool) -> tuple[str, ...]:
 
 
 def job_checker(spec: str, *, allow_unknown: bool = False) -> JobChecker:
-    """A checker for the prior that the command line names ``spec``. Raises PriorError where there is none."""
+    """Returns a checker for the prior ``spec`` of the command line. Raises PriorError if there is no such prior."""
     path = find_prior(spec)
     if path.is_file():
         return JobChecker(spec, single_file.sidecar(path), path, allow_unknown=allow_unknown)
@@ -179,5 +179,5 @@ def job_checker(spec: str, *, allow_unknown: bool = False) -> JobChecker:
 
 
 def _has_lora(job: Job) -> bool:
-    """Such a row may look like its LoRA, whatever its words are."""
+    """Tells whether the row has a LoRA, which may determine its look whatever the words are."""
     return any(file.kind == "lora" for file in job.adapters)

@@ -21,7 +21,7 @@ _SD1 = np.array([[0.298, 0.207, 0.208], [0.187, 0.286, 0.173], [-0.158, 0.189, 0
 class LatentRgb:
     """rgb in [0, 1] = latent @ matrix + bias, for scaled latents.
 
-    ``matrix`` (C, 3), ``bias`` (3,) float64; ``r2`` (3,) of the fit per colour, None when it is not known.
+    ``matrix`` (C, 3), ``bias`` (3,) float64; ``r2`` (3,) of the fit per colour, None if unknown.
     """
 
     matrix: np.ndarray
@@ -29,7 +29,7 @@ class LatentRgb:
     r2: tuple[float, float, float] | None = None
 
     def invert(self, rgb: np.ndarray, ridge: float = 1e-2) -> np.ndarray:
-        """The smallest latent (C,) whose linear colour is near ``rgb`` (3,) in [0, 1].
+        """Returns the smallest latent (C,) whose linear colour is near ``rgb`` (3,) in [0, 1].
 
         Works on the map into [-1, 1], as published: z = (A A^T + ridge I)^-1 A (2 rgb - 1 - b).
         """
@@ -39,10 +39,10 @@ class LatentRgb:
 
 
 def read_latent_rgb(map_path: Path, channels: int, vae_scale_factor: int, scaling: float = _SD1_SCALING) -> LatentRgb:
-    """The map of a prior: its own, in the file ``map_path`` (or in the folder, as ``latent_rgb.json``), else the
-    published one of SD 1.x, which SD 2.x shares.
+    """Reads a prior's map from the file ``map_path``, or from ``latent_rgb.json`` in that folder. Falls back to the
+    published map of SD 1.x, which also holds for SD 2.x.
 
-    Raises PriorError for a damaged file, or where there is none and the latents are not SD's.
+    Raises PriorError for a damaged file, or if there is none and the latents are not SD's.
     """
     path = map_path if map_path.suffix == ".json" else map_path / LATENT_RGB_FILE
     if not path.is_file():

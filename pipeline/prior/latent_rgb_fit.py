@@ -1,7 +1,7 @@
 """Fits the linear map from a prior's latents to colours (docs/method.md, section 4), on rendered images.
 
-The map only starts and previews things, so a few dozen pictures of solids with coloured, mottled surfaces do: all
-colours, light and shadow, flat and busy places.
+The map is only for initialisation and previews, so a few dozen images of mottled solids suffice: they cover all
+colours, light and shadow, smooth and detailed regions.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from pipeline.raster.camera import orbit
 from pipeline.raster.rasterise import rasterise
 
 _SHAPES = ("sphere", "box", "cylinder", "cone", "torus")
-# Every fourth image is held out, to say how good the map is on pictures it was not fitted on.
+# Every fourth image is held out to evaluate the map.
 _HELD_OUT = 4
 _BATCH = 4
 
 
 @dataclass(frozen=True)
 class LatentRgbFit:
-    """A fitted map, the file it was written to, and R^2 per colour on images that were held out."""
+    """A fitted map, its file, and R^2 per colour on held-out images."""
 
     map: LatentRgb
     path: Path
@@ -41,7 +41,7 @@ class LatentRgbFit:
 def fit_prior(spec: str | Path, *, images: int = 48, seed: int = 0, device: str = "auto") -> LatentRgbFit:
     """Fits the map of the prior ``spec`` and writes it into its folder, or this user's cache if that is read-only.
 
-    The prior's identity changes with it: assets made before are built again. Raises PriorError.
+    This changes the prior's identity, so earlier assets are built again. Raises PriorError.
     """
     if str(spec) == EMBEDDED:
         raise PriorError("the embedded prior brings its map; fit-rgb is for other priors")
@@ -52,7 +52,7 @@ def fit_prior(spec: str | Path, *, images: int = 48, seed: int = 0, device: str 
 
 
 def fit_latent_rgb(prior: Prior, *, images: int = 48, seed: int = 0) -> tuple[LatentRgb, tuple[float, float, float]]:
-    """Least squares with a bias of each block's mean colour on its latent; R^2 on the images held out."""
+    """Fits each block's mean colour to its latent by least squares with a bias. Returns R^2 on held-out images."""
     side = prior.sample_size * prior.vae_scale_factor
     latents: list[np.ndarray] = []
     colours: list[np.ndarray] = []
@@ -77,7 +77,7 @@ def fit_latent_rgb(prior: Prior, *, images: int = 48, seed: int = 0) -> tuple[La
 
 
 def picture(seed: int, index: int, side: int) -> torch.Tensor:
-    """Image ``index`` of the series ``seed``: (3, side, side) float32 in [0, 1]. Solids before a fading background."""
+    """Image ``index`` of the series ``seed``: (3, side, side) float32 in [0, 1]. Solids on a colour gradient."""
     rng = numpy_generator(seed, "fit rgb", index)
     vertices, faces = combine([_solid(rng) for _ in range(rng.integers(2, 6))])
     camera = orbit(np.radians([rng.uniform(40, 110)]), np.radians([rng.uniform(0, 360)]), 2.2, np.radians(45))
@@ -87,7 +87,7 @@ def picture(seed: int, index: int, side: int) -> torch.Tensor:
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
     light = rng.normal(size=3)
     shade = 0.35 + 0.65 * np.abs(normal @ (light / np.linalg.norm(light)))
-    # Faces of a solid follow one another, so blocks of them share a colour.
+    # The faces of a solid are consecutive, so blocks of them share a colour.
     colour = rng.uniform(0, 1, (len(faces) // 64 + 1, 3))[np.arange(len(faces)) // 64] * shade[:, None]
     rows = np.linspace(0, 1, side)[:, None, None]
     image = (1 - rows) * rng.uniform(0, 1, 3) + rows * rng.uniform(0, 1, 3) + np.zeros((side, side, 3))
@@ -120,7 +120,7 @@ def _write(spec: str | Path, value: dict[str, Any]) -> Path:
     identity = prior_identity(spec)
     path = identity.folder / LATENT_RGB_FILE
     try:
-        # Never through a link into a cache of downloads: what is there belongs to its client.
+        # Never write through a link into a download cache, which belongs to its client.
         if path.is_symlink() or (identity.folder.exists() and identity.folder.parent.name == "snapshots"):
             raise PermissionError
         write_json(path, value)

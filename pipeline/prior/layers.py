@@ -1,6 +1,6 @@
-"""The layers of a prior that a LoRA can change, and the widths of its text encoders, from headers and configs alone.
+"""The layers of a prior that a LoRA can change, and the widths of its text encoders.
 
-Loads no torch.
+Reads only headers and configs. Loads no torch.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pipeline.prior.identity import read_config
 
 @dataclass(frozen=True)
 class PriorLayers:
-    """``networks``: as ``match_lora`` takes them; ``widths``: how many numbers a token has in each text encoder."""
+    """``networks``: argument of ``match_lora``; ``widths``: embedding width of each text encoder."""
 
     networks: dict[str, Shapes]
     widths: list[int]
 
 
 def prior_layers(folder: Path, file: Path | None = None) -> PriorLayers:
-    """The layers of the prior in ``folder``, or in the single ``file``. Raises PriorError where they cannot be read."""
+    """Reads the layers of the prior in ``folder``, or in the single ``file``. Raises PriorError on failure."""
     try:
         if file is not None:
             kind = single_file.family(file)
@@ -54,7 +54,7 @@ def _text_parts(two: bool) -> list[str]:
 
 
 def _is_loaded(path: Path) -> bool:
-    """Not a copy in another number format."""
+    """Tells whether the file is loaded, i.e. not a copy in another number format."""
     return variant_of(path.name) == (weights_variant(other.name for other in path.parent.iterdir()) or "")
 
 
@@ -68,7 +68,7 @@ def _matrices(shapes: Shapes, prefix: str = "") -> dict[str, tuple[int, ...]]:
 
 
 def _text_layers(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Those of a CLIP text encoder, by flattened name."""
+    """Weights of a CLIP text encoder, by flattened name."""
     width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
     shapes: dict[str, tuple[int, ...]] = {"text_projection": (int(config.get("projection_dim", width)), width)}
     for number in range(min(int(config["num_hidden_layers"]), 1000)):

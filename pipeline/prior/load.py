@@ -1,7 +1,7 @@
-"""The latent diffusion prior: text to embeddings, noise prediction, decoding and encoding.
+"""The latent diffusion prior: text embedding, noise prediction, decoding and encoding.
 
-Stable Diffusion 1.x, 2.x and SDXL, their fine-tunes, and small ones of the same make (the embedded one). Every
-constant (latent channels, scaling factor, prediction type, sample size, text length) is read from the configs.
+Supports Stable Diffusion 1.x, 2.x and SDXL, their fine-tunes, and small models of the same architecture (the embedded
+one). Reads all constants (latent channels, scaling factor, prediction type, sample size, text length) from configs.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from pipeline.prior.words import keep_known, names_material_alone, surface_promp
 
 __all__ = ["Prior", "TextEmbedding", "load_prior", "to_image"]
 
-# Both lie on the device: 512 prompts are 60 MB of SD 1.x and 160 MB of SDXL, and more than 32 rows ask for; a LoRA of
-# SDXL can have 600 MB.
+# Limits of the caches on the device. 512 prompts take 60 MB (SD 1.x) or 160 MB (SDXL), more than 32 rows need. A LoRA
+# of SDXL can take 600 MB.
 _MOST_PROMPTS = 512
 _MOST_LORAS = 16
 
 
 class Prior:
-    """A loaded latent diffusion model, frozen. Make one with ``load_prior``.
+    """A loaded latent diffusion model, frozen. Created by ``load_prior``.
 
     Attributes:
         name, identity: as in ``PriorIdentity``.
@@ -57,8 +57,8 @@ class Prior:
         scheduler: diffusers' scheduler of the training noise (DDPM).
         alphas_cumprod: (T,) float32, abar_t of the noise schedule.
         latent_rgb: the linear map from scaled latents to RGB in [0, 1].
-        defaults, generate_defaults: settings a row of ``paint`` or ``generate`` may leave out.
-        sample_defaults: what ``sample_images`` uses where it is not told; material_defaults: what ``sample_tile`` does.
+        defaults, generate_defaults: default settings of ``paint`` and ``generate``.
+        sample_defaults, material_defaults: defaults of ``sample_images`` and ``sample_tile``.
         device, dtype: of the UNet; options: as given to ``load_prior``.
         unet, vae: the networks themselves, as diffusers' classes, to inspect; ``predict_noise``, ``encode`` and
         ``decode`` call them. text: the text encoders.
@@ -94,18 +94,18 @@ class Prior:
         self.material_defaults = read_defaults(self.folder, "material", MaterialDefaults)
         self._embedded: dict[tuple[str, Adapters, bool], tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._loras: dict[Adapter, Lora] = {}
-        # What the loop found out about this model on this machine: batch shapes that give the same bits.
+        # Batch shapes that give the same bits for this model on this machine, measured by the loop.
         self.batch_invariance: dict[tuple[object, ...], bool] = {}
 
     def _set_up(self, components: Components) -> None:
-        """Brings every network to its number format and place."""
+        """Moves every network to its number format and device."""
         home = torch.device("cpu") if self.options.offload else self.device
         for model in components.texts:
             model.to(home, self.dtype).eval().requires_grad_(False)
         components.vae.to(home, self._vae_dtype).eval().requires_grad_(False)
         components.unet.to(self.device, self.dtype).eval().requires_grad_(False)
         for model in (components.unet, components.vae):
-            # Twice as fast for float32 convolutions on the CPU, and what tensor cores want on CUDA.
+            # Twice as fast for float32 convolutions on the CPU; tensor cores on CUDA need it.
             model.to(memory_format=torch.channels_last)
         if self.options.vae_slicing and hasattr(components.vae, "enable_slicing"):
             components.vae.enable_slicing()
@@ -113,7 +113,7 @@ class Prior:
             components.vae.enable_tiling()
 
     def _defaults_in_pixels(self, defaults: S) -> S:
-        """``defaults`` for views of the prior's own size, where it does not bring its own defaults: 64 for SD 1.x."""
+        """Adapts ``defaults`` to the prior's native view size (64 for SD 1.x), unless it defines its own defaults."""
         if (self.folder / DEFAULTS_FILE).is_file():
             return defaults
         size = self.sample_size
@@ -121,22 +121,22 @@ class Prior:
 
     @functools.cached_property
     def latent_rgb(self) -> LatentRgb:
-        """The linear map from scaled latents to RGB. Raises PriorError where it has to be fitted first."""
+        """The linear map from scaled latents to RGB. Raises PriorError if it must be fitted first."""
         return read_latent_rgb(self._rgb_file, self.latent_channels, self.vae_scale_factor, self._scaling)
 
     def unknown_words(self, prompt: str, adapters: Adapters = NO_ADAPTERS) -> list[str]:
-        """Words of ``prompt`` that this prior does not know (and drops)."""
+        """Returns the words of ``prompt`` that this prior does not know and drops."""
         plain = [piece for piece in split_concepts(prompt, self._concepts(adapters)) if isinstance(piece, str)]
         return unknown_words(self.folder, " ".join(plain))
 
     def fit_prompt(self, prompt: str, suffix: str, adapters: Adapters = NO_ADAPTERS) -> str:
-        """As many words of ``prompt`` as this prior has tokens for beside ``suffix`` (``PromptReader.fit``)."""
+        """Cuts ``prompt`` to the tokens that this prior has left beside ``suffix`` (``PromptReader.fit``)."""
         return self.prompts.fit(prompt, suffix, self._concept_lengths(adapters))
 
     def prompt_warnings(
         self, prompt: str, negative: str, suffixes: Sequence[str], adapters: Adapters = NO_ADAPTERS
     ) -> list[str]:
-        """What of a row's prompts this prior does not see; one of ``suffixes`` may be added to ``prompt``."""
+        """Returns warnings about parts of a row's prompts that this prior ignores. ``suffixes`` are view suffixes."""
         concepts = self._concept_lengths(adapters)
         return self.prompts.row_warnings(prompt, negative, suffixes, concepts)
 
@@ -144,19 +144,19 @@ class Prior:
         return {c.word.lower(): max(map(len, c.vectors)) for c in self._concepts(adapters)}
 
     def names_material_alone(self, prompt: str) -> bool:
-        """Whether ``prompt`` names a material and no thing with parts (``words.names_material_alone``)."""
+        """Tells whether ``prompt`` names a material and no object with parts (``words.names_material_alone``)."""
         return names_material_alone(self.folder, prompt)
 
     def surface_prompt(self, prompt: str) -> str:
-        """What to ask for where a view shows surface alone (``words.surface_prompt``)."""
+        """Returns the prompt for views that show only surface (``words.surface_prompt``)."""
         return surface_prompt(self.folder, prompt)
 
     @torch.no_grad()
     def embed(self, prompts: list[str], adapters: Adapters = NO_ADAPTERS, *, negative: bool = False) -> TextEmbedding:
-        """Text embeddings of ``prompts``, each distinct one encoded once per process.
+        """Returns text embeddings of ``prompts``. Encodes each distinct prompt once per process.
 
-        ``negative``: they are what to steer away from; an empty one is then what the prior was trained with for "no
-        text" (for SDXL zeros). Raises PriorError when ``adapters`` do not fit this prior.
+        ``negative``: these are negative prompts; an empty one gives the unconditional embedding of the training (zeros
+        for SDXL). Raises PriorError if ``adapters`` do not fit this prior.
         """
         # The cache may be cleared half way through a very long list.
         embeddings = [self._embed(prompt, adapters, negative and self._zero_empty and not prompt) for prompt in prompts]
@@ -174,7 +174,7 @@ class Prior:
                     stack.enter_context(lora.active("text2"))
                 for model in self.text.models:
                     stack.enter_context(self._on_device(model))
-                # One prompt per call: the same text must give the same bytes whatever is asked for with it.
+                # One prompt per call, so that the bytes of its embedding do not depend on the other prompts.
                 states, pooled = self.text.encode(
                     prompt, self._concepts(adapters), self.device, lambda text: keep_known(self.folder, text)
                 )
@@ -184,12 +184,12 @@ class Prior:
 
     @torch.no_grad()
     def predict_noise(self, noisy: torch.Tensor, t: torch.Tensor, text: TextEmbedding) -> torch.Tensor:
-        """eps_hat of noisy latents.
+        """Predicts the noise eps_hat of noisy latents.
 
         Args:
             noisy: (B, C, h, w) float32, x_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps.
             t: (B,) int64 in [0, T).
-            text: B embeddings; their adapters' LoRAs act on this call alone.
+            text: B embeddings; their adapters' LoRAs apply to this call only.
         Returns: (B, C, h, w) float32. A v-prediction is converted: eps = sqrt(abar) v + sqrt(1 - abar) x_t.
         """
         x = noisy.to(self.dtype).contiguous(memory_format=torch.channels_last)
@@ -203,7 +203,7 @@ class Prior:
             for lora in loras:
                 stack.enter_context(lora.active("unet"))
             out = unet(x, t, encoder_hidden_states=text.states, added_cond_kwargs=added, return_dict=False)[0]
-        # A copy where it is compiled: CUDA graphs write every result to the same place.
+        # Copy the result of compiled code: CUDA graphs overwrite it in the next call.
         out = out.float().clone() if self.options.compile else out.float()
         out = out.contiguous()
         if self.prediction_type == "v_prediction":
@@ -212,8 +212,8 @@ class Prior:
         return out
 
     def release(self, *, everything: bool = False) -> None:
-        """Gives back what is kept on the device for later calls of the same shape; with ``everything`` LoRAs,
-        embeddings and the CUDA graphs of compiled code, too. All of it is read or made again when it is needed."""
+        """Releases device memory that is cached for later calls of the same shape; with ``everything`` also LoRAs,
+        embeddings and CUDA graphs of compiled code. All are rebuilt on demand."""
         if isinstance(self._fast_unet, GraphedUNet):
             self._fast_unet.clear()
         if not everything:
@@ -234,8 +234,10 @@ class Prior:
 
     @contextlib.contextmanager
     def tileable(self) -> Iterator[None]:
-        """Inside the block pictures wrap around: convolutions of the UNet and the decoder pad with what lies at the
-        opposite border. Attention spans the whole picture anyway. The UNet is neither compiled nor recorded."""
+        """Makes images wrap around inside the block: convolutions of the UNet and the decoder use circular padding.
+
+        Attention spans the whole image anyway. The UNet runs without compilation and CUDA graphs.
+        """
         padded = [
             module
             for model in (self.unet, self.vae)
@@ -253,7 +255,7 @@ class Prior:
                     module.padding_mode = mode
 
     def _time_ids(self, count: int) -> torch.Tensor:
-        """(count, 6): SDXL's conditions original size, crop corner and target size: whole images of native size."""
+        """(count, 6) SDXL conditions (original size, crop corner, target size) for uncropped images of native size."""
         return self._whole_image.expand(count, 6)
 
     @functools.cached_property
@@ -262,10 +264,10 @@ class Prior:
         return torch.tensor([[side, side, 0, 0, side, side]], dtype=self.dtype, device=self.device)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Scaled latents (N, C, h, w) to RGB (N, 3, h r, w r) in [0, 1], float32. Differentiable.
+        """Decodes scaled latents (N, C, h, w) to RGB (N, 3, h r, w r) in [0, 1], float32. Differentiable.
 
-        The decoders of some fine-tunes overflow float16: these latents are decoded again, in float32. Raises
-        PriorError when even that gives no numbers.
+        The decoders of some fine-tunes overflow float16; such latents are decoded again in float32. Raises PriorError
+        if that result is not finite either.
         """
         with self._on_device(self.vae, graph=latents.requires_grad):
             images = self._decode(latents, self._vae_dtype)
@@ -283,15 +285,15 @@ class Prior:
         with contextlib.suppress(torch.OutOfMemoryError):
             decoded: torch.Tensor = self.vae.decode(z, return_dict=False)[0].float()
             return decoded
-        # Tried again without what was kept for the UNet, one image at a time.
+        # Retry one image at a time, after releasing the UNet's cached memory.
         self.release()
         torch.cuda.empty_cache()
         return torch.cat([self.vae.decode(latent, return_dict=False)[0].float() for latent in z.split(1)])
 
     def encode(self, rgb: torch.Tensor) -> torch.Tensor:
-        """RGB (N, 3, H, W) in [0, 1] to scaled latents (N, C, H / r, W / r), float32. Differentiable.
+        """Encodes RGB (N, 3, H, W) in [0, 1] to scaled latents (N, C, H / r, W / r), float32. Differentiable.
 
-        The mean of the encoder's distribution is used, so that encoding is a function.
+        Uses the mean of the encoder's distribution, so the result is deterministic.
         """
         with self._on_device(self.vae, graph=rgb.requires_grad):
             out = self.vae.encode(rgb.to(self.device, self._vae_dtype) * 2 - 1)
@@ -300,9 +302,9 @@ class Prior:
 
     @contextlib.contextmanager
     def _on_device(self, model: Any, *, graph: bool = False) -> Iterator[None]:
-        """With ``offload``, brings ``model`` to the device for the length of the block.
+        """With ``offload``, moves ``model`` to the device inside the block.
 
-        It stays there when a ``graph`` through it is kept: the way back needs its weights.
+        It stays there if an autograd ``graph`` through it is kept, because the backward pass needs its weights.
         """
         if not self.options.offload:
             yield
@@ -315,7 +317,7 @@ class Prior:
                 model.to("cpu")
 
     def _measure_vae_scale_factor(self) -> int:
-        """Image pixels per latent pixel along a side, measured on the model rather than guessed from its config."""
+        """Image pixels per latent pixel along a side, measured on the model instead of derived from its config."""
         image = torch.zeros(1, 3, 64, 64, dtype=self._vae_dtype, device=self.device)
         # On the device even if it will wait in main memory: not every CPU has half precision convolutions.
         with torch.no_grad(), self._on_device(self.vae):
@@ -324,14 +326,14 @@ class Prior:
         return 64 // int(z.shape[-1])
 
     def adapters(self, files: Sequence[AdapterFile]) -> Adapters:
-        """The adapters of a row, checked against this prior. Raises PriorError when one does not fit."""
+        """Loads the adapters of a row and checks them against this prior. Raises PriorError if one does not fit."""
         loaded = adapter_files.read_files(files)
         self._active_loras(loaded)
         self._concepts(loaded)
         return loaded
 
     def unused_concepts(self, prompt: str, adapters: Adapters) -> list[str]:
-        """A warning for each concept that ``prompt`` does not name."""
+        """Returns a warning for each concept whose word is not in ``prompt``."""
         concepts = self._concepts(adapters)
         used = split_concepts(prompt, concepts)
         return [
@@ -360,11 +362,11 @@ class Prior:
 def load_prior(
     spec: str | Path = "embedded", device: str = "auto", options: PriorOptions | None = None, *, fitted: bool = True
 ) -> Prior:
-    """Loads a prior from this machine; nothing is downloaded. ``spec`` as in ``find_prior``.
+    """Loads a prior from this machine; downloads nothing. ``spec`` as in ``find_prior``.
 
-    Half precision on CUDA, float32 or what the prior prefers on the CPU, unless ``options`` say otherwise. ``fitted``
-    off: a prior whose map from latents to colours has still to be fitted is good enough. Raises PriorError, in one
-    line, for anything missing, damaged or not supported.
+    Uses half precision on CUDA, and float32 or the prior's preferred format on the CPU, unless ``options`` override it.
+    With ``fitted`` off, accepts a prior whose map from latents to colours is not fitted yet. Raises PriorError, in one
+    line, for missing, damaged or unsupported files.
     """
     options = options or PriorOptions()
     identity = prior_identity(spec)
@@ -382,6 +384,6 @@ def load_prior(
 
 
 def to_image(rgb: torch.Tensor) -> np.ndarray:
-    """(3, H, W) float in [0, 1] to (H, W, 3) uint8, rounded and clamped."""
+    """Converts (3, H, W) float in [0, 1] to (H, W, 3) uint8, rounded and clamped."""
     scaled = (rgb.detach().float().clamp(0, 1) * 255).round()
     return scaled.to(torch.uint8).permute(1, 2, 0).cpu().numpy()

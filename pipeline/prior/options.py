@@ -1,6 +1,6 @@
-"""How a prior computes: number formats, compilation and memory. Loads no torch.
+"""Options for a prior's computation: number formats, compilation and memory. Loads no torch.
 
-None of it is part of an asset's fingerprint; all of it stands in the asset's record.
+An asset's record contains them; its fingerprint does not.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 class PriorOptions:
     """Choices for ``load_worker_prior``.
 
-    ``precision``: of UNet and text encoders; ``auto`` is float16 on CUDA and float32 on the CPU, or there bfloat16
-        where the prior asks for it (``cpu_precision`` in its ``latentkiln.json``; the embedded one does) and the CPU
-        has instructions for it. Score distillation itself is float32 whatever this says. The decoder and encoder
-        follow, but stay float32 where half precision is known to spoil them: with bfloat16 (8 bits band the colours)
-        and where the autoencoder's config says ``force_upcast`` for an SDXL pipeline (its activations overflow
-        float16).
-    ``tf32``: lets CUDA multiply float32 matrices with 10 bits of mantissa (on GPUs that can).
-    ``compile``: compiles the UNet with ``torch.compile``; on CUDA as CUDA graphs, since all shapes are fixed. The
-        first step takes minutes; compiled code is kept for later runs. Rows with a LoRA use the plain UNet. Without
-        Triton, a C compiler or Python's headers, CUDA graphs of the UNet as it is.
-    ``offload``: text encoders and autoencoder wait in main memory and come to the device when they are called.
-    ``vae_slicing``: encodes and decodes one image at a time. ``vae_tiling``: large images in overlapping pieces.
-        Both save memory; tiling changes the image a little.
+    ``precision``: of UNet and text encoders. ``auto`` is float16 on CUDA. On the CPU it is float32, or bfloat16 if the
+        prior requests it (``cpu_precision`` in its ``latentkiln.json``, as the embedded one does) and the CPU has
+        instructions for it. Score distillation itself is always float32. The decoder and encoder use the same format,
+        except float32 in two cases: with bfloat16 (its 8 bits cause banding), and for an SDXL pipeline with
+        ``force_upcast`` in the autoencoder's config (its activations overflow float16).
+    ``tf32``: lets CUDA multiply float32 matrices with 10 bits of mantissa, on GPUs that support it.
+    ``compile``: compiles the UNet with ``torch.compile``, on CUDA with CUDA graphs, since all shapes are fixed. The
+        first step takes minutes; later runs reuse the compiled code. Rows with a LoRA use the uncompiled UNet. Without
+        Triton, a C compiler or Python's headers, it uses CUDA graphs of the uncompiled UNet.
+    ``offload``: keeps text encoders and autoencoder in main memory and moves them to the device for each call.
+    ``vae_slicing``: encodes and decodes one image at a time. ``vae_tiling``: large images in overlapping tiles.
+        Both save memory; tiling changes the image slightly.
     """
 
     precision: Precision = "auto"
@@ -39,7 +38,7 @@ class PriorOptions:
     vae_tiling: bool = False
 
     def non_default(self) -> dict[str, bool]:
-        """For records: the switches that are not as usual. The number format in use stands there anyway."""
+        """Returns the options that differ from the defaults, for records, which also contain the number format."""
         usual = PriorOptions()
         return {
             name: value
@@ -49,5 +48,5 @@ class PriorOptions:
 
 
 def low_memory(precision: Precision = "auto") -> PriorOptions:
-    """What ``--low-memory`` stands for: everything that saves memory, at the price of time."""
+    """Returns the options of ``--low-memory``: all that save memory at the cost of time."""
     return PriorOptions(precision=precision, offload=True, vae_slicing=True, vae_tiling=True)

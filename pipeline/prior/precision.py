@@ -22,7 +22,7 @@ _FORMATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torc
 
 
 def device_of(name: str) -> torch.device:
-    """``auto`` is CUDA where there is a device. Raises PriorError for a device that torch does not have."""
+    """Parses a device name; ``auto`` is CUDA if available. Raises PriorError for a device that torch does not have."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -31,7 +31,7 @@ def device_of(name: str) -> torch.device:
 
 
 def text_dtype(options: PriorOptions, device: torch.device, folder: Path) -> torch.dtype:
-    """Of UNet and text encoders of the prior in ``folder``."""
+    """Returns the dtype of UNet and text encoders of the prior in ``folder``."""
     if options.precision != "auto":
         return _FORMATS[options.precision]
     if device.type == "cuda":
@@ -40,37 +40,36 @@ def text_dtype(options: PriorOptions, device: torch.device, folder: Path) -> tor
 
 
 def has_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16 (AVX512-BF16 or AMX): elsewhere it is emulated, and slower than
-    float32."""
+    """Tells whether this CPU has instructions for bfloat16 (AVX512-BF16 or AMX). Emulation is slower than float32."""
     probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(supported is not None and supported() for supported in probes)
 
 
 def vae_dtype(unet_dtype: torch.dtype, components: Components) -> torch.dtype:
-    """Of encoder and decoder: as ``unet_dtype`` for the UNet, but float32 where that would spoil images (see
+    """Returns the dtype of encoder and decoder: that of the UNet, or float32 if that would degrade images (see
     ``PriorOptions``)."""
     overflows = components.is_xl and bool(getattr(components.vae.config, "force_upcast", False))
     return torch.float32 if unet_dtype == torch.bfloat16 or (unet_dtype == torch.float16 and overflows) else unet_dtype
 
 
 def prepare_cuda(device: torch.device, options: PriorOptions) -> None:
-    """TF32 as asked for, on CUDA; nothing on the CPU."""
+    """Sets TF32 on CUDA; does nothing on the CPU."""
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = options.tf32
         torch.backends.cudnn.allow_tf32 = options.tf32
 
 
 def can_compile() -> bool:
-    """Whether Triton is here, and what it builds its launchers with: a C compiler and Python's headers."""
+    """Tells whether Triton is installed, with a C compiler and Python's headers for its launchers."""
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers)) and headers.is_file()
 
 
 def compiled(unet: Any, device: torch.device) -> Any:
-    """``unet`` compiled for fixed shapes, on CUDA as CUDA graphs; compiled code is kept in this user's cache.
+    """Compiles ``unet`` for fixed shapes, on CUDA with CUDA graphs. Keeps compiled code in this user's cache.
 
-    Where CUDA code cannot be compiled, CUDA graphs of the network as it is.
+    If CUDA code cannot be compiled, returns CUDA graphs of the uncompiled network.
     """
     if device.type == "cuda" and not can_compile():
         return GraphedUNet(unet)

@@ -1,6 +1,6 @@
-"""What a prior sees of a prompt, and what it does not: unknown words, and the end of what is too long.
+"""Finds the parts of a prompt that a prior ignores: unknown words, and the end of a long prompt.
 
-Loads no torch, so that a manifest can be checked before anything is loaded.
+Loads no torch, so a manifest can be checked before a prior is loaded.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from pipeline.prior.words import keep_known, known_words, says_something, split_
 
 VIEWS = ("front", "side", "back", "overhead", "bottom")
 CLOSE_UP = ", close up"
-# Learned words of a row's concepts, in small letters, and how many tokens each takes.
+# Maps learned words of a row's concepts, in lower case, to their numbers of tokens.
 Concepts = Mapping[str, int]
 _NO_CONCEPTS: Concepts = {}
-# Characters of a prompt's unseen end that a message quotes.
+# Maximum length of a quoted end of a prompt in a message.
 _QUOTED = 60
 
 
 def view_suffix(word: str) -> str:
-    """What a prompt says of a view from ``word`` (front, side, ...)."""
+    """Returns the prompt suffix for a view from ``word`` (front, side, ...)."""
     return f", {word} view"
 
 
 def suffixes(*, view_words: bool, close_up: bool) -> list[str]:
-    """All that may be added to a prompt for a view."""
+    """Returns all suffixes that may be added to a prompt for a view."""
     return ([view_suffix(word) for word in VIEWS] if view_words else []) + ([CLOSE_UP] if close_up else [])
 
 
 def split_at(prompt: str, words: Collection[str]) -> list[str]:
-    """``prompt`` cut at ``words``: plain text at even places, one of ``words`` as the prompt writes it at odd ones.
+    """Splits ``prompt`` at ``words``: plain text at even indices, one of ``words`` as written at odd ones.
 
-    No part of a longer word is taken for one; upper and lower case are one.
+    Matches whole words only and ignores case.
     """
     if not words:
         return [prompt]
@@ -48,12 +48,11 @@ def split_at(prompt: str, words: Collection[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Review:
-    """What a prior makes of one text.
+    """The parts of one text that a prior sees and ignores.
 
-    ``unknown``: words that it does not know and leaves out; ``unseen``: the end of the text for which it has no token
-    left, as it stands in the text, where up to ``limit`` tokens are read of text and ``suffix``; ``seen``: what is left
-    of a text of which not all is seen;
-    ``empty``: nothing that it knows is left but what may be said of anything.
+    ``unknown``: words that the prior does not know and drops. ``unseen``: the end of the text beyond the token limit,
+    verbatim. ``limit``: maximum number of tokens of text and ``suffix``. ``seen``: the remaining text, if the prior
+    ignores a part. ``empty``: the remaining text names nothing that the prior knows.
     """
 
     unknown: tuple[str, ...]
@@ -65,10 +64,10 @@ class Review:
 
 
 class PromptReader:
-    """Reads prompts as the prior in ``folder`` (or the single ``file``) does. ``name``: as messages call it.
+    """Reads prompts as the prior in ``folder`` (or the single ``file``) does. ``name`` is its name in messages.
 
-    Its methods raise PriorError where the prior's words cannot be read. ``problem`` says why a tokenizer cannot be:
-    prompts then have any length.
+    Methods raise PriorError if the prior's word list is unreadable. If a tokenizer is unreadable, ``problem`` holds the
+    reason, and the length of prompts is not checked.
     """
 
     def __init__(self, name: str, folder: Path, file: Path | None = None):
@@ -77,7 +76,7 @@ class PromptReader:
 
     @functools.cached_property
     def _counters(self) -> list[tuple[TokenCounter, int]]:
-        """The tokenizers that have a limit, each with it."""
+        """The tokenizers with a token limit, and their limits."""
         try:
             counters = token_counters(self._folder, self._file)
         except PriorError as error:
@@ -86,9 +85,9 @@ class PromptReader:
         return [(counter, counter.limit) for counter in counters if counter.limit is not None]
 
     def fit(self, prompt: str, suffix: str, concepts: Concepts = _NO_CONCEPTS) -> str:
-        """As many words of ``prompt`` as the prior has tokens for beside ``suffix``: of what is too long it would drop
-        the suffix first. Of a text without blanks as many letters. Of a prior for which the suffix is longer than half
-        of what it takes, all of it: the prompt matters more."""
+        """Cuts ``prompt`` to the words that fit into the prior's tokens beside ``suffix``, which the prior would drop
+        first. Cuts a text without blanks between letters. Does not cut if the suffix takes more than half of the
+        tokens, since the prompt matters more."""
         if self._fits(prompt + suffix, concepts) or not self._fits(suffix + suffix, {}):
             return prompt
         ends = [match.end() for match in re.finditer(r"\S+", prompt)]
@@ -100,8 +99,8 @@ class PromptReader:
     def review(
         self, text: str, suffixes: Sequence[str] = (), concepts: Concepts = _NO_CONCEPTS, *, positive: bool = True
     ) -> Review:
-        """What the prior makes of ``text``, to which one of ``suffixes`` may be added. Only a ``positive`` prompt is
-        ever ``empty``: a negative one may be."""
+        """Reviews ``text``, to which one of ``suffixes`` may be added. Only a ``positive`` prompt can be ``empty`` in
+        the review; a negative one may have no known words."""
         if concepts:
             return self._review(text, tuple(suffixes), concepts, positive)
         # Rows often have the same prompts.
@@ -116,7 +115,7 @@ class PromptReader:
             return Review((), "", 0, "", "", positive)
         pieces = split_at(text, concepts)
         plain = text if len(pieces) == 1 else " ".join(pieces[::2])
-        # As nearly all prompts are: of known words, and short.
+        # Fast path for typical prompts: short, of known words.
         known = self._plain.issuperset(plain.split())
         unknown = () if known else tuple(unknown_words(self._folder, plain))
         empty = positive and self.is_empty(text, concepts)
@@ -133,13 +132,13 @@ class PromptReader:
 
     @functools.cached_property
     def _plain(self) -> frozenset[str]:
-        """Of the words that the prior knows, those that are one word between two blanks."""
+        """The known words that contain no blanks."""
         return frozenset(word for word in known_words(self._folder) or () if split_words(word) == [word])
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - a process has few readers
     def _left(self, suffixes: tuple[str, ...]) -> list[int]:
-        """For each counter, how many tokens are left for a text beside any of ``suffixes``."""
-        # Each brings a comma, which is not counted where nothing stands before it.
+        """For each counter, the number of tokens left for a text beside any of ``suffixes``."""
+        # Each suffix adds a comma, which is not counted without text before it.
         return [
             limit - max((counter.count(keep_known(self._folder, suffix)) + 1 for suffix in suffixes), default=0)
             for counter, limit in self._counters
@@ -151,14 +150,14 @@ class PromptReader:
         return learned + sum(counter.count(keep_known(self._folder, piece)) for piece in pieces[::2])
 
     def is_empty(self, prompt: str, concepts: Concepts = _NO_CONCEPTS) -> bool:
-        """Whether nothing that the prior knows, or learns with ``concepts``, is in it."""
+        """Tells whether the text names nothing that the prior knows or learns with ``concepts``."""
         pieces = split_at(prompt, concepts)
         return len(pieces) == 1 and not says_something(self._folder, prompt)
 
     def row_warnings(
         self, prompt: str, negative: str, suffixes: Sequence[str], concepts: Concepts = _NO_CONCEPTS
     ) -> list[str]:
-        """What is to be told of a row's two prompts, as it goes into records."""
+        """Returns the warnings about a row's two prompts, for records."""
         review = self.review(prompt, suffixes, concepts)
         own = [f"prompt: {self.emptiness(review)}"] if review.empty else []
         own += [f"prompt: {text}" for text in self.warnings(review)]
@@ -166,7 +165,7 @@ class PromptReader:
         return own + [f"negative_prompt: {text}" for text in self.warnings(other)]
 
     def warnings(self, review: Review) -> Iterator[str]:
-        """What is to be told of a text beside that it is empty: each in one line."""
+        """Yields the warnings about a text, one line each, except that it is empty."""
         if review.unknown and not review.empty:
             yield f"the prior '{self.name}' does not know: {self.unknown(review)}"
         if review.unseen:
@@ -177,7 +176,7 @@ class PromptReader:
             )
 
     def concept_warnings(self, prompt: str, concepts: Concepts) -> Iterator[str]:
-        """What is to be told of learned words: which ``prompt`` lacks, and which hide a word of the prior's."""
+        """Yields warnings about learned words that ``prompt`` lacks, and about those that hide a known word."""
         used = {piece.lower() for piece in split_at(prompt, concepts)[1::2]}
         known = known_words(self._folder) or ()
         for word in concepts:
@@ -188,12 +187,12 @@ class PromptReader:
                 yield f"the concept {word!r} takes the place of a word that the prior '{self.name}' knows"
 
     def emptiness(self, review: Review) -> str:
-        """What is wrong with a prompt that is ``empty``: what it lacks, and what to write instead."""
+        """Returns the error of an ``empty`` prompt: the missing words, and suggestions."""
         names = f" (it does not know: {self.unknown(review)})" if review.unknown else ""
         return f"no material, object or colour that the prior '{self.name}' knows is in it{names}"
 
     def unknown(self, review: Review) -> str:
-        """The unknown words, each with a known one that may serve where there is one."""
+        """Returns the unknown words, each with a suggestion if there is one."""
         known = known_words(self._folder) or frozenset()
         near = [(word, suggest(word, known)) for word in review.unknown]
         return ", ".join(f"{word} (try '{other}')" if other else word for word, other in near)
@@ -207,7 +206,7 @@ class PromptReader:
 
 
 def _most(count: int, holds: Callable[[int], bool]) -> int:
-    """The largest n from 1 to ``count`` of which ``holds`` is true, as it is of all smaller ones; else 0."""
+    """Returns the largest n from 1 to ``count`` with ``holds(n)``, by bisection; 0 if there is none."""
     low, high = 0, count
     while low < high:
         middle = (low + high + 1) // 2

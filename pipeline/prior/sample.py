@@ -1,4 +1,4 @@
-"""Ordinary image sampling with a prior (DDIM): to see what it knows before painting with it."""
+"""Image sampling with a prior (DDIM), to see its knowledge before painting with it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def sample_images(
     seed: int = 0,
     size: int | None = None,
 ) -> torch.Tensor:
-    """One image per prompt: (N, 3, S, S) float32 in [0, 1] on the CPU, S = ``size`` x reduction.
+    """Samples one image per prompt: (N, 3, S, S) float32 in [0, 1] on the CPU, S = ``size`` x reduction.
 
-    ``guidance_scale`` defaults to the prior's own (``SampleDefaults``); ``size`` is in latent pixels a side (default:
-    the prior's native size). Image i depends on ``seed``, i and its own prompt alone.
+    ``guidance_scale`` defaults to the prior's own (``SampleDefaults``). ``size`` is the side in latent pixels (default:
+    the prior's native size). Image i depends only on ``seed``, i and its own prompt.
     """
     scale = prior.sample_defaults.guidance_scale if guidance_scale is None else guidance_scale
     side = size or prior.sample_size
@@ -48,7 +48,7 @@ def _sample(
 ) -> torch.Tensor:
     from diffusers import DDIMScheduler
 
-    # The prior converts v-predictions itself, so the sampler always sees epsilon.
+    # The prior converts v-predictions to epsilon, so the sampler always gets epsilon.
     scheduler = DDIMScheduler.from_config(
         prior.scheduler.config, prediction_type="epsilon", clip_sample=False, thresholding=False
     )

@@ -1,8 +1,8 @@
-"""Priors in one ``.safetensors`` file, in the layout in which Stable Diffusion was first published. Loads no torch.
+"""Priors in one ``.safetensors`` file, in Stable Diffusion's original layout. Loads no torch.
 
-Which model it is, is read from the names and shapes in the file's header. Its configs are ours (``configs/``), none
-is fetched. A folder of the file's name without the ending, beside it, may hold what the file has not, in the diffusers
-layout: ``tokenizer/``, another ``vae/``, ``latent_rgb.json``, ``latentkiln.json``, or configs that replace ours.
+Names and shapes in the file's header identify the model. Its configs are ours (``configs/``); none are downloaded. A
+sidecar folder with the file's name without the ending may add files in the diffusers layout: ``tokenizer/``, another
+``vae/``, ``latent_rgb.json``, ``latentkiln.json``, or configs that replace ours.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ATTENTION = "transformer_blocks.0.attn2.to_k.weight"
 _XL_LABELS = f"{UNET}label_emb.0.0.weight"
 _XL_TEXT = "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight"
 _LARGEST_HEADER = 64 << 20
-# How files of other kinds begin that get the same ending.
+# First bytes of other kinds of files that get the same ending.
 _NOT_SAFETENSORS = {
     b"version https://git-lfs.github.com/spec/": "it is a Git LFS pointer, not the file itself; run: git lfs pull",
     b"PK\x03\x04": "it is a zip file, as of pickled weights, which can run code; convert it to safetensors",
@@ -41,7 +41,7 @@ _NOT_SAFETENSORS = {
     b"<html": "it is a web page, as a download that needs a login leaves; download it again",
 }
 _LONGEST_MARK = max(map(len, _NOT_SAFETENSORS))
-# Steps after which the 2.x checkpoint that predicts epsilon was saved; the one that predicts v has others.
+# Training steps of the 2.x checkpoint that predicts epsilon; the one that predicts v has others.
 _SD2_BASE_STEPS = 875_000
 
 
@@ -54,8 +54,8 @@ class Header:
 
 
 def read_header(path: Path, largest: int = _LARGEST_HEADER) -> Header:
-    """Reads the header alone, of at most ``largest`` bytes. Raises PriorError when ``path`` is no whole safetensors
-    file, by all that can be seen without reading its tensors."""
+    """Reads only the header, of at most ``largest`` bytes. Raises PriorError if ``path`` is not a complete safetensors
+    file, as far as the header and the file's size show."""
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
@@ -64,7 +64,7 @@ def read_header(path: Path, largest: int = _LARGEST_HEADER) -> Header:
                 raise ValueError(f"it has {len(head)} bytes")
             (length,) = struct.unpack("<Q", head[:8])
             if length > size - 8:
-                # Only now: the length of a sound header may begin like a pickle.
+                # Check this last: the length of a valid header may look like the start of a pickle.
                 other = next((what for mark, what in _NOT_SAFETENSORS.items() if head.startswith(mark)), "")
                 raise ValueError(other or f"its header of {length} bytes is longer than the file: cut off, or damaged")
             if length > largest:
@@ -82,12 +82,12 @@ def read_header(path: Path, largest: int = _LARGEST_HEADER) -> Header:
 
 
 def _check_offsets(entries: dict[str, Any], size: int) -> None:
-    """Raises ValueError unless the tensors lie one behind the other in ``size`` bytes, each as long as its shape."""
+    """Raises ValueError unless the tensors are contiguous in ``size`` bytes, and each fits its shape."""
     end = 0
     for begin, stop, name, entry in sorted((*e["data_offsets"], n, e) for n, e in entries.items()):
         count = math.prod(entry["shape"])
         bits = re.search(r"[0-9]+", str(entry["dtype"]))
-        # BOOL has none in its name; types that are not known here are left to the library.
+        # BOOL has no number of bits in its name. The library checks unknown types.
         width = 1 if entry["dtype"] == "BOOL" else int(bits[0]) // 8 if bits else 0
         if begin != end or stop < begin or min(entry["shape"], default=0) < 0:
             raise ValueError(f"the place of its tensor {name[:60]} is wrong: damaged")
@@ -109,7 +109,7 @@ def _one_line(error: Exception) -> str:
 
 
 def family(path: Path) -> str:
-    """Which of ``configs/`` the file is: sd1, sd2, sd2-768-v or sdxl. Raises PriorError for any other model."""
+    """Returns the file's family in ``configs/``: sd1, sd2, sd2-768-v or sdxl. Raises PriorError for other models."""
     header = read_header(path)
     shapes = header.shapes
     first = shapes.get(_FIRST)
@@ -133,7 +133,7 @@ def family(path: Path) -> str:
 
 
 def _predicts_v(path: Path, header: Header) -> bool:
-    """Whether an SD 2.x file predicts v: by its metadata, else by its training steps, else yes, as most do."""
+    """Tells whether an SD 2.x file predicts v: by its metadata, else by its training steps, else yes, as for most."""
     stated = header.metadata.get("modelspec.prediction_type", "").lower()
     if stated:
         return stated.startswith("v")
@@ -146,12 +146,12 @@ def _predicts_v(path: Path, header: Header) -> bool:
 
 
 def sidecar(path: Path) -> Path:
-    """The folder beside the file that may complete it; it need not exist."""
+    """Returns the file's sidecar folder. It may not exist."""
     return path.with_suffix("")
 
 
 def config_folder(path: Path, kind: str, component: str) -> Path:
-    """The folder whose subfolder ``component`` holds the part's config: the sidecar, else ours. ``kind``: the
+    """Returns the folder with the config of ``component`` in a subfolder: the sidecar, else ours. ``kind``: the
     family."""
     name = CONFIG_NAMES.get(component.removesuffix("_2"), "config.json")
     own = sidecar(path)
@@ -159,7 +159,7 @@ def config_folder(path: Path, kind: str, component: str) -> Path:
 
 
 def describe(path: Path) -> tuple[str, dict[str, Any]]:
-    """The file's family, and the pipeline's index (as ``model_index.json``)."""
+    """Returns the file's family, and the pipeline's index (as ``model_index.json``)."""
     kind = family(path)
     own = sidecar(path) / "model_index.json"
     index = own if own.is_file() else CONFIGS / kind / "model_index.json"
@@ -167,7 +167,7 @@ def describe(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def deciding_files(path: Path, kind: str) -> list[Path]:
-    """Every config that decides what the model computes, beside the file itself: ours and the sidecar's."""
+    """Lists all files besides the checkpoint that determine the model's output: our configs and the sidecar's."""
     files = []
     for component in COMPONENTS:
         folder = config_folder(path, kind, component) / component

@@ -1,11 +1,11 @@
-"""What to write instead of a word that a prior does not know: a near synonym, or the word that was meant."""
+"""Suggests a synonym or a correction for a word that a prior does not know."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
 
-# Made by hand for the vocabulary of the embedded prior: what looks alike, then the words for it.
+# Known words of the embedded prior, and words for things of similar appearance. Written by hand.
 _NEAR = {
     "wood": "bark log logs trunk teak mahogany cedar birch maple bamboo cork plywood lumber driftwood hardwood",
     "planks": "parquet floorboards decking deck crate pallet",
@@ -67,12 +67,12 @@ _ALIKE = 0.75
 
 
 def suggest(word: str, known: Collection[str]) -> str:
-    """The word of ``known`` that is likely to serve for ``word``, which is not among them; "" where there is none."""
+    """Returns the word of ``known`` that best replaces the unknown ``word``; "" if there is none."""
     for form in (word, word.removesuffix("s"), word.removesuffix("y")):
         if (near := SUGGESTIONS.get(form, "")) in known:
             return near
     if len(word) < _SHORTEST or not (word.isascii() and word.isalpha()):
         return ""
-    # Slips of the keyboard seldom touch the first letter, or more than one other.
+    # Typing errors seldom affect the first letter, or more than one other.
     meant = [other for other in known if other[:1] == word[0] and abs(len(other) - len(word)) <= 1]
     return next(iter(difflib.get_close_matches(word, sorted(meant), 1, _ALIKE)), "")

@@ -1,6 +1,6 @@
-"""Prompts to embeddings: one text encoder (SD 1.x and 2.x) or two (SDXL), with textual inversions.
+"""Encodes prompts with one text encoder (SD 1.x and 2.x) or two (SDXL), and with textual inversions.
 
-Shapes: N prompts, L tokens (77 for CLIP), D numbers a token (both encoders' side by side for SDXL), P pooled numbers.
+Shapes: N prompts, L tokens (77 for CLIP), D embedding width (both encoders' widths added for SDXL), P pooled width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.prior.adapters import NO_ADAPTERS, Adapters, Concept
 from pipeline.prior.components import Components
 from pipeline.prior.prompts import split_at
 
-# Stands where a learned word's vectors go: any token that does not end the text.
+# Placeholder for a learned word's vectors: any token that does not end the text.
 _PLACEHOLDER_ID = 0
 
 
@@ -25,8 +25,8 @@ _PLACEHOLDER_ID = 0
 class TextEmbedding:
     """Text encoder states of N prompts: ``states`` (N, L, D) in the prior's dtype, on its device.
 
-    ``pooled`` (N, P) where the prior's UNet reads it (SDXL), else None. ``adapters``: what the UNet is to be used
-    with for these prompts.
+    ``pooled`` (N, P) if the prior's UNet needs it (SDXL), else None. ``adapters``: the UNet's adapters for these
+    prompts.
     """
 
     states: Tensor
@@ -37,19 +37,19 @@ class TextEmbedding:
         return TextEmbedding(self.states[index], None if self.pooled is None else self.pooled[index], self.adapters)
 
     def expand(self, count: int) -> TextEmbedding:
-        """One embedding, ``count`` times."""
+        """Repeats one embedding ``count`` times."""
         pooled = None if self.pooled is None else self.pooled.expand(count, *self.pooled.shape[1:])
         return TextEmbedding(self.states.expand(count, *self.states.shape[1:]), pooled, self.adapters)
 
     def map(self, function: Any) -> TextEmbedding:
-        """``function`` of each tensor."""
+        """Applies ``function`` to each tensor."""
         return TextEmbedding(
             function(self.states), None if self.pooled is None else function(self.pooled), self.adapters
         )
 
     @staticmethod
     def cat(embeddings: Sequence[TextEmbedding]) -> TextEmbedding:
-        """All of ``embeddings``, which have the same adapters, in order."""
+        """Concatenates ``embeddings``, which must have equal adapters."""
         pooled = [embedding.pooled for embedding in embeddings if embedding.pooled is not None]
         return TextEmbedding(
             torch.cat([embedding.states for embedding in embeddings]),
@@ -70,15 +70,15 @@ class TextEncoders:
         return [int(model.config.hidden_size) for model in self.models]
 
     def names(self) -> dict[str, Any]:
-        """The encoders by the names LoRA files have for them."""
+        """The encoders by their names in LoRA files."""
         return dict(zip(("text", "text2"), self.models, strict=False))
 
     def encode(
         self, prompt: str, concepts: Sequence[Concept], device: torch.device, clean: Callable[[str], str]
     ) -> tuple[Tensor, Tensor | None]:
-        """States (L, D) and pooled state (P,) or None of one prompt. ``clean`` is applied to its plain text.
+        """Returns states (L, D) and pooled state (P,) or None of one prompt. Applies ``clean`` to its plain text.
 
-        SD reads the encoder's last layer, SDXL the one before it of both encoders, and the second's projection.
+        SD uses the encoder's last layer. SDXL uses the penultimate layer of both encoders, and the second's projection.
         """
         states: list[Tensor] = []
         pooled: Tensor | None = None
@@ -96,7 +96,7 @@ class TextEncoders:
 
 
 def _tokens(tokenizer: Any, pieces: Sequence[str | Concept], number: int) -> tuple[Tensor, list[tuple[int, Tensor]]]:
-    """Token ids (1, L), and where which learned vectors go. ``number``: of the text encoder."""
+    """Returns token ids (1, L), and the positions and vectors of learned words. ``number``: of the text encoder."""
     length = int(tokenizer.model_max_length)
     if len(pieces) == 1 and isinstance(pieces[0], str):
         plain = tokenizer(pieces[0], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
@@ -116,7 +116,7 @@ def _tokens(tokenizer: Any, pieces: Sequence[str | Concept], number: int) -> tup
 
 
 def split_concepts(prompt: str, concepts: Sequence[Concept]) -> list[str | Concept]:
-    """``prompt`` cut into plain text and learned words; no part of a longer word is taken for one."""
+    """Splits ``prompt`` into plain text and learned words. Matches whole words only."""
     by_word = {concept.word.lower(): concept for concept in concepts}
     pieces = split_at(prompt, by_word)
     if len(pieces) == 1:
@@ -126,7 +126,7 @@ def split_concepts(prompt: str, concepts: Sequence[Concept]) -> list[str | Conce
 
 @contextlib.contextmanager
 def _replaced(model: Any, replacements: list[tuple[int, Tensor]]) -> Iterator[None]:
-    """For the length of the block, ``model``'s embeddings of the given places are the given vectors."""
+    """Replaces ``model``'s embeddings at the given positions by the given vectors inside the block."""
     if not replacements:
         yield
         return

@@ -1,4 +1,4 @@
-"""Tileable samples of a prior: pictures whose borders meet, for materials that are laid over surfaces."""
+"""Samples tileable images from a prior, for materials on surfaces."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from pipeline.prior.adapters import NO_ADAPTERS, Adapters
 from pipeline.prior.load import Prior, TextEmbedding
 
 STEPS = 25
-# A sample whose step across the wrap exceeds what is usual inside by this factor is drawn again, so many times in all;
-# then the best is taken.
+# A sample is drawn again if its ``Tile.wrap`` exceeds this limit, up to this number of draws; then the best is used.
 GOOD_WRAP, MOST_DRAWS = 1.1, 4
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A tileable picture.
+    """A tileable image.
 
     image: (H, W, 3) float32 RGB in [0, 1]. wrap: the greater of the steps across the two borders, each as a share of
     the 95th percentile of the steps between neighbouring rows (columns) inside; at most 1 where nothing shows.
@@ -46,9 +45,9 @@ def sample_tile(
     adapters: Adapters = NO_ADAPTERS,
     report: Reporter = no_report,
 ) -> Tile:
-    """A tileable sample of ``prompt`` of ``size`` latent pixels a side (default: the prior's native size), by DDIM.
+    """Samples a tileable image of ``prompt`` by DDIM; ``size`` is the side in latent pixels (default: native size).
 
-    Draws again, at most ``MOST_DRAWS`` times, while the borders do not meet; depends on its arguments alone.
+    Draws at most ``MOST_DRAWS`` times until no seam is visible. The result depends only on the arguments.
     """
     scale = prior.sample_defaults.guidance_scale if guidance_scale is None else guidance_scale
     side = size or prior.sample_size
@@ -73,7 +72,7 @@ def _denoise(
 ) -> torch.Tensor:
     from diffusers import DDIMScheduler
 
-    # The prior converts v-predictions itself, so the sampler always sees epsilon.
+    # The prior converts v-predictions to epsilon, so the sampler always gets epsilon.
     scheduler = DDIMScheduler.from_config(
         prior.scheduler.config, prediction_type="epsilon", clip_sample=False, thresholding=False
     )

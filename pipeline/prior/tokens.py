@@ -1,4 +1,4 @@
-"""How many tokens a text has for a prior, counted by its own tokenizers. Loads neither torch nor transformers."""
+"""Counts tokens with a prior's own tokenizers. Loads neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from pipeline.prior.vocabulary import END, START, Vocabulary, find_vocabulary, r
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# Words whose number of tokens is remembered.
+# Number of cached words.
 _REMEMBERED = 1 << 16
-# As CLIP cuts a text before it looks for byte pairs.
+# CLIP's pattern that splits a text before byte-pair encoding.
 _PIECES = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
 
 class TokenCounter:
-    """One tokenizer of a prior. ``limit``: how many tokens of a text its encoder reads, without the two marks around
-    them; None where the prior does not say."""
+    """One tokenizer of a prior. ``limit``: maximum number of tokens of its encoder, without the start and end tokens;
+    None if the prior does not define it."""
 
     def __init__(self, tokenizer: Tokenizer, limit: int | None):
         self.limit = limit
-        # No token reaches over white space, so the words of a text can be counted one by one.
+        # No token spans white space, so words can be counted one by one.
         self._word: Callable[[str], int] = functools.lru_cache(_REMEMBERED)(
             lambda word: len(tokenizer.encode(word, add_special_tokens=False).ids)
         )
 
     def count(self, text: str) -> int:
-        """How many tokens ``text`` has."""
+        """Returns the number of tokens of ``text``."""
         return sum(map(self._word, text.split()))
 
 
 def token_counters(folder: Path, file: Path | None = None) -> list[TokenCounter]:
-    """One counter for each text encoder of the prior in ``folder``, or in the single ``file``.
+    """Returns a counter for each text encoder of the prior in ``folder``, or in the single ``file``.
 
-    Raises PriorError where a tokenizer is missing or damaged.
+    Raises PriorError if a tokenizer is missing or damaged.
     """
     if file is not None:
         kind = single_file.family(file)
@@ -54,7 +54,7 @@ def token_counters(folder: Path, file: Path | None = None) -> list[TokenCounter]
 def _counter(folder: Path, file: Path | None = None) -> TokenCounter:
     settings = read_config(folder, "", "tokenizer_config.json")
     longest = settings.get("model_max_length")
-    # Without a length transformers writes 10 ** 30 in its place.
+    # transformers writes 10 ** 30 for an undefined length.
     known = isinstance(longest, int | float) and 2 < longest < 1 << 20
     if (folder / "tokenizer.json").is_file():
         vocabulary = _packed(folder / "tokenizer.json")
@@ -78,7 +78,7 @@ def _packed(path: Path) -> Vocabulary:
 
 
 def _tokenizer(vocabulary: Vocabulary) -> Tokenizer:
-    """As transformers makes its CLIPTokenizer."""
+    """Builds the tokenizer as transformers builds its CLIPTokenizer."""
     from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
     from tokenizers.models import BPE
 

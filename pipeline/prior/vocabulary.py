@@ -1,7 +1,7 @@
-"""CLIP's byte-pair vocabulary, which single-file checkpoints lack. Loads no torch.
+"""Finds CLIP's byte-pair vocabulary, which single-file checkpoints lack. Loads no torch.
 
-It is taken from what is on this machine: the sidecar of the file, a tokenizer in the hub cache, or the package
-``open_clip_torch`` (MIT), which brings it. All of them hold the same 49,408 tokens.
+Searches this machine: the file's sidecar, tokenizers in the hub cache, and the package ``open_clip_torch`` (MIT). All
+of them contain the same 49,408 tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TOKENS = 49_408
 
 
 def find_vocabulary(path: Path) -> Vocabulary:
-    """Token numbers, and merges in order, for the checkpoint at ``path``. Raises PriorError where there are none."""
+    """Returns token ids and ordered merges for the checkpoint at ``path``. Raises PriorError if there are none."""
     for folder in (sidecar(path) / "tokenizer", path.parent / "tokenizer", *cached_tokenizers()):
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             return read_vocabulary(folder)
@@ -40,7 +40,7 @@ def find_vocabulary(path: Path) -> Vocabulary:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary in the ``vocab.json`` and ``merges.txt`` of ``folder``. Raises PriorError."""
+    """Reads the vocabulary from ``vocab.json`` and ``merges.txt`` in ``folder``. Raises PriorError."""
     try:
         numbers = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
@@ -50,7 +50,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
 
 
 def unpack(path: Path) -> Vocabulary:
-    """CLIP's vocabulary from its published merges: bytes, bytes that end a word, merges, start and end."""
+    """Builds CLIP's vocabulary from its published merges: bytes, word-final bytes, merges, start and end."""
     with gzip.open(path, "rt", encoding="utf-8") as stream:
         lines = stream.read().splitlines()
     letters = _byte_letters()
@@ -62,7 +62,7 @@ def unpack(path: Path) -> Vocabulary:
 
 
 def _merges(lines: list[str]) -> list[tuple[str, str]]:
-    """The first line is a header; each other one that is no empty line is a pair."""
+    """Parses merges: a header line, then one pair per non-empty line."""
     pairs = [tuple(line.split()) for line in lines[1:] if line.strip()]
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError("a merge is no pair of tokens")
@@ -70,6 +70,6 @@ def _merges(lines: list[str]) -> list[tuple[str, str]]:
 
 
 def _byte_letters() -> list[str]:
-    """One printable character for each of the 256 bytes: itself where it prints, else one from 256 upwards."""
+    """Returns one printable character for each of the 256 bytes: itself if printable, else one from 256 upwards."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     return [chr(code) for code in printable] + [chr(256 + i) for i in range(256 - len(printable))]

@@ -1,4 +1,4 @@
-"""The words a prior knows, for priors that say so (``words.json`` in their folder). Loads no torch."""
+"""The word list of a prior (``words.json`` in its folder), if it has one. Loads no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.core.errors import PriorError
 
 WORDS_FILE = "words.json"
 _LATIN = "a-z0-9\u00df-\u00f6\u00f8-\u024f\u0300-\u036f\u1e00-\u1eff"
-# A word in Latin letters; or a run of anything else that says something: another script, symbols, emoji.
+# A word in Latin letters, or a run of other characters with a meaning: other scripts, symbols, emoji.
 _WORD = re.compile(
     rf"[{_LATIN}]+(?:'[{_LATIN}]+)?|[^\x00-\xbf\xd7\xf7{_LATIN}\u2000-\u206f\u2e00-\u2e7f\u3000-\u303f\ufe00-\ufe0f]+"
 )
@@ -22,9 +22,9 @@ _WORD = re.compile(
 
 @functools.lru_cache(maxsize=8)
 def known_words(folder: Path) -> frozenset[str] | None:
-    """All words of the prior in ``folder``, lower case; None when it has no list and takes any text.
+    """Returns all words of the prior in ``folder``, lower case; None if it has no list and accepts any text.
 
-    Raises PriorError when the list is there but unreadable.
+    Raises PriorError for an unreadable list.
     """
     path = folder / WORDS_FILE
     if not path.is_file():
@@ -36,9 +36,9 @@ def known_words(folder: Path) -> frozenset[str] | None:
 
 
 def split_words(prompt: str) -> list[str]:
-    """The words of a prompt, lower case, in order; a hyphen parts two words.
+    """Splits a prompt into lower-case words in order; hyphens separate words.
 
-    Words of other scripts and emoji are among them. Full-width letters are the letters they stand for (NFKC).
+    Includes words of other scripts and emoji. Normalises full-width letters (NFKC).
     """
     return _WORD.findall(_plain(prompt).lower())
 
@@ -48,7 +48,7 @@ def _plain(prompt: str) -> str:
 
 
 def unknown_words(folder: Path, prompt: str) -> list[str]:
-    """Words of ``prompt`` that the prior in ``folder`` does not know, each once, in order."""
+    """Returns the words of ``prompt`` that the prior in ``folder`` does not know, each once, in order."""
     known = known_words(folder)
     if known is None:
         return []
@@ -56,9 +56,9 @@ def unknown_words(folder: Path, prompt: str) -> list[str]:
 
 
 def keep_known(folder: Path, prompt: str) -> str:
-    """``prompt`` without the words the prior does not know; commas stay. Unchanged without a word list.
+    """Removes words that the prior does not know from ``prompt`` and keeps commas. No change without a word list.
 
-    A word split into pieces that were never trained would steer at random, so it is dropped here.
+    An unknown word would be split into untrained tokens with a random effect.
     """
     known = known_words(folder)
     if known is None:
@@ -68,10 +68,10 @@ def keep_known(folder: Path, prompt: str) -> str:
 
 
 def says_something(folder: Path, prompt: str) -> bool:
-    """Whether ``prompt`` names a material, an object or a colour that the prior in ``folder`` knows.
+    """Tells whether ``prompt`` names a material, an object or a colour that the prior in ``folder`` knows.
 
-    True for a prior without a list, or with one that does not tell its words by kind. Raises PriorError for an
-    unreadable list.
+    Returns True for a prior without a list, or with a list without kinds of words. Raises PriorError for an unreadable
+    list.
     """
     if known_words(folder) is None:
         return True
@@ -80,9 +80,9 @@ def says_something(folder: Path, prompt: str) -> bool:
 
 
 def names_material_alone(folder: Path, prompt: str) -> bool:
-    """Whether ``prompt`` names a material and nothing whose parts differ (``objects_with_parts`` in the list: a house
-    has windows, a chair's shape says all). False for priors that do not tell their words by kind. Raises PriorError
-    for an unreadable list."""
+    """Tells whether ``prompt`` names a material and no object with different parts (``objects_with_parts`` in the list:
+    a house, which has windows, but not a chair). Returns False for lists without kinds of words. Raises PriorError for
+    an unreadable list."""
     kinds = _surface_patterns(folder)
     if kinds is None:
         return False
@@ -91,13 +91,12 @@ def names_material_alone(folder: Path, prompt: str) -> bool:
 
 
 def surface_prompt(folder: Path, prompt: str) -> str:
-    """What ``prompt`` asks for where a view shows a piece of the surface and nothing else: a material that fills it.
+    """Rewrites ``prompt`` for a view that shows only a piece of the surface.
 
-    Priors that tell their words by kind and have a word for such a piece (``surface`` in their list) draw the outline
-    of an object, and what is behind it, even close up. So the noun makes way for that word: "a mossy stone object"
-    becomes "a mossy stone surface", "a wooden barrel with iron bands" "a wooden surface with iron bands". A thing of
-    which no material is said keeps its name, for its parts have materials of their own. Unchanged for other priors.
-    Raises PriorError for an unreadable list.
+    Priors with kinds of words and a word for ``surface`` in their list draw an object's outline and background even
+    close up. So that word replaces the noun: "a mossy stone object" becomes "a mossy stone surface", "a wooden barrel
+    with iron bands" becomes "a wooden surface with iron bands". An object without a material keeps its noun, because
+    its parts have their own materials. Other priors get ``prompt`` unchanged. Raises PriorError for an unreadable list.
     """
     kinds = _surface_patterns(folder)
     if kinds is None:
@@ -114,7 +113,7 @@ def surface_prompt(folder: Path, prompt: str) -> str:
 
 @dataclass(frozen=True)
 class _Kinds:
-    """The word for a surface, and what finds a material, a thing, a thing with parts, and a noun for any thing."""
+    """The word for a surface, and patterns for a material, an object, an object with parts, and any noun."""
 
     surface: str
     materials: re.Pattern[str]
@@ -125,7 +124,7 @@ class _Kinds:
 
 @functools.lru_cache(maxsize=8)
 def _surface_patterns(folder: Path) -> _Kinds | None:
-    """None where the prior has no list, or one that does not tell its words by kind."""
+    """Returns None if the prior has no list, or a list without kinds of words."""
     path = folder / WORDS_FILE
     if not path.is_file():
         return None
@@ -134,7 +133,7 @@ def _surface_patterns(folder: Path) -> _Kinds | None:
         if "surface" not in values:
             return None
         materials, objects = values["materials"], values["objects"]
-        # A list that does not say which things have parts: any may.
+        # Without ``objects_with_parts`` any object may have parts.
         with_parts = {name: objects[name] for name in values.get("objects_with_parts", objects)}
         return _Kinds(
             str(values["surface"]),
@@ -149,7 +148,7 @@ def _surface_patterns(folder: Path) -> _Kinds | None:
 
 @functools.lru_cache(maxsize=8)
 def _content(folder: Path) -> re.Pattern[str] | None:
-    """What finds a material, an object or a colour; None for a list that does not tell them apart."""
+    """Returns a pattern for a material, an object or a colour; None for a list without kinds of words."""
     path = folder / WORDS_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -161,13 +160,13 @@ def _content(folder: Path) -> re.Pattern[str] | None:
 
 
 def _names(kind: Mapping[str, Iterable[str]]) -> list[str]:
-    """A kind's names and their synonyms."""
+    """Returns a kind's names and their synonyms."""
     return [phrase for name, others in kind.items() for phrase in (name, *others)]
 
 
 def _phrases(phrases: Iterable[str]) -> re.Pattern[str]:
-    """Finds any of the phrases as whole words, the longest where several begin."""
+    """Returns a pattern for any of the phrases as whole words, the longest first."""
     longest = sorted({str(phrase).lower() for phrase in phrases}, key=lambda phrase: (-len(phrase), phrase))
     if not longest:
-        return re.compile(r"(?!)")  # finds nothing
+        return re.compile(r"(?!)")  # matches nothing
     return re.compile(rf"(?<![\w<-])(?:{'|'.join(map(re.escape, longest))})(?![\w>-])", re.IGNORECASE)

@@ -423,7 +423,7 @@ def test_links_in_a_ring_devices_and_folders_are_no_meshes(write: Write) -> None
     (folder / "dir.obj").mkdir()
     ring, pipe, directory = found(path)
     assert ":1: mesh: 'meshes/ring.obj'" in ring
-    assert "is no plain file" in pipe
+    assert "is not a regular file" in pipe
     assert "is a folder" in directory
 
 
@@ -515,8 +515,8 @@ def test_manifests_that_are_no_files(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     os.mkfifo(tmp_path / "pipe.csv")
     assert "cannot be read: No such file" in whole_problem(tmp_path / "no.csv")
-    assert "no plain file" in whole_problem(tmp_path / "folder.csv")
-    assert "no plain file" in whole_problem(tmp_path / "pipe.csv")
+    assert "not a regular file" in whole_problem(tmp_path / "folder.csv")
+    assert "not a regular file" in whole_problem(tmp_path / "pipe.csv")
     assert "cannot be read" in whole_problem(Path("a\0.csv"))
 
 

@@ -1,1 +1,1 @@
-"""Processes of this machine: whether one lives, children that end with their parent, and work done in one."""
+"""Processes of this machine: liveness checks, and child processes that end with their parent."""

@@ -1,4 +1,4 @@
-"""Native libraries that cannot be interrupted run in a process of their own: it is killed when its time is over."""
+"""Runs native libraries that cannot be interrupted in a child process, and kills it at a time limit."""
 
 from __future__ import annotations
 
@@ -26,22 +26,23 @@ _POLL_SECONDS = 0.25
 def run_child(
     program: Path | Sequence[str],
     name: str,
-    inputs: Mapping[str, NDArray[Any]],
+    inputs: Mapping[str, NDArray[np.generic]],
     outputs: Sequence[str],
     *,
     time_limit: float,
     stage: str,
     report: Reporter = no_report,
 ) -> tuple[dict[str, NDArray[Any]] | None, str]:
-    """Runs ``program`` on the arrays ``inputs``; returns the arrays ``outputs`` and "", or None and one line why not.
+    """Runs ``program`` on the arrays ``inputs``. Returns the arrays ``outputs`` and "", or None and a reason.
 
-    program  a Python file, or the beginning of a command; a folder, this process's id and a number of seconds
-             follow. It reads ``<name>.npy`` files in the folder and writes its own there, the last wanted one last.
-    name     of the library, for the messages.
-    report   is called as (stage, seconds so far, time_limit) while the child runs.
+    program  a Python file, or the beginning of a command. We append a folder, this process's id and a number of
+             seconds. The program reads ``<name>.npy`` files from the folder and writes its own there, the last of
+             ``outputs`` last.
+    name     name of the library, for messages.
+    report   called as (stage, elapsed seconds, time_limit) while the child runs.
 
-    The child ends with this process and after ``time_limit`` seconds in any case; its folder is removed. Raises
-    LatentkilnError where the arrays cannot be put there.
+    The child ends with this process, and after ``time_limit`` seconds at the latest. Its folder is removed. Raises
+    LatentkilnError if the arrays cannot be written.
     """
     command = (sys.executable, "-P", str(program.absolute())) if isinstance(program, Path) else tuple(program)
     with private_folder() as folder:
@@ -49,7 +50,7 @@ def run_child(
             for key, array in inputs.items():
                 np.save(folder / f"{key}.npy", array, allow_pickle=False)
         except OSError as error:
-            # NumPy says how many bytes went in, not why no more did.
+            # NumPy's error has no errno for a short write.
             reason = error.strerror or "not all was written: is the disk full?"
             message = f"{folder}: temporary files cannot be written ({reason}); free some space there or set TMPDIR"
             raise LatentkilnError(message, stage=stage) from error
@@ -72,8 +73,8 @@ def run_child(
 
 @contextlib.contextmanager
 def _started(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """``command`` at work in ``folder``; killed when the block ends before it. Nothing of the current folder is on its
-    way to modules or settings."""
+    """Runs ``command`` in ``folder`` and kills it if the block ends first. The child imports nothing from the current
+    folder."""
     path = without_current_folder(os.environ.get("PYTHONPATH", "").split(os.pathsep))
     with (folder / "said.txt").open("wb") as said:
         child = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""How a helper process ends with the process that started it. Read by path, so it imports nothing of ours."""
+"""Ends a child process with its parent. Loaded by path, so it imports nothing of this project."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 
 
 def exit_with_parent(parent: int, seconds: int) -> None:
-    """Has the system end this process with its parent (where it can), and after ``seconds`` in any case."""
-    # The default action of SIGALRM needs no interpreter: it also ends a process inside native code.
+    """Makes the system end this process with its parent (Linux only), and after ``seconds`` at the latest."""
+    # The default action of SIGALRM needs no interpreter, so it also ends a process inside native code.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(max(1, seconds))
     if sys.platform.startswith("linux"):

@@ -1,4 +1,4 @@
-"""Whether a process of this machine is still there: what lock files, leases and temporary names are judged by."""
+"""Checks whether a process of this machine is alive, for lock files, leases and temporary names."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import psutil
 
 
 def is_alive(pid: object) -> bool:
-    """True where a process has the number ``pid``, also one of another user. False for what is no process number.
+    """Tells whether a process of any user has the id ``pid``. Returns False if ``pid`` is not a process id.
 
-    One that was killed and whose parent has not asked for its end yet (a zombie) is gone: in containers that may last
-    as long as the container.
+    A zombie counts as dead: in a container it may last as long as the container.
     """
     if not isinstance(pid, int) or pid <= 0:
         return False

@@ -1,8 +1,7 @@
-"""One reader per file format; each turns bytes into a ``RawMesh`` and raises MeshError for what it cannot read.
+"""One reader per file format. Each converts bytes to a ``RawMesh`` and raises MeshError for unreadable data.
 
-The readers are ours and small, because general loaders change what a painter must keep: they drop the UVs of a
-file that has them on some faces only, split or merge vertices at seams, refuse mixed polygons, follow paths to
-textures, or take a truncated file for an empty one. None of them opens anything but the bytes it is given, except
-for the buffers of a .gltf, which must lie in its folder. Sizes are checked against the bytes at hand before
-anything is allocated.
+We use our own small readers because general loaders drop UVs that cover only some faces, split or merge vertices at
+seams, refuse mixed polygons, follow paths to textures, or read a truncated file as an empty one. A reader opens no
+other file, except a .gltf's buffers in its folder. It checks claimed sizes against the available bytes before it
+allocates memory.
 """

@@ -1,6 +1,8 @@
-"""What a Draco stream claims to hold, read before anything is decoded: the decoder allocates what is claimed, and a
-file of a kilobyte may claim a billion faces. The layout is that of the Draco bitstream specification, version 2.2,
-which is the one that glTF allows."""
+"""Reads the claimed sizes of a Draco stream before it is decoded.
+
+The decoder allocates memory for the claimed sizes, and a kilobyte may claim a billion faces. The layout is that of the
+Draco bitstream specification, version 2.2, the only one that glTF allows.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ _METADATA = 0x8000
 
 
 def draco_claims(data: bytes) -> tuple[int, int]:
-    """(faces, vertices) that the Draco stream ``data`` says it holds. Raises ValueError, in words, for none of ours."""
+    """Returns the claimed (faces, vertices) of the Draco stream ``data``. Raises ValueError for unsupported streams."""
     if len(data) < 11 or data[:5] != b"DRACO":
         raise ValueError("they do not begin like Draco data")
     major, minor, kind, method, flags = struct.unpack_from("<4BH", data, 5)

@@ -1,10 +1,9 @@
-"""glTF 2.0, as .gltf with buffers in its folder or inline, and as .glb; compressed by Draco or meshopt, or not.
+"""Reads glTF 2.0: .gltf with external or inline buffers, and .glb, also compressed by Draco or meshopt.
 
-Every mesh node of the default scene is read with its world transform applied, into one mesh. Morph targets are
-applied with the weights that the file gives them at rest; a skinned mesh then stands as its joints stand in the node
-tree, and its own node has no say. Animations and materials are left aside; the texture coordinates are those that the
-base colour is looked up with: its set, moved by its KHR_texture_transform (small files hold theirs as integers that
-only that brings to the texture).
+Reads all mesh nodes of the default scene into one mesh, with their world transforms. Applies morph targets with their
+default weights, and skins with the joints' transforms in the node tree; a skinned mesh's own node has no effect.
+Ignores animations and materials. Uses the texture coordinates of the base colour with its KHR_texture_transform, which
+quantised files need.
 """
 
 from __future__ import annotations
@@ -12,13 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
-from pipeline.core.files import plain
+from pipeline.core.terminal import excerpt
 from pipeline.mesh.readers.draco import draco_claims
 from pipeline.mesh.readers.gltf_buffers import Buffers, as_component, normalised
 from pipeline.mesh.readers.gltf_file import parse_document
@@ -30,7 +28,7 @@ from pipeline.mesh.readers.raw import RawMesh, strip_faces
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
 _DRACO = "KHR_draco_mesh_compression"
 _TRANSFORM = "KHR_texture_transform"
-# Extensions that a file may require without its shape being another one: by how their names begin.
+# Prefixes of extensions that do not change the shape, so a file may require them.
 _KNOWN_EXTENSIONS = (
     _DRACO,
     "EXT_meshopt_compression",
@@ -42,22 +40,22 @@ _KNOWN_EXTENSIONS = (
     "EXT_texture_",
     "MSFT_texture_",
 )
-# Primitives in all instances, and joints of a skin: beyond what any program writes.
+# Limits on primitives in all instances and on joints of a skin, beyond real files.
 _MAX_PARTS = 100_000
 _MAX_JOINTS = 65_536
-# Vertices that morph targets and joints may move in all, of each allowed face: some ten seconds.
+# Limit on vertex updates by morph targets and joints, per allowed face: some ten seconds.
 _MOVES_PER_FACE = 100
 
 
 def read_gltf(text: bytes, binary: bytes | None, folder: Path, name: str, max_faces: int, max_bytes: int) -> RawMesh:
-    """Reads a glTF document. ``folder`` is where its buffers may lie. Raises MeshError."""
+    """Reads a glTF document. Its buffers must lie in ``folder``. Raises MeshError."""
     json = GltfJson(parse_document(text, name), name)
     return _Reader(json, Buffers(json, binary, folder, max_faces, max_bytes), max_faces).read()
 
 
 @dataclass
 class _Attributes:
-    """The vertex attributes of a primitive: names to accessors, what Draco decoded, which vertices its faces use."""
+    """The vertex attributes of a primitive: accessors by name, Draco's values, and the vertices that faces use."""
 
     accessors: Object
     decoded: dict[str, NDArray]
@@ -66,7 +64,7 @@ class _Attributes:
 
 @dataclass
 class _Primitive:
-    """One primitive: of its mesh, or (placed) of one node in world coordinates."""
+    """One primitive, in its mesh's coordinates or (placed) in world coordinates of one node."""
 
     positions: NDArray[np.float64]
     faces: NDArray[np.int64]
@@ -74,7 +72,7 @@ class _Primitive:
     normals: NDArray | None
     double_sided: bool
     attributes: _Attributes
-    targets: list[Any]
+    targets: list[object]
     uv_set: str
 
 
@@ -91,7 +89,7 @@ class _Reader:
     def read(self) -> RawMesh:
         for extension in self.json.array(self.json.document, "extensionsRequired", "its JSON"):
             if not str(extension).startswith((*_KNOWN_EXTENSIONS, "EXT_mesh_gpu_instancing")):
-                self._warn(f"the extension {plain(extension)}, which it requires, was ignored")
+                self._warn(f"the extension {excerpt(extension)}, which it requires, was ignored")
         if "EXT_mesh_gpu_instancing" in self.json.array(self.json.document, "extensionsUsed", "its JSON"):
             self._warn("instances of EXT_mesh_gpu_instancing were ignored")
         self.nodes = Nodes(self.json)
@@ -135,7 +133,7 @@ class _Reader:
     # -- poses ------------------------------------------------------------------------------------------------
 
     def _posed(self, part: _Primitive, node: Object, world: NDArray[np.float64], weights: list[float]) -> _Primitive:
-        """The part in world coordinates: its morph targets applied, then its skin or its node's transform."""
+        """Applies the part's morph targets, then its skin or its node's transform. Returns it in world coordinates."""
         if any(weights):
             part = self._morphed(part, weights)
         if node.get("skin") is None:
@@ -143,7 +141,7 @@ class _Reader:
         matrices = self._joint_matrices(node["skin"])
         joints = self._joints(part, len(matrices))
         if joints is None:
-            # Nothing says which joint moves what; where they agree, it does not matter.
+            # Without joint indices, a skin is only usable if all its joints move alike.
             return _placed(part, matrices[0] if _agree(matrices) else world)
         self._moves(len(part.positions) * joints[0].shape[1])
         with np.errstate(all="ignore"):
@@ -154,7 +152,7 @@ class _Reader:
         return replace(part, positions=moved.positions, normals=moved.normals, faces=faces)
 
     def _morphed(self, part: _Primitive, weights: list[float]) -> _Primitive:
-        """The part with its targets added. One that cannot be used is left out, and told."""
+        """Adds the part's morph targets. Leaves out unusable ones with a warning."""
         arrays = {"POSITION": part.positions, "NORMAL": part.normals}
         for weight, target in zip(weights, part.targets, strict=False):
             if not weight or not isinstance(target, dict):
@@ -176,8 +174,8 @@ class _Reader:
         assert positions is not None
         return replace(part, positions=positions, normals=arrays["NORMAL"])
 
-    def _rows_within(self, part: _Primitive, accessor: Any) -> NDArray[np.int64] | None:
-        """The vertices of the part that its faces use. Raises MeshError where ``accessor`` does not have them."""
+    def _rows_within(self, part: _Primitive, accessor: object) -> NDArray[np.int64] | None:
+        """Returns the vertices that the part's faces use. Raises MeshError if ``accessor`` lacks one."""
         rows = part.attributes.rows
         if rows is not None and len(rows) and rows[-1] >= self.buffers.layout(accessor)[1]:
             raise self.json.error(f"accessor {accessor} has fewer entries than there are vertices")
@@ -188,8 +186,8 @@ class _Reader:
         if self.left_moves < 0:
             raise self.json.error("its morph targets and joints move more vertices than can be computed")
 
-    def _joint_matrices(self, index: Any) -> NDArray[np.float64]:
-        """(J, 4, 4) what each joint of skin ``index`` does to the bind pose."""
+    def _joint_matrices(self, index: int) -> NDArray[np.float64]:
+        """(J, 4, 4) joint matrices of skin ``index``: each world matrix times its inverse bind matrix."""
         description = self.json.item("skins", index, "skin")
         if index in self.skins:
             return self.skins[index]
@@ -211,7 +209,7 @@ class _Reader:
         return placed
 
     def _joints(self, part: _Primitive, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-        """((V, K) joints, (V, K) weights) of a part, all sets side by side; None where it has none."""
+        """((V, K) joints, (V, K) weights) of a part, all sets side by side; None if it has none."""
         names = part.attributes.accessors
         joints, weights = [], []
         number = 0
@@ -232,7 +230,7 @@ class _Reader:
     # -- primitives -------------------------------------------------------------------------------------------
 
     def _count_faces(self, primitive: Object) -> int:
-        """How many triangles a primitive claims, before anything is read."""
+        """Returns the number of triangles that a primitive claims, before its data is read."""
         mode = primitive.get("mode", _TRIANGLES)
         index = primitive.get("indices")
         if index is None:
@@ -272,7 +270,7 @@ class _Reader:
         return part
 
     def _faces(self, primitive: Object, attributes: _Attributes, mode: int) -> NDArray[np.int64]:
-        """(F, 3) faces into the vertices that they use; sets ``attributes.rows`` where that leaves some out."""
+        """(F, 3) faces into the used vertices. Sets ``attributes.rows`` if some vertices are unused."""
         packed = self.json.object(self.json.object(primitive, "extensions", "a primitive"), _DRACO, "a primitive")
         count = self.buffers.layout(attributes.accessors["POSITION"])[1]
         if packed:
@@ -291,17 +289,17 @@ class _Reader:
                 "the index is out of range"
             )
         if count > 3 * len(index):
-            # Parts that share one table of vertices: each takes its own.
+            # Several parts may share one vertex table; each takes only its own vertices.
             attributes.rows, index = np.unique(index, return_inverse=True)
             index = index.reshape(-1).astype(np.int64)
         return self._triangles(index, mode)
 
-    def _bytes_for(self, accessor: Any) -> None:
-        """Raises MeshError where an accessor claims entries that it has no bytes for."""
+    def _bytes_for(self, accessor: object) -> None:
+        """Raises MeshError if an accessor claims more entries than its bytes hold."""
         self.buffers.accessor(accessor, np.empty(0, np.int64))
 
     def _attribute(self, attributes: _Attributes, name: str, width: int, count: int | None) -> NDArray:
-        """(V, width) values of the attribute ``name``. Raises MeshError where they are not so many, or others."""
+        """(V, width) values of the attribute ``name``. Raises MeshError if their shape or type differs."""
         index = attributes.accessors[name]
         entries = self.buffers.layout(index)[1]
         expected = self.buffers.layout(attributes.accessors["POSITION"])[1]
@@ -322,7 +320,7 @@ class _Reader:
         return values
 
     def _optional(self, part: _Primitive, name: str, width: int) -> NDArray | None:
-        """The values of an attribute that the shape does not need; None, and a warning, where they cannot be used."""
+        """Returns the values of an optional attribute; None, with a warning, if they are unusable."""
         if part.attributes.accessors.get(name) is None:
             return None
         try:
@@ -343,7 +341,7 @@ class _Reader:
     # -- materials --------------------------------------------------------------------------------------------
 
     def _material(self, primitive: Object) -> Object:
-        """The primitive's material, or nothing; remembers it where it lets something be seen through."""
+        """Returns the primitive's material, or an empty one. Remembers transparent materials for a warning."""
         if primitive.get("material") is None:
             return {}
         number = primitive["material"]
@@ -384,7 +382,7 @@ class _Reader:
     # -- draco ------------------------------------------------------------------------------------------------
 
     def _draco(self, draco: Object, accessors: Object, counted: int) -> tuple[dict[str, NDArray], NDArray[np.int64]]:
-        """(attributes by name, indices) of a Draco-compressed primitive that has ``counted`` faces by the JSON."""
+        """(attributes by name, indices) of a Draco-compressed primitive with ``counted`` faces in the JSON."""
         import DracoPy
 
         data = bytes(self.buffers.view(draco.get("bufferView")))
@@ -392,7 +390,7 @@ class _Reader:
             faces, vertices = draco_claims(data)
         except ValueError as error:
             raise self.json.error(f"its Draco data cannot be decoded ({error})") from None
-        # What the JSON says was held against max_faces.
+        # The JSON's count was checked against max_faces.
         if faces > counted:
             raise self.json.error(f"its Draco data claim {faces} faces where its JSON says {counted}")
         self.draco_vertices += vertices
@@ -410,12 +408,12 @@ class _Reader:
             if accessors.get(attribute) is None:
                 continue
             if not isinstance(identity, int) or identity not in stored:
-                raise self.json.error(f"its Draco data lack {plain(attribute)}")
+                raise self.json.error(f"its Draco data lack {excerpt(attribute)}")
             accessor, count, dtype, _ = self.buffers.layout(accessors[attribute])
             array = stored[identity].reshape(len(stored[identity]), -1)
             if len(array) != count:
                 raise self.json.error("its Draco data and its JSON disagree on the number of vertices")
-            # The decoder's type is its own affair: what the numbers mean, the accessor says.
+            # The accessor, not the decoder, defines the type of the values.
             array = as_component(array, dtype)
             values[attribute] = normalised(array) if accessor.get("normalized") is True else array
         return values, index
@@ -423,8 +421,7 @@ class _Reader:
     # -- small things -----------------------------------------------------------------------------------------
 
     def _transformed(self, uv: NDArray, transform: Object) -> NDArray[np.float64]:
-        """(n, 2) coordinates scaled, turned counter-clockwise (v points down) and moved as KHR_texture_transform
-        says."""
+        """Applies KHR_texture_transform to (n, 2) coordinates: scale, rotation, translation."""
         where = "a texture transform"
         turn = self.json.number(transform.get("rotation", 0.0), "rotation", where)
         scale = self.json.numbers(transform, "scale", (1, 1), where)
@@ -443,7 +440,7 @@ class _Reader:
 
 
 def _agree(matrices: NDArray[np.float64]) -> bool:
-    """Whether all of (J, 4, 4) ``matrices`` move alike."""
+    """Tells whether all of (J, 4, 4) ``matrices`` are equal."""
     if not len(matrices):
         return False
     spread = np.abs(matrices - matrices[0]).max()
@@ -475,7 +472,7 @@ def _join(primitives: list[_Primitive], warnings: list[str]) -> RawMesh:
 
 
 def _placed(primitive: _Primitive, world: NDArray[np.float64]) -> _Primitive:
-    """The part moved by a world matrix; a mirroring one turns the winding round, as the format says."""
+    """Transforms the part by a world matrix. A reflection reverses the winding, as the format requires."""
     linear = world[:3, :3]
     if np.array_equal(world, np.eye(4)):
         return primitive
@@ -484,7 +481,7 @@ def _placed(primitive: _Primitive, world: NDArray[np.float64]) -> _Primitive:
         determinant = np.linalg.det(linear)
         normals = primitive.normals
         if normals is not None:
-            # Cofactors: the inverse transpose times the determinant, also where there is no inverse.
+            # Cofactors: the inverse transpose times the determinant; they also exist for singular matrices.
             cofactor = np.stack(
                 [
                     np.cross(linear[1], linear[2]),

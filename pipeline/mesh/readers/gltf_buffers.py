@@ -1,9 +1,8 @@
-"""The numbers of a glTF file: accessors over views over buffers, plain or compressed by meshopt."""
+"""Reads accessors, buffer views and buffers of a glTF file, plain or compressed by meshopt."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +14,16 @@ from pipeline.mesh.readers.gltf_json import GltfJson, Object
 
 COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
-# Of the bytes that are allowed, what decoding and sparse values may copy in all.
+# Limit on the bytes that decoding and sparse accessors copy, as a multiple of the allowed bytes.
 _COPIES = 8
 
 
 class Buffers:
-    """What the document's accessors hold. ``folder`` is where its buffers may lie; sizes are bounded before anything
-    is allocated: ``max_bytes`` for all buffers, four entries a face for what an accessor claims without bytes."""
+    """The data of the document's accessors. Buffers must lie in ``folder``.
+
+    Checks sizes before it allocates memory: ``max_bytes`` for all buffers, and four entries per allowed face for an
+    accessor without a buffer view.
+    """
 
     def __init__(self, json: GltfJson, binary: bytes | None, folder: Path, max_faces: int, max_bytes: int):
         self.json, self.binary, self.folder = json, binary, folder
@@ -29,7 +31,7 @@ class Buffers:
         self.buffers: dict[int, bytes] = {}
         self.decoded: dict[int, memoryview] = {}
 
-    def layout(self, index: Any) -> tuple[Object, int, np.dtype, int]:
+    def layout(self, index: object) -> tuple[Object, int, np.dtype, int]:
         """(accessor, count, dtype, width) of accessor ``index``. Raises MeshError."""
         accessor = self.json.item("accessors", index, "accessor")
         count = self.json.integer(accessor, "count")
@@ -41,8 +43,8 @@ class Buffers:
             raise self.json.error(f"accessor {index} has an unsupported matrix type")
         return accessor, count, dtype, WIDTHS[form]
 
-    def accessor(self, index: Any, rows: NDArray[np.int64] | None = None) -> NDArray:
-        """(count, width) values of an accessor, or its ``rows`` alone; normalised integers as floats.
+    def accessor(self, index: object, rows: NDArray[np.int64] | None = None) -> NDArray:
+        """(count, width) values of an accessor, or only its ``rows``; normalised integers as floats.
 
         Raises MeshError.
         """
@@ -51,7 +53,7 @@ class Buffers:
             offset = self.json.integer(accessor, "byteOffset", 0)
             values = self._strided(accessor["bufferView"], offset, count, dtype, width)
         else:
-            # Zeros, which sparse values then replace: bounded by what one buffer may hold.
+            # Zeros, which sparse values replace. The limits of a buffer apply.
             if count * width * dtype.itemsize > self.left_bytes or count > self.max_entries:
                 raise self.json.error(f"accessor {index} claims {count} entries, which is too many")
             self._copies(count * width * dtype.itemsize)
@@ -63,8 +65,8 @@ class Buffers:
             values = values[rows]
         return normalised(values) if accessor.get("normalized") is True else values
 
-    def _sparse(self, sparse: Object, values: NDArray, index: Any) -> NDArray:
-        """The values with those of ``sparse`` in the place of some."""
+    def _sparse(self, sparse: Object, values: NDArray, index: object) -> NDArray:
+        """Replaces some of ``values`` by those of ``sparse``."""
         json, where = self.json, f"accessor {index}"
         changed = json.integer(sparse, "count")
         at, new = json.object(sparse, "indices", where), json.object(sparse, "values", where)
@@ -83,7 +85,7 @@ class Buffers:
         )
         return values
 
-    def _strided(self, view_index: Any, offset: int, count: int, dtype: np.dtype, width: int) -> NDArray:
+    def _strided(self, view_index: object, offset: int, count: int, dtype: np.dtype, width: int) -> NDArray:
         view = self.json.item("bufferViews", view_index, "bufferView")
         data = self.view(view_index)
         size = dtype.itemsize * width
@@ -97,19 +99,20 @@ class Buffers:
             )
         return np.ndarray((count, width), dtype, data, offset, (stride, dtype.itemsize))
 
-    def view(self, index: Any) -> memoryview:
+    def view(self, index: object) -> memoryview:
         """The bytes of a buffer view, decompressed. Raises MeshError."""
         view = self.json.item("bufferViews", index, "bufferView")
         extensions = self.json.object(view, "extensions", f"bufferView {index}")
         packed = next((self.json.object(extensions, n, f"bufferView {index}") for n in MESHOPT if n in extensions), {})
         if packed and not self._is_at_hand(view.get("buffer")):
-            if index not in self.decoded:
-                self.decoded[index] = self._decoded(packed)
-            return self.decoded[index]
+            number = int(str(index))
+            if number not in self.decoded:
+                self.decoded[number] = self._decoded(packed)
+            return self.decoded[number]
         return self._part(view, "a buffer view")
 
-    def _is_at_hand(self, index: Any) -> bool:
-        """Whether the buffer that a compressed view stands for has its bytes in the file, or is meant to be read."""
+    def _is_at_hand(self, index: object) -> bool:
+        """Tells whether the uncompressed buffer of a compressed view is available and not a mere fallback."""
         buffer = self.json.item("buffers", index, "buffer")
         uri = buffer.get("uri")
         if uri is None:
@@ -126,8 +129,7 @@ class Buffers:
         return memoryview(data)[offset : offset + length]
 
     def _decoded(self, packed: Object) -> memoryview:
-        """The rows of a view that meshopt packed. The decoder is one that takes hostile bytes; its claims are bounded
-        here."""
+        """Decodes a meshopt view. The decoder is safe on hostile bytes; we bound the claimed sizes."""
         import meshopt
 
         count, stride = self.json.integer(packed, "count"), self.json.integer(packed, "byteStride")
@@ -150,10 +152,11 @@ class Buffers:
             raise self.json.error(f"its meshopt data cannot be decoded ({reason})") from None
         return memoryview(np.ascontiguousarray(decoded).view(np.uint8).reshape(-1).tobytes())
 
-    def _buffer(self, index: Any) -> bytes:
-        if _known(index, self.buffers):
-            return self.buffers[index]
+    def _buffer(self, index: object) -> bytes:
         buffer = self.json.item("buffers", index, "buffer")
+        number = int(str(index))
+        if number in self.buffers:
+            return self.buffers[number]
         uri = buffer.get("uri")
         if uri is None:
             if index != 0 or self.binary is None:
@@ -174,7 +177,7 @@ class Buffers:
             raise self.json.error(
                 f"buffer {index} should have {length} bytes, but has {len(data)}: truncated; copy the file again"
             )
-        self.buffers[index] = data
+        self.buffers[number] = data
         return data
 
     def _file(self, uri: str) -> bytes:
@@ -195,12 +198,8 @@ class Buffers:
             raise self.json.error("its accessors unpack to more bytes than are allowed")
 
 
-def _known(index: Any, known: dict[int, Any]) -> bool:
-    return isinstance(index, int) and not isinstance(index, bool) and index in known
-
-
 def normalised(values: NDArray) -> NDArray:
-    """Integers as the fractions they stand for."""
+    """Converts normalised integers to floats in [0, 1] or [-1, 1]."""
     if values.dtype.kind == "f":
         return values
     top = np.iinfo(values.dtype).max
@@ -208,11 +207,11 @@ def normalised(values: NDArray) -> NDArray:
 
 
 def as_component(values: NDArray, dtype: np.dtype) -> NDArray:
-    """(n, k) values that a decoder gave in a type of its own, in that of their accessor."""
+    """Converts a decoder's (n, k) values to the accessor's ``dtype``."""
     if values.dtype == dtype or dtype.kind == "f":
         return values.astype(dtype)
     if values.dtype.kind == "f":
         limits = np.iinfo(dtype)
         return np.clip(np.rint(np.nan_to_num(values)), limits.min, limits.max).astype(dtype)
-    # Of as many bits, with another sign.
+    # Same width, other signedness.
     return values.astype(dtype)

@@ -1,4 +1,4 @@
-"""What a glTF file is made of: the chunks of a .glb, its JSON, and the buffers beside it. Needs no numpy."""
+"""The parts of a glTF file: the chunks of a .glb, its JSON, and external buffers. Imports no numpy."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import MeshError
-from pipeline.core.files import path_on_disk, plain
+from pipeline.core.files import path_on_disk
+from pipeline.core.terminal import excerpt
 
 _MAGIC = b"glTF"
 _LARGEST_JSON = 1 << 28
+# A JSON object of an untrusted glTF, which the reader checks value by value.
+Object = dict[str, Any]
 MESHOPT = ("EXT_meshopt_compression", "KHR_meshopt_compression")
 
 
@@ -41,12 +44,12 @@ def glb_chunks(data: bytes, name: str) -> tuple[bytes, bytes | None]:
     return chunks[b"JSON"], chunks.get(b"BIN\0")
 
 
-def parse_document(text: bytes, name: str) -> dict[str, Any]:
+def parse_document(text: bytes, name: str) -> Object:
     """The glTF JSON as a dictionary. Raises MeshError."""
     if len(text) > _LARGEST_JSON:
         raise MeshError(f"{name}: its JSON has {len(text)} bytes, which is too large")
     try:
-        # Some writers fill the chunk of a .glb with NUL, not with blanks.
+        # Some writers pad the JSON chunk of a .glb with NUL instead of blanks.
         document = json.loads(text.rstrip(b"\0").decode("utf-8-sig"))
     except (ValueError, RecursionError):
         raise MeshError(f"{name}: its JSON cannot be parsed: empty, truncated or not glTF") from None
@@ -54,15 +57,15 @@ def parse_document(text: bytes, name: str) -> dict[str, Any]:
         raise MeshError(f"{name}: its JSON is not a glTF document (it has no asset)")
     version = str(document["asset"].get("version", ""))
     if not version.startswith("2"):
-        shown = plain(version) or "unknown"
+        shown = excerpt(version) or "unknown"
         raise MeshError(f"{name}: it is glTF version {shown}; only version 2 can be read")
     return document
 
 
 def buffer_path(uri: str, folder: Path, name: str) -> Path:
-    """The file a buffer's ``uri`` names, which must lie in ``folder`` or below. Raises MeshError."""
+    """Returns the path of a buffer's ``uri``, which must lie in ``folder`` or below. Raises MeshError."""
     decoded = urllib.parse.unquote(uri)
-    quoted = plain(uri)
+    quoted = excerpt(uri)
     if urllib.parse.urlsplit(uri).scheme or decoded.startswith(("/", "\\")) or "\0" in decoded:
         raise MeshError(f"{name}: its buffer '{quoted}' is not a relative path; nothing is fetched from elsewhere")
     try:
@@ -79,7 +82,7 @@ def buffer_path(uri: str, folder: Path, name: str) -> Path:
 
 
 def split_file(data: bytes, name: str) -> tuple[bytes, bytes | None]:
-    """(JSON bytes, binary chunk or None) of a .gltf or .glb. What is in it decides, for files get renamed.
+    """(JSON bytes, binary chunk or None) of a .gltf or .glb. The content decides, because files get renamed.
 
     Raises MeshError.
     """
@@ -88,17 +91,17 @@ def split_file(data: bytes, name: str) -> tuple[bytes, bytes | None]:
     return glb_chunks(data, name) if data[:4] == _MAGIC else (data, None)
 
 
-def document_of(path: Path) -> dict[str, Any] | None:
+def document_of(path: Path) -> Object | None:
     """The glTF JSON of the .gltf or .glb at ``path``, read without its binary chunk; None for a damaged .glb.
 
-    Raises MeshError for a damaged .gltf, OSError where the file cannot be read.
+    Raises MeshError for a damaged .gltf, OSError if the file cannot be read.
     """
     with path.open("rb") as stream:
         head = stream.read(20)
         if len(head) < 20 or head[:4] != _MAGIC:
             text = head + stream.read()
         else:
-            # The length is a stranger's: never more than there is.
+            # The length is untrusted: bound it by the file's size.
             text = stream.read(min(int.from_bytes(head[12:16], "little"), path.stat().st_size))
     try:
         return parse_document(text, path.name)
@@ -108,8 +111,8 @@ def document_of(path: Path) -> dict[str, Any] | None:
         raise
 
 
-def outside_uris(document: dict[str, Any]) -> list[str]:
-    """What the buffers of a document name outside its own file, in order; not those that are never opened."""
+def outside_uris(document: Object) -> list[str]:
+    """Returns the URIs of a document's external buffers in order, without fallback buffers, which we never open."""
     buffers = document.get("buffers")
     uris = [
         buffer.get("uri")
@@ -119,15 +122,15 @@ def outside_uris(document: dict[str, Any]) -> list[str]:
     return [uri for uri in uris if isinstance(uri, str) and not is_inline(uri)]
 
 
-def is_fallback(buffer: dict[str, Any]) -> bool:
-    """Whether a buffer is there for readers that cannot decode meshopt: it may be missing, and is not needed."""
+def is_fallback(buffer: Object) -> bool:
+    """Tells whether a buffer is only for readers that cannot decode meshopt. It may be missing."""
     extensions = buffer.get("extensions")
     marks = [extensions.get(name) for name in MESHOPT] if isinstance(extensions, dict) else []
     return any(isinstance(value, dict) and value.get("fallback") is True for value in marks)
 
 
 def is_inline(uri: str) -> bool:
-    """Whether ``uri`` is the data themselves."""
+    """Tells whether ``uri`` is a data URI."""
     return uri[:5].lower() == "data:"
 
 

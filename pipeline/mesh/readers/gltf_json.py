@@ -1,17 +1,16 @@
-"""A stranger's glTF JSON, asked with the type that is expected: every surprise is a MeshError that says where."""
+"""Typed access to untrusted glTF JSON. Every unexpected value raises a MeshError that names its location."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
-from pipeline.core.files import plain
-
-Object = dict[str, Any]
+from pipeline.core.terminal import excerpt
+from pipeline.mesh.readers.gltf_file import Object
 
 
 class GltfJson:
@@ -24,8 +23,8 @@ class GltfJson:
         """A MeshError that begins with the file's name."""
         return MeshError(f"{self.name}: {text}")
 
-    def item(self, key: str, index: Any, what: str) -> Object:
-        """Entry ``index`` of the document's list ``key``. Raises MeshError where there is none."""
+    def item(self, key: str, index: object, what: str) -> Object:
+        """Returns entry ``index`` of the document's list ``key``. Raises MeshError if there is none."""
         items = self.array(self.document, key, "its JSON")
         if not _is_integer(index) or not 0 <= index < len(items):
             raise self.error(f"its JSON names {what} {_quoted(index)}, but there are {len(items)}")
@@ -35,7 +34,7 @@ class GltfJson:
         return entry
 
     def array(self, parent: Object, key: str, where: str) -> list[Any]:
-        """The list ``key`` of an object; empty where it is missing. Raises MeshError for anything else."""
+        """Returns the list ``key`` of an object; empty if it is missing. Raises MeshError for other types."""
         value = parent.get(key)
         if value is None:
             return []
@@ -44,7 +43,7 @@ class GltfJson:
         return value
 
     def object(self, parent: Object, key: str, where: str) -> Object:
-        """The object ``key`` of an object; empty where it is missing. Raises MeshError for anything else."""
+        """Returns the object ``key`` of an object; empty if it is missing. Raises MeshError for other types."""
         value = parent.get(key)
         if value is None:
             return {}
@@ -53,14 +52,14 @@ class GltfJson:
         return value
 
     def integer(self, parent: Object, key: str, default: int | None = None) -> int:
-        """The count ``key`` of an object. Raises MeshError where it is none, or missing without a ``default``."""
-        value: Any = parent.get(key, default)
+        """Returns the count ``key`` of an object. Raises MeshError if it is invalid, or missing without ``default``."""
+        value: object = parent.get(key, default)
         if not _is_integer(value) or value < 0:
             raise self.error(f"its JSON has {key} {_quoted(value)}, which is no count")
         return int(value)
 
     def numbers(self, parent: Object, key: str, default: Sequence[float], where: str) -> NDArray[np.float64]:
-        """As many finite numbers as ``default`` has. Raises MeshError for anything else."""
+        """Returns a list of finite numbers of the length of ``default``. Raises MeshError for other values."""
         value = parent.get(key)
         if value is None:
             return np.array(default, np.float64)
@@ -69,7 +68,7 @@ class GltfJson:
         return np.array([self.number(entry, key, where) for entry in value], np.float64)
 
     def number(self, value: Any, key: str, where: str) -> float:
-        """``value`` as a finite float. Raises MeshError where it is none."""
+        """Converts ``value`` to a finite float. Raises MeshError for other values."""
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise self.error(f"its JSON is not valid glTF: {key} of {where} holds {_quoted(value)}, which is no number")
         try:
@@ -81,13 +80,13 @@ class GltfJson:
         return number
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _quoted(value: Any) -> str:
+def _quoted(value: object) -> str:
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     if _is_integer(value) and abs(value) > 10**20:
         return "a number of more than 20 digits"
-    return f"'{plain(value)}'" if isinstance(value, str) else plain(value)
+    return f"'{excerpt(value)}'" if isinstance(value, str) else excerpt(value)

@@ -1,22 +1,20 @@
-"""The node tree of a glTF file: which nodes its default scene shows, and where each stands."""
+"""The node tree of a glTF file: the nodes of its default scene, and their world transforms."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.mesh.readers.gltf_json import GltfJson, Object
 
-# What large assemblies have is a tenth of these; a stranger's file must not take minutes or gigabytes.
+# Ten times the size of large assemblies. These limits bound time and memory for an untrusted file.
 MAX_NODES = 200_000
 MAX_DEPTH = 2_000
 
 
 class Nodes:
-    """``shown``: (index, node, world matrix (4, 4)) of the nodes of the default scene, depth first; of all roots where
-    the file has no scene. Raises MeshError for a tree that is none, and one too large or too deep."""
+    """``shown``: (index, node, world matrix (4, 4)) of the default scene's nodes, depth first; of all nodes if the file
+    has no scene. Raises MeshError if the nodes form no tree, or one that is too large or too deep."""
 
     def __init__(self, json: GltfJson):
         self.json = json
@@ -31,7 +29,7 @@ class Nodes:
         self._walk()
 
     def world(self, index: int) -> NDArray[np.float64]:
-        """(4, 4) where node ``index`` stands, also outside the scene. Raises MeshError."""
+        """(4, 4) world matrix of node ``index``, also outside the scene. Raises MeshError."""
         line = []
         while index not in self._worlds:
             line.append(index)
@@ -70,7 +68,7 @@ class Nodes:
             stack += [(child, world, depth + 1) for child in reversed(children)]
 
     def _parent_of_each(self) -> dict[int, int]:
-        """Of each child its parent; a child that is no number is found when its parent is visited."""
+        """Maps each child to its parent. Ignores invalid children, which the visit of their parent reports."""
         if self._parents is None:
             self._parents = {}
             for index, node in enumerate(self._nodes):
@@ -97,7 +95,7 @@ class Nodes:
         matrix[:3, 3] = self.json.numbers(node, "translation", (0, 0, 0), where)
         return matrix
 
-    def _too_deep(self, index: Any) -> Exception:
+    def _too_deep(self, index: object) -> Exception:
         return self.json.error(f"node {index} lies more than {MAX_DEPTH} levels deep")
 
 

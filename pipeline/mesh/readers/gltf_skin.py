@@ -1,4 +1,4 @@
-"""Where the vertices of a skinned mesh stand: moved by its joints, as they stand in the node tree."""
+"""Linear blend skinning of a glTF mesh, with the joints' transforms of the node tree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Skinned:
-    """positions (V, 3) float64; normals (V, 3) of unit length, or None; mirrored (V,) bool: turned inside out."""
+    """positions (V, 3) float64; normals (V, 3) of unit length, or None; mirrored (V,) bool: moved by a reflection."""
 
     positions: NDArray[np.float64]
     normals: NDArray[np.float64] | None
@@ -53,7 +53,7 @@ def skin(
 def _turned(
     linear: NDArray[np.float64], normals: NDArray[np.float64], mirrored: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """(V, 3) unit normals under (V, 3, 3) linear maps: by cofactors, which exist where there is no inverse, too."""
+    """(V, 3) unit normals under (V, 3, 3) linear maps, by cofactors, which also exist for singular maps."""
     cofactor = np.stack([np.cross(linear[:, 1], linear[:, 2]), np.cross(linear[:, 2], linear[:, 0]),
                          np.cross(linear[:, 0], linear[:, 1])], axis=1)  # fmt: skip
     turned = np.einsum("vij,vj->vi", cofactor, normals) * np.where(mirrored, -1.0, 1.0)[:, None]

@@ -1,7 +1,7 @@
 """Wavefront OBJ: polygons with separate indices for position, texture coordinate and normal.
 
-Materials, groups and smoothing are ignored, and ``mtllib`` is not opened: a painter replaces the material. The
-whole file is one mesh, whatever objects and groups it names. v starts at the bottom in this format.
+Ignores materials, groups and smoothing, and does not open ``mtllib``, because painting replaces the material. Reads
+the whole file as one mesh, whatever its objects and groups. v starts at the bottom in this format.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.mesh.readers.raw import (
 )
 
 _STATEMENTS = (b"v", b"vt", b"vn", b"f")
-# What has a shape and is no polygon, by how its statement begins.
+# Statements of geometry that is not polygons.
 _NO_POLYGONS = {b"l": "lines", b"p": "points", b"curv": "curves", b"curv2": "curves", b"surf": "free-form surfaces"}
 
 
@@ -50,7 +50,7 @@ def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
         elif head == b"vn":
             normals.append(_without_comment(line[2:]))
         elif line[:1] in (b" ", b"\t"):
-            # Indented statements are rare; only then is the line looked at a second time.
+            # Indented statements are rare; only their lines are split a second time.
             words = line.split(None, 1)
             if len(words) == 2 and words[0] in (b"v", b"vt", b"vn", b"f"):
                 arguments = _without_comment(words[1])
@@ -59,7 +59,7 @@ def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
                 {b"v": points, b"vt": coordinates, b"vn": normals, b"f": faces}[words[0]].append(arguments)
         elif head[:1] in b"lpcs" and (kind := _NO_POLYGONS.get(line.split(None, 1)[0] if head else b"")):
             left_out.append(kind)
-    del lines  # as large as the file once more
+    del lines  # as large as the file
     if not points:
         raise MeshError(f"{name}: there are no vertices in it: it is empty or not an OBJ file")
 
@@ -77,7 +77,7 @@ def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
         warnings.append(f"{kinds} were left out")
     mesh = RawMesh(positions, corners[:, 0][triangles], warnings=warnings)
     if coordinates and (corners[:, 1] >= 0).any():
-        # A lone u is allowed; v is 0 then.
+        # A lone u is allowed; then v is 0.
         table = _optional_table(coordinates, 1, "texture coordinate", name, warnings, keep=2)
         if table is not None:
             mesh.uv = np.stack([table[:, 0], 1.0 - table[:, 1]], axis=1)
@@ -91,7 +91,7 @@ def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
 def _optional_table(
     lines: list[bytes], columns: int, what: str, name: str, warnings: list[str], keep: int = 0
 ) -> NDArray[np.float64] | None:
-    """What ``_table`` gives; None and a warning where the lines hold something else: the shape does not need them."""
+    """As ``_table``, but returns None with a warning for invalid lines, since the shape does not need them."""
     try:
         return _table(lines, columns, what, name, keep)
     except MeshError as error:
@@ -100,9 +100,9 @@ def _optional_table(
 
 
 def _joined(lines: list[bytes]) -> list[bytes]:
-    """The lines, those made one that a backslash at the end joins.
+    """Joins lines that end in a backslash.
 
-    Only in the statements that are read here: comments, and names of files and materials, may end in one by chance.
+    Only for the statements that we read: comments and names of files and materials may end in a backslash by chance.
     """
     joined: list[bytes] = []
     pieces: list[bytes] = []
@@ -117,12 +117,12 @@ def _joined(lines: list[bytes]) -> list[bytes]:
 
 
 def _without_comment(line: bytes) -> bytes:
-    """The line without its comment."""
+    """Removes the line's comment."""
     return line.split(b"#", 1)[0] if b"#" in line else line
 
 
 def _table(lines: list[bytes], columns: int, label: str, name: str, keep: int = 0) -> NDArray[np.float64]:
-    """(n, keep or columns) numbers; what a line lacks beyond ``columns`` is 0."""
+    """(n, keep or columns) numbers; missing numbers beyond ``columns`` are 0."""
     values, counts = number_lines(lines, columns=columns, label=label, name=name)
     keep = keep or columns
     if counts.min() >= keep:
@@ -138,11 +138,11 @@ def _table(lines: list[bytes], columns: int, label: str, name: str, keep: int = 
 def _corners(lines: list[bytes], name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """((C, 3) zero-based indices of position, texture coordinate and normal, -1 where absent; (N,) counts).
 
-    Indices that are negative in the file stay so, shifted by one: -1 in the file is -2 here.
+    Negative indices stay negative, shifted by one: -1 in the file is -2 here.
     """
     text = b"\n".join(lines)
     counts = tokens_per_line(text, len(lines))
-    # One blank between words, then every word gets its three numbers; 0 stands for absent.
+    # Normalise to single blanks, then expand every word to three numbers; 0 means absent.
     text = b" ".join(text.split()) + b" "
     text = text.replace(b"//", b"/0/").replace(b"/ ", b"/0 ")
     byte = np.frombuffer(text, np.uint8)
@@ -168,7 +168,7 @@ def _corners(lines: list[bytes], name: str) -> tuple[NDArray[np.int64], NDArray[
 def _resolve_relative(
     corners: NDArray[np.int64], counts: NDArray[np.int64], relative: list[tuple[int, int, int, int]]
 ) -> None:
-    """Turns negative indices, which count back from where the face stands, into plain ones, in place."""
+    """Converts negative indices, which count back from the face's position in the file, in place."""
     table = np.array(relative, np.int64)
     ends = np.cumsum(counts)
     spans = counts[table[:, 0]]

@@ -1,7 +1,7 @@
 """OFF text files, with the optional normals (N), colours (C) and texture coordinates (ST) in their vertices.
 
-Most writers give each vertex and face a line of its own, and may let colours follow. Others take the format as a
-stream of numbers that may be broken into lines anywhere; where the lines do not fit, it is read so.
+Most writers put each vertex and face on a line of its own, possibly followed by colours. Others write a stream of
+numbers with arbitrary line breaks; files whose lines do not match are read that way.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pipeline.core.errors import MeshError
 from pipeline.mesh.readers.polygons import triangulate
 from pipeline.mesh.readers.raw import RawMesh, first_columns, number_lines, parse_numbers, plain_text
 
-# The counts may follow without a blank, as in thousands of files of ModelNet.
+# The counts may follow without a blank, as in many files of ModelNet.
 _KEYWORD = re.compile(rb"^(ST)?(C)?(N)?(4)?(n)?OFF(?=\s|\d|$)")
 _BINARY = re.compile(rb"\S*OFF\s+BINARY")
 
-# Of each vertex its numbers (V, at least 3), of all faces their corners (C,), and how many each has (F,).
+# Numbers of each vertex (V, at least 3), corners of all faces (C,), and corner counts (F,).
 _Numbers = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 
 
@@ -65,7 +65,7 @@ def read_off(data: bytes, name: str, max_faces: int) -> RawMesh:
 
 
 def _by_lines(lines: list[bytes], name: str, max_faces: int) -> _Numbers:
-    """The numbers of a file whose vertices and faces have a line each. Raises MeshError where they do not."""
+    """Reads a file with a line for each vertex and face. Raises MeshError for other files."""
     sizes = parse_numbers(lines[0], np.int64) if lines else np.empty(0, np.int64)
     if len(sizes) < 2 or sizes[0] < 0 or sizes[1] < 0:
         raise MeshError(f"{name}: the counts of vertices and faces are missing")
@@ -96,9 +96,9 @@ def _by_lines(lines: list[bytes], name: str, max_faces: int) -> _Numbers:
 
 
 def _as_stream(text: bytes, widths: list[int], max_faces: int) -> _Numbers | None:
-    """The numbers of a file that is broken into lines anywhere; None where they do not come out even.
+    """Reads a file with arbitrary line breaks. Returns None if the counts do not match.
 
-    ``widths``: how many numbers a vertex may have.
+    ``widths``: the possible numbers of values per vertex.
     """
     values = parse_numbers(text)
     for counted in (3, 2):  # the number of edges may be missing

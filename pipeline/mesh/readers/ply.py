@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
-from pipeline.core.files import plain
+from pipeline.core.terminal import excerpt
 from pipeline.mesh.readers.polygons import triangulate
 from pipeline.mesh.readers.raw import RawMesh, parse_numbers, plain_numbers, strip_faces
 
@@ -45,13 +45,13 @@ class _Element:
     properties: list[_Property] = field(default_factory=list)
 
     def add(self, prop: _Property) -> None:
-        """Appends a property; of two with one name, the first is meant."""
+        """Appends a property. Of two with one name, the first counts."""
         if any(prop.name == other.name for other in self.properties):
             prop.name += f" {len(self.properties)}"
         self.properties.append(prop)
 
 
-# Of each property: (count,) values, or for a list (all values, (count,) lengths).
+# Maps each property to (count,) values, or for a list to (all values, (count,) lengths).
 _Columns = dict[str, Any]
 
 
@@ -78,7 +78,7 @@ def read_ply(data: bytes, name: str, max_faces: int) -> RawMesh:
 
 
 def _elements(source: _Text | _Binary, elements: list[_Element], *, to_the_end: bool = False) -> dict[str, _Columns]:
-    """The columns of vertices, faces and strips; what follows them (edges, materials) is read ``to_the_end`` only."""
+    """Reads vertices, faces and strips; with ``to_the_end`` also later elements (edges, materials)."""
     tables: dict[str, _Columns] = {}
     for element in elements:
         columns = source.element(element)
@@ -110,18 +110,18 @@ def _mesh(tables: dict[str, _Columns], name: str, max_faces: int) -> RawMesh:
 
 
 def _lists(columns: _Columns) -> tuple[NDArray, NDArray] | None:
-    """The vertices of faces or strips, under either of the names in use."""
+    """The vertex indices of faces or strips, under either of the usual names."""
     lists = columns.get("vertex_indices", columns.get("vertex_index"))
     return lists if isinstance(lists, tuple) else None
 
 
 def _of_strips(positions: NDArray, vertex: _Columns, strips: _Columns, name: str) -> RawMesh:
-    """A mesh whose triangles stand in strips, or nowhere."""
+    """Makes a mesh of triangle strips, or without triangles."""
     lists = _lists(strips)
     if lists is None:
         return RawMesh(positions, np.empty((0, 3), np.int64))
     values, counts = lists
-    # Strips end where a list does, and at each -1 in it.
+    # A strip ends at the end of a list and at each -1 in it.
     index = np.insert(_indices(values, name), np.cumsum(counts), -1)
     mesh = RawMesh(positions, strip_faces(index))
     _take_normals(vertex, mesh)
@@ -138,7 +138,8 @@ def _take_normals(vertex: _Columns, mesh: RawMesh) -> None:
 def _texture_coordinates(
     vertex: _Columns, face: _Columns, counts: NDArray, triangles: NDArray, mesh: RawMesh
 ) -> tuple[NDArray | None, NDArray | None]:
-    """Per corner where faces carry them (none on faces whose list has another length), else per vertex."""
+    """Texture coordinates per corner if faces have them (none for faces whose list has another length), else per
+    vertex."""
     listed = face.get("texcoord")
     if isinstance(listed, tuple) and len(listed[0]):
         values, lengths = listed
@@ -156,7 +157,7 @@ def _texture_coordinates(
 
 
 def _vertex_uv(vertex: _Columns, mesh: RawMesh) -> tuple[NDArray | None, NDArray | None]:
-    """Per vertex, under any of the names in use."""
+    """Texture coordinates per vertex, under any of the usual names."""
     for u, v in _COORDINATES:
         if u in vertex and v in vertex and not isinstance(vertex[u], tuple) and not isinstance(vertex[v], tuple):
             return np.stack([vertex[u], 1.0 - vertex[v].astype(np.float64)], axis=1), mesh.faces
@@ -164,9 +165,9 @@ def _vertex_uv(vertex: _Columns, mesh: RawMesh) -> tuple[NDArray | None, NDArray
 
 
 def _header(data: bytes, name: str) -> tuple[str, list[_Element], list[int]]:
-    """(encoding, elements, where the data may begin, the likelier place first). Raises MeshError.
+    """Returns (encoding, elements, possible offsets of the data, the likelier one first). Raises MeshError.
 
-    Blanks may stand at the ends of lines, and the last line may end otherwise than the others.
+    Lines may end in blanks, and the line end of the last line may differ from the others.
     """
     first = data[:_LONGEST_HEADER].splitlines()[:1]
     if not first or first[0].rstrip() != b"ply":
@@ -191,10 +192,10 @@ def _header(data: bytes, name: str) -> tuple[str, list[_Element], list[int]]:
             else:
                 raise ValueError
         except (ValueError, IndexError, KeyError):
-            shown = plain(line.decode("ascii", "replace"))
+            shown = excerpt(line.decode("ascii", "replace"))
             raise MeshError(f"{name}: the header line '{shown}' cannot be understood") from None
     if encoding not in ("ascii", "binary_little_endian", "binary_big_endian"):
-        raise MeshError(f"{name}: its format '{plain(encoding)}' is not a PLY format")
+        raise MeshError(f"{name}: its format '{excerpt(encoding)}' is not a PLY format")
     starts = [terminator.end()]
     if terminator[1] == b"\r\n" and re.match(rb"[^\r\n]*\r(?!\n)", data):
         # Lines end in CR alone: this LF may be data.
@@ -203,7 +204,7 @@ def _header(data: bytes, name: str) -> tuple[str, list[_Element], list[int]]:
 
 
 def _property(words: list[str]) -> _Property:
-    """The property that a header line declares. Raises ValueError, IndexError or KeyError where it declares none."""
+    """Parses the property of a header line. Raises ValueError, IndexError or KeyError for an invalid line."""
     if words[1] != "list":
         return _Property(words[2], _TYPES[words[1]])
     if _TYPES[words[2]].startswith("f"):
@@ -212,7 +213,7 @@ def _property(words: list[str]) -> _Property:
 
 
 def _indices(values: NDArray, name: str) -> NDArray[np.int64]:
-    """Vertex indices as integers, whatever type the file gave them."""
+    """Converts vertex indices of any type to integers."""
     if values.dtype.kind == "f":
         if not (np.isfinite(values).all() and (values == np.floor(values)).all()):
             raise MeshError(f"{name}: a face holds something that is not an index")
@@ -221,13 +222,14 @@ def _indices(values: NDArray, name: str) -> NDArray[np.int64]:
 
 
 def _check_walk(element: _Element, name: str) -> None:
-    """Raises MeshError where entries that have to be read one by one would take minutes."""
+    """Raises MeshError if reading entries one by one would take minutes."""
     if element.count > _LONGEST_WALK:
-        raise MeshError(f"{name}: {element.count} {plain(element.name)} entries of uneven length are too many to read")
+        kind = excerpt(element.name)
+        raise MeshError(f"{name}: {element.count} {kind} entries of uneven length are too many to read")
 
 
 class _Text:
-    """Elements out of one long row of numbers."""
+    """Reads elements from one array of numbers."""
 
     def __init__(self, values: NDArray[np.float64], name: str):
         self.values, self.at, self.name = values, 0, name
@@ -246,7 +248,7 @@ class _Text:
         return self._uniform(element) or self._walk(element)
 
     def _uniform(self, element: _Element) -> _Columns | None:
-        """The common case: every list is as long as in the first row."""
+        """Reads the common case: every list has the length of the first row's."""
         if element.count == 0:
             return {p.name: (np.empty(0), np.empty(0, np.int64)) for p in element.properties}
         at, spans = self.at, []
@@ -298,13 +300,13 @@ class _Text:
 
     def _short(self, element: _Element) -> MeshError:
         return MeshError(
-            f"{self.name}: the numbers of its {element.count} {plain(element.name)} entries end early or cannot be "
+            f"{self.name}: the numbers of its {element.count} {excerpt(element.name)} entries end early or cannot be "
             "read: truncated or damaged"
         )
 
 
 class _Binary:
-    """Elements out of packed bytes."""
+    """Reads elements from packed bytes."""
 
     def __init__(self, data: bytes, start: int, order: str, name: str):
         self.data, self.at, self.order, self.name = data, start, order, name
@@ -319,7 +321,7 @@ class _Binary:
         return self._uniform(element) or self._walk(element)
 
     def _uniform(self, element: _Element) -> _Columns | None:
-        """Every list as long as in the first row: one structured array."""
+        """Reads one structured array if every list has the length of the first row's."""
         fields: list[tuple] = []
         at = self.at
         for i, prop in enumerate(element.properties):
@@ -387,7 +389,7 @@ class _Binary:
 
     def _short(self, element: _Element) -> MeshError:
         return MeshError(
-            f"{self.name}: the bytes of its {element.count} {plain(element.name)} entries end early: truncated"
+            f"{self.name}: the bytes of its {element.count} {excerpt(element.name)} entries end early: truncated"
         )
 
 

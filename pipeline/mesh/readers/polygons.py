@@ -1,10 +1,10 @@
-"""Cuts polygons of any shape into triangles: with holes reached by a bridge, with repeated corners, concave.
+"""Triangulates polygons of any shape: concave, with bridged holes, with repeated corners.
 
-A triangulation without new vertices covers each point of the plane as often as the outline winds around it, counted
-with the sign of its triangles. So it covers a polygon exactly when no triangle is turned over, which is when the sum
-of the triangles' unsigned areas is as small as it can be. Small polygons get the triangulation of the least area by
-dynamic programming (Barequet and Sharir, Filling Gaps in the Boundary of a Polyhedron, 1995), which needs no plane to
-project to and no special cases; large ones are cut by ear clipping (mapbox_earcut), whose result is checked.
+The signed triangles of a triangulation without new vertices cover each point as often as the outline winds around it.
+So it covers a polygon exactly if no triangle is flipped, which is when the sum of unsigned areas is minimal. Small
+polygons get the triangulation of least area by dynamic programming (Barequet and Sharir, Filling Gaps in the Boundary
+of a Polyhedron, 1995), which needs no projection and no special cases. Large ones are cut by ear clipping
+(mapbox_earcut), whose result is checked.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FLAT = 1e-9
 
 @dataclass
 class _Budget:
-    """What is left of the work that one file may cause, and how many polygons came too late."""
+    """The remaining work budget of a file, and the number of polygons beyond it."""
 
     exact: int
     clipped: int
@@ -45,13 +45,12 @@ class _Budget:
 def triangulate(
     positions: NDArray, corners: NDArray[np.int64], counts: NDArray[np.int64], *, name: str, max_faces: int
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Cuts polygons into triangles, in the order of the polygons.
+    """Triangulates polygons, in their order.
 
-    positions (P, 3); corners (C,) the vertex of each polygon corner, polygon after polygon; counts (N,) corners
-    of each. Returns ((F, 3) int64 indices into ``corners``, a line for each kind of polygon that was left out or
-    could not be cut). Quads are cut along the diagonal that keeps both halves facing one way (the shorter one
-    where both do), convex polygons are fanned, others are covered without folds. Raises MeshError for a vertex that
-    does not exist and for more than ``max_faces`` triangles.
+    positions (P, 3); corners (C,) vertex of each polygon corner, polygon after polygon; counts (N,) corners of each
+    polygon. Returns ((F, 3) int64 indices into ``corners``, a warning for each kind of dropped or failed polygon). Cuts
+    quads along the diagonal whose halves face one way (the shorter one if both do), fans convex polygons, and covers
+    others without folds. Raises MeshError for a missing vertex and for more than ``max_faces`` triangles.
     """
     counts = np.asarray(counts, np.int64)
     pieces = np.maximum(counts - 2, 0)

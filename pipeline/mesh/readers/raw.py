@@ -1,4 +1,4 @@
-"""What a reader hands over, and the helpers that several readers share."""
+"""The result type of the readers, and helpers that several readers share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.core.errors import MeshError
 
 @dataclass
 class RawMesh:
-    """Triangles as the file has them, unchecked; see ``mesh.assemble`` for the meaning of the fields."""
+    """Unchecked triangles of a file; ``mesh.assemble`` describes the fields."""
 
     positions: NDArray
     faces: NDArray
@@ -29,16 +29,15 @@ class RawMesh:
     warnings: list[str] = field(default_factory=list)
 
 
-# What Microsoft's C library prints for what is no number: -1.#IND00, 1.#QNAN, 1.#INF, -nan(ind).
+# Microsoft's C library prints values that are not finite as -1.#IND00, 1.#QNAN, 1.#INF, -nan(ind).
 _NOT_A_NUMBER = re.compile(rb"(?i)[-+]?(?:1\.#(?:IND|[QS]NAN)\d*|nan\(\w*\))")
 _INFINITY = re.compile(rb"(?i)1\.#INF\d*")
 
 
 def plain_text(data: bytes, name: str) -> bytes:
-    """The bytes of a text file without a byte order mark; what stands for no number in it is nan or inf.
+    """Returns the bytes of a text file without a byte order mark, with values that are not finite as nan or inf.
 
-    Raises MeshError for what is no text of one byte a letter: a reader would skip what it does not know, and lose
-    faces without a word.
+    Raises MeshError for UTF-16 and binary data, of which a reader would silently skip faces.
     """
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise MeshError(f"{name}: it is UTF-16 text; save it as UTF-8")
@@ -49,18 +48,18 @@ def plain_text(data: bytes, name: str) -> bytes:
 
 
 def plain_numbers(text: bytes) -> bytes:
-    """``text`` with nan or inf where a C library of Microsoft's wrote what is no number; its "#" is no comment."""
+    """Replaces Microsoft's notation of values that are not finite by nan or inf; its "#" starts no comment."""
     if b"1.#" in text:
         text = _INFINITY.sub(b"inf", text)
     return _NOT_A_NUMBER.sub(b"nan", text) if b"1.#" in text or b"(" in text else text
 
 
 def parse_numbers(text: bytes, dtype: type = np.float64) -> NDArray:
-    """All numbers of whitespace-separated ``text``, up to the first thing that is not one."""
+    """Parses the numbers of whitespace-separated ``text``, up to the first word that is not one."""
     if not text.strip():
         return np.empty(0, dtype)
     with warnings.catch_warnings():
-        # Stopping at what is no number is announced as deprecated; newer versions raise instead.
+        # Stopping at an invalid number is deprecated; newer versions raise instead.
         warnings.simplefilter("ignore", DeprecationWarning)
         with contextlib.suppress(ValueError):
             return np.fromstring(text, dtype=dtype, sep=" ")
@@ -68,7 +67,7 @@ def parse_numbers(text: bytes, dtype: type = np.float64) -> NDArray:
     pieces = []
     for word in text.split():
         if b"_" in word:
-            break  # Python's own digit groups: no mesh format has them
+            break  # Python's digit groups, which no mesh format has
         try:
             pieces.append(number(word))
         except ValueError:
@@ -77,7 +76,7 @@ def parse_numbers(text: bytes, dtype: type = np.float64) -> NDArray:
 
 
 def tokens_per_line(text: bytes, lines: int) -> NDArray[np.int64]:
-    """(lines,) how many whitespace-separated words each of the newline-separated lines of ``text`` has."""
+    """(lines,) number of whitespace-separated words in each line of ``text``."""
     if not text:
         return np.zeros(lines, np.int64)
     byte = np.frombuffer(text, np.uint8)
@@ -91,9 +90,9 @@ def tokens_per_line(text: bytes, lines: int) -> NDArray[np.int64]:
 def number_lines(
     lines: Sequence[bytes], *, columns: int, label: str, name: str, dtype: type = np.float64
 ) -> tuple[NDArray, NDArray[np.int64]]:
-    """Numbers of each line: (all of them in one array, how many each line has).
+    """Parses the numbers of each line. Returns (all numbers, number per line).
 
-    Raises MeshError when a line has fewer than ``columns`` or something that is not a number.
+    Raises MeshError if a line has fewer than ``columns`` numbers or an invalid one.
     """
     text = b"\n".join(lines)
     counts = tokens_per_line(text, len(lines))
@@ -109,7 +108,7 @@ def number_lines(
 
 
 def first_columns(values: NDArray, counts: NDArray[np.int64], columns: int) -> NDArray:
-    """(lines, columns) the leading numbers of each line, of what ``number_lines`` returned."""
+    """(lines, columns) leading numbers of each line, from the result of ``number_lines``."""
     if len(counts) and (counts == counts[0]).all():
         return values.reshape(len(counts), -1)[:, :columns]
     starts = np.cumsum(counts) - counts
@@ -117,7 +116,7 @@ def first_columns(values: NDArray, counts: NDArray[np.int64], columns: int) -> N
 
 
 def strip_faces(index: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(F, 3) triangles of strips (n,) of vertices, one behind the other with -1 between; every second one is turned."""
+    """(F, 3) triangles of concatenated strips (n,) with -1 between them. Flips every second triangle."""
     if len(index) < 3:
         return np.empty((0, 3), np.int64)
     position = np.arange(len(index))

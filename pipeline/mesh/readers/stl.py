@@ -1,4 +1,4 @@
-"""STL, binary and text. It has positions only; facet normals are left aside, they follow from the corners."""
+"""Reads STL, binary and text. Uses positions only; facet normals follow from the corners."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.mesh.readers.raw import RawMesh, parse_numbers, plain_numbers
 
 _FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _HEADER = 84
-# Counts that stand for "not counted".
+# Counts that mean "unknown".
 _UNCOUNTED = (0, 0xFFFFFFFF)
 
 
@@ -21,7 +21,7 @@ def read_stl(data: bytes, name: str, max_faces: int) -> RawMesh:
     if data.removeprefix(codecs.BOM_UTF8)[:5].lower() == b"solid":
         data = data.removeprefix(codecs.BOM_UTF8)
     claimed = int.from_bytes(data[80:_HEADER], "little") if len(data) >= _HEADER else -1
-    # Binary files may begin with "solid" too: their length tells.
+    # Binary files may begin with "solid" too, so check the length.
     if claimed >= 0 and len(data) == _HEADER + claimed * _FACET.itemsize:
         return _read_binary(data, claimed, name, max_faces)
     if _is_text(data):
@@ -30,7 +30,7 @@ def read_stl(data: bytes, name: str, max_faces: int) -> RawMesh:
         raise MeshError(f"{name}: {len(data)} bytes are too few for an STL file")
     held = (len(data) - _HEADER) // _FACET.itemsize
     if claimed in _UNCOUNTED and held:
-        # Programs that write facets as they come, and do not go back to count them.
+        # Some programs stream facets and never write their count.
         mesh = _read_binary(data, held, name, max_faces)
         mesh.warnings.append(f"its count of facets says {claimed}: the {held} that its bytes hold were read")
         return mesh
@@ -45,7 +45,7 @@ def read_stl(data: bytes, name: str, max_faces: int) -> RawMesh:
 
 
 def _is_text(data: bytes) -> bool:
-    """Whether it is text: it begins with "solid", as binary files may, too, and goes on with a facet or its end."""
+    """Tells whether the file is text: it begins with "solid", as binary files may too, then has a facet or the end."""
     begin = data[:65536].lstrip().lower()
     if not begin.startswith(b"solid") or b"\0" in begin[:1024]:
         return False
@@ -61,7 +61,7 @@ def _read_binary(data: bytes, count: int, name: str, max_faces: int) -> RawMesh:
 
 
 def _read_text(data: bytes, name: str, max_faces: int) -> RawMesh:
-    # Not the lines with the solids' names, which may be anything.
+    # Skip the lines with the solids' names, which may be any text.
     text = re.sub(rb"(?m)^([ \t]*(?:end)?solid)\b[^\r\n]*", rb"\1", data.lower())
     facets = len(re.findall(rb"\bendfacet\b", text))
     if facets > max_faces:

@@ -1,4 +1,4 @@
-"""What of a mesh file does not come out in the asset: told, as a painter gives back one mesh with one material.
+"""Lists the features of a mesh file that the asset will lack, because painting yields one mesh with one material.
 
 Looks at the JSON of a glTF, at headers, and at the first megabytes of text: nothing is decoded. What a reader leaves
 out, or takes for something else, it says itself.
@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.errors import MeshError
-from pipeline.mesh.readers.gltf_file import document_of
+from pipeline.mesh.readers.gltf_file import Object, document_of
 
-# Bytes of a text that are looked at.
+# Number of bytes of a text file that are searched.
 _SEEN = 64 << 20
 _PLY_HEADER = 1 << 16
 _STL_FACETS = 10_000
@@ -28,9 +27,9 @@ _TEXTURES = {
 
 
 def unkept(path: Path) -> str:
-    """What of the mesh file at ``path`` will not be in an asset, as a list in words; "" where all of it will.
+    """Lists in words what the asset will lack of the mesh file at ``path``; "" if nothing.
 
-    Says nothing of a file that is damaged: reading it does. Raises nothing.
+    Returns "" for a damaged file, whose error the reader reports. Raises nothing.
     """
     try:
         suffix = path.suffix.lower()
@@ -42,7 +41,7 @@ def unkept(path: Path) -> str:
 
 
 def not_in_asset(lost: str) -> str:
-    """What is told of what ``unkept`` found; "" of nothing."""
+    """Returns the warning for the result of ``unkept``; "" for nothing."""
     return f"not kept in the asset: {lost}" if lost else ""
 
 
@@ -87,12 +86,12 @@ def _of_gltf(document: dict[str, Any]) -> Iterator[str]:
         yield f"the attributes {_some(own)}"
 
 
-def _of_materials(document: dict[str, Any], primitives: list[dict[str, Any]]) -> Iterator[str]:
+def _of_materials(document: Object, primitives: list[Object]) -> Iterator[str]:
     materials = _objects(document, "materials")
     numbers = {primitive["material"] for primitive in primitives if isinstance(primitive.get("material"), int)}
     used = [materials[number] for number in sorted(numbers) if 0 <= number < len(materials)]
     yield from _but_one(len(used), "material")
-    # What gives the metal and roughness stands one level down.
+    # Metallic and roughness are one level deeper.
     slots = {key for material in used for key in (*material, *(material.get("pbrMetallicRoughness") or {}))}
     if named := [name for key, name in _TEXTURES.items() if key in slots]:
         yield f"its {', '.join(named)} {'texture' if len(named) == 1 else 'textures'}"
@@ -103,8 +102,8 @@ def _of_materials(document: dict[str, Any], primitives: list[dict[str, Any]]) ->
         yield "material variants"
 
 
-def _objects(holder: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """The objects of a list, which a stranger may have made of anything."""
+def _objects(holder: Object, key: str) -> list[Object]:
+    """Returns the objects in an untrusted list."""
     value = holder.get(key)
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
