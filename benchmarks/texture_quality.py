@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pipeline.bake.inpainting import extend_nearest
 from texture_measures import cast, measures, sample_pictures
 
 from pipeline.bake.atlas import texel_map
 from pipeline.bake.bake import BASE_COLOUR
+from pipeline.bake.inpainting import extend_nearest
 from pipeline.export.gltf import write_glb
 from pipeline.mesh.normalise import normalise
 from pipeline.prior.load import Prior, load_prior

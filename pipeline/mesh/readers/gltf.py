@@ -348,7 +348,7 @@ class _Reader:
         material = self.json.item("materials", number, "material")
         mode = material.get("alphaMode")
         if mode in ("MASK", "BLEND") and number not in self.transparent and self._has_alpha(material, primitive):
-            self.transparent[number] = f"{plain(material.get('name') or number)!r} (alphaMode {mode})"
+            self.transparent[number] = f"{excerpt(material.get('name') or number)!r} (alphaMode {mode})"
         return material
 
     def _has_alpha(self, material: Object, primitive: Object) -> bool:

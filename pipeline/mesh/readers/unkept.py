@@ -58,7 +58,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(name[:40] for name in names[:5])
 
 
-def _of_gltf(document: dict[str, Any]) -> Iterator[str]:
+def _of_gltf(document: Object) -> Iterator[str]:
     nodes = _objects(document, "nodes")
     meshes = _objects(document, "meshes")
     primitives = [primitive for mesh in meshes for primitive in _objects(mesh, "primitives")]
