@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.core.errors import PriorError
-from pipeline.core.files import plain
 from pipeline.core.job import AdapterFile
+from pipeline.core.terminal import excerpt
 from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.prior.adapter_layers import flat, match_concepts, match_lora, with_original_names
 
@@ -82,7 +82,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         # Not every operation knows the types of eight bits; and one NaN would spoil every pixel of the row.
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
-            raise PriorError(f"{path}: {plain(name)} has NaN or infinite numbers: damaged, or its training diverged")
+            raise PriorError(f"{path}: {excerpt(name)} has NaN or infinite numbers: damaged, or its training diverged")
     return tensors
 
 
