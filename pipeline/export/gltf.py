@@ -16,7 +16,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pygltflib
@@ -26,6 +25,7 @@ from PIL import Image
 from pipeline import __version__
 from pipeline.core.atomic import write_bytes
 from pipeline.core.errors import ExportError
+from pipeline.core.json_types import Json
 from pipeline.mesh.mesh import UVMesh, unique_rows
 from pipeline.mesh.normals import corner_normals, is_closed
 
@@ -60,10 +60,10 @@ class _Document(pygltflib.GLTF2):  # type: ignore[misc]
     negative prompt from the provenance. Its samplers also have no names.
     """
 
-    asset_extras: Mapping[str, Any]
+    asset_extras: Json
     sampler_name: str
 
-    def to_json(self, **options: Any) -> str:
+    def to_json(self, **options: object) -> str:
         data = json.loads(super().to_json(**options))
         data["asset"]["extras"] = self.asset_extras
         data["samplers"][0]["name"] = self.sampler_name
@@ -76,7 +76,7 @@ def write_glb(
     maps: Mapping[str, NDArray[np.uint8]],
     *,
     name: str,
-    provenance: Mapping[str, Any],
+    provenance: Json,
     crease_angle: float = math.radians(60),
     image_format: str = "png",
 ) -> None:

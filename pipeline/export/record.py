@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.core.asset_layout import FAILURE, LEASE, LOCK, LOG, NEXT, RECORD, WORK_DIR
 from pipeline.core.atomic import TEMPORARY_PREFIX, sync_folder, write_json
 from pipeline.core.hashing import sha256_file
+from pipeline.core.json_types import Json
 from pipeline.core.plain import is_plain, open_plain
 from pipeline.storage.publish import is_partly_published, object_name
 from pipeline.storage.secrets import scrub
@@ -32,7 +33,7 @@ _HALF_BUILT = frozenset([WORK_DIR, NEXT, LEASE, LOCK, LOG])
 _OUTPUT = re.compile(r"(asset|seed-[0-9]+)([._-].*)?\.[a-z]+|(seed-[0-9]+-)?(preview|depth|normal)\.png")
 
 
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+def write_record(folder: Path, record: Json) -> None:
     """Writes ``record`` (JSON values) to ``folder/record.json`` atomically and removes an earlier failure."""
     write_json(folder / RECORD, {**_without_secrets(record), "schema": SCHEMA, "status": "done"})
     try:
@@ -42,14 +43,14 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     sync_folder(folder)
 
 
-def write_failure(folder: Path, failure: Mapping[str, Any]) -> None:
+def write_failure(folder: Path, failure: Json) -> None:
     """Writes ``failure`` to ``folder/failure.json`` atomically. Keeps an existing record."""
     write_json(folder / FAILURE, {**_without_secrets(failure), "schema": SCHEMA, "status": "failed"})
 
 
-def _without_secrets(record: Mapping[str, Any]) -> dict[str, Any]:
+def _without_secrets(record: Json) -> dict[str, Any]:
     """Redacts credentials in the messages of ``record``, which may quote libraries."""
-    clean = dict(record)
+    clean: dict[str, Any] = dict(record)
     if isinstance(clean.get("message"), str):
         clean["message"] = scrub(clean["message"])
     if isinstance(clean.get("warnings"), list):
