@@ -271,32 +271,34 @@ def test_variants_of_a_field_in_every_format(prior: Prior, tmp_path: Path) -> No
     assert load_mesh(tmp_path / "one" / "asset.obj").faces.shape == load_mesh(tmp_path / "one/asset.glb").faces.shape
 
 
-def first_scene(row: Job, prior: Prior) -> RadianceFieldScene:
+def first_scene(row: Job, prior: Prior, out: Path) -> RadianceFieldScene:
     """The scene that a row of ``generate`` begins with."""
-    context = RowContext(row, "print", Path("x"), no_report)
-    (variant,) = start(Generate(), context, prior, Path("x"), 1).variants
+    context = RowContext(row, "print", out / row.id, no_report)
+    (variant,) = start(Generate(), context, prior, out, 1).variants
     assert variant.scenes.grown is not None
     return variant.scenes.grown
 
 
-def test_the_recipe_resolves_what_the_row_leaves_out(prior: Prior) -> None:
+def test_the_recipe_resolves_what_the_row_leaves_out(prior: Prior, tmp_path: Path) -> None:
     row = Job("x", "generate", "a stone", "", 0, None, {}, RowLocation("m", 1))
     settings = Generate().resolve(row, prior)
     # The tiny prior has no word on generate: the paper's figures.
     assert (settings.steps, settings.grid_finest, settings.fov_max, settings.front) == (5000, 2048, 70.0, "+z")
     defaults = vars(prior.generate_defaults).keys() - {"sketch_guidance_scale"}
     assert all(getattr(settings, name) is not None for name in defaults)
-    assert first_scene(row, prior).settings.view_size == 64
+    assert first_scene(row, prior, tmp_path).settings.view_size == 64
 
 
-def test_a_sketch_has_guidance_of_its_own_and_all_of_the_scene(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sketch_has_guidance_of_its_own_and_all_of_the_scene(
+    prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = replace(prior.generate_defaults, scene_radius=0.8, guidance_scale=8.0, sketch_guidance_scale=5.0)
     monkeypatch.setattr(prior, "generate_defaults", own)
 
     def used(**given: object) -> tuple[float, float | None]:
         row = Job("x", "generate", "a stone", "", 0, None, {**SMALL, **given}, RowLocation("m", 1))
         settings = Generate().resolve(row, prior)
-        return first_scene(row, prior).field.settings.radius, settings.guidance_scale
+        return first_scene(row, prior, tmp_path).field.settings.radius, settings.guidance_scale
 
     ball = [{"shape": "sphere", "size": 1.0}]
     assert (used(), used(shapes=ball)) == ((0.8, 8.0), (2.0, 5.0))
