@@ -396,7 +396,8 @@ def describe_end(result: TaskResult) -> str:
     if result.state in FAILURES:
         return f"{result.state.upper()} in {result.stage or 'fleet'}: {result.message}"
     if result.state == "done":
-        warned = f" ({len(result.warnings)} warnings)" if result.warnings else ""
+        count = len(result.warnings)
+        warned = f" ({count} warning{'s' * (count != 1)})" if count else ""
         return f"done in {result.seconds:.1f} s{warned}"
     return {
         "kept": "finished already",

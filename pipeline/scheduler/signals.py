@@ -51,8 +51,9 @@ class StopSignals:
     def held_back(self) -> Iterator[None]:
         """Block SIGHUP for children that start inside the block, because they are needed to save the work.
 
-        This process receives a SIGHUP that came meanwhile at the end of the block. A second SIGINT or SIGTERM raises
-        KeyboardInterrupt in the block, because no loop checks for signals while children start.
+        This process receives a SIGHUP that came meanwhile at the end of the block. The second SIGINT or SIGTERM raises
+        KeyboardInterrupt inside the block: no loop looks at signals while children start, which may take a minute on a
+        busy machine.
         """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         raising, self._raising = self._raising, True
