@@ -15,7 +15,7 @@ help:
 	@echo "make demo      paints manifests/demo.csv into outputs/demo with the embedded prior"
 	@echo "make test      lint, types and every test, with coverage"
 	@echo "make test-gpu  the tests that need a CUDA device, and nothing else"
-	@echo "make bench     prints the figures the README quotes"
+	@echo "make bench     prints ratios that docs/figures.md quotes"
 	@echo "make clean     removes $(VENV), caches and built outputs"
 
 setup: $(STAMPS)/package

@@ -14,8 +14,8 @@ import torch
 from pipeline.core.job import Job, no_report
 from pipeline.optimize.loop import Optimization, optimize
 from pipeline.prior.load import Prior, load_prior
-from pipeline.recipes.asset_build import AssetBuild
-from pipeline.recipes.build import prepare, variants
+from pipeline.recipes.asset_build import RowContext
+from pipeline.recipes.build import start
 from pipeline.recipes.paint import Paint
 from pipeline.recipes.paint_settings import PaintSettings
 
@@ -28,11 +28,8 @@ def subjects(prior: Prior, mesh: Path, count: int, steps: int, out: Path, lockst
     for seed in range(count):
         settings = PaintSettings(steps=steps, preview=False)
         job = Job(f"bench-{seed}", "paint", "a red brick object", "", seed, mesh, settings.model_dump(mode="json"))
-        work = AssetBuild(job, "bench", out / job.id, Paint().resolve(job, prior), no_report)
-        work.variants = variants(work)
-        prepare(Paint(), work, prior, out, lockstep)
-        subject = work.variants[0].optimization
-        assert subject is not None
+        asset_build = start(Paint(), RowContext(job, "bench", out / job.id, no_report), prior, out, lockstep)
+        subject = asset_build.variants[0].optimizations[0]
         subject.checkpoint = None
         made.append(subject)
     return made

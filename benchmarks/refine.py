@@ -34,9 +34,9 @@ from pipeline.optimize.loop import optimize
 from pipeline.prior.latent_rgb_fit import picture as made_picture
 from pipeline.prior.load import Prior, load_prior
 from pipeline.raster.camera import Cameras, orbit
-from pipeline.recipes.asset_build import AssetBuild, Variant
-from pipeline.recipes.build import begin_refinement, prepare, variants
-from pipeline.recipes.generate import Generate, render_picture
+from pipeline.recipes.asset_build import RowContext
+from pipeline.recipes.build import begin_next_phase, start
+from pipeline.recipes.generate import FieldVariant, Generate, render_picture
 from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
@@ -141,22 +141,19 @@ def painted(prior: Prior, mesh: Path, prompt: str, refine_steps: int, out: Path)
     print(f"{colours[1] / colours[0] - 1:+.1%}")
 
 
-def grown(prior: Prior, prompt: str, steps: int, refine_steps: int, out: Path) -> tuple[AssetBuild, Variant]:
+def grown(prior: Prior, prompt: str, steps: int, refine_steps: int, out: Path) -> FieldVariant:
     """A field after its latent steps, with its refinement about to begin."""
     settings = GenerateSettings(steps=steps, refine=True, refine_steps=refine_steps, shapes=MUSHROOM)  # type: ignore[arg-type]
     job = Job("refine", "generate", prompt, "", 0, None, settings.model_dump(mode="json"), RowLocation("benchmark", 1))
-    recipe = Generate()
-    work = AssetBuild(job, "benchmark", out / job.id, recipe.resolve(job, prior), no_report)
-    work.variants = variants(work)
-    prepare(recipe, work, prior, out, 1)
-    variant = work.variants[0]
-    assert variant.optimization is not None
-    variant.optimization.checkpoint = None
-    optimize([variant.optimization], prior, lockstep=1)
-    if variant.optimization.error:
-        raise variant.optimization.error
-    begin_refinement(recipe, work, prior, 1)
-    return work, variant
+    asset_build = start(Generate(), RowContext(job, "benchmark", out / job.id, no_report), prior, out, 1)
+    variant = asset_build.variants[0]
+    growing = variant.optimizations[0]
+    growing.checkpoint = None
+    optimize([growing], prior, lockstep=1)
+    begin_next_phase(asset_build, prior, 1)
+    if growing.error:
+        raise growing.error
+    return variant
 
 
 def main() -> None:
@@ -172,19 +169,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs") / "bench-refine")
     args = parser.parse_args()
     prior = load_prior(args.prior)
-    _, variant = grown(prior, args.prompt, args.steps, args.refine_steps, args.out)
-    assert variant.refinement is not None
-    variant.refinement.checkpoint = None
+    variant = grown(prior, args.prompt, args.steps, args.refine_steps, args.out)
+    latent_scene, refined_scene, refinement = variant.scenes.grown, variant.scenes.refined, variant.optimizations[1]
+    assert latent_scene is not None and refined_scene is not None
+    refinement.checkpoint = None
     cameras = views(prior)
-    decoded, inside = pictures(variant.scene, cameras, prior)
-    first, _ = pictures(variant.refined, cameras, prior)
-    linear = mapped(variant.scene, cameras, prior, decoded.shape[-1])
+    decoded, inside = pictures(latent_scene, cameras, prior)
+    first, _ = pictures(refined_scene, cameras, prior)
+    linear = mapped(latent_scene, cameras, prior, decoded.shape[-1])
     coarse = sampled(first, prior.vae_scale_factor)
     within = np.stack([binary_erosion(mask, iterations=_RIM) for mask in inside])
     inner = f"{_RIM} pixels and more inside its outline"
     print(f"against what the decoder shows of the latents: all of the object / {inner} / whole pictures")
     for name, images in (
-        ("first refined, as the encoder gets it", judged(variant.refined, cameras, prior, decoded.shape[-1])),
+        ("first refined, as the encoder gets it", judged(refined_scene, cameras, prior, decoded.shape[-1])),
         ("the linear map of the latents", linear),
         ("first refined, a ray a pixel", first),
         ("the same at the latents' sampling", coarse),
@@ -192,8 +190,8 @@ def main() -> None:
         found = (psnr(images, decoded, where) for where in (inside, within, np.ones_like(inside)))
         print(f"  {name:37s} {' / '.join(f'{value:.1f}' for value in found)} dB")
     print(f"what the map's fit gives on pictures of its own, whole ones: {fitted(prior):.1f} dB")
-    optimize([variant.refinement], prior, lockstep=1)
-    after, still_inside = pictures(variant.refined, cameras, prior)
+    optimize([refinement], prior, lockstep=1)
+    after, still_inside = pictures(refined_scene, cameras, prior)
     colours = chroma(decoded, inside), chroma(first, inside), chroma(after, still_inside)
     print(f"mean chroma: decoded {colours[0]:.1f}, first refined {colours[1]:.1f}, refined {colours[2]:.1f}")
     print(f"after refinement {colours[2] / colours[0] - 1:+.1%} of before")

@@ -58,13 +58,53 @@ class _LockstepType(click.IntRange):
         return None if value == "auto" else super().convert(value, param, ctx)
 
 
+# The headings under which --help groups options, in the order in which they are printed.
+INPUT, BUILD, RESOURCES, RESILIENCE, OUTPUT = ("Input", "What to build", "Resources", "Resilience", "Output")
+_HEADINGS = (INPUT, BUILD, RESOURCES, RESILIENCE, OUTPUT, "Help")
+
+
+class _Option(click.Option):
+    """An option that knows its heading."""
+
+    def __init__(self, *names: Any, heading: str, **settings: Any):
+        super().__init__(*names, **settings)
+        self.heading = heading
+
+
+class _GroupedCommand(click.Command):
+    """A command whose help prints its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section per heading that has options."""
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in _HEADINGS}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
+                sections[getattr(parameter, "heading", "Help")].append(record)
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+
+class _Group(click.Group):
+    """A group of such commands; groups within it are of the same kind."""
+
+    command_class = _GroupedCommand
+    group_class = type
+
+
 _LOCATION = _LocationType()
 _LOCKSTEP = _LockstepType(1, 256)
 _Command = Callable[..., Any]
 
 
-def _option(*names: str, **settings: Any) -> Callable[[_Command], _Command]:
-    return click.option(*names, show_default=settings.pop("show_default", True), **settings)
+def _option(heading: str, *names: str, **settings: Any) -> Callable[[_Command], _Command]:
+    shown = settings.pop("show_default", True)
+    return click.option(*names, cls=_Option, heading=heading, show_default=shown, **settings)
+
+
+def _flag(heading: str, *names: str, help: str) -> Callable[[_Command], _Command]:
+    return _option(heading, *names, is_flag=True, show_default=False, help=help)
 
 
 def _overrides(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -79,46 +119,50 @@ def _overrides(context: click.Context, option: click.Parameter, values: Sequence
 
 
 _out = _option(
-    "--out", type=_LOCATION, default="outputs", metavar="DIR|URL", help="Assets are written to DIR/<id>/ or URL/<id>/."
+    OUTPUT,
+    "--out",
+    type=_LOCATION,
+    default="outputs",
+    metavar="DIR|URL",
+    help="Write assets to DIR/<id>/ or URL/<id>/.",
 )
 _prior = _option(
+    INPUT,
     "--prior",
     default="embedded",
     metavar="PRIOR",
-    help="'embedded', a diffusers folder, a .safetensors checkpoint, or a hub id: org/name or org/name@revision.",
+    help="Use this prior: 'embedded', a diffusers folder, a .safetensors checkpoint, or a hub id (org/name or "
+    "org/name@revision).",
 )
 _download = _option(
-    "--download/--offline", default=False, help="Whether a hub id that is not on this machine may be downloaded."
+    INPUT, "--download/--offline", default=False, help="Download a hub id that is not on this machine, or refuse to."
 )
-_only = _option("--only", multiple=True, metavar="ID", help="Only the row with this id; may be repeated.")
+_only = _option(BUILD, "--only", multiple=True, metavar="ID", help="Take only the row with this id; may be repeated.")
 _set = _option(
+    INPUT,
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
     callback=_overrides,
-    help="A setting for every row, whatever the manifest says; may be repeated.",
+    help="Set a field of every row, in place of the manifest's value; may be repeated.",
 )
-_outside = _option(
-    "--allow-outside", is_flag=True, show_default=False, help="Allow meshes outside the manifest's folder."
+_outside = _flag(INPUT, "--allow-outside", help="Allow meshes outside the manifest's folder.")
+_unknown = _flag(
+    INPUT, "--allow-unknown", help="Accept prompts in which the prior knows no material, object or colour."
 )
-_unknown = _option(
-    "--allow-unknown",
-    is_flag=True,
-    show_default=False,
-    help="Build rows of whose prompt the prior knows no material, object or colour.",
-)
-_csv = _option("--csv", is_flag=True, show_default=False, help="Print CSV, for spreadsheets.")
-_json = _option("--json", "json", is_flag=True, show_default=False, help="Print JSON instead of text.")
+_csv = _flag(OUTPUT, "--csv", help="Print CSV, for spreadsheets.")
+_json = _flag(OUTPUT, "--json", "json", help="Print JSON instead of text.")
 
 
 @click.group(
+    cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 all well, 1 some rows failed, 2 wrong usage or manifest, 3 interrupted, resumable.",
 )
 @click.version_option(__version__, prog_name="latentkiln", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Turns lists of prompts and meshes into finished, textured glTF assets.
+    """Turn lists of prompts and meshes into finished, textured glTF assets.
 
     A manifest (CSV, JSON or JSON Lines) names one asset per row:
 
@@ -136,65 +180,81 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("manifest", type=_LOCATION)
-@_out
 @_prior
+@_download
+@_set
+@_outside
+@_unknown
 @_only
+@_flag(BUILD, "--strict", help="Build nothing if any row is wrong.")
+@_flag(BUILD, "--dry-run", help="Show what would be built, and build nothing.")
 @_option(
+    RESOURCES,
     "--lockstep",
     type=_LOCKSTEP,
     metavar="K",
-    help="Assets per prior call. Left out, or auto: what a GPU's memory carries, measured; 1 without.",
+    help="Optimise K assets per call of the prior. Left out, or auto: as many as the GPU's memory holds, measured; 1 "
+    "without a GPU.",
 )
-@_set
-@_option("--address", metavar="RAY", help="A running Ray cluster to use. Left out: a local one for this run.")
-@_option("--workers", type=click.IntRange(1, 4096), metavar="N", help="Worker processes. Left out: chosen.")
 @_option(
+    RESOURCES,
+    "--workers",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    help="Start N worker processes. Left out: chosen.",
+)
+@_option(
+    RESOURCES,
     "--gpus-per-worker",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="F",
-    help="Part of a GPU that each worker takes. Left out: as measured with --lockstep K, else a whole one.",
+    help="Give each worker this share of a GPU. Left out: as measured with --lockstep K, else a whole one.",
 )
-@_option("--strict", is_flag=True, show_default=False, help="Build nothing if any row is wrong.")
-@_option("--fail-fast", is_flag=True, show_default=False, help="Start nothing new after a failed row.")
-@_option("--dry-run", is_flag=True, show_default=False, help="Say what would be built, and build nothing.")
-@_option("--serial", is_flag=True, show_default=False, help="Build in this process, without Ray (to debug).")
 @_option(
+    RESOURCES, "--address", metavar="RAY", help="Use a running Ray cluster. Left out: start a local one for this run."
+)
+@_option(
+    RESOURCES,
+    "--precision",
+    type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
+    default="auto",
+    help="Set the number format of the prior's UNet. auto: float16 on a GPU, else float32, or bfloat16 where prior and "
+    "CPU are made for it.",
+)
+@_flag(RESOURCES, "--compile", help="Compile the UNet (slow start, faster steps).")
+@_flag(RESOURCES, "--low-memory", help="Keep in main memory what the GPU does not need all the time.")
+@_flag(RESOURCES, "--serial", help="Build in this process, without Ray (to debug).")
+@_option(
+    RESILIENCE,
     "--max-seconds",
     type=click.FloatRange(0, min_open=True),
     metavar="S",
-    help="Cut a row after S seconds of wall time, unless the row says otherwise. Left out: no limit.",
+    help="Cut a row after S seconds of wall time, unless the row sets its own limit. Left out: no limit.",
 )
 @_option(
+    RESILIENCE,
     "--max-memory",
     type=click.FloatRange(0, min_open=True),
     metavar="GB",
-    help="End a worker that holds more. Left out: no limit. No effect with --serial.",
+    help="End a worker that holds more than this. Left out: no limit. No effect with --serial.",
 )
 @_option(
+    RESILIENCE,
     "--checkpoint-seconds",
     type=click.FloatRange(0.1),
     default=30,
     metavar="S",
-    help="Save what is being built every S seconds: what a machine that dies costs at most.",
+    help="Save unfinished assets every S seconds: a machine that dies costs at most that much work.",
 )
-@_option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
-    default="auto",
-    help="Of the prior's UNet; auto: float16 on a GPU, else float32, or bfloat16 where prior and CPU are made for it.",
-)
-@_option("--compile", is_flag=True, show_default=False, help="Compile the UNet (slow start, faster steps).")
-@_option("--low-memory", is_flag=True, show_default=False, help="Keep in main memory what the GPU need not hold.")
-@_download
-@_outside
-@_unknown
-@_option("--quiet", "-q", is_flag=True, show_default=False, help="Print failures and the last line only.")
+@_flag(RESILIENCE, "--fail-fast", help="Start nothing new after a failed row.")
+@_out
+@_flag(OUTPUT, "--quiet", "-q", help="Print failures and the last line only.")
 @_json
 def run(**options: Any) -> int:
-    """Builds every row of MANIFEST that is not up to date.
+    """Build every row of MANIFEST that is not up to date.
 
-    Rows that are wrong are reported and the others built (exit 1). Stopped with Ctrl-C or killed, the same
-    command goes on where it was, and gives the same bytes. MANIFEST and --out may be URLs.
+    Rows that are wrong are reported and the others built (exit 1). After Ctrl-C or a crash the same command
+    continues where it stopped, and gives the same bytes. MANIFEST and --out may be URLs.
 
     \b
     Example:
@@ -212,15 +272,16 @@ def run(**options: Any) -> int:
 @_set
 @_outside
 @_unknown
-@_option("--skip-meshes", is_flag=True, show_default=False, help="Do not open the meshes (faster).")
-@_option("--schema", is_flag=True, show_default=False, help="Print the JSON Schema of manifests.")
+@_flag(INPUT, "--skip-meshes", help="Do not open the meshes (faster).")
+@_flag(OUTPUT, "--schema", help="Print the JSON Schema of manifests, and check nothing.")
 @_json
 def check(manifest: Location | None, schema: bool, **options: Any) -> int:
-    """Names every error in MANIFEST; builds nothing.
+    """Check a manifest and list every error.
 
-    One line per error: file:row: field: what is wrong, what is allowed. The row is the line of the file for
-    CSV and JSON Lines, the position in the list for JSON. Exit 2 if there is any. What the prior does not
-    see of a prompt is a warning; a prompt of which it knows nothing is an error, unless --allow-unknown.
+    Prints one line per error: file:row: field: what is wrong, what is allowed. The row is the line of the file for
+    CSV and JSON Lines, the position in the list for JSON. Exit 2 if there is an error. Words of a prompt that the prior
+    does not know are warnings; a prompt of which it knows nothing is an error, unless --allow-unknown is given. Parts
+    of a mesh that the asset will not keep are warnings.
 
     \b
     Example:
@@ -239,18 +300,18 @@ def check(manifest: Location | None, schema: bool, **options: Any) -> int:
 
 @cli.command()
 @click.argument("manifest", type=_LOCATION)
-@_out
 @_prior
-@_only
 @_set
 @_outside
 @_unknown
+@_only
+@_out
 @_csv
 @_json
 def plan(manifest: Location, **options: Any) -> int:
-    """Says what `run` would build, and why; builds nothing.
+    """Show what `run` would build, and why.
 
-    Exit 1 if rows are wrong, 2 if the manifest is.
+    Builds nothing. Exit 1 if rows are wrong, 2 if the manifest is.
 
     \b
     Example:
@@ -263,15 +324,15 @@ def plan(manifest: Location, **options: Any) -> int:
 
 @cli.command()
 @click.argument("manifest", type=_LOCATION)
-@_out
 @_set
 @_outside
-@_option("--yes", is_flag=True, show_default=False, help="Delete them.")
+@_out
+@_flag(OUTPUT, "--yes", help="Delete the listed assets.")
 @_json
 def clean(manifest: Location, **options: Any) -> int:
-    """Lists assets that are no longer in MANIFEST.
+    """List assets whose rows are no longer in MANIFEST.
 
-    With --yes it deletes them. Nothing but folders of ours is touched, and none that a run is building.
+    Deletes them with --yes. Touches only folders that latentkiln wrote, and none that a run is building.
 
     \b
     Example:
@@ -285,21 +346,20 @@ def clean(manifest: Location, **options: Any) -> int:
 
 @cli.command()
 @click.argument("out", type=_LOCATION, default="outputs")
-@_option("--watch", is_flag=True, show_default=False, help="Print again every second until the run has ended.")
-@_option(
+@_flag(
+    INPUT,
     "--check",
-    is_flag=True,
-    show_default=False,
     help="Compare every asset with its recorded hashes. Exit 1 if rows failed, are missing or damaged.",
 )
+@_flag(OUTPUT, "--watch", help="Print again every second until the run has ended.")
 @_csv
 @_json
 def status(out: Location, json: bool, csv: bool, watch: bool, check: bool) -> int:
-    """Says how far the run into OUT is, or how it ended.
+    """Show how far the run into OUT is, or how it ended.
 
-    OUT is the folder or URL that `run` was given with --out (left out: outputs). Assets that are no longer there
-    are missing, those that changed since they were built are damaged. Exit 0 unless --check is given; with it 1
-    if rows failed, are missing or damaged, else 3 if some are unfinished.
+    OUT is the folder or URL given to `run` with --out (left out: outputs). An asset that is gone is reported as
+    missing, one that changed since it was built as damaged. Exit 0 unless --check is given; with it 1 if rows failed,
+    are missing or damaged, else 3 if some are unfinished.
 
     \b
     Example:
@@ -315,10 +375,10 @@ def status(out: Location, json: bool, csv: bool, watch: bool, check: bool) -> in
 @click.argument("asset", type=_LOCATION)
 @_json
 def inspect(asset: Location, json: bool) -> int:
-    """Says where ASSET came from.
+    """Show where ASSET came from.
 
-    ASSET is a .glb of ours or its folder, or the URL of either. Prints its prompt, seed, prior, backends, fingerprint
-    and times. Exit 1 if its bytes are not those that the record beside it names.
+    ASSET is a .glb that latentkiln wrote or its folder, or the URL of either. Prints its prompt, seed, prior, backends,
+    fingerprint and times. Exit 1 if its bytes differ from those that its record names.
 
     \b
     Example:
@@ -333,9 +393,9 @@ def inspect(asset: Location, json: bool) -> int:
 @_prior
 @_json
 def doctor(prior: str, json: bool) -> int:
-    """Says what works on this machine.
+    """Show what works on this machine.
 
-    Versions, devices, backends with their licences, the prior, Ray.
+    Prints versions, devices, backends with their licences, the prior, and Ray.
 
     \b
     Example:
@@ -348,7 +408,7 @@ def doctor(prior: str, json: bool) -> int:
 
 @cli.group()
 def prior() -> None:
-    """Looks at a diffusion prior by itself.
+    """Inspect, fetch and try a diffusion prior.
 
     \b
     Example:
@@ -361,10 +421,10 @@ def prior() -> None:
 @prior.command("fetch")
 @click.argument("prior")
 def prior_fetch(prior: str) -> int:
-    """Downloads PRIOR from the Hugging Face hub into this machine's hub cache.
+    """Download PRIOR from the Hugging Face hub into this machine's hub cache.
 
-    PRIOR is a hub id with or without a revision. Only what is needed comes: configs, tokenizers and safetensors.
-    Everything else works offline.
+    PRIOR is a hub id with or without a revision. Only configs, tokenizers and safetensors are downloaded. All other
+    commands work offline.
 
     \b
     Example:
@@ -377,13 +437,15 @@ def prior_fetch(prior: str) -> int:
 
 @prior.command("fit-rgb")
 @click.argument("prior")
-@_option("--images", type=click.IntRange(8, 10_000), default=48, help="Pictures to fit on; a quarter is held out.")
+@_option(
+    BUILD, "--images", type=click.IntRange(8, 10_000), default=48, help="Fit on this many pictures; hold out a quarter."
+)
 @_json
 def prior_fit_rgb(prior: str, images: int, json: bool) -> int:
-    """Fits the map from PRIOR's latents to colours.
+    """Fit the map from PRIOR's latents to colours.
 
-    Needed once for SDXL and other autoencoders; SD 1.x and 2.x have a published one. It is written into the prior's
-    folder, or to your cache if that is read-only, and becomes a part of the prior's identity.
+    SDXL and other autoencoders need it once; SD 1.x and 2.x have a published map. The result is written into the
+    prior's folder, or into your cache if that folder is read-only, and becomes part of the prior's identity.
 
     \b
     Example:
@@ -398,9 +460,7 @@ def prior_fit_rgb(prior: str, images: int, json: bool) -> int:
 @click.argument("name", default="embedded", metavar="[PRIOR]")
 @_json
 def prior_show(name: str, json: bool) -> int:
-    """Says what a prior is and knows.
-
-    Constants, sizes, licence, words and identity.
+    """Show a prior's card: constants, sizes, licence, words and identity.
 
     \b
     Example:
@@ -413,25 +473,27 @@ def prior_show(name: str, json: bool) -> int:
 
 @prior.command("sample")
 @click.argument("prompt")
-@_option("--out", type=_FILE, default="sample.png", metavar="FILE", help="The PNG to write.")
 @_prior
-@_option("--count", type=click.IntRange(1, 64), default=8, help="Images in the grid.")
+@_option(BUILD, "--count", type=click.IntRange(1, 64), default=8, help="Draw this many images.")
 @_option(
+    BUILD,
     "--size",
     type=click.IntRange(16, 2048),
     metavar="PIXELS",
-    help="Side of an image; default: the prior's native size.",
+    help="Set the side of an image. Left out: the prior's native size.",
 )
-@_option("--seed", type=click.IntRange(0), default=0, help="Same seed, same images.")
-@_option("--steps", type=click.IntRange(1, 1000), default=30, help="Denoising steps.")
+@_option(BUILD, "--seed", type=click.IntRange(0), default=0, help="Draw from this seed: same seed, same images.")
+@_option(BUILD, "--steps", type=click.IntRange(1, 1000), default=30, help="Take this many denoising steps.")
 @_option(
+    BUILD,
     "--guidance-scale",
     type=click.FloatRange(0, 1000),
-    help="How hard the prompt steers; default: what suits the prior (7.5 where it does not say).",
+    help="Set how hard the prompt steers. Left out: the prior's own scale, or 7.5.",
 )
-@_option("--negative-prompt", default="", show_default=False, help="What to steer away from.")
+@_option(BUILD, "--negative-prompt", default="", show_default=False, help="Steer away from this text.")
+@_option(OUTPUT, "--out", type=_FILE, default="sample.png", metavar="FILE", help="Write the images to this PNG.")
 def prior_sample(prompt: str, prior: str, **options: Any) -> int:
-    """Draws images of PROMPT with a prior, to see what it knows.
+    """Draw images of PROMPT with a prior, to see what it knows.
 
     \b
     Example:

@@ -1,20 +1,21 @@
-"""What has to be built, and why: the fingerprint of a job against the record that stands beside its asset."""
+"""Decide what must be built and why: compare the fingerprint of each job with the record beside its asset."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.core.asset_layout import LEASE
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.core.job import Job
+from pipeline.core.json_types import Json
 from pipeline.core.location import Location, RemotePath
 from pipeline.export.record import foreign_without_record, is_ours, load_record, output_problem, read_failure
 from pipeline.mesh.mesh_hash import may_have_buffers, mesh_sha256
@@ -27,20 +28,20 @@ from pipeline.storage.snapshot import Snapshot, take_snapshots
 
 Action = Literal["build", "keep", "blocked"]
 
-# What the fingerprint is made of. Raised when its make-up changes, which rebuilds every asset.
+# The version of the fingerprint's content. Raising it rebuilds every asset.
 _FINGERPRINT_SCHEMA = 1
 _MAX_SHOWN = 40
-# Rows whose assets at a URL are looked at together.
+# Rows whose assets at a URL are read together.
 _WINDOW = 256
 
 
 @dataclass(frozen=True)
 class PlanItem:
-    """What is to happen with one job: ``build`` it, ``keep`` what is there, or nothing because it is ``blocked``.
+    """The decision about one job: ``build`` it, ``keep`` its asset, or neither because it is ``blocked``.
 
-    ``reason`` says why in words; ``fingerprint`` is empty for a blocked job whose mesh cannot be read. ``alone``
-    keeps the job out of groups: it was quarantined, and nothing of it has changed since. ``foreign``: its folder is
-    somebody else's, in which nothing may be written, not even why it is blocked.
+    ``reason`` gives the reason in words. ``fingerprint`` is empty for a blocked job whose mesh cannot be read.
+    ``alone`` keeps the job out of batches, because it was quarantined and has not changed since. ``foreign`` says that
+    its folder belongs to somebody else, so nothing may be written there, not even a failure.
     """
 
     job: Job
@@ -57,13 +58,13 @@ def fingerprint(
     prior_identity: str,
     recipe_version: str,
     mesh_sha256: str,
-    adapters: Sequence[Mapping[str, Any]] = (),
+    adapters: Sequence[Json] = (),
 ) -> str:
-    """Hex sha256 that names the asset: same fingerprint, nothing to do.
+    """Return the hex sha256 that names the asset. An asset with the same fingerprint is up to date.
 
-    Made of everything that decides the asset: recipe and its version, prompts, seed, settings, the bytes of the
-    mesh, the prior, and of ``adapters`` (as ``adapter_hashes`` gives them). Not of ids, paths, the machine, or settings
-    that are mere limits.
+    The fingerprint covers everything that decides the bytes of the asset: the recipe and its version, prompts, seed,
+    settings, the bytes of the mesh, the prior, and ``adapters`` (as returned by ``adapter_hashes``). It covers neither
+    ids, paths and the machine, nor settings that are mere limits.
     """
     limits = LIMIT_SETTINGS.get(job.recipe, frozenset())
     content = {
@@ -82,30 +83,43 @@ def fingerprint(
     return sha256_bytes(canonical_json(content))
 
 
-# Why a job cannot be built although its files are there; "" where it can.
+# Returns why a job whose files exist cannot be built; "" if it can.
 Refuse = Callable[[Job], str]
 
 
-def plan(jobs: Iterable[Job], out: Location, *, prior_identity: str, refuse: Refuse = lambda job: "") -> list[PlanItem]:
-    """One PlanItem for each job, in order, from the records under ``out``. Writes nothing, raises nothing.
+def plan(
+    jobs: Iterable[Job],
+    out: Location,
+    *,
+    prior_identity: str,
+    refuse: Refuse = lambda job: "",
+    hashes: FileHashes | None = None,
+) -> list[PlanItem]:
+    """Return one PlanItem per job, in order, from the records under ``out``. Writes nothing.
 
-    Each mesh is hashed once in a process while its size and time stay as they are; so is each output. ``refuse`` is
-    asked about jobs that would be built; what is up to date stays so.
+    ``refuse`` is called for jobs that would be built, not for those that are up to date. Plans that share ``hashes``
+    hash each unchanged mesh and output only once. Raises StorageError for an output root at a URL.
     """
-    return list(iterate(jobs, out, prior_identity=prior_identity, refuse=refuse))
+    return list(iterate(jobs, out, prior_identity=prior_identity, refuse=refuse, hashes=hashes))
 
 
 def iterate(
-    jobs: Iterable[Job], out: Location, *, prior_identity: str, refuse: Refuse = lambda job: ""
+    jobs: Iterable[Job],
+    out: Location,
+    *,
+    prior_identity: str,
+    refuse: Refuse = lambda job: "",
+    hashes: FileHashes | None = None,
 ) -> Iterator[PlanItem]:
-    """As ``plan``, one by one; of an output root at a URL a window of rows at a time. Raises StorageError for that."""
+    """As ``plan``, but yield the items one by one; for an output root at a URL read a window of rows at a time."""
+    hashes = hashes or FileHashes()
     meshes: dict[Location | None, tuple[str, str]] = {None: ("", "")}
     for manifest_job, folder in _with_folders(prefetch_inputs(jobs), out):
         job, named = manifest_job, manifest_job.origin or manifest_job.mesh
         if len(meshes) > _MAX_CACHED:
             meshes = {None: ("", "")}
         if named not in meshes:
-            meshes[named] = _identify(named)
+            meshes[named] = _identify(named, hashes)
         mesh, problem = meshes[named]
         if job.origin and mesh:
             job = dataclasses.replace(job, origin=dataclasses.replace(job.origin, sha256=mesh))
@@ -122,7 +136,7 @@ def iterate(
         if isinstance(folder, Path) and (why := _obstruction(folder)):
             yield PlanItem(job, "blocked", why, mark, foreign=True)
             continue
-        reason = _reason_to_build(job, folder, mark, mesh, prior_identity, version, adapters)
+        reason = _reason_to_build(job, folder, mark, mesh, prior_identity, version, adapters, hashes)
         if not reason:
             yield PlanItem(job, "keep", "up to date", mark)
             continue
@@ -140,8 +154,11 @@ def iterate(
 
 
 def leftovers(out: Location, knows: Callable[[str], bool]) -> Iterator[tuple[str, Path | Snapshot]]:
-    """Folders of rows under ``out`` of which ``knows`` is false, by name: rows that are no longer in the manifest,
-    built, failed or half built. Nothing is looked at through links. Raises StorageError."""
+    """Yield (name, folder) of rows under ``out`` for which ``knows(name)`` is false, sorted by name.
+
+    These rows are no longer in the manifest; they may be built, failed or half built. Follows no links. Raises
+    StorageError.
+    """
     if isinstance(out, RemotePath):
         unknown = sorted(name for name in publish.asset_ids(out) if not knows(name))
         yield from ((name, there) for name, there in take_snapshots(out, unknown) if is_ours(there, name))
@@ -156,7 +173,7 @@ def leftovers(out: Location, knows: Callable[[str], bool]) -> Iterator[tuple[str
 
 
 def _with_folders(jobs: Iterable[Job], out: Location) -> Iterator[tuple[Job, Path | Snapshot]]:
-    """Each job with its folder, or with what stands in it at a URL."""
+    """Yield each job with its folder, or with the snapshot of its folder at a URL."""
     if not isinstance(out, RemotePath):
         yield from ((job, out / job.id) for job in jobs)
         return
@@ -167,12 +184,12 @@ def _with_folders(jobs: Iterable[Job], out: Location) -> Iterator[tuple[Job, Pat
 
 
 def is_foreign(folder: Path | Snapshot) -> bool:
-    """Whether nothing may be written in a row's folder, not even why it is not built."""
+    """Return whether the folder of a row belongs to somebody else, so that nothing may be written there."""
     return bool(isinstance(folder, Path) and _obstruction(folder)) or bool(foreign_without_record(folder))
 
 
 def _obstruction(folder: Path) -> str:
-    """Empty when the asset's folder can be used, else what stands in its place."""
+    """Return why the asset's folder cannot be used; "" if it can."""
     try:
         mode = folder.lstat().st_mode
         if stat.S_ISDIR(mode):
@@ -190,13 +207,20 @@ def _obstruction(folder: Path) -> str:
 
 
 def _reason_to_build(
-    job: Job, folder: Path | Snapshot, mark: str, mesh: str, prior: str, version: str, adapters: list[dict[str, Any]]
+    job: Job,
+    folder: Path | Snapshot,
+    mark: str,
+    mesh: str,
+    prior: str,
+    version: str,
+    adapters: Sequence[Json],
+    hashes: FileHashes,
 ) -> str:
-    """Why the asset in ``folder`` has to be built (again); empty when it is up to date."""
+    """Return why the asset in ``folder`` must be built (again); "" if it is up to date."""
     record, damage = load_record(folder)
     if record is not None and record["fingerprint"] == mark:
-        # The last words of an earlier failure do not matter to an asset that is whole.
-        problem = _output_problem(folder, record)
+        # An earlier failure does not matter if the asset is complete.
+        problem = _output_problem(folder, record, hashes)
         return f"output missing or damaged: {problem}" if problem else ""
     failure = read_failure(folder)
     how = "quarantined" if failure and failure.get("quarantined") else "failed"
@@ -209,12 +233,12 @@ def _reason_to_build(
     if (_at(record, "inputs", "adapters") or []) != adapters:
         words.append("lora or concept changed")
     changes = "; ".join(words) or "its inputs changed"
-    # A failure of just these inputs: the change was tried already.
+    # The last build of these same inputs failed.
     return f"{changes}; {failed}" if failure and failure.get("fingerprint") == mark else changes
 
 
-def _changes(record: Mapping[str, Any], job: Job, mesh: str, prior: str, version: str) -> Iterator[str]:
-    """What differs between what the record was made from and what the job says now, in words."""
+def _changes(record: Json, job: Job, mesh: str, prior: str, version: str) -> Iterator[str]:
+    """Yield the differences between the inputs in the record and the job, in words."""
     before = _at(record, "inputs", "job")
     if record.get("recipe") != job.recipe:
         yield f"recipe changed from {_show(record.get('recipe'))} to {_show(job.recipe)}"
@@ -247,14 +271,14 @@ def _changes(record: Mapping[str, Any], job: Job, mesh: str, prior: str, version
             yield f"{name} changed from {_show(old[name])} to {_show(job.settings[name])}"
 
 
-def _at(value: object, *keys: str) -> Any:
+def _at(value: object, *keys: str) -> object:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
 def _show(value: object) -> str:
-    """A recorded value in a reason; ``None`` is what the prior recommends."""
+    """Format a recorded value. ``None`` means the value that the prior recommends."""
     if value is None:
         return "the prior's"
     if isinstance(value, bool):
@@ -268,12 +292,48 @@ def _one_line(value: object) -> str:
     return text if len(text) <= 5 * _MAX_SHOWN else text[: 5 * _MAX_SHOWN - 3] + "..."
 
 
-# Hashes of files, by what the file system says of them: a file that keeps all of it keeps its bytes.
+# The key of a file's hash. A file whose path, size, time and inode stay the same keeps its bytes.
 _FileStamp = tuple[str, int, int, int]
-# Bounded, so that a long manifest fills no memory: beyond, they start anew.
+# The caches are cleared beyond this size, so that a long manifest does not fill the memory.
 _MAX_CACHED = 1 << 16
-_mesh_hashes: dict[_FileStamp, str] = {}
-_verified_outputs: set[tuple[_FileStamp, str]] = set()
+
+
+class FileHashes:
+    """Hashes of meshes and checks of outputs, remembered while a file's path, size, time and inode stay the same."""
+
+    def __init__(self) -> None:
+        self._meshes: dict[_FileStamp, str] = {}
+        self._verified: set[tuple[_FileStamp, str]] = set()
+
+    def of_mesh(self, path: Path) -> str:
+        """Return the hash of a mesh (``mesh_sha256``). Raises OSError, MeshError."""
+        # The stamp of a glTF does not cover its buffers, so such a mesh is hashed once in each plan.
+        if may_have_buffers(path):
+            return mesh_sha256(path)
+        stamp = _stamp(path)
+        if len(self._meshes) > _MAX_CACHED:
+            self._meshes.clear()
+        if stamp not in self._meshes:
+            self._meshes[stamp] = mesh_sha256(path)
+        return self._meshes[stamp]
+
+    def output_problem(self, folder: Path, record: Json) -> str:
+        """As ``export.record.output_problem``, but hash an unchanged output only once."""
+        outputs = publish.outputs_of(record)
+        try:
+            keys = {(_stamp(folder / name), str(expected["sha256"])) for name, expected in outputs.items()}
+        except OSError:
+            return output_problem(folder, record)
+        if not outputs:
+            return "the record names no outputs"
+        if keys <= self._verified:
+            return ""
+        problem = output_problem(folder, record)
+        if len(self._verified) > _MAX_CACHED:
+            self._verified.clear()
+        if not problem:
+            self._verified.update(keys)
+        return problem
 
 
 def _stamp(path: Path) -> _FileStamp:
@@ -281,20 +341,20 @@ def _stamp(path: Path) -> _FileStamp:
     return (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
-def _identify(mesh: Location | None) -> tuple[str, str]:
-    """The hash of a mesh and "", or "" and why there is none."""
+def _identify(mesh: Location | None, hashes: FileHashes) -> tuple[str, str]:
+    """Return the hash of a mesh and "", or "" and why it cannot be hashed."""
     if mesh is None:
         return "", ""
     try:
-        return (fetch_mesh(mesh)[1] if isinstance(mesh, RemotePath) else _hash_mesh(mesh)), ""
+        return (fetch_mesh(mesh)[1] if isinstance(mesh, RemotePath) else hashes.of_mesh(mesh)), ""
     except LatentkilnError as error:
         return "", f"the mesh cannot be used: {error.message}"
     except OSError as error:
         return "", f"the mesh cannot be read: {error.strerror or error}"
 
 
-def _identify_adapters(job: Job) -> tuple[Job, list[dict[str, Any]], str]:
-    """The job with its LoRAs and concepts on this node, what they are, and "" or why they cannot be used."""
+def _identify_adapters(job: Job) -> tuple[Job, Sequence[Json], str]:
+    """Return the job with its adapters on this node, their hashes, and "" or why they cannot be used."""
     try:
         job = with_local_adapters(job)
         return job, adapter_hashes(job.adapters), ""
@@ -302,35 +362,10 @@ def _identify_adapters(job: Job) -> tuple[Job, list[dict[str, Any]], str]:
         return job, [], f"an adapter cannot be used: {error.message}"
 
 
-def _hash_mesh(path: Path) -> str:
-    # The buffers beside a glTF have stamps of their own: such a mesh is hashed once in each plan.
-    if may_have_buffers(path):
-        return mesh_sha256(path)
-    stamp = _stamp(path)
-    if len(_mesh_hashes) > _MAX_CACHED:
-        _mesh_hashes.clear()
-    if stamp not in _mesh_hashes:
-        _mesh_hashes[stamp] = mesh_sha256(path)
-    return _mesh_hashes[stamp]
-
-
-def _output_problem(folder: Path | Snapshot, record: Mapping[str, Any]) -> str:
-    """As ``export.record.output_problem``, hashing an output once while it stays as it is."""
-    if isinstance(folder, Snapshot):
-        if LEASE in folder.files:
-            return "its builder is still at it, or was killed at the very end"
-        return output_problem(folder, record) if record["outputs"] else "the record names no outputs"
-    try:
-        keys = {(_stamp(folder / name), str(expected["sha256"])) for name, expected in record["outputs"].items()}
-    except OSError:
-        return output_problem(folder, record)
-    if not record["outputs"]:
-        return "the record names no outputs"
-    if keys <= _verified_outputs:
-        return ""
-    problem = output_problem(folder, record)
-    if len(_verified_outputs) > _MAX_CACHED:
-        _verified_outputs.clear()
-    if not problem:
-        _verified_outputs.update(keys)
-    return problem
+def _output_problem(folder: Path | Snapshot, record: Json, hashes: FileHashes) -> str:
+    """Return which output in ``folder`` is missing or damaged; "" if all are complete."""
+    if not isinstance(folder, Snapshot):
+        return hashes.output_problem(folder, record)
+    if LEASE in folder.files:
+        return "its builder is still at it, or was killed at the very end"
+    return output_problem(folder, record) if record["outputs"] else "the record names no outputs"

@@ -1,4 +1,4 @@
-"""What travels through the program: one job per valid manifest row."""
+"""A job: one valid row of a manifest."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipeline.core.location import RemotePath
 
 @dataclass(frozen=True)
 class RowLocation:
-    """Where a row stands: manifest path as the user gave it, and its 1-based number.
+    """The location of a row: the manifest's path as the user wrote it, and the 1-based number of the row.
 
-    For CSV the number is the line in the file (the header is line 1); for JSON Lines the line; for JSON the
-    1-based position in the list of rows.
+    For CSV and JSON Lines the number is the line in the file (the header of a CSV is line 1); for JSON it is the
+    position in the list of rows.
     """
 
     file: str
@@ -29,8 +29,8 @@ class RowLocation:
 class AdapterFile:
     """A file that adapts the prior for one row: a ``lora`` with its weight, or a ``concept`` (textual inversion).
 
-    Where it lies at a URL, ``origin`` names it, with its hash once that is known, and ``path`` is this node's copy (its
-    mere name before it was fetched).
+    ``path`` is a local file. For a file at a URL, ``origin`` is the URL, with the file's hash once known, and ``path``
+    is this node's copy, or only its name before it was fetched.
     """
 
     kind: Literal["lora", "concept"]
@@ -41,12 +41,12 @@ class AdapterFile:
 
 @dataclass(frozen=True)
 class Job:
-    """One asset to build. Everything in it but ``row_location`` and the files' *paths* changes the asset's bytes.
+    """One asset to build. All fields but ``id``, ``row_location`` and the *paths* of files decide the asset's bytes.
 
-    ``mesh`` is the absolute path of the input mesh. Where that lies at a URL, ``origin`` names it, with its hash once
-    that is known, and ``mesh`` is this node's copy (None before it was fetched); else ``mesh_sha256`` is the hash it
-    was planned with. ``settings`` holds every setting of the recipe by name, validated, with defaults filled in; JSON
-    values only.
+    ``mesh`` is the absolute path of the input mesh; ``mesh_sha256`` is the hash with which it was planned. For a mesh
+    at a URL, ``origin`` is the URL, with the hash once known, and ``mesh`` is this node's copy, None before it was
+    fetched. ``settings`` holds every setting of the recipe by name, validated, with defaults filled in; the values are
+    JSON values.
     """
 
     id: str
@@ -62,9 +62,9 @@ class Job:
     mesh_sha256: str = field(default="", compare=False)
 
 
-# Called by long stages as report(stage, done, total); cheap enough to call at every step.
+# Long stages call report(stage, done, total) at every step; it is cheap.
 Reporter = Callable[[str, int, int], None]
 
 
 def no_report(stage: str, done: int, total: int) -> None:
-    """A reporter that says nothing."""
+    """A reporter that does nothing."""

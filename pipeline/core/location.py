@@ -1,4 +1,4 @@
-"""Names of things at a URL, and what may stand in such a name. Light: no client library is imported here."""
+"""Paths and URLs of files, and the rules for URLs. Imports no client library."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _LOCAL = ("file", "local")
 class RemotePath:
     """A file or folder at a URL (``s3://bucket/prefix/name``), without a slash at the end.
 
-    ``/``, ``name``, ``parent`` and ``suffix`` are those of a ``Path``; what asks the store is in ``storage``.
-    ``sha256``, where known, is the content that a file has to have; it is no part of the name.
+    ``/``, ``name``, ``parent`` and ``suffix`` work as those of a ``Path``. Access to the store is in ``storage``.
+    ``sha256``, if known, is the hash that the file must have; it does not count in comparisons.
     """
 
     url: str
@@ -48,13 +48,13 @@ class RemotePath:
 
     @property
     def parent(self) -> RemotePath:
-        """The folder this lies in; the bucket's is the bucket."""
+        """The folder that contains this path. The parent of a bucket is the bucket itself."""
         folder = self.key.rpartition("/")[0]
         return RemotePath(f"{self.scheme}://{folder}") if folder else self
 
     @property
     def suffix(self) -> str:
-        """The ending of the name with its dot, or nothing."""
+        """The suffix of the name with its dot, or ""."""
         return Path(self.name).suffix
 
 
@@ -62,14 +62,14 @@ Location = Path | RemotePath
 
 
 def is_url(text: str) -> bool:
-    """Whether ``text`` is an address rather than a path."""
+    """Return whether ``text`` is a URL and not a path."""
     return _URL.match(text) is not None
 
 
 def url_problem(text: str) -> str:
-    """Empty when the address ``text`` can be used, else what is wrong with it.
+    """Return what is wrong with the URL ``text``; "" if it can be used.
 
-    Never repeats a part of it that may be secret: a password before an ``@``, or a signature after a ``?``.
+    Never repeats a part that may be secret: a password before an ``@``, or a signature after a ``?``.
     """
     match = _URL.match(text)
     if match is None:
@@ -92,8 +92,10 @@ def url_problem(text: str) -> str:
 
 
 def require_folder(location: Location) -> None:
-    """Raises UsageError where ``location`` (``--out``) can be no folder: a file stands there, or on the way to it, or
-    its name is one that libraries cannot open."""
+    """Raise UsageError if ``location`` (``--out``) cannot be a folder.
+
+    Either it or one of its parents is a file, or libraries cannot open its name.
+    """
     if isinstance(location, RemotePath):
         return
     if not is_encodable(str(location.absolute())):
@@ -108,7 +110,7 @@ def require_folder(location: Location) -> None:
 
 
 def is_encodable(name: str) -> bool:
-    """Whether a file's ``name`` is UTF-8: others reach Python as lone surrogates, and libraries in C refuse them."""
+    """Return whether a file's ``name`` is UTF-8. Python decodes others to lone surrogates, which C libraries refuse."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -117,9 +119,9 @@ def is_encodable(name: str) -> bool:
 
 
 def parse_location(text: str) -> Location:
-    """A ``Path`` for a path or a ``file://`` address, a ``RemotePath`` for any other address.
+    """Return a ``Path`` for a path or a ``file://`` URL, and a ``RemotePath`` for any other URL.
 
-    Raises UsageError for an address that cannot be used.
+    Raises UsageError for a URL that cannot be used.
     """
     match = _URL.match(text)
     if match is None:

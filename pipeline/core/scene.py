@@ -1,4 +1,4 @@
-"""What the distillation loop asks of anything it optimises."""
+"""The interface between the optimisation loop and the scenes it optimises."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @dataclass(frozen=True)
 class View:
-    """One rendered view, as the guidance sees it. ``direction_word`` is front, side, back, overhead or bottom."""
+    """One rendered view. ``direction_word`` is front, side, back, overhead or bottom; ``close`` marks close-ups."""
 
     direction_word: str
     close: bool
@@ -23,12 +23,12 @@ class Rendering:
 
     Attributes:
         latents: (V, C, h, w) float32 scaled latents on the scene's device, with a graph to its parameters.
-        views: V descriptions, from which prompts are chosen.
-        extra_loss: further differentiable terms, already weighted and summed; None for none.
-        noise: (V, C, h, w) standard normal noise to guide with, where it belongs to the scene; None: fresh noise.
-        time: the timestep to guide at, as a share of T, where the scene decides it; None: one is drawn for each view.
-        next_time: the timestep that a ``FlowScene`` goes on to from ``time``; None: to no noise at all.
-        guidance: what the guidance scale is multiplied with.
+        views: V descriptions, which choose the prompts.
+        extra_loss: scalar sum of the scene's own weighted losses; None where the scene has none.
+        noise: (V, C, h, w) standard normal noise of the scene's own; None: the loop draws noise at each step.
+        time: timestep of all views as a share of T, chosen by the scene; None: the loop draws one for each view.
+        next_time: timestep, as a share of T, to which a ``FlowScene`` moves from ``time``; None: to no noise at all.
+        guidance: factor of the guidance scale.
     """
 
     latents: torch.Tensor
@@ -52,24 +52,23 @@ class Scene(Protocol):
         ...
 
     def state(self) -> Mapping[str, torch.Tensor]:
-        """Everything a checkpoint must hold, by name. Names, shapes, dtypes and memory layout are the same at any
-        step."""
+        """All tensors of a checkpoint, by name. Names, shapes, dtypes and memory layout are the same at every step."""
         ...
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Takes back the values that ``state`` gave; memory layout stays the scene's own.
+        """Restore the values that ``state`` returned, in the memory layout of this scene's tensors.
 
-        Raises ValueError, before anything is changed, when names or shapes differ or values mean nothing.
+        Raises ValueError where names or shapes differ or values are invalid; the scene is then unchanged.
         """
         ...
 
 
 @runtime_checkable
 class FlowScene(Scene, Protocol):
-    """A scene that is moved along the model's flow instead of by Adam: it decides the timesteps of its renderings and
-    takes its own steps."""
+    """A scene that follows the model's flow instead of Adam. It chooses the timesteps of its renderings and takes its
+    own steps."""
 
     def follow(self, rendering: Rendering, residual: torch.Tensor, share: torch.Tensor) -> None:
-        """One step: ``residual`` (V, C, h, w) is the rendered latents less the clean ones that the model sees in
-        them; to go the ``share`` () of the way to those is DDIM's step from ``time`` to ``next_time``."""
+        """Take one step. ``residual`` (V, C, h, w) is the rendered latents minus the clean latents that the model
+        predicts. Moving by ``share`` () of the residual is DDIM's step from ``time`` to ``next_time``."""
         ...

@@ -3,7 +3,7 @@ are.
 
 Every weight (lambda) stands against the guidance's gradient, which is exactly w(t) (eps_hat - eps) per latent pixel, a
 sum over a view's pixels and a mean over the views of a step: all terms are added and back-propagated once, without a
-loss scaler (METHOD section 8), and their balance holds for any number of views. What is published for the same
+loss scaler (docs/method.md, section 1), and their balance holds for any number of views. What is published for the same
 losses went through a loss scaler that began at 65,536 and left out the guidance: a sparsity of 5e-4 acted like 33 here.
 """
 
@@ -17,7 +17,7 @@ _EDGE = 1e-5
 
 
 def sparsity(weight: torch.Tensor) -> torch.Tensor:
-    """Mean binary entropy, in bits, of accumulated weights (R,): rays are to hit or to miss (METHOD section 3).
+    """Mean binary entropy, in bits, of accumulated weights (R,): rays should hit or miss (docs/method.md, section 3).
 
     Weights are clamped to [1e-5, 1 - 1e-5]; those beyond get no gradient. 0 for no rays.
     """

@@ -55,8 +55,8 @@ class OccupancyGrid:
         """Looks at the density again: max(decayed, new) per cell looked at; the others stay as they are.
 
         ``density`` maps points (M, 3) float32 on ``device`` to (M,) >= 0. One point in each cell looked at, jittered
-        by the stream (seed, step). The first looks see all cells. A cell is occupied from min(mean, cap) on (METHOD
-        section 3). Raises LatentkilnError for a density that is not a number.
+        by the stream (seed, step). The first looks see all cells. A cell is occupied from min(mean, cap) on
+        (docs/method.md, section 3). Raises LatentkilnError for a density that is not a number.
         """
         cells = self._cells()
         jitter = numpy_generator(seed, "occupancy", step).random((len(cells), 3), np.float32)

@@ -41,7 +41,7 @@ _PIECE = {"cpu": 1 << 14, "cuda": 1 << 18}
 
 @dataclass(frozen=True)
 class FieldSettings:
-    """Sizes and constants of METHOD's field.
+    """Sizes and constants of the radiance field (docs/method.md, section 3).
 
     Attributes:
         grid: the encoding.

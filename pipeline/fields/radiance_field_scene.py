@@ -1,4 +1,4 @@
-"""A radiance field of latents that is grown from nothing (Latent-NeRF, METHOD sections 3 to 5).
+"""A radiance field of latents that is grown from nothing (Latent-NeRF, docs/method.md, sections 3 to 5).
 
 The same scene, with a linear layer from latents to RGB and the prior's encoder behind it, is the RGB refinement of
 section 4: compositing is linear, so the layer is applied to the composited rays and means the same.

@@ -12,6 +12,7 @@ _TAIL = 1e-3
 # ... and how many times larger the box with it is than the box without, before it is told.
 _RATIO = 4.0
 _BINS = 4096
+FAR = "far from the rest"
 
 
 def outlier_warning(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> str:
@@ -45,7 +46,8 @@ def outlier_warning(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> 
     if ratio < _RATIO:
         return ""
     share = 100 * area[far].sum() / area.sum()
+    count = int(far.sum())
     return (
-        f"{int(far.sum())} of {len(faces)} faces ({share:.1g}% of the surface) lie far from the rest: the object "
-        f"fills only 1/{min(ratio, 1e9):.0f} of each view; delete them to paint it in full"
+        f"{count} of {len(faces)} faces ({share:.1g}% of the surface) {'lies' if count == 1 else 'lie'} {FAR}, "
+        f"which is only 1/{min(ratio, 1e9):.0f} of the whole in size: delete what is not meant"
     )

@@ -31,7 +31,7 @@ from pipeline.mesh.primitives import combine
 
 Float64Array = NDArray[np.float64]
 
-# A centred sketch's farthest vertex (METHOD 5: the paper's 0.7).
+# A centred sketch's farthest vertex (docs/method.md, section 5).
 RADIUS = 0.7
 RESOLUTION = 128
 TIME_LIMIT = 600.0

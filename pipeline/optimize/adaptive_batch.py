@@ -1,10 +1,10 @@
-"""How many scenes go through the prior at once.
+"""The number of scenes that share a call of the prior.
 
-``fitting_batch_size`` finds the number that a device has memory for, by measuring the prior's part, before a run and
-its rows are known. ``AdaptiveBatchSize`` starts from what the first real scenes of a kind take, with all that is
-theirs, and corrects it while the loop runs: half as many when memory does not suffice after all, and after a long while
-twice as many again, should somebody else have held the memory then. All is remembered for this prior, device and kind
-of view, in this user's cache. Numbers do not depend on the width; the last bits may, so the record says which it was.
+``fitting_batch_size`` measures the prior alone and returns the batch size for which a device has memory, before a run
+and its rows are known. ``AdaptiveBatchSize`` measures the first real scenes of a kind, and corrects the batch size
+while the loop runs: it halves it when memory does not suffice, and doubles it again after many rounds, because another
+process may have held the memory. Both store the batch size in the user's cache, by prior, device and shape of views.
+The batch size changes no more than the last bits of an asset's numbers; the record states it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _FILE = "lockstep.json"
 WITHOUT_CUDA = 4
-"""What ``fitting_batch_size`` answers where there is no device memory to measure."""
-# Of the device's memory; the rest is for what scenes keep between their steps, and for fragmentation.
+"""The batch size of ``fitting_batch_size`` on devices other than CUDA."""
+# Share of the device's memory; the remainder covers what scenes keep between steps, and fragmentation.
 _USABLE_SHARE = 0.85
 # Rounds without lack of memory after which a width that was halved is doubled; four times as many after each failure.
 GROW_AFTER = 256
@@ -41,13 +41,13 @@ _MEMORY_ERRORS = (
 
 
 class OutOfMemory(LatentkilnError):
-    """Not even one scene fits the device's memory."""
+    """The device's memory does not suffice for a single scene."""
 
     stage = "distill"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that the device's memory did not suffice, in torch's words or in another library's."""
+    """Whether ``error`` reports that the device's memory did not suffice, from torch or another library."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     message = str(error).lower().replace("_", " ")
@@ -57,7 +57,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 class AdaptiveBatchSize:
     """The number of scenes that share a call, ``current``; at most ``lockstep``.
 
-    ``kind``: what decides how much memory a scene takes, for scenes of one batch the shape of their views.
+    ``memory_key`` identifies what decides how much memory a scene takes, such as the shape of its views.
     """
 
     def __init__(self, prior: Prior, lockstep: int, memory_key: tuple[object, ...]):
@@ -67,18 +67,18 @@ class AdaptiveBatchSize:
         self._rounds, self._grow_after = 0, GROW_AFTER
 
     def probe(self, step: Callable[[int], object], count: int) -> bool:
-        """Sets ``current`` to what the memory of a CUDA device carries, where that is not known yet. True when it is
-        less than was asked for.
+        """Set ``current`` to the batch size that fits a CUDA device, where it is not known yet. True when it is smaller
+        than the lockstep.
 
-        ``step(n)``: a step of n of the ``count`` real scenes, done with one and with two. All scenes are on the device
-        by then, and are counted. Where not even one step works, the first real one will say so.
+        ``step(n)`` does a step of n of the ``count`` scenes; it is measured for one and for two. All scenes are already
+        on the device. Where even one does not fit, the first real step raises the error.
         """
         if self._known or min(count, self._lockstep) < 2 or self._prior.device.type != "cuda":
             return False
         with self._prior.uncompiled():
             fits = _estimate(self._prior, step) or 1
         self.current = self._lockstep if fits >= self._lockstep else _power_of_two(fits)
-        # What was found beyond this lockstep counts for a later one.
+        # A result above this lockstep serves a later run with a larger one.
         _store_batch_size(self._key, max(self.current, _power_of_two(fits)))
         if self.current == self._lockstep:
             return False
@@ -86,7 +86,7 @@ class AdaptiveBatchSize:
         return True
 
     def halve(self) -> None:
-        """After memory did not suffice for ``current`` scenes. Raises OutOfMemory when that was one."""
+        """Halve ``current`` after memory did not suffice for it. Raises OutOfMemory where it was 1."""
         self._prior.release(everything=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -99,7 +99,7 @@ class AdaptiveBatchSize:
         _store_batch_size(self._key, self.current)
 
     def grow(self) -> bool:
-        """After a round that had the memory it needed. True when the next one is wider."""
+        """Count a round without lack of memory. True when it doubled ``current``."""
         self._rounds += 1
         if self.current >= self._lockstep or self._rounds < self._grow_after:
             return False
@@ -117,18 +117,18 @@ def fitting_batch_size(
     largest: int = 32,
     step: Callable[[int], object] | None = None,
 ) -> int:
-    """The lockstep width, a power of two up to ``largest``, for which ``prior``'s device has memory.
+    """The batch size, a power of two up to ``largest``, for which ``prior``'s device has memory.
 
-    Measured once for this prior, device, number format and shape of views, then remembered: the peak of a step with
-    one scene and with two gives what each further one costs; the width that follows is tried, and halved until it
-    works. Takes seconds. Without CUDA there is nothing to measure, and the answer is ``WITHOUT_CUDA``.
+    It is measured once, in seconds, for this prior, device, number format and shape of views, then stored. The peaks of
+    a step with one scene and with two give the cost of each further scene. The resulting batch size is tried, and
+    halved until it fits. Without CUDA the result is ``WITHOUT_CUDA``.
 
     Args:
-        views, view_size: of a step of one scene, in latent pixels a side.
-        refine: whether views go through the prior's encoder, whose gradient keeps memory for every scene.
-        step: does a whole step for so many scenes; by default the prior's part alone.
+        views, view_size: number and side, in latent pixels, of a scene's views in a step.
+        refine: whether views go through the prior's encoder, whose gradient takes memory for every scene.
+        step: does a step for a number of scenes; by default the prior's part of it.
 
-    Raises OutOfMemory where not even one scene fits.
+    Raises OutOfMemory where a single scene does not fit.
     """
     if prior.device.type != "cuda":
         return min(largest, WITHOUT_CUDA)
@@ -136,7 +136,7 @@ def fitting_batch_size(
     if known := _stored_batch_size(key):
         return known
     try_step = step or (lambda count: _prior_step(prior, count, views, view_size, refine))
-    # Not compiled: that takes minutes for each number of scenes.
+    # Without compiling, which takes minutes for each batch size.
     with prior.uncompiled():
         fits = _estimate(prior, try_step, two_fit=largest > 1)
         if fits is None:
@@ -149,25 +149,25 @@ def fitting_batch_size(
 
 
 def step_bytes(prior: Prior, count: int, views: int, view_size: int, *, refine: bool = False) -> int | None:
-    """Most bytes allocated on ``prior``'s CUDA device, its own weights included, by a step of ``count`` scenes; None
+    """Peak of the bytes allocated on ``prior``'s CUDA device, its weights included, in a step of ``count`` scenes; None
     where memory did not suffice."""
     with prior.uncompiled():
         return _peak_bytes(prior, lambda number: _prior_step(prior, number, views, view_size, refine), count)
 
 
 def device_bytes(device: torch.device) -> int:
-    """All memory of a CUDA device, whoever holds it."""
+    """Total memory of a CUDA device, in bytes."""
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _power_of_two(count: int) -> int:
-    """The largest not above ``count``, at least 1: the UNet's batches are made of powers of two."""
+    """The largest power of two up to ``count``, at least 1."""
     return 1 << max(count.bit_length() - 1, 0) if count > 0 else 1
 
 
 def _estimate(prior: Prior, step: Callable[[int], object], *, two_fit: bool = True) -> int | None:
-    """The number of scenes whose step should fit, from steps of one and, if ``two_fit`` says it may be tried, of two;
-    None where not even one fits."""
+    """Estimate the number of scenes that fit, from a step of one and, with ``two_fit``, a step of two; None where one
+    does not fit."""
     device = prior.device
     one = _peak_bytes(prior, step, 1)
     if one is None:
@@ -176,23 +176,23 @@ def _estimate(prior: Prior, step: Callable[[int], object], *, two_fit: bool = Tr
     two = _peak_bytes(prior, step, 2) if two_fit else None
     if two is None:
         return 1
-    # Scenes cost alike; where the second seems to cost nothing, the first call's own needs hid it.
+    # All scenes cost the same. A second scene that seems to be free was hidden by what the first call needs once.
     each = max(two - one, 1 << 20)
-    # Libraries beside torch take no more for a scene than torch; what came in addition is another process's.
+    # Other libraries take at most as much for a scene as torch; any further increase is another process's.
     each += min(max(_bytes_of_others(device) - before, 0), each)
     _, total = torch.cuda.mem_get_info(device.index)
     return max(1, int(1 + (_USABLE_SHARE * total - one - before) / each))
 
 
 def _bytes_of_others(device: torch.device) -> int:
-    """Bytes of the device that are taken, but not by torch here: other libraries (tiny-cuda-nn's workspaces,
+    """Bytes of the device in use by others than this process's torch: other libraries (tiny-cuda-nn's workspaces,
     nvdiffrast's images), CUDA itself, other processes."""
     free, total = torch.cuda.mem_get_info(device.index)
     return max(0, total - free - torch.cuda.memory_reserved(device))
 
 
 def _peak_bytes(prior: Prior, step: Callable[[int], object], count: int) -> int | None:
-    """Most bytes allocated at a time by ``step(count)``, or None when memory did not suffice."""
+    """Peak of the bytes allocated by ``step(count)``; None where memory did not suffice."""
     device = prior.device
     prior.release()
     torch.cuda.empty_cache()
@@ -211,13 +211,13 @@ def _fits(step: Callable[[int], object], count: int) -> bool:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        # Left at once: the traceback holds on to the tensors of the step that failed.
+        # Returning drops the traceback, which holds the tensors of the failed step.
         return False
     return True
 
 
 def _prior_step(prior: Prior, count: int, views: int, view_size: int, refine: bool) -> None:
-    """What ``count`` scenes ask of the prior in a step, on numbers that mean nothing."""
+    """The prior's work in a step of ``count`` scenes, on arbitrary numbers."""
     batch = count * views
     losses = []
     if refine:
@@ -229,7 +229,7 @@ def _prior_step(prior: Prior, count: int, views: int, view_size: int, refine: bo
     t = torch.full((2 * batch,), prior.train_steps // 2, device=prior.device)
     prior.predict_noise(noisy, t, prior.embed([""]).expand(2 * batch))
     for value in losses:
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
 
 
 def _key(prior: Prior, memory_key: tuple[object, ...]) -> str:

@@ -1,11 +1,10 @@
 """Checkpoints of one scene: parameters, optimiser and step in one safetensors file, written atomically.
 
-A checkpoint carries a checksum of all it holds, and is read only where checksum, names, shapes and dtypes are as
-expected and every number is finite: a file that was damaged on a disk or on its way from a store must neither end in
-other bytes nor stop its row at every try.
+A checkpoint has a checksum of its content. It is used only where checksum, names, shapes and dtypes are as expected and
+every number is finite: a damaged file must neither change an asset's bytes nor stop its row at every try.
 
-No random-generator state is needed: every draw is keyed by (seed, purpose, step). Memory layout is not kept: tensors
-are stored contiguous, and who takes them back copies them into tensors laid out as their own.
+A checkpoint holds no state of random generators, because every draw is keyed by (seed, purpose, step). Tensors are
+stored contiguous; the scene that loads them copies them into its own memory layout.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,12 +25,12 @@ from pipeline.core.hashing import sha256_tensors
 from pipeline.core.plain import is_plain
 
 _FORMAT = "latentkiln-checkpoint-2"
-# What a message quotes of a file that may come from anybody.
+# Characters that a message quotes of an untrusted file.
 _QUOTED = 80
 
 
 class CheckpointError(LatentkilnError):
-    """A checkpoint that cannot be used; one line why. ``damaged``: it is good for no other run either."""
+    """A checkpoint that cannot be used; the message is one line. A ``damaged`` one is of no use to any run."""
 
     stage = "distill"
 
@@ -42,7 +41,7 @@ class CheckpointError(LatentkilnError):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a tensor of a checkpoint must be."""
+    """Shape and dtype of a tensor of a checkpoint."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -57,7 +56,7 @@ Specs = Mapping[str, TensorSpec]
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], *, key: str, step: int) -> None:
-    """Writes ``tensors`` with the number of finished steps. ``key`` names the job and all that must match."""
+    """Write ``tensors`` with the number of finished steps. ``key`` identifies the run that may load them."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": _FORMAT, "key": key, "step": str(step), "sha256": _digest(flat, key, step)}
     with atomic_write(path) as temporary:
@@ -67,17 +66,17 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], *, key: str, step: int
 def load(
     path: Path, *, key: str, steps: int, required: Specs, optional: Sequence[Specs] = ()
 ) -> tuple[dict[str, torch.Tensor], int] | None:
-    """The tensors that ``save`` wrote, contiguous in host memory, and the number of finished steps; None where there
-    is no file.
+    """Load the tensors that ``save`` wrote, contiguous in host memory, and the number of finished steps. None where
+    there is no file.
 
     Args:
         key: as given to ``save``.
-        steps: the most steps that can be finished.
-        required: the tensors that must be there.
-        optional: groups of tensors, each of which is there as a whole or not at all.
+        steps: total number of steps, the upper bound of finished ones.
+        required: the tensors that the file must hold.
+        optional: groups of tensors; the file holds all or none of a group.
 
-    Raises CheckpointError where the file is damaged, of another format or job, or holds anything else. No tensor is
-    read before its name, shape and dtype are known to be right: a file of a stranger takes no more memory than that.
+    Raises CheckpointError where the file is damaged, of another format or job, or holds other tensors. Names, shapes
+    and dtypes are checked before any tensor is read, which bounds the memory that an untrusted file takes.
     """
     if not is_plain(path):
         return None
@@ -99,7 +98,7 @@ def load(
 
 
 def discard(path: Path) -> None:
-    """Removes a checkpoint that is good for nothing. One that cannot be removed is written over later."""
+    """Remove a useless checkpoint. One that cannot be removed is overwritten later."""
     with contextlib.suppress(OSError):
         path.unlink()
 
@@ -116,8 +115,24 @@ def _checked_head(metadata: Mapping[str, str], key: str, steps: int) -> int:
     return step
 
 
-def _check_specs(stream: Any, required: Specs, optional: Sequence[Specs]) -> None:
-    """Raises CheckpointError unless the open file holds what is expected."""
+class _Slice(Protocol):
+    """A tensor of an open safetensors file, not read yet."""
+
+    def get_shape(self) -> Sequence[int]: ...
+
+    def get_dtype(self) -> str: ...
+
+
+class _OpenFile(Protocol):
+    """What ``safe_open`` gives."""
+
+    def keys(self) -> Sequence[str]: ...
+
+    def get_slice(self, name: str) -> _Slice: ...
+
+
+def _check_specs(stream: _OpenFile, required: Specs, optional: Sequence[Specs]) -> None:
+    """Raises CheckpointError unless the open file holds the expected tensors."""
     there = set(stream.keys())
     expected = dict(required)
     for group in optional:
@@ -149,7 +164,7 @@ _STORED = {
 
 
 def _digest(tensors: Mapping[str, torch.Tensor], key: str, step: int) -> str:
-    """Checksum of contiguous ``tensors`` in host memory, and of all that says what they are."""
+    """Checksum of contiguous ``tensors`` in host memory, their names, shapes and dtypes, and of key and step."""
     entries = {
         name: (_STORED[tensor.dtype], tuple(tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy().data)
         for name, tensor in tensors.items()

@@ -1,7 +1,7 @@
 """The one optimisation loop: K scenes in lockstep on one prior.
 
-Painting a mesh, growing a radiance field and refining either are this loop over a ``Scene``. Each scene has its
-own seed, step counter, optimiser and checkpoint; what they share is one UNet call of a fixed batch per step.
+Painting a mesh, growing a radiance field and refining either are this loop over a ``Scene``. Each scene has its own
+seed, step counter, optimiser and checkpoint. The scenes share one UNet call of a fixed batch per step.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from pipeline.prior.load import Prior
 _T = TypeVar("_T")
 _BETAS = (0.9, 0.99)
 _EPS = 1e-15
-# What Adam keeps for a parameter: the number of steps and two means.
+# Adam's state of a parameter: the number of steps and two means.
 _ADAM_ENTRIES = 3
-# Steps between two looks at whether the prior's answers are numbers.
+# Steps between two checks that the prior's gradients are finite.
 _CHECK_INTERVAL = 64
 
 
 @dataclass
 class Optimization:
-    """One scene in the loop, with its guidance and its place for checkpoints.
+    """One scene in the loop, with its guidance and the path of its checkpoint.
 
-    ``key`` names job, prior, recipe version and lockstep width: a checkpoint with another key is not resumed.
-    ``error`` is set when the scene failed; the loop goes on without it.
+    ``key`` identifies job, prior, recipe version and lockstep: a checkpoint with another key is not resumed. ``error``
+    is set when the scene fails; the loop continues without the scene.
     """
 
     scene: Scene
@@ -51,43 +51,43 @@ class Optimization:
     checkpoint: Path | None = None
     key: str = ""
     report: Reporter = no_report
-    # Names the stream of timesteps and noise: two phases of one job must not draw the same.
+    # RNG stream of timesteps and noise: two phases of one job must not draw the same numbers.
     stream: str = "sds"
     step: int = 0
     resumed_from: int = 0
     error: Exception | None = None
     seconds: dict[str, float] = field(default_factory=lambda: {"prior": 0.0, "scene": 0.0})
-    # What, beside the prior, decides how much memory a step takes; equal for all scenes of a batch.
+    # Decides, with the prior, how much memory a step takes; equal for all scenes of a batch.
     batch_shape: tuple[object, ...] = ()
-    # The fewest scenes that shared a call with this one; 0 before the first step. Less than asked for: see ``notes``.
+    # The smallest batch of a step; 0 before the first step. ``notes`` explain a batch smaller than the lockstep.
     batch_size: int = 0
-    # What the record has to say about how it went.
+    # Warnings for the record.
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        # Stays on the device and is read now and then: reading it at each step would wait for the device.
+        # Read every ``_CHECK_INTERVAL`` steps only: reading it waits for the device.
         self._finite: torch.Tensor | None = None
-        groups = self.scene.parameters()
-        self._lr = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
         # The fused step updates all texels in one pass, several times faster on the CPU.
-        self._adam = torch.optim.Adam(groups, betas=_BETAS, eps=_EPS, fused=True)
+        self._adam = torch.optim.Adam(self.scene.parameters(), betas=_BETAS, eps=_EPS, fused=True)
+        self._lr = [float(group["lr"]) for group in self._adam.param_groups]
 
     @property
     def parameter_bytes(self) -> int:
-        """Of what is optimised."""
+        """Size of the optimised parameters."""
         return sum(p.numel() * p.element_size() for p in self._parameters)
 
     @property
     def _parameters(self) -> list[torch.Tensor]:
-        """In the order in which the optimiser numbers them."""
+        """The parameters in the order in which the optimiser numbers them."""
         return [parameter for group in self._adam.param_groups for parameter in group["params"]]
 
     @property
     def finished(self) -> bool:
+        """Whether the last step is done, or the scene failed."""
         return self.error is not None or self.step >= self.steps
 
     def anneal_rate(self) -> None:
-        """Learning rates fall linearly to a tenth: SDS never comes to rest by itself."""
+        """Lower the learning rates linearly to a tenth over the run: SDS does not converge by itself."""
         progress = self.step / max(self.steps, 1)
         for group, rate in zip(self._adam.param_groups, self._lr, strict=True):
             group["lr"] = rate * (1 - 0.9 * progress)
@@ -112,19 +112,19 @@ class Optimization:
         if rendering.extra_loss is not None:
             loss = loss + rendering.extra_loss
         self._adam.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.anneal_rate()
         try:
             self._adam.step()
         except RuntimeError:
-            # It makes its tensors at its first step, one after the other: what lack of memory left unfinished would be
-            # taken for all of a parameter's at the next try.
+            # Adam creates its state tensors one by one at the first step. A state that lack of memory left incomplete
+            # must not be used at the next try.
             for parameter in [p for p, state in self._adam.state.items() if len(state) < _ADAM_ENTRIES]:
                 del self._adam.state[parameter]
             raise
 
     def _check_finite(self) -> None:
-        """Raises LatentkilnError where the prior has answered with something that is not a number."""
+        """Raises LatentkilnError where one of the prior's gradients was not finite."""
         if self._finite is not None and not bool(self._finite):
             raise LatentkilnError(
                 f"the prior's answers are not finite numbers (before step {self.step}); float16 overflows with some "
@@ -147,14 +147,14 @@ class Optimization:
         scene.follow(rendering, residual.to(rendering.latents.device), share.to(rendering.latents.device))
 
     def save(self) -> None:
-        """Writes the checkpoint, if this subject has a place for one. Raises LatentkilnError for one without sense."""
+        """Write the checkpoint, where ``checkpoint`` is set. Raises LatentkilnError for values that are not finite."""
         self._check_finite()
         if self.checkpoint is None:
             return
         checkpoint.save(self.checkpoint, self._tensors(), key=self.key, step=self.step)
 
     def resume(self) -> None:
-        """Goes on from the checkpoint, where there is one that can be used; else ``notes`` say why it was dropped."""
+        """Continue from the checkpoint, where there is one. ``notes`` say why an unusable one was dropped."""
         if self.checkpoint is None:
             return
         required, optional = self._specs()
@@ -177,7 +177,7 @@ class Optimization:
         self.resumed_from = self.step
 
     def _specs(self) -> tuple[dict[str, TensorSpec], list[dict[str, TensorSpec]]]:
-        """What a checkpoint must hold, and the optimiser's entries for each parameter that had a gradient."""
+        """Required tensors of a checkpoint, and optional ones: Adam's state of each parameter that had a gradient."""
         required = {f"scene.{name}": TensorSpec.of(value) for name, value in self.scene.state().items()}
         number = TensorSpec((), torch.float32)
         optional = [
@@ -188,14 +188,14 @@ class Optimization:
         return required, optional
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """All that changes from step to step."""
+        """All tensors that change from step to step, by name."""
         tensors = {f"scene.{name}": value for name, value in self.scene.state().items()}
         for index, state in self._adam.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         return tensors
 
     def _load_tensors(self, tensors: dict[str, torch.Tensor], step: int) -> None:
-        """Puts back what ``_tensors`` gave before step ``step``. Raises ValueError before anything is changed."""
+        """Restore what ``_tensors`` returned at ``step``. Raises ValueError, before any change, for unfit tensors."""
         prefix = "scene."
         self.scene.load_state({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
         optimiser = self._adam.state_dict() | {"state": {}}
@@ -203,7 +203,7 @@ class Optimization:
             if name.startswith("adam."):
                 _, index, entry = name.split(".")
                 if entry != "step":
-                    # Laid out in memory as Adam itself makes it, which is as its parameter.
+                    # In the parameter's memory layout, as Adam creates it.
                     tensor = torch.empty_like(self._parameters[int(index)]).copy_(tensor)
                 optimiser["state"].setdefault(int(index), {})[entry] = tensor
         self._adam.load_state_dict(optimiser)
@@ -211,7 +211,7 @@ class Optimization:
 
     @contextlib.contextmanager
     def dry_run(self) -> Iterator[None]:
-        """What is done in this block is forgotten at its end, errors included, and nobody hears of it."""
+        """Undo all steps of this block at its end, errors included; nothing is reported."""
         tensors = {name: value.detach().cpu().clone() for name, value in self._tensors().items()}
         step, report, finite, seconds = self.step, self.report, self._finite, dict(self.seconds)
         self.report = no_report
@@ -230,11 +230,11 @@ def optimize(
     checkpoint_seconds: float = 30.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Optimises up to ``lockstep`` scenes to their last step. True when done, False when ``stop`` said so.
+    """Optimise up to ``lockstep`` scenes to their last step. Returns False where ``stop`` ended it early, else True.
 
-    A scene that raises is left with its ``error`` set; the others go on. When stopped, every scene has a
-    checkpoint. All scenes must render the same number of views at the same size. When they do not fit the device's
-    memory together, half as many go at once, by turns.
+    A scene that raises keeps its ``error``; the other scenes continue. After a stop every scene has a checkpoint. All
+    scenes must render the same number of views at the same size. Where they do not fit the device's memory together,
+    they take turns in batches of half the size.
     """
     if len(optimizations) > lockstep:
         raise ValueError(f"{len(optimizations)} scenes do not fit a lockstep of {lockstep}")
@@ -265,8 +265,8 @@ def optimize(
 
 
 def _memory_key(optimizations: list[Optimization]) -> tuple[object, ...]:
-    """What decides how much memory ``optimizations`` take: the batch they make, and the order of the largest one's
-    size."""
+    """What decides how much memory ``optimizations`` take: the shape of their batch, and the largest one's size to a
+    power of two."""
     if not optimizations:
         return ()
     return *optimizations[0].batch_shape, max(
@@ -275,8 +275,8 @@ def _memory_key(optimizations: list[Optimization]) -> tuple[object, ...]:
 
 
 def _dry_run(optimizations: list[Optimization], prior: Prior) -> None:
-    """Two steps of ``optimizations`` together that leave no trace, to see what they take: Adam's own comes with the
-    first one, and stands beside all else in the second."""
+    """Two steps of ``optimizations`` together that are undone, to measure their memory: Adam allocates its state in the
+    first step, so that the second one shows the peak."""
     with contextlib.ExitStack() as stack:
         for optimization in optimizations:
             stack.enter_context(optimization.dry_run())
@@ -289,7 +289,7 @@ def _dry_run(optimizations: list[Optimization], prior: Prior) -> None:
 
 
 def _step_all(optimizations: list[Optimization], prior: Prior, batch_size: AdaptiveBatchSize, lockstep: int) -> None:
-    """One step of every unfinished scene, as many of them at once as fit."""
+    """One step of every unfinished scene, in batches that fit the memory."""
     waiting = [(optimization, optimization.step) for optimization in optimizations if not optimization.finished]
     while waiting:
         together = [optimization for optimization, _ in waiting[: batch_size.current]]
@@ -319,13 +319,13 @@ def _step_all(optimizations: list[Optimization], prior: Prior, batch_size: Adapt
 
 
 def _step_fits(optimizations: list[Optimization], prior: Prior, slots: int) -> bool:
-    """One step of ``optimizations`` together. False when memory did not suffice; some may have been stepped, then."""
+    """One step of ``optimizations`` together. False where memory did not suffice; some may have been stepped."""
     try:
         _step(optimizations, prior, slots)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        # Left at once: the traceback holds on to the tensors of the step that failed.
+        # Returning drops the traceback, which holds the tensors of the failed step.
         return False
     return True
 
@@ -384,11 +384,11 @@ def _save_all(optimizations: list[Optimization]) -> None:
 
 
 def _guard(optimization: Optimization, action: Callable[[], _T]) -> _T | None:
-    """Runs ``action``; an error becomes the subject's own and stops nobody else. Lack of memory is everybody's."""
+    """Run ``action``. An error is stored in ``optimization``; only lack of memory, which concerns all, is raised."""
     try:
         return action()
     except (LatentkilnError, ArithmeticError, ValueError, RuntimeError, IndexError, OSError) as error:
         if is_out_of_memory(error):
-            raise  # fewer scenes at once may fit
+            raise  # a smaller batch may fit
         optimization.error = error
         return None

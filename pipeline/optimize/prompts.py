@@ -1,4 +1,4 @@
-"""View-dependent prompts (METHOD section 2): text embeddings once per job and kind of view, not per step."""
+"""View-dependent prompts (docs/method.md, section 2): text embeddings once per job and kind of view, not per step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def view_prompt(
 ) -> str:
     """``"{prompt}, close up"`` for close views, ``"{prompt}, {word} view"`` for whole ones.
 
-    ``fit`` shortens the prompt where a prior takes no more of it beside what is added.
+    ``fit(prompt, suffix)`` shortens the prompt where the prior cannot take all of it with the suffix.
     """
     if view.close and close_up:
         suffix = CLOSE_UP
@@ -66,5 +66,5 @@ class PromptTable:
         return self._fitted[key]
 
     def negative(self, count: int) -> TextEmbedding:
-        """(V, L, D): the negative prompt, ``count`` times."""
+        """(V, L, D) embeddings of the negative prompt, repeated ``count`` times."""
         return self._negative.expand(count)

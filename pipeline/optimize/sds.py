@@ -1,4 +1,4 @@
-"""Score distillation (METHOD section 1): timesteps, guidance and the gradient, for K scenes in one UNet batch."""
+"""Score distillation (docs/method.md, section 1): timesteps, guidance and the gradient, K scenes in one UNet batch."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _BAND = 0.2
 
 @dataclass(frozen=True)
 class SdsSettings:
-    """How a scene is guided.
+    """Guidance scale and timesteps of a scene.
 
-    ``t_min`` and ``t_max`` are fractions of T. ``timesteps`` says how t is drawn between them as the run progresses:
+    ``t_min`` and ``t_max`` are fractions of T. ``timesteps`` selects how t is drawn between them as the run progresses:
 
-    - ``uniform``: from the whole range all the time, as published;
-    - ``annealed``: the upper end falls from ``t_max`` to the middle of the range as sqrt(progress);
-    - ``descending``: from a band a fifth of the range wide that goes from the upper to the lower end. Colour is
-      decided where there is most noise, detail where there is least, in this order, as in sampling. A small prior
-      needs it: at a t that is too low for the picture of the moment it takes whatever colour is there for meant.
+    - ``uniform``: from the whole range, as published;
+    - ``annealed``: from a range whose upper end falls from ``t_max`` to the middle as sqrt(progress);
+    - ``descending``: from a band of a fifth of the range that moves from its upper to its lower end. As in sampling,
+      high noise decides colours first and low noise decides details last. Small priors need this: at a t that is too
+      low for the current picture they keep its colours, whatever these are.
     """
 
     guidance_scale: float
@@ -56,10 +56,10 @@ def sample_noise(
     stream: str = "sds",
     time: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Timesteps t (V,) int64 and noise eps (V, C, h, w) float32 of one step, keyed by
-    (seed, stream, step). ``time``, a share of T, is all views' where it is given.
+    """Draw timesteps t (V,) int64 and noise eps (V, C, h, w) float32 of one step, keyed by (seed, stream, step).
 
-    Drawn on the CPU, so that they are the same whatever device computes with them.
+    ``time``, a share of T, replaces the drawn timesteps. The draws are made on the CPU, so that they do not depend on
+    the device.
     """
     generator = torch_generator(seed, stream, step)
     low, high = (bound * prior.train_steps for bound in settings.bounds(step / max(steps - 1, 1)))
@@ -72,7 +72,7 @@ def sample_noise(
 
 
 def timestep(share: float, train_steps: int) -> int:
-    """The timestep at a share of T."""
+    """The timestep at ``share`` of T, in [0, T - 1]."""
     return min(max(int(share * train_steps), 0), train_steps - 1)
 
 
@@ -91,10 +91,12 @@ class GuidanceRequest:
 def sds_gradients(prior: Prior, requests: list[GuidanceRequest], lockstep: int) -> list[torch.Tensor]:
     """grad_z = w(t) (eps_hat - eps) of each scene, (V, C, h, w) float32; w(t) = sqrt(abar_t) (1 - abar_t).
 
-    One UNet call of batch 2 S V (unconditional half first) for S slots. An asset's bytes must not depend on its
-    neighbours, so S is ``lockstep`` whatever the number of queries, and empty slots are zeros; S shrinks to the
-    next power of two only where this prior was seen to give the same bits in the smaller batch. Scenes with different
-    adapters (LoRAs) or views of other number and size cannot share a call: each kind has one of its own.
+    One UNet call has batch 2 S V (unconditional half first) for S slots. An asset's bytes must not depend on the other
+    scenes of the batch: S is ``lockstep`` whatever the number of requests, and empty slots are zeros. S shrinks to the
+    next power of two above that number only where this prior gives the same bits in the smaller batch. Scenes with
+    different adapters (LoRAs), or with views of another number or size, go into separate calls.
+
+    Raises ValueError for no requests or more than ``lockstep``.
     """
     if not 0 < len(requests) <= lockstep:
         raise ValueError(f"{len(requests)} queries do not fit a lockstep of {lockstep}")
@@ -122,7 +124,7 @@ def _gradients(prior: Prior, rows: list[GuidanceRequest]) -> list[torch.Tensor]:
     views = rows[0].latents.shape[0]
     scale = torch.cat([torch.full((views,), q.guidance_scale, device=z.device) for q in rows]).view(-1, 1, 1, 1)
     guided = unconditional + scale * (conditional - unconditional)
-    return list((abar.sqrt() * (1 - abar) * (guided - eps)).split(views))
+    return list(torch.split(abar.sqrt() * (1 - abar) * (guided - eps), views))
 
 
 def _zero_request(like: GuidanceRequest) -> GuidanceRequest:
@@ -138,7 +140,7 @@ def _zero_request(like: GuidanceRequest) -> GuidanceRequest:
 
 
 def _slots(prior: Prior, request: GuidanceRequest, count: int, lockstep: int) -> int:
-    """The batch's number of slots: the next power of two above ``count`` where that changes no bit."""
+    """Slots of the batch: the next power of two above ``count`` where that changes no bit, else ``lockstep``."""
     smaller = 1 << (count - 1).bit_length()
     if smaller >= lockstep:
         return lockstep
@@ -153,8 +155,8 @@ def _slots(prior: Prior, request: GuidanceRequest, count: int, lockstep: int) ->
 def _same_bits(prior: Prior, request: GuidanceRequest, smaller: int, lockstep: int) -> bool:
     """Whether scenes get the same bits in a batch of ``smaller`` slots as in one of ``lockstep``.
 
-    Tried on random scenes, the last ones of the large batch in front of the small one, so that the place in the
-    batch is tried too. Kernels are chosen by shape, not by value.
+    Random scenes suffice, because kernels are chosen by shape and not by value. The last scenes of the large batch are
+    the first of the small one, which tests the position in the batch too.
     """
     scenes = []
     for index in range(lockstep):
@@ -170,6 +172,6 @@ def _same_bits(prior: Prior, request: GuidanceRequest, smaller: int, lockstep: i
 def sds_loss(latents: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """A scalar whose gradient by ``latents`` is exactly ``gradient`` / V: the mean over V views.
 
-    The value itself means nothing (METHOD 1).
+    The value itself means nothing (docs/method.md, section 1).
     """
     return (latents * gradient.detach()).sum() / latents.shape[0]

@@ -1,4 +1,4 @@
-"""A mesh with a latent texture (Latent-Paint, METHOD section 6)."""
+"""A mesh with a latent texture (Latent-Paint, docs/method.md, section 6)."""
 
 from __future__ import annotations
 

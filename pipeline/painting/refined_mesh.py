@@ -1,4 +1,4 @@
-"""A painted mesh refined in RGB (METHOD section 4): the decoded texture goes on through the prior's encoder."""
+"""A painted mesh refined in RGB (docs/method.md, section 4): its decoded texture, through the encoder."""
 
 from __future__ import annotations
 

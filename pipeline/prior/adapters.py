@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.core.errors import PriorError
+from pipeline.core.files import plain
 from pipeline.core.job import AdapterFile
 from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.prior.adapter_layers import flat, match_concepts, match_lora, with_original_names
@@ -75,9 +76,14 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix.lower() != ".safetensors":
         raise PriorError(f"{path}: only .safetensors is read; pickled files can run code and are refused")
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise PriorError(f"{path}: no safetensors file ({error})") from None
+    for name, tensor in tensors.items():
+        # Not every operation knows the types of eight bits; and one NaN would spoil every pixel of the row.
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise PriorError(f"{path}: {plain(name)} has NaN or infinite numbers: damaged, or its training diverged")
+    return tensors
 
 
 # LoRA ---------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The linear map from latents to RGB (METHOD: RGB refinement), and its ridge pseudo-inverse."""
+"""The linear map from latents to RGB (docs/method.md, section 4), and its ridge pseudo-inverse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fits the linear map from a prior's latents to colours (METHOD section 4), on images that this program renders.
+"""Fits the linear map from a prior's latents to colours (docs/method.md, section 4), on rendered images.
 
 The map only starts and previews things, so a few dozen pictures of solids with coloured, mottled surfaces do: all
 colours, light and shadow, flat and busy places.

@@ -225,7 +225,7 @@ def sample_paint_cameras(
 
 @dataclass(frozen=True)
 class OrbitSettings:
-    """Cameras that look at the origin (METHOD section 3). Radians; (least, most) each."""
+    """Cameras that look at the origin (docs/method.md, section 3). Radians; (least, most) each."""
 
     elevation: tuple[float, float] = (math.radians(-60), math.radians(80))
     radius: tuple[float, float] = (1.0, 1.5)

@@ -1,9 +1,9 @@
-"""How an asset is made, one module per recipe. This file names them and loads nothing heavy."""
+"""How assets are made, one module per recipe. This file holds names and versions, and loads nothing heavy."""
 
 # Raised when a recipe's code changes the bytes of its assets: every asset of the recipe is then built again.
 RECIPE_VERSIONS: dict[str, str] = {"paint": "10", "generate": "10"}
 
-# Settings that only say when to give up: raising one must not rebuild the assets that stayed below it.
+# Settings that only limit time or size: raising one must not rebuild the assets that stayed below it.
 LIMIT_SETTINGS: dict[str, frozenset[str]] = {
     "paint": frozenset({"max_faces", "max_seconds"}),
     "generate": frozenset({"max_faces", "max_seconds"}),
@@ -11,3 +11,7 @@ LIMIT_SETTINGS: dict[str, frozenset[str]] = {
 
 # The field of a row that names the recipe's input mesh (``Job.mesh``).
 MESH_FIELDS: dict[str, str] = {"paint": "mesh", "generate": "sketch"}
+
+# The phases of all recipes in the order in which they run: a phase's name on disk, and its stage in progress reports
+# and timings.
+PHASE_STAGES: dict[str, str] = {"latent": "distill", "rgb": "refine", "texture": "texture"}

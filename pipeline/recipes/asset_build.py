@@ -1,90 +1,84 @@
-"""One row on its way through a recipe: its settings, its variants, what they became, and how long it all took."""
+"""The state of one row while its recipe builds it: settings, inputs, phases, variants, warnings and timings."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.core.errors import ExportError, LatentkilnError, describe_os_error
 from pipeline.core.job import Job, Reporter
+from pipeline.core.scene import Scene
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normalise import SimilarityTransform
 from pipeline.optimize.loop import Optimization
+from pipeline.prior.load import Prior
+from pipeline.recipes import PHASE_STAGES
+from pipeline.recipes.shared_settings import ResolvedSettings
+
+Json = Mapping[str, object]
+
+# What a recipe defines for itself: its resolved settings; the inputs that all variants of a row share; and the scenes
+# of one variant.
+SettingsT = TypeVar("SettingsT", bound=ResolvedSettings)
+InputsT = TypeVar("InputsT")
+ScenesT = TypeVar("ScenesT")
 
 
 @dataclass
 class Asset:
-    """What a variant became: a mesh with its maps, ready to be written.
+    """A finished variant: a mesh with its maps, ready to be written.
 
-    maps: (H, W, 3) uint8 sRGB by name (``export.gltf.BASE_COLOUR``); notes go to the record; ``frame`` takes the
+    maps: (H, W, 3) uint8 sRGB by name (``export.gltf.BASE_COLOUR``). ``notes`` go to the record. ``frame`` takes the
     mesh to the working frame.
     """
 
     uvmesh: UVMesh
-    maps: Mapping[str, np.ndarray]
-    notes: dict[str, Any]
+    maps: Mapping[str, NDArray[np.uint8]]
+    notes: Json
     frame: SimilarityTransform
 
 
 @dataclass
-class Variant:
-    """One seed of a row: its scenes (``refined``: in RGB; ``textured``: the surface of the first, being painted) and
-    what they became; ``score`` ranks the siblings. ``paintable``: the recipe's own, the surface that is painted."""
+class RowContext:
+    """The job of one row, and what its record or failure reports whether or not the row succeeds.
 
-    index: int
-    seed: int
-    folder: Path
-    scene: Any = None
-    optimization: Optimization | None = None
-    refined: Any = None
-    refinement: Optimization | None = None
-    paintable: Any = None
-    textured: Any = None
-    texturing: Optimization | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
-    asset: Asset | None = None
-    score: float | None = None
-    error: LatentkilnError | None = None
-
-    @property
-    def phases(self) -> dict[str, Optimization]:
-        """Its phases so far, in order, by the names that timings have."""
-        named = {"distill": self.optimization, "refine": self.refinement, "texture": self.texturing}
-        return {name: optimization for name, optimization in named.items() if optimization is not None}
-
-    @property
-    def optimizations(self) -> list[Optimization]:
-        """Its phases so far, in order."""
-        return list(self.phases.values())
-
-
-@dataclass
-class AssetBuild:
-    """One row. ``settings`` are resolved: nothing in them is left to the prior any more (None before that)."""
+    ``folder`` is the asset's folder. ``started`` is in seconds since the epoch, ``timings`` in seconds by stage.
+    ``input_sha256`` is the hash of the mesh that the row names (paint: the mesh, generate: the sketch).
+    """
 
     job: Job
     fingerprint: str
     folder: Path
-    settings: Any
     report: Reporter
     started: float = field(default_factory=time.time)
     timings: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    variants: list[Variant] = field(default_factory=list)
-    # What all variants share: the recipe's own (paint: the mesh and its texture coordinates).
-    shared: Any = None
-    # Of the mesh that the row names (paint: the mesh, generate: the sketch).
     input_sha256: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the row was started."""
+        return time.time() - self.started
+
+    def warn(self, warning: str) -> None:
+        """Add ``warning`` to the record, once; an empty one is ignored."""
+        if warning and warning not in self.warnings:
+            self.warnings.append(warning)
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """Add ``seconds`` to the time of ``stage``."""
+        self.timings[stage] = self.timings.get(stage, 0.0) + seconds
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times a stage, and names it in the errors that leave it."""
+        """Time a stage, and name it in the errors that are raised in it. Raises LatentkilnError for all of them."""
         self.report(name, 0, 1)
         begun = time.perf_counter()
         try:
@@ -97,5 +91,78 @@ class AssetBuild:
             reason = " ".join(str(error).split())[:300]
             raise LatentkilnError(f"{self.job.id}: {type(error).__name__} in {name}: {reason}", stage=name) from error
         finally:
-            self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - begun
+            self.add_seconds(name, time.perf_counter() - begun)
         self.report(name, 1, 1)
+
+
+@dataclass
+class Variant(Generic[ScenesT]):
+    """One seed of a row. ``optimizations`` holds one entry for each phase that was begun, in order.
+
+    ``asset`` or ``error`` is set at the end. ``score`` ranks the variants of a row.
+    """
+
+    index: int
+    seed: int
+    folder: Path
+    scenes: ScenesT
+    optimizations: list[Optimization] = field(default_factory=list)
+    asset: Asset | None = None
+    score: float | None = None
+    error: LatentkilnError | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether one of its phases failed."""
+        return any(optimization.error is not None for optimization in self.optimizations)
+
+
+@dataclass(frozen=True)
+class PhaseScene:
+    """The scene that a phase optimises. ``key`` is its part of the checkpoint key: a checkpoint fits only scenes of the
+    same key."""
+
+    scene: Scene
+    key: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Phase(Generic[SettingsT, InputsT, ScenesT]):
+    """One optimisation of a recipe, and how it asks the prior.
+
+    Attributes:
+        name: key of ``PHASE_STAGES``; names the checkpoint's file and is part of the checkpoint's key.
+        preparation: the stage in which the scene is made.
+        steps: number of optimisation steps.
+        guidance_scale: of classifier-free guidance.
+        t_max: largest timestep, as a share of T.
+        close_up: whether close views ask for a close-up of the surface.
+        stream: RNG stream of timesteps and noise; no two phases of a recipe may share one.
+        make_scene: makes a variant's scene from the row's inputs and the variant's earlier scenes, and stores it in
+            ``Variant.scenes``. Raises LatentkilnError.
+    """
+
+    name: str
+    preparation: str
+    steps: int
+    guidance_scale: float
+    t_max: float
+    close_up: bool
+    stream: str
+    make_scene: Callable[[AssetBuild[SettingsT, InputsT, ScenesT], Variant[ScenesT], Prior], PhaseScene]
+
+    @property
+    def stage(self) -> str:
+        """The phase in progress reports and timings."""
+        return PHASE_STAGES[self.name]
+
+
+@dataclass
+class AssetBuild(Generic[SettingsT, InputsT, ScenesT]):
+    """One row whose inputs are read. A recipe without optimisation has no ``phases``."""
+
+    row: RowContext
+    settings: SettingsT
+    inputs: InputsT
+    phases: list[Phase[SettingsT, InputsT, ScenesT]]
+    variants: list[Variant[ScenesT]]

@@ -1,23 +1,25 @@
-"""``generate``: text to 3D by a radiance field of latents, with or without a sketch, out as a textured mesh.
+"""The recipe ``generate``: a textured mesh from text, by way of a radiance field of latents, with or without a sketch.
 
-Latent-NeRF, Sketch-Shape and RGB refinement (METHOD sections 3 to 5). Lengths are in units of the scene, whose cube
-reaches from -1 to 1; +Y is up and the object faces +Z, in the asset too.
+Latent-NeRF, Sketch-Shape and RGB refinement (docs/method.md, sections 3 to 5). Lengths are in units of the scene, whose
+cube reaches from -1 to 1; +Y is up and the object faces +Z, in the asset too.
 """
 
 from __future__ import annotations
 
 import functools
-import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.bake.bake import BakedMaps
 from pipeline.bake.decode import decode_texture
 from pipeline.bake.projection import bake_projected, covering_cameras
 from pipeline.core.asset_layout import SKETCH_CACHE
-from pipeline.core.job import Job
+from pipeline.core.job import Job, Reporter
+from pipeline.fields import grid, mlp, volume
 from pipeline.fields.grid.layout import GridSettings
 from pipeline.fields.occupancy import OccupancyGrid
 from pipeline.fields.radiance_field import FieldSettings, RadianceField
@@ -32,44 +34,69 @@ from pipeline.painting.multiview_sampling import SampledTextureMesh
 from pipeline.painting.painted_mesh import PaintedMeshSettings
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import Cameras, CameraSettings, OrbitSettings
-from pipeline.recipes.asset_build import Asset, AssetBuild, Variant
-from pipeline.recipes.build import Recipe, build
-from pipeline.recipes.generate_settings import GenerateSettings
+from pipeline.recipes.asset_build import Asset, AssetBuild, Phase, PhaseScene, RowContext, Variant
+from pipeline.recipes.build import build
+from pipeline.recipes.generate_settings import GenerateSettings, ResolvedGenerateSettings, resolve_generate
 from pipeline.recipes.mesh_extraction import BOUND, extract_mesh, latent_texture
 from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh, bake_sampled_views, sampled_view_settings
+from pipeline.recipes.recipe import Recipe
 from pipeline.uv.unwrap import unwrap
 
 # The grid's coarsest level, as published.
 _COARSEST = 16
-# A scene_radius that takes nothing away.
+# A scene_radius beyond the corners of the scene's cube.
 _WHOLE_CUBE = 2.0
 # Views that the texture is projected from.
 BAKE_VIEWS = 40
 
 
-class Generate(Recipe):
-    """The recipe's own steps; ``recipes.build`` does the rest."""
+@dataclass
+class FieldScenes:
+    """The scenes of one variant, and the mesh of its finished field."""
+
+    grown: RadianceFieldScene | None = None
+    refined: RadianceFieldScene | None = None
+    textured: SampledTextureMesh | None = None
+    surface: PaintableMesh | None = None
+
+    @property
+    def latest(self) -> RadianceFieldScene:
+        """The field as the last phase that changed it left it."""
+        scene = self.refined or self.grown
+        assert scene is not None
+        return scene
+
+
+# The input is the sketch; None where there is none.
+FieldBuild = AssetBuild[ResolvedGenerateSettings, Sketch | None, FieldScenes]
+FieldPhase = Phase[ResolvedGenerateSettings, Sketch | None, FieldScenes]
+FieldVariant = Variant[FieldScenes]
+
+
+class Generate(Recipe[ResolvedGenerateSettings, Sketch | None, FieldScenes]):
+    """Grows an object from text."""
 
     name = "generate"
 
-    def resolve(self, job: Job, prior: Prior) -> GenerateSettings:
-        """The job's settings, with what the row left out taken from the prior. Raises SettingError."""
-        settings, defaults = GenerateSettings(**job.settings), dict(vars(prior.generate_defaults))
-        sketch_guidance = defaults.pop("sketch_guidance_scale")
-        if job.mesh is not None or settings.shapes:
-            # A sketch says itself how far the asset reaches, and the words need not make its outline.
+    def resolve(self, job: Job, prior: Prior) -> ResolvedGenerateSettings:
+        """The job's settings, completed with the prior's defaults. Raises SettingError."""
+        options = GenerateSettings.model_validate(dict(job.settings))
+        defaults: dict[str, object] = dict(vars(prior.generate_defaults))
+        if job.mesh is not None or options.shapes:
+            # The sketch bounds the object, and the guidance need not shape its outline.
             defaults["scene_radius"] = _WHOLE_CUBE
-            defaults["guidance_scale"] = sketch_guidance or defaults["guidance_scale"]
-        return settings.completed(defaults)
+            if defaults["sketch_guidance_scale"] is not None:
+                defaults["guidance_scale"] = defaults["sketch_guidance_scale"]
+        return resolve_generate(options, defaults)
 
-    def prepare(self, asset_build: AssetBuild, prior: Prior, out: Path) -> None:
-        """Reads and measures the sketch, where there is one."""
-        job, settings = asset_build.job, asset_build.settings
-        if job.mesh is None and not settings.shapes:
-            return
-        with asset_build.stage("sketch"):
-            volume = load_sketch(
-                job.mesh,
+    def prepare(self, row: RowContext, settings: ResolvedGenerateSettings, prior: Prior, out: Path) -> Sketch | None:
+        """Read and measure the sketch, where there is one. Raises LatentkilnError."""
+        mesh_path = row.job.mesh
+        if mesh_path is None and not settings.shapes:
+            return None
+        with row.stage("sketch"):
+            winding = load_sketch(
+                mesh_path,
                 [shape.model_dump() for shape in settings.shapes or ()],
                 out / SKETCH_CACHE,
                 fit=settings.sketch_fit,
@@ -77,16 +104,116 @@ class Generate(Recipe):
                 front=settings.front,
                 max_faces=settings.max_faces,
                 bound=BOUND,
-                report=asset_build.report,
+                report=row.report,
             )
-            asset_build.shared = Sketch(volume, settings.sigma_shape, prior.device)
-            if job.mesh is not None:
-                asset_build.input_sha256 = mesh_sha256(job.mesh)
+            if mesh_path is not None:
+                row.input_sha256 = mesh_sha256(mesh_path)
+            return Sketch(winding, settings.sigma_shape, prior.device)
 
-    def scene(self, asset_build: AssetBuild, variant: Variant, prior: Prior) -> tuple[RadianceFieldScene, str]:
-        """A field that knows nothing yet but a blob of density."""
-        settings = asset_build.settings
-        grid = GridSettings(
+    def new_scenes(self) -> FieldScenes:
+        """No scene yet."""
+        return FieldScenes()
+
+    def phases(self, settings: ResolvedGenerateSettings) -> list[FieldPhase]:
+        """Growing the field in latents, then refining it in RGB or painting its surface by patches, where asked for."""
+        latent = Phase(
+            "latent",
+            preparation="prepare",
+            steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            t_max=settings.t_max,
+            close_up=False,
+            stream="sds",
+            make_scene=_grown_scene,
+        )
+        rgb = Phase(
+            "rgb",
+            preparation="prepare_refinement",
+            steps=settings.refine_steps,
+            guidance_scale=settings.refine_guidance_scale,
+            t_max=settings.refine_t_max,
+            close_up=False,
+            stream="sds-rgb",
+            make_scene=_refined_scene,
+        )
+        texture = Phase(
+            "texture",
+            preparation="prepare_texture",
+            steps=settings.texture_steps,
+            guidance_scale=settings.texture_guidance_scale,
+            t_max=settings.t_max,
+            close_up=True,
+            stream="sds-texture",
+            make_scene=_textured_scene,
+        )
+        return [latent, *([rgb] if settings.refine else []), *([texture] if _paints_surface(settings) else [])]
+
+    def uses_close_ups(self, settings: ResolvedGenerateSettings) -> bool:
+        """Where the surface is painted by patches."""
+        return _paints_surface(settings)
+
+    def finish(self, asset_build: FieldBuild, variant: FieldVariant, prior: Prior) -> Asset:
+        """The field's surface, textured from the patches painted on it or from views of the field."""
+        scenes, size, report = variant.scenes, asset_build.settings.texture_size, asset_build.row.report
+        paintable = _surface(asset_build, variant)
+        views = scenes.textured.sampled_views() if scenes.textured is not None else None
+        with asset_build.row.stage("bake"):
+            if views is not None:
+                baked = bake_sampled_views(views, paintable, size, prior, report)
+            else:
+                baked = _bake_projected(scenes.latest, paintable.uvmesh, size, prior, report)
+        return Asset(paintable.uvmesh, baked.maps, baked.notes, paintable.frame)
+
+    def backends(self, settings: ResolvedGenerateSettings, device: str) -> dict[str, str]:
+        """The field's encoding, network and volume rendering."""
+        operations = {"grid": grid.backend_for, "network": mlp.backend_for, "volume": volume.backend_for}
+        return {name: backend_for(device) for name, backend_for in operations.items()}
+
+
+generate = functools.partial(build, Generate())
+
+
+def scene_settings(settings: ResolvedGenerateSettings, learning_rate: float | None = None) -> RadianceFieldSettings:
+    """The settings of the field's scene. ``learning_rate`` replaces the row's."""
+    return RadianceFieldSettings(
+        views=settings.views,
+        view_size=settings.view_size,
+        learning_rate=settings.learning_rate if learning_rate is None else learning_rate,
+        cameras=OrbitSettings(
+            elevation=_radians(settings.elevation_min, settings.elevation_max),
+            radius=(settings.radius_min, settings.radius_max),
+            fov=_radians(settings.fov_min, settings.fov_max),
+        ),
+        samples_step=settings.samples_step,
+        background=settings.background,
+        supersample=settings.supersample,
+        lambdas=LossWeights(
+            settings.lambda_sparsity,
+            settings.lambda_shape,
+            settings.lambda_orientation,
+            settings.lambda_tv,
+        ),
+    )
+
+
+def _paints_surface(settings: ResolvedGenerateSettings) -> bool:
+    return settings.texturing == "patches"
+
+
+def _base_latent(settings: ResolvedGenerateSettings, prior: Prior) -> torch.Tensor:
+    """(C,) float32 latent of the initial colour."""
+    return torch.from_numpy(prior.latent_rgb.invert(np.array(settings.initial_colour))).float()
+
+
+def _radians(low: float, high: float) -> tuple[float, float]:
+    return float(np.radians(low)), float(np.radians(high))
+
+
+def _grown_scene(asset_build: FieldBuild, variant: FieldVariant, prior: Prior) -> PhaseScene:
+    """A new field: a blob of density in the initial colour."""
+    settings = asset_build.settings
+    with asset_build.row.stage("prepare"):
+        encoding = GridSettings(
             levels=settings.grid_levels,
             base=min(_COARSEST, settings.grid_finest),
             finest=settings.grid_finest,
@@ -94,13 +221,13 @@ class Generate(Recipe):
         )
         field = RadianceField(
             FieldSettings(
-                grid=grid,
+                grid=encoding,
                 channels=prior.latent_channels,
                 bound=BOUND,
-                radius=float(settings.scene_radius or math.inf),
+                radius=settings.scene_radius,
             ),
             variant.seed,
-            base_latent=_base_latent(settings.base_colour, prior),
+            base_latent=_base_latent(settings, prior),
         )
         occupancy = OccupancyGrid(resolution=settings.occupancy_resolution, bound=BOUND, device=prior.device)
         scene = RadianceFieldScene(
@@ -109,118 +236,75 @@ class Generate(Recipe):
             scene_settings(settings),
             prior.latent_rgb,
             variant.seed,
-            asset_build.shared,
+            asset_build.inputs,
         )
-        return scene, ""
+    variant.scenes.grown = scene
+    # The empty part is in the keys of existing checkpoints.
+    return PhaseScene(scene, ("",))
 
-    def refined(self, asset_build: AssetBuild, variant: Variant, prior: Prior) -> RadianceFieldScene:
-        """The same field, seen through a layer from latents to RGB and the prior's encoder."""
+
+def _refined_scene(asset_build: FieldBuild, variant: FieldVariant, prior: Prior) -> PhaseScene:
+    """The same field, seen through a layer from latents to RGB and the prior's encoder."""
+    grown = variant.scenes.latest
+    with asset_build.row.stage("prepare_refinement"):
         settings = scene_settings(asset_build.settings, learning_rate=asset_build.settings.refine_learning_rate)
-        grown = variant.scene
-        return RadianceFieldScene(
-            grown.field, grown.occupancy, settings, prior.latent_rgb, variant.seed, asset_build.shared, refine=prior
+        scene = RadianceFieldScene(
+            grown.field, grown.occupancy, settings, prior.latent_rgb, variant.seed, asset_build.inputs, refine=prior
         )
-
-    def textured(self, asset_build: AssetBuild, variant: Variant, prior: Prior) -> tuple[SampledTextureMesh, str]:
-        """The field's surface under the field's own latents, to be painted by patches."""
-        settings, paintable = asset_build.settings, _paintable_mesh(asset_build, variant)
-        size = int(settings.texture_size or 0) // prior.vae_scale_factor
-        with asset_build.stage("prepare_texture"):
-            scene = SampledTextureMesh(
-                paintable.vertices,
-                paintable.uvmesh.mesh.faces,
-                paintable.uvmesh.uv,
-                paintable.uvmesh.uv_faces,
-                prior.latent_rgb,
-                PaintedMeshSettings(
-                    views=int(settings.views or 1),
-                    view_size=int(settings.view_size or prior.sample_size),
-                    texture_size=size,
-                    learning_rate=0.0,
-                    cameras=CameraSettings(object_radius=MESH_RADIUS),
-                    patches=sampled_view_settings(settings),
-                ),
-                variant.seed,
-                prior.device,
-                steps=int(settings.texture_steps or 1),
-                t_min=settings.t_min,
-                t_max=settings.t_max,
-                two_sided=not is_closed(paintable.uvmesh.mesh),
-                known_latents=latent_texture(variant.scene, paintable.uvmesh, size),
-            )
-        return scene, paintable.layout
-
-    def asset(self, asset_build: AssetBuild, variant: Variant, prior: Prior) -> Asset:
-        """The field's surface, textured with what its views show or with the patches painted on it."""
-        paintable = _paintable_mesh(asset_build, variant)
-        patches = variant.textured.sampled_views() if variant.textured is not None else None
-        with asset_build.stage("bake"):
-            if patches is not None:
-                size = int(asset_build.settings.texture_size or 0)
-                baked = bake_sampled_views(patches, paintable, size, prior, asset_build.report)
-            else:
-                baked = _bake_projected(
-                    variant.refined or variant.scene, paintable.uvmesh, asset_build.settings, prior, asset_build
-                )
-        return Asset(paintable.uvmesh, baked.maps, {**baked.notes, **variant.notes}, paintable.frame)
+    variant.scenes.refined = scene
+    return PhaseScene(scene)
 
 
-generate = functools.partial(build, Generate())
+def _textured_scene(asset_build: FieldBuild, variant: FieldVariant, prior: Prior) -> PhaseScene:
+    """The field's surface under the field's latents, to be painted by patches."""
+    settings, paintable = asset_build.settings, _surface(asset_build, variant)
+    uvmesh, size = paintable.uvmesh, settings.texture_size // prior.vae_scale_factor
+    with asset_build.row.stage("prepare_texture"):
+        scene = SampledTextureMesh(
+            paintable.vertices,
+            uvmesh.mesh.faces,
+            uvmesh.uv,
+            uvmesh.uv_faces,
+            prior.latent_rgb,
+            PaintedMeshSettings(
+                views=settings.views,
+                view_size=settings.view_size,
+                texture_size=size,
+                learning_rate=0.0,
+                cameras=CameraSettings(object_radius=MESH_RADIUS),
+                patches=sampled_view_settings(settings),
+            ),
+            variant.seed,
+            prior.device,
+            steps=settings.texture_steps,
+            t_min=settings.t_min,
+            t_max=settings.t_max,
+            two_sided=not is_closed(uvmesh.mesh),
+            known_latents=latent_texture(variant.scenes.latest, uvmesh, size),
+        )
+    variant.scenes.textured = scene
+    return PhaseScene(scene, (paintable.layout,))
 
 
-def scene_settings(settings: GenerateSettings, learning_rate: float | None = None) -> RadianceFieldSettings:
-    """The scene's part of a row's resolved settings."""
-    return RadianceFieldSettings(
-        views=int(settings.views or 1),
-        view_size=int(settings.view_size or 64),
-        learning_rate=float(learning_rate or settings.learning_rate or 0),
-        cameras=OrbitSettings(
-            elevation=_radians(settings.elevation_min, settings.elevation_max),
-            radius=(float(settings.radius_min or 0), float(settings.radius_max or 0)),
-            fov=_radians(settings.fov_min, settings.fov_max),
-        ),
-        samples_step=float(settings.samples_step or 0),
-        background="learned" if settings.background == "learned" else "random",
-        supersample=int(settings.supersample or 1),
-        lambdas=LossWeights(
-            float(settings.lambda_sparsity or 0),
-            float(settings.lambda_shape or 0),
-            settings.lambda_orientation,
-            settings.lambda_tv,
-        ),
-    )
-
-
-def _base_latent(colour: str | None, prior: Prior) -> torch.Tensor:
-    """(C,) latent of the colour to start from, grey where there is none."""
-    rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] if colour else [0.5, 0.5, 0.5]
-    return torch.from_numpy(prior.latent_rgb.invert(np.array(rgb))).float()
-
-
-def _radians(low: float | None, high: float | None) -> tuple[float, float]:
-    return float(np.radians(low or 0)), float(np.radians(high or 0))
-
-
-def _paintable_mesh(asset_build: AssetBuild, variant: Variant) -> PaintableMesh:
-    """The surface of the variant's field, unwrapped; found once."""
-    if variant.paintable is None:
-        settings = asset_build.settings
-        scene: RadianceFieldScene = variant.refined or variant.scene
-        with asset_build.stage("surface"):
-            mesh = extract_mesh(scene, settings, sketched=asset_build.shared is not None)
-        asset_build.warnings += mesh.warnings
-        with asset_build.stage("unwrap"):
+def _surface(asset_build: FieldBuild, variant: FieldVariant) -> PaintableMesh:
+    """The unwrapped surface of the variant's field; extracted at the first call."""
+    row, settings, scenes = asset_build.row, asset_build.settings, variant.scenes
+    if scenes.surface is None:
+        with row.stage("surface"):
+            mesh = extract_mesh(scenes.latest, settings, sketched=asset_build.inputs is not None)
+        row.warnings += mesh.warnings
+        with row.stage("unwrap"):
             uvmesh = unwrap(
-                mesh, texture_size=settings.texture_size, time_limit=settings.unwrap_seconds, report=asset_build.report
+                mesh, texture_size=settings.texture_size, time_limit=settings.unwrap_seconds, report=row.report
             )
-        variant.paintable = PaintableMesh(uvmesh, normalise(mesh.vertices, radius=MESH_RADIUS))
-    paintable: PaintableMesh = variant.paintable
-    return paintable
+        scenes.surface = PaintableMesh(uvmesh, normalise(mesh.vertices, radius=MESH_RADIUS))
+    return scenes.surface
 
 
 def _bake_projected(
-    scene: RadianceFieldScene, uvmesh: UVMesh, settings: GenerateSettings, prior: Prior, asset_build: AssetBuild
+    scene: RadianceFieldScene, uvmesh: UVMesh, texture_size: int, prior: Prior, report: Reporter
 ) -> BakedMaps:
+    """Project views from all around the field onto its mesh."""
     vertices = uvmesh.mesh.vertices
     cameras = bake_cameras(vertices)
     view_size = prior.sample_size * 2 if prior.sample_size < 64 else prior.sample_size
@@ -229,20 +313,20 @@ def _bake_projected(
         image, depth = render_picture(scene, cameras[index : index + 1], view_size, prior)
         images.append(image)
         depths.append(depth)
-        asset_build.report("views", index + 1, len(cameras))
+        report("views", index + 1, len(cameras))
     return bake_projected(
         uvmesh,
         vertices,
         cameras,
         np.concatenate(images),
-        int(settings.texture_size or 0),
-        asset_build.report,
+        texture_size,
+        report,
         near_depths=np.concatenate(depths),
     )
 
 
-def bake_cameras(vertices: np.ndarray) -> Cameras:
-    """Cameras all around the scene that hold the whole of ``vertices`` (V, 3)."""
+def bake_cameras(vertices: NDArray[np.float64]) -> Cameras:
+    """Cameras all around the scene, each with all of ``vertices`` (V, 3) in view."""
     reach = float(np.linalg.norm(vertices, axis=1).max())
     fov = np.radians(45)
     return covering_cameras(BAKE_VIEWS, radius=reach / np.sin(fov / 2) * 1.05, fov=float(fov))
@@ -251,9 +335,9 @@ def bake_cameras(vertices: np.ndarray) -> Cameras:
 @torch.no_grad()
 def render_picture(
     scene: RadianceFieldScene, camera: Cameras, view_size: int, prior: Prior
-) -> tuple[np.ndarray, np.ndarray]:
-    """What the decoder shows of the field: (1, 3, H, H) in [0, 1], and (1, h, h) depth along the view axis, inf where
-    rays pass."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A decoded (or refined) view of the field: (1, 3, H, H) float32 RGB in [0, 1], and (1, h, h) float32 depth along
+    the view axis, inf where rays hit nothing."""
     if scene.layer is not None:
         image, weight, depth = scene.render_views(camera, view_size * prior.vae_scale_factor, 1)
         rgb = image

@@ -1,19 +1,19 @@
 """Every setting of the ``generate`` recipe: its range, its default and what it does. Loads no torch.
 
-``None`` means "what the prior recommends" (``prior.defaults``) or, where a prior has no say, "none". Lengths are
-in units of the scene, whose cube reaches from -1 to 1; angles are in degrees, as in manifests. Each ``lambda``
-weighs a mean (per ray, per sample or per pixel) against the guidance's gradient.
+An option of None means "what the prior recommends" (``prior.generate_defaults``) or, where priors recommend nothing,
+"none". Lengths are in units of the scene, whose cube reaches from -1 to 1; angles are in degrees, as in manifests. Each
+``lambda`` weighs a mean (per ray, per sample or per pixel) against the guidance's gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.recipes.shared_settings import SharedSettings
+from pipeline.recipes.shared_settings import ResolvedSettings, SharedSettings
 
 ShapeName = Literal["sphere", "box", "cylinder", "cone", "capsule", "torus"]
 SketchFit = Literal["centre", "keep"]
@@ -62,7 +62,7 @@ class Shape(BaseModel):
 
     @field_validator("size", mode="before", json_schema_input_type=Extent | Extents)
     @classmethod
-    def _one_for_all(cls, value: Any) -> Any:
+    def _one_for_all(cls, value: object) -> object:
         return [value] * 3 if type(value) in (int, float) else value
 
     @model_validator(mode="after")
@@ -84,7 +84,7 @@ class Shape(BaseModel):
 
 
 class GenerateSettings(SharedSettings):
-    """The settings of one generated asset; validated strictly (text is no number, a boolean is no number)."""
+    """The options of a row of ``generate``, validated strictly: text and booleans are not numbers."""
 
     ORDERED: ClassVar[tuple[tuple[str, str], ...]] = (
         *SharedSettings.ORDERED,
@@ -196,8 +196,40 @@ class GenerateSettings(SharedSettings):
             )
         return self
 
-    def completed(self, defaults: Mapping[str, Any]) -> Self:
-        """As ``SharedSettings.completed``."""
-        if self.refine:
-            defaults = {**defaults, "texturing": "views"}
-        return super().completed(defaults)
+
+class ResolvedGenerateSettings(ResolvedSettings):
+    """The settings that a generated asset is built with."""
+
+    scene_radius: float
+    radius_min: float
+    radius_max: float
+    fov_min: float
+    fov_max: float
+    supersample: int
+    grid_levels: int
+    grid_finest: int
+    grid_log2_table: int
+    occupancy_resolution: int
+    samples_step: float
+    lambda_sparsity: float
+    lambda_orientation: float
+    lambda_tv: float
+    shapes: list[Shape] | None
+    sketch_fit: SketchFit | None
+    lambda_shape: float
+    sigma_shape: float
+    mesh_resolution: int
+    density_threshold: float | None
+    surface_blur: float
+    texturing: Texturing
+    texture_steps: int
+    texture_guidance_scale: float
+    face_budget: int
+
+
+def resolve_generate(options: GenerateSettings, defaults: Mapping[str, object]) -> ResolvedGenerateSettings:
+    """Complete ``options`` with the prior's ``defaults``, by name. Raises SettingError as ``ResolvedSettings.of``.
+
+    A refined field is textured from its views, whatever the prior prefers.
+    """
+    return ResolvedGenerateSettings.of(options, {**defaults, "texturing": "views"} if options.refine else defaults)

@@ -1,4 +1,4 @@
-"""What a row that was interrupted left: from which step it will go on. Loads no torch."""
+"""Read from an interrupted row's folder the step from which the row will go on. Loads no torch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 from pipeline.core.asset_layout import LOG, WORK_DIR
 from pipeline.core.errors import PriorError
 from pipeline.prior.single_file import read_header
+from pipeline.recipes import PHASE_STAGES
 
-# The phases of a row by their checkpoints' names, the last one first, as progress calls them.
-_PHASES = {"texture": "texture", "rgb": "refine", "latent": "distill"}
-# Bytes at the end of a log in which its last beginning is looked for.
+# Bytes at the end of a log that are searched for the last start.
 _SEEN = 64 << 10
 _LARGEST_HEADER = 1 << 20
 
@@ -19,18 +18,16 @@ _LARGEST_HEADER = 1 << 20
 def goes_on_from(folder: Path, fingerprint: str) -> str:
     """``goes on from step 40 (distill)`` where ``folder`` holds a checkpoint of this ``fingerprint``, else "".
 
-    Whether it fits all else (as ``--lockstep``) is only seen by who loads it. Raises nothing.
+    Only the run that loads the checkpoint can tell whether the rest of its key fits, as ``--lockstep``. Raises nothing.
     """
-    asset_build = folder / WORK_DIR
+    work = folder / WORK_DIR
     # A link may lead anywhere.
-    if asset_build.is_symlink() or not asset_build.is_dir() or _last_fingerprint(folder / LOG) != fingerprint:
+    if work.is_symlink() or not work.is_dir() or _last_fingerprint(folder / LOG) != fingerprint:
         return ""
-    for name, phase in _PHASES.items():
-        steps = [
-            step for path in sorted(asset_build.glob(f"*/{name}.safetensors")) if (step := _step(path)) is not None
-        ]
-        if steps:
-            return f"goes on from step {min(steps)} ({phase})"
+    for name, stage in reversed(PHASE_STAGES.items()):
+        paths = sorted(work.glob(f"*/{name}.safetensors"))
+        if steps := [step for path in paths if (step := _step(path)) is not None]:
+            return f"goes on from step {min(steps)} ({stage})"
     return ""
 
 
@@ -42,7 +39,7 @@ def _step(path: Path) -> int | None:
 
 
 def _last_fingerprint(log: Path) -> str:
-    """What was last begun in the folder of ``log``."""
+    """The fingerprint of the last start in ``log``; "" where there is none."""
     try:
         if log.is_symlink():
             return ""

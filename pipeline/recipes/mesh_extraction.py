@@ -1,4 +1,4 @@
-"""From a grown radiance field to a mesh, and what the field has to say about the colours on it.
+"""Extract a mesh from a radiance field, and a latent texture for it.
 
 Frame and units are the scene's: a cube from -1 to 1.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, maximum_filter
 from torch import Tensor
 
@@ -18,18 +19,18 @@ from pipeline.mesh.isosurface import decimate, extract, keep_components, optical
 from pipeline.mesh.mesh import Mesh, UVMesh
 from pipeline.mesh.normals import smooth_normals
 from pipeline.raster.rasterise import interpolate
-from pipeline.recipes.generate_settings import GenerateSettings
+from pipeline.recipes.generate_settings import ResolvedGenerateSettings
 
 BOUND = 1.0
-# Points whose density is asked for at once.
+# Points per evaluation of the density.
 _CHUNK = 1 << 18
-# Depths below the surface, in scene units, at which a place is asked for its latent.
+# Depths below the surface, in scene units, at which a texel's latent is sampled.
 _DEPTHS = (0.0, 0.01, 0.02, 0.03)
 
 
 @torch.no_grad()
-def density_grid(scene: RadianceFieldScene, resolution: int) -> np.ndarray:
-    """(R, R, R) float32 densities at the corners of R - 1 cells a side, [x, y, z]; 0 where space is known as empty."""
+def density_grid(scene: RadianceFieldScene, resolution: int) -> NDArray[np.float32]:
+    """(R, R, R) float32 densities at the corners of R - 1 cells a side, [x, y, z]; 0 in known empty space."""
     near = maximum_filter(np.asarray(scene.occupancy.binary, np.uint8), size=3).astype(bool)
     axis = np.linspace(-BOUND, BOUND, resolution, dtype=np.float32)
     cell = np.minimum((np.arange(resolution) * len(near)) // (resolution - 1), len(near) - 1)
@@ -42,28 +43,28 @@ def density_grid(scene: RadianceFieldScene, resolution: int) -> np.ndarray:
     return grid
 
 
-def extract_mesh(scene: RadianceFieldScene, settings: GenerateSettings, *, sketched: bool = False) -> Mesh:
+def extract_mesh(scene: RadianceFieldScene, settings: ResolvedGenerateSettings, *, sketched: bool = False) -> Mesh:
     """The field's surface within the face budget. Raises LatentkilnError.
 
-    Where the density crosses ``density_threshold``; without one where rays lose half their light, and, of a field that
-    a sketch has shaped, also where that takes the surface to be: what either encloses is inside.
+    The surface lies where the density crosses ``density_threshold``. Without a threshold it lies where rays lose half
+    their light; for a ``sketched`` field it encloses also all that the sketch's density encloses.
     """
-    density = density_grid(scene, int(settings.mesh_resolution or 0))
+    density = density_grid(scene, settings.mesh_resolution)
     threshold = settings.density_threshold
     if threshold is None:
         field, least = optical_depth_field(density, BOUND)
         field /= least
         density, threshold = np.maximum(field, density / sketch.SURFACE) if sketched else field, 1.0
-    mesh = keep_components(extract(density, threshold, BOUND, blur=float(settings.surface_blur or 0)))
+    mesh = keep_components(extract(density, threshold, BOUND, blur=settings.surface_blur))
     return decimate(smooth(mesh), settings.face_budget)
 
 
 @torch.no_grad()
 def latent_texture(scene: RadianceFieldScene, uvmesh: UVMesh, size: int) -> Tensor:
-    """(C, size, size) float32: the field's latents on the mesh's texture; beside the charts those of the nearest
-    texel.
+    """(C, size, size) float32: the field's latents on the mesh's texture. Texels outside the charts take the nearest
+    texel's latent.
 
-    Each is the mean over a few depths below the surface, weighted by density, as a ray that ends there would see it.
+    Each latent is the mean over a few depths below the surface, weighted by density, as along a ray that ends there.
     """
     texels = texel_map(uvmesh, size, LEVEL_MARGIN)
     vertices, faces = np.asarray(uvmesh.mesh.vertices, np.float64), uvmesh.mesh.faces
@@ -78,7 +79,7 @@ def latent_texture(scene: RadianceFieldScene, uvmesh: UVMesh, size: int) -> Tens
             scene.device
         )
         density, latents = scene.field(points)
-        # A little for all: where there is nothing at any depth, the plain mean.
+        # The constant gives the plain mean where all densities are 0.
         weight = density.float()[:, None] + 1e-3
         total = weight * latents.float() + (0 if total is None else total)
         weights += weight

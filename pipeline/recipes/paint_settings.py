@@ -1,26 +1,26 @@
 """Every setting of the ``paint`` recipe: its range, its default and what it does. Loads no torch.
 
-``None`` means "what the prior recommends" (``prior.defaults``) or, where a prior has no say, "none". Angles
-are in degrees here, as in manifests.
+An option of None means "what the prior recommends" (``prior.defaults``) or, where priors recommend nothing, "none".
+Angles are in degrees, as in manifests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.prior.defaults import PaintDefaults
-from pipeline.recipes.shared_settings import SharedSettings
+from pipeline.recipes.shared_settings import ResolvedSettings, SharedSettings
 
 Distillation = Literal["score", "patches", "material"]
 UnwrapMode = Literal["auto", "input", "xatlas", "box"]
 
 
 class PaintSettings(SharedSettings):
-    """The settings of one painted asset; validated strictly (text is no number, a boolean is no number)."""
+    """The options of a row of ``paint``, validated strictly: text and booleans are not numbers."""
 
     distillation: Distillation | None = Field(
         default=None,
@@ -64,8 +64,25 @@ class PaintSettings(SharedSettings):
             )
         return self
 
-    def completed(self, defaults: Mapping[str, Any]) -> Self:
-        """As ``SharedSettings.completed``. A prior's steps are for its own way: a score needs more than patches do."""
-        if self.distillation == "score" and defaults["distillation"] != "score":
-            defaults = {**defaults, "steps": PaintDefaults.steps}
-        return super().completed(defaults)
+
+class ResolvedPaintSettings(ResolvedSettings):
+    """The settings that a painted asset is built with."""
+
+    distillation: Distillation
+    tile_size: float | None
+    close_up: float
+    fov: float
+    prompt_close_up: bool
+    initial_noise: float
+    antialias: bool
+    unwrap: UnwrapMode
+
+
+def resolve_paint(options: PaintSettings, defaults: Mapping[str, object]) -> ResolvedPaintSettings:
+    """Complete ``options`` with the prior's ``defaults``, by name. Raises SettingError as ``ResolvedSettings.of``.
+
+    The prior's steps are meant for the prior's own distillation: score distillation needs more steps than patches do.
+    """
+    if options.distillation == "score" and defaults["distillation"] != "score":
+        defaults = {**defaults, "steps": PaintDefaults.steps}
+    return ResolvedPaintSettings.of(options, defaults)

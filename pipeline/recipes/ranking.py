@@ -1,4 +1,4 @@
-"""Which of a row's variants is best, asked of the prior itself.
+"""Rank a row's variants with the prior itself.
 
 A variant is good when its picture is easier to denoise knowing the prompt than not knowing it: the score is
 1 - error(prompt) / error(empty prompt), the mean squared error of the predicted noise over views, timesteps and noise
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.core.rng import torch_generator
 from pipeline.core.scene import View
@@ -17,18 +18,18 @@ from pipeline.export.preview import VIEWS, render_views
 from pipeline.optimize.prompts import view_prompt
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import view_words
-from pipeline.recipes.asset_build import Asset, AssetBuild, Variant
+from pipeline.recipes.asset_build import Asset, AssetBuild, InputsT, ScenesT, SettingsT, Variant
 
 # Shares of T: where the prompt decides about colour, material and layout.
 _TIMES = (0.35, 0.5, 0.65, 0.8)
 _BATCH = 8
 
 
-def score(asset_build: AssetBuild, variant: Variant, prior: Prior) -> float:
-    """Higher is better; above 0 where the prompt helps. See the module."""
+def score(asset_build: AssetBuild[SettingsT, InputsT, ScenesT], variant: Variant[ScenesT], prior: Prior) -> float:
+    """The score of a finished variant, as the module defines it: higher is better, above 0 where the prompt helps."""
     assert variant.asset is not None
-    settings = asset_build.settings
-    return score_asset(variant.asset, prior, asset_build.job.prompt, view_words=bool(settings.view_words))
+    view_words = asset_build.settings.view_words
+    return score_asset(variant.asset, prior, asset_build.row.job.prompt, view_words=view_words)
 
 
 def score_asset(asset: Asset, prior: Prior, prompt: str, *, view_words: bool) -> float:
@@ -43,7 +44,7 @@ def score_asset(asset: Asset, prior: Prior, prompt: str, *, view_words: bool) ->
 
 
 @torch.no_grad()
-def score_images(images: np.ndarray, prompts: list[str], prior: Prior) -> float:
+def score_images(images: NDArray[np.uint8], prompts: list[str], prior: Prior) -> float:
     """The score of images (N, H, W, 3) uint8 sRGB, each under its own prompt."""
     rgb = torch.from_numpy(np.ascontiguousarray(images)).to(prior.device).permute(0, 3, 1, 2).float() / 255
     latents = prior.encode(rgb)
@@ -63,12 +64,12 @@ def score_images(images: np.ndarray, prompts: list[str], prior: Prior) -> float:
             ]  # fmt: skip
             row.append(torch.cat(wrong).mean())
         errors.append(torch.stack(row))
-    # Relative at each timestep: the errors at low noise would drown those at high noise.
+    # Relative at each timestep: otherwise the errors at low noise outweigh those at high noise.
     ratio = torch.stack(errors)
     return float((1 - ratio[:, 0] / ratio[:, 1].clamp_min(1e-12)).mean())
 
 
 def _views() -> list[View]:
-    """What the pictures of ``render_views`` show."""
+    """The views of ``render_views``, in order."""
     elevation, azimuth = np.radians(np.array(VIEWS, float)).T
     return [View(word, False) for word in view_words(np.pi / 2 - elevation, azimuth)]

@@ -1,11 +1,11 @@
-"""What a row leaves behind: the record of an asset, or of a failure."""
+"""The record of a finished row, and the record of a failed one."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
 import torch
 
@@ -13,30 +13,40 @@ from pipeline.core.backends import select_backend
 from pipeline.core.errors import LatentkilnError, describe_os_error
 from pipeline.core.outcome import BuildResult
 from pipeline.export.record import write_failure
-from pipeline.fields import grid, mlp, volume
 from pipeline.prior.adapter_hashes import adapter_hashes
+from pipeline.prior.load import Prior
 from pipeline.recipes import RECIPE_VERSIONS
-
-if TYPE_CHECKING:
-    from pipeline.prior.load import Prior
-    from pipeline.recipes.asset_build import AssetBuild, Variant
+from pipeline.recipes.asset_build import AssetBuild, InputsT, Json, RowContext, ScenesT, SettingsT, Variant
+from pipeline.recipes.recipe import Recipe
 
 
 def done_record(
-    asset_build: AssetBuild, built: list[Variant], prior: Prior, lockstep: int, outputs: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    """The record of a finished row (schema 1). ``built``: its variants, the best one first."""
-    job, best = asset_build.job, built[0]
+    recipe: Recipe[SettingsT, InputsT, ScenesT],
+    asset_build: AssetBuild[SettingsT, InputsT, ScenesT],
+    built: list[Variant[ScenesT]],
+    prior: Prior,
+    lockstep: int,
+    outputs: Mapping[str, Json],
+) -> dict[str, object]:
+    """The record of a finished row (schema 1).
+
+    Args:
+        built: the variants that became assets, the best one first.
+        outputs: ``sha256`` and ``bytes`` of each file, by name.
+    """
+    row, best = asset_build.row, built[0]
+    job = row.job
     assert best.asset is not None
     uvmesh = best.asset.uvmesh
     mesh = uvmesh.mesh
-    phases = [(f"{phase}_{part}", value) for phase, optimization in best.phases.items()
-              for part, value in optimization.seconds.items()]  # fmt: skip
-    record = {
+    begun = list(zip(asset_build.phases, best.optimizations, strict=False))
+    parts = {f"{phase.stage}_{part}": value for phase, o in begun for part, value in o.seconds.items()}
+    batch_sizes = [o.batch_size for v in asset_build.variants for o in v.optimizations if o.batch_size]
+    record: dict[str, object] = {
         "schema": 1,
         "id": job.id,
         "status": "done",
-        "fingerprint": asset_build.fingerprint,
+        "fingerprint": row.fingerprint,
         "recipe": job.recipe,
         "recipe_version": RECIPE_VERSIONS[job.recipe],
         "inputs": {
@@ -46,23 +56,20 @@ def done_record(
                 "seed": job.seed,
                 "settings": dict(job.settings),
             },
-            "mesh": {"name": job.mesh.name if job.mesh else None, "sha256": asset_build.input_sha256},
+            "mesh": {"name": job.mesh.name if job.mesh else None, "sha256": row.input_sha256},
             "prior": {"name": prior.name, "identity": prior.identity},
             "adapters": adapter_hashes(job.adapters),
         },
         "resolved_settings": asset_build.settings.model_dump(mode="json"),
         "outputs": outputs,
-        "backends": backends(prior, asset_build),
+        "backends": backends(recipe, asset_build.settings, prior),
         "lockstep": lockstep,
-        # The fewest that went at once; less than asked for when memory did not suffice for all.
-        "lockstep_used": min(
-            (s.batch_size for v in asset_build.variants for s in v.optimizations if s.batch_size), default=lockstep
-        ),
-        "timings": {stage: round(seconds, 4) for stage, seconds in asset_build.timings.items()}
-        | {name: round(seconds, 4) for name, seconds in phases},
+        # The smallest batch; smaller than ``lockstep`` where memory did not suffice.
+        "lockstep_used": min(batch_sizes, default=lockstep),
+        "timings": {stage: round(seconds, 4) for stage, seconds in (row.timings | parts).items()},
         "resumed_from_step": best.optimizations[0].resumed_from if best.optimizations else 0,
         "peak_rss_mb": peak_rss_mb(),
-        "warnings": asset_build.warnings,
+        "warnings": row.warnings,
         "unwrap": {"method": uvmesh.method, "reason": uvmesh.reason},
         "bake": best.asset.notes,
         "mesh_stats": {
@@ -71,7 +78,7 @@ def done_record(
             "charts": int(uvmesh.charts.max()) + 1,
             "format": mesh.source_format,
         },
-        "started": asset_build.started,
+        "started": row.started,
         "finished": time.time(),
     }
     if len(asset_build.variants) > 1:
@@ -82,20 +89,11 @@ def done_record(
     return record
 
 
-def backends(prior: Prior, asset_build: AssetBuild) -> dict[str, Any]:
-    """What computed the asset: another of these may give other bytes."""
-    device = prior.device.type
-    used = {}
-    if asset_build.job.recipe == "generate":
-        rooms = {"grid": grid.backend_for, "network": mlp.backend_for, "volume": volume.backend_for}
-        used = {name: backend_for(device) for name, backend_for in rooms.items()}
-    if asset_build.job.recipe == "paint" and device == "cuda":
-        used["texture"] = select_backend("texture").name
-    if asset_build.job.recipe == "paint" and asset_build.settings.antialias:
-        used["antialias"] = select_backend("antialias").name
+def backends(recipe: Recipe[SettingsT, InputsT, ScenesT], settings: SettingsT, prior: Prior) -> dict[str, object]:
+    """The backends, libraries and number formats that computed the asset; others may give other bytes."""
     return {
         "rasterise": select_backend("rasterise").name,
-        **used,
+        **recipe.backends(settings, prior.device.type),
         "torch": torch.__version__,
         "device": str(prior.device),
         "dtype": str(prior.dtype).removeprefix("torch."),
@@ -104,30 +102,27 @@ def backends(prior: Prior, asset_build: AssetBuild) -> dict[str, Any]:
     }
 
 
-def failed_result(asset_build: AssetBuild, error: LatentkilnError) -> BuildResult:
-    """Writes ``failure.json`` beside whatever good asset is there, and gives the row's Outcome."""
-    seconds = time.time() - asset_build.started
+def failed_result(row: RowContext, error: LatentkilnError) -> BuildResult:
+    """Write ``failure.json``, beside an earlier asset where there is one, and return the row's result."""
     record = {
         "schema": 1,
-        "id": asset_build.job.id,
+        "id": row.job.id,
         "status": "failed",
-        "fingerprint": asset_build.fingerprint,
-        "source": str(asset_build.job.row_location),
+        "fingerprint": row.fingerprint,
+        "source": str(row.job.row_location),
         "stage": error.stage,
         "error": type(error).__name__,
         "message": error.message,
-        "warnings": asset_build.warnings,
-        "timings": {stage: round(value, 4) for stage, value in asset_build.timings.items()},
+        "warnings": row.warnings,
+        "timings": {stage: round(value, 4) for stage, value in row.timings.items()},
         "finished": time.time(),
     }
     message = error.message
     try:
-        write_failure(asset_build.folder, record)
+        write_failure(row.folder, record)
     except OSError as unwritable:
         message += f" (and its failure could not be recorded: {describe_os_error(unwritable)})"
-    return BuildResult(
-        asset_build.job.id, "failed", error.stage, type(error).__name__, message, seconds, asset_build.warnings
-    )
+    return BuildResult(row.job.id, "failed", error.stage, type(error).__name__, message, row.seconds, row.warnings)
 
 
 def peak_rss_mb() -> float:

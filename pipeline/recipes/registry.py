@@ -1,27 +1,30 @@
-"""Recipes by name. Nothing heavy is imported before a recipe is asked for."""
+"""Recipes by name. Only ``get_recipe`` imports anything heavy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline.core.errors import UsageError
 from pipeline.core.job import Job, Reporter
 from pipeline.core.outcome import BuildResult
 from pipeline.recipes import RECIPE_VERSIONS
 
+if TYPE_CHECKING:
+    from pipeline.prior.load import Prior
+
 
 class BuildFunction(Protocol):
-    """Builds up to ``lockstep`` jobs into ``out/<id>/``: one Outcome each, in order; never raises for a row.
+    """Builds up to ``lockstep`` jobs into ``out/<id>/``. Returns one result per job, in order; never raises for a row.
 
-    ``stop`` turning true asks for a checkpoint and ``interrupted`` outcomes.
+    When ``stop`` turns true, unfinished rows leave checkpoints and end as ``interrupted``.
     """
 
     def __call__(
         self,
         jobs: Sequence[Job],
-        prior: Any,
+        prior: Prior,
         out: Path,
         *,
         fingerprints: Sequence[str],

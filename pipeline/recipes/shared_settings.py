@@ -1,15 +1,16 @@
 """Settings that every recipe has: one range and one meaning, whatever the recipe. Loads no torch.
 
-``None`` means "what the prior recommends" (``prior.defaults``) or, where a prior has no say, "none". Angles
-are in degrees here, as in manifests.
+``SharedSettings`` holds a row's options. An option of None means "what the prior recommends" (``prior.defaults``) or,
+where priors recommend nothing, "none". ``ResolvedSettings`` holds the values that the row is built with. Angles are in
+degrees, as in manifests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.core.errors import SettingError
@@ -23,7 +24,7 @@ Timesteps = Literal["uniform", "annealed", "descending"]
 
 
 class SharedSettings(BaseModel):
-    """What the settings of all recipes are made of; validated strictly (text and booleans are no numbers)."""
+    """The options of a row of any recipe, validated strictly: text and booleans are not numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -125,7 +126,7 @@ class SharedSettings(BaseModel):
     def _in_order(self) -> Self:
         for low, high in self.ORDERED:
             a, b = getattr(self, low), getattr(self, high)
-            # What is left to the prior is compared when it is known.
+            # ``ResolvedSettings.of`` compares a pair that the prior completes.
             if a is not None and b is not None and a >= b:
                 raise PydanticCustomError(
                     "order",
@@ -140,23 +141,89 @@ class SharedSettings(BaseModel):
             )
         return self
 
-    def completed(self, defaults: Mapping[str, Any]) -> Self:
-        """These settings with what is None taken from the prior's ``defaults``; front by what is up.
 
-        Raises SettingError where a pair that was completed is out of order.
+class ResolvedSettings(BaseModel):
+    """The settings that a row of any recipe is built with, from the row's options and the prior's defaults.
+
+    A setting is None only where None means "none": no time limit, no colour to start from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    steps: int
+    guidance_scale: float
+    texture_size: int
+    views: int
+    view_size: int
+    patch_views: int
+    patch_size: int
+    patch_height: float
+    learning_rate: float
+    t_min: float
+    t_max: float
+    timesteps: Timesteps
+    elevation_min: float
+    elevation_max: float
+    view_words: bool
+    background: Background
+    base_colour: str | None
+    refine: bool
+    refine_steps: int
+    refine_guidance_scale: float
+    refine_learning_rate: float
+    refine_t_max: float
+    seeds: int
+    max_faces: int
+    unwrap_seconds: float
+    max_seconds: float | None
+    crease_angle: float
+    up_axis: UpAxis
+    front: Front
+    image_format: ImageFormat
+    preview: bool
+    formats: list[AssetFormat]
+    turntable: bool
+
+    @property
+    def initial_colour(self) -> tuple[float, float, float]:
+        """RGB in [0, 1] of ``base_colour``; grey where it is None."""
+        if self.base_colour is None:
+            return 0.5, 0.5, 0.5
+        red, green, blue = (int(self.base_colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        return red, green, blue
+
+    @classmethod
+    def of(cls, options: SharedSettings, defaults: Mapping[str, object]) -> Self:
+        """Complete ``options`` with the prior's ``defaults``, by name. Defaults without a setting are ignored.
+
+        ``patch_views`` and ``patch_size`` fall back to ``views`` and ``view_size``, ``front`` to the axis that faces
+        forwards when ``up_axis`` is up. Raises SettingError where the prior's value has the wrong type or a pair of
+        settings is out of order.
         """
-        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        for patch, other in (("patch_views", "views"), ("patch_size", "view_size")):
-            if missing.get(patch, 0) is None:
-                missing[patch] = missing.get(other, getattr(self, other))
-        if self.front is None:
-            missing["front"] = "-y" if self.up_axis == "z" else "+z"
-        resolved = self.model_copy(update=missing)
-        for low, high in self.ORDERED:
-            a, b = getattr(resolved, low), getattr(resolved, high)
-            if a >= b:
-                raise SettingError(
-                    f"{low} is {a:g} and {high} is {b:g} (one of them the prior's); allowed: {low} below {high}",
-                    stage="prepare",
-                )
+        values: dict[str, object] = {name: getattr(options, name) for name in type(options).model_fields}
+        for name in [name for name, value in values.items() if value is None]:
+            values[name] = defaults.get(name)
+        for patch, view in (("patch_views", "views"), ("patch_size", "view_size")):
+            if values[patch] is None:
+                values[patch] = values[view]
+        if values["front"] is None:
+            values["front"] = "-y" if options.up_axis == "z" else "+z"
+        try:
+            resolved = cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise SettingError(f"the prior's default for {field}: {first['msg']}", stage="prepare") from None
+        _check_order(resolved, options.ORDERED)
         return resolved
+
+
+def _check_order(settings: ResolvedSettings, pairs: Sequence[tuple[str, str]]) -> None:
+    """Raises SettingError for the first pair whose lower bound is not below its upper one."""
+    for low, high in pairs:
+        a, b = getattr(settings, low), getattr(settings, high)
+        if a >= b:
+            raise SettingError(
+                f"{low} is {a:g} and {high} is {b:g} (one of them the prior's); allowed: {low} below {high}",
+                stage="prepare",
+            )

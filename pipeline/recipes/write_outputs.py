@@ -1,11 +1,10 @@
-"""Writes what a row became: everything under temporary names first, and the record last, which makes it exist."""
+"""Write a row's outputs: all files under temporary names first, then the record, which makes the asset exist."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,16 +20,25 @@ from pipeline.export.turntable import turntable_files
 from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.prior.load import Prior
 from pipeline.recipes import LIMIT_SETTINGS, RECIPE_VERSIONS
-from pipeline.recipes.asset_build import Asset, AssetBuild, Variant
+from pipeline.recipes.asset_build import Asset, AssetBuild, InputsT, Json, ScenesT, SettingsT, Variant
+from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.record import backends, done_record
+from pipeline.recipes.shared_settings import ResolvedSettings
 
 
-def write_outputs(recipe: str, asset_build: AssetBuild, built: list[Variant], prior: Prior, lockstep: int) -> None:
-    """Writes assets, previews and record of a row into its folder. Raises LatentkilnError.
+def write_outputs(
+    recipe: Recipe[SettingsT, InputsT, ScenesT],
+    asset_build: AssetBuild[SettingsT, InputsT, ScenesT],
+    built: list[Variant[ScenesT]],
+    prior: Prior,
+    lockstep: int,
+) -> None:
+    """Write assets, previews and record of a row into its folder. Raises LatentkilnError, and OSError for the record.
 
-    ``built``: its variants, the best first. The best becomes ``asset.glb``; another one ``seed-<seed>.glb``.
+    ``built`` holds the finished variants, the best one first. The best one becomes ``asset.glb``, each other one
+    ``seed-<seed>.glb``.
     """
-    folder = asset_build.folder
+    folder = asset_build.row.folder
     with contextlib.ExitStack() as stack:
         new: dict[str, Path] = {}
         for rank, variant in enumerate(built):
@@ -39,61 +47,63 @@ def write_outputs(recipe: str, asset_build: AssetBuild, built: list[Variant], pr
             _write_variant(recipe, asset_build, variant, prior, stem, preview, new, stack)
         outputs = {n: {"sha256": sha256_file(p), "bytes": p.stat().st_size} for n, p in new.items()}
         before = read_record(folder) or {}
-        # From here to the new record there is no record: a crash leaves garbage that is rebuilt, never a lie.
+        # Until the new record is written there is none: a crash leaves files that are rebuilt, never a wrong record.
         (folder / "record.json").unlink(missing_ok=True)
         for name in set(before.get("outputs", ())) - set(outputs):
             (folder / name).unlink(missing_ok=True)
-    # Before the record: once that is there, no run looks into this folder again.
+    # Before the record: no run looks into a folder that has one.
     shutil.rmtree(folder / WORK_DIR, ignore_errors=True)
-    write_record(folder, done_record(asset_build, built, prior, lockstep, outputs))
+    write_record(folder, done_record(recipe, asset_build, built, prior, lockstep, outputs))
 
 
 def _write_variant(
-    recipe: str,
-    asset_build: AssetBuild,
-    variant: Variant,
+    recipe: Recipe[SettingsT, InputsT, ScenesT],
+    asset_build: AssetBuild[SettingsT, InputsT, ScenesT],
+    variant: Variant[ScenesT],
     prior: Prior,
     stem: str,
     preview: str,
     new: dict[str, Path],
     stack: contextlib.ExitStack,
 ) -> None:
-    asset, settings, folder = variant.asset, asset_build.settings, asset_build.folder
+    """Write one variant's files; ``new`` and ``stack`` take their temporary paths by name, and their renaming."""
+    asset, settings, row = variant.asset, asset_build.settings, asset_build.row
+    folder = row.folder
     assert asset is not None
     crease_angle = float(np.radians(settings.crease_angle))
-    with asset_build.stage("export"):
+    with row.stage("export"):
         path = new[f"{stem}.glb"] = stack.enter_context(atomic_write(folder / f"{stem}.glb"))
         with naming(folder / f"{stem}.glb"):
             write_glb(
                 path,
                 asset.uvmesh,
                 asset.maps,
-                name=asset_build.job.id,
+                name=row.job.id,
                 provenance=_provenance(recipe, asset_build, variant, prior),
                 crease_angle=crease_angle,
                 image_format=settings.image_format,
             )
-        for name, data in _additional_files(asset_build, asset, stem).items():
+        for name, data in _additional_files(row.job.id, settings, asset, stem).items():
             path = new[name] = stack.enter_context(atomic_write(folder / name))
             with naming(folder / name):
                 path.write_bytes(data)
     if settings.preview:
-        with asset_build.stage("preview"):
+        with row.stage("preview"):
             path = new[preview] = stack.enter_context(atomic_write(folder / preview))
             with naming(folder / preview):
                 preview_png(path, asset.uvmesh, asset.maps, asset.frame, crease_angle=crease_angle)
 
 
-def _additional_files(asset_build: AssetBuild, asset: Asset, stem: str) -> dict[str, bytes]:
-    """What a row asks for besides the GLB: other formats, and sheets of depth and normals."""
-    settings, files = asset_build.settings, dict[str, bytes]()
+def _additional_files(job_id: str, settings: ResolvedSettings, asset: Asset, stem: str) -> dict[str, bytes]:
+    """The files besides the GLB, by name: other formats, and sheets of depth and normals."""
+    files: dict[str, bytes] = {}
     crease_angle = float(np.radians(settings.crease_angle))
     if "obj" in settings.formats:
         files |= obj_files(
             stem,
             asset.uvmesh,
             asset.maps,
-            name=asset_build.job.id,
+            name=job_id,
             crease_angle=crease_angle,
             image_format=settings.image_format,
         )
@@ -106,21 +116,26 @@ def _additional_files(asset_build: AssetBuild, asset: Asset, stem: str) -> dict[
     return files
 
 
-def _provenance(recipe: str, asset_build: AssetBuild, variant: Variant, prior: Prior) -> dict[str, Any]:
-    """What stands in the asset itself: no clock time, host or path, so that the same job gives the same bytes."""
-    job = asset_build.job
+def _provenance(
+    recipe: Recipe[SettingsT, InputsT, ScenesT],
+    asset_build: AssetBuild[SettingsT, InputsT, ScenesT],
+    variant: Variant[ScenesT],
+    prior: Prior,
+) -> Json:
+    """The provenance inside the asset. It has no clock time, host or path: the same job gives the same bytes."""
+    job = asset_build.row.job
     return {
-        "fingerprint": asset_build.fingerprint,
+        "fingerprint": asset_build.row.fingerprint,
         "id": job.id,
-        "recipe": recipe,
-        "recipe_version": RECIPE_VERSIONS[recipe],
+        "recipe": recipe.name,
+        "recipe_version": RECIPE_VERSIONS[recipe.name],
         "prompt": job.prompt,
         "negative_prompt": job.negative_prompt,
         "seed": variant.seed,
         "prior": {"name": prior.name, "identity": prior.identity},
-        "mesh_sha256": asset_build.input_sha256,
+        "mesh_sha256": asset_build.row.input_sha256,
         **({"adapters": adapter_hashes(job.adapters)} if job.adapters else {}),
-        # Limits change no byte, so they must not stand in the bytes either.
-        "settings": asset_build.settings.model_dump(mode="json", exclude=set(LIMIT_SETTINGS[recipe])),
-        "backends": backends(prior, asset_build),
+        # Without limits: an asset built under another limit has the same bytes.
+        "settings": asset_build.settings.model_dump(mode="json", exclude=set(LIMIT_SETTINGS[recipe.name])),
+        "backends": backends(recipe, asset_build.settings, prior),
     }

@@ -1,7 +1,7 @@
-"""Many rows on many workers: the only rooms that know Ray.
+"""Build many rows with many workers. The only package that uses Ray.
 
-``runner`` hands out groups of rows and survives dying workers, ``worker`` is the Ray actor, ``batch`` builds
-one group inside a process (what ``--serial`` uses, too), ``cluster`` starts and joins Ray, ``run_log`` keeps
-the run's record, ``progress`` shows it, ``file_lock`` keeps two runs off one asset. Importing this package
-imports none of them.
+``runner`` runs a plan. ``task_tracker`` holds the state of all rows, ``actor_pool`` the workers. ``worker`` is the Ray
+actor, ``batch`` builds one batch in a process (also with ``--serial``). ``ray_api`` has the calls of Ray with types,
+``cluster`` starts and joins Ray. ``output_root`` claims and publishes rows, ``file_lock`` keeps two runs off one asset.
+``run_log`` writes the run's record, ``progress`` shows it. Importing this package imports none of these modules.
 """

@@ -1,8 +1,8 @@
-"""The loop over Ray actors: one group in flight per worker, deaths survived, late rows cut.
+"""The loop over Ray actors: one batch in flight per worker. It survives dead workers and cancels overdue rows.
 
-Actors, not Ray Data: the driver has to know which rows a worker held when it died, to try each of them alone, to cut
-one that is late, and to let every row's end be final the moment it comes. ``benchmarks/scheduling.py`` runs the same
-rows through both: docs/operations.md has the figures.
+The pool uses actors instead of Ray Data because the driver must know which rows a worker held when it died, retry each
+of them alone, cancel a row that is overdue, and make the result of each row final at once. ``benchmarks/scheduling.py``
+runs the same rows through both; docs/operations.md has the figures.
 """
 
 from __future__ import annotations
@@ -11,47 +11,51 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipeline.core.errors import PriorError
+from pipeline.core.outcome import TaskResult
+from pipeline.scheduler import ray_api
 from pipeline.scheduler.batch import one_line
 from pipeline.scheduler.gpu_capacity import gpu_options
+from pipeline.scheduler.ray_api import ActorOptions, ObjectRef, WorkerActor
 from pipeline.scheduler.signals import StopSignals
 from pipeline.scheduler.task_tracker import TaskTracker
-from pipeline.scheduler.tasks import Task, TaskResult
-from pipeline.scheduler.worker import BatchResult, Heartbeat, LoadReport, Worker, WorkerSettings
+from pipeline.scheduler.tasks import Task
+from pipeline.scheduler.worker import BatchResult, Heartbeat, LoadReport, WorkerSettings
 from pipeline.scheduler.worker_failure import WorkerFailure, classify
 
 _HEARTBEAT_SECONDS = 0.25
 DEADLINE_SECONDS = 30.0
-# How long a group has to save its work when one of its rows has had its time.
+# How long a batch has to save its work when one of its rows is overdue.
 GRACE_SECONDS = 10.0
-# How long the plan is read at a time while workers are busy, and while none is.
+# How long the plan is read at a time: while workers are busy, and while none is.
 _READ_SECONDS, _IDLE_READ_SECONDS = 0.05, 0.25
 _CHECK_SECONDS = 2.0
-# Workers that die while loading the prior, one after another, before the run gives up; and that are lost with
-# their machines.
+# The run gives up after so many workers in a row that died while loading the prior, or that were lost with their
+# machines meanwhile.
 _MAX_LOAD_DEATHS, _MAX_LOAD_LOSSES = 2, 20
-# How long a worker without work is kept in a cluster that may shrink.
+# How long an idle worker is kept in a cluster that may shrink.
 SPARE_SECONDS = 60.0
-# Rows that a worker will take at a time, as long as none has said so.
+# Assumed number of rows per batch until the first worker has measured it.
 _LIKELY_LOCKSTEP = 4
 
 
 @dataclass(frozen=True)
 class ActorSettings:
-    """``options`` are those of the Ray actor. ``workers`` says how many there may be now, given how many share a GPU:
-    clusters grow and shrink. ``probe``: how many share a GPU is to be found out by the first worker, which has one to
-    itself; until then it is the only one.
+    """Settings of the pool.
 
-    ``memory`` is what one worker may hold, in bytes; None for no limit of ours. ``draining`` names the nodes that are
-    about to go. ``alive`` turns false when the cluster's own servers are dead. ``growing``: the cluster may get more
-    machines where more workers are asked for than it can hold, and fewer where some are given back. ``cpus`` says for
-    how many CPUs a worker asks by now, given whether it is early to expect one; None: for those of ``options``.
+    ``options`` are the resources that each actor asks for. ``workers(per_gpu)`` returns how many workers there may be
+    now, because clusters grow and shrink. With ``probe`` the first worker gets a GPU to itself and measures how many
+    workers can share one; until then it is the only worker.
+
+    ``memory`` limits the bytes that one worker may hold; None for no limit. ``draining`` returns the ids of nodes that
+    are about to go. ``alive`` turns false when the cluster's own servers are dead. ``growing`` says that the cluster
+    adds machines for workers that do not fit, and removes idle ones. ``cpus(early)`` returns how many CPUs a worker
+    asks for now; ``early`` says that no worker is expected yet. None: the CPUs in ``options``.
     """
 
     worker: WorkerSettings
-    options: dict[str, Any]
+    options: ActorOptions
     workers: Callable[[int], int]
     memory: int | None = None
     draining: Callable[[], frozenset[str]] = frozenset
@@ -63,15 +67,18 @@ class ActorSettings:
 
 @dataclass
 class WorkerHandle:
-    """One worker: ``loading``, ``idle``, ``building`` (``rows``), or ``gone``. ``cancelled_at``: when it was asked to
-    let go of a row that has had its time. ``since``: when it became idle."""
+    """One worker. ``state`` is ``loading``, ``idle``, ``building`` (``rows``) or ``gone``.
+
+    ``cancelled_at`` is when the worker was asked to stop because a row was overdue, ``since`` when it became idle,
+    both in seconds of the monotonic clock. ``lockstep`` is the size of batch that the worker measured.
+    """
 
     name: str
-    actor: Any
-    ref: Any
+    actor: WorkerActor
+    ref: ObjectRef[LoadReport | BatchResult]
     state: str = "loading"
     rows: list[Task] = field(default_factory=list)
-    heartbeat: Any = None
+    heartbeat: ObjectRef[Heartbeat] | None = None
     ticket: int = 0
     node: str = ""
     node_id: str = ""
@@ -82,27 +89,20 @@ class WorkerHandle:
 
 
 class ActorPool:
-    """Builds what a Book has with Ray actors. ``note`` takes lines worth showing."""
+    """Builds the tasks of ``tracker`` with Ray actors. ``note`` shows a line to the user."""
 
     def __init__(
         self, tracker: TaskTracker, note: Callable[[str], None], signals: StopSignals, settings: ActorSettings
     ):
-        import ray
-
-        self._ray: Any = ray
         self._tracker, self._note, self._signals, self._settings = tracker, note, signals, settings
-        self._options = settings.options
-        # Two groups of threads in the worker: one builds, the other answers while it does. No restarts by
-        # Ray: a new worker is made here, where it is known what the old one was doing.
-        self._actor: Any = self._ray.remote(
-            concurrency_groups={"control": 1}, max_restarts=0, max_task_retries=0, **settings.options
-        )(Worker)
+        self._options: dict[str, float] = dict(settings.options)
+        self._worker_class = ray_api.worker_class(settings.options)
         self._workers: list[WorkerHandle] = []
         self._created = self._tickets = self._load_deaths = self._load_losses = 0
         self._target = self._per_gpu = 1
         self._probing = settings.probe
         self._going: frozenset[str] = frozenset()
-        self._noted: set[str] = set()  # of which machines it has been said that they go
+        self._noted: set[str] = set()  # ids of draining nodes that the user was told of
         self._asked_to_stop = False
         self._begun = time.monotonic()
         self._next_check = self._next_heartbeat = 0.0
@@ -110,9 +110,9 @@ class ActorPool:
         self._worker_loaded = False
 
     def run(self) -> None:
-        """Until nothing is left to do, or to wait for.
+        """Build until no task is left, or until the user stops the run.
 
-        Raises ClusterLost, SchedulerError or what loading the prior raised.
+        Raises ClusterLost, SchedulerError, or PriorError when the prior cannot be loaded.
         """
         while True:
             if self._signals.stopping and not self._asked_to_stop:
@@ -135,20 +135,19 @@ class ActorPool:
             self._check_patience()
 
     def close(self) -> None:
-        """Ends the workers. In a joined cluster nothing else would, before this process ends."""
+        """End all workers. In a joined cluster they would otherwise live as long as this process."""
         for worker in self._workers:
             self._kill(worker)
 
     # -- workers ----------------------------------------------------------------------------------------------
 
     def _busy(self) -> list[WorkerHandle]:
-        """Workers that will have something to say. One that is on its way is not waited for when it is not
-        needed (any more)."""
+        """Return the workers that the loop waits for. A worker that is loading counts only while tasks wait."""
         needed = ("loading", "building") if self._tracker.rows_left else ("building",)
         return [worker for worker in self._workers if worker.state in needed]
 
     def _watch_cluster(self) -> None:
-        """How many workers there may be now, and which of them sit on machines that are going away."""
+        """Update the number of workers there may be, and which machines are going away."""
         now = time.monotonic()
         if now < self._next_check:
             return
@@ -162,7 +161,7 @@ class ActorPool:
                 continue
             building = worker.state == "building"
             if worker.node_id not in self._noted:
-                # Said of idle workers, too: one may be between two groups just now, and is let go without a word.
+                # Also for an idle worker: it may be between two batches, and then ends without another note.
                 self._noted.add(worker.node_id)
                 then = "its work is being saved" if building else "it gets no more rows"
                 self._note(f"{worker.name}: its machine {worker.node} is going away; {then}")
@@ -170,8 +169,10 @@ class ActorPool:
                 self._request_stop(worker)
 
     def _follow_nodes(self) -> None:
-        """Until the first worker is there, all ask for what the nodes have by now: those of a cluster that starts
-        from nothing may be smaller than the machine of the driver, or larger than what was asked for at last."""
+        """Adapt the CPUs that workers ask for to the nodes that exist, until the first worker has loaded.
+
+        A cluster that starts empty may get machines that are smaller or larger than assumed.
+        """
         if self._settings.cpus is None or self._worker_loaded:
             return
         cpus = self._settings.cpus(self._patient)
@@ -184,7 +185,7 @@ class ActorPool:
                 worker.state = "gone"
 
     def _check_cluster(self) -> None:
-        """Raises ClusterLost, having taken all rows back, when the cluster's servers are dead."""
+        """Take all rows back and raise ClusterLost if the cluster's servers are dead."""
         if self._settings.alive():
             return
         slots, self._workers = self._workers, []
@@ -197,10 +198,10 @@ class ActorPool:
     def _new_worker(self) -> WorkerHandle:
         options = self._options
         if self._per_gpu > 1:
-            options = options | gpu_options(self._per_gpu, options.get("num_cpus", 0))
-        handle = self._actor.options(**options).remote(self._settings.worker)
+            options = options | gpu_options(self._per_gpu, int(options.get("num_cpus", 0)))
+        actor = self._worker_class.options(**options).remote(self._settings.worker)
         self._created += 1
-        return WorkerHandle(f"worker {self._created}", handle, handle.load.remote())
+        return WorkerHandle(f"worker {self._created}", actor, actor.load.remote())
 
     def _assign_tasks(self) -> None:
         target = self._target_workers()
@@ -209,7 +210,7 @@ class ActorPool:
                 self._kill(worker)
                 worker.state = "gone"
         if self._settings.growing and self._tracker.exhausted:
-            # Those that still wait for a machine, when there is nothing left for them, would bring one in vain.
+            # A worker that waits for a machine would make the cluster start one for which no task is left.
             loading = [worker for worker in reversed(self._workers) if worker.state == "loading"]
             for worker in loading[: max(0, len(self._workers) - target)]:
                 self._kill(worker)
@@ -226,10 +227,10 @@ class ActorPool:
                 self._tracker.mark_started(group, worker.name, worker.node)
 
     def _target_workers(self) -> int:
-        """How many workers to have: as many as there is room for, and rows.
+        """Return the number of workers to have: at most as many as fit, and as there are rows.
 
-        In a cluster that may grow, up to as many again, should there be groups of rows for them: workers that wait for
-        a machine are what tells such a cluster that it is too small.
+        In a cluster that may grow, return up to twice as many if there are batches for them. Workers that wait for a
+        machine tell such a cluster that it is too small.
         """
         occupied, left = sum(worker.state == "building" for worker in self._workers), self._tracker.rows_left
         target = min(self._target, occupied + left)
@@ -239,36 +240,35 @@ class ActorPool:
         return max(target, min(2 * self._target, occupied + math.ceil(left / (batch_size or _LIKELY_LOCKSTEP))))
 
     def _is_spare(self, worker: WorkerHandle) -> bool:
-        """Nothing has come for the idle worker for a while: its machine may go."""
+        """Return whether the worker has been idle so long that its machine may go."""
         return self._settings.growing and time.monotonic() - worker.since > SPARE_SECONDS
 
     def _wait(self, busy: list[WorkerHandle]) -> None:
         timeout = max(0.01, self._next_heartbeat - time.monotonic())
         if not busy:
-            # Rows that wait for their time, or a plan that is being read.
+            # Tasks wait for their delay, or the plan is being read.
             if not self._tracker.rows_left:
                 return
             time.sleep(min(timeout, 0.05))
             return
-        # Without those that were given up since: what their refs say is known.
+        # Workers that were given up since are left out: their results are known.
         by_ref = {worker.ref: worker for worker in busy if worker.state != "gone"}
-        # One at a time: what is ready stays ready, and signals are looked at in between.
-        ready, _ = self._ray.wait(list(by_ref), num_returns=1, timeout=timeout) if by_ref else ([], [])
-        for ref in ready:
+        # One result at a time: the others stay ready, and signals are handled in between.
+        for ref in ray_api.wait(list(by_ref), timeout=timeout) if by_ref else ():
             self._settle(by_ref[ref])
 
     def _settle(self, worker: WorkerHandle) -> None:
-        """Takes what a worker has to say, or learns that it is dead."""
-        errors = self._ray.exceptions
+        """Take the result of a worker's call, or handle its death."""
+        errors = ray_api.errors()
         try:
-            reply = self._ray.get(worker.ref)
+            reply = ray_api.get(worker.ref)
         except errors.RayTaskError as error:
             self._broken(worker, error)
         except errors.RayError as error:
             self._check_cluster()
             self._lost(worker, classify(errors, error, node_alive=self._node_alive(worker.node_id)))
         else:
-            if worker.state == "loading":
+            if isinstance(reply, LoadReport):
                 self._loaded(worker, reply)
             else:
                 self._built(worker, reply)
@@ -294,7 +294,7 @@ class ActorPool:
             self._probed(worker, report.capacity.per_gpu)
 
     def _probed(self, worker: WorkerHandle, per_gpu: int) -> None:
-        """The first worker has measured: where a GPU carries several of its kind, it makes room for them."""
+        """Handle the measurement of the first worker. If a GPU can hold several workers, restart it with a share."""
         self._probing, self._per_gpu = False, per_gpu
         self._target = max(1, self._settings.workers(per_gpu))
         if per_gpu > 1 and self._tracker.rows_left > 1 and self._target > 1:
@@ -316,7 +316,7 @@ class ActorPool:
             worker.state = "gone"
 
     def _lost(self, worker: WorkerHandle, failure: WorkerFailure) -> None:
-        # An actor that is merely out of reach may still be at work: it must not be, beside its successor.
+        # An actor that is only out of reach may still work. It must not work beside its successor.
         self._kill(worker)
         was_loading, rows = worker.state == "loading", worker.rows
         worker.state, worker.rows, worker.heartbeat = "gone", [], None
@@ -333,7 +333,7 @@ class ActorPool:
         self._tracker.worker_lost(rows, failure.reason, blame=failure.blame)
 
     def _broken(self, worker: WorkerHandle, error: Exception) -> None:
-        """Our own code in the worker raised: those rows fail, the worker goes on."""
+        """Fail the rows of a batch for which the worker's own code raised. The worker goes on."""
         rows, worker.rows, worker.heartbeat = worker.rows, [], None
         cause = getattr(error, "cause", None) or error
         if worker.state == "loading":
@@ -345,33 +345,32 @@ class ActorPool:
             self._tracker.finish(row, TaskResult(row.job.id, "failed", "fleet", name, message, reproduce=row.reproduce))
 
     def _kill(self, worker: WorkerHandle) -> None:
-        self._ray.kill(worker.actor, no_restart=True)
+        ray_api.kill(worker.actor)
 
     def _node_alive(self, node_id: str) -> bool:
-        return not node_id or any(node["NodeID"] == node_id and node["Alive"] for node in self._ray.nodes())
+        return not node_id or any(node.id == node_id and node.alive for node in ray_api.nodes())
 
-    # -- what is late or too large ----------------------------------------------------------------------------
+    # -- overdue and too large ----------------------------------------------------------------------------
 
     def _collect_heartbeats(self) -> None:
-        """Asks each builder where it stands, and reads the answers to the last question. Never waits."""
+        """Read the answers to the last heartbeat requests and send new ones. Never waits."""
         for worker in self._workers:
             if worker.state != "building":
                 continue
             if worker.heartbeat is not None:
-                ready, _ = self._ray.wait([worker.heartbeat], timeout=0)
-                if not ready:
+                if not ray_api.wait([worker.heartbeat], timeout=0):
                     continue
                 try:
-                    pulse: Heartbeat = self._ray.get(worker.heartbeat)
-                except self._ray.exceptions.RayError:
+                    beat = ray_api.get(worker.heartbeat)
+                except ray_api.errors().RayError:
                     worker.heartbeat = None
-                    continue  # its build will say so, too
+                    continue  # the result of its build tells the same
                 mine = {row.job.id for row in worker.rows}
-                for job_id, (stage, done, total) in pulse.stages.items():
+                for job_id, (stage, done, total) in beat.stages.items():
                     if job_id in mine:
                         self._tracker.update_stage(job_id, stage, done, total)
-                if self._settings.memory is not None and pulse.memory > self._settings.memory:
-                    self._too_large(worker, pulse.memory)
+                if self._settings.memory is not None and beat.memory > self._settings.memory:
+                    self._too_large(worker, beat.memory)
                     continue
             worker.heartbeat = worker.actor.heartbeat.options(concurrency_group="control").remote()
 
@@ -380,7 +379,7 @@ class ActorPool:
         self._lost(worker, WorkerFailure(f"it held {_gigabytes(memory)}, and --max-memory allows {limit}", blame=True))
 
     def _cancel_overdue(self) -> None:
-        """Asks a group for an early end when one of its rows has had its time; kills a worker that does not answer."""
+        """Ask a batch with an overdue row to end early, and kill a worker that does not do so in time."""
         now = time.monotonic()
         for worker in self._workers:
             if worker.state != "building":
@@ -410,14 +409,14 @@ class ActorPool:
                 self._request_stop(worker)
 
     def _abandon(self) -> None:
-        """Stops at once: kills the workers; what they last saved is what remains."""
+        """Stop at once: kill the workers. Their last checkpoints remain."""
         for worker in self._workers:
             self._kill(worker)
             self._tracker.worker_lost(worker.rows, "stopped")
             worker.rows, worker.state = [], "gone"
 
     def _check_patience(self) -> None:
-        """Says so when no worker comes up: a joined cluster may have no room."""
+        """Tell the user when no worker starts, because a joined cluster may have no room."""
         if self._patient and time.monotonic() - self._begun > DEADLINE_SECONDS:
             self._patient = False
             if self._workers and all(worker.state == "loading" for worker in self._workers):

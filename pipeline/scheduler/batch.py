@@ -1,35 +1,42 @@
-"""Builds one group of rows inside this process: locks, the recipe, a log and a record for each failure."""
+"""Build one batch of rows in this process: locks, the recipe, a log per row and a record of each failure."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.core.errors import Interrupted, LatentkilnError, describe_os_error
 from pipeline.core.job import Reporter
-from pipeline.core.outcome import BuildResult
+from pipeline.core.outcome import TaskResult
 from pipeline.scheduler.output_root import OutputRoot
 from pipeline.scheduler.task_log import TaskLog
-from pipeline.scheduler.tasks import Hooks, Task, TaskResult
+from pipeline.scheduler.tasks import Hooks, Task
 from pipeline.storage.errors import StorageError
 from pipeline.storage.inputs import with_local_files
 from pipeline.storage.secrets import scrub
 
+if TYPE_CHECKING:
+    from pipeline.prior.load import Prior
+
 ELSEWHERE = "being built by another run"
-# A worker that was declared dead may hold its locks a moment longer.
+# A worker that was declared dead may hold its locks for a moment longer.
 _RETRY_LOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class BatchContext:
-    """Where a group is built: the depot it goes to, the loaded prior, and how. ``run_id`` goes into the rows' logs."""
+    """What the batches of one worker share: the output root, the loaded prior and how to build.
+
+    ``run_id`` goes into the rows' logs.
+    """
 
     output_root: OutputRoot
-    prior: Any
+    prior: Prior
     lockstep: int
     hooks: Hooks
     checkpoint_seconds: float = 30.0
@@ -37,7 +44,7 @@ class BatchContext:
 
     @property
     def out(self) -> Path:
-        """The local folder that recipes write into."""
+        """The local folder into which recipes write."""
         return self.output_root.root
 
 
@@ -47,10 +54,10 @@ def build_batch(
     report: Callable[[str, str, int, int], None],
     stop: Callable[[], bool],
 ) -> list[TaskResult]:
-    """Builds ``rows`` (one recipe, at most ``context.lockstep``) and gives one result each, in order.
+    """Build ``rows`` of one recipe, at most ``context.lockstep`` of them. Return one result per row, in order.
 
-    ``report(job_id, stage, done, total)`` is called at every step. Rows another run holds come back as
-    ``elsewhere``; rows that are finished already (built by another run or an attempt that died late) as
+    ``report(job_id, stage, done, total)`` is called at every step. A row that another run holds ends as
+    ``elsewhere``. A row that is finished already, built by another run or by an attempt that died late, ends as
     ``kept``.
     """
     results: dict[str, TaskResult] = {}
@@ -93,7 +100,7 @@ def _build_and_publish(
     report: Callable[[str, str, int, int], None],
     stop: Callable[[], bool],
 ) -> list[TaskResult]:
-    """As ``_build``, with checkpoints kept where the depot wants them."""
+    """Build as ``_build`` does while the output root copies the checkpoints."""
     try:
         with context.output_root.working(rows):
             return _build(rows, context, report, stop)
@@ -102,7 +109,7 @@ def _build_and_publish(
 
 
 def _committed(row: Task, result: TaskResult, context: BatchContext) -> TaskResult:
-    """``result``, or the failure to publish what was built."""
+    """Publish a row that was built. Return ``result``, or the failure to publish it."""
     if result.state != "done":
         return result
     try:
@@ -121,8 +128,7 @@ def _build(
     report: Callable[[str, str, int, int], None],
     stop: Callable[[], bool],
 ) -> list[TaskResult]:
-    """Calls the recipe. Should it raise for a whole group, each row is tried alone, to find the guilty
-    one."""
+    """Call the recipe. If it raises for a batch of several rows, build each row alone to find the cause."""
     if not rows:
         return []
     begun = time.monotonic()
@@ -132,7 +138,7 @@ def _build(
         return lambda stage, done, total: report(job_id, stage, done, total)
 
     try:
-        outcomes = context.hooks.recipe(rows[0].job.recipe)(
+        results = context.hooks.recipe(rows[0].job.recipe)(
             [with_local_files(row.job) for row in rows],
             context.prior,
             context.out,
@@ -151,20 +157,14 @@ def _build(
         words = describe_os_error(error) if isinstance(error, OSError) else str(error)
         message = one_line(f"{rows[0].job.id}: {words}")
         return [_failed(rows[0], stage, type(error).__name__, message, time.monotonic() - begun)]
-    return [_result(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
+    return [_with_attempt(result, row) for row, result in zip(rows, results, strict=True)]
 
 
-def _result(row: Task, outcome: BuildResult) -> TaskResult:
-    return TaskResult(
-        row.job.id,
-        outcome.status,
-        outcome.stage,
-        outcome.error,
-        outcome.message,
-        outcome.seconds,
-        list(outcome.warnings),
-        row.reproduce if outcome.status == "failed" else "",
-        row.attempt,
+def _with_attempt(result: TaskResult, row: Task) -> TaskResult:
+    """Add what the recipe does not know of ``row``: the command that builds it alone and the number of attempts."""
+    reproduce = row.reproduce if result.state == "failed" else ""
+    return dataclasses.replace(
+        result, job_id=row.job.id, warnings=list(result.warnings), reproduce=reproduce, attempts=row.attempt
     )
 
 
@@ -175,11 +175,11 @@ def _failed(row: Task, stage: str, error: str, message: str, seconds: float = 0.
 
 
 def record_failure(output_root: OutputRoot, row: Task, result: TaskResult) -> None:
-    """Writes ``failure.json``, keeping what the recipe wrote there about this attempt. Never raises OSError.
+    """Write ``failure.json`` and keep the entries that the recipe wrote there about this attempt.
 
-    The caller holds the asset's lock.
+    The caller holds the asset's lock. Raises neither OSError nor StorageError.
     """
-    known = output_root.read_failure(row.job.id) or {}
+    known = dict(output_root.read_failure(row.job.id) or {})
     if known.get("fingerprint") != row.fingerprint or known.get("message") != result.message:
         known = {}
     failure = known | {
@@ -194,13 +194,12 @@ def record_failure(output_root: OutputRoot, row: Task, result: TaskResult) -> No
         "attempts": row.attempt,
         "finished": time.time(),
     }
-    # The row has failed already, and its result says why; a disk that is full or read-only adds nothing to
-    # it.
+    # The row has failed already and its result says why, so an error of the disk adds nothing.
     with contextlib.suppress(OSError, StorageError):
         output_root.write_failure(row.job.id, failure)
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """``text`` on one line, shortened."""
+    """Return ``text`` on one line, shortened to ``limit`` characters."""
     flat = " ".join(text.split())
     return flat if len(flat) <= limit else flat[: limit - 3] + "..."

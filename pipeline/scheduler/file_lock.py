@@ -1,7 +1,6 @@
-"""One builder per asset: a lock file in the asset's folder, held by the process that builds it.
+"""One builder per asset: the process that builds an asset locks a file in its folder.
 
-The lock is the kernel's (``flock``), not the file's existence: it is gone when its holder dies, however it
-dies.
+The lock is the kernel's (``flock``), not the existence of the file. The kernel releases it when the holder dies.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from pipeline.core.asset_layout import LOCK
 
 
 def lock(path: Path) -> int | None:
-    """A descriptor that holds the lock file at ``path`` until it is closed; None when another process holds it.
+    """Lock the file at ``path``. Return the descriptor that holds the lock until it is closed.
 
-    Raises OSError where the file cannot be made.
+    Returns None if another process holds it. Raises OSError if the file cannot be made.
     """
     return _try_lock(path)
 
 
 @contextlib.contextmanager
 def asset_lock(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[bool]:
-    """Holds ``folder`` for this process inside the block. Yields False when another process holds it.
+    """Lock the asset's ``folder`` inside the block. Yields False if another process holds the lock.
 
-    ``wait_seconds`` is how long to try. The folder is made where missing, and the lock file removed at the
-    end. A file system that has no locks gives no exclusion, and True. Raises OSError when the folder cannot
-    be made, or is a link that leaves its own parent.
+    Tries for ``wait_seconds``. Makes the folder if it is missing and removes the lock file at the end. On a file system
+    without locks it yields True without exclusion. Raises OSError if the folder cannot be made, or is a link to a place
+    outside its parent.
     """
     _require_inside(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +43,7 @@ def asset_lock(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[bool]:
     try:
         yield True
     finally:
-        # Removed while still held: whoever opened the old file sees that it is no longer the one at the path.
+        # Removed while still locked, so that a process which opened this file sees that the path has another one.
         with contextlib.suppress(OSError):
             os.unlink(folder / LOCK)
         os.close(descriptor)
@@ -56,7 +55,7 @@ def _require_inside(folder: Path) -> None:
 
 
 def _try_lock(path: Path) -> int | None:
-    """A locked descriptor of the file at ``path``, or None when another holds it."""
+    """Return a locked descriptor of the file at ``path``, or None if another process holds the lock."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         try:
@@ -69,4 +68,4 @@ def _try_lock(path: Path) -> int | None:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
-        os.close(descriptor)  # its last holder removed the file between our open and our lock
+        os.close(descriptor)  # the last holder removed the file after it was opened here

@@ -1,15 +1,13 @@
-"""What a run looks like to Prometheus: counters and gauges that Ray exports with its own.
+"""Metrics of a run for Prometheus: counters and gauges that Ray exports with its own.
 
-Every series has the tag ``run``. Where a node exports metrics (``ray start --metrics-export-port``), they stand there
-under the prefix ``ray_latentkiln_``.
+Every series has the tag ``run``. A node that exports metrics (``ray start --metrics-export-port``) names them with the
+prefix ``ray_latentkiln_``.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
+from pipeline.core.outcome import TaskResult
 from pipeline.scheduler.progress import Progress
-from pipeline.scheduler.tasks import TaskResult
 
 _SECONDS = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0]
 
@@ -22,12 +20,12 @@ class Metrics(Progress):
 
         self._tags = {"run": run_id}
         keys = ("run",)
-        self._ended: Any = metrics.Counter("latentkiln_rows_ended", "Rows that came to an end.", (*keys, "state"))
-        self._retried: Any = metrics.Counter("latentkiln_rows_retried", "Rows begun again after a setback.", keys)
-        self._running: Any = metrics.Gauge("latentkiln_rows_running", "Rows being built now.", keys)
-        self._build: Any = metrics.Gauge("latentkiln_rows_to_build", "Rows to build, as far as is known.", keys)
-        self._kept: Any = metrics.Gauge("latentkiln_rows_up_to_date", "Rows found up to date.", keys)
-        self._seconds: Any = metrics.Histogram(
+        self._ended = metrics.Counter("latentkiln_rows_ended", "Rows that came to an end.", (*keys, "state"))
+        self._retried = metrics.Counter("latentkiln_rows_retried", "Rows begun again after a setback.", keys)
+        self._running = metrics.Gauge("latentkiln_rows_running", "Rows being built now.", keys)
+        self._build = metrics.Gauge("latentkiln_rows_to_build", "Rows to build, as far as is known.", keys)
+        self._kept = metrics.Gauge("latentkiln_rows_up_to_date", "Rows found up to date.", keys)
+        self._seconds = metrics.Histogram(
             "latentkiln_row_seconds", "Wall time of finished rows.", boundaries=_SECONDS, tag_keys=keys
         )
         self._begun: set[str] = set()

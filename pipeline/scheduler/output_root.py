@@ -1,8 +1,7 @@
-"""Where a run's assets go: the output folder itself, or a URL with a scratch folder of this node before it.
+"""The output root of a run: a local folder, or a URL with a scratch folder on this node.
 
-Recipes write into ``root/<id>/`` and know nothing of this. For a local folder there is nothing more to do. For a URL
-a row is claimed by a lease there, its last checkpoint is fetched, new ones are shipped while it is built, and the
-finished asset is published before the lease is given back.
+Recipes write into ``root/<id>/`` in both cases. For a URL, a builder takes a lease on the row, downloads its last
+checkpoint, uploads new checkpoints during the build, and publishes the finished asset before it releases the lease.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline.core.asset_layout import (
     EVENTS_FILE,
+    FAILURE,
     LOCK,
     LOCK_FILE,
     LOG,
@@ -30,18 +30,20 @@ from pipeline.core.asset_layout import (
 )
 from pipeline.core.atomic import TEMPORARY_PREFIX
 from pipeline.core.errors import UsageError
+from pipeline.core.json_types import Json
 from pipeline.core.location import Location, RemotePath
 from pipeline.core.plain import files_below, refuse_links
 from pipeline.export.record import load_record, names_of_rows, output_problem, read_failure, read_record, write_failure
 from pipeline.scheduler.file_lock import asset_lock
 from pipeline.scheduler.tasks import Task
-from pipeline.storage import lease, publish, shared_cache, sync
+from pipeline.storage import lease, publish, sync
 from pipeline.storage.errors import StorageError
 from pipeline.storage.input_cache import scratch_folder
+from pipeline.storage.shared_cache import SharedCache
 from pipeline.storage.snapshot import take_snapshot
 from pipeline.storage.store import deadline, store_of
 
-# How often checkpoints and the run's own files are looked at.
+# How often checkpoints and the run's own files are checked for changes.
 SYNC_SECONDS = 15.0
 _DEADLINE_SECONDS = 20.0
 _WAIT_SECONDS = 1.0
@@ -50,47 +52,49 @@ _MAX_LOG = 1 << 20
 
 
 class OutputRoot(Protocol):
-    """What builders and the driver need of an output root. ``root`` is the local folder that recipes write into."""
+    """The operations of builders and the driver on an output root. Recipes write into the local folder ``root``."""
 
     root: Path
 
     def claim(self, row: Task, *, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:
-        """Holds the row's asset inside the block; False when another builder holds it. Raises OSError, StorageError."""
+        """Claim the row's asset in the block. Yields False if another builder has it. Raises OSError, StorageError."""
         ...
 
     def is_finished(self, row: Task) -> bool:
-        """Whether the asset is there, of just these inputs and whole. The caller has claimed it."""
+        """Return whether a complete asset of these inputs exists. The caller has claimed the row."""
         ...
 
     def working(self, rows: Sequence[Task]) -> AbstractContextManager[None]:
-        """Around the recipe's work on claimed ``rows``. Raises StorageError."""
+        """Return a context for the recipe's work on claimed ``rows``. Raises StorageError."""
         ...
 
     def commit(self, row: Task) -> None:
-        """Publishes what the recipe has finished. Raises StorageError, OSError."""
+        """Publish the asset that the recipe has finished. Raises StorageError, OSError."""
         ...
 
     def clean_up(self, job_id: str) -> None:
-        """Removes what a builder that was killed or interrupted may have left beside an asset that is up to date,
-        unless another run is building it anew."""
+        """Remove the lock file, checkpoints and temporaries that a killed builder left beside an up-to-date asset.
+
+        Removes nothing while another process holds the lock, because that process is building the asset anew.
+        """
         ...
 
-    def read_failure(self, job_id: str) -> dict[str, Any] | None:
-        """What the recipe wrote about the failure of a row."""
+    def read_failure(self, job_id: str) -> Json | None:
+        """Return what the recipe wrote about the failure of a row."""
         ...
 
-    def write_failure(self, job_id: str, failure: Mapping[str, Any]) -> None:
-        """Writes ``failure.json``. Raises OSError, StorageError."""
+    def write_failure(self, job_id: str, failure: Json) -> None:
+        """Write ``failure.json``. Raises OSError, StorageError."""
         ...
 
 
 def open_output_root(out: Location, *, run_id: str = "") -> OutputRoot:
-    """The depot of the output root ``out`` for the run ``run_id``. Asks no store yet."""
+    """Open the output root ``out`` for the run ``run_id``. Sends no request to a store yet."""
     return RemoteOutputRoot(out, run_id) if isinstance(out, RemotePath) else LocalOutputRoot(out)
 
 
 def refuse_links_in(out: Location) -> None:
-    """Raises UsageError where a file or folder that a run keeps right in the local output root ``out`` is a link."""
+    """Raise UsageError if a file or folder of the run itself in the local output root ``out`` is a link."""
     names = (RUN_FILE, EVENTS_FILE, LOCK_FILE, RUNS_FOLDER, UNWRAP_CACHE, SKETCH_CACHE)
     try:
         refuse_links(local_root(out), names)
@@ -99,12 +103,12 @@ def refuse_links_in(out: Location) -> None:
 
 
 def local_root(out: Location) -> Path:
-    """The local folder for ``out``: itself, or the scratch folder of this node."""
+    """Return the local folder of ``out``: the folder itself, or this node's scratch folder for a URL."""
     return scratch_folder(out) if isinstance(out, RemotePath) else out.resolve()
 
 
 class LocalOutputRoot:
-    """A folder of this machine or of a file system that all nodes share."""
+    """A folder on this machine, or on a file system that all nodes share."""
 
     def __init__(self, out: Path):
         self.root = out
@@ -128,7 +132,7 @@ class LocalOutputRoot:
 
     def clean_up(self, job_id: str) -> None:
         folder = self.root / job_id
-        # One of the two is there whenever there is anything.
+        # A killed builder always leaves one of the two.
         if not (os.path.lexists(folder / LOCK) or os.path.lexists(folder / WORK_DIR)):
             return
         with contextlib.suppress(OSError), asset_lock(folder) as held:
@@ -137,22 +141,22 @@ class LocalOutputRoot:
                 for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
                     path.unlink()
 
-    def read_failure(self, job_id: str) -> dict[str, Any] | None:
+    def read_failure(self, job_id: str) -> Json | None:
         return read_failure(self.root / job_id)
 
-    def write_failure(self, job_id: str, failure: Mapping[str, Any]) -> None:
+    def write_failure(self, job_id: str, failure: Json) -> None:
         write_failure(self.root / job_id, failure)
 
 
 class RemoteOutputRoot:
-    """A URL. What is here is a copy or not yet published; what counts is there."""
+    """A URL. The scratch folder holds copies and what is not yet published; the store has the valid state."""
 
     def __init__(self, out: RemotePath, run_id: str):
         self.out, self._run_id = out, run_id
         self.root = scratch_folder(out)
         self.root.mkdir(parents=True, exist_ok=True)
-        # Layouts are found under a time limit, and all nodes must work on the same.
-        shared_cache.attach(self.root / UNWRAP_CACHE, self.out / UNWRAP_CACHE.as_posix())
+        # Unwrapping runs under a time limit. All nodes must use the same texture coordinates.
+        self._unwrap_cache = SharedCache(self.root / UNWRAP_CACHE, self.out / UNWRAP_CACHE.as_posix())
         self._renewer = lease.LeaseRenewer()
         self._leases: dict[str, lease.Lease] = {}
         self._checkpointed: set[str] = set()
@@ -177,7 +181,7 @@ class RemoteOutputRoot:
                     finally:
                         self._upload_log(job_id)
                         del self._leases[job_id]
-        # Nothing of a row that is done stays here.
+        # A row that is done leaves nothing in the scratch folder.
         with contextlib.suppress(OSError):
             (self.root / job_id).rmdir()
 
@@ -196,7 +200,7 @@ class RemoteOutputRoot:
             if record is not None and not output_problem(snapshot, record):
                 self._clear_folder(job_id)
                 return True
-        # Built here before, by someone who could not publish it: that is all that is left to do.
+        # An earlier builder on this node finished the asset but could not publish it.
         if _is_complete(self.root / job_id, row.fingerprint):
             self.commit(row)
             return True
@@ -219,7 +223,7 @@ class RemoteOutputRoot:
                 for pair in sync.files_below(self.root / job_id / WORK_DIR, self.out / job_id / WORK_DIR)
             ]
 
-        with sync.FileSync(checkpoints, seconds=SYNC_SECONDS) as shipper:
+        with self._unwrap_cache.open(), sync.FileSync(checkpoints, seconds=SYNC_SECONDS) as shipper:
             yield
         shipper.sync()
 
@@ -229,17 +233,25 @@ class RemoteOutputRoot:
         self._clear_folder(job_id)
 
     def clean_up(self, job_id: str) -> None:
-        pass  # a lease runs out by itself, and the scratch folder goes
+        # The lease at the URL expires by itself. The asset is published, so nothing in the scratch folder is needed.
+        folder = self.root / job_id
+        if not folder.is_dir():
+            return
+        with contextlib.suppress(OSError), asset_lock(folder) as held:
+            if held:
+                self._clear_folder(job_id)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
-    def read_failure(self, job_id: str) -> dict[str, Any] | None:
+    def read_failure(self, job_id: str) -> Json | None:
         return read_failure(self.root / job_id)
 
-    def write_failure(self, job_id: str, failure: Mapping[str, Any]) -> None:
+    def write_failure(self, job_id: str, failure: Json) -> None:
         with deadline(_DEADLINE_SECONDS):
             publish.write_failure(self.out / job_id, failure)
-        (self.root / job_id / publish.FAILURE).unlink(missing_ok=True)
+        (self.root / job_id / FAILURE).unlink(missing_ok=True)
 
-    def _held(self, job_id: str) -> Any:
+    def _held(self, job_id: str) -> Callable[[], bool]:
         def held() -> bool:
             lease_held = self._leases.get(job_id)
             return lease_held is not None and lease_held.ensure()
@@ -247,15 +259,15 @@ class RemoteOutputRoot:
         return held
 
     def _clear_folder(self, job_id: str) -> None:
-        """Clears the row's folder here, but for its lock and log."""
+        """Remove everything but lock and log from the row's scratch folder."""
         for path in (self.root / job_id).iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.name not in (".lock", LOG):
+            elif path.name not in (LOCK, LOG):
                 path.unlink(missing_ok=True)
 
     def _upload_log(self, job_id: str) -> None:
-        """Appends this attempt's lines to the row's log at the URL. A log that cannot be shipped stops nothing."""
+        """Append this attempt's lines to the row's log at the URL. Ignores errors."""
         path, location = self.root / job_id / LOG, self.out / job_id / LOG
         with contextlib.suppress(OSError, StorageError, FileNotFoundError), deadline(_DEADLINE_SECONDS):
             lines = path.read_bytes()
@@ -267,8 +279,7 @@ class RemoteOutputRoot:
 
 
 def clean_scratch(out: Location) -> None:
-    """Removes what killed runs left in this node's scratch folder for a URL, once nothing has touched it for a week:
-    rows that were finished elsewhere."""
+    """Remove rows that killed runs left in this node's scratch folder for a URL and nobody touched for a week."""
     if not isinstance(out, RemotePath):
         return
     with contextlib.suppress(OSError):
@@ -283,8 +294,10 @@ def _is_complete(folder: Path, fingerprint: str) -> bool:
     return record is not None and record["fingerprint"] == fingerprint and not output_problem(folder, record)
 
 
-def publish_run(root: Path, out: Location, names: Sequence[str], folders: Sequence[str]) -> AbstractContextManager[Any]:
-    """While the block lasts, the run's own files in ``root`` are copied to ``out``, where that is a URL."""
+def publish_run(
+    root: Path, out: Location, names: Sequence[str], folders: Sequence[str]
+) -> AbstractContextManager[object]:
+    """Copy the run's own files from ``root`` to ``out`` inside the block, if ``out`` is a URL."""
     if not isinstance(out, RemotePath):
         return contextlib.nullcontext()
 
@@ -307,7 +320,7 @@ def _synced_at_the_end(shipper: sync.FileSync) -> Iterator[sync.FileSync]:
 
 
 def fetch_run(out: RemotePath, folder: Path, names: Sequence[str]) -> None:
-    """Copies the run's files ``names`` from ``out`` into the local ``folder``, those that are there."""
+    """Copy those of the run's files ``names`` that exist at ``out`` into the local ``folder``."""
     for name in names:
         with contextlib.suppress(FileNotFoundError):
             (folder / name).write_bytes(store_of(out).read(out / name)[0])

@@ -1,7 +1,7 @@
-"""What a run looks like while it goes on: a live display, plain lines, JSON lines, or nothing.
+"""Display the progress of a run: a live display, plain lines, JSON lines, or nothing.
 
-``Progress`` is the interface (and the silent one); ``make_progress`` chooses. The figures behind all of them
-come from ``RowClock`` (one row: rate and time left of its stage) and ``RunClock`` (the whole run).
+``Progress`` is the interface and the silent display; ``make_progress`` chooses a display. ``RowClock``
+computes the rate and the time left of a row's stage, ``RunClock`` the time left of the whole run.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, cast
 
+from pipeline.core.outcome import FAILURES, TaskResult
 from pipeline.core.terminal import Display, complain, escape, safe_json
-from pipeline.scheduler.tasks import FAILURES, TaskResult
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
     from rich.table import Table
 
 Clock = Callable[[], float]
 
-# How far a row is when a stage begins and ends, for the run's time left. Most of the time goes into
-# distilling.
+# The fraction of a row that is done when a stage starts and ends, to estimate the run's time left. Distilling takes
+# most of the time.
 _SHARES = {
     "load": (0.0, 0.01),
     "unwrap": (0.0, 0.05),
@@ -39,7 +40,7 @@ _RATE_WINDOW = 15.0
 
 
 class RowClock:
-    """Rate and time left of the stage a row is in, over the last seconds of it."""
+    """Rate and time left of a row's current stage, measured over its last seconds."""
 
     def __init__(self, clock: Clock = time.monotonic):
         self._clock = clock
@@ -50,12 +51,12 @@ class RowClock:
         self.first_fraction: float | None = None
 
     def at(self, stage: str, done: int, total: int) -> None:
-        """Notes where the row stands."""
+        """Note the row's progress."""
         now = self._clock()
         if stage != self.stage or done < self.done:
             self._marks = []
         self.stage, self.done, self.total = stage, done, total
-        # Thinned out, so that the window holds a bounded number of marks whatever the number of calls.
+        # Thinned out, so that the window holds a bounded number of marks.
         if not self._marks or now - self._marks[-1][0] >= _RATE_WINDOW / 60:
             self._marks.append((now, done))
         while len(self._marks) > 2 and now - self._marks[0][0] > _RATE_WINDOW:
@@ -67,7 +68,7 @@ class RowClock:
 
     @property
     def fraction(self) -> float:
-        """How much of the row is done, 0 to 1, estimated."""
+        """The estimated fraction of the row that is done, 0 to 1."""
         return self._fraction
 
     @property
@@ -80,13 +81,13 @@ class RowClock:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of the stage; None while unknown."""
+        """Seconds left of the stage; None while unknown."""
         rate = self.rate
         return (self.total - self.done) / rate if rate and self.total else None
 
 
 class RunClock:
-    """All rows of a run, and the time left for the rest of them."""
+    """Counts the rows of a run and estimates its time left."""
 
     def __init__(self, clock: Clock = time.monotonic):
         self._clock = clock
@@ -98,22 +99,22 @@ class RunClock:
         self._skipped = 0.0
 
     def row_began(self, job_id: str) -> RowClock:
-        """A row that starts, or starts again."""
+        """Note that a row starts, or starts again."""
         if self._first_row is None:
             self._first_row = self._clock()
         self.rows[job_id] = RowClock(self._clock)
         return self.rows[job_id]
 
     def row_ended(self, result: TaskResult) -> None:
-        """A row that is over."""
+        """Note the end of a row."""
         clock = self.rows.pop(result.job_id, None)
-        # What a checkpoint had done before this run took no time in it.
+        # Work that a checkpoint had saved before this run took no time in it.
         self._skipped += (clock.first_fraction or 0.0) if clock else 1.0
         self.ended[result.state] += 1
 
     @property
     def finished(self) -> int:
-        """Rows that are over, of those to build."""
+        """The number of rows to build that have ended."""
         return sum(self.ended.values())
 
     @property
@@ -123,7 +124,7 @@ class RunClock:
 
     @property
     def seconds_left(self) -> float | None:
-        """For all rows, from the work done so far; None while too little is done to tell."""
+        """Seconds left for all rows, from the work done so far; None while too little is done."""
         if self._first_row is None:
             return None
         work = self.finished + sum(row.fraction for row in self.rows.values())
@@ -134,49 +135,49 @@ class RunClock:
 
 
 class Progress:
-    """The interface, and the display that shows nothing. ``run_id``, once known, is what all logs of the run carry.
+    """The interface of displays. This class shows nothing. ``run_id`` is the id in all logs of the run, once known.
 
-    No method raises when the display cannot be written: ``lost`` says why from then on.
+    No method raises if the output cannot be written; ``lost`` gives the reason from then on.
     """
 
     run_id = ""
 
     @property
     def lost(self) -> str:
-        """Why what is shown reaches nobody any more (the terminal was closed, the disk is full); "" while it does."""
+        """Why nobody can see the output any more, such as a closed terminal or a full disk; "" while someone can."""
         return ""
 
     def begin(self, *, build: int, kept: int) -> None:
-        """The plan is made: so many rows to build, so many up to date."""
+        """Show the first numbers of the plan: rows to build and rows up to date."""
 
     def planned(self, *, build: int, kept: int) -> None:
-        """As ``begin``, later: more of a long manifest has been read."""
+        """Update these numbers, because more of a long manifest was read."""
 
     def note(self, text: str) -> None:
-        """Something worth a line: starting workers, a worker that died, an interrupt."""
+        """Show one line about the run, such as a worker that died."""
 
     def warn(self, text: str) -> None:
-        """As ``note``, of something that went wrong with the machine."""
+        """As ``note``, for a problem of the machine."""
         self.note(text)
 
     def row_began(self, job_id: str, attempt: int) -> None:
-        """A worker took the row."""
+        """Show that a worker took the row."""
 
     def row_stage(self, job_id: str, stage: str, done: int, total: int) -> None:
-        """Where a running row stands; called a few times a second."""
+        """Show the progress of a running row. Called a few times a second."""
 
     def row_ended(self, result: TaskResult) -> None:
-        """The row is over."""
+        """Show the result of a row."""
 
     def row_refused(self, result: TaskResult) -> None:
-        """The manifest does not let this row be built; it is not one of those that ``begin`` counts."""
+        """Show a row that the manifest refuses. ``begin`` does not count it."""
 
     def close(self) -> None:
-        """No more to show; called once, also after an error."""
+        """End the display. Called once, also after an error."""
 
 
 class PlainProgress(Progress):
-    """Lines, for logs and pipes: starts, stages (at most one line in ten seconds within a stage), ends."""
+    """Lines for logs and pipes: starts, stages (at most one line in ten seconds within a stage), ends."""
 
     def __init__(self, stream: IO[str] | None = None, clock: Clock = time.monotonic):
         self._display, self._clock = Display(stream), clock
@@ -227,7 +228,7 @@ class PlainProgress(Progress):
 
 
 class JsonProgress(Progress):
-    """One JSON object a line on standard output; ``event`` names its kind."""
+    """One JSON object per line on standard output. ``event`` names its kind."""
 
     def __init__(self, stream: IO[str] | None = None):
         self._display = Display(stream)
@@ -258,7 +259,7 @@ class JsonProgress(Progress):
     def row_refused(self, result: TaskResult) -> None:
         self._emit("row", **result_json(result))
 
-    def _emit(self, event: str, **values: Any) -> None:
+    def _emit(self, event: str, **values: object) -> None:
         run = {"run": self.run_id} if self.run_id else {}
         self._display.write(safe_json({"event": event, "time": round(time.time(), 3)} | run | values) + "\n")
         self._display.flush()
@@ -266,13 +267,13 @@ class JsonProgress(Progress):
 
 @dataclass
 class LiveProgress(Progress):
-    """A line per running row and one for the run, redrawn in place; ends and notes scroll by above them."""
+    """One line per running row and one for the run, redrawn in place. Results and notes scroll by above them."""
 
     console: Console
     clock: Clock = time.monotonic
     display: Display | None = None
     _run: RunClock = field(init=False)
-    _live: Any = None
+    _live: Live | None = None
     _refused: int = 0
 
     def __post_init__(self) -> None:
@@ -320,7 +321,7 @@ class LiveProgress(Progress):
             self._live = None
 
     def table(self) -> Table:
-        """The live part: at most sixteen rows, then the run."""
+        """Return the lines that are redrawn: at most sixteen rows, then the run."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
@@ -359,7 +360,7 @@ class LiveProgress(Progress):
 
 
 def make_progress(*, quiet: bool = False, as_json: bool = False, stream: IO[str] | None = None) -> Progress:
-    """The display for this terminal and these options. ``quiet`` wins over ``as_json``; JSON goes to ``stream``."""
+    """Return the display for this terminal. ``quiet`` overrides ``as_json``; JSON goes to ``stream``."""
     if quiet:
         return Progress()
     if as_json:
@@ -372,9 +373,9 @@ def make_progress(*, quiet: bool = False, as_json: bool = False, stream: IO[str]
     return LiveProgress(console, display=display) if live else PlainProgress()
 
 
-def result_json(result: TaskResult) -> dict[str, Any]:
-    """A result as JSON values, without what is empty."""
-    value: dict[str, Any] = {"id": result.job_id, "state": result.state, "seconds": round(result.seconds, 3)}
+def result_json(result: TaskResult) -> dict[str, object]:
+    """Return ``result`` as a JSON object without empty fields."""
+    value: dict[str, object] = {"id": result.job_id, "state": result.state, "seconds": round(result.seconds, 3)}
     for name in ("stage", "error", "message", "reproduce", "warnings"):
         if item := getattr(result, name):
             value[name] = item
@@ -382,7 +383,7 @@ def result_json(result: TaskResult) -> dict[str, Any]:
 
 
 def describe(row: RowClock) -> str:
-    """``distill 120/300 (4.1/s, 0:44 left)``."""
+    """Return text such as ``distill 120/300 (4.1/s, 0:44 left)``."""
     text = f"{row.stage} {row.done}/{row.total}" if row.total > 1 else row.stage
     rate, left = row.rate, row.seconds_left
     if rate and left is not None and row.total > 1:
@@ -391,11 +392,12 @@ def describe(row: RowClock) -> str:
 
 
 def describe_end(result: TaskResult) -> str:
-    """One line about how a row ended."""
+    """Return one line about the result of a row."""
     if result.state in FAILURES:
         return f"{result.state.upper()} in {result.stage or 'fleet'}: {result.message}"
     if result.state == "done":
-        warned = f" ({len(result.warnings)} warnings)" if result.warnings else ""
+        count = len(result.warnings)
+        warned = f" ({count} warning{'s' * (count != 1)})" if count else ""
         return f"done in {result.seconds:.1f} s{warned}"
     return {
         "kept": "finished already",
@@ -406,7 +408,7 @@ def describe_end(result: TaskResult) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """``0:42``, ``12:03``, ``1:02:03``."""
+    """Format ``seconds`` as ``0:42``, ``12:03`` or ``1:02:03``; ``?`` if unknown."""
     if seconds is None or not math.isfinite(seconds):
         return "?"
     total_seconds = max(0, round(seconds))

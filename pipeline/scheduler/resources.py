@@ -1,4 +1,4 @@
-"""What this machine offers: cores, GPUs, and the defaults that follow from them. No torch, no Ray."""
+"""The cores and GPUs of this machine, and the defaults that follow from them. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 import psutil
 
-# More threads than this bring a small UNet nothing; a larger machine gets more workers instead.
+# A small UNet gains nothing from more threads; a larger machine gets more workers instead.
 MAX_THREADS = 8
-# What one worker needs with the embedded prior, and some room.
+# Memory of one worker with the embedded prior, with a margin.
 _WORKER_BYTES = 3 << 30
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 _GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 def core_count() -> int:
-    """Cores this process may use: affinity and container quota considered; at least 1."""
+    """Return the number of cores that this process may use, by its affinity and its cgroup's quota, at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = _CGROUP_CPU.read_text().split()
@@ -28,7 +28,7 @@ def core_count() -> int:
 
 
 def gpu_count() -> int:
-    """NVIDIA GPUs the driver shows, less those hidden by CUDA_VISIBLE_DEVICES."""
+    """Return the number of NVIDIA GPUs that the driver lists and CUDA_VISIBLE_DEVICES does not hide."""
     present = len(list(_GPUS.iterdir())) if _GPUS.is_dir() else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -37,16 +37,16 @@ def gpu_count() -> int:
 
 
 def threads_per_worker() -> int:
-    """Torch threads of each worker.
+    """Return the number of torch threads of each worker.
 
-    Depends on the machine alone and never on the number of workers: sums are formed in another order with
-    another number of threads, and an asset's bytes must not depend on how many workers there were.
+    It depends on the machine only, never on the number of workers: the number of threads changes the order of sums,
+    and the bytes of an asset must not depend on how many workers there were.
     """
     return min(core_count(), MAX_THREADS)
 
 
 def default_workers() -> int:
-    """One worker per GPU; without one, as many as cores and memory carry (one on a small machine)."""
+    """Return one worker per GPU, or without GPUs as many as cores and memory allow, at least 1."""
     if gpus := gpu_count():
         return gpus
     by_memory = int(psutil.virtual_memory().available // _WORKER_BYTES)

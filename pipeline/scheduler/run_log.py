@@ -1,12 +1,12 @@
-"""The run's record: ``OUT/run.json`` (the run as it stands) and ``OUT/run.events.jsonl`` (its log, a line per change).
+"""The record of a run: ``OUT/run.json`` (its current state) and ``OUT/run.events.jsonl`` (one line per change).
 
-Both are a cache for readers, also while the run goes on. What was built is told by the records beside the
-assets, so losing these two files, or a line of them, loses nothing. ``run.json`` is replaced atomically and
-holds counts, running rows and failures, not every row: its size does not grow with the manifest. Every line of
-the log carries the run's id, as do the lines that workers write into ``OUT/<id>/log.jsonl``.
+Both files serve readers, also during the run. The records beside the assets tell what was built, so losing these two
+files, or a line of them, loses nothing. ``run.json`` is replaced atomically. It holds counts, running rows and
+failures instead of every row, so its size does not grow with the manifest. Every line of the log carries the run's id,
+as do the lines that workers write into ``OUT/<id>/log.jsonl``.
 
-A second run on the same root, while the first goes on, keeps its two files under ``OUT/.runs/``; logs of earlier
-runs are moved there, too.
+A second run on the same root at the same time keeps its two files under ``OUT/.runs/``. Logs of earlier runs are moved
+there, too.
 """
 
 from __future__ import annotations
@@ -23,40 +23,41 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from pipeline.core.asset_layout import EVENTS_FILE, LOCK_FILE, RUN_FILE, RUNS_FOLDER
 from pipeline.core.atomic import atomic_write, write_json
 from pipeline.core.errors import describe_os_error
+from pipeline.core.json_types import Json
+from pipeline.core.outcome import FAILURES, TaskResult
 from pipeline.core.plain import is_plain, open_plain
 from pipeline.core.process.liveness import is_alive
 from pipeline.core.terminal import escape_json
 from pipeline.scheduler.file_lock import lock
-from pipeline.scheduler.tasks import FAILURES, TaskResult
 from pipeline.storage.secrets import scrub
 
 PUBLISHED = (RUN_FILE, EVENTS_FILE)
 SCHEMA = 1
 _MAX_FAILURES = 1000
-# Rows that a reader of the log holds at most, twice.
+# A reader of the log holds at most twice as many rows.
 MOST_ROWS = 10_000
 _MIN_INTERVAL = 1.0
 _RUN_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
-# Logs of earlier runs that are kept.
+# How many logs of earlier runs are kept.
 _MAX_ARCHIVED_LOGS = 20
-# A write may take at most this share of the run's time, however slow the disk.
+# Writing takes at most this share of the run's time, however slow the disk is.
 _WRITE_SHARE = 0.02
 
 
 class RunLog:
-    """Keeps the two files up to date. A disk that refuses them stops no run: ``problem`` then says why."""
+    """Keeps the two files up to date. An error of the disk does not stop the run; ``problem`` describes it."""
 
-    def __init__(self, out: Path, header: dict[str, Any], *, clock: Callable[[], float] = time.time):
+    def __init__(self, out: Path, header: Json, *, clock: Callable[[], float] = time.time):
         self._out, self._clock = out, clock
         self._header = dict(header)
         self._counts: Counter[str] = Counter()
-        self._running: dict[str, dict[str, Any]] = {}
-        self._failures: list[dict[str, Any]] = []
+        self._running: dict[str, dict[str, object]] = {}
+        self._failures: list[Json] = []
         self._events: TextIO | None = None
         self._lock: int | None = None
         self._file, self._log = out / RUN_FILE, out / EVENTS_FILE
@@ -66,7 +67,7 @@ class RunLog:
         self.problem = ""
 
     def open(self) -> None:
-        """Starts the record."""
+        """Start the record."""
         with self._forgiving():
             self._lock = lock(self._out / LOCK_FILE)
             if self._lock is None:
@@ -82,14 +83,14 @@ class RunLog:
         self._write("running", force=True)
 
     def planned(self, job_id: str, state: str) -> None:
-        """The plan says of a row: it is to be built (``planned``), or up to date (``kept``)."""
+        """Note what the plan says of a row: ``planned`` to be built, or ``kept`` because it is up to date."""
         self._counts[state] += 1
-        # Not flushed each: a million of these come at once.
+        # Not flushed, because a long manifest has a million of these lines.
         self._event({"id": job_id, "state": state}, flush=False)
         self._write("running")
 
     def started(self, job_id: str, attempt: int, worker: str, node: str = "") -> None:
-        """A worker took the row."""
+        """Note that a worker took the row."""
         now = self._clock()
         self._counts["planned"] -= 1
         worker_info = {"worker": worker} | ({"node": node} if node else {})
@@ -98,20 +99,20 @@ class RunLog:
         self._write("running")
 
     def stage(self, job_id: str, stage: str, done: int, total: int) -> None:
-        """Where a running row stands; kept in ``run.json`` only."""
+        """Note the progress of a running row. Only ``run.json`` has it."""
         if job_id in self._running:
             self._running[job_id] |= {"stage": stage, "done": done, "total": total}
             self._write("running")
 
     def retried(self, job_id: str, reason: str) -> None:
-        """The row's worker died; the row waits for its next attempt."""
+        """Note that the row was taken back from its worker and waits for its next attempt."""
         if self._running.pop(job_id, None) is not None:
             self._counts["planned"] += 1
         self._event({"id": job_id, "state": "planned", "retry": scrub(reason), "time": self._clock()})
         self._write("running")
 
     def finished(self, result: TaskResult) -> None:
-        """The row's end."""
+        """Note the result of a row."""
         worker_info = self._running.pop(result.job_id, None)
         if worker_info is None:
             self._counts["planned"] -= 1
@@ -128,7 +129,7 @@ class RunLog:
         self._write("running")
 
     def refused(self, result: TaskResult, source: str) -> None:
-        """A row that the manifest does not let be built: it was never planned, and another row may have its id."""
+        """Note a row that the manifest refuses. It was never planned, and another row may have the same id."""
         self._counts[result.state] += 1
         event = {"id": result.job_id, "state": result.state, "refused": True, "source": source, "stage": result.stage}
         event |= {"error": result.error, "message": scrub(result.message), "time": self._clock()}
@@ -138,8 +139,10 @@ class RunLog:
         self._write("running")
 
     def close(self, state: str, exit_code: int) -> None:
-        """The run's end: ``state`` is ``done``, ``failed`` or ``interrupted``; for the last one the log says how to go
-        on, too."""
+        """Note the end of the run. ``state`` is ``done``, ``failed`` or ``interrupted``.
+
+        For an interrupted run the log names the command that resumes it.
+        """
         self._running.clear()
         self._header |= {"finished": self._clock(), "exit_code": exit_code}
         command = self._header.get("command") if state == "interrupted" else None
@@ -154,18 +157,18 @@ class RunLog:
             os.close(self._lock)
             self._lock = None
 
-    def note(self, text: str, **values: Any) -> None:
-        """Something about the run, for its log: a worker that came, went or died."""
+    def note(self, text: str, **values: object) -> None:
+        """Write a line about the run itself, such as a worker that died, into its log."""
         self._event({"event": "note", "text": scrub(text)} | values | {"time": self._clock()})
 
-    def _event(self, event: dict[str, Any], *, flush: bool = True) -> None:
+    def _event(self, event: dict[str, object], *, flush: bool = True) -> None:
         if self._events is not None:
             with self._forgiving(self._log):
                 self._line(self._events, event)
                 if flush:
                     self._events.flush()
 
-    def _line(self, stream: TextIO, event: dict[str, Any]) -> None:
+    def _line(self, stream: TextIO, event: dict[str, object]) -> None:
         text = json.dumps({"run": self.run_id} | event, ensure_ascii=False, separators=(",", ":"))
         stream.write(escape_json(text) + "\n")
 
@@ -194,18 +197,18 @@ class RunLog:
         self._next_write = ended + max(_MIN_INTERVAL, (ended - begun) / _WRITE_SHARE)
 
     @contextlib.contextmanager
-    def _forgiving(self, path: Path | None = None) -> Any:
+    def _forgiving(self, path: Path | None = None) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             path = path or self._file
-            # The name is said once.
+            # The message names the path once.
             reason = describe_os_error(error).removeprefix(f"{path}: ")
             self.problem = f"{path}: cannot be written ({reason})"
 
 
 def _archive_log(out: Path) -> None:
-    """Moves the log of the last run aside, and drops the oldest ones."""
+    """Move the log of the last run to the archive and remove the oldest ones there."""
     events = out / EVENTS_FILE
     if not is_plain(events):
         return
@@ -223,21 +226,20 @@ def _archive_log(out: Path) -> None:
 
 @dataclass
 class RunView:
-    """What a reader sees: ``header`` is ``run.json`` ({} where missing), ``rows`` the last event of each row.
+    """A run as its two files describe it. ``header`` is ``run.json``, {} if missing; ``rows`` the last event per row.
 
-    Of a long run not every row is held: the first ones, and of the others those that run, failed or were left.
-    ``counts`` are those of all rows by state; ``complete`` says that ``rows`` are all of them.
+    A long run is not held as a whole: ``rows`` has the first rows, and of the others those that run, failed or were
+    left. ``complete`` says that no row is missing. ``counts`` are those of all rows by state.
     """
 
-    header: dict[str, Any] = field(default_factory=dict)
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    header: Json = field(default_factory=dict)
+    rows: dict[str, Json] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     complete: bool = True
 
     @property
     def state(self) -> str:
-        """``running``, ``done``, ``failed``, ``interrupted``, ``killed`` (died without a word) or
-        ``unknown``."""
+        """``running``, ``done``, ``failed``, ``interrupted``, ``killed`` (its process is gone) or ``unknown``."""
         state = str(self.header.get("state", "unknown"))
         if state == "running" and self.header.get("node") == platform.node():
             return "running" if is_alive(self.header.get("pid")) else "killed"
@@ -245,29 +247,29 @@ class RunView:
 
 
 class _Rows:
-    """The last event of each row as far as ``most`` goes, and how many rows are in each state.
+    """The last events of up to ``most`` rows, and the number of rows in each state.
 
-    Every event of a row says what it becomes, and what it was follows from that: it was running if it had begun, else
-    planned. So states can be counted without remembering each row.
+    Every event says the new state of its row. The old one is ``running`` if the row had started, else ``planned``. So
+    rows are counted by state without holding each of them.
     """
 
     def __init__(self, most: int):
         self._most = most
-        self._rows: dict[str, dict[str, Any]] = {}
-        # Beyond the first ones: what a reader looks for.
-        self._row_states: dict[str, dict[str, Any]] = {}
+        self._rows: dict[str, Json] = {}
+        # Rows beyond the first ones that a reader looks for.
+        self._row_states: dict[str, Json] = {}
         self._running: set[str] = set()
         self.counts: Counter[str] = Counter()
         self.complete = True
 
-    def add(self, event: dict[str, Any]) -> None:
-        """The next line of the log, about a row."""
-        job_id, state = event["id"], str(event.get("state"))
+    def add(self, event: Json) -> None:
+        """Add the next line of the log, which is about a row."""
+        job_id, state = str(event["id"]), str(event.get("state"))
         if event.get("refused"):
             self._add_refused(event)
             return
         if self._rows.get(job_id, {}).get("refused"):
-            # A row that was refused for having this id, too.
+            # An earlier row with this id was refused.
             self._add_refused(self._rows.pop(job_id), counted=True)
         if state != "kept" and not (state == "planned" and "retry" not in event):
             self.counts["running" if job_id in self._running else "planned"] -= 1
@@ -281,10 +283,10 @@ class _Rows:
         if state == "running" or (state not in ("planned", "kept", "done") and len(self._row_states) < self._most):
             self._row_states[job_id] = event
 
-    def _add_refused(self, event: dict[str, Any], *, counted: bool = False) -> None:
-        """A row that was never planned. It gives way to another one of its id."""
+    def _add_refused(self, event: Json, *, counted: bool = False) -> None:
+        """Add a row that was refused. A planned row with the same id takes its key."""
         self.counts[str(event.get("state"))] += not counted
-        key = event["id"]
+        key = str(event["id"])
         if counted or key in self._rows:
             key = f"{event['id']} ({event.get('source')})"
         if len(self._rows) < self._most:
@@ -293,15 +295,15 @@ class _Rows:
             self.complete = False
             self._row_states[key] = event
 
-    def all(self) -> dict[str, dict[str, Any]]:
-        """The first rows of the log, and what came beyond."""
+    def all(self) -> dict[str, Json]:
+        """Return all rows that are held, by id."""
         return self._rows | self._row_states
 
 
 def read_run(out: Path, most: int = MOST_ROWS) -> RunView:
-    """The last run on the output root ``out``. Never raises: what cannot be read is left out.
+    """Read the last run on the output root ``out``. Never raises; leaves out what cannot be read.
 
-    ``most`` rows are held from the first on, and as many of the others that run, failed or were left.
+    Holds the first ``most`` rows, and as many of the others that run, failed or were left.
     """
     header = _json_object(out / RUN_FILE)
     row_events = _Rows(most)
@@ -312,19 +314,20 @@ def read_run(out: Path, most: int = MOST_ROWS) -> RunView:
     running = header.get("running")
     for job_id, worker_info in running.items() if isinstance(running, dict) else ():
         if rows.get(job_id, {}).get("state") == "running" and isinstance(worker_info, dict):
-            rows[job_id] = rows[job_id] | worker_info
+            rows[job_id] = {**rows[job_id], **worker_info}
     return RunView(header, rows, +row_events.counts, row_events.complete)
 
 
 def finished_ids(out: Path) -> Iterator[str]:
-    """Ids of the rows that the last run on ``out`` built or found up to date, from its log, as they come."""
+    """Yield the ids of rows that the last run on ``out`` built or found up to date, from its log."""
     for event in _events(out / EVENTS_FILE, _json_object(out / RUN_FILE)):
-        if event.get("state") in ("done", "kept") and isinstance(event.get("id"), str):
-            yield event["id"]
+        job_id = event.get("id")
+        if event.get("state") in ("done", "kept") and isinstance(job_id, str):
+            yield job_id
 
 
-def _events(path: Path, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The lines of the log at ``path`` that can be read; none where it is of another run than ``header``."""
+def _events(path: Path, header: Json) -> Iterator[Json]:
+    """Yield the readable lines of the log at ``path``; none if it belongs to another run than ``header``."""
     with contextlib.suppress(OSError), open_plain(path) as stream:
         for number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8", errors="replace")):
             try:
@@ -338,7 +341,7 @@ def _events(path: Path, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield event
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def _json_object(path: Path) -> Json:
     with contextlib.suppress(OSError, ValueError, RecursionError):
         with open_plain(path) as stream:
             value = json.loads(stream.read())

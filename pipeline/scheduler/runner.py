@@ -1,4 +1,4 @@
-"""Runs a plan: in workers on Ray, or in this process; stops when asked."""
+"""Run a plan in workers on Ray, or in this process, until it is done or the user stops it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.core.asset_layout import RUNS_FOLDER
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, UsageError, exit_code_of
 from pipeline.core.job import Job
+from pipeline.core.json_types import Json
 from pipeline.core.location import Location, RemotePath
+from pipeline.core.outcome import TaskResult
 from pipeline.scheduler import gpu_capacity, resources
 from pipeline.scheduler.batch import BatchContext, build_batch
 from pipeline.scheduler.output_root import (
@@ -30,30 +32,31 @@ from pipeline.scheduler.progress import Progress
 from pipeline.scheduler.run_log import PUBLISHED, RunLog
 from pipeline.scheduler.signals import StopSignals
 from pipeline.scheduler.task_tracker import RunSummary, TaskTracker
-from pipeline.scheduler.tasks import Hooks, Task, TaskResult
+from pipeline.scheduler.tasks import Hooks, Task
 
 if TYPE_CHECKING:
     from pipeline.plan import PlanItem
 
-# How often Ray is started on this machine before a run gives up, unless rows came to their end in between.
+# A run gives up after so many local clusters in a row that died without finishing a row.
 _MAX_CLUSTERS = 4
-# How long the plan is read before the first row begins.
+# How long the plan is read before the first row starts.
 _READ_SECONDS = 0.5
-# How long a late row may take to save its work before it is cut where it stands (in this process).
+# With --serial: how long an overdue row may take to save its work before it is aborted.
 GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a run is spread, and its limits.
+    """How a run is distributed, and its limits.
 
-    ``lockstep``: rows built together by one worker; None for what its device's memory carries. ``workers``: None for
-    ``resources.default_workers()``, or in a joined cluster for as many as it can hold at any time. ``gpus_per_worker``:
-    None to find out, by measuring the first worker where ``lockstep`` is given (else one worker fills a GPU).
-    ``address`` of a Ray cluster to join; None starts one.
-    ``serial``: everything in this process, no Ray. ``threads`` of each worker: None for
-    ``resources.threads_per_worker()``. ``max_seconds``: wall time of a row whose settings name no limit.
-    ``max_memory``: bytes one worker may hold; has no effect with ``serial``.
+    lockstep: rows that one worker builds together; None: as many as fit into its device's memory.
+    workers: None for ``resources.default_workers()``, or in a joined cluster for as many as it can hold at any time.
+    gpus_per_worker: None: measured by the first worker if ``lockstep`` is given, else 1.
+    address: the Ray cluster to join; None starts one on this machine.
+    serial: build everything in this process, without Ray.
+    threads: torch threads of each worker; None for ``resources.threads_per_worker()``.
+    max_seconds: wall time of a row whose settings name no limit.
+    max_memory: bytes that one worker may hold; has no effect with ``serial``.
     """
 
     lockstep: int | None = None
@@ -68,6 +71,32 @@ class RunSettings:
     max_memory: int | None = None
 
 
+@dataclass(frozen=True)
+class RunContext:
+    """What the parts of one run share.
+
+    ``out`` is the output root as the user named it, made absolute. ``output_root`` claims and publishes rows there.
+    """
+
+    out: Location
+    output_root: OutputRoot
+    prior_spec: str
+    settings: RunSettings
+    hooks: Hooks
+    progress: Progress
+    run_log: RunLog
+
+    @property
+    def threads(self) -> int:
+        """Torch threads of each worker."""
+        return self.settings.threads or resources.threads_per_worker()
+
+    def note(self, text: str) -> None:
+        """Write ``text`` to the run's log and show it."""
+        self.run_log.note(text)
+        self.progress.note(text)
+
+
 def run(
     plan_items: Iterable[PlanItem],
     out: Location,
@@ -76,20 +105,20 @@ def run(
     settings: RunSettings | None = None,
     progress: Progress | None = None,
     hooks: Hooks | None = None,
-    header: dict[str, Any] | None = None,
+    header: Json | None = None,
     reproduce: Callable[[Job], str] = lambda job: "",
     total: int | None = None,
     listen: Callable[[Callable[[TaskResult, str], None]], None] = lambda refused: None,
     conclude: Callable[[RunSummary], int] = lambda summary: summary.exit_code,
 ) -> RunSummary:
-    """Builds every ``build`` item of the plan into ``out``; never raises for a row.
+    """Build every ``build`` item of the plan into ``out``. Never raises for a row.
 
-    The plan is read as far as it is needed, never held as a whole; ``total`` is how many items it will have.
-    ``header`` goes into the run's record; ``reproduce`` gives the command that builds one job alone. ``listen`` is
-    given what to call, while the plan is read, with each row that the manifest refuses and its source. ``conclude``
-    tells the user how it went, after the display has closed, and gives the exit code that goes into the record. Ray is
-    not imported when there is nothing to build. Raises LatentkilnError when no worker can be had, the prior
-    cannot be loaded, or the plan cannot be read at all, UsageError when ``out`` cannot be made.
+    The plan is read as far as needed and never held as a whole; ``total`` is the number of items it will have.
+    ``header`` goes into the run's record. ``reproduce`` returns the command that builds one job alone. ``listen``
+    receives the function to call, while the plan is read, with each row that the manifest refuses and its source.
+    ``conclude`` reports the summary to the user after the display has closed, and returns the exit code for the record.
+    Ray is not imported when there is nothing to build. Raises LatentkilnError when no worker can be started, the prior
+    cannot be loaded or the plan cannot be read at all, and UsageError when ``out`` cannot be made.
     """
     begun = time.monotonic()
     progress, settings, hooks = progress or Progress(), settings or RunSettings(), hooks or Hooks()
@@ -104,6 +133,7 @@ def run(
     run_log = RunLog(root, header or {})
     progress.run_id = run_log.run_id
     output_root = open_output_root(out, run_id=run_log.run_id)
+    context = RunContext(out, output_root, prior_spec, settings, hooks, progress, run_log)
     tracker = TaskTracker(
         plan_items,
         output_root,
@@ -120,7 +150,7 @@ def run(
     code, problem = EXIT_ROWS_FAILED, ""
     with publish_run(root, out, PUBLISHED, (RUNS_FOLDER,)):
         try:
-            interrupted = _run(tracker, output_root, out, prior_spec, settings, hooks, progress, run_log)
+            interrupted = _run(tracker, context)
             summary = tracker.close(interrupted=interrupted, seconds=time.monotonic() - begun)
             summary.run_id = run_log.run_id
             progress.close()
@@ -138,19 +168,11 @@ def run(
                 progress.note(run_log.problem)
 
 
-def _run(
-    tracker: TaskTracker,
-    output_root: OutputRoot,
-    out: Location,
-    prior_spec: str,
-    settings: RunSettings,
-    hooks: Hooks,
-    progress: Progress,
-    run_log: RunLog,
-) -> bool:
-    """True when interrupted."""
-    with StopSignals(raising=settings.serial, lost=lambda: progress.lost) as signals:
-        # Up to the first row that is to be built; usually the whole plan.
+def _run(tracker: TaskTracker, context: RunContext) -> bool:
+    """Build what ``tracker`` hands out. Return True when the run was interrupted."""
+    progress, serial = context.progress, context.settings.serial
+    with StopSignals(raising=serial, lost=lambda: progress.lost) as signals:
+        # Read up to the first row to build. Usually that is the whole plan.
         while tracker.has_more and not tracker.rows_left and not signals.stopping:
             tracker.load_more(_READ_SECONDS)
         if not signals.stopping:
@@ -158,33 +180,26 @@ def _run(
         progress.begin(**tracker.expected())
         if not tracker.has_more or signals.stopping:
             return signals.stopping
-        if settings.serial:
-            return _run_serial(tracker, output_root, prior_spec, settings, hooks, signals, run_log.run_id)
-        return _run_ray(tracker, out, prior_spec, settings, hooks, signals, progress, run_log)
+        return (_run_serial if serial else _run_ray)(tracker, context, signals)
 
 
-def _run_serial(
-    tracker: TaskTracker,
-    output_root: OutputRoot,
-    prior_spec: str,
-    settings: RunSettings,
-    hooks: Hooks,
-    signals: StopSignals,
-    run_id: str,
-) -> bool:
-    """Everything in this process. True when interrupted."""
+def _run_serial(tracker: TaskTracker, context: RunContext, signals: StopSignals) -> bool:
+    """Build everything in this process. Return True when the run was interrupted."""
     group: list[Task] = []
+    settings, hooks = context.settings, context.hooks
     try:
-        prior = hooks.load_prior(prior_spec, settings.threads or resources.threads_per_worker())
+        prior = hooks.load_prior(context.prior_spec, context.threads)
         batch_size = hooks.measure(prior, settings.lockstep).lockstep
-        context = BatchContext(output_root, prior, batch_size, hooks, settings.checkpoint_seconds, run_id)
+        batch_context = BatchContext(
+            context.output_root, prior, batch_size, hooks, settings.checkpoint_seconds, context.run_log.run_id
+        )
         while not signals.stopping and tracker.has_more:
             tracker.load_more()
             group = tracker.next_batch(lockstep=batch_size)
             if not group:
-                time.sleep(0.05)  # what waits has to wait a little longer
+                time.sleep(0.05)  # all tasks are delayed
                 continue
-            _build_here(tracker, group, context, signals)
+            _build_here(tracker, group, batch_context, signals)
             group = []
     except KeyboardInterrupt:
         tracker.halting = True
@@ -211,22 +226,22 @@ def _build_here(tracker: TaskTracker, group: list[Task], context: BatchContext, 
 
 
 def _per_gpu(settings: RunSettings, gpus: int) -> int:
-    """How many workers share a GPU in a cluster of so many, where the settings say so; else 0."""
+    """Return how many workers share a GPU in a cluster of ``gpus`` GPUs, or 0 if the settings leave it open."""
     if settings.gpus_per_worker:
         return max(1, int(1 / settings.gpus_per_worker + 1e-3))
     return math.ceil(settings.workers / gpus) if settings.workers else 0
 
 
 class _Overdue(BaseException):
-    """Raised into work that does not stop when asked; no Exception, so that nothing takes it for its own."""
+    """Aborts work that does not stop when asked. Not an Exception, so that no handler catches it by mistake."""
 
 
 @contextlib.contextmanager
 def _raise_when_overdue(end: float | None) -> Iterator[None]:
-    """Raises _Late in this block a moment after ``end`` (by the monotonic clock).
+    """Raise _Overdue inside the block some seconds after ``end`` (monotonic clock); never if ``end`` is None.
 
-    It comes between two steps of Python. A call into compiled code that never returns cannot be cut in its own
-    process: for that there are workers.
+    Python raises it between two bytecode instructions. A call into compiled code that never returns cannot be aborted
+    in its own process; a worker can be killed.
     """
     if end is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -244,27 +259,14 @@ def _raise_when_overdue(end: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _run_ray(
-    tracker: TaskTracker,
-    out: Location,
-    prior_spec: str,
-    settings: RunSettings,
-    hooks: Hooks,
-    signals: StopSignals,
-    progress: Progress,
-    run_log: RunLog,
-) -> bool:
-    """Workers on Ray. True when interrupted."""
+def _run_ray(tracker: TaskTracker, context: RunContext, signals: StopSignals) -> bool:
+    """Build with workers on Ray. Return True when the run was interrupted."""
     from pipeline.scheduler.cluster import ClusterLost
-
-    def note(text: str) -> None:
-        run_log.note(text)
-        progress.note(text)
 
     died = ended = 0
     while True:
         try:
-            _run_cluster(tracker, out, prior_spec, settings, hooks, signals, note, run_log.note, run_log.run_id)
+            _run_cluster(tracker, context, signals)
             return signals.stopping
         except ClusterLost:
             if signals.stopping:
@@ -275,47 +277,38 @@ def _run_ray(
             if died >= _MAX_CLUSTERS:
                 raise
             text = "Ray's servers on this machine died; they are started again"
-            run_log.note(text)
-            progress.warn(text)
+            context.run_log.note(text)
+            context.progress.warn(text)
 
 
-def _run_cluster(
-    tracker: TaskTracker,
-    out: Location,
-    prior_spec: str,
-    settings: RunSettings,
-    hooks: Hooks,
-    signals: StopSignals,
-    note: Callable[[str], None],
-    log: Callable[[str], None],
-    run_id: str,
-) -> None:
-    """As ``_run_ray``, in one cluster. Raises ClusterLost when that dies. ``log`` takes what is not worth showing."""
-    from pipeline.scheduler.cluster import draining_nodes, ray_cluster, worker_capacity, worker_cpus
+def _run_cluster(tracker: TaskTracker, context: RunContext, signals: StopSignals) -> None:
+    """Build with the workers of one cluster. Raises ClusterLost when the cluster dies."""
+    from pipeline.scheduler.cluster import ray_cluster, worker_capacity, worker_cpus
 
-    threads = settings.threads or resources.threads_per_worker()
-    note(f"joining Ray at {settings.address}" if settings.address else "starting workers")
+    settings, threads, run_id = context.settings, context.threads, context.run_log.run_id
+    context.note(f"joining Ray at {settings.address}" if settings.address else "starting workers")
     with contextlib.ExitStack() as stack:
         with signals.held_back():
             cluster = stack.enter_context(ray_cluster(settings.address, threads))
         from pipeline.scheduler.actor_pool import ActorPool, ActorSettings
         from pipeline.scheduler.metrics import Metrics
+        from pipeline.scheduler.ray_api import draining_nodes
         from pipeline.scheduler.worker import WorkerSettings
 
         signals.install()  # Ray took SIGTERM for itself
         metrics = Metrics(run_id)
         tracker.add_listener(metrics)
-        # One that starts from nothing has no GPUs yet: there, that workers share them says that there will be some.
+        # A cluster that starts empty has no GPUs yet; a share per worker says that it will have some.
         on_gpus = bool(cluster.gpus or (settings.gpus_per_worker and not cluster.local))
         cpus = 0 if cluster.local else worker_cpus(threads, early=True, on_gpus=on_gpus)
-        options: dict[str, Any] = {"num_gpus": 1 if on_gpus else 0, "num_cpus": cpus}
+        options: dict[str, float] = {"num_gpus": 1 if on_gpus else 0, "num_cpus": cpus}
         per_chosen = _per_gpu(settings, cluster.gpus) if on_gpus else 0
         if per_chosen:
             options |= gpu_capacity.gpu_options(per_chosen, cpus)
             if settings.gpus_per_worker:
                 options["num_gpus"] = settings.gpus_per_worker
         if settings.max_memory and not cluster.local:
-            # So that the scheduler puts no more workers on a machine than its memory carries.
+            # Ray then places no more workers on a machine than its memory can hold.
             options["memory"] = settings.max_memory
 
         def workers(per_gpu: int) -> int:
@@ -331,18 +324,18 @@ def _run_cluster(
             cpus = worker_cpus(threads, early=early, on_gpus=on_gpus)
             return int(gpu_capacity.gpu_options(per_chosen, cpus)["num_cpus"]) if per_chosen else cpus
 
-        # A width that was asked for may leave most of a GPU idle; one that was measured fills it.
+        # A lockstep that the user chose may leave most of a GPU idle; a measured one fills it.
         probe = bool(cluster.gpus and settings.lockstep and not per_chosen)
         pool = ActorPool(
             tracker,
-            note,
+            context.note,
             signals,
             ActorSettings(
                 WorkerSettings(
-                    hooks,
-                    prior_spec,
+                    context.hooks,
+                    context.prior_spec,
                     threads,
-                    out,
+                    context.out,
                     settings.lockstep,
                     settings.checkpoint_seconds,
                     run_id,
@@ -363,4 +356,4 @@ def _run_cluster(
             tracker.remove_listener(metrics)
             pool.close()
             for message in cluster.messages:
-                log(f"Ray: {message}")
+                context.run_log.note(f"Ray: {message}")

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: once to finish nothing new and save, twice to stop at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first saves the work and stops, the second stops at once."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+
+Handler = Callable[[int, FrameType | None], object] | int | None
 
 # SIGHUP: the terminal was closed.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopSignals:
-    """A context that counts SIGINT, SIGTERM and SIGHUP instead of dying of them. ``lost`` says, once that is so, why
-    nobody sees what the run shows; it counts like a signal.
+    """A context that counts SIGINT, SIGTERM and SIGHUP instead of ending the process.
 
-    With ``raising``, the second one raises KeyboardInterrupt where the program stands: for work done in this
-    process, which no loop of ours can abort. A closed terminal is told once, however often: the shell and the system
-    both send SIGHUP. One that was ignored from the start (``nohup``) stays so. Outside the main thread no signal can
-    be caught, and none is.
+    ``lost`` returns why nobody can see the output any more, "" while someone can; a reason counts like a signal. With
+    ``raising`` the second signal raises KeyboardInterrupt, to abort work in this process. SIGHUP counts once, because
+    the shell and the system both send it when a terminal closes; it stays ignored if it was (``nohup``). Outside the
+    main thread the context does nothing, because signals cannot be caught there.
     """
 
     def __init__(self, *, raising: bool = False, lost: Callable[[], str] = lambda: ""):
         self._raising, self._lost = raising, lost
         self._count = 0
-        self._previous_handlers: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Handler] = {}
 
     @property
     def stopping(self) -> bool:
-        """At least one signal came, or nobody sees the run any more."""
+        """Whether a signal came, or nobody can see the output any more."""
         return self._count >= 1 or bool(self._lost())
 
     @property
     def stop_at_once(self) -> bool:
-        """At least two came."""
+        """Whether at least two signals came."""
         return self._count >= 2
 
     def install(self) -> None:
-        """Takes the signals; again after a library took them for itself (Ray does when it starts)."""
+        """Install the handlers. Call it again after a library installed its own, as Ray does when it starts."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
@@ -49,11 +49,11 @@ class StopSignals:
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
-        """Children that begin inside the block do not get SIGHUP, which a closed terminal sends to all of them: they
-        are needed to save. This process gets one that came meanwhile at the block's end.
+        """Block SIGHUP for children that start inside the block, because they are needed to save the work.
 
-        The second SIGINT or SIGTERM raises KeyboardInterrupt in the block: no loop looks at them while children begin,
-        which may take a minute on a busy machine.
+        This process receives a SIGHUP that came meanwhile at the end of the block. The second SIGINT or SIGTERM raises
+        KeyboardInterrupt inside the block: no loop looks at signals while children start, which may take a minute on a
+        busy machine.
         """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         raising, self._raising = self._raising, True

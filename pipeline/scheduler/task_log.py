@@ -1,4 +1,4 @@
-"""A row's own log, ``OUT/<id>/log.jsonl``: a line when it begins, changes its stage and ends, whoever builds it."""
+"""The log of one row, ``OUT/<id>/log.jsonl``: one line when the row starts, changes its stage and ends."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.asset_layout import LOG
+from pipeline.core.outcome import TaskResult
 from pipeline.core.terminal import escape_json
-from pipeline.scheduler.tasks import Task, TaskResult
+from pipeline.scheduler.tasks import Task
 from pipeline.storage.secrets import scrub
 
-# A row that is tried for ever must not fill the disk: beyond this its log starts anew.
+# Beyond this size the log starts anew, so that a row which is retried for ever does not fill the disk.
 _MAX_BYTES = 1 << 20
 
 
 class TaskLog:
-    """Appends to the log of one row. Every line carries ``run``, the id that the run's own log has, too.
+    """Appends to the log of one row. ``run`` in every line is the id that the run's log carries, too.
 
-    A disk that refuses the log stops no row.
+    An error of the disk does not stop the row.
     """
 
     def __init__(self, folder: Path, row: Task, run_id: str):
@@ -36,23 +36,23 @@ class TaskLog:
         self._write("began", fingerprint=row.fingerprint, node=platform.node(), pid=os.getpid())
 
     def stage(self, stage: str, done: int, total: int) -> None:
-        """Where the row stands; written when the stage changes."""
+        """Note the row's progress. Write a line when the stage changes."""
         if stage != self._stage:
             self._stage = stage
             self._write("stage", stage=stage, done=done, total=total)
 
     def finished(self, result: TaskResult) -> None:
-        """How this attempt came out."""
+        """Write the result of this attempt."""
         values = {name: value for name in ("stage", "error", "message") if (value := getattr(result, name))}
         if "message" in values:
             values["message"] = scrub(values["message"])
         self._write("ended", state=result.state, warnings=[scrub(text) for text in result.warnings], **values)
 
-    def _write(self, event: str, **values: Any) -> None:
+    def _write(self, event: str, **values: object) -> None:
         moment = {"time": round(time.time(), 3), "seconds": round(time.monotonic() - self._begun, 3)}
         line = escape_json(json.dumps({"event": event} | self._common | moment | values, ensure_ascii=False))
         with contextlib.suppress(OSError):
-            # One write of a whole line, appended: nothing else is ever between two halves of it.
+            # A single append of the whole line, so that lines of two processes never mix.
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             descriptor = os.open(self._path, flags, 0o644)
             try:

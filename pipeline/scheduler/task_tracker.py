@@ -1,4 +1,4 @@
-"""The driver's book: which rows wait, which run, what became of each; it tells the ledger and the display."""
+"""The state of all rows of a run: which wait, which run, and their results. Informs the run log and the display."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, LatentkilnError
 from pipeline.core.job import Job
+from pipeline.core.outcome import FAILURES, State, TaskResult
 from pipeline.scheduler.batch import record_failure
 from pipeline.scheduler.gpu_capacity import DEFAULT_LOCKSTEP
 from pipeline.scheduler.output_root import OutputRoot
 from pipeline.scheduler.progress import Progress
 from pipeline.scheduler.run_log import RunLog
 from pipeline.scheduler.task_queue import WINDOW, TaskQueue
-from pipeline.scheduler.tasks import FAILURES, State, Task, TaskResult
+from pipeline.scheduler.tasks import Task
 from pipeline.storage.errors import StorageError
 from pipeline.storage.secrets import scrub
 from pipeline.storage.store import deadline
@@ -26,26 +27,26 @@ if TYPE_CHECKING:
     from pipeline.plan import PlanItem
 
 _STAGE_INTERVAL = 0.25
-# A row is quarantined when its worker died this often with it.
+# A row is quarantined when this many workers died with it.
 MAX_ATTEMPTS = 2
-# A row that was taken back this often without coming any further is quarantined: nothing says that it is to blame, but
-# each time its machine went. From the half of it on it goes alone, so that it takes no neighbour with it.
+# A row that was requeued this often without any progress is quarantined: its machine was lost each time, even though
+# nothing proves that the row is the cause. After half as many it is built alone, to spare its neighbours.
 MAX_SETBACKS = 20
-# A lock that a lost worker of ours may still hold is looked at again after this long, so often.
+# When to retry a lock that a lost worker of this run may still hold.
 _LOCKED_SECONDS = 5.0
 _LETTING_GO_SECONDS = 3.0
 _MAX_FAILURES = 1000
-# How long a store may take for a failure's record: the driver has other things to do.
+# How long the driver waits for a store when it writes a failure's record.
 _DEADLINE_SECONDS = 5.0
 
 
 @dataclass
 class RunSummary:
-    """What a run came to. ``counts`` by state over the rows that were to be built; ``kept`` were up to date.
+    """The results of a run. ``counts`` by state covers the rows that were to be built; ``kept`` were up to date.
 
-    ``failed`` holds the first thousand failures (quarantined rows among them); the counts are whole. ``problem`` says
-    why the plan could not be read to its end. ``refused`` holds the first thousand rows that the manifest does not let
-    be built, which ``counts`` leaves out. ``run_id`` is what the run's logs carry.
+    ``failed`` holds the first thousand failures, quarantined rows included; ``counts`` has all of them. ``refused``
+    holds the first thousand rows that the manifest refuses, which ``counts`` leaves out. ``problem`` says why the plan
+    could not be read to its end. ``run_id`` is the id in the run's logs.
     """
 
     kept: int = 0
@@ -70,7 +71,7 @@ class RunSummary:
 
     @property
     def exit_code(self) -> int:
-        """As ``core.errors``: rows left to another run, or not begun, are worth running again (3)."""
+        """The exit code of the command. It is 3 if rows were left to another run or not started."""
         if self.interrupted:
             return EXIT_INTERRUPTED
         if self.failures or self.refused:
@@ -79,11 +80,11 @@ class RunSummary:
 
 
 class TaskTracker:
-    """Reads the plan as far as needed, hands out groups and takes results. One thread.
+    """Reads the plan as far as needed, hands out batches and takes results. For one thread only.
 
-    ``items`` is read lazily: at most a window of rows is held, so that memory does not grow with the manifest.
-    ``total`` is how many items there will be, where that is known. ``max_seconds`` limits the wall time of each
-    row that sets no limit of its own. ``lockstep`` None leaves the size of groups to whoever asks for them.
+    ``items`` is read lazily: at most ``window`` tasks are held, so that memory does not grow with the manifest.
+    ``total`` is the number of items, if known. ``max_seconds`` limits the wall time of each row that sets no limit of
+    its own. ``lockstep`` None leaves the size of a batch to the caller of ``next_batch``.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class TaskTracker:
         self._reported_at: dict[str, float] = {}
         self._stages: dict[str, tuple[str, int, int]] = {}
         self._started_at: dict[str, float] = {}
-        # How far rows that were taken back had come, stage by stage.
+        # The most steps that requeued rows reached in each stage.
         self._furthest: dict[str, dict[str, int]] = {}
         self.summary = RunSummary()
         self.exhausted = False
@@ -119,18 +120,18 @@ class TaskTracker:
     # -- the plan ---------------------------------------------------------------------------------------------
 
     def add_listener(self, progress: Progress) -> None:
-        """Tells ``progress``, too, from now on."""
+        """Inform ``progress``, too, from now on."""
         self._listeners.append(progress)
 
     def remove_listener(self, progress: Progress) -> None:
-        """No longer."""
+        """Stop informing ``progress``."""
         self._listeners.remove(progress)
 
     def load_more(self, seconds: float = float("inf")) -> None:
-        """Reads the plan until a window of rows waits, it ends, or ``seconds`` have gone by.
+        """Read the plan until a window of tasks waits, the plan ends, or ``seconds`` have passed.
 
-        Where the plan cannot be read on, what is known of it is built all the same, and ``summary.problem`` says so.
-        Raises LatentkilnError where that is nothing.
+        If an error ends the plan early, the rows read so far are built and ``summary.problem`` has the error. Raises
+        LatentkilnError if no row was read.
         """
         if self.exhausted or self.halting or len(self._queue) >= self._window:
             return
@@ -161,7 +162,7 @@ class TaskTracker:
         self._run_log.planned(job_id, "planned")
         row = Task(item.job, item.fingerprint, self._reproduce(item.job), alone=item.alone)
         if item.action == "blocked":
-            # It ends here: whoever shows that counts it among those to build.
+            # The row ends here. Listeners count it among the rows to build first.
             for watcher in self._listeners:
                 watcher.planned(**self.expected())
             self._fail(row, "failed", "plan", "Blocked", item.reason, record=not item.foreign)
@@ -169,8 +170,7 @@ class TaskTracker:
             self._queue.add(row)
 
     def refused(self, result: TaskResult, source: str) -> None:
-        """The manifest does not let a row be built: it is listed with the failures, and counted apart. ``source`` is
-        its file and row."""
+        """Note a row that the manifest refuses. It is counted apart. ``source`` is its file and row."""
         if len(self.summary.refused) < _MAX_FAILURES:
             self.summary.refused.append(result)
         self._run_log.refused(result, source)
@@ -178,7 +178,7 @@ class TaskTracker:
             watcher.row_refused(result)
 
     def expected(self) -> dict[str, int]:
-        """``build``: rows to build, ``kept``: rows up to date, as far as either is known."""
+        """Return the known number of rows to build (``build``) and of rows up to date (``kept``)."""
         build = self._planned
         if not self.exhausted and self._total is not None:
             build = max(build, self._total - self.summary.kept)
@@ -186,26 +186,28 @@ class TaskTracker:
 
     @property
     def rows_left(self) -> int:
-        """How many known rows wait: the most workers there is work for."""
+        """The number of tasks that wait, which is the most workers that can be used."""
         return 0 if self.halting else len(self._queue)
 
     @property
     def has_more(self) -> bool:
-        """There is something to hand out, now or later."""
+        """Whether there is a task to hand out, now or later."""
         return not self.halting and (bool(self._queue) or not self.exhausted)
 
     # -- rows -------------------------------------------------------------------------------------------------
 
     def next_batch(self, workers: int = 1, lockstep: int | None = None) -> list[Task]:
-        """The next rows for one worker, at most ``lockstep`` of them where the run names no number; [] when there are
-        none (now) or the run is halting."""
+        """Return the next tasks for one worker; [] if none can start now or the run is halting.
+
+        ``lockstep`` is the largest batch if the run itself sets none.
+        """
         if self.halting:
             return []
         most = self._lockstep or lockstep or DEFAULT_LOCKSTEP
         return self._queue.take(most, workers, all_known=self.exhausted)
 
     def mark_started(self, rows: Sequence[Task], worker: str, node: str = "") -> None:
-        """``rows`` went to a worker."""
+        """Note that ``rows`` went to a worker."""
         now = self._clock()
         for row in rows:
             self._started_at[row.job.id] = now
@@ -214,7 +216,7 @@ class TaskTracker:
                 watcher.row_began(row.job.id, row.attempt)
 
     def update_stage(self, job_id: str, stage: str, done: int, total: int) -> None:
-        """Where a row stands; passed on a few times a second, and whenever the stage changes."""
+        """Note a row's progress. Passed on a few times a second, and whenever the stage changes."""
         now = self._clock()
         before = self._stages.get(job_id)
         if before == (stage, done, total):
@@ -233,7 +235,7 @@ class TaskTracker:
             watcher.row_stage(job_id, stage, done, total)
 
     def deadline(self, rows: Sequence[Task]) -> float | None:
-        """When (by the clock) the first of the running ``rows`` has had its time; None where none is limited."""
+        """Return when the first of the running ``rows`` is overdue, by the clock; None if none has a limit."""
         ends = [
             self._started_at[row.job.id] + limit - row.spent
             for row in rows
@@ -246,35 +248,37 @@ class TaskTracker:
         return float(own) if own is not None else self._max_seconds
 
     def is_overdue(self, row: Task) -> bool:
-        """The running ``row`` has had its time."""
+        """Return whether the running ``row`` is overdue."""
         end = self.deadline([row])
         return end is not None and self._clock() >= end
 
     def complete(self, row: Task, result: TaskResult) -> None:
-        """A worker's word on ``row``: its end, unless it is to be tried again."""
+        """Take a worker's result for ``row``. It is final unless the row is to be tried again."""
         if result.state == "interrupted" and not self.halting:
             if self.is_overdue(row):
-                # It ended before it was asked how far it is.
+                # It ended before the first heartbeat.
                 self._stages.setdefault(row.job.id, (result.stage or "fleet", 0, 0))
                 self.mark_overdue(row)
             else:
                 self.requeue(row, "handed back by its worker")
         elif result.state == "elsewhere" and not row.is_first and not self.halting:
-            # Perhaps a worker of ours holds it still that we gave up for lost; it will notice, or end.
+            # A worker of this run that was given up as lost may still hold it. It will notice, or end.
             self.requeue(row, result.message, delay=_LOCKED_SECONDS)
         else:
             self.finish(row, result)
 
     def finish(self, row: Task, result: TaskResult) -> None:
-        """The end of ``row`` in this run."""
+        """Make ``result`` the final result of ``row`` in this run."""
         if result.state == "kept" and not row.is_first:
-            # Our own earlier attempt finished it and died before it could say so.
+            # An earlier attempt of this run finished the row and died before it could report that.
             result = dataclasses.replace(result, state="done")
         if result.message or result.warnings:
             words = scrub(result.message), [scrub(text) for text in result.warnings]
             result = dataclasses.replace(result, message=words[0], warnings=words[1])
-        for table in (self._stages, self._reported_at, self._started_at, self._furthest):
-            table.pop(row.job.id, None)  # type: ignore[attr-defined]
+        self._stages.pop(row.job.id, None)
+        self._reported_at.pop(row.job.id, None)
+        self._started_at.pop(row.job.id, None)
+        self._furthest.pop(row.job.id, None)
         self.summary.counts[result.state] += 1
         self.summary.warnings += len(result.warnings)
         if result.state in FAILURES:
@@ -286,7 +290,7 @@ class TaskTracker:
             watcher.row_ended(result)
 
     def mark_overdue(self, row: Task) -> None:
-        """``row`` has had its time, and its worker has let go of it: it fails."""
+        """Fail ``row``, which is overdue and whose worker has stopped."""
         limit = self._limit(row) or 0.0
         message = (
             f"{row.job.id}: cut after {limit:g} s of wall time (max_seconds){self._stage_text(row)}; its work is kept: "
@@ -295,10 +299,9 @@ class TaskTracker:
         self._fail(row, "failed", self._stage(row), "TimeLimit", message)
 
     def timed_out(self, rows: Sequence[Task]) -> None:
-        """``rows`` were torn from a worker that did not let go when one of them had had its time.
+        """Handle ``rows`` whose worker was killed because it did not stop for an overdue row.
 
-        Which of them is stuck cannot be seen: one that was by itself fails, of several each goes on alone and
-        with a fresh clock.
+        A single row fails. Of several it is not known which one is stuck, so each is retried alone with its full time.
         """
         for row in rows:
             if self.halting:
@@ -310,10 +313,10 @@ class TaskTracker:
                 self.requeue(dataclasses.replace(row, alone=True, spent=0.0), "it or a neighbour was stuck")
 
     def worker_lost(self, rows: Sequence[Task], reason: str, *, blame: bool = True) -> None:
-        """The worker that had ``rows`` is dead, or as good as that.
+        """Handle ``rows`` whose worker is dead or out of reach.
 
-        With ``blame`` one of them may be what killed it: each is tried once more, alone, so that it takes no other
-        with it, and is quarantined should its worker die again. Without, they just go on elsewhere.
+        With ``blame`` one of the rows may be the cause. Each is tried once more, alone, so that it takes no other row
+        with it, and is quarantined if its worker dies again. Without ``blame`` the rows are requeued.
         """
         for row in rows:
             if self.halting:
@@ -331,7 +334,7 @@ class TaskTracker:
                 self._fail(row, "quarantined", self._stage(row), "WorkerDied", message)
 
     def requeue(self, row: Task, reason: str, *, delay: float = 0.0) -> None:
-        """``row`` goes on later through no fault of its own; too often in the same place, and it is given up."""
+        """Queue ``row`` again after a setback that it did not cause. Give it up after too many without progress."""
         if self._made_progress(row):
             row = dataclasses.replace(row, stalled=0)
         if row.stalled < MAX_SETBACKS:
@@ -350,7 +353,7 @@ class TaskTracker:
             self._fail(row, "quarantined", self._stage(row), "WorkerLost", message)
 
     def _made_progress(self, row: Task) -> bool:
-        """Whether the running ``row`` is where it has never been before: what a night of lost machines is held to."""
+        """Return whether the running ``row`` got further than any earlier attempt, and remember how far."""
         stage, done, _ = self._stages.get(row.job.id, ("", 0, 0))
         reached = self._furthest.setdefault(row.job.id, {})
         further = bool(stage) and done > reached.get(stage, -1)
@@ -374,7 +377,7 @@ class TaskTracker:
         return f" at {stage} {done}/{total}" if total else ""
 
     def _fail(self, row: Task, state: State, stage: str, error: str, message: str, *, record: bool = True) -> None:
-        """A failure that no worker could record; it is recorded here unless the folder is not for us to write in."""
+        """Fail ``row`` in the driver, where no worker did. Write its record unless the folder is foreign."""
         now = self._clock()
         seconds = row.spent + now - self._started_at.get(row.job.id, now)
         result = TaskResult(
@@ -386,16 +389,16 @@ class TaskTracker:
 
     def _record_failure(self, row: Task, result: TaskResult) -> None:
         try:
-            # A worker that was just killed may hold the lock a moment longer. Its file goes with ours.
+            # A worker that was just killed may hold the lock for a moment longer.
             wait = _LETTING_GO_SECONDS if row.job.id in self._started_at else 0.0
             again = dataclasses.replace(row, attempt=row.attempt + 1)
             with deadline(_DEADLINE_SECONDS), self._output_root.claim(again, wait_seconds=wait):
                 record_failure(self._output_root, row, result)
         except (OSError, StorageError):
-            pass  # its line in the summary is what remains
+            pass  # the summary still lists the failure
 
     def close(self, *, interrupted: bool, seconds: float) -> RunSummary:
-        """No more will be handed out."""
+        """Count the tasks that were not started, and return the summary."""
         self.summary.interrupted = interrupted
         self.summary.counts["waiting"] += len(self._queue)
         if self._total is not None and (not self.exhausted or self.summary.problem):

@@ -1,31 +1,30 @@
-"""What goes to a worker and what comes back: plain values, cheap to send."""
+"""A task, and the functions with which a worker runs tasks: plain values that Ray can send."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.core.job import Job
+from pipeline.core.outcome import TaskResult as TaskResult
 from pipeline.prior.options import PriorOptions
 from pipeline.recipes.registry import BuildFunction, get_recipe
 from pipeline.scheduler.gpu_capacity import Capacity, measure_capacity
 
-# done: built now. kept: found finished. elsewhere: another run is building it. waiting: never begun.
-# quarantined: it killed its worker as often as is allowed, or never came further; failed in every other respect.
-State = Literal["done", "kept", "failed", "quarantined", "interrupted", "elsewhere", "waiting"]
-FAILURES = ("failed", "quarantined")
+if TYPE_CHECKING:
+    from pipeline.prior.load import Prior
 
 
 @dataclass(frozen=True)
 class Task:
-    """One job to build.
+    """One job to build, with what happened to it so far in this run.
 
-    ``reproduce`` is the command that builds it alone. ``attempt`` counts from 1 how often it was begun and may
-    have killed its worker; ``setbacks`` how often it was taken back through no fault of its own (its machine went
-    away, a neighbour was cut), ``stalled`` how often of late without having come any further. ``spent`` is the wall
-    time of earlier attempts of this run, in seconds. ``alone`` keeps it out of groups: it is suspected of killing
-    workers, or machines.
+    ``reproduce`` is the command that builds the job alone. ``attempt`` is 1 plus the number of workers that the job
+    may have killed. ``setbacks`` counts how often the job was requeued for another reason, such as a lost machine or
+    a neighbour that timed out. ``stalled`` counts the latest setbacks between which the job made no progress.
+    ``spent`` is the wall time of earlier attempts in this run, in seconds. ``alone`` keeps the job out of batches,
+    because it may kill its worker.
     """
 
     job: Job
@@ -39,30 +38,14 @@ class Task:
 
     @property
     def is_first(self) -> bool:
-        """No earlier attempt of this run may still hold its lock."""
+        """Whether no earlier attempt of this run can still hold the lock."""
         return self.attempt == 1 and not self.setbacks
 
 
-@dataclass(frozen=True)
-class TaskResult:
-    """What became of a row. ``stage``, ``error`` (class name) and ``message`` as in ``BuildResult``."""
+def load_worker_prior(spec: str, threads: int, options: PriorOptions | None = None) -> Prior:
+    """Load the prior named ``spec`` and limit torch to ``threads`` threads in this process.
 
-    job_id: str
-    state: State
-    stage: str = ""
-    error: str = ""
-    message: str = ""
-    seconds: float = 0.0
-    warnings: list[str] = field(default_factory=list)
-    reproduce: str = ""
-    attempts: int = 1
-
-
-def load_worker_prior(spec: str, threads: int, options: PriorOptions | None = None) -> Any:
-    """Loads the prior named ``spec`` with torch bound to ``threads`` threads of this process.
-
-    The number of threads decides in which order floating-point sums are formed, so it is set, never guessed.
-    Raises PriorError.
+    The number of threads decides the order of floating-point sums, and with it the bytes of assets. Raises PriorError.
     """
     import torch
 
@@ -74,9 +57,11 @@ def load_worker_prior(spec: str, threads: int, options: PriorOptions | None = No
 
 @dataclass(frozen=True)
 class Hooks:
-    """How a worker gets its prior and its recipes, and learns what the prior leaves room for: a value, so that it can
-    be replaced as a whole."""
+    """Functions that a worker calls: to load the prior, to find a recipe and to measure the device's capacity.
 
-    load_prior: Callable[[str, int], Any] = load_worker_prior
+    Tests replace them as one value.
+    """
+
+    load_prior: Callable[[str, int], Prior] = load_worker_prior
     recipe: Callable[[str], BuildFunction] = get_recipe
-    measure: Callable[[Any, int | None], Capacity] = measure_capacity
+    measure: Callable[[Prior, int | None], Capacity] = measure_capacity

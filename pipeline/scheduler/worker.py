@@ -1,5 +1,7 @@
-"""The Ray actor: loads the prior once, then builds group after group. Plain Python; ``actor_pool`` makes it an
-actor."""
+"""The Ray actor: it loads the prior once and then builds one batch after another.
+
+The class is plain Python. ``ray_api.worker_class`` makes it an actor class.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +14,31 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
 
 import psutil
 
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.home import settle
 from pipeline.core.location import Location
+from pipeline.core.outcome import TaskResult
 from pipeline.scheduler.batch import BatchContext, build_batch, one_line
 from pipeline.scheduler.gpu_capacity import Capacity
 from pipeline.scheduler.output_root import open_output_root
-from pipeline.scheduler.tasks import Hooks, Task, TaskResult
+from pipeline.scheduler.signals import Handler
+from pipeline.scheduler.tasks import Hooks, Task
 
-# A worker whose driver has not asked for its pulse for so long saves its work and hands it back: the driver is
-# suspended, or the network between them is cut and another worker has its rows by now.
+# A worker saves its work and hands it back if the driver has asked for no heartbeat for this long. Either the driver is
+# suspended, or the network failed and another worker has the rows by now.
 ORPHANED_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What every worker of a run is made with; ``out`` is the output root, a folder on its machine or a URL.
-    ``lockstep`` None: as many rows at a time as the worker's device is found to have memory for."""
+    """Settings that all workers of a run share.
+
+    ``out`` is the output root: a folder on the worker's machine, or a URL. ``lockstep`` None means as many rows at a
+    time as fit into the memory of the worker's device.
+    """
 
     hooks: Hooks
     prior_spec: str
@@ -45,10 +51,10 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """A worker that is ready, or why it is not (``error`` is the class name, ``stage`` as in LatentkilnError).
+    """The result of loading the prior: a worker that is ready, or an error.
 
-    ``memory`` is what the process holds, in bytes; ``node_id`` is Ray's; ``capacity`` what its device was found to
-    carry.
+    ``error`` is the name of the exception's class, empty for a worker that is ready; ``stage`` is that of
+    LatentkilnError. ``memory`` is the process's resident memory in bytes, ``node_id`` Ray's id of the machine.
     """
 
     pid: int
@@ -64,7 +70,7 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """Where each row of the running group stands, (stage, done, total) by id, and the worker's memory in bytes."""
+    """The progress of each row of the running batch, (stage, done, total) by id, and the worker's memory in bytes."""
 
     stages: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     memory: int = 0
@@ -72,14 +78,14 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """One result for each row of a group, in order. ``leaving``: the worker was told to go and takes no more."""
+    """One result per row of a batch, in order. ``leaving``: the worker got SIGTERM and takes no more batches."""
 
     results: list[TaskResult]
     leaving: bool = False
 
 
 class Worker:
-    """One process with one prior. ``heartbeat`` and ``stop`` are called while ``build`` runs, in another thread."""
+    """One process with one prior. Another thread calls ``heartbeat`` and ``stop`` while ``build`` runs."""
 
     def __init__(self, settings: WorkerSettings):
         settle()
@@ -90,14 +96,14 @@ class Worker:
         self._last_heartbeat = time.monotonic()
         self._leaving = threading.Event()
         self._process = psutil.Process()
-        # Where this is the main thread: a machine that is being taken away sends SIGTERM first.
+        # A machine that is being taken away sends SIGTERM first. Only the main thread can handle it.
         self._building = False
-        self._previous_handler: Any = None
+        self._previous_handler: Handler = None
         with contextlib.suppress(ValueError):
             self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def load(self) -> LoadReport:
-        """Loads the prior. An error is a value, so that it keeps its one line on the way."""
+        """Load the prior. Return an error as a value, so that its message reaches the driver unchanged."""
         begun, chosen = time.monotonic(), self._settings
         try:
             prior = chosen.hooks.load_prior(chosen.prior_spec, chosen.threads)
@@ -124,8 +130,7 @@ class Worker:
         )
 
     def build(self, rows: Sequence[Task], ticket: int) -> BatchResult:
-        """Builds one group, as ``build_batch`` says. ``ticket`` grows from group to group and names it in
-        ``stop``."""
+        """Build one batch as ``build_batch`` does. ``ticket`` grows from batch to batch; ``stop`` refers to it."""
         if self._context is None:
             raise RuntimeError("build before load")
         self._stages = {}
@@ -142,12 +147,12 @@ class Worker:
             self._building = False
 
     def heartbeat(self) -> Heartbeat:
-        """Where each row of the running group stands."""
+        """Return the progress of each row of the running batch."""
         self._last_heartbeat = time.monotonic()
         return Heartbeat(dict(self._stages), self._memory())
 
     def stop(self, ticket: int) -> None:
-        """Asks the group with ``ticket`` (and any before it) for a checkpoint and an early end."""
+        """Ask the batch with ``ticket``, and all before it, to save a checkpoint and end early."""
         self._stopped_up_to = max(self._stopped_up_to, ticket)
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
@@ -157,7 +162,7 @@ class Worker:
             self._previous_handler(number, frame)
 
     def _memory(self) -> int:
-        """Resident bytes of this process and those it started."""
+        """Return the resident bytes of this process and its children."""
         total = 0
         with contextlib.suppress(psutil.Error):
             total = self._process.memory_info().rss
@@ -167,7 +172,7 @@ class Worker:
         return total
 
     def _report(self, job_id: str, stage: str, done: int, total: int) -> None:
-        # One assignment: nothing is sent from here, the driver asks when it wants to know.
+        # A single assignment, so that ``heartbeat`` needs no lock. The driver polls; nothing is sent from here.
         self._stages[job_id] = (stage, done, total)
 
 

@@ -1,25 +1,26 @@
-"""Why a worker is gone, and whether one of its rows may be to blame."""
+"""Tell why a worker is gone, and whether one of its rows may be to blame."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from pipeline.scheduler.ray_api import RayErrors
 
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """``blame``: what the worker was doing may be the cause, so that its rows are suspects."""
+    """The end of a worker. ``blame`` says that the row it was building may be the cause."""
 
     reason: str
     blame: bool
 
 
-def classify(errors: Any, error: Exception, *, node_alive: bool = True) -> WorkerFailure:
-    """What ``error``, which Ray raised for a call to a worker, says. ``errors`` is ``ray.exceptions``.
+def classify(errors: RayErrors, error: Exception, *, node_alive: bool = True) -> WorkerFailure:
+    """Return why a worker is gone, given the ``error`` that Ray raised for a call to it.
 
-    Judged by class first: ``OutOfMemoryError`` is no ``RayActorError``, ``ObjectReconstructionFailedError`` neither.
-    Of machines that went away, networks that were cut and preemptions no row is guilty. ``node_alive`` is what
-    the cluster says of the worker's machine.
+    ``errors`` is ``ray.exceptions``. ``node_alive`` says whether the cluster counts the worker's machine as alive.
+    No row is to blame for a machine that went away, a network that failed or a preemption. The class decides first:
+    neither ``OutOfMemoryError`` nor ``ObjectReconstructionFailedError`` is a ``RayActorError``.
     """
     text = str(error)
     if isinstance(error, errors.OutOfMemoryError) or "low on memory" in text or "memory monitor" in text:
@@ -31,7 +32,7 @@ def classify(errors: Any, error: Exception, *, node_alive: bool = True) -> Worke
     if isinstance(error, (errors.NodeDiedError, errors.LocalRayletDiedError)):
         return WorkerFailure("its machine is gone", blame=False)
     if isinstance(error, errors.ObjectLostError):
-        # Its subclasses, too: what travelled between us and the worker was on a machine that is gone.
+        # Includes its subclasses: the value was stored on a machine that is gone.
         return WorkerFailure("its answer was lost with a machine", blame=False)
     if isinstance(error, (errors.ActorUnschedulableError, errors.TaskUnschedulableError)):
         return WorkerFailure("no machine of the cluster can hold it", blame=False)

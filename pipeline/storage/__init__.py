@@ -1,9 +1,9 @@
-"""Outputs, manifests and meshes that do not lie on this machine: any URL that fsspec can open, S3 first.
+"""Read and write at URLs: outputs, manifests and meshes in any store that fsspec can open, S3 first.
 
-``core.location`` names what lies at a URL; ``store`` reads and writes it with retries and, where the store has them,
-conditional writes. Above these: ``lease`` (one builder per asset), ``publish`` (publishing so that no reader sees
-half an asset), ``sync`` (checkpoints and run files copied while they change), ``input_cache`` (inputs fetched once per
-node). A local path goes through none of this: it is a ``Path``, and its code asks only whether it is one.
+``core.location`` has the names of files at a URL. ``store`` reads and writes them, with retries and with conditional
+writes if the store supports them. ``lease`` gives each asset one builder, ``publish`` publishes an asset so that no
+reader sees half of it, ``sync`` copies checkpoints and run files while they change, ``input_cache`` and ``inputs``
+fetch inputs once per node, and ``shared_cache`` shares files that any node can make. Local paths use none of this.
 
 Importing this package imports neither fsspec nor a client of any store.
 """

@@ -1,4 +1,4 @@
-"""What can go wrong with a store, told in one line that holds no secret; and which of it may pass if tried again."""
+"""Errors of a store: one line without secrets for each, and whether a retry can help."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.storage.secrets import scrub
 
 
 class StorageError(LatentkilnError):
-    """A store that refuses, or that stayed unreachable for as long as it was waited for."""
+    """A store refused an operation, or stayed unreachable until the deadline."""
 
     stage = "storage"
 
@@ -18,7 +18,7 @@ class StorageError(LatentkilnError):
 
 
 class PreconditionFailed(Exception):
-    """A conditional write met something else than it expected: another writer was there."""
+    """A conditional write found other content than it expected, because another writer was first."""
 
 
 ErrorKind = Literal["absent", "clash", "refused", "no-conditions", "passing"]
@@ -28,7 +28,7 @@ _TRANSIENT_CODES = {
     "InternalError", "ServiceUnavailable", "OperationAborted", "ConditionalRequestConflict", "BandwidthLimitExceeded",
     "XAmzContentSHA256Mismatch", "BadDigest", "IncompleteBody",
 }  # fmt: skip
-# Exceptions of client libraries that no second attempt heals, by the name of their class.
+# Names of client libraries' exceptions that a retry cannot help.
 _REFUSALS = {
     "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound", "NoRegionError",
     "ParamValidationError", "InvalidRegionError", "UnauthorizedSSOTokenError", "SSOTokenLoadError",
@@ -43,7 +43,7 @@ _ADVICE = {
 
 
 def error_code(error: BaseException) -> tuple[str, int]:
-    """The store's own code for ``error`` and the HTTP status; ("", 0) where it has none."""
+    """Return the store's own code for ``error`` and the HTTP status; ("", 0) if it has none."""
     cause: BaseException | None = error
     for _ in range(4):
         response = getattr(cause, "response", None)
@@ -55,7 +55,7 @@ def error_code(error: BaseException) -> tuple[str, int]:
 
 
 def classify_error(error: Exception) -> ErrorKind:
-    """What ``error``, raised by a client library, means for the operation."""
+    """Return what ``error``, which a client library raised, means for the operation."""
     code, status = error_code(error)
     if code == "NoSuchBucket":
         return "refused"
@@ -73,12 +73,12 @@ def classify_error(error: Exception) -> ErrorKind:
         return "refused"
     if isinstance(error, (TypeError, ValueError, LookupError, AttributeError, NotImplementedError)):
         return "refused"
-    # Connections that are refused, reset or cut, time limits, and what client libraries make of them.
+    # Connections that were refused or reset, timeouts, and the client libraries' names for these.
     return "passing"
 
 
 def describe_error(error: BaseException) -> str:
-    """``error`` in a few words, with advice where there is some."""
+    """Describe ``error`` in a few words, with advice if there is any."""
     code, status = error_code(error)
     name = code or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
     text = " ".join(str(error).split())[:200]

@@ -1,7 +1,7 @@
-"""Files of this node: inputs fetched once and kept by their content, scratch folders, what other nodes made before.
+"""The cache of this node: inputs by the hash of their content, and scratch folders.
 
-All of it lies below one folder (``$LATENTKILN_CACHE``, or ``latentkiln`` in the user's cache folder), can be deleted
-at any time between runs, and is never read without its hash being checked.
+All files lie below one folder (``$LATENTKILN_CACHE``, or ``latentkiln`` in the user's cache folder). They can be
+deleted at any time between runs. Inputs are used only after their hash was checked.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ __all__ = [
 
 
 def scratch_folder(out: RemotePath) -> Path:
-    """The local folder in which assets of ``out`` are built before they are published."""
+    """Return the local folder in which assets of ``out`` are built before they are published."""
     return cache_root() / "scratch" / sha256_bytes(out.url.encode())[:20]
 
 
 def recorded_hash(location: RemotePath, meta: ObjectMeta) -> str:
-    """The hash under which ``location``, as it is ``meta`` now, was kept before; "" where it was not."""
+    """Return the hash of the cached content of ``location``, whose current state is ``meta``; "" if not cached."""
     with contextlib.suppress(OSError, ValueError):
         note = json.loads(_hash_file(location).read_bytes())
         if isinstance(note, dict) and (note.get("url"), note.get("tag")) == (location.url, meta.etag) and meta.etag:
@@ -49,18 +49,18 @@ def recorded_hash(location: RemotePath, meta: ObjectMeta) -> str:
 
 
 def record_hash(location: RemotePath, meta: ObjectMeta, sha256: str) -> None:
-    """Notes which content ``location`` had as it was ``meta``."""
+    """Record the hash of the content that ``location`` has in the state ``meta``."""
     write_json(_hash_file(location), {"url": location.url, "tag": meta.etag, "sha256": sha256})
 
 
 def entry_folder(sha256: str) -> Path:
-    """The folder that holds the files whose content is named ``sha256``; it may not be there."""
+    """Return the folder of the cached files with the hash ``sha256``. It may not exist."""
     return cache_root() / "inputs" / sha256[:2] / sha256
 
 
 @contextlib.contextmanager
 def staging() -> Iterator[Path]:
-    """An empty folder for files on their way into the cache, removed at the end."""
+    """Make an empty folder for files that will be committed to the cache. Removed at the end of the block."""
     folder = cache_root() / "inputs" / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}"
     folder.mkdir(parents=True)
     try:
@@ -70,7 +70,7 @@ def staging() -> Iterator[Path]:
 
 
 def commit(folder: Path, sha256: str) -> Path:
-    """Moves the files of a staged folder into the cache as ``sha256``. The folder they are in now."""
+    """Move the files of a staging folder into the cache as ``sha256``. Return their new folder."""
     target = entry_folder(sha256)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         goal = target / path.relative_to(folder)
@@ -81,12 +81,12 @@ def commit(folder: Path, sha256: str) -> Path:
 
 @contextlib.contextmanager
 def exclusive(location: RemotePath) -> Iterator[None]:
-    """Only one process of this node is inside the block for ``location``: the others find what it fetched."""
+    """Let one process of this node at a time fetch ``location``; the others then find it in the cache."""
     path = cache_root() / "locks" / sha256_bytes(location.url.encode())[:32]
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        # A file system without locks gives no exclusion: then a file is fetched twice, and no harm done.
+        # On a file system without locks a file may be fetched twice, which does no harm.
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""Meshes and adapters at a URL: fetched once per node, kept under their content's hash, checked by it before use."""
+"""Fetch meshes and adapters at URLs once per node, cache them by their hash and check it before use."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ T = TypeVar("T")
 
 
 def with_local_files(job: Job) -> Job:
-    """``job`` with its files on this node, and their hashes in their ``origin``; as it is where no URL is involved.
+    """Return ``job`` with its files on this node and their hashes in their ``origin``; unchanged without URLs.
 
-    Raises MeshError, also where the mesh has other bytes than those it was planned with, and StorageError.
+    Raises MeshError, also if the mesh's bytes have changed since the run was planned, and StorageError.
     """
     job = with_local_adapters(job)
     if job.origin is None:
-        # One that cannot be read says so when it is.
+        # An unreadable mesh fails later, when the recipe reads it.
         with contextlib.suppress(OSError):
             if job.mesh and job.mesh_sha256 and mesh_sha256(job.mesh) != job.mesh_sha256:
                 raise MeshError(f"{job.mesh.name}: its bytes have changed since the run was planned; run again")
@@ -41,7 +41,7 @@ def with_local_files(job: Job) -> Job:
 
 
 def with_local_adapters(job: Job) -> Job:
-    """As ``with_local_files``, of the job's adapters alone."""
+    """As ``with_local_files``, but for the job's adapters only."""
     if not any(file.origin for file in job.adapters):
         return job
     adapters = []
@@ -54,9 +54,9 @@ def with_local_adapters(job: Job) -> Job:
 
 
 def fetch_mesh(location: RemotePath) -> tuple[Path, str]:
-    """This node's copy of the mesh (or adapter) at ``location`` and its hash (``mesh_sha256``).
+    """Return this node's copy of the mesh (or adapter) at ``location``, and its hash (``mesh_sha256``).
 
-    That has to be ``location.sha256`` where it is given. A glTF comes with its buffers. Raises MeshError and
+    A glTF is fetched with its buffers. Raises MeshError, also if the hash differs from a given ``location.sha256``, and
     StorageError.
     """
     try:
@@ -73,9 +73,9 @@ def fetch_mesh(location: RemotePath) -> tuple[Path, str]:
 
 
 def prefetch_inputs(items: Iterable[T]) -> Iterator[T]:
-    """``items`` as they come, with the meshes that the jobs among them name at URLs fetched some way ahead.
+    """Yield ``items`` in order, and fetch the meshes of jobs at URLs some way ahead.
 
-    What cannot be fetched is told when it is asked for by itself.
+    Ignores errors here; they are raised when the mesh itself is fetched.
     """
     remaining, requested = iter(items), set[RemotePath]()
     while window := list(islice(remaining, _WINDOW)):
@@ -112,13 +112,13 @@ def _fetch(location: RemotePath) -> tuple[Path, str]:
             raise MeshError(f"{location}: its bytes have changed since the run was planned; run again")
         cached_folder = input_cache.commit(folder, sha256)
         if not uris:
-            # The tag of a glTF says nothing of its buffers.
+            # The tag of a glTF does not cover its buffers.
             input_cache.record_hash(location, meta, sha256)
         return cached_folder / location.name, sha256
 
 
 def _verified_copy(location: RemotePath, sha256: str) -> Path | None:
-    """The copy in the cache, if its bytes are still what they were."""
+    """Return the copy in the cache if its bytes are still the same."""
     path = input_cache.entry_folder(sha256) / location.name
     try:
         return path if mesh_sha256(path) == sha256 else None
@@ -127,9 +127,9 @@ def _verified_copy(location: RemotePath, sha256: str) -> Path | None:
 
 
 def _fetch_buffers(location: RemotePath, path: Path, folder: Path) -> list[str]:
-    """The buffers that the glTF copied to ``path`` names, fetched beside it: their names as it writes them.
+    """Fetch the buffers of the glTF that was copied to ``path``. Return their URIs as the glTF writes them.
 
-    What it may not name is refused here already.
+    Refuses URIs that a glTF may not have. Raises MeshError, StorageError.
     """
     from pipeline.mesh.readers.gltf_file import document_of, outside_uris
 

@@ -1,10 +1,10 @@
-"""One builder per asset, across machines: a small object beside the asset that says whose turn it is, and until when.
+"""One builder per asset across machines: a lease is a small object beside the asset that names its builder.
 
-Taken by a conditional write, renewed while the work goes on, deleted at its end. A holder that dies stops renewing;
-after the lease's seconds, by the *store's* clock, the next one may take it over. Two kinds of dead holders are known
-sooner: a process of this very machine that is gone, and an earlier attempt of the same run, whose worker the driver
-has ended. A holder that was only paused finds its lease changed and publishes nothing: ``held`` is asked before each
-write, and each write expects what was seen under the lease.
+A builder takes the lease with a conditional write, renews it during the build and deletes it at the end. A builder that
+dies stops renewing; after the lease's seconds, by the *store's* clock, another one may take over. Two kinds of dead
+holders are known sooner: a process of this machine that is gone, and an earlier attempt of the same run, whose worker
+the driver has ended. A holder that was only paused finds its lease changed and publishes nothing, because each write
+checks ``held`` first and expects the content that was seen under the lease.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.asset_layout import LEASE
+from pipeline.core.json_types import Json
 from pipeline.core.location import RemotePath
 from pipeline.core.process.liveness import is_alive
 from pipeline.storage.errors import PreconditionFailed, StorageError
@@ -30,14 +30,17 @@ from pipeline.storage.store import ABSENT, ObjectMeta, Store, deadline, store_of
 LEASE_SECONDS = 60.0
 _RENEWALS = 4  # within a lease's seconds
 _MAX_BYTES = 4096
-# Stores without conditional writes: how long to wait before looking who wrote last.
+# For stores without conditional writes: how long to wait before reading who wrote last.
 _SETTLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who takes leases: a run, its attempt at the row, and the process. ``machine`` is the same for processes that can
-    see each other by number: one boot of one host, one namespace of process numbers."""
+    """The owner of a lease: a run, its attempt at the row, and the process.
+
+    ``machine`` identifies one boot of one host and one PID namespace: processes with the same value can look each other
+    up by ``pid``.
+    """
 
     run: str
     attempt: int = 1
@@ -46,12 +49,12 @@ class Owner:
 
     @classmethod
     def here(cls, run: str, attempt: int = 1) -> Owner:
-        """This process."""
+        """Return this process as an owner."""
         return cls(run, attempt, _machine(), os.getpid())
 
 
 class Lease:
-    """A lease that was taken. ``held`` turns false for good when it may have expired or was taken over."""
+    """A lease that was taken. ``held`` turns false when it may have expired, or was taken over."""
 
     def __init__(self, location: RemotePath, body: bytes, tag: str, seconds: float, since: float):
         self.place, self.seconds = location, seconds
@@ -60,23 +63,25 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """Whether no one else can have it: a quarter of its time is kept in hand for a write that is under way."""
+        """Whether no one else can have it. The last quarter of its time is reserved for a write in progress."""
         return not self._lost and time.monotonic() - self._since < 0.75 * self.seconds
 
     def ensure(self) -> bool:
-        """As ``held``, but one that only went unrenewed for too long, while the store did not answer, is renewed now:
-        nobody else has taken it, or that would clash."""
+        """As ``held``, but first renew a lease that was not renewed in time because the store did not answer.
+
+        The renewal fails if somebody else has taken the lease meanwhile.
+        """
         if not self.held:
             self.renew()
         return self.held
 
     def renew(self) -> None:
-        """Writes it anew. A store that does not answer is no loss yet; another's lease in its place is."""
+        """Write the lease again. It is lost if another lease took its place, not if the store does not answer."""
         with self._lock:
             if self._lost:
                 return
             begun = time.monotonic()
-            # The body changes each time, and with it the tag: whoever looks on sees that the holder lives.
+            # The body, and with it the tag, changes each time: others see that the holder lives.
             body = self._body + b" " * (1 + int(begun) % 512)
             try:
                 with deadline(self.seconds / _RENEWALS):
@@ -88,7 +93,7 @@ class Lease:
                 pass  # tried again soon; ``held`` watches the time
 
     def release(self) -> None:
-        """Gives it up. What cannot be deleted expires."""
+        """Give the lease up. If it cannot be deleted, it expires."""
         with self._lock:
             if not self._lost:
                 with contextlib.suppress(PreconditionFailed, StorageError), deadline(self.seconds / _RENEWALS):
@@ -97,7 +102,7 @@ class Lease:
 
 
 def acquire(folder: RemotePath, owner: Owner, *, seconds: float = LEASE_SECONDS) -> Lease | None:
-    """The lease of the asset in ``folder``, or None while another holds it. Raises StorageError."""
+    """Take the lease of the asset in ``folder``. Return None while another holds it. Raises StorageError."""
     location, store = folder / LEASE, store_of(folder)
     token = uuid.uuid4().hex
     body = json.dumps(vars(owner) | {"token": token, "seconds": seconds, "taken": time.time()}).encode()
@@ -119,8 +124,8 @@ def acquire(folder: RemotePath, owner: Owner, *, seconds: float = LEASE_SECONDS)
     return None
 
 
-def holder(folder: RemotePath) -> dict[str, Any] | None:
-    """What the lease of the asset in ``folder`` says, None where no one holds it. Raises StorageError."""
+def holder(folder: RemotePath) -> Json | None:
+    """Return the content of the lease of the asset in ``folder``; None if nobody holds it. Raises StorageError."""
     try:
         data, meta = store_of(folder).read(folder / LEASE, _MAX_BYTES)
     except FileNotFoundError:
@@ -130,7 +135,7 @@ def holder(folder: RemotePath) -> dict[str, Any] | None:
 
 
 class LeaseRenewer:
-    """Renews the leases given to it in a thread of its own, until they are released."""
+    """Renews leases in its own thread until they are released."""
 
     def __init__(self) -> None:
         self._leases: list[Lease] = []
@@ -139,8 +144,8 @@ class LeaseRenewer:
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
-    def renewing(self, lease: Lease) -> Any:
-        """Renews ``lease`` while the block runs, and releases it at its end."""
+    def renewing(self, lease: Lease) -> Iterator[Lease]:
+        """Renew ``lease`` during the block and release it at the end."""
         with self._lock:
             self._leases.append(lease)
             if self._thread is None:
@@ -154,7 +159,7 @@ class LeaseRenewer:
             lease.release()
 
     def close(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._wake.set()
 
     def _renew(self) -> None:
@@ -179,8 +184,8 @@ def _is_still_held(store: Store, location: RemotePath, token: str) -> bool:
     return False
 
 
-def _is_abandoned(lease: dict[str, Any], meta: ObjectMeta, owner: Owner) -> bool:
-    """Whether the holder is certainly gone."""
+def _is_abandoned(lease: Json, meta: ObjectMeta, owner: Owner) -> bool:
+    """Return whether the holder is certainly gone."""
     attempt, pid = lease.get("attempt"), lease.get("pid")
     if owner.run and lease.get("run") == owner.run and isinstance(attempt, int) and attempt < owner.attempt:
         return True
@@ -189,15 +194,15 @@ def _is_abandoned(lease: dict[str, Any], meta: ObjectMeta, owner: Owner) -> bool
     return _is_expired(lease, meta)
 
 
-def _is_expired(lease: dict[str, Any], meta: ObjectMeta) -> bool:
+def _is_expired(lease: Json, meta: ObjectMeta) -> bool:
     seconds = lease.get("seconds")
-    # A lease that cannot be read is one of a later version, or damage; it counts as the longest of ours.
+    # An unreadable lease is damaged or of a later version. It counts as one of the default length.
     seconds = float(seconds) if isinstance(seconds, (int, float)) and 0 < seconds < 86_400 else LEASE_SECONDS
-    # The store's clock tells whole seconds.
+    # The store's clock has a resolution of one second.
     return meta.now - meta.modified > seconds + 1
 
 
-def _object(data: bytes) -> dict[str, Any]:
+def _object(data: bytes) -> Json:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):

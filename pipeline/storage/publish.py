@@ -1,17 +1,18 @@
-"""Assets at a URL: published so that no reader sees half of one, read back by their hashes, removed record first.
+"""Assets at a URL: publish them so that no reader sees half of one, read them by their hashes, remove them.
 
-``OUT/<id>/`` holds the same names as a local output folder. ``record.json`` makes the asset: it is written last and
-names each output with its size, its sha256, the store's tag and, while that differs, the object it lies in.
+``OUT/<id>/`` holds the same names as a local output folder. An asset exists when it has a ``record.json``, which is
+written last. The record names each output with its size, its sha256, the store's tag and, if that differs from the
+name, the object that holds it.
 
-* A new asset: outputs under their own names, then the record. Before it there is nothing to a reader.
-* A rebuilt one: outputs under ``.next/<sha256>-<name>``, then the record that points there; from this moment the new
-  asset is what a reader finds. Then the outputs under their own names, the record without the pointers, and the rest
-  is deleted. Killed between any two of these steps, the record names whole objects, old or new; the next builder or
-  ``finish_publish`` goes on from there.
+* A new asset: the outputs under their own names, then the record. Before that a reader finds no asset.
+* A rebuilt asset: the outputs under ``.next/<sha256>-<name>``, then the record that points there, with which readers
+  get the new asset. Then the outputs under their own names and the record without pointers; the rest is deleted. If
+  the publisher is killed between two steps, the record names complete objects, old or new. The next builder or
+  ``finish_publish`` continues from there.
 
-Each write expects what was seen when the lease had been taken, so that a publisher which lost its lease without
-knowing replaces nothing. A reader that finds other bytes than the record says has met a rebuild: it reads the record
-again (``read_output`` does).
+Each write expects the content that was seen when the lease was taken, so a publisher that lost its lease without
+noticing replaces nothing. A reader that finds other bytes than recorded has met a rebuild and reads the record again,
+as ``read_output`` does.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from pipeline.core.asset_layout import FAILURE, NEXT, RECORD, WORK_DIR
 from pipeline.core.hashing import sha256_bytes
+from pipeline.core.json_types import Json
 from pipeline.core.location import RemotePath
 from pipeline.storage.errors import PreconditionFailed, StorageError
 from pipeline.storage.lease import holder
@@ -36,14 +38,14 @@ _OBJECT = re.compile(rf"{re.escape(NEXT)}/[0-9a-f]{{64}}-[^/\\]+")
 
 
 class _Folder:
-    """An asset's folder while it is written: the tags of what lies there, and whether it is still ours to write."""
+    """An asset's folder during publishing: its objects with their tags, and the check of the lease."""
 
     def __init__(self, location: RemotePath, held: Callable[[], bool]):
         self.place, self._held, self._store = location, held, store_of(location)
         self.etags: dict[str, ObjectMeta] = self._store.files(location)
 
     def write(self, name: str, data: bytes) -> str:
-        """Puts ``data`` under ``name`` in place of what was seen there. Raises StorageError."""
+        """Write ``data`` to ``name`` in place of the content that was seen there. Raises StorageError."""
         self._check()
         before = self.etags.get(name)
         try:
@@ -54,14 +56,14 @@ class _Folder:
         return tag
 
     def delete(self, name: str) -> None:
-        """Removes ``name``, should it still be what was seen."""
+        """Remove ``name`` if it still has the content that was seen."""
         self._check()
         with contextlib.suppress(PreconditionFailed):
             self._store.delete(self.place / name, expect=self.etags[name].etag)
         del self.etags[name]
 
     def read(self, name: str) -> bytes:
-        """The content of ``name``. Raises StorageError."""
+        """Return the content of ``name``. Raises StorageError."""
         try:
             return self._store.read(self.place / name, _MAX_OUTPUT)[0]
         except FileNotFoundError:
@@ -72,23 +74,24 @@ class _Folder:
             raise _lease_lost_error(self.place)
 
 
-def publish_asset(local: Path, location: RemotePath, *, held: Callable[[], bool] = lambda: True) -> dict[str, Any]:
-    """Publishes the finished asset in the folder ``local`` at ``location`` and gives the record as it stands there.
+def publish_asset(local: Path, location: RemotePath, *, held: Callable[[], bool] = lambda: True) -> Json:
+    """Publish the finished asset in the folder ``local`` at ``location``. Return the record as published.
 
-    ``local/record.json`` names the outputs. ``held`` says whether the caller still has the asset's lease; nothing is
-    written once it does not. Raises StorageError where the store refuses, stays unreachable or the lease is lost;
-    called again, it does what is left to do.
+    ``local/record.json`` names the outputs. ``held`` returns whether the caller still has the asset's lease; without
+    it nothing is written. Raises StorageError if the store refuses, stays unreachable, or the lease is lost. A second
+    call completes what is missing.
     """
-    record = json.loads((local / RECORD).read_bytes())
-    contents = {name: (local / name).read_bytes() for name in record["outputs"]}
+    record: dict[str, object] = json.loads((local / RECORD).read_bytes())
+    outputs = outputs_of(record)
+    contents = {name: (local / name).read_bytes() for name in outputs}
     for name, data in contents.items():
-        if sha256_bytes(data) != record["outputs"][name]["sha256"]:
+        if sha256_bytes(data) != outputs[name]["sha256"]:
             raise StorageError(f"{local / name}: has other bytes than its record says; build it again")
     folder = _Folder(location, held)
     replaced: list[str] = []
     if RECORD in folder.etags:
         replaced = sorted(set(_outputs(folder)) - set(contents))
-        objects = {name: f"{NEXT}/{record['outputs'][name]['sha256']}-{name}" for name in contents}
+        objects = {name: f"{NEXT}/{outputs[name]['sha256']}-{name}" for name in contents}
         _put_outputs(folder, record, contents, objects)
         _put_record(folder, {**record, "replaces": replaced})
     _replace_outputs(folder, record, contents, replaced)
@@ -98,7 +101,7 @@ def publish_asset(local: Path, location: RemotePath, *, held: Callable[[], bool]
 
 
 def finish_publish(location: RemotePath, *, held: Callable[[], bool] = lambda: True) -> bool:
-    """Finishes what a killed publisher left behind at ``location``; True where there was something.
+    """Complete the publishing that a killed publisher left at ``location``. Return False if there was nothing to do.
 
     The caller holds the asset's lease. Raises StorageError.
     """
@@ -120,15 +123,15 @@ def finish_publish(location: RemotePath, *, held: Callable[[], bool] = lambda: T
     return True
 
 
-def is_partly_published(record: Mapping[str, Any], names: Iterable[str]) -> bool:
-    """Whether the publisher of ``record`` was killed before its end, given the ``names`` in the asset's folder."""
+def is_partly_published(record: Json, names: Iterable[str]) -> bool:
+    """Return whether the publisher of ``record`` was killed, given the ``names`` in the asset's folder."""
     return "replaces" in record or any(_is_temporary(name) for name in names)
 
 
 def _replace_outputs(
-    folder: _Folder, record: dict[str, Any], contents: Mapping[str, bytes], replaced: Iterable[str]
+    folder: _Folder, record: dict[str, object], contents: Mapping[str, bytes], replaced: Iterable[str]
 ) -> None:
-    """The outputs under their own names, the record that says so, and nothing else of ours beside them."""
+    """Write the outputs under their own names, then the record, and remove all temporary objects."""
     _put_outputs(folder, record, contents, {})
     for name in replaced:
         if name in folder.etags and name not in contents:
@@ -138,24 +141,26 @@ def _replace_outputs(
 
 
 def _put_outputs(
-    folder: _Folder, record: dict[str, Any], contents: Mapping[str, bytes], objects: Mapping[str, str]
+    folder: _Folder, record: dict[str, object], contents: Mapping[str, bytes], objects: Mapping[str, str]
 ) -> None:
-    """Writes the outputs, under their own names where ``objects`` gives no other, and says where in ``record``."""
+    """Write the outputs, under the names in ``objects`` if given there, and enter these names in ``record``."""
+    outputs = dict(outputs_of(record))
     for name, data in contents.items():
-        output = {key: value for key, value in record["outputs"][name].items() if key not in ("object", "tag")}
+        output = {key: value for key, value in outputs[name].items() if key not in ("object", "tag")}
         output["tag"] = folder.write(objects.get(name, name), data)
         if name in objects:
             output["object"] = objects[name]
-        record["outputs"][name] = output
+        outputs[name] = output
+    record["outputs"] = outputs
 
 
-def _put_record(folder: _Folder, record: Mapping[str, Any]) -> None:
+def _put_record(folder: _Folder, record: Json) -> None:
     text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     folder.write(RECORD, (text + "\n").encode())
 
 
-def _outputs(folder: _Folder) -> Mapping[str, Any]:
-    """The outputs of the record that is there; none where it is damaged."""
+def _outputs(folder: _Folder) -> Json:
+    """Return the outputs of the published record; none if it is damaged."""
     try:
         outputs = json.loads(folder.read(RECORD))["outputs"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -172,17 +177,22 @@ def _is_temporary(name: str) -> bool:
     return name.startswith((f"{NEXT}/", f"{WORK_DIR}/"))
 
 
-def object_name(name: str, output: Mapping[str, Any]) -> str:
-    """Where in the asset's folder the output ``name`` of a record lies; never outside it."""
+def outputs_of(record: Json) -> Mapping[str, Json]:
+    """Return what a record that was checked says of each output: ``sha256``, ``bytes``, and at a URL ``tag``."""
+    return cast("Mapping[str, Json]", record["outputs"])
+
+
+def object_name(name: str, output: Json) -> str:
+    """Return the object in the asset's folder that holds the output ``name``. Never a path outside the folder."""
     held = output.get("object")
     return held if isinstance(held, str) and _OBJECT.fullmatch(held) else name
 
 
-def read_output(location: RemotePath, name: str) -> tuple[bytes, dict[str, Any]]:
-    """The bytes of the output ``name`` of the asset at ``location``, with the record they belong to.
+def read_output(location: RemotePath, name: str) -> tuple[bytes, Json]:
+    """Return the bytes of the output ``name`` of the asset at ``location``, and the record they belong to.
 
-    Checked by size and hash; a rebuild that goes on meanwhile is waited for by reading again. Raises StorageError,
-    FileNotFoundError where there is no asset or it has no such output.
+    Checks the hash. During a rebuild it reads again. Raises StorageError, and FileNotFoundError if there is no asset or
+    it has no such output.
     """
     store = store_of(location)
     for _ in range(5):
@@ -198,14 +208,14 @@ def read_output(location: RemotePath, name: str) -> tuple[bytes, dict[str, Any]]
 
 
 def asset_ids(out: RemotePath) -> Iterator[str]:
-    """The ids of everything that has a folder below ``out``, finished or not. Raises StorageError."""
+    """Yield the ids of all rows with a folder below ``out``, finished or not. Raises StorageError."""
     for name in store_of(out).folders(out):
         if not name.startswith("."):
             yield name
 
 
 def remove_asset(out: RemotePath, job_id: str) -> None:
-    """Removes the asset ``job_id``, its record first. Raises StorageError, also while a run is building it."""
+    """Remove the asset ``job_id``, its record first. Raises StorageError, also while a run is building it."""
     location = out / job_id
     if holder(location) is not None:
         raise StorageError(f"{location}: a run is building it; wait for it to end")
@@ -215,8 +225,8 @@ def remove_asset(out: RemotePath, job_id: str) -> None:
         store.delete(location / name)
 
 
-def write_failure(location: RemotePath, failure: Mapping[str, Any]) -> None:
-    """Writes ``failure.json``; a record beside it stays as it is. Raises StorageError."""
+def write_failure(location: RemotePath, failure: Json) -> None:
+    """Write ``failure.json``. A record beside it stays unchanged. Raises StorageError."""
     text = json.dumps({**failure, "schema": 1, "status": "failed"}, indent=1, sort_keys=True, ensure_ascii=False)
     store_of(location).write(location / FAILURE, (text + "\n").encode())
 

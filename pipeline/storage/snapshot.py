@@ -1,4 +1,4 @@
-"""What stands in assets' folders at a URL, looked up for many of them at a time."""
+"""Read the state of many remote asset folders at once."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pipeline.storage.store import ObjectMeta, store_of
 
 MAX_CONCURRENT = 16
 WINDOW = 256
-# Files that one listing holds at most (some 300 bytes each), and how long it is taken for true. What changed since is
-# noticed by whoever claims the row.
+# The most files in one listing (some 300 bytes each), and how long a listing is used. The builder that claims a row
+# notices later changes.
 MAX_LISTED = 200_000
 _LISTING_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One asset's folder as it was at one moment: its files, and the text of its record and its failure."""
+    """One asset's folder at one moment: its files, and the text of its record and its failure."""
 
     place: RemotePath
     files: Mapping[str, ObjectMeta] = field(default_factory=dict)
@@ -34,12 +34,12 @@ class Snapshot:
 
 
 def take_snapshot(location: RemotePath) -> Snapshot:
-    """The asset's folder at ``location``, which may be empty. Raises StorageError."""
+    """Read the asset's folder at ``location``, which may be empty. Raises StorageError."""
     return _read(location, store_of(location).files(location))
 
 
 def _read(location: RemotePath, files: dict[str, ObjectMeta]) -> Snapshot:
-    """The folder at ``location`` in which ``files`` were seen. Raises StorageError."""
+    """Read the record and the failure among ``files`` of the folder at ``location``. Raises StorageError."""
     store, texts = store_of(location), {}
     for name in (RECORD, FAILURE):
         if name in files:
@@ -51,10 +51,10 @@ def _read(location: RemotePath, files: dict[str, ObjectMeta]) -> Snapshot:
 
 
 def take_snapshots(out: RemotePath, ids: Iterable[str]) -> Iterator[tuple[str, Snapshot]]:
-    """(id, snapshot) of each asset below ``out``, in order, a window of them at a time. Raises StorageError.
+    """Yield (id, snapshot) for each of ``ids`` below ``out``, in order, a window at a time. Raises StorageError.
 
-    Of many ids the files are listed together, a thousand to a request, as long as there are not too many to hold:
-    an asset that is not there then takes no request of its own, and one that is there takes one, for its record.
+    For many ids all files are listed together, a thousand per request, unless they are too many to hold. A missing
+    asset then takes no request of its own, an existing one takes one for its record.
     """
     remaining, listing = iter(ids), _Listing(out)
     with ThreadPoolExecutor(MAX_CONCURRENT) as pool:
@@ -69,9 +69,9 @@ def take_snapshots(out: RemotePath, ids: Iterable[str]) -> Iterator[tuple[str, S
 
 
 class _Listing:
-    """What lies in each folder below ``out``, listed in one go, and anew after a while: a run reads its plan for hours.
+    """The files in all folders below ``out``, from one listing that is repeated after some minutes.
 
-    ``listed_at``: when, by the monotonic clock; 0 before.
+    A run may read its plan for hours. ``listed_at`` is the time of the listing by the monotonic clock, 0 before it.
     """
 
     def __init__(self, out: RemotePath):
@@ -80,7 +80,7 @@ class _Listing:
         self._files_by_folder: dict[str, dict[str, ObjectMeta]] | None = None
 
     def refresh(self) -> Mapping[str, dict[str, ObjectMeta]] | None:
-        """None where there is too much to hold. Raises StorageError."""
+        """Return the files by folder; None if there are too many to hold. Raises StorageError."""
         if not self.listed_at or time.monotonic() - self.listed_at >= _LISTING_SECONDS:
             files = store_of(self._out).list_at_most(self._out, MAX_LISTED)
             self._files_by_folder = None if files is None else {}

@@ -1,8 +1,8 @@
-"""Reading and writing at a URL: bounded in size and time, tried again when it may help, conditional where possible.
+"""Read and write at a URL, with limits on size and time, retries, and conditional writes if the store has them.
 
-A write may *expect* something: that nothing is there, or that what is there still has the tag it was seen with. On
-S3 this is one request (``If-None-Match: *``, ``If-Match``), so of any number of writers one wins. Other stores are
-asked first and written then; the ``exact`` attribute says which it is.
+A write may *expect* that the object does not exist, or that it still has the tag it was seen with. On S3 this is one
+request (``If-None-Match: *``, ``If-Match``), so exactly one of several writers wins. On other stores the write follows
+a separate check. The attribute ``exact`` tells which one it is.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pipeline.core.location import RemotePath
 from pipeline.storage.errors import PreconditionFailed, StorageError, classify_error, describe_error, error_code
@@ -28,23 +28,28 @@ LIMIT_SECONDS = 120.0
 _ATTEMPT_SECONDS = 30.0
 _SLOWEST_BYTES = 256 << 10  # a second
 _FIRST_BACKOFF, _MAX_BACKOFF = 0.1, 8.0
-# Refusals are tried a few times too: a store that is just starting does not know its users yet.
+# Refusals are retried a few times, because a store that is just starting does not know its users yet.
 _MAX_REFUSED_ATTEMPTS = 3
-PAGE_SIZE = 1000  # names in an answer to a listing; the most that S3 gives
+PAGE_SIZE = 1000  # names per page of a listing; the maximum of S3
 
 ABSENT = ""
-"""What a write expects that must not replace anything."""
+"""The tag that a write expects if it must not replace anything."""
 
-# Stores whose objects appear whole or not at all. Anywhere else a name is written beside and moved.
+# Stores with atomic writes. Elsewhere a file is written under another name and moved.
 _OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory")
 
 T = TypeVar("T")
+# An answer of the S3 client or of fsspec: nested, with values that differ between stores.
+Response = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class ObjectMeta:
-    """What lies at a URL: its size in bytes, the store's tag of its content ("" where it has none), when it was
-    written and what time it is now, both in seconds by the store's clock (``modified`` 0 where unknown)."""
+    """The state of a file at a URL.
+
+    ``size`` is in bytes. ``etag`` is the store's tag of the content, "" if it has none. ``modified`` (0 if unknown) and
+    ``now`` are in seconds by the store's clock.
+    """
 
     size: int
     etag: str = ""
@@ -53,7 +58,7 @@ class ObjectMeta:
 
 
 def limit_seconds() -> float:
-    """How long one operation is tried in all: $LATENTKILN_STORAGE_SECONDS, or 120; less inside ``deadline``."""
+    """Return how long one operation is tried: $LATENTKILN_STORAGE_SECONDS or 120, or less inside ``deadline``."""
     try:
         limit = max(0.1, float(os.environ.get(LIMIT_VARIABLE, "")))
     except ValueError:
@@ -64,7 +69,7 @@ def limit_seconds() -> float:
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Inside the block, no operation of this thread is tried for longer than ``seconds``."""
+    """Limit each operation of this thread inside the block to ``seconds``."""
     before = getattr(_local, "limit", None)
     _local.limit = seconds if before is None else min(seconds, before)
     try:
@@ -77,31 +82,31 @@ _local = threading.local()
 
 
 class Store:
-    """Any file system of fsspec. Methods raise FileNotFoundError, Clash, or StorageError, and nothing else."""
+    """Any file system of fsspec. Methods raise FileNotFoundError, PreconditionFailed or StorageError only."""
 
     exact = False
-    """Whether a write that expects something is one indivisible step."""
+    """Whether a conditional write is atomic."""
 
     def __init__(self, fs: Any):
         self._fs = fs
         self._lock = threading.Lock()
 
     def stat(self, location: RemotePath) -> ObjectMeta | None:
-        """What lies at ``location``, None where nothing does."""
+        """Return the state of ``location``, None if it does not exist."""
         try:
             return self._retry("asking", location, lambda seconds: self._stat(location, seconds))
         except FileNotFoundError:
             return None
 
     def read(self, location: RemotePath, limit: int = 1 << 30) -> tuple[bytes, ObjectMeta]:
-        """The content of ``location``, of at most ``limit`` bytes, and its tag. Raises FileNotFoundError."""
+        """Return the content of ``location``, at most ``limit`` bytes, and its state. Raises FileNotFoundError."""
         return self._retry("reading", location, lambda seconds: self._read(location, limit, seconds))
 
     def write(self, location: RemotePath, data: bytes, *, expect: str | None = None) -> str:
-        """Puts ``data`` at ``location`` and gives its tag. Raises Clash where something else is there than expected.
+        """Write ``data`` to ``location`` and return its tag. Raises PreconditionFailed if ``expect`` does not hold.
 
-        ``expect``: None for anything, ABSENT for nothing, else the tag of what is to be replaced. A write that
-        arrived although its answer got lost counts as done.
+        ``expect`` is None for any content, ABSENT for none, or the tag of the content to replace. A write that arrived
+        although its answer was lost counts as done.
         """
         try:
             return self._retry("writing", location, lambda s: self._write(location, data, expect, s), size=len(data))
@@ -115,21 +120,21 @@ class Store:
             raise
 
     def delete(self, location: RemotePath, *, expect: str | None = None) -> None:
-        """Removes ``location``; it may be gone already. Raises Clash where it has another tag than expected."""
+        """Remove ``location``, which may be gone already. Raises PreconditionFailed if its tag is not ``expect``."""
         try:
             self._retry("deleting", location, lambda seconds: self._delete(location, expect, seconds))
         except FileNotFoundError:
             return
 
     def files(self, folder: RemotePath) -> dict[str, ObjectMeta]:
-        """Every file below ``folder``, by its name relative to it; none where there is no such folder."""
+        """Return every file below ``folder`` by its relative name; none if there is no such folder."""
         try:
             return self._retry("listing", folder, lambda seconds: dict(self._list(folder, seconds)))
         except FileNotFoundError:
             return {}
 
     def list_at_most(self, folder: RemotePath, most: int) -> dict[str, ObjectMeta] | None:
-        """As ``files``, or None where there are more than ``most``: what is held is bounded."""
+        """As ``files``, but return None if there are more than ``most``."""
 
         def call(seconds: float) -> dict[str, ObjectMeta] | None:
             files = dict(islice(self._list(folder, seconds), most + 1))
@@ -141,14 +146,14 @@ class Store:
             return {}
 
     def folders(self, folder: RemotePath) -> list[str]:
-        """The names of the folders in ``folder``, sorted."""
+        """Return the names of the folders in ``folder``, sorted."""
         try:
             return self._retry("listing", folder, lambda seconds: sorted(self._folders(folder, seconds)))
         except FileNotFoundError:
             return []
 
     def _retry(self, verb: str, location: RemotePath, call: Callable[[float], T], size: int = 0) -> T:
-        """Calls ``call(seconds)`` until it answers, an error is final, or the time is up."""
+        """Call ``call(seconds)`` until it returns, an error is final, or the time is up."""
         begun, pause, refused, tried = time.monotonic(), _FIRST_BACKOFF, 0, 0
         limit = limit_seconds()
         while True:
@@ -173,7 +178,7 @@ class Store:
                         f"{location}: {verb} it failed {tried} time{'s' * (tried > 1)} in {limit:g} s, at last with "
                         f"{describe_error(error)}; run again when the store answers"
                     ) from None
-            # With chance in it: many workers that failed together must not come back together.
+            # Randomised, so that many workers that failed together do not retry together.
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _MAX_BACKOFF)
 
@@ -224,14 +229,14 @@ class Store:
 
 
 class S3Store(Store):
-    """S3 and what speaks its language, by single requests, so that conditions and the store's clock can be used."""
+    """S3 and compatible stores. Uses single requests, which give conditional writes and the store's clock."""
 
     exact = True
 
-    def _call(self, seconds: float, method: str, **arguments: Any) -> dict[str, Any]:
+    def _call(self, seconds: float, method: str, **arguments: object) -> Response:
         from fsspec.asyn import sync
 
-        return sync(self._fs.loop, self._fs._call_s3, method, timeout=seconds, **arguments)
+        return cast(Response, sync(self._fs.loop, self._fs._call_s3, method, timeout=seconds, **arguments))
 
     def _stat(self, location: RemotePath, seconds: float) -> ObjectMeta:
         response = self._call(seconds, "head_object", **_bucket_and_key(location))
@@ -249,7 +254,7 @@ class S3Store(Store):
                 raise ConnectionError(f"{len(data)} of {response['ContentLength']} bytes came")
             return data, _meta_from_response(response, len(data))
 
-        return sync(self._fs.loop, get, timeout=seconds)
+        return cast("tuple[bytes, ObjectMeta]", sync(self._fs.loop, get, timeout=seconds))
 
     def _write(self, location: RemotePath, data: bytes, expect: str | None, seconds: float) -> str:
         if expect is not None and not self.exact:
@@ -287,7 +292,7 @@ class S3Store(Store):
         for page in self._pages(folder, prefix, seconds):
             for item in page.get("Contents", ()):
                 name = item["Key"].removeprefix(prefix)
-                # Consoles make empty objects named like folders.
+                # Web consoles create empty objects with the names of folders.
                 if name and not name.endswith("/"):
                     modified = item["LastModified"].timestamp()
                     yield name, ObjectMeta(int(item["Size"]), str(item.get("ETag", "")).strip('"'), modified)
@@ -298,7 +303,7 @@ class S3Store(Store):
             for item in page.get("CommonPrefixes", ()):
                 yield item["Prefix"].removeprefix(prefix).rstrip("/")
 
-    def _pages(self, folder: RemotePath, prefix: str, seconds: float, **arguments: Any) -> Iterator[dict[str, Any]]:
+    def _pages(self, folder: RemotePath, prefix: str, seconds: float, **arguments: object) -> Iterator[Response]:
         bucket = folder.key.partition("/")[0]
         while True:
             page = self._call(seconds, "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=PAGE_SIZE, **arguments)
@@ -309,7 +314,7 @@ class S3Store(Store):
 
 
 def store_of(location: RemotePath) -> Store:
-    """The store ``location`` lies in, one for each scheme and process. Raises StorageError where it cannot be used."""
+    """Return the store of ``location``, one per scheme and process. Raises StorageError if it cannot be used."""
     key = (os.getpid(), location.scheme)
     with _opening:
         if key not in open_stores:
@@ -328,9 +333,9 @@ def _open(location: RemotePath) -> Store:
         from fsspec.config import conf
     except ImportError:
         raise StorageError(f"{location}: fsspec is not installed; pip install 'latentkiln[s3]'") from None
-    options: dict[str, Any] = {"use_listings_cache": False}
+    options: dict[str, object] = {"use_listings_cache": False}
     if scheme in ("s3", "s3a"):
-        # One attempt and short waits in the client: whether and how long to go on is decided here alone.
+        # The client makes one attempt with short timeouts. ``Store`` alone decides about retries.
         ours = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1, "mode": "standard"}}
         options["config_kwargs"] = ours | {"max_pool_connections": 64} | conf.get(scheme, {}).get("config_kwargs", {})
     try:
@@ -352,16 +357,16 @@ def _open(location: RemotePath) -> Store:
 
 
 def _connect(fs: Any) -> None:
-    """Reads the client's model of S3, which takes seconds on a busy machine and must not count as a slow store."""
+    """Load the client's model of S3. It takes seconds on a busy machine, which must not count as a slow store."""
     from fsspec.asyn import sync
 
-    # What is wrong with the configuration is told by the first request, with the place it was for.
+    # The first request reports an error of the configuration, with its location.
     with contextlib.suppress(Exception):
         sync(fs.loop, fs.set_session)
 
 
 def _is_transient(error: Exception) -> bool:
-    """Refusals that a store which is starting up gives: it does not know its users or buckets yet."""
+    """Return whether a store that is starting up gives this refusal: it does not know its users or buckets yet."""
     return error_code(error)[1] in (403, 404)
 
 
@@ -382,7 +387,7 @@ def _check_size(location: RemotePath, size: int, limit: int) -> None:
         raise StorageError(f"{location}: it has {size} bytes; allowed: at most {limit}")
 
 
-def _meta_from_response(response: dict[str, Any], size: int) -> ObjectMeta:
+def _meta_from_response(response: Response, size: int) -> ObjectMeta:
     date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
     try:
         now = email.utils.parsedate_to_datetime(date).timestamp()
@@ -392,8 +397,8 @@ def _meta_from_response(response: dict[str, Any], size: int) -> ObjectMeta:
     return ObjectMeta(size, str(response.get("ETag", "")).strip('"'), modified.timestamp() if modified else 0.0, now)
 
 
-def _meta_from_info(info: dict[str, Any]) -> ObjectMeta:
-    """fsspec's description of a file; each file system has its own names for the same things."""
+def _meta_from_info(info: Response) -> ObjectMeta:
+    """Convert fsspec's description of a file. Each file system has its own names for the same values."""
     if info.get("type") == "directory":
         raise FileNotFoundError(info.get("name", ""))
     modified = next(

@@ -1,7 +1,7 @@
-"""Copies of files that keep changing: checkpoints to where another node can read them, a run's files for readers.
+"""Upload files that keep changing: checkpoints for other nodes, and a run's files for readers.
 
-A ``FileSync`` looks at its files every few seconds and uploads those that changed. It spends at most a tenth of the
-time on it, however slow the store, and never stops the work it watches: what could not be copied is tried again.
+A ``FileSync`` checks its files every few seconds and uploads those that changed. It spends at most a tenth of the time
+on uploads, however slow the store is. An upload that fails is tried again and does not stop the build.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ LocalAndRemote = tuple[Path, RemotePath]
 
 
 class FileSync:
-    """Copies ``files()`` (local path, place) whenever they have changed, in a thread, while the context lasts.
+    """Uploads ``files()``, pairs of local and remote path, in a thread whenever they change, inside the context.
 
-    ``allowed()`` is asked before each upload. ``problem`` holds one line about the last upload that failed.
+    ``allowed()`` is checked before each upload. ``problem`` is one line about the last upload that failed.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FileSync:
         self._thread.join()
 
     def sync(self) -> None:
-        """Uploads what has changed since the last time, now."""
+        """Upload now what has changed since the last time."""
         self.problem = ""
         for path, location in self._files():
             with contextlib.suppress(FileNotFoundError):
@@ -61,7 +61,7 @@ class FileSync:
                 mark = (stat.st_mtime_ns, stat.st_ino)
                 if self._uploaded.get(path) == mark or not self._allowed():
                     continue
-                # The writer replaces the file as a whole: what is open here stays one version.
+                # The writer replaces the whole file, so the open file is one version.
                 data = path.read_bytes()
                 try:
                     with deadline(_DEADLINE_SECONDS):
@@ -80,7 +80,7 @@ class FileSync:
 
 
 def files_below(folder: Path, location: RemotePath) -> list[LocalAndRemote]:
-    """Every file below ``folder`` with its place below ``location``; temporary files are left out."""
+    """Return every file below ``folder`` with its path below ``location``, without temporary files."""
     return [
         (path, location / path.relative_to(folder).as_posix())
         for path in sorted(folder.rglob("*"))
@@ -89,10 +89,10 @@ def files_below(folder: Path, location: RemotePath) -> list[LocalAndRemote]:
 
 
 def download_folder(location: RemotePath, folder: Path) -> int:
-    """Copies every file below ``location`` into ``folder``; how many there were. Raises StorageError, OSError."""
+    """Copy every file below ``location`` into ``folder``. Return their number. Raises StorageError, OSError."""
     store, count = store_of(location), 0
     for name in store.files(location):
-        # A name is a stranger's: nothing may be written outside the folder.
+        # Names come from the store and are not trusted: nothing may be written outside the folder.
         if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name:
             continue
         with contextlib.suppress(FileNotFoundError):

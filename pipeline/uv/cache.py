@@ -22,7 +22,7 @@ from pipeline.core.job import Reporter, no_report
 from pipeline.core.plain import is_plain
 from pipeline.mesh.load import READER_VERSION, load_mesh
 from pipeline.mesh.mesh import Mesh, UVMesh
-from pipeline.storage import shared_cache
+from pipeline.storage.shared_cache import SharedCache, open_cache
 from pipeline.uv.unwrap import unwrap
 
 # Changes whenever the unwrapper would lay out the same mesh differently.
@@ -45,9 +45,11 @@ def load_unwrapped(
     time_limit: float = 120.0,
     max_faces: int = 2_000_000,
     report: Reporter = no_report,
+    shared: SharedCache | None = None,
 ) -> UVMesh:
     """The mesh at ``path`` with texture coordinates, from memory, from ``cache``, or newly made.
 
+    ``shared`` shares the files of ``cache`` with other nodes; None: the cache that is open for that folder, if any.
     Raises MeshError and UnwrapError as ``load_mesh`` and ``unwrap`` do. A damaged cache entry, which its checksum
     gives away, is made anew.
     """
@@ -64,17 +66,19 @@ def load_unwrapped(
     mesh = load_mesh(path, max_faces=max_faces)
     content = [_LAYOUT_VERSION, READER_VERSION, mesh.source_sha256, mesh.source_format, texture_size, mode, time_limit]
     entry = cache / f"{sha256_bytes(canonical_json(content))}.safetensors"
-    shared_cache.fetch(entry)
+    shared = shared or open_cache(cache)
+    if shared is not None:
+        shared.fetch(entry)
     unwrapped = _read(entry, mesh)
     if unwrapped is None:
         unwrapped = _as_stored(unwrap(mesh, texture_size=texture_size, mode=mode, time_limit=time_limit, report=report))
         _write(entry, unwrapped)
-        if shared_cache.publish(entry):
+        if shared is not None and shared.publish(entry):
             theirs = _read(entry, mesh)
             if theirs is None:
                 # What another node shared is damaged: nobody could use it, ever.
                 _write(entry, unwrapped)
-                shared_cache.replace(entry)
+                shared.replace(entry)
             else:
                 unwrapped = theirs
     with _lock:

@@ -231,5 +231,6 @@ def test_a_scattered_mesh_is_painted(prior: Prior, tmp_path: Path, mesh: Mesh) -
     assert record is not None
     share = record["bake"]["unreached_share"]
     assert share < 0.6
-    assert any("parts lie far apart" in warning for warning in record["warnings"])
+    told = [w for w in record["warnings"] if "parts lie far apart" in w or "lies far from the rest" in w]
+    assert len(told) == 1
     assert (share > 0.1) == any("no view shows" in warning for warning in record["warnings"])

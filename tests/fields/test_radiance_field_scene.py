@@ -21,18 +21,20 @@ from pipeline.mesh.mesh import Mesh
 from pipeline.mesh.primitives import combine
 from pipeline.mesh.winding_grid import build_winding_grid
 from pipeline.optimize.sds import SdsSettings, sds_loss
+from pipeline.prior.defaults import GenerateDefaults
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import orbit
 from pipeline.raster.rasterise import rasterise
 from pipeline.recipes.generate import bake_cameras, render_picture, scene_settings
-from pipeline.recipes.generate_settings import GenerateSettings
+from pipeline.recipes.generate_settings import GenerateSettings, resolve_generate
 from pipeline.uv.unwrap import unwrap
 
 BALL = [{"shape": "sphere", "position": [0.0, 0.0, 0.0], "rotation": [0.0, 0.0, 0.0], "size": [1.2, 1.2, 1.2]}]
-SETTINGS = GenerateSettings(  # type: ignore[call-arg]
+OPTIONS = GenerateSettings(  # type: ignore[call-arg]
     views=2, view_size=8, supersample=1, learning_rate=0.01, samples_step=0.05, background="random",
     radius_min=2.0, radius_max=2.2, fov_min=40, fov_max=48, lambda_sparsity=0, lambda_shape=0,
 )  # fmt: skip
+SETTINGS = resolve_generate(OPTIONS, vars(GenerateDefaults()))
 
 
 @pytest.fixture(scope="module")

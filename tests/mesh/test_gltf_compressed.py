@@ -298,3 +298,17 @@ def test_materials_that_may_be_seen_through_are_told(material: dict[str, Any], t
     mode = material.get("alphaMode")
     wanted = [f"transparent parts of the material 'leaf' (alphaMode {mode}) are painted as surface"] if told else []
     assert load_mesh(made.write(tmp_path / "a.glb")).warnings == wanted
+
+
+@pytest.mark.parametrize(("colours", "told"), [("VEC4", True), ("VEC3", False), (None, False)])
+def test_transparent_vertex_colours_are_told_and_bad_ones_refuse_nothing(
+    colours: str | None, told: bool, tmp_path: Path
+) -> None:
+    made = box()
+    made.document["materials"] = [{"name": "leaf", "alphaMode": "BLEND"}]
+    made.primitive["material"] = 0
+    made.primitive["attributes"]["COLOR_0"] = len(made.document["accessors"]) if colours else 99
+    if colours:
+        made.document["accessors"].append({"componentType": 5126, "count": 8, "type": colours})
+    wanted = ["transparent parts of the material 'leaf' (alphaMode BLEND) are painted as surface"] if told else []
+    assert load_mesh(made.write(tmp_path / "a.glb")).warnings == wanted

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from fake_variants import UNET_LAYERS, make_concept, make_diffusers, make_lora
+from safetensors.torch import load_file, save_file
 
 from pipeline.core.errors import PriorError
 from pipeline.core.job import AdapterFile, Job
@@ -55,6 +56,22 @@ def merged(prior: Prior, changes: dict[str, torch.Tensor], weight: float) -> Pri
             module = model.get_submodule(layer)
             module.weight += weight * change.reshape(module.weight.shape)
     return Prior(identity, components, prior.device, prior.options)
+
+
+@pytest.mark.parametrize("kind", ["lora", "concept"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(kind: str, number: float, prior: Prior, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    if kind == "lora":
+        make_lora(path, prior)
+    else:
+        make_concept(path, [16], "toy")
+    tensors = load_file(path)
+    name = next(name for name in tensors if tensors[name].numel() > 1)
+    tensors[name].view(-1)[1] = number
+    save_file(tensors, path)
+    with pytest.raises(PriorError, match=r"has NaN or infinite numbers"):
+        prior.adapters([AdapterFile(kind, path)])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.bake.atlas import texel_map
-from pipeline.core.job import Job, RowLocation
+from pipeline.core.job import Job, RowLocation, no_report
 from pipeline.export.inspect import inspect_glb
 from pipeline.export.record import read_record
 from pipeline.fields.grid.layout import GridSettings
@@ -20,11 +20,13 @@ from pipeline.fields.occupancy import OccupancyGrid
 from pipeline.fields.radiance_field import FieldSettings, RadianceField
 from pipeline.fields.radiance_field_scene import LatentToRgb, RadianceFieldScene
 from pipeline.mesh.load import load_mesh
+from pipeline.prior.defaults import GenerateDefaults
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import OrbitSettings, sample_orbit_cameras
-from pipeline.recipes.asset_build import AssetBuild, Variant
+from pipeline.recipes.asset_build import RowContext
+from pipeline.recipes.build import start
 from pipeline.recipes.generate import Generate, generate, render_picture, scene_settings
-from pipeline.recipes.generate_settings import GenerateSettings
+from pipeline.recipes.generate_settings import GenerateSettings, ResolvedGenerateSettings, resolve_generate
 from pipeline.recipes.mesh_extraction import density_grid, extract_mesh, latent_texture
 from pipeline.uv.unwrap import unwrap
 
@@ -42,6 +44,10 @@ BALL = [{"shape": "sphere", "position": [0.0, 0.0, 0.0], "rotation": [0.0, 0.0, 
 pytestmark = pytest.mark.usefixtures("every_asset_is_valid")
 
 
+def resolved() -> ResolvedGenerateSettings:
+    return resolve_generate(GenerateSettings(**SMALL), vars(GenerateDefaults()))  # type: ignore[arg-type]
+
+
 def job(name: str = "one", seed: int = 0, mesh: Path | None = None, **settings: object) -> Job:
     values = GenerateSettings(**{**SMALL, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
     return Job(name, "generate", "a red stone", "", seed, mesh, values, RowLocation("m.csv", 2))
@@ -57,7 +63,7 @@ def digest(path: Path) -> str:
 
 
 def scene(prior: Prior, seed: int = 0, refine: bool = False) -> RadianceFieldScene:
-    settings = GenerateSettings(**SMALL)  # type: ignore[arg-type]
+    settings = resolved()
     grid = GridSettings(levels=3, base=16, finest=32, log2_table=10)
     field = RadianceField(FieldSettings(grid=grid, channels=prior.latent_channels), seed)
     return RadianceFieldScene(
@@ -133,7 +139,7 @@ def test_patches_begin_with_the_colours_of_the_field(prior: Prior, tmp_path: Pat
     made = scene(prior)
     for step in range(3):
         made.occupancy.update(made.field.density, 0, step)
-    settings = GenerateSettings(**SMALL)  # type: ignore[arg-type]
+    settings = resolved()
     mesh = extract_mesh(made, settings)
     uvmesh = unwrap(mesh, texture_size=64)
     made.field.forward = lambda points: (torch.ones(len(points)), points[:, :1].expand(-1, 4))  # type: ignore[method-assign]
@@ -153,7 +159,7 @@ def test_a_sketched_surface_is_where_the_sketch_takes_it_to_be(prior: Prior, mon
     radius = np.sqrt(sum(x**2 for x in np.meshgrid(axis, axis, axis, indexing="ij")))
     density = (20 * np.clip((0.7 - radius) / 0.3, 0, 1)).astype(np.float32)
     monkeypatch.setattr("pipeline.recipes.mesh_extraction.density_grid", lambda scene, resolution: density)
-    settings = GenerateSettings(**SMALL)  # type: ignore[arg-type]
+    settings = resolved()
     free, sketched = (extract_mesh(scene(prior), settings, sketched=given) for given in (False, True))
     outer = np.linalg.norm(sketched.vertices, axis=1).mean()
     assert outer == pytest.approx(0.7 - 0.3 * (np.log(2) / 0.2) / 20, abs=0.02)
@@ -265,6 +271,14 @@ def test_variants_of_a_field_in_every_format(prior: Prior, tmp_path: Path) -> No
     assert load_mesh(tmp_path / "one" / "asset.obj").faces.shape == load_mesh(tmp_path / "one/asset.glb").faces.shape
 
 
+def first_scene(row: Job, prior: Prior) -> RadianceFieldScene:
+    """The scene that a row of ``generate`` begins with."""
+    context = RowContext(row, "print", Path("x"), no_report)
+    (variant,) = start(Generate(), context, prior, Path("x"), 1).variants
+    assert variant.scenes.grown is not None
+    return variant.scenes.grown
+
+
 def test_the_recipe_resolves_what_the_row_leaves_out(prior: Prior) -> None:
     row = Job("x", "generate", "a stone", "", 0, None, {}, RowLocation("m", 1))
     settings = Generate().resolve(row, prior)
@@ -272,8 +286,7 @@ def test_the_recipe_resolves_what_the_row_leaves_out(prior: Prior) -> None:
     assert (settings.steps, settings.grid_finest, settings.fov_max, settings.front) == (5000, 2048, 70.0, "+z")
     defaults = vars(prior.generate_defaults).keys() - {"sketch_guidance_scale"}
     assert all(getattr(settings, name) is not None for name in defaults)
-    work = AssetBuild(row, "print", Path("x"), settings, lambda stage, done, total: None)
-    assert Generate().scene(work, Variant(0, 0, Path("x")), prior)[0].settings.view_size == 64
+    assert first_scene(row, prior).settings.view_size == 64
 
 
 def test_a_sketch_has_guidance_of_its_own_and_all_of_the_scene(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,9 +296,7 @@ def test_a_sketch_has_guidance_of_its_own_and_all_of_the_scene(prior: Prior, mon
     def used(**given: object) -> tuple[float, float | None]:
         row = Job("x", "generate", "a stone", "", 0, None, {**SMALL, **given}, RowLocation("m", 1))
         settings = Generate().resolve(row, prior)
-        work = AssetBuild(row, "print", Path("x"), settings, lambda stage, done, total: None)
-        scene = Generate().scene(work, Variant(0, 0, Path("x")), prior)[0]
-        return scene.field.settings.radius, settings.guidance_scale
+        return first_scene(row, prior).field.settings.radius, settings.guidance_scale
 
     ball = [{"shape": "sphere", "size": 1.0}]
     assert (used(), used(shapes=ball)) == ((0.8, 8.0), (2.0, 5.0))

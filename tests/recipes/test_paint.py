@@ -14,7 +14,6 @@ import pytest
 from pipeline.core.job import Job, RowLocation
 from pipeline.export.inspect import inspect_glb
 from pipeline.export.record import read_record
-from pipeline.prior.defaults import PaintDefaults
 from pipeline.prior.load import Prior
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
@@ -139,14 +138,6 @@ def test_patches_are_resumed_to_the_byte(prior: Prior, cube: Path, tmp_path: Pat
 def test_patches_of_very_few_steps_still_make_an_asset(prior: Prior, cube: Path, tmp_path: Path, steps: int) -> None:
     (outcome,) = run([job(cube, distillation="patches", steps=steps)], prior, tmp_path / "out")
     assert outcome.status == "done", outcome.message
-
-
-def test_a_priors_steps_are_for_its_own_way() -> None:
-    own = vars(PaintDefaults(steps=60, distillation="patches", patch_size=32))
-    left_out, patches, score = (PaintSettings(distillation=how).completed(own) for how in (None, "patches", "score"))
-    assert (left_out.steps, patches.steps, score.steps) == (60, 60, 300)
-    assert PaintSettings(distillation="score", steps=7).completed(own).steps == 7
-    assert (left_out.patch_size, left_out.patch_views) == (32, left_out.views)
 
 
 def test_outlines_may_be_smoothed(prior: Prior, cube: Path, tmp_path: Path) -> None:

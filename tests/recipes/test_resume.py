@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.core.job import Job, RowLocation
+from pipeline.core.job import Job, RowLocation, no_report
 from pipeline.export.record import read_record
 from pipeline.optimize.loop import Optimization, optimize
 from pipeline.prior.load import Prior, load_prior
 from pipeline.recipes import build
-from pipeline.recipes.asset_build import AssetBuild
+from pipeline.recipes.asset_build import RowContext
 from pipeline.recipes.generate import Generate
 from pipeline.recipes.generate_settings import GenerateSettings
 from pipeline.recipes.paint import Paint
@@ -144,22 +143,16 @@ def last_phase(
     made = Job(
         "one", recipe, "a red brick cube", "", 0, mesh if recipe == "paint" else None, values, RowLocation("m.csv", 2)
     )
-    work = AssetBuild(made, "print", out / "one", None, lambda *_: None)
-    work.settings = steps.resolve(made, prior)
-    work.variants = build.variants(work)
-    build.prepare(steps, work, prior, out, 2)
+    work = build.start(steps, RowContext(made, "print", out / "one", no_report), prior, out, 2)
     (variant,) = work.variants
-    begin: list[Callable[..., None]] = [build.begin_refinement, build.begin_texturing]
     while True:
         subject = variant.optimizations[-1]
-        wanted = 1 + bool(settings.get("refine")) + bool(settings.get("texturing") == "patches")
-        last = len(variant.optimizations) == wanted
+        last = len(variant.optimizations) == len(work.phases)
         optimize([subject], prior, lockstep=2, stop=lambda s=subject, at_end=last: at_end and s.step >= steps_made)
         assert subject.error is None
         if last:
             return subject
-        for action in begin:
-            action(steps, work, prior, 2)
+        build.begin_next_phase(work, prior, 2)
 
 
 def looks(subject: Optimization) -> dict[str, tuple[Any, ...]]:

@@ -95,7 +95,7 @@ def test_plain_lines_are_few(clock):
     assert lines[:2] == ["run: 1 to build, 2 up to date", "a: started"]
     assert lines[2] == "a: distill 1/200"
     assert lines[3] == "a: distill 81/200 (8.0/s, 0:15 left)"
-    assert lines[-2:] == ["a: bake", "a: done in 21.0 s (1 warnings) [1/1]"]
+    assert lines[-2:] == ["a: bake", "a: done in 21.0 s (1 warning) [1/1]"]
     assert len(lines) == 7
 
 

@@ -15,7 +15,8 @@ from pipeline.prior.load import Prior
 from pipeline.scheduler import runner
 from pipeline.scheduler.runner import RunSettings
 from pipeline.scheduler.tasks import Hooks
-from pipeline.storage import publish, shared_cache
+from pipeline.storage import publish
+from pipeline.storage.shared_cache import SharedCache
 from pipeline.storage.store import store_of
 from pipeline.uv import cache
 
@@ -69,8 +70,7 @@ def test_a_damaged_layout_that_is_shared_is_replaced(cube: Path, tmp_path: Path,
     def load(node: str):  # type: ignore[no-untyped-def]
         folder = tmp_path / node
         folder.mkdir()
-        shared_cache.attach(folder, out / "unwrap")
-        return cache.load_unwrapped(cube, folder, texture_size=64)
+        return cache.load_unwrapped(cube, folder, texture_size=64, shared=SharedCache(folder, out / "unwrap"))
 
     first = load("one")
     ((name, _),) = store_of(out).files(out / "unwrap").items()

@@ -18,11 +18,13 @@ from counting_recipe import counting
 from s3_server import connect
 from stub_recipe import item, make_toolbox
 
+from pipeline.core.asset_layout import UNWRAP_CACHE
 from pipeline.core.location import RemotePath
 from pipeline.export.record import load_record, read_failure
 from pipeline.scheduler import runner
 from pipeline.scheduler.runner import RunSettings
 from pipeline.storage import input_cache, lease, publish
+from pipeline.storage.shared_cache import SharedCache, open_cache
 from pipeline.storage.snapshot import take_snapshot
 from pipeline.storage.store import store_of
 
@@ -131,19 +133,43 @@ def test_scratch_folders_of_long_ago_go(out):
 
 
 def test_texture_coordinates_found_by_one_node_are_used_by_all(out, tmp_path):
-    from pipeline.storage import shared_cache
-
     here, there = tmp_path / "a" / "x.bin", tmp_path / "b" / "x.bin"
+    caches = []
     for path in (here, there):
         path.parent.mkdir()
-        shared_cache.attach(path.parent, out / ".cache" / "unwrap")
+        caches.append(SharedCache(path.parent, out / ".cache" / "unwrap"))
     here.write_bytes(b"first")
-    assert not shared_cache.publish(here)
-    shared_cache.fetch(there)
+    assert not caches[0].publish(here)
+    caches[1].fetch(there)
     assert there.read_bytes() == b"first"
     there.write_bytes(b"second, made at the same time")
-    assert shared_cache.publish(there) and there.read_bytes() == b"first"
-    assert not shared_cache.publish(tmp_path / "x.bin") and shared_cache.fetch(tmp_path / "y.bin") is None
+    assert caches[1].publish(there) and there.read_bytes() == b"first"
+
+
+def test_a_shared_cache_is_found_by_its_folder_only_while_it_is_open(out, tmp_path):
+    cache, nested = (SharedCache(tmp_path, out / name) for name in ("one", "two"))
+    with cache.open():
+        assert open_cache(tmp_path) is cache and open_cache(tmp_path / "other") is None
+        with nested.open():
+            assert open_cache(tmp_path) is nested
+        assert open_cache(tmp_path) is cache
+    assert open_cache(tmp_path) is None
+
+
+def test_the_unwrap_cache_is_shared_while_a_row_is_built(out):
+    """Recipes find it by the folder that they get."""
+    seen = []
+    hooks = make_toolbox()
+
+    def recipe(jobs, prior, root, **options):
+        seen.append(open_cache(root / UNWRAP_CACHE))
+        return hooks.recipe("paint")(jobs, prior, root, **options)
+
+    watched = dataclasses.replace(hooks, recipe=lambda name: recipe)
+    settings = RunSettings(serial=True, lockstep=1)
+    assert runner.run([item("a")], out, prior_spec="x", settings=settings, hooks=watched).built == 1
+    (cache,) = seen
+    assert cache is not None and open_cache(cache.folder) is None
 
 
 def test_throttled_and_slow_all_the_time_everything_is_built(proxy, s3):
@@ -173,6 +199,7 @@ NODE = f"""
 import sys; sys.path.insert(0, {str(FAKES)!r})
 from counting_recipe import counting
 from stub_recipe import item
+from pipeline.core.asset_layout import UNWRAP_CACHE
 from pipeline.core.location import RemotePath
 from pipeline.scheduler import output_root, runner
 output_root.SYNC_SECONDS = 0.2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 STOP = 1e-4
-"""Transmittance below which a ray ends (METHOD section 3)."""
+"""Transmittance below which a ray ends (docs/method.md, section 3)."""
 FAINT = 1e-4
 """Weight below which a ray has met nothing: its depth goes to 0 with its weight, instead of being a mean of nothing."""
 

@@ -349,12 +349,19 @@ class _Reader:
         number = primitive["material"]
         material = self.json.item("materials", number, "material")
         mode = material.get("alphaMode")
-        if mode in ("MASK", "BLEND") and number not in self.transparent and self._has_alpha(material):
+        if mode in ("MASK", "BLEND") and number not in self.transparent and self._has_alpha(material, primitive):
             self.transparent[number] = f"{plain(material.get('name') or number)!r} (alphaMode {mode})"
         return material
 
-    def _has_alpha(self, material: Object) -> bool:
-        """Whether the base colour may be transparent: by its factor, or by a texture that is no JPEG."""
+    def _has_alpha(self, material: Object, primitive: Object) -> bool:
+        """Whether the base colour may be transparent: by its factor, by vertex colours of four numbers, or by a
+        texture that is no JPEG."""
+        try:
+            colours = self.json.object(primitive, "attributes", "a primitive").get("COLOR_0")
+            if colours is not None and self.json.item("accessors", colours, "accessor").get("type") == "VEC4":
+                return True
+        except MeshError:  # colours are not needed
+            pass
         factors = self.json.object(material, "pbrMetallicRoughness", "a material")
         if self.json.numbers(factors, "baseColorFactor", (1, 1, 1, 1), "a material")[3] < 1:
             return True

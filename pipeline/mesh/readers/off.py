@@ -116,13 +116,17 @@ def _as_stream(text: bytes, widths: list[int], max_faces: int) -> _Numbers | Non
 
 
 def _faces_of(values: NDArray[np.float64], polygons: int) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
-    """(corners, corners of each face) of a stream of faces that ends with the last one; None where it does not."""
+    """(corners, corners of each face) of a stream of faces that ends with the last one; None where it does not.
+
+    Where the counts are wrong, numbers that are something else may come out even by chance: then faces of one corner
+    or two are among them.
+    """
     ends = [0]
     while len(ends) <= polygons:
         if ends[-1] >= len(values):
             return None
         size = values[ends[-1]]
-        if not 0 <= size < len(values) - ends[-1] or size != int(size):
+        if not 3 <= size < len(values) - ends[-1] or size != int(size):
             return None
         ends.append(ends[-1] + 1 + int(size))
     if ends[-1] != len(values):

@@ -36,7 +36,8 @@ def read_stl(data: bytes, name: str, max_faces: int) -> RawMesh:
         return mesh
     if 0 < claimed <= held:
         mesh = _read_binary(data, claimed, name, max_faces)
-        mesh.warnings.append("bytes behind the last facet were ignored")
+        more = f"its count of facets says {claimed}, but its bytes hold {held}: " if held > claimed else ""
+        mesh.warnings.append(f"{more}bytes behind the last facet were ignored")
         return mesh
     raise MeshError(
         f"{name}: it promises {claimed} facets, but its bytes hold only {held}: truncated, or not an STL file"

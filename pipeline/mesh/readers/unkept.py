@@ -1,6 +1,7 @@
 """What of a mesh file does not come out in the asset: told, as a painter gives back one mesh with one material.
 
-Looks at the JSON of a glTF, at headers, and at the first megabytes of text: nothing is decoded.
+Looks at the JSON of a glTF, at headers, and at the first megabytes of text: nothing is decoded. What a reader leaves
+out, or takes for something else, it says itself.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ def _but_one(count: int, noun: str) -> Iterator[str]:
         yield f"{count - 1} of {count} {noun}s"
 
 
+def _some(names: list[str]) -> str:
+    return ", ".join(name[:40] for name in names[:5])
+
+
 def _of_gltf(document: dict[str, Any]) -> Iterator[str]:
     nodes = _objects(document, "nodes")
     meshes = _objects(document, "meshes")
@@ -70,6 +75,7 @@ def _of_gltf(document: dict[str, Any]) -> Iterator[str]:
     lights = ((document.get("extensions") or {}).get("KHR_lights_punctual") or {}).get("lights") or []
     if lights:
         yield _many(len(lights), "light")
+    yield from _but_one(len(_objects(document, "scenes")), "scene")
     if (count := sum("mesh" in node for node in nodes)) > 1:
         yield f"the tree of its nodes ({count} with meshes become one)"
     yield from _of_materials(document, primitives)
@@ -78,7 +84,7 @@ def _of_gltf(document: dict[str, Any]) -> Iterator[str]:
     if any(name.startswith("COLOR_") for name in attributes):
         yield "vertex colours"
     if own := sorted(name for name in attributes if name.startswith("_")):
-        yield f"the attributes {', '.join(name[:40] for name in own[:5])}"
+        yield f"the attributes {_some(own)}"
 
 
 def _of_materials(document: dict[str, Any], primitives: list[dict[str, Any]]) -> Iterator[str]:
@@ -90,8 +96,9 @@ def _of_materials(document: dict[str, Any], primitives: list[dict[str, Any]]) ->
     slots = {key for material in used for key in (*material, *(material.get("pbrMetallicRoughness") or {}))}
     if named := [name for key, name in _TEXTURES.items() if key in slots]:
         yield f"its {', '.join(named)} {'texture' if len(named) == 1 else 'textures'}"
-    if any(material.get("alphaMode") in ("MASK", "BLEND") for material in used):
-        yield "transparency (what is see-through is painted as surface)"
+    # Transparency is told by who reads the mesh.
+    if named := sorted({name for material in used for name in material.get("extensions") or {}}):
+        yield f"the material {'extension' if len(named) == 1 else 'extensions'} {_some(named)}"
     if any("KHR_materials_variants" in (primitive.get("extensions") or {}) for primitive in primitives):
         yield "material variants"
 
@@ -115,10 +122,6 @@ def _of_obj(path: Path) -> Iterator[str]:
     # x y z r g b; four numbers are x y z w.
     if re.search(rb"(?m)^[ \t]*v(?:[ \t]+[-+.0-9eE]+){6,}[ \t]*\r?$", text):
         yield "vertex colours"
-    if re.search(rb"(?m)^[ \t]*[lp][ \t]+-?[0-9]", text):
-        yield "lines and points"
-    if re.search(rb"(?m)^[ \t]*(?:curv2?|surf)[ \t]", text):
-        yield "curves and free-form surfaces"
 
 
 def _names(found: Iterable[re.Match[bytes]]) -> set[bytes]:
@@ -145,7 +148,7 @@ def _of_ply(path: Path) -> Iterator[str]:
             yield "the texture that it names"
     yield from (f"{name} colours" for name in ("vertex", "face") if name in colours)
     if others:
-        yield f"the elements {', '.join(name[:40] for name in others[:5])}"
+        yield f"the elements {_some(others)}"
 
 
 def _of_stl(path: Path) -> Iterator[str]:
