@@ -27,9 +27,9 @@ OF_LIBRARIES = {
     "_pytree",
 }
 CLOCKS = {"perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "time"}
-SPEED = re.compile(r"quick|(?<!fail_)fast_|(take|cost|need)s?_.*(second|minute|hour)s?")
+SPEED = re.compile(r"quickly|(is|are)_quick|(take|cost|need)s?_.*(second|minute|hour)s?")
 # How many private names, and how many claims, the tests of a folder may still have: to be lowered, never raised.
-PRIVATE_LEFT = {"agreement": 3, "fields": 6, "painting": 21, "uv": 6}
+PRIVATE_LEFT = {"agreement": 3, "fields": 4, "painting": 21, "uv": 5}
 CLAIMS_LEFT = {"fields": 1, "uv": 4}
 
 

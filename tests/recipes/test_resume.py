@@ -57,8 +57,8 @@ CASES = {
     ),
     "generate, refined": Case(
         "generate",
-        [("distill", 6), ("refine", 1), ("refine", 2)],
-        {"steps": 6, "refine": True, "refine_steps": 3, "preview": False},
+        [("distill", 18), ("refine", 2), ("refine", 3)],
+        {"steps": 18, "refine": True, "refine_steps": 4, "preview": False},
     ),
 }
 
