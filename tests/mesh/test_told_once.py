@@ -19,7 +19,7 @@ from pipeline.mesh.outliers import outlier_warning
 from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh
 from pipeline.uv.unwrap import unwrap
 
-DATA = Path(__file__).parent / "data" / "meshes"
+DATA = Path(__file__).parents[1] / "data" / "meshes"
 CORNERS = [(x, y, z) for x in (0, 1) for y in (0, 2) for z in (0, 3)]
 TRIANGLES = [(0, 1, 3), (0, 3, 2), (4, 6, 7), (4, 7, 5), (0, 4, 5), (0, 5, 1),
              (2, 3, 7), (2, 7, 6), (0, 2, 6), (0, 6, 4), (1, 5, 7), (1, 7, 3)]  # fmt: skip
