@@ -223,6 +223,18 @@ def _bake_decoded(asset_build: PaintBuild, scene: PaintedMesh, prior: Prior) -> 
     )
 
 
+# Settings that say how views are drawn or optimised: a row that gives one of them means to be painted by views.
+_OF_VIEWS = (
+    "views", "view_size", "patch_views", "patch_size", "patch_height", "learning_rate", "initial_noise", "timesteps",
+    "background", "base_colour",
+)  # fmt: skip
+
+
 def _suits_material(job: Job, prior: Prior) -> bool:
-    """Whether a row without ``distillation`` is painted with a material."""
-    return prior.material_defaults.auto and not job.settings.get("refine") and prior.names_material_alone(job.prompt)
+    """Whether a row without ``distillation`` is painted with a material: it says the size of the tile, or its prompt
+    names a material and nothing with parts, and no setting of the row needs views."""
+    given = job.settings
+    if given.get("tile_size") is not None:
+        return True
+    needs_views = bool(given.get("refine")) or any(given.get(name) is not None for name in _OF_VIEWS)
+    return prior.material_defaults.auto and not needs_views and prior.names_material_alone(job.prompt)

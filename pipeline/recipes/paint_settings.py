@@ -56,11 +56,14 @@ class PaintSettings(SharedSettings):
                 "{field} is true and distillation is material; allowed: refine with score or patches",
                 {"field": "refine"},
             )
-        if self.tile_size is not None and self.distillation in ("score", "patches"):
+        if self.tile_size is not None and (self.refine or self.distillation in ("score", "patches")):
             raise PydanticCustomError(
                 "order",
-                "{field} is given and distillation is {way}; allowed: distillation: material",
-                {"field": "tile_size", "way": self.distillation},
+                "{field} is given, and {why}; allowed: distillation: material, without refine",
+                {
+                    "field": "tile_size",
+                    "why": "refine is true" if self.refine else f"distillation is {self.distillation}",
+                },
             )
         return self
 

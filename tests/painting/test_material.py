@@ -8,9 +8,11 @@ from meshes import cube
 from scipy.ndimage import gaussian_filter
 
 from pipeline.bake.material import bake_material
+from pipeline.core.job import Job
 from pipeline.painting.tiling import prepare_exemplar, projectors, regularity, shade_surface
 from pipeline.prior.tile import sample_tile, wrap_step
 from pipeline.prior.words import names_material_alone
+from pipeline.recipes.paint import Paint
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.uv.unwrap import unwrap
 
@@ -128,7 +130,12 @@ def test_a_prompt_that_names_a_material_and_nothing_with_parts_is_painted_with_i
 
 
 def test_settings_that_do_not_suit_a_material_are_refused():
-    for values in ({"distillation": "material", "refine": True}, {"distillation": "score", "tile_size": 0.5}):
+    wrong = (
+        {"distillation": "material", "refine": True},
+        {"distillation": "score", "tile_size": 0.5},
+        {"refine": True, "tile_size": 0.5},
+    )
+    for values in wrong:
         with pytest.raises(ValueError, match="allowed"):
             PaintSettings(**values)
 
@@ -137,3 +144,15 @@ def test_a_tile_without_size_is_refused():
     position, normal = sphere_points(10)
     with pytest.raises(ValueError, match="must be positive"):
         shade_surface(prepare_exemplar(noise()), position, normal, 0.0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings", "way"),
+    [("a red brick object", {}, "material"), ("a brick house", {}, "patches"),
+     ("a brick house", {"tile_size": 0.5}, "material"), ("a red brick object", {"patch_height": 0.8}, "patches"),
+     ("a red brick object", {"base_colour": "#c04020"}, "patches"), ("a red brick object", {"refine": True}, "patches"),
+     ("a red brick object", {"distillation": "score"}, "score")],
+)  # fmt: skip
+def test_no_setting_of_a_row_is_dropped_by_the_way_that_is_chosen(prior, prompt, settings, way):
+    job = Job("a", "paint", prompt, "", 0, None, PaintSettings(**settings).model_dump(mode="json"))
+    assert Paint().resolve(job, prior).distillation == way
