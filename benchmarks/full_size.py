@@ -45,7 +45,7 @@ settings = PaintSettings(steps=int(steps), texture_size=int(size), preview=False
 count = int(lockstep)
 jobs = [Job(f"m{i}", "paint", "a red brick cube", "", i, Path(mesh), settings) for i in range(count)]
 outcomes = paint(jobs, loaded, Path(out), fingerprints=["f"] * count, lockstep=count)
-assert all(o.status == "done" for o in outcomes), outcomes
+assert all(o.state == "done" for o in outcomes), outcomes
 record = read_record(Path(out) / "m0")
 print(json.dumps({"load": load, "after_load": after_load, "peak": peak_rss_mb(), "device": record["backends"]["device"],
                   "bytes": record["outputs"]["asset.glb"]["bytes"], "timings": record["timings"]}))

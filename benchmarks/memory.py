@@ -59,7 +59,7 @@ loaded = load_prior(prior)
 settings = PaintSettings(steps=steps).model_dump(mode="json")
 jobs = [Job(f"m{i}", "paint", "a red brick object", "", i, mesh, settings) for i in range(lockstep)]
 outcomes = paint(jobs, loaded, out, fingerprints=["f"] * lockstep, lockstep=lockstep)
-assert all(o.status == "done" for o in outcomes), outcomes
+assert all(o.state == "done" for o in outcomes), outcomes
 print(json.dumps(peak_rss_mb()))
 """
 

@@ -133,7 +133,7 @@ def painted(prior: Prior, mesh: Path, prompt: str, refine_steps: int, out: Path)
         name = f"{mesh.stem}-{'refined' if refine else 'decoded'}"
         jobs.append(Job(name, "paint", prompt, "", 0, mesh.resolve(), values, RowLocation("benchmark", 1)))
     outcomes = paint(jobs, prior, out, fingerprints=[job.id for job in jobs], lockstep=len(jobs))
-    if failed := [outcome.message for outcome in outcomes if outcome.status != "done"]:
+    if failed := [outcome.message for outcome in outcomes if outcome.state != "done"]:
         raise SystemExit("\n".join(failed))
     before, after = (texture_of(out / job.id / "asset.glb") for job in jobs)
     colours = [chroma(texture, np.ones((1, *texture.shape[2:]), bool)) for texture in (before, after)]

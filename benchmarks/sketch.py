@@ -44,7 +44,7 @@ def grown(prior: Prior, out: Path, name: str, prompt: str, **settings: object) -
     values = GenerateSettings(preview=False, texture_size=64, texturing="views", **settings).model_dump(mode="json")  # type: ignore[arg-type]
     job = Job(name, "generate", prompt, "", 0, None, values, RowLocation("benchmark", 1))
     (outcome,) = generate([job], prior, out, fingerprints=[name], lockstep=1)
-    if outcome.status != "done":
+    if outcome.state != "done":
         print(f"  {name}: {outcome.message}")
         return None
     mesh = load_mesh(out / name / "asset.glb")

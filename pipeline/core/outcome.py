@@ -32,12 +32,3 @@ class TaskResult:
     warnings: list[str] = field(default_factory=list)
     reproduce: str = ""
     attempts: int = 1
-
-    @property
-    def status(self) -> State:
-        """The name that recipes use for ``state``."""
-        return self.state
-
-
-# The name that recipes use for ``TaskResult``.
-BuildResult = TaskResult

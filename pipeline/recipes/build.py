@@ -13,7 +13,7 @@ from pipeline.core.asset_layout import WORK_DIR
 from pipeline.core.errors import ExportError, LatentkilnError, describe_os_error
 from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.core.job import Job, Reporter, no_report
-from pipeline.core.outcome import BuildResult
+from pipeline.core.outcome import TaskResult
 from pipeline.optimize.loop import Optimization, optimize
 from pipeline.optimize.prompts import PromptTable
 from pipeline.optimize.sds import SdsSettings
@@ -39,16 +39,16 @@ def build(
     report_for: Callable[[int], Reporter] = lambda index: no_report,
     checkpoint_seconds: float = 30.0,
     stop: Callable[[], bool] = lambda: False,
-) -> list[BuildResult]:
+) -> list[TaskResult]:
     """Build ``jobs``, at most ``lockstep`` of them, into ``out/<id>/``. Returns one result per job, in order.
 
     Never raises for a row. When ``stop`` turns true, unfinished rows leave checkpoints and end as ``interrupted``.
     """
-    results: dict[int, BuildResult] = {}
+    results: dict[int, TaskResult] = {}
     builds: dict[int, AssetBuild[SettingsT, InputsT, ScenesT]] = {}
     for index, (job, fingerprint) in enumerate(zip(jobs, fingerprints, strict=True)):
         if stop():
-            results[index] = BuildResult(job.id, "interrupted")
+            results[index] = TaskResult(job.id, "interrupted")
             continue
         row = RowContext(job, fingerprint, out / job.id, report_for(index))
         try:
@@ -60,7 +60,7 @@ def build(
         row = asset_build.row
         if stop() and not asset_build.phases:
             # Such a row saves nothing on its way.
-            results[index] = BuildResult(row.job.id, "interrupted", stage="sample", seconds=row.seconds)
+            results[index] = TaskResult(row.job.id, "interrupted", stage="sample", seconds=row.seconds)
         else:
             results[index] = _finish(recipe, asset_build, prior, lockstep)
     return [results[index] for index in range(len(jobs))]
@@ -199,7 +199,7 @@ def _finish(
     asset_build: AssetBuild[SettingsT, InputsT, ScenesT],
     prior: Prior,
     lockstep: int,
-) -> BuildResult:
+) -> TaskResult:
     """Write the row's outputs, or its checkpoints where it was interrupted, or its failure."""
     row, variants = asset_build.row, asset_build.variants
     for variant in variants:
@@ -213,10 +213,10 @@ def _finish(
             with row.stage("checkpoint"):
                 for optimization in (o for variant in variants for o in variant.optimizations if o.error is None):
                     optimization.save()
-            return BuildResult(row.job.id, "interrupted", stage="distill", seconds=row.seconds, warnings=row.warnings)
+            return TaskResult(row.job.id, "interrupted", stage="distill", seconds=row.seconds, warnings=row.warnings)
         ranked = _finish_variants(recipe, asset_build, prior)
         write_outputs(recipe, asset_build, ranked, prior, lockstep)
-        return BuildResult(row.job.id, "done", seconds=row.seconds, warnings=row.warnings)
+        return TaskResult(row.job.id, "done", seconds=row.seconds, warnings=row.warnings)
     except LatentkilnError as error:
         return failed_result(row, error)
     except OSError as error:

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.core.backends import select_backend
 from pipeline.core.errors import LatentkilnError, describe_os_error
-from pipeline.core.outcome import BuildResult
+from pipeline.core.outcome import TaskResult
 from pipeline.export.record import write_failure
 from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.prior.load import Prior
@@ -102,7 +102,7 @@ def backends(recipe: Recipe[SettingsT, InputsT, ScenesT], settings: SettingsT, p
     }
 
 
-def failed_result(row: RowContext, error: LatentkilnError) -> BuildResult:
+def failed_result(row: RowContext, error: LatentkilnError) -> TaskResult:
     """Write ``failure.json``, beside an earlier asset where there is one, and return the row's result."""
     record = {
         "schema": 1,
@@ -122,7 +122,7 @@ def failed_result(row: RowContext, error: LatentkilnError) -> BuildResult:
         write_failure(row.folder, record)
     except OSError as unwritable:
         message += f" (and its failure could not be recorded: {describe_os_error(unwritable)})"
-    return BuildResult(row.job.id, "failed", error.stage, type(error).__name__, message, row.seconds, row.warnings)
+    return TaskResult(row.job.id, "failed", error.stage, type(error).__name__, message, row.seconds, row.warnings)
 
 
 def peak_rss_mb() -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipeline.core.errors import UsageError
 from pipeline.core.job import Job, Reporter
-from pipeline.core.outcome import BuildResult
+from pipeline.core.outcome import TaskResult
 from pipeline.recipes import RECIPE_VERSIONS
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class BuildFunction(Protocol):
         report_for: Callable[[int], Reporter],
         checkpoint_seconds: float,
         stop: Callable[[], bool],
-    ) -> list[BuildResult]: ...
+    ) -> list[TaskResult]: ...
 
 
 def get_recipe(name: str) -> BuildFunction:

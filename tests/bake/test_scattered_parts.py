@@ -226,7 +226,7 @@ def painted(path: Path, prior: Prior, tmp_path: Path, **settings: object):  # ty
 def test_a_scattered_mesh_is_painted(prior: Prior, tmp_path: Path, mesh: Mesh) -> None:
     path = meshes.write_obj(tmp_path / "m.obj", mesh)
     outcome = painted(path, prior, tmp_path, texture_size=128, patch_views=16, patch_size=16)
-    assert outcome.status == "done", outcome.message
+    assert outcome.state == "done", outcome.message
     record = read_record(tmp_path / "out/one")
     assert record is not None
     share = record["bake"]["unreached_share"]

@@ -26,11 +26,11 @@ from typing import Any
 import pytest
 
 from pipeline import cli
-from pipeline.core.outcome import BuildResult
+from pipeline.core.outcome import TaskResult
 from pipeline.core.terminal import escape, escape_json, safe_json
 from pipeline.export.record import describe_outputs, write_failure, write_record
 from pipeline.scheduler.run_log import RunLog
-from pipeline.scheduler.tasks import Hooks, TaskResult
+from pipeline.scheduler.tasks import Hooks
 
 # SGR, OSC 52 (clipboard), C1 CSI and NEL, backspace, CR, line end, tab, DEL, bidi controls, separators, a lone
 # surrogate, a formula.
@@ -386,8 +386,8 @@ def raising(job_id: str) -> Any:
 @pytest.mark.parametrize(
     "outcome",
     [
-        lambda job_id: BuildResult(job_id, "failed", HOSTILE, HOSTILE, HOSTILE, warnings=[HOSTILE]),
-        lambda job_id: BuildResult(job_id, "done", seconds=0.1, warnings=[HOSTILE]),
+        lambda job_id: TaskResult(job_id, "failed", HOSTILE, HOSTILE, HOSTILE, warnings=[HOSTILE]),
+        lambda job_id: TaskResult(job_id, "done", seconds=0.1, warnings=[HOSTILE]),
         raising,
     ],
     ids=["failed", "done", "raised"],

@@ -8,7 +8,7 @@ import time
 
 from stub_recipe import make_toolbox
 
-from pipeline.core.outcome import BuildResult
+from pipeline.core.outcome import TaskResult
 from pipeline.export.record import describe_outputs, write_record
 
 
@@ -25,7 +25,7 @@ def counting(steps: int, pause: float = 0.0, log: list[int] | None = None):
             log.append(begun)
         for step in range(begun, steps):
             if stop():
-                return [BuildResult(job.id, "interrupted", "distill")]
+                return [TaskResult(job.id, "interrupted", "distill")]
             time.sleep(pause)
             temporary = checkpoint.with_name(".tmp-0-x")
             temporary.write_text(str(step + 1))
@@ -34,6 +34,6 @@ def counting(steps: int, pause: float = 0.0, log: list[int] | None = None):
         shutil.rmtree(folder / ".work")
         outputs = describe_outputs(folder, ["asset.glb"])
         write_record(folder, {"id": job.id, "fingerprint": fingerprint, "recipe": "paint", "outputs": outputs})
-        return [BuildResult(job.id, "done", seconds=0.1)]
+        return [TaskResult(job.id, "done", seconds=0.1)]
 
     return dataclasses.replace(make_toolbox(), recipe=lambda name: recipe)

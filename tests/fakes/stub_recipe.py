@@ -36,7 +36,7 @@ def make_toolbox(prior_error: str = "") -> Hooks:
         import os
         import time
 
-        from pipeline.core.outcome import BuildResult
+        from pipeline.core.outcome import TaskResult
         from pipeline.export.record import describe_outputs, write_record
 
         assert 0 < len(jobs) <= lockstep
@@ -47,7 +47,7 @@ def make_toolbox(prior_error: str = "") -> Hooks:
             if job.prompt == "raise":
                 raise KeyError("a bug in the recipe")
             if job.prompt == "fail":
-                outcomes.append(BuildResult(job.id, "failed", "unwrap", "UnwrapError", f"{job.id}: no way"))
+                outcomes.append(TaskResult(job.id, "failed", "unwrap", "UnwrapError", f"{job.id}: no way"))
                 continue
             if job.prompt == "die" or (job.prompt == "die once" and not (folder / "tried").exists()):
                 (folder / "tried").touch()
@@ -76,7 +76,7 @@ def make_toolbox(prior_error: str = "") -> Hooks:
                         break
                     time.sleep(0.05)
                 (folder / "checkpoint").touch()
-                outcomes.append(BuildResult(job.id, "interrupted", "distill"))
+                outcomes.append(TaskResult(job.id, "interrupted", "distill"))
                 continue
             (folder / "asset.glb").write_text(f"{job.prompt} {job.seed}")
             write_record(
@@ -94,7 +94,7 @@ def make_toolbox(prior_error: str = "") -> Hooks:
                 },
             )
             report("distill", 10, 10)
-            outcomes.append(BuildResult(job.id, "done", seconds=0.01))
+            outcomes.append(TaskResult(job.id, "done", seconds=0.01))
         return outcomes
 
     return Hooks(load_prior, recipe_named)

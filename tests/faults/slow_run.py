@@ -42,7 +42,7 @@ def toolbox(faults_folder: str, step_seconds: float) -> Hooks:
 
         from pipeline.core.atomic import atomic_write, write_bytes
         from pipeline.core.errors import LatentkilnError
-        from pipeline.core.outcome import BuildResult
+        from pipeline.core.outcome import TaskResult
         from pipeline.export.record import describe_outputs, write_record
 
         def build(job, fingerprint, report):
@@ -62,7 +62,7 @@ def toolbox(faults_folder: str, step_seconds: float) -> Hooks:
                     if steps >= 10:
                         write_bytes(checkpoint, json.dumps(saved).encode())
                     if stop():
-                        return BuildResult(job.id, "interrupted", "distill")
+                        return TaskResult(job.id, "interrupted", "distill")
                 state = advance(state, step)
                 if step_seconds:
                     time.sleep(step_seconds)
@@ -73,7 +73,7 @@ def toolbox(faults_folder: str, step_seconds: float) -> Hooks:
             record = {"id": job.id, "fingerprint": fingerprint, "recipe": job.recipe, "recipe_version": "1"}
             record |= {"inputs": {}, "outputs": describe_outputs(folder, ["asset.glb"]), "resumed_from": first}
             write_record(folder, record)
-            return BuildResult(job.id, "done", seconds=0.01)
+            return TaskResult(job.id, "done", seconds=0.01)
 
         outcomes = []
         for index, (job, fingerprint) in enumerate(zip(jobs, fingerprints, strict=True)):
@@ -81,7 +81,7 @@ def toolbox(faults_folder: str, step_seconds: float) -> Hooks:
                 outcomes.append(build(job, fingerprint, report_for(index)))
             except OSError as error:
                 failure = LatentkilnError(f"{job.id}: {error.strerror}: {error.filename}", stage="export")
-                outcomes.append(BuildResult(job.id, "failed", failure.stage, type(error).__name__, failure.message))
+                outcomes.append(TaskResult(job.id, "failed", failure.stage, type(error).__name__, failure.message))
         return outcomes
 
     return Hooks(load_prior, recipe_named)

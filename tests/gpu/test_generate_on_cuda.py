@@ -39,7 +39,7 @@ def build(prior, out, **settings):
     values = GenerateSettings(**{**small, **settings}).model_dump(mode="json")
     row = Job("one", "generate", "a red stone", "", 0, None, values, RowLocation("m.csv", 2))
     (outcome,) = generate([row], prior, out, fingerprints=["print"], lockstep=2)
-    assert outcome.status == "done", outcome
+    assert outcome.state == "done", outcome
     return read_record(out / "one"), load_mesh(out / "one" / "asset.glb")
 
 

@@ -37,7 +37,7 @@ def build(prior, out, lockstep=2, names=("one",), **settings):
         for seed, name in enumerate(names)
     ]
     outcomes = paint(jobs, prior, out, fingerprints=[f"print-{n}" for n in names], lockstep=lockstep)
-    assert all(o.status == "done" for o in outcomes), outcomes
+    assert all(o.state == "done" for o in outcomes), outcomes
     return [out / name for name in names]
 
 

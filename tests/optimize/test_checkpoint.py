@@ -208,7 +208,7 @@ def run(made: Job, prior: Prior, out: Path, stop: Callable[[], bool] = lambda: F
 def interrupt(made: Job, prior: Prior, out: Path, calls: int) -> Path:
     """Stops a row half way; its checkpoint."""
     answers = iter([False] * calls + [True] * 1000)
-    assert run(made, prior, out, lambda: next(answers)).status == "interrupted"
+    assert run(made, prior, out, lambda: next(answers)).state == "interrupted"
     (path,) = (out / "one" / ".work" / "0").glob("*.safetensors")
     return path
 
@@ -223,9 +223,9 @@ def test_a_row_tells_of_its_dropped_checkpoint_and_ends_in_the_right_bytes(
     # Interrupted once more, before anything was saved: this run's outcome says it, too.
     answers = iter([False, False] + [True] * 1000)
     again = run(made, prior, tmp_path / "parts", lambda: next(answers))
-    assert again.status == "interrupted" and any("was dropped" in text for text in again.warnings)
+    assert again.state == "interrupted" and any("was dropped" in text for text in again.warnings)
     DAMAGES[name][0](tmp_path / "parts" / "one" / ".work" / "0" / "latent.safetensors")
-    assert run(made, prior, tmp_path / "parts").status == "done"
+    assert run(made, prior, tmp_path / "parts").state == "done"
     record = read_record(tmp_path / "parts" / "one")
     assert record is not None and record["resumed_from_step"] == 0
     (told,) = [text for text in record["warnings"] if "was dropped" in text]
@@ -241,7 +241,7 @@ def test_numbers_that_mean_nothing_are_dropped_under_a_right_checksum(
     run(made, prior, tmp_path / "whole")
     path = interrupt(made, prior, tmp_path / "parts", 9)
     remake(lambda tensors: tensors[f"scene.{name}"].fill_(value))(path)
-    assert run(made, prior, tmp_path / "parts").status == "done"
+    assert run(made, prior, tmp_path / "parts").state == "done"
     record = read_record(tmp_path / "parts" / "one")
     assert record is not None and any("was dropped: checkpoint: " in text for text in record["warnings"])
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")

@@ -44,7 +44,7 @@ def test_a_cube_takes_the_colour_it_is_asked_for(tmp_path: Path) -> None:
     settings = PaintSettings(steps=40, texture_size=128).model_dump(mode="json")
     jobs = [Job(c, "paint", f"a {c} object", "", 0, mesh, settings) for c in ("red", "blue")]
     outcomes = paint(jobs, prior, tmp_path / "out", fingerprints=["r", "b"], lockstep=2)
-    assert [o.status for o in outcomes] == ["done", "done"]
+    assert [o.state for o in outcomes] == ["done", "done"]
     red, blue = (mean_colour(tmp_path / "out" / c / "asset.glb") for c in ("red", "blue"))
     assert red[0] > red[2] + 30 and blue[2] > blue[0] + 30
     for colour in ("red", "blue"):

@@ -59,7 +59,7 @@ def test_the_file_that_does_not_fit_is_named(ending, named, full, prior, cube, t
     full(ending)
     out = tmp_path / "out"
     (outcome,) = paint([job(cube)], prior, out, fingerprints=["f"], lockstep=1)
-    assert outcome.status == "failed"
+    assert outcome.state == "failed"
     assert f"{named}: {ADVICE}" in outcome.message and "None" not in outcome.message and ".tmp-" not in outcome.message
     assert not (out / "one" / "record.json").exists() and not list(out.rglob(".tmp-*"))
 
@@ -75,7 +75,7 @@ def test_a_checkpoint_that_does_not_fit_is_named(full, prior, cube, tmp_path, mo
         return False
 
     (outcome,) = paint([job(cube, steps=20)], prior, out, fingerprints=["f"], lockstep=1, stop=stop)
-    assert outcome.status == "failed"
+    assert outcome.state == "failed"
     assert "out/one/.work/0/latent.safetensors: " + ADVICE in outcome.message
 
 

@@ -72,7 +72,7 @@ def scene(prior: Prior, seed: int = 0, refine: bool = False) -> RadianceFieldSce
 
 
 def test_an_asset_from_nothing_but_a_prompt(prior: Prior, tmp_path: Path) -> None:
-    assert [o.status for o in run([job(preview=True), job("two", seed=1)], prior, tmp_path)] == ["done", "done"]
+    assert [o.state for o in run([job(preview=True), job("two", seed=1)], prior, tmp_path)] == ["done", "done"]
     record = read_record(tmp_path / "one")
     assert record is not None
     assert set(record["outputs"]) == {"asset.glb", "preview.png"}
@@ -111,7 +111,7 @@ def test_interrupted_and_resumed_it_ends_in_the_same_bytes(
 
         run([job(**settings)], prior, tmp_path / f"{moment}", stop)
         (outcome,) = run([job(**settings)], prior, tmp_path / f"{moment}")
-        assert outcome.status == "done"
+        assert outcome.state == "done"
         assert digest(tmp_path / f"{moment}/one/asset.glb") == digest(tmp_path / "whole/one/asset.glb")
 
 
@@ -121,7 +121,7 @@ def test_the_surface_is_painted_by_patches(prior: Prior, tmp_path: Path, monkeyp
     patches = {"texturing": "patches", "texture_steps": 6}
     jobs = [job("painted", seeds=2, **patches), job("projected")]
     report_for = lambda index: lambda stage, done, total: stages.append((index, stage))  # noqa: E731
-    assert [o.status for o in run(jobs, prior, tmp_path, report_for=report_for)] == ["done", "done"]
+    assert [o.state for o in run(jobs, prior, tmp_path, report_for=report_for)] == ["done", "done"]
     painted, projected = (read_record(tmp_path / name) for name in ("painted", "projected"))
     assert painted is not None and projected is not None
     assert {"texture", "texture_prior", "texture_scene", "prepare_texture"} <= set(painted["timings"])
@@ -185,7 +185,7 @@ def test_a_sketch_gives_the_shape(prior: Prior, tmp_path: Path) -> None:
     more["learning_rate"] = 0.01
     left, right = ([{**BALL[0], "position": [x, 0.0, 0.0], "size": [0.7, 0.9, 0.7]}] for x in (-0.4, 0.4))
     outcomes = run([job("left", shapes=left, **more), job("right", shapes=right, **more)], prior, tmp_path)
-    assert [o.status for o in outcomes] == ["done", "done"]
+    assert [o.state for o in outcomes] == ["done", "done"]
     centres = [load_mesh(tmp_path / name / "asset.glb").vertices.mean(axis=0) for name in ("left", "right")]
     assert centres[0][0] < -0.15 and centres[1][0] > 0.15
 
@@ -194,20 +194,20 @@ def test_a_sketch_that_cannot_be_used_is_one_failed_row(prior: Prior, tmp_path: 
     bad = tmp_path / "bad.obj"
     bad.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
     outcomes = run([job("flat", mesh=bad), job("good")], prior, tmp_path / "out")
-    assert [o.status for o in outcomes] == ["failed", "done"]
+    assert [o.state for o in outcomes] == ["failed", "done"]
     assert "sketch encloses nothing" in outcomes[0].message and "\n" not in outcomes[0].message
 
 
 def test_an_empty_field_is_told_not_exported(prior: Prior, tmp_path: Path) -> None:
     (outcome,) = run([job(density_threshold=9e5)], prior, tmp_path)
-    assert outcome.status == "failed" and outcome.stage == "surface"
+    assert outcome.state == "failed" and outcome.stage == "surface"
     assert "density_threshold" in outcome.message
     assert not (tmp_path / "one" / "asset.glb").exists()
 
 
 def test_settings_that_only_the_prior_completes_are_compared_too(prior: Prior, tmp_path: Path) -> None:
     (outcome,) = run([job(radius_min=1.7, radius_max=None)], prior, tmp_path)  # the paper's radius_max is 1.5
-    assert outcome.status == "failed" and "radius_min is 1.7 and radius_max is 1.5" in outcome.message
+    assert outcome.state == "failed" and "radius_min is 1.7 and radius_max is 1.5" in outcome.message
 
 
 def test_density_is_asked_for_near_occupied_cells_only(prior: Prior) -> None:
@@ -261,7 +261,7 @@ def test_pictures_have_no_depth_where_rays_pass(prior: Prior) -> None:
 
 def test_variants_of_a_field_in_every_format(prior: Prior, tmp_path: Path) -> None:
     (outcome,) = run([job(seeds=2, formats=["obj", "ply"], turntable=True)], prior, tmp_path)
-    assert outcome.status == "done"
+    assert outcome.state == "done"
     record = read_record(tmp_path / "one")
     assert record is not None and len(record["variants"]) == 2
     other = f"seed-{record['variants'][1]['seed']}"

@@ -39,7 +39,7 @@ def digest(path: Path) -> str:
 def test_an_asset_with_its_record_and_preview(prior: Prior, cube: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (outcome,) = run([job(cube, preview=True)], prior, out)
-    assert (outcome.status, outcome.job_id) == ("done", "one")
+    assert (outcome.state, outcome.job_id) == ("done", "one")
     assert sorted(p.name for p in (out / "one").iterdir()) == ["asset.glb", "preview.png", "record.json"]
     record = read_record(out / "one")
     assert record is not None
@@ -65,11 +65,11 @@ def test_interrupted_then_resumed_is_the_same_to_the_byte(prior: Prior, cube: Pa
     run([job(cube)], prior, tmp_path / "whole")
     calls = iter([False] * 5 + [True] * 100)
     (first,) = run([job(cube)], prior, tmp_path / "parts", stop=lambda: next(calls))
-    assert first.status == "interrupted"
+    assert first.state == "interrupted"
     assert not (tmp_path / "parts" / "one" / "record.json").exists()
     (second,) = run([job(cube)], prior, tmp_path / "parts")
     record = read_record(tmp_path / "parts" / "one")
-    assert second.status == "done" and record is not None and record["resumed_from_step"] == 4
+    assert second.state == "done" and record is not None and record["resumed_from_step"] == 4
     assert digest(tmp_path / "parts/one/asset.glb") == digest(tmp_path / "whole/one/asset.glb")
     assert not (tmp_path / "parts" / "one" / ".work").exists()
 
@@ -78,18 +78,18 @@ def test_a_failed_row_is_recorded_and_the_others_are_built(prior: Prior, cube: P
     bad = cube.with_name("bad.obj")
     bad.write_text("v 0 0 0\n")
     outcomes = run([job(bad, "bad"), job(cube, "good")], prior, tmp_path / "out")
-    assert [o.status for o in outcomes] == ["failed", "done"]
+    assert [o.state for o in outcomes] == ["failed", "done"]
     failure = json.loads((tmp_path / "out" / "bad" / "failure.json").read_text())
     assert failure["stage"] == "load" and "bad.obj" in failure["message"] and "\n" not in failure["message"]
     # Mended and built, the failure is gone.
     (again,) = run([dataclasses.replace(job(cube, "bad"))], prior, tmp_path / "out")
-    assert again.status == "done" and not (tmp_path / "out" / "bad" / "failure.json").exists()
+    assert again.state == "done" and not (tmp_path / "out" / "bad" / "failure.json").exists()
 
 
 def test_rows_of_different_shapes_share_a_call(prior: Prior, cube: Path, tmp_path: Path) -> None:
     jobs = [job(cube, "a", views=1), job(cube, "b", views=2), job(cube, "c", steps=3, texture_size=128)]
     outcomes = run(jobs, prior, tmp_path / "out", lockstep=3)
-    assert [o.status for o in outcomes] == ["done"] * 3
+    assert [o.state for o in outcomes] == ["done"] * 3
     run([jobs[2]], prior, tmp_path / "alone", lockstep=3)
     assert digest(tmp_path / "out/c/asset.glb") == digest(tmp_path / "alone/c/asset.glb")
 
@@ -105,7 +105,7 @@ def test_the_layout_is_made_once_per_mesh(prior: Prior, cube: Path, tmp_path: Pa
     for other in "xy":  # a process keeps the last two layouts in memory
         load_unwrapped(cube, tmp_path / other, texture_size=64)
     (third,) = run([job(cube, "three")], prior, out)
-    assert third.status == "done" and len(entry.read_bytes()) > 100
+    assert third.state == "done" and len(entry.read_bytes()) > 100
     assert digest(out / "three/asset.glb") != ""
 
 
@@ -126,9 +126,9 @@ def test_patches_are_resumed_to_the_byte(prior: Prior, cube: Path, tmp_path: Pat
     run([painted], prior, tmp_path / "whole")
     calls = iter([False] * calls_before_the_stop + [True] * 100)
     (first,) = run([painted], prior, tmp_path / "parts", stop=lambda: next(calls))
-    assert first.status == "interrupted"
+    assert first.state == "interrupted"
     (second,) = run([painted, job(cube, "two", distillation="patches", steps=12)], prior, tmp_path / "parts")[:1]
-    assert second.status == "done"
+    assert second.state == "done"
     assert digest(tmp_path / "whole" / "one" / "asset.glb") == digest(tmp_path / "parts" / "one" / "asset.glb")
     record = read_record(tmp_path / "parts" / "one")
     assert record is not None and record["bake"]["views"] == record["resolved_settings"]["views"]
@@ -137,12 +137,12 @@ def test_patches_are_resumed_to_the_byte(prior: Prior, cube: Path, tmp_path: Pat
 @pytest.mark.parametrize("steps", [1, 2])
 def test_patches_of_very_few_steps_still_make_an_asset(prior: Prior, cube: Path, tmp_path: Path, steps: int) -> None:
     (outcome,) = run([job(cube, distillation="patches", steps=steps)], prior, tmp_path / "out")
-    assert outcome.status == "done", outcome.message
+    assert outcome.state == "done", outcome.message
 
 
 def test_outlines_may_be_smoothed(prior: Prior, cube: Path, tmp_path: Path) -> None:
     plain, smooth = job(cube, "plain"), job(cube, "smooth", antialias=True, refine=True, refine_steps=1)
-    assert [o.status for o in run([plain, smooth], prior, tmp_path)] == ["done", "done"]
+    assert [o.state for o in run([plain, smooth], prior, tmp_path)] == ["done", "done"]
     one, other = (read_record(tmp_path / name) for name in ("plain", "smooth"))
     assert one is not None and other is not None
     assert "antialias" not in one["backends"] and other["backends"]["antialias"] in ("numpy", "nvdiffrast")
@@ -162,7 +162,7 @@ def test_an_unwritable_output_is_a_failure_not_a_crash(prior: Prior, cube: Path,
     out.mkdir()
     (out / "one").write_text("a file where the folder should be")
     (outcome,) = run([job(cube)], prior, out)
-    assert outcome.status == "failed" and "\n" not in outcome.message
+    assert outcome.state == "failed" and "\n" not in outcome.message
 
 
 def test_the_texture_is_the_decoded_latent_not_the_start(prior: Prior, cube: Path, tmp_path: Path) -> None:

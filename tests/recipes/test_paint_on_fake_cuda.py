@@ -39,7 +39,7 @@ def test_paint(prior: Prior, tmp_path, monkeypatch):
         values = PaintSettings(steps=2, views=1, preview=False, antialias=bool(n)).model_dump(mode="json")
         jobs.append(Job(f"j{n}", "paint", "a red brick cube", "", n, mesh, values, RowLocation("m.csv", 2)))
     outcomes = paint(jobs, prior, tmp_path / "out", fingerprints=["a", "b"], lockstep=2)
-    assert [o.status for o in outcomes] == ["done", "done"], outcomes
+    assert [o.state for o in outcomes] == ["done", "done"], outcomes
     record = read_record(tmp_path / "out" / "j0")
     assert record is not None
     assert record["backends"]["rasterise"] == "nvdiffrast" and record["backends"]["texture"] == "torch"
@@ -75,7 +75,7 @@ def test_every_kind_of_painting(settings, prior: Prior, tmp_path, monkeypatch):
     made = []
     for out in (tmp_path / "one", tmp_path / "two"):
         outcomes = paint(jobs_of(tmp_path, **settings), prior, out, fingerprints=["a", "b"], lockstep=2)
-        assert [o.status for o in outcomes] == ["done", "done"], outcomes
+        assert [o.state for o in outcomes] == ["done", "done"], outcomes
         made.append([(out / name / "asset.glb").read_bytes() for name in ("j0", "j1")])
     # The first time what the scenes take is measured, the second time it is known: that changes no byte.
     # By a step of one scene and one of two, of each phase.
@@ -92,7 +92,7 @@ def test_going_on_from_a_checkpoint(distillation, prior: Prior, tmp_path, monkey
 
     def build(**more):
         (outcome,) = paint(jobs, prior, tmp_path / "out", fingerprints=["a"], lockstep=1, **more)
-        return outcome.status
+        return outcome.state
 
     assert build(stop=lambda: next(asked, True)) == "interrupted"
     assert build() == "done"

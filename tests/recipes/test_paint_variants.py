@@ -43,9 +43,9 @@ def test_other_architectures_paint_from_folder_and_file_alike(kind: str, cube: P
     folder = make_diffusers(tmp_path / "prior", kind)
     file = make_single_file(folder, tmp_path / "single.safetensors", kind)
     (outcome,) = run([job(cube)], load_prior(folder), tmp_path / "folder")
-    assert outcome.status == "done", outcome
+    assert outcome.state == "done", outcome
     (outcome,) = run([job(cube, refine=True, refine_steps=2)], load_prior(file), tmp_path / "file")
-    assert outcome.status == "done", outcome
+    assert outcome.state == "done", outcome
 
 
 def test_a_lora_and_a_concept_change_their_own_row_only(sd1: Prior, cube: Path, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_lora_and_a_concept_change_their_own_row_only(sd1: Prior, cube: Path, 
     lora = (AdapterFile("lora", tmp_path / "x.safetensors", 0.7),)
     toy = (AdapterFile("concept", tmp_path / "toy.safetensors"),)
     together = [job(cube, "plain"), job(cube, "lora", lora), job(cube, "toy", toy)]
-    assert [o.status for o in run(together, sd1, tmp_path / "a", lockstep=4)] == ["done"] * 3
+    assert [o.state for o in run(together, sd1, tmp_path / "a", lockstep=4)] == ["done"] * 3
     glbs = {name: digest(tmp_path / "a" / name / "asset.glb") for name in ("plain", "lora", "toy")}
     for one in together:
         run([one], sd1, tmp_path / "b", lockstep=4)
@@ -73,13 +73,13 @@ def test_an_adapter_that_does_not_fit_fails_its_row_alone(sd1: Prior, cube: Path
     bad = make_concept(tmp_path / "bad.safetensors", [5])
     rows = [job(cube, "bad", (AdapterFile("concept", bad),)), job(cube, "good")]
     outcomes = run(rows, sd1, tmp_path / "out")
-    assert [o.status for o in outcomes] == ["failed", "done"] and "made for another model" in outcomes[0].message
+    assert [o.state for o in outcomes] == ["failed", "done"] and "made for another model" in outcomes[0].message
 
 
 def test_a_concept_that_the_prompt_does_not_name_is_warned_of(sd1: Prior, cube: Path, tmp_path: Path) -> None:
     path = make_concept(tmp_path / "other.safetensors", sd1.text.widths)
     (outcome,) = run([job(cube, "one", (AdapterFile("concept", path),))], sd1, tmp_path / "out")
-    assert outcome.status == "done" and "'other' is not in the prompt" in outcome.warnings[0]
+    assert outcome.state == "done" and "'other' is not in the prompt" in outcome.warnings[0]
 
 
 def test_a_run_that_meets_out_of_memory_at_8_completes_at_4(
@@ -98,7 +98,7 @@ def test_a_run_that_meets_out_of_memory_at_8_completes_at_4(
 
     monkeypatch.setattr(sd1, "predict_noise", small)
     outcomes = run(jobs, sd1, tmp_path / "eight", lockstep=8)
-    assert [o.status for o in outcomes] == ["done"] * 8
+    assert [o.state for o in outcomes] == ["done"] * 8
     record = read_record(tmp_path / "eight" / "j0")
     assert record is not None and (record["lockstep"], record["lockstep_used"]) == (8, 4)
     told = [text for text in record["warnings"] if "memory" in text]

@@ -52,7 +52,7 @@ def texture_of(glb: Path) -> bytes:
 
 def test_refinement_goes_on_from_the_decoded_texture(prior: Prior, cube: Path, tmp_path: Path) -> None:
     plain, refined = job(cube, "plain"), job(cube, "refined", refine=True, refine_steps=3)
-    assert [o.status for o in run([plain, refined], prior, tmp_path)] == ["done", "done"]
+    assert [o.state for o in run([plain, refined], prior, tmp_path)] == ["done", "done"]
     record = read_record(tmp_path / "refined")
     assert record is not None
     assert record["resolved_settings"]["refine_steps"] == 3
@@ -87,17 +87,17 @@ def test_an_interrupted_refinement_ends_in_the_same_bytes(prior: Prior, cube: Pa
         return calls == 9  # in the middle of the refinement: 4 latent steps and the checks around them came before
 
     (outcome,) = run([job(cube, **settings)], prior, tmp_path / "halved", stop)
-    assert outcome.status == "interrupted"
+    assert outcome.state == "interrupted"
     assert not (tmp_path / "halved" / "one" / "asset.glb").exists()
     (outcome,) = run([job(cube, **settings)], prior, tmp_path / "halved")
-    assert outcome.status == "done"
+    assert outcome.state == "done"
     assert (tmp_path / "halved/one/asset.glb").read_bytes() == (tmp_path / "whole/one/asset.glb").read_bytes()
     assert not (tmp_path / "halved" / "one" / ".work").exists()
 
 
 def test_variants_stay_beside_the_best_and_are_what_their_seeds_make(prior: Prior, cube: Path, tmp_path: Path) -> None:
     (outcome,) = run([job(cube, seeds=3, seed=5)], prior, tmp_path)
-    assert outcome.status == "done"
+    assert outcome.state == "done"
     record = read_record(tmp_path / "one")
     assert record is not None
     ranked = record["variants"]
@@ -126,7 +126,7 @@ def test_variants_that_were_done_are_not_done_again(prior: Prior, cube: Path, tm
         return asked >= 10
 
     (outcome,) = run([job(cube, seeds=3, steps=5)], prior, tmp_path / "halved", stop)
-    assert outcome.status == "interrupted"
+    assert outcome.state == "interrupted"
     left = {path.parent.name for path in (tmp_path / "halved/one/.work").rglob("latent.safetensors")}
     assert {"0", "1"} <= left
     steps: list[int] = []
@@ -136,7 +136,7 @@ def test_variants_that_were_done_are_not_done_again(prior: Prior, cube: Path, tm
         tmp_path / "halved",
         report_for=lambda index: lambda stage, done, total: steps.append(done) if stage.startswith("distill") else None,
     )
-    assert outcome.status == "done"
+    assert outcome.state == "done"
     assert 0 < len(steps) <= 5
     for name in ("asset.glb", *(f"seed-{seed}.glb" for seed in range(3))):
         if (tmp_path / "whole" / "one" / name).exists():
@@ -158,7 +158,7 @@ def test_a_variant_that_fails_leaves_the_others(
 
     monkeypatch.setattr(module, "bake_base_colour", bake)
     (outcome,) = run([job(cube, seeds=2)], prior, tmp_path)
-    assert outcome.status == "done"
+    assert outcome.state == "done"
     assert any("seed 0" in warning and "a bad texel" in warning for warning in outcome.warnings)
     record = json.loads((tmp_path / "one" / "record.json").read_text())
     assert [v["error"] is None for v in record["variants"]] == [True, False]

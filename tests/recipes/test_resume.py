@@ -82,10 +82,10 @@ def run(case: Case, folder: Path, moments: list[Moment]) -> dict[str, str]:
             report_for=lambda _, seen=interruption: seen.report, stop=interruption.stop,
         )  # fmt: skip
         starts += 1
-        if outcome.status != "interrupted":
+        if outcome.state != "interrupted":
             break
     record = read_record(folder / "one")
-    assert outcome.status == "done" and record is not None, outcome.message
+    assert outcome.state == "done" and record is not None, outcome.message
     assert left == [] and starts == len(moments) + 1
     assert not [text for text in record["warnings"] if "checkpoint" in text]
     return {name: output["sha256"] for name, output in record["outputs"].items()}
