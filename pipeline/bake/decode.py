@@ -113,5 +113,5 @@ def decode_views(latents: Tensor, prior: Decoder, batch: int = 16) -> NDArray[np
     pixels than ``PIECE`` a side (one view at least)."""
     pixels = latents.shape[-2] * latents.shape[-1] * prior.vae_scale_factor**2
     batch = max(1, min(batch, PIECE**2 // pixels))
-    images = [prior.decode(batch_latents).float().clamp(0, 1).cpu().numpy() for batch_latents in latents.split(batch)]
+    images = [prior.decode(batch_latents).float().clamp(0, 1).cpu().numpy() for batch_latents in latents.split(batch)]  # type: ignore[no-untyped-call]  # torch
     return np.concatenate(images)

@@ -308,7 +308,8 @@ def _visible(near_depth: Float32Array, depth: Float32Array, slack: float) -> NDA
     cell_width = max(3, -(-fine // len(near_depth)))
     finite = np.where(np.isfinite(depth), depth, np.float32(1e6))
     spread = np.minimum(finite - minimum_filter(finite, cell_width), 4 * slack)
-    return np.isfinite(visible) & (visible >= finite - spread - slack)
+    result: NDArray[np.bool_] = np.isfinite(visible) & (visible >= finite - spread - slack)
+    return result
 
 
 def _blurred(picture: Float32Array, inside: NDArray[np.bool_], sigma: float) -> Float32Array:

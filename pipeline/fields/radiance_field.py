@@ -162,7 +162,7 @@ class RadianceField(nn.Module):
         piece = _PIECE.get(points.device.type, 1 << 18)
         if torch.is_grad_enabled() or len(points) <= piece:
             return self._outputs(points, columns)
-        return torch.cat([self._outputs(chunk, columns) for chunk in points.split(piece)])
+        return torch.cat([self._outputs(chunk, columns) for chunk in points.split(piece)])  # type: ignore[no-untyped-call]  # torch
 
     def _outputs(self, points: Tensor, columns: int | None) -> Tensor:
         """The MLP's outputs (N, 1 + C), or only the first ``columns``; with the offset, and the blob in column 0."""
@@ -200,7 +200,8 @@ class _TruncatedExp(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (exponent,) = ctx.saved_tensors
-        return grad * exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).exp()
+        result: Tensor = grad * exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).exp()
+        return result
 
 
 def trunc_exp(exponent: Tensor) -> Tensor:
@@ -230,7 +231,7 @@ def _linear_layers(sizes: list[int], generator: torch.Generator, *, bias: bool) 
     """Linear layers between ``sizes``, started as torch starts them, but from ``generator``."""
     layers = nn.ModuleList()
     for inputs, outputs in itertools.pairwise(sizes):
-        layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
+        layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)  # type: ignore[no-untyped-call]  # torch
         with torch.no_grad():
             for parameter in layer.parameters():
                 parameter.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)

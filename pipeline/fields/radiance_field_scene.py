@@ -221,7 +221,7 @@ class RadianceFieldScene:
         if torch.is_grad_enabled() or len(points) <= _CHUNK:
             sigma, features = self.field(points)
             return sigma, features
-        pieces = [self.field(piece) for piece in points.split(_CHUNK)]
+        pieces = [self.field(piece) for piece in points.split(_CHUNK)]  # type: ignore[no-untyped-call]  # torch
         return torch.cat([s for s, _ in pieces]), torch.cat([f for _, f in pieces])
 
     @torch.no_grad()
@@ -262,7 +262,7 @@ class RadianceFieldScene:
         images = []
         for index in range(len(cameras)):
             rendered, packed, _, weights = self._render_rays(cameras[index : index + 1], view_size, None)
-            normals = [self.field.normals(piece) for piece in packed.points.split(_CHUNK)]
+            normals = [self.field.normals(piece) for piece in packed.points.split(_CHUNK)]  # type: ignore[no-untyped-call]  # torch
             images.append(rendered.image(accumulate(weights, torch.cat(normals), packed)))
         return torch.cat(images)
 

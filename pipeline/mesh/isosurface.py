@@ -88,7 +88,7 @@ def extract(density: NDArray[np.floating], threshold: float, bound: float = 1.0,
         inner, messages = _smoothed(inner, blur * (side - 1) / (2 * bound))
     inner = np.where(np.abs(inner) < _OFF_SAMPLE, np.where(inner < 0, -_OFF_SAMPLE, _OFF_SAMPLE), inner)
     signed[1:-1, 1:-1, 1:-1] = inner
-    vertices, faces, _, _ = marching_cubes(signed, 0.0, gradient_direction="ascent", allow_degenerate=True)
+    vertices, faces, _, _ = marching_cubes(signed, 0.0, gradient_direction="ascent", allow_degenerate=True)  # type: ignore[no-untyped-call]  # scikit-image
     index = np.clip(vertices.astype(np.float64) - 1, 0, side - 1)
     positions = (index * (2 * bound / (side - 1)) - bound).astype(np.float32).astype(np.float64)
     return replace(_cleaned(positions, np.asarray(faces, np.int64), "iso-surface"), warnings=messages)

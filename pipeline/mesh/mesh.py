@@ -11,6 +11,7 @@ Every reader calls ``assemble``, which validates untrusted data, repairs unambig
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +83,8 @@ def face_normals(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> 
 
 def face_areas(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> NDArray[np.float64]:
     """(F,) areas of the faces, in squared units of ``vertices``."""
-    return 0.5 * np.linalg.norm(face_normals(vertices, faces), axis=1)
+    result: NDArray[np.float64] = 0.5 * np.linalg.norm(face_normals(vertices, faces), axis=1)
+    return result
 
 
 def uv_areas(uv: NDArray[np.floating], uv_faces: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -90,10 +92,11 @@ def uv_areas(uv: NDArray[np.floating], uv_faces: NDArray[np.integer]) -> NDArray
     corner = np.asarray(uv, np.float64)[uv_faces]
     first, second = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
     # v points down here, hence the sign.
-    return -0.5 * (first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0])
+    result: NDArray[np.float64] = -0.5 * (first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0])
+    return result
 
 
-def unique_rows(rows: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def unique_rows(rows: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Finds equal rows. Returns (index of the first occurrence of each distinct row, new number of each row).
 
     New numbers follow the order of first occurrence, so a mesh keeps its locality, and a mesh without duplicates does
@@ -117,13 +120,13 @@ def unique_rows(rows: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def assemble(
-    positions: NDArray,
-    faces: NDArray,
+    positions: NDArray[Any],
+    faces: NDArray[Any],
     *,
-    uv: NDArray | None = None,
-    uv_faces: NDArray | None = None,
-    normals: NDArray | None = None,
-    normal_faces: NDArray | None = None,
+    uv: NDArray[Any] | None = None,
+    uv_faces: NDArray[Any] | None = None,
+    normals: NDArray[Any] | None = None,
+    normal_faces: NDArray[Any] | None = None,
     double_sided: NDArray[np.bool_] | None = None,
     name: str = "mesh",
     source_format: str = "",
@@ -224,7 +227,8 @@ def degenerate_faces(positions: NDArray[np.float64], faces: NDArray[np.int64]) -
     edges = corner[:, [1, 2, 0]] - corner
     longest = np.einsum("fij,fij->fi", edges, edges).max(axis=1)
     doubled = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
-    return ~(doubled > DEGENERATE_HEIGHT * longest)
+    result: NDArray[np.bool_] = ~(doubled > DEGENERATE_HEIGHT * longest)
+    return result
 
 
 def _index_problem(index: NDArray[np.int64], count: int, what: str, *, lowest: int) -> str:
@@ -237,7 +241,7 @@ def _index_problem(index: NDArray[np.int64], count: int, what: str, *, lowest: i
 
 
 def _checked_uv(
-    uv: NDArray | None, uv_faces: NDArray | None, faces: NDArray, name: str, messages: list[str]
+    uv: NDArray[Any] | None, uv_faces: NDArray[Any] | None, faces: NDArray[Any], name: str, messages: list[str]
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
     """Validates texture coordinates. A face that lacks one corner gets -1 for all three."""
     if uv is None or uv_faces is None or len(uv) == 0:
@@ -259,7 +263,7 @@ def _checked_uv(
 
 
 def _checked_normals(
-    normals: NDArray | None, normal_faces: NDArray | None, faces: NDArray, name: str, messages: list[str]
+    normals: NDArray[Any] | None, normal_faces: NDArray[Any] | None, faces: NDArray[Any], name: str, messages: list[str]
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
     """Returns unit normals for every corner, or None; the exporter then computes smooth ones."""
     if normals is None or normal_faces is None or len(normals) == 0:
@@ -286,7 +290,7 @@ def _checked_normals(
     return unit.astype(np.float32), normal_faces
 
 
-def _compact(values: NDArray, index: NDArray[np.int64]) -> tuple[NDArray, NDArray[np.int64]]:
+def _compact(values: NDArray[Any], index: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Drops unused entries and merges equal ones, if all are finite."""
     named = index >= 0
     used = np.zeros(len(values), bool)

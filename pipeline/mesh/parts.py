@@ -129,7 +129,8 @@ def _groups(low: Floats, high: Floats) -> NDArray[np.int64]:
         joined, label = connected_components(sparse.csr_array(near), directed=False)
         group = label.astype(np.int64)[group]
         if joined == count:
-            return group
+            result: NDArray[np.int64] = group
+            return result
 
 
 def _by_cells(low: Floats, high: Floats) -> NDArray[np.int64]:

@@ -58,7 +58,8 @@ def rotation_matrix(degrees: Sequence[float] | Float64Array) -> Float64Array:
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
+    result: Float64Array = about_z @ about_y @ about_x
+    return result
 
 
 def sphere(size: Float64Array) -> Solid:

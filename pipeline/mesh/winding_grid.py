@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,7 +158,7 @@ def _key(vertices: Float64Array, faces: NDArray[np.int64], bound: float, resolut
     return hashlib.sha256(head + vertices.tobytes() + faces.tobytes()).hexdigest()
 
 
-def _read(entry: Path, resolution: int) -> dict[str, NDArray] | None:
+def _read(entry: Path, resolution: int) -> dict[str, NDArray[Any]] | None:
     if not is_plain(entry):
         return None
     try:

@@ -94,4 +94,5 @@ class MeshRenderer:
 
     def depth(self, camera: Cameras, side: int) -> np.ndarray:
         """(side, side) float32 distance along the view axis of what one camera sees; inf where nothing."""
-        return rasterise(self._vertices, self._faces, camera, side, side).depth[0]
+        result: np.ndarray = rasterise(self._vertices, self._faces, camera, side, side).depth[0]
+        return result

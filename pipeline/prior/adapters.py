@@ -103,7 +103,7 @@ class LoraLayer:
         down, up = self.down.to(value), self.up.to(value)
         if isinstance(self.module, nn.Conv2d):
             m = self.module
-            inner = nn.functional.conv2d(value, down, None, m.stride, m.padding, m.dilation)  # type: ignore[arg-type]
+            inner = nn.functional.conv2d(value, down, None, m.stride, m.padding, m.dilation)
             return output + self.scale * nn.functional.conv2d(inner, up)
         return output + self.scale * nn.functional.linear(nn.functional.linear(value, down), up)
 

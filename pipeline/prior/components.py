@@ -115,7 +115,7 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Components:
         [weights(f"text_encoder{n}", cls) for n, cls in classes],
         weights("unet", diffusers.UNet2DConditionModel, dtype=dtype),
         weights("vae", vae),
-        diffusers.DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+        diffusers.DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),  # type: ignore[no-untyped-call]  # diffusers
         bool(index.get("force_zeros_for_empty_prompt", "XL" in pipeline)),
     )
 
@@ -161,7 +161,7 @@ def _from_file(path: Path, dtype: torch.dtype) -> Components:
         texts,
         converted("unet", diffusers.UNet2DConditionModel, single_file.UNET, dtype=dtype),
         vae,
-        diffusers.DDPMScheduler.from_pretrained(scheduler, local_files_only=True),
+        diffusers.DDPMScheduler.from_pretrained(scheduler, local_files_only=True),  # type: ignore[no-untyped-call]  # diffusers
         bool(index.get("force_zeros_for_empty_prompt", kind == "sdxl")),
     )
 

@@ -58,7 +58,7 @@ class GraphedUNet:
         """Returns the graph of a call, its input tensors and its output tensor."""
         # Copies with their own memory and the same memory format; expanded tensors are materialised.
         inputs = {name: torch.empty_like(value).copy_(value) for name, value in tensors.items()}
-        current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        current, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch
         aside.wait_stream(current)
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UP):

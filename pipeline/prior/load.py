@@ -209,7 +209,8 @@ class Prior:
         if self.prediction_type == "v_prediction":
             abar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
             out = abar.sqrt() * out + (1 - abar).sqrt() * noisy
-        return out
+        result: torch.Tensor = out
+        return result
 
     def release(self, *, everything: bool = False) -> None:
         """Releases device memory that is cached for later calls of the same shape; with ``everything`` also LoRAs,
@@ -288,7 +289,7 @@ class Prior:
         # Retry one image at a time, after releasing the UNet's cached memory.
         self.release()
         torch.cuda.empty_cache()
-        return torch.cat([self.vae.decode(latent, return_dict=False)[0].float() for latent in z.split(1)])
+        return torch.cat([self.vae.decode(latent, return_dict=False)[0].float() for latent in z.split(1)])  # type: ignore[no-untyped-call]  # torch
 
     def encode(self, rgb: torch.Tensor) -> torch.Tensor:
         """Encodes RGB (N, 3, H, W) in [0, 1] to scaled latents (N, C, H / r, W / r), float32. Differentiable.
@@ -298,7 +299,8 @@ class Prior:
         with self._on_device(self.vae, graph=rgb.requires_grad):
             out = self.vae.encode(rgb.to(self.device, self._vae_dtype) * 2 - 1)
         z = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
-        return ((z - self._shift) * self._scaling).float()
+        result: torch.Tensor = ((z - self._shift) * self._scaling).float()
+        return result
 
     @contextlib.contextmanager
     def _on_device(self, model: Any, *, graph: bool = False) -> Iterator[None]:

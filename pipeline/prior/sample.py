@@ -49,7 +49,7 @@ def _sample(
     from diffusers import DDIMScheduler
 
     # The prior converts v-predictions to epsilon, so the sampler always gets epsilon.
-    scheduler = DDIMScheduler.from_config(
+    scheduler = DDIMScheduler.from_config(  # type: ignore[no-untyped-call]  # diffusers
         prior.scheduler.config, prediction_type="epsilon", clip_sample=False, thresholding=False
     )
     scheduler.set_timesteps(steps)

@@ -297,4 +297,5 @@ def ray_directions(cameras: Cameras, height: int, width: int) -> np.ndarray:
     ray[..., 2] = -1
     # Rows of the view's rotation are the camera's axes in the world: its transpose takes rays there.
     ray = np.einsum("nji,nhwj->nhwi", cameras.view[:, :3, :3], ray)
-    return ray / np.linalg.norm(ray, axis=-1, keepdims=True)
+    result: np.ndarray = ray / np.linalg.norm(ray, axis=-1, keepdims=True)
+    return result

@@ -8,6 +8,8 @@ still covers itself (a spiral), the covering part becomes a chart of its own.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -65,7 +67,7 @@ def components(
     return _renumbered(connected_components(graph, directed=False)[1])
 
 
-def _renumbered(label: NDArray) -> NDArray[np.int64]:
+def _renumbered(label: NDArray[Any]) -> NDArray[np.int64]:
     """Labels numbered from 0 by first appearance."""
     _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
@@ -123,7 +125,8 @@ def _smoothed(
         score = own + _SMOOTHING_WEIGHT * (average @ share)
         sharp = np.exp(8.0 * (score - score.max(axis=1, keepdims=True)))
         share = sharp / sharp.sum(axis=1, keepdims=True)
-    return np.argmax(share, axis=1)
+    result: NDArray[np.int64] = np.argmax(share, axis=1)
+    return result
 
 
 def _absorbed(

@@ -8,6 +8,7 @@ bisection.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,7 +99,8 @@ def _upright(points: NDArray[np.float64], point_chart: NDArray[np.int64], count:
     turned = np.stack([points[:, 0] * c - points[:, 1] * s, points[:, 0] * s + points[:, 1] * c], axis=1)
     low = np.full((count, 2), np.inf)
     np.minimum.at(low, point_chart, turned)
-    return turned - low[point_chart]
+    result: NDArray[np.float64] = turned - low[point_chart]
+    return result
 
 
 def _largest_scale(
@@ -110,7 +112,7 @@ def _largest_scale(
     area: float,
     padding: float,
     grid: int,
-) -> tuple[float, NDArray, NDArray, NDArray] | None:
+) -> tuple[float, NDArray[Any], NDArray[Any], NDArray[Any]] | None:
     """The largest scale (cells per unit) at which everything fits, with its places; None where none does."""
     many = len(extent) > MANY_CHARTS
     # At 95% use nothing fits; long charts also limit.
@@ -139,7 +141,7 @@ def _try_scale(
     padding: float,
     grid: int,
     turns: int,
-) -> tuple[NDArray, NDArray, NDArray] | None:
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None:
     from pipeline.uv.kernels import chart_masks, pack_masks
 
     reach = padding / 2
@@ -161,9 +163,9 @@ def _placed(
     extent: NDArray[np.float64],
     scale: float,
     padding: float,
-    column: NDArray,
-    row: NDArray,
-    turn: NDArray,
+    column: NDArray[Any],
+    row: NDArray[Any],
+    turn: NDArray[Any],
 ) -> NDArray[np.float64]:
     """(T, 2) points in cells of the grid, turned within their masks and moved to their places."""
     sizes = (np.floor(extent * scale + padding).astype(np.int64) + 1)[point_chart]

@@ -43,7 +43,7 @@ def encode(points: Tensor, table: Tensor, settings: GridSettings, *, dtype: torc
     module = encoding_module(json.dumps(configuration(settings), sort_keys=True), dtype, settings.parameter_count)
     features: Tensor = torch.func.functional_call(module, {"params": table.float()}, (points.contiguous(),))
     if features.requires_grad:
-        features.register_hook(torch.Tensor.contiguous)
+        features.register_hook(torch.Tensor.contiguous)  # type: ignore[no-untyped-call]  # torch
     return features[:, : settings.feature_count].float()
 
 

@@ -56,7 +56,7 @@ def evaluate(
     )
     if not outputs.requires_grad:
         return outputs.float()
-    outputs.register_hook(torch.Tensor.contiguous)
+    outputs.register_hook(torch.Tensor.contiguous)  # type: ignore[no-untyped-call]  # torch
     return _kept_in_range(outputs.float(), parameters)
 
 
@@ -92,8 +92,8 @@ def _kept_in_range(outputs: Tensor, parameters: Tensor) -> Tensor:
         factor.copy_(torch.exp2(torch.floor(torch.log2(_GRADIENT / total))))
         return gradient * factor
 
-    outputs.register_hook(scaled)
-    parameters.register_hook(lambda gradient: gradient / factor)
+    outputs.register_hook(scaled)  # type: ignore[no-untyped-call]  # torch
+    parameters.register_hook(lambda gradient: gradient / factor)  # type: ignore[no-untyped-call]  # torch
     return outputs
 
 

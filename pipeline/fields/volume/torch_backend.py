@@ -46,7 +46,7 @@ def march(
     rows = max(1, _PIECE // most)
     pieces = [
         _march_piece(*piece, binary, occupancy.bound, step, limit)  # type: ignore[call-arg]
-        for piece in zip(*[x.split(rows) for x in (o, d, u, near, far, counts)], strict=True)
+        for piece in zip(*[x.split(rows) for x in (o, d, u, near, far, counts)], strict=True)  # type: ignore[no-untyped-call]  # torch
     ]
     start = counts.new_zeros(len(counts) + 1)
     points, t, delta, sample_counts = (torch.cat(column) for column in zip(*pieces, strict=True))

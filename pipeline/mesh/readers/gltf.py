@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,8 @@ from pipeline.core.errors import MeshError
 from pipeline.core.terminal import excerpt
 from pipeline.mesh.readers.draco import draco_claims
 from pipeline.mesh.readers.gltf_buffers import Buffers, as_component, normalised
-from pipeline.mesh.readers.gltf_file import parse_document
-from pipeline.mesh.readers.gltf_json import GltfJson, Object
+from pipeline.mesh.readers.gltf_file import Object, parse_document
+from pipeline.mesh.readers.gltf_json import GltfJson
 from pipeline.mesh.readers.gltf_nodes import Nodes
 from pipeline.mesh.readers.gltf_skin import skin
 from pipeline.mesh.readers.raw import RawMesh, strip_faces
@@ -58,7 +59,7 @@ class _Attributes:
     """The vertex attributes of a primitive: accessors by name, Draco's values, and the vertices that faces use."""
 
     accessors: Object
-    decoded: dict[str, NDArray]
+    decoded: dict[str, NDArray[Any]]
     rows: NDArray[np.int64] | None = None
 
 
@@ -68,8 +69,8 @@ class _Primitive:
 
     positions: NDArray[np.float64]
     faces: NDArray[np.int64]
-    uv: NDArray | None
-    normals: NDArray | None
+    uv: NDArray[Any] | None
+    normals: NDArray[Any] | None
     double_sided: bool
     attributes: _Attributes
     targets: list[object]
@@ -298,7 +299,7 @@ class _Reader:
         """Raises MeshError if an accessor claims more entries than its bytes hold."""
         self.buffers.accessor(accessor, np.empty(0, np.int64))
 
-    def _attribute(self, attributes: _Attributes, name: str, width: int, count: int | None) -> NDArray:
+    def _attribute(self, attributes: _Attributes, name: str, width: int, count: int | None) -> NDArray[Any]:
         """(V, width) values of the attribute ``name``. Raises MeshError if their shape or type differs."""
         index = attributes.accessors[name]
         entries = self.buffers.layout(index)[1]
@@ -319,7 +320,7 @@ class _Reader:
             raise self.json.error(f"{name} has {len(values)} entries for {count} positions")
         return values
 
-    def _optional(self, part: _Primitive, name: str, width: int) -> NDArray | None:
+    def _optional(self, part: _Primitive, name: str, width: int) -> NDArray[Any] | None:
         """Returns the values of an optional attribute; None, with a warning, if they are unusable."""
         if part.attributes.accessors.get(name) is None:
             return None
@@ -381,7 +382,9 @@ class _Reader:
 
     # -- draco ------------------------------------------------------------------------------------------------
 
-    def _draco(self, draco: Object, accessors: Object, counted: int) -> tuple[dict[str, NDArray], NDArray[np.int64]]:
+    def _draco(
+        self, draco: Object, accessors: Object, counted: int
+    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
         """(attributes by name, indices) of a Draco-compressed primitive with ``counted`` faces in the JSON."""
         import DracoPy
 
@@ -420,7 +423,7 @@ class _Reader:
 
     # -- small things -----------------------------------------------------------------------------------------
 
-    def _transformed(self, uv: NDArray, transform: Object) -> NDArray[np.float64]:
+    def _transformed(self, uv: NDArray[Any], transform: Object) -> NDArray[np.float64]:
         """Applies KHR_texture_transform to (n, 2) coordinates: scale, rotation, translation."""
         where = "a texture transform"
         turn = self.json.number(transform.get("rotation", 0.0), "rotation", where)
@@ -453,7 +456,7 @@ def _join(primitives: list[_Primitive], warnings: list[str]) -> RawMesh:
     faces = np.concatenate(shifted)
     mesh = RawMesh(np.concatenate([primitive.positions for primitive in primitives]), faces, warnings=warnings)
 
-    def table(width: int, arrays: list[NDArray | None]) -> tuple[NDArray | None, NDArray | None]:
+    def table(width: int, arrays: list[NDArray[Any] | None]) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
         if all(array is None for array in arrays):
             return None, None
         rows = [

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
 from pipeline.core.files import POINTER_ADVICE, is_lfs_pointer
-from pipeline.mesh.readers.gltf_file import MESHOPT, buffer_path, inline_data, is_fallback, is_inline
-from pipeline.mesh.readers.gltf_json import GltfJson, Object
+from pipeline.mesh.readers.gltf_file import MESHOPT, Object, buffer_path, inline_data, is_fallback, is_inline
+from pipeline.mesh.readers.gltf_json import GltfJson
 
 COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
@@ -43,7 +44,7 @@ class Buffers:
             raise self.json.error(f"accessor {index} has an unsupported matrix type")
         return accessor, count, dtype, WIDTHS[form]
 
-    def accessor(self, index: object, rows: NDArray[np.int64] | None = None) -> NDArray:
+    def accessor(self, index: object, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
         """(count, width) values of an accessor, or only its ``rows``; normalised integers as floats.
 
         Raises MeshError.
@@ -65,7 +66,7 @@ class Buffers:
             values = values[rows]
         return normalised(values) if accessor.get("normalized") is True else values
 
-    def _sparse(self, sparse: Object, values: NDArray, index: object) -> NDArray:
+    def _sparse(self, sparse: Object, values: NDArray[Any], index: object) -> NDArray[Any]:
         """Replaces some of ``values`` by those of ``sparse``."""
         json, where = self.json, f"accessor {index}"
         changed = json.integer(sparse, "count")
@@ -85,7 +86,7 @@ class Buffers:
         )
         return values
 
-    def _strided(self, view_index: object, offset: int, count: int, dtype: np.dtype, width: int) -> NDArray:
+    def _strided(self, view_index: object, offset: int, count: int, dtype: np.dtype[Any], width: int) -> NDArray[Any]:
         view = self.json.item("bufferViews", view_index, "bufferView")
         data = self.view(view_index)
         size = dtype.itemsize * width
@@ -146,7 +147,7 @@ class Buffers:
                 raise ValueError("their mode or filter is no word")
             if stride > 256 or (mode != "ATTRIBUTES" and stride not in (2, 4)):
                 raise ValueError(f"rows of {stride} bytes are not allowed")
-            decoded = meshopt.decode_gltf_buffer(data, count, stride, mode, kind)  # type: ignore[arg-type]
+            decoded = meshopt.decode_gltf_buffer(data, count, stride, mode, kind)
         except Exception as error:
             reason = " ".join(str(error).split())[:80]
             raise self.json.error(f"its meshopt data cannot be decoded ({reason})") from None
@@ -198,20 +199,22 @@ class Buffers:
             raise self.json.error("its accessors unpack to more bytes than are allowed")
 
 
-def normalised(values: NDArray) -> NDArray:
+def normalised(values: NDArray[Any]) -> NDArray[Any]:
     """Converts normalised integers to floats in [0, 1] or [-1, 1]."""
     if values.dtype.kind == "f":
         return values
     top = np.iinfo(values.dtype).max
-    return np.maximum(values.astype(np.float32) / np.float32(top), np.float32(-1.0))
+    result: NDArray[Any] = np.maximum(values.astype(np.float32) / np.float32(top), np.float32(-1.0))
+    return result
 
 
-def as_component(values: NDArray, dtype: np.dtype) -> NDArray:
+def as_component(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Converts a decoder's (n, k) values to the accessor's ``dtype``."""
     if values.dtype == dtype or dtype.kind == "f":
         return values.astype(dtype)
     if values.dtype.kind == "f":
         limits = np.iinfo(dtype)
-        return np.clip(np.rint(np.nan_to_num(values)), limits.min, limits.max).astype(dtype)
+        result: NDArray[Any] = np.clip(np.rint(np.nan_to_num(values)), limits.min, limits.max).astype(dtype)
+        return result
     # Same width, other signedness.
     return values.astype(dtype)

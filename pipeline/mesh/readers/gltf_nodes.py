@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.mesh.readers.gltf_json import GltfJson, Object
+from pipeline.mesh.readers.gltf_file import Object
+from pipeline.mesh.readers.gltf_json import GltfJson
 
 # Ten times the size of large assemblies. These limits bound time and memory for an untrusted file.
 MAX_NODES = 200_000

@@ -109,13 +109,13 @@ def _mesh(tables: dict[str, _Columns], name: str, max_faces: int) -> RawMesh:
     return mesh
 
 
-def _lists(columns: _Columns) -> tuple[NDArray, NDArray] | None:
+def _lists(columns: _Columns) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """The vertex indices of faces or strips, under either of the usual names."""
     lists = columns.get("vertex_indices", columns.get("vertex_index"))
     return lists if isinstance(lists, tuple) else None
 
 
-def _of_strips(positions: NDArray, vertex: _Columns, strips: _Columns, name: str) -> RawMesh:
+def _of_strips(positions: NDArray[Any], vertex: _Columns, strips: _Columns, name: str) -> RawMesh:
     """Makes a mesh of triangle strips, or without triangles."""
     lists = _lists(strips)
     if lists is None:
@@ -136,8 +136,8 @@ def _take_normals(vertex: _Columns, mesh: RawMesh) -> None:
 
 
 def _texture_coordinates(
-    vertex: _Columns, face: _Columns, counts: NDArray, triangles: NDArray, mesh: RawMesh
-) -> tuple[NDArray | None, NDArray | None]:
+    vertex: _Columns, face: _Columns, counts: NDArray[Any], triangles: NDArray[Any], mesh: RawMesh
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
     """Texture coordinates per corner if faces have them (none for faces whose list has another length), else per
     vertex."""
     listed = face.get("texcoord")
@@ -156,7 +156,7 @@ def _texture_coordinates(
     return _vertex_uv(vertex, mesh)
 
 
-def _vertex_uv(vertex: _Columns, mesh: RawMesh) -> tuple[NDArray | None, NDArray | None]:
+def _vertex_uv(vertex: _Columns, mesh: RawMesh) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
     """Texture coordinates per vertex, under any of the usual names."""
     for u, v in _COORDINATES:
         if u in vertex and v in vertex and not isinstance(vertex[u], tuple) and not isinstance(vertex[v], tuple):
@@ -212,7 +212,7 @@ def _property(words: list[str]) -> _Property:
     return _Property(words[4], _TYPES[words[3]], _TYPES[words[2]])
 
 
-def _indices(values: NDArray, name: str) -> NDArray[np.int64]:
+def _indices(values: NDArray[Any], name: str) -> NDArray[np.int64]:
     """Converts vertex indices of any type to integers."""
     if values.dtype.kind == "f":
         if not (np.isfinite(values).all() and (values == np.floor(values)).all()):
@@ -281,7 +281,7 @@ class _Text:
     def _walk(self, element: _Element) -> _Columns:
         _check_walk(element, self.name)
         values, at, end = self.values, self.at, len(self.values)
-        columns: dict[str, list] = {p.name: [] for p in element.properties}
+        columns: dict[str, list[Any]] = {p.name: [] for p in element.properties}
         for _ in range(element.count):
             for prop in element.properties:
                 if at >= end:
@@ -322,7 +322,7 @@ class _Binary:
 
     def _uniform(self, element: _Element) -> _Columns | None:
         """Reads one structured array if every list has the length of the first row's."""
-        fields: list[tuple] = []
+        fields: list[tuple[Any, ...]] = []
         at = self.at
         for i, prop in enumerate(element.properties):
             kind = np.dtype(self.order + prop.kind)
@@ -368,7 +368,7 @@ class _Binary:
             for p in element.properties
         ]
         byte_order: Literal["little", "big"] = "little" if self.order == "<" else "big"
-        columns: dict[str, list] = {p.name: [] for p in element.properties}
+        columns: dict[str, list[Any]] = {p.name: [] for p in element.properties}
         for _ in range(element.count):
             for prop, kind, length_kind in kinds:
                 length = 1
@@ -393,11 +393,11 @@ class _Binary:
         )
 
 
-def _native(values: NDArray) -> NDArray:
+def _native(values: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("=")))
 
 
-def _join(collected: dict[str, list], element: _Element) -> _Columns:
+def _join(collected: dict[str, list[Any]], element: _Element) -> _Columns:
     columns: _Columns = {}
     for prop in element.properties:
         rows = collected[prop.name]

@@ -10,6 +10,7 @@ of a Polyhedron, 1995), which needs no projection and no special cases. Large on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ class _Budget:
 
 
 def triangulate(
-    positions: NDArray, corners: NDArray[np.int64], counts: NDArray[np.int64], *, name: str, max_faces: int
+    positions: NDArray[Any], corners: NDArray[np.int64], counts: NDArray[np.int64], *, name: str, max_faces: int
 ) -> tuple[NDArray[np.int64], list[str]]:
     """Triangulates polygons, in their order.
 

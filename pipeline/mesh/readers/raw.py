@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,13 @@ from pipeline.core.errors import MeshError
 class RawMesh:
     """Unchecked triangles of a file; ``mesh.assemble`` describes the fields."""
 
-    positions: NDArray
-    faces: NDArray
-    uv: NDArray | None = None
-    uv_faces: NDArray | None = None
-    normals: NDArray | None = None
-    normal_faces: NDArray | None = None
-    double_sided: NDArray | None = None
+    positions: NDArray[Any]
+    faces: NDArray[Any]
+    uv: NDArray[Any] | None = None
+    uv_faces: NDArray[Any] | None = None
+    normals: NDArray[Any] | None = None
+    normal_faces: NDArray[Any] | None = None
+    double_sided: NDArray[Any] | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -54,7 +55,7 @@ def plain_numbers(text: bytes) -> bytes:
     return _NOT_A_NUMBER.sub(b"nan", text) if b"1.#" in text or b"(" in text else text
 
 
-def parse_numbers(text: bytes, dtype: type = np.float64) -> NDArray:
+def parse_numbers(text: bytes, dtype: type = np.float64) -> NDArray[Any]:
     """Parses the numbers of whitespace-separated ``text``, up to the first word that is not one."""
     if not text.strip():
         return np.empty(0, dtype)
@@ -89,7 +90,7 @@ def tokens_per_line(text: bytes, lines: int) -> NDArray[np.int64]:
 
 def number_lines(
     lines: Sequence[bytes], *, columns: int, label: str, name: str, dtype: type = np.float64
-) -> tuple[NDArray, NDArray[np.int64]]:
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Parses the numbers of each line. Returns (all numbers, number per line).
 
     Raises MeshError if a line has fewer than ``columns`` numbers or an invalid one.
@@ -107,12 +108,13 @@ def number_lines(
     return values, counts
 
 
-def first_columns(values: NDArray, counts: NDArray[np.int64], columns: int) -> NDArray:
+def first_columns(values: NDArray[Any], counts: NDArray[np.int64], columns: int) -> NDArray[Any]:
     """(lines, columns) leading numbers of each line, from the result of ``number_lines``."""
     if len(counts) and (counts == counts[0]).all():
         return values.reshape(len(counts), -1)[:, :columns]
     starts = np.cumsum(counts) - counts
-    return values[starts[:, None] + np.arange(columns)]
+    result: NDArray[Any] = values[starts[:, None] + np.arange(columns)]
+    return result
 
 
 def strip_faces(index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -124,4 +126,5 @@ def strip_faces(index: NDArray[np.int64]) -> NDArray[np.int64]:
     first, second, third = index[:-2], index[1:-1], index[2:]
     odd = (position - begin)[:-2] % 2 == 1
     faces = np.stack([first, np.where(odd, third, second), np.where(odd, second, third)], axis=1)
-    return faces[(faces != -1).all(axis=1)]
+    result: NDArray[np.int64] = faces[(faces != -1).all(axis=1)]
+    return result

@@ -51,7 +51,8 @@ def _bilinear(values: Float32Array, right: Float32Array, down: Float32Array) -> 
     beside, below = (column + 1) % width, (row + 1) % height
     upper = values[above, left] * (1 - fx) + values[above, beside] * fx
     lower = values[below, left] * (1 - fx) + values[below, beside] * fx
-    return upper * (1 - fy) + lower * fy
+    result: Float32Array = upper * (1 - fy) + lower * fy
+    return result
 
 
 def _hexagonal(values: Float32Array, right: Float32Array, down: Float32Array, seed: np.uint32) -> Float32Array:
@@ -71,7 +72,8 @@ def _hexagonal(values: Float32Array, right: Float32Array, down: Float32Array, se
     for weight, (a, b) in zip(weights, corners, strict=True):
         offset = _offsets(a, b, seed)
         total += weight[:, None].astype(np.float32) * _bilinear(values, right + offset[0], down + offset[1])
-    return total / np.sqrt((weights**2).sum(axis=0))[:, None].astype(np.float32)
+    result: Float32Array = total / np.sqrt((weights**2).sum(axis=0))[:, None].astype(np.float32)
+    return result
 
 
 def _offsets(column: NDArray[np.int64], row: NDArray[np.int64], seed: np.uint32) -> tuple[Float32Array, Float32Array]:
@@ -106,4 +108,5 @@ def _to_rgb(exemplar: Exemplar, gaussian: Float32Array) -> Float32Array:
         ],
         axis=1,
     )
-    return np.clip(components @ exemplar.axes + exemplar.mean, 0, 1).astype(np.float32)
+    result: Float32Array = np.clip(components @ exemplar.axes + exemplar.mean, 0, 1).astype(np.float32)
+    return result

@@ -60,7 +60,8 @@ def _shares(
     towards = np.stack([ahead, np.ones(len(ahead))], axis=1)
 
     def screen_of(vertex: NDArray[np.int64]) -> NDArray[np.float64]:
-        return (screen[vertex] - centre) * towards
+        result: NDArray[np.float64] = (screen[vertex] - centre) * towards
+        return result
 
     every = np.arange(len(owner))
     corners = np.asarray(faces[owner], np.int64)

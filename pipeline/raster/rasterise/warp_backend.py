@@ -36,7 +36,7 @@ _MAX_TREES = 16
 
 # Else it says at each start that a machine without a GPU has none.
 wp.config.log_level = wp.LOG_ERROR
-wp.init()
+wp.init()  # type: ignore[no-untyped-call]  # Warp
 
 
 def rasterise(
@@ -71,13 +71,13 @@ def rasterise(
             wp.launch(_trace_pixel, dim=(height, width), inputs=arguments, device=wp_device)
     if not len(matrices):
         return np.zeros(shape, np.int32), np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
-    hit = face.numpy()
+    hit = face.numpy()  # type: ignore[no-untyped-call]  # Warp
     for i, ids in face_maps.items():
         hit[i] = np.where(hit[i] >= 0, np.append(ids, -1)[hit[i]], -1)
-    return hit, bary.numpy(), depth.numpy()
+    return hit, bary.numpy(), depth.numpy()  # type: ignore[no-untyped-call]  # Warp
 
 
-@wp.kernel(enable_backward=False)
+@wp.kernel(enable_backward=False)  # type: ignore[untyped-decorator]  # Warp
 def _trace_pixel(
     mesh: wp.uint64,
     eye: wp.vec3,

@@ -8,6 +8,7 @@ arrays.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,13 +148,14 @@ def _owned_cells(triangle: NDArray[np.float64], height: int, width: int) -> _Cel
     return slice(low[1], low[1] + len(rows)), slice(low[0], low[0] + len(columns)), owned
 
 
-def _doubled_area(triangle: NDArray) -> float:
+def _doubled_area(triangle: NDArray[Any]) -> float:
     """Twice the signed area of ``triangle`` (3, 2)."""
     (x0, y0), (x1, y1), (x2, y2) = triangle
-    return (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
+    result: float = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
+    return result
 
 
-def _edges(triangle: NDArray) -> list[tuple[NDArray, NDArray]]:
+def _edges(triangle: NDArray[Any]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """The three edges (start, end) of ``triangle`` (3, 2), in the order in which its inside has positive side."""
     a, b, c = triangle if _doubled_area(triangle) >= 0 else triangle[[0, 2, 1]]
     return [(a, b), (b, c), (c, a)]
