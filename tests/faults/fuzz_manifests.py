@@ -97,7 +97,7 @@ def really_run(path: Path, outer: Path) -> int:
     from pipeline.commands.run import RunOptions, run_manifest
     from pipeline.core.errors import LatentkilnError
 
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "fakes"))
     from stub_recipe import make_toolbox
 
     options = RunOptions(path, path.parent / "out", str(outer / "prior"), serial=True, quiet=True)

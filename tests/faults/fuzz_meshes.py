@@ -19,7 +19,7 @@ from pathlib import Path
 
 from harness import CUBE, ROOT, arguments, finish, workplace
 
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fakes")]
 
 LIMIT_SECONDS = 20
 LIMIT_MB = 1500
