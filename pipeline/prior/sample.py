@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from pipeline.core.job import Reporter, no_report
 from pipeline.core.rng import torch_generator
 from pipeline.prior.load import Prior, TextEmbedding
 
@@ -46,6 +47,26 @@ def _sample(
     seed: int,
     side: int,
 ) -> torch.Tensor:
+    shape = (prior.latent_channels, side, side)
+    noise = [torch.randn(shape, generator=torch_generator(seed, "sample", first + i)) for i in range(len(prompts))]
+    x = torch.stack(noise).to(prior.device)
+    empty = prior.embed([negative_prompt] * len(prompts), negative=True)
+    text = TextEmbedding.cat([empty, prior.embed(prompts)])
+    return prior.decode(denoise(prior, x, text, guidance_scale, steps)).cpu()
+
+
+def denoise(
+    prior: Prior,
+    noise: torch.Tensor,
+    text: TextEmbedding,
+    guidance_scale: float,
+    steps: int,
+    report: Reporter = no_report,
+) -> torch.Tensor:
+    """Sample latents (N, C, h, w) from ``noise`` of the same shape, by DDIM with classifier-free guidance.
+
+    ``text``: 2 N embeddings, the negative prompts first.
+    """
     from diffusers import DDIMScheduler
 
     # The prior converts v-predictions to epsilon, so the sampler always gets epsilon.
@@ -53,13 +74,10 @@ def _sample(
         prior.scheduler.config, prediction_type="epsilon", clip_sample=False, thresholding=False
     )
     scheduler.set_timesteps(steps)
-    shape = (prior.latent_channels, side, side)
-    noise = [torch.randn(shape, generator=torch_generator(seed, "sample", first + i)) for i in range(len(prompts))]
-    x = torch.stack(noise).to(prior.device)
-    empty = prior.embed([negative_prompt] * len(prompts), negative=True)
-    text = TextEmbedding.cat([empty, prior.embed(prompts)])
-    for t in scheduler.timesteps:
-        steps_t = torch.full((2 * len(prompts),), int(t), device=prior.device)
-        unconditioned, conditioned = prior.predict_noise(torch.cat([x, x]), steps_t, text).chunk(2)
-        x = scheduler.step(unconditioned + guidance_scale * (conditioned - unconditioned), t, x).prev_sample
-    return prior.decode(x).cpu()
+    latents = noise
+    for number, t in enumerate(scheduler.timesteps):
+        report("sample", number, steps)
+        times = torch.full((2 * len(latents),), int(t), device=latents.device)
+        unconditioned, conditioned = prior.predict_noise(torch.cat([latents, latents]), times, text).chunk(2)
+        latents = scheduler.step(unconditioned + guidance_scale * (conditioned - unconditioned), t, latents).prev_sample
+    return latents

@@ -12,6 +12,7 @@ from pipeline.core.job import Reporter, no_report
 from pipeline.core.rng import torch_generator
 from pipeline.prior.adapters import NO_ADAPTERS, Adapters
 from pipeline.prior.load import Prior, TextEmbedding
+from pipeline.prior.sample import denoise
 
 STEPS = 25
 # A sample is drawn again if its ``Tile.wrap`` exceeds this limit, up to this number of draws; then the best is used.
@@ -56,7 +57,7 @@ def sample_tile(
     with prior.tileable():
         for draw in range(MOST_DRAWS):
             noise = torch.randn((1, prior.latent_channels, side, side), generator=torch_generator(seed, "tile", draw))
-            latents = _denoise(prior, noise.to(prior.device), text, scale, steps, report)
+            latents = denoise(prior, noise.to(prior.device), text, scale, steps, report)
             image = prior.decode(latents)[0].permute(1, 2, 0).cpu().numpy()
             wrap = wrap_step(image)
             if best is None or wrap < best.wrap:
@@ -65,25 +66,6 @@ def sample_tile(
                 break
     assert best is not None
     return Tile(best.image, best.wrap, (draw + 1) * steps)
-
-
-def _denoise(
-    prior: Prior, noise: torch.Tensor, text: TextEmbedding, scale: float, steps: int, report: Reporter
-) -> torch.Tensor:
-    from diffusers import DDIMScheduler
-
-    # The prior converts v-predictions to epsilon, so the sampler always gets epsilon.
-    scheduler = DDIMScheduler.from_config(  # type: ignore[no-untyped-call]  # diffusers
-        prior.scheduler.config, prediction_type="epsilon", clip_sample=False, thresholding=False
-    )
-    scheduler.set_timesteps(steps)
-    latents = noise
-    for number, t in enumerate(scheduler.timesteps):
-        report("sample", number, steps)
-        times = torch.full((2,), int(t), device=latents.device)
-        unconditioned, conditioned = prior.predict_noise(torch.cat([latents, latents]), times, text).chunk(2)
-        latents = scheduler.step(unconditioned + scale * (conditioned - unconditioned), t, latents).prev_sample
-    return latents
 
 
 def wrap_step(image: NDArray[np.float32]) -> float:
