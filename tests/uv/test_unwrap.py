@@ -281,7 +281,8 @@ def test_real_meshes_unwrap(name: str, shared_meshes: Path) -> None:
     assert quick.coverage > 0.45
     if name != "boot.obj":  # xatlas takes ten seconds on it
         result = unwrap(mesh, texture_size=1024)
-        assert result.method == ("xatlas" if name == "spot.obj" else "input")
+        # Spot's own coordinates overlap; 5% of blub's surface (its fins) has 7% of the usual texels per length.
+        assert result.method == ("input" if name == "CesiumMan.glb" else "xatlas")
         # What an artist made may be as uneven as it likes.
         check(result, overlap=0.01, spread=1e9)
 
