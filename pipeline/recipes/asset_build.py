@@ -21,6 +21,7 @@ from pipeline.optimize.loop import Optimization
 from pipeline.prior.load import Prior
 from pipeline.recipes import PHASE_STAGES
 from pipeline.recipes.shared_settings import ResolvedSettings
+from pipeline.storage.shared_cache import SharedCache
 
 Json = Mapping[str, object]
 
@@ -51,12 +52,14 @@ class RowContext:
 
     ``folder`` is the asset's folder. ``started`` is in seconds since the epoch, ``timings`` in seconds by stage.
     ``input_sha256`` is the hash of the mesh that the row names (paint: the mesh, generate: the sketch).
+    ``unwrap_cache`` shares texture coordinates with other nodes; None: they stay on this node.
     """
 
     job: Job
     fingerprint: str
     folder: Path
     report: Reporter
+    unwrap_cache: SharedCache | None = None
     started: float = field(default_factory=time.time)
     timings: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

@@ -26,6 +26,7 @@ from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.record import failed_result
 from pipeline.recipes.shared_settings import ResolvedSettings
 from pipeline.recipes.write_outputs import write_outputs
+from pipeline.storage.shared_cache import SharedCache
 
 
 def build(
@@ -39,10 +40,12 @@ def build(
     report_for: Callable[[int], Reporter] = lambda index: no_report,
     checkpoint_seconds: float = 30.0,
     stop: Callable[[], bool] = lambda: False,
+    unwrap_cache: SharedCache | None = None,
 ) -> list[TaskResult]:
     """Build ``jobs``, at most ``lockstep`` of them, into ``out/<id>/``. Returns one result per job, in order.
 
     Never raises for a row. When ``stop`` turns true, unfinished rows leave checkpoints and end as ``interrupted``.
+    ``unwrap_cache`` shares texture coordinates with other nodes.
     """
     results: dict[int, TaskResult] = {}
     builds: dict[int, AssetBuild[SettingsT, InputsT, ScenesT]] = {}
@@ -50,7 +53,7 @@ def build(
         if stop():
             results[index] = TaskResult(job.id, "interrupted")
             continue
-        row = RowContext(job, fingerprint, out / job.id, report_for(index))
+        row = RowContext(job, fingerprint, out / job.id, report_for(index), unwrap_cache)
         try:
             builds[index] = start(recipe, row, prior, out, lockstep)
         except LatentkilnError as error:

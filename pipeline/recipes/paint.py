@@ -75,6 +75,7 @@ class Paint(Recipe[ResolvedPaintSettings, PaintableMesh, PaintScenes]):
                 time_limit=settings.unwrap_seconds,
                 max_faces=settings.max_faces,
                 report=row.report,
+                shared=row.unwrap_cache,
             )
         row.input_sha256 = uvmesh.mesh.source_sha256
         row.warnings += uvmesh.mesh.warnings

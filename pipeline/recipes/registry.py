@@ -13,12 +13,14 @@ from pipeline.recipes import RECIPE_VERSIONS
 
 if TYPE_CHECKING:
     from pipeline.prior.load import Prior
+    from pipeline.storage.shared_cache import SharedCache
 
 
 class BuildFunction(Protocol):
     """Builds up to ``lockstep`` jobs into ``out/<id>/``. Returns one result per job, in order; never raises for a row.
 
-    When ``stop`` turns true, unfinished rows leave checkpoints and end as ``interrupted``.
+    When ``stop`` turns true, unfinished rows leave checkpoints and end as ``interrupted``. ``unwrap_cache`` shares
+    texture coordinates with other nodes; None where ``out`` is the output root itself.
     """
 
     def __call__(
@@ -32,6 +34,7 @@ class BuildFunction(Protocol):
         report_for: Callable[[int], Reporter],
         checkpoint_seconds: float,
         stop: Callable[[], bool],
+        unwrap_cache: SharedCache | None,
     ) -> list[TaskResult]: ...
 
 

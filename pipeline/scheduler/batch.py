@@ -147,6 +147,7 @@ def _build(
             report_for=report_for,
             checkpoint_seconds=context.checkpoint_seconds,
             stop=stop,
+            unwrap_cache=context.output_root.unwrap_cache,
         )
     except Interrupted as error:
         return [TaskResult(row.job.id, "interrupted", error.stage, message=error.message) for row in rows]

@@ -52,9 +52,13 @@ _MAX_LOG = 1 << 20
 
 
 class OutputRoot(Protocol):
-    """The operations of builders and the driver on an output root. Recipes write into the local folder ``root``."""
+    """The operations of builders and the driver on an output root. Recipes write into the local folder ``root``.
+
+    ``unwrap_cache`` shares texture coordinates with other nodes; None where ``root`` itself is the output root.
+    """
 
     root: Path
+    unwrap_cache: SharedCache | None
 
     def claim(self, row: Task, *, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:
         """Claim the row's asset in the block. Yields False if another builder has it. Raises OSError, StorageError."""
@@ -112,6 +116,7 @@ class LocalOutputRoot:
 
     def __init__(self, out: Path):
         self.root = out
+        self.unwrap_cache: SharedCache | None = None
 
     @contextlib.contextmanager
     def claim(self, row: Task, *, wait_seconds: float = 0.0) -> Iterator[bool]:
@@ -156,7 +161,9 @@ class RemoteOutputRoot:
         self.root = scratch_folder(out)
         self.root.mkdir(parents=True, exist_ok=True)
         # Unwrapping runs under a time limit. All nodes must use the same texture coordinates.
-        self._unwrap_cache = SharedCache(self.root / UNWRAP_CACHE, self.out / UNWRAP_CACHE.as_posix())
+        self.unwrap_cache: SharedCache | None = SharedCache(
+            self.root / UNWRAP_CACHE, self.out / UNWRAP_CACHE.as_posix()
+        )
         self._renewer = lease.LeaseRenewer()
         self._leases: dict[str, lease.Lease] = {}
         self._checkpointed: set[str] = set()
@@ -223,7 +230,7 @@ class RemoteOutputRoot:
                 for pair in sync.files_below(self.root / job_id / WORK_DIR, self.out / job_id / WORK_DIR)
             ]
 
-        with self._unwrap_cache.open(), sync.FileSync(checkpoints, seconds=SYNC_SECONDS) as file_sync:
+        with sync.FileSync(checkpoints, seconds=SYNC_SECONDS) as file_sync:
             yield
         file_sync.sync()
 

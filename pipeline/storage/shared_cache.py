@@ -1,13 +1,12 @@
 """Files that any node may make and all nodes must share, such as texture coordinates found under a time limit.
 
 The node that is first to publish a file decides its content; the others use that. An output root at a URL owns a
-``SharedCache`` and keeps it open while rows are built. A folder without one is local.
+``SharedCache``, which a build passes to the code that makes such files. A local output root has none.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.core.atomic import write_bytes
@@ -56,28 +55,6 @@ class SharedCache:
         with contextlib.suppress(StorageError, PreconditionFailed), deadline(_DEADLINE_SECONDS):
             store_of(remote).write(remote, path.read_bytes())
 
-    @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        """Make this the cache that ``open_cache`` finds for ``folder``, inside the block."""
-        before = _open_caches.get(self.folder)
-        _open_caches[self.folder] = self
-        try:
-            yield
-        finally:
-            if before is None:
-                del _open_caches[self.folder]
-            else:
-                _open_caches[self.folder] = before
-
     def _download(self, path: Path) -> None:
         remote = self._location / path.name
         write_bytes(path, store_of(remote).read(remote, _MAX_BYTES)[0])
-
-
-# Caches in use, by folder: recipes know the folder only.
-_open_caches: dict[Path, SharedCache] = {}
-
-
-def open_cache(folder: Path) -> SharedCache | None:
-    """Return the cache that is open for ``folder``, None for a local folder."""
-    return _open_caches.get(folder)

@@ -22,7 +22,7 @@ from pipeline.core.job import Reporter, no_report
 from pipeline.core.plain import is_plain
 from pipeline.mesh.load import READER_VERSION, load_mesh
 from pipeline.mesh.mesh import Mesh, UVMesh
-from pipeline.storage.shared_cache import SharedCache, open_cache
+from pipeline.storage.shared_cache import SharedCache
 from pipeline.uv.unwrap import unwrap
 
 # Changes whenever the unwrapper would lay out the same mesh differently.
@@ -49,7 +49,7 @@ def load_unwrapped(
 ) -> UVMesh:
     """The mesh at ``path`` with texture coordinates, from memory, from ``cache``, or newly made.
 
-    ``shared`` shares the files of ``cache`` with other nodes; None: the cache that is open for that folder, if any.
+    ``shared`` shares the files of ``cache`` with other nodes; None: they stay on this node.
     Raises MeshError and UnwrapError as ``load_mesh`` and ``unwrap`` do. A damaged cache entry, which its checksum
     gives away, is made anew.
     """
@@ -66,7 +66,6 @@ def load_unwrapped(
     mesh = load_mesh(path, max_faces=max_faces)
     content = [_LAYOUT_VERSION, READER_VERSION, mesh.source_sha256, mesh.source_format, texture_size, mode, time_limit]
     entry = cache / f"{sha256_bytes(canonical_json(content))}.safetensors"
-    shared = shared or open_cache(cache)
     if shared is not None:
         shared.fetch(entry)
     unwrapped = _read(entry, mesh)

@@ -15,7 +15,7 @@ from pipeline.export.record import describe_outputs, write_record
 def counting(steps: int, pause: float = 0.0, log: list[int] | None = None):
     """A toolbox with that recipe, for rows built one by one. ``log`` takes the step each start goes on from."""
 
-    def recipe(jobs, prior, root, *, fingerprints, lockstep, report_for, checkpoint_seconds, stop):
+    def recipe(jobs, prior, root, *, fingerprints, lockstep, report_for, checkpoint_seconds, stop, unwrap_cache):
         (job,), (fingerprint,) = jobs, fingerprints
         folder = root / job.id
         checkpoint = folder / ".work" / "0" / "latent.safetensors"

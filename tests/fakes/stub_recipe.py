@@ -32,7 +32,7 @@ def make_toolbox(prior_error: str = "") -> Hooks:
     def recipe_named(name):
         return recipe
 
-    def recipe(jobs, prior, out, *, fingerprints, lockstep, report_for, checkpoint_seconds, stop):
+    def recipe(jobs, prior, out, *, fingerprints, lockstep, report_for, checkpoint_seconds, stop, unwrap_cache):
         import os
         import time
 

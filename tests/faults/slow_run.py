@@ -29,7 +29,7 @@ def toolbox(faults_folder: str, step_seconds: float) -> Hooks:
     def recipe_named(name):
         return recipe
 
-    def recipe(jobs, prior, out, *, fingerprints, lockstep, report_for, checkpoint_seconds, stop):
+    def recipe(jobs, prior, out, *, fingerprints, lockstep, report_for, checkpoint_seconds, stop, unwrap_cache):
         import hashlib
         import json
         import shutil

@@ -12,19 +12,24 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from counting_recipe import counting
+from meshes import cube, write_obj
 from s3_server import connect
 from stub_recipe import item, make_toolbox
 
 from pipeline.core.asset_layout import UNWRAP_CACHE
+from pipeline.core.job import no_report
 from pipeline.core.location import RemotePath
 from pipeline.export.record import load_record, read_failure
+from pipeline.recipes.asset_build import RowContext
+from pipeline.recipes.paint import Paint
 from pipeline.scheduler import runner
 from pipeline.scheduler.runner import RunSettings
 from pipeline.storage import input_cache, lease, publish
-from pipeline.storage.shared_cache import SharedCache, open_cache
+from pipeline.storage.shared_cache import SharedCache
 from pipeline.storage.snapshot import take_snapshot
 from pipeline.storage.store import store_of
 
@@ -146,30 +151,37 @@ def test_texture_coordinates_found_by_one_node_are_used_by_all(out, tmp_path):
     assert caches[1].publish(there) and there.read_bytes() == b"first"
 
 
-def test_a_shared_cache_is_found_by_its_folder_only_while_it_is_open(out, tmp_path):
-    cache, nested = (SharedCache(tmp_path, out / name) for name in ("one", "two"))
-    with cache.open():
-        assert open_cache(tmp_path) is cache and open_cache(tmp_path / "other") is None
-        with nested.open():
-            assert open_cache(tmp_path) is nested
-        assert open_cache(tmp_path) is cache
-    assert open_cache(tmp_path) is None
-
-
-def test_the_unwrap_cache_is_shared_while_a_row_is_built(out):
-    """Recipes find it by the folder that they get."""
+def test_a_recipe_gets_the_unwrap_cache_of_a_url_and_none_for_a_folder(out, tmp_path):
     seen = []
     hooks = make_toolbox()
 
-    def recipe(jobs, prior, root, **options):
-        seen.append(open_cache(root / UNWRAP_CACHE))
-        return hooks.recipe("paint")(jobs, prior, root, **options)
+    def recipe(jobs, prior, root, *, unwrap_cache, **options):
+        seen.append((root, unwrap_cache))
+        return hooks.recipe("paint")(jobs, prior, root, unwrap_cache=unwrap_cache, **options)
 
     watched = dataclasses.replace(hooks, recipe=lambda name: recipe)
     settings = RunSettings(serial=True, lockstep=1)
-    assert runner.run([item("a")], out, prior_spec="x", settings=settings, hooks=watched).built == 1
-    (cache,) = seen
-    assert cache is not None and open_cache(cache.folder) is None
+    for target in (out, tmp_path):
+        assert runner.run([item("a")], target, prior_spec="x", settings=settings, hooks=watched).built == 1
+    (root, cache), (_, no_cache) = seen
+    assert isinstance(cache, SharedCache) and cache.folder == root / UNWRAP_CACHE
+    assert no_cache is None
+
+
+def test_paint_shares_texture_coordinates_through_the_cache_that_it_gets(out, tmp_path):
+    mesh = write_obj(tmp_path / "cube.obj", cube())
+    published = out / UNWRAP_CACHE.as_posix()
+    for node in ("a", "b"):
+        root = tmp_path / node
+        job = dataclasses.replace(item("one").job, mesh=mesh, settings={})
+        row = RowContext(job, "print", root / "one", no_report, SharedCache(root / UNWRAP_CACHE, published))
+        settings = SimpleNamespace(
+            texture_size=64, unwrap="auto", unwrap_seconds=60.0, max_faces=1000, up_axis="y", front="+z"
+        )
+        Paint().prepare(row, settings, None, root)
+    (entry,) = (tmp_path / "a" / UNWRAP_CACHE).iterdir()
+    assert store_of(published).read(published / entry.name, 1 << 20)[0] == entry.read_bytes()
+    assert (tmp_path / "b" / UNWRAP_CACHE / entry.name).read_bytes() == entry.read_bytes()
 
 
 def test_throttled_and_slow_all_the_time_everything_is_built(proxy, s3):
