@@ -30,6 +30,7 @@ PAINT = """
 import json, sys, time
 from pathlib import Path
 from pipeline.core.job import Job
+from pipeline.core.location import InputFile
 from pipeline.export.record import read_record
 from pipeline.prior.load import load_prior
 from pipeline.prior.options import PriorOptions
@@ -43,7 +44,7 @@ load = time.monotonic() - begun
 after_load = peak_rss_mb()
 settings = PaintSettings(steps=int(steps), texture_size=int(size), preview=False).model_dump(mode="json")
 count = int(lockstep)
-jobs = [Job(f"m{i}", "paint", "a red brick cube", "", i, Path(mesh), settings) for i in range(count)]
+jobs = [Job(f"m{i}", "paint", "a red brick cube", "", i, InputFile(Path(mesh)), settings) for i in range(count)]
 outcomes = paint(jobs, loaded, Path(out), fingerprints=["f"] * count, lockstep=count)
 assert all(o.state == "done" for o in outcomes), outcomes
 record = read_record(Path(out) / "m0")

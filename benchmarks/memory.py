@@ -49,6 +49,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from pipeline.core.job import Job
+from pipeline.core.location import InputFile
 from pipeline.prior.load import load_prior
 from pipeline.recipes.paint import paint
 from pipeline.recipes.record import peak_rss_mb
@@ -57,7 +58,7 @@ prior, mesh, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 steps, lockstep = int(sys.argv[4]), int(sys.argv[5])
 loaded = load_prior(prior)
 settings = PaintSettings(steps=steps).model_dump(mode="json")
-jobs = [Job(f"m{i}", "paint", "a red brick object", "", i, mesh, settings) for i in range(lockstep)]
+jobs = [Job(f"m{i}", "paint", "a red brick object", "", i, InputFile(mesh), settings) for i in range(lockstep)]
 outcomes = paint(jobs, loaded, out, fingerprints=["f"] * lockstep, lockstep=lockstep)
 assert all(o.state == "done" for o in outcomes), outcomes
 print(json.dumps(peak_rss_mb()))

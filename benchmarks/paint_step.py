@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from pipeline.core.job import Job, no_report
+from pipeline.core.location import InputFile
 from pipeline.optimize.loop import Optimization, optimize
 from pipeline.prior.load import Prior, load_prior
 from pipeline.recipes.asset_build import RowContext
@@ -26,8 +27,8 @@ def subjects(prior: Prior, mesh: Path, count: int, steps: int, out: Path, lockst
     """``count`` paint jobs on ``mesh`` with the prior's own settings, prepared as the recipe prepares them."""
     made = []
     for seed in range(count):
-        settings = PaintSettings(steps=steps, preview=False)
-        job = Job(f"bench-{seed}", "paint", "a red brick object", "", seed, mesh, settings.model_dump(mode="json"))
+        settings = PaintSettings(steps=steps, preview=False).model_dump(mode="json")
+        job = Job(f"bench-{seed}", "paint", "a red brick object", "", seed, InputFile(mesh), settings)
         asset_build = start(Paint(), RowContext(job, "bench", out / job.id, no_report), prior, out, lockstep)
         subject = asset_build.variants[0].optimizations[0]
         subject.checkpoint = None

@@ -29,6 +29,7 @@ from skimage.color import rgb2lab
 from benchmarks.sketch import MUSHROOM
 from pipeline.bake.decode import decode_texture
 from pipeline.core.job import Job, RowLocation, no_report
+from pipeline.core.location import InputFile
 from pipeline.fields.radiance_field_scene import RadianceFieldScene
 from pipeline.optimize.loop import optimize
 from pipeline.prior.latent_rgb_fit import picture as made_picture
@@ -131,7 +132,7 @@ def painted(prior: Prior, mesh: Path, prompt: str, refine_steps: int, out: Path)
         more = {"refine_steps": refine_steps} if refine else {}
         values = PaintSettings(preview=False, refine=refine, **more).model_dump(mode="json")  # type: ignore[arg-type]
         name = f"{mesh.stem}-{'refined' if refine else 'decoded'}"
-        jobs.append(Job(name, "paint", prompt, "", 0, mesh.resolve(), values, RowLocation("benchmark", 1)))
+        jobs.append(Job(name, "paint", prompt, "", 0, InputFile(mesh.resolve()), values, RowLocation("benchmark", 1)))
     outcomes = paint(jobs, prior, out, fingerprints=[job.id for job in jobs], lockstep=len(jobs))
     if failed := [outcome.message for outcome in outcomes if outcome.state != "done"]:
         raise SystemExit("\n".join(failed))

@@ -39,6 +39,8 @@ _WINDOW = 256
 class PlanItem:
     """The decision about one job: ``build`` it, ``keep`` its asset, or neither because it is ``blocked``.
 
+    A run turns the items to build into tasks (``scheduler.tasks.Task``). The two types differ in their lifetime: a
+    decision never changes, and most runs keep most rows; a task counts its attempts and has no reason.
     ``reason`` gives the reason in words. ``fingerprint`` is empty for a blocked job whose mesh cannot be read.
     ``alone`` keeps the job out of batches, because it was quarantined and has not changed since. ``foreign`` says that
     its folder belongs to somebody else, so nothing may be written there, not even a failure.
@@ -115,16 +117,14 @@ def iterate(
     hashes = hashes or FileHashes()
     meshes: dict[Location | None, tuple[str, str]] = {None: ("", "")}
     for manifest_job, folder in _with_folders(prefetch_inputs(jobs), out):
-        job, named = manifest_job, manifest_job.origin or manifest_job.mesh
+        job, named = manifest_job, manifest_job.mesh.location if manifest_job.mesh else None
         if len(meshes) > _MAX_CACHED:
             meshes = {None: ("", "")}
         if named not in meshes:
             meshes[named] = _identify(named, hashes)
         mesh, problem = meshes[named]
-        if job.origin and mesh:
-            job = dataclasses.replace(job, origin=dataclasses.replace(job.origin, sha256=mesh))
-        elif mesh:
-            job = dataclasses.replace(job, mesh_sha256=mesh)
+        if job.mesh and mesh:
+            job = dataclasses.replace(job, mesh=dataclasses.replace(job.mesh, sha256=mesh))
         job, adapters, adapters_problem = _identify_adapters(job)
         if problem or adapters_problem:
             yield PlanItem(job, "blocked", problem or adapters_problem, "", foreign=is_foreign(folder))

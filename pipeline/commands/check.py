@@ -103,7 +103,7 @@ class _RowChecker:
 
     def adapter_faults(self, files: Sequence[AdapterFile]) -> list[tuple[str, str]]:
         """Returns the errors of a row's LoRAs and concepts. Checks remote ones for good rows only."""
-        local = [file for file in files if file.origin is None]
+        local = [adapter for adapter in files if not adapter.file.is_remote]
         return list(self._jobs.adapter_errors(local)) if self._jobs else []
 
     def problems(self, job: Job) -> Iterator[tuple[Problem, bool]]:
@@ -117,7 +117,7 @@ class _RowChecker:
         try:
             warnings = self._jobs.check(with_local_adapters(job))
         except LatentkilnError as error:
-            field = next(file.kind for file in job.adapters if file.origin)
+            field = next(adapter.kind for adapter in job.adapters if adapter.file.is_remote)
             yield _problem(job, field, error.message), False
             return
         yield from ((_problem(job, field, message), False) for field, message in warnings.errors)
@@ -127,8 +127,8 @@ class _RowChecker:
 
     def _first_like(self, job: Job, like_key: tuple[str, str]) -> int:
         """Returns an earlier row that gives the same asset as ``job``, because the prior sees no difference; else 0."""
-        adapters = [(file.kind, str(file.origin or file.path), file.weight) for file in job.adapters]
-        mesh = str(job.origin or job.mesh)
+        adapters = [(adapter.kind, str(adapter.file.location), adapter.weight) for adapter in job.adapters]
+        mesh = str(job.mesh and job.mesh.location)
         key = sha256_bytes(canonical_json([job.recipe, *like_key, job.seed, mesh, dict(job.settings), adapters]))
         if len(self._seen) >= _REMEMBERED:
             self._seen.clear()

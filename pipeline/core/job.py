@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.core.location import RemotePath
+from pipeline.core.location import InputFile
 
 
 @dataclass(frozen=True)
@@ -29,24 +28,20 @@ class RowLocation:
 class AdapterFile:
     """A file that adapts the prior for one row: a ``lora`` with its weight, or a ``concept`` (textual inversion).
 
-    ``path`` is a local file. For a file at a URL, ``origin`` is the URL, with the file's hash once known, and ``path``
-    is this node's copy, or only its name before it was fetched.
+    ``weight`` scales a LoRA; concepts are used as they are.
     """
 
     kind: Literal["lora", "concept"]
-    path: Path
+    file: InputFile
     weight: float = 1.0
-    origin: RemotePath | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One asset to build. All fields but ``id``, ``row_location`` and the *paths* of files decide the asset's bytes.
+    """One asset to build. All fields but ``id``, ``row_location`` and the *locations* of files decide its bytes.
 
-    ``mesh`` is the absolute path of the input mesh; ``mesh_sha256`` is the hash with which it was planned. For a mesh
-    at a URL, ``origin`` is the URL, with the hash once known, and ``mesh`` is this node's copy, None before it was
-    fetched. ``settings`` holds every setting of the recipe by name, validated, with defaults filled in; the values are
-    JSON values.
+    ``mesh`` is the input mesh, with the hash with which it was planned. ``settings`` holds every setting of the recipe
+    by name, validated, with defaults filled in; the values are JSON values.
     """
 
     id: str
@@ -54,12 +49,10 @@ class Job:
     prompt: str
     negative_prompt: str
     seed: int
-    mesh: Path | None
+    mesh: InputFile | None
     settings: Mapping[str, Any] = field(default_factory=dict)
     row_location: RowLocation = field(default=RowLocation("", 0), compare=False)
-    origin: RemotePath | None = field(default=None, compare=False)
     adapters: tuple[AdapterFile, ...] = ()
-    mesh_sha256: str = field(default="", compare=False)
 
 
 # Long stages call report(stage, done, total) at every step; it is cheap.

@@ -19,11 +19,9 @@ class RemotePath:
     """A file or folder at a URL (``s3://bucket/prefix/name``), without a slash at the end.
 
     ``/``, ``name``, ``parent`` and ``suffix`` work as those of a ``Path``. Access to the store is in ``storage``.
-    ``sha256``, if known, is the hash that the file must have; it does not count in comparisons.
     """
 
     url: str
-    sha256: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return self.url
@@ -59,6 +57,43 @@ class RemotePath:
 
 
 Location = Path | RemotePath
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file that a job reads: its location, the hash of its bytes, and this node's copy. Only the location counts in
+    comparisons.
+
+    ``location`` is an absolute path or a URL. ``sha256`` is the hash that the file must have (``mesh_sha256``), ""
+    while it is unknown. ``copy`` is the copy on this node of a file at a URL, None before it was fetched.
+    """
+
+    location: Location
+    sha256: str = field(default="", compare=False)
+    copy: Path | None = field(default=None, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The file's name, without its folder."""
+        return self.location.name
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the location is a URL."""
+        return isinstance(self.location, RemotePath)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the file can be read on this node: it is at a path, or it was fetched."""
+        return self.copy is not None or not self.is_remote
+
+    def local(self) -> Path:
+        """Return the file's path on this node. Raises ValueError for a file at a URL that was not fetched."""
+        if isinstance(self.location, Path):
+            return self.location
+        if self.copy is None:
+            raise ValueError(f"{self.location} was not fetched")
+        return self.copy
 
 
 def is_url(text: str) -> bool:

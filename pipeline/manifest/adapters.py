@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 from pipeline.core.job import AdapterFile
-from pipeline.core.location import Location, RemotePath
+from pipeline.core.location import InputFile, Location
 from pipeline.manifest.problems import quoted
 
 ADAPTERS: tuple[Literal["lora", "concept"], ...] = ("lora", "concept")
@@ -37,9 +36,8 @@ def read_adapters(
         weight = float(weighed["weight"]) if weighed else 1.0
         if abs(weight) > MAX_WEIGHT:
             return (), f"the weight {weight:g} is not allowed; allowed: from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
-        path, reason = find(weighed["path"] if weighed else entry)
-        if path is None:
+        location, reason = find(weighed["path"] if weighed else entry)
+        if location is None:
             return (), reason
-        origin = path if isinstance(path, RemotePath) else None
-        adapters.append(AdapterFile(kind, Path(path.name) if isinstance(path, RemotePath) else path, weight, origin))
+        adapters.append(AdapterFile(kind, InputFile(location), weight))
     return tuple(adapters), ""

@@ -24,10 +24,9 @@ class MeshChecker:
 
     def problem(self, job: Job) -> Problem | None:
         """Returns the error of ``job``'s mesh; None if it is usable."""
-        mesh = job.origin or job.mesh
-        if mesh is None:
+        if job.mesh is None:
             return None
-        message = self.reason(mesh, int(job.settings["max_faces"]))
+        message = self.reason(job.mesh.location, int(job.settings["max_faces"]))
         return (
             Problem(job.row_location.file, job.row_location.row, MESH_FIELDS[job.recipe], message, job.id)
             if message
@@ -39,10 +38,9 @@ class MeshChecker:
 
         Returns [] if the mesh is unusable.
         """
-        mesh = job.origin or job.mesh
-        if mesh is None:
+        if job.mesh is None:
             return []
-        source, field = job.row_location, MESH_FIELDS[job.recipe]
+        mesh, source, field = job.mesh.location, job.row_location, MESH_FIELDS[job.recipe]
         reason, warnings = self._read(mesh, int(job.settings["max_faces"]))
         lines = [] if reason else [f"{mesh.name}: {line}" for line in warnings]
         if not reason and job.recipe == "paint" and (lost := self._not_kept(mesh)):

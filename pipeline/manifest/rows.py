@@ -17,7 +17,7 @@ from pipeline.core.errors import UsageError
 from pipeline.core.files import path_on_disk
 from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.core.job import AdapterFile, Job, RowLocation
-from pipeline.core.location import Location, RemotePath, is_url, parse_location, url_problem
+from pipeline.core.location import InputFile, Location, RemotePath, is_url, parse_location, url_problem
 from pipeline.manifest import schema
 from pipeline.manifest.adapters import ADAPTERS, ENDINGS, read_adapters
 from pipeline.manifest.problems import Problem, join_or, quoted, suggestion
@@ -205,10 +205,9 @@ class RowChecker:
             prompt=prompt,
             negative_prompt=overrides.get("negative_prompt", negative),
             seed=overrides.get("seed", seed),
-            mesh=mesh if isinstance(mesh, Path) else None,
+            mesh=None if mesh is None else InputFile(mesh),
             settings=row_input.settings,
             row_location=RowLocation(self.file, raw.row),
-            origin=mesh if isinstance(mesh, RemotePath) else None,
             adapters=adapters,
         )
         return job, row_id

@@ -19,12 +19,12 @@ def adapter_hashes(files: Iterable[AdapterFile]) -> list[dict[str, Any]]:
     try:
         return [
             {
-                "kind": file.kind,
-                "name": file.path.stem if file.kind == "concept" else "",
-                "sha256": file_hash(file.path),
-                "weight": file.weight,
+                "kind": adapter.kind,
+                "name": adapter.file.local().stem if adapter.kind == "concept" else "",
+                "sha256": file_hash(adapter.file.local()),
+                "weight": adapter.weight,
             }
-            for file in files
+            for adapter in files
         ]
     except OSError as error:
         raise PriorError(f"{error.filename}: cannot be read ({error.strerror})") from None

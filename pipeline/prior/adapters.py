@@ -64,7 +64,7 @@ NO_ADAPTERS = Adapters()
 def read_files(files: Sequence[AdapterFile]) -> Adapters:
     """Returns the adapters of a row. Raises PriorError if a file cannot be read."""
     adapters = [
-        (file.kind, Adapter(file.path, f"{mark['name']}:{mark['sha256']}", file.weight))
+        (file.kind, Adapter(file.file.local(), f"{mark['name']}:{mark['sha256']}", file.weight))
         for file, mark in zip(files, adapter_hashes(files), strict=True)
     ]
     return Adapters(

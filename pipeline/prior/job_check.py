@@ -67,7 +67,7 @@ class JobChecker:
 
     def faults(self, job: Job) -> tuple[Fault, ...]:
         """As ``check``, but returns only errors. Skips remote files that are not on this machine."""
-        local = tuple(file for file in job.adapters if file.origin is None or file.path.is_absolute())
+        local = tuple(adapter for adapter in job.adapters if adapter.file.is_local)
         return self.check(dataclasses.replace(job, adapters=local), errors_only=True).errors
 
     def check(self, job: Job, *, errors_only: bool = False) -> JobFindings:
@@ -86,15 +86,17 @@ class JobChecker:
     def adapter_errors(self, files: Sequence[AdapterFile]) -> Iterator[Fault]:
         """Yields the errors of a row's LoRAs and concepts."""
         words: dict[str, str] = {}
-        for file in files:
-            problem, learned = self._adapter(file)
+        for adapter in files:
+            name = adapter.file.name
+            problem, learned = self._adapter(adapter)
             if problem:
-                yield file.kind, f"{file.path.name}: {problem}"
+                yield adapter.kind, f"{name}: {problem}"
             for word in learned:
                 if word in words:
-                    both = f"{words[word]} and {file.path.name}" if words[word] != file.path.name else file.path.name
-                    yield file.kind, f"the word {word!r} is in two of its files ({both}); give one of them, or rename"
-                words[word] = file.path.name
+                    both = f"{words[word]} and {name}" if words[word] != name else name
+                    message = f"the word {word!r} is in two of its files ({both}); give one of them, or rename"
+                    yield adapter.kind, message
+                words[word] = name
 
     def concepts(self, job: Job) -> Concepts:
         """Maps the words of the row's usable concepts to their numbers of tokens."""
@@ -137,30 +139,32 @@ class JobChecker:
         paint = read_defaults(self._folder, "paint", PaintDefaults)
         return paint.view_words, read_defaults(self._folder, "generate", GenerateDefaults).view_words
 
-    def _adapter(self, file: AdapterFile) -> tuple[str, dict[str, int]]:
+    def _adapter(self, adapter: AdapterFile) -> tuple[str, dict[str, int]]:
+        """Returns the adapter's error or "", and its words with their numbers of tokens."""
+        path = adapter.file.local()
         try:
-            stat = file.path.stat()
+            stat = path.stat()
         except OSError as error:
             return f"cannot be read ({error.strerror})", {}
-        key = (file.kind, file.path, stat.st_size, stat.st_mtime_ns)
+        key = (adapter.kind, path, stat.st_size, stat.st_mtime_ns)
         if key not in self._files:
             if len(self._files) >= _REMEMBERED:
                 self._files.clear()
-            self._files[key] = self._read(file)
+            self._files[key] = self._read(adapter.kind, path)
         return self._files[key]
 
-    def _read(self, file: AdapterFile) -> tuple[str, dict[str, int]]:
+    def _read(self, kind: str, path: Path) -> tuple[str, dict[str, int]]:
         try:
-            shapes = single_file.read_header(file.path, _LARGEST_HEADER).shapes
+            shapes = single_file.read_header(path, _LARGEST_HEADER).shapes
             if self._layers is None:
                 return "", {}
-            if file.kind == "lora":
+            if kind == "lora":
                 match_lora(shapes, self._layers.networks)
                 return "", {}
-            words = match_concepts(file.path.stem, shapes, self._layers.widths)
+            words = match_concepts(path.stem, shapes, self._layers.widths)
             return "", {word.lower(): vectors_of([shapes[n] for n in names]) for word, names in words.items()}
         except PriorError as error:
-            return error.message.removeprefix(f"{file.path}: "), {}
+            return error.message.removeprefix(f"{path}: "), {}
         except ValueError as error:
             return str(error), {}
 

@@ -91,7 +91,7 @@ class Generate(Recipe[ResolvedGenerateSettings, Sketch | None, FieldScenes]):
 
     def prepare(self, row: RowContext, settings: ResolvedGenerateSettings, prior: Prior, out: Path) -> Sketch | None:
         """Read and measure the sketch, where there is one. Raises LatentkilnError."""
-        mesh_path = row.job.mesh
+        mesh_path = row.job.mesh.local() if row.job.mesh else None
         if mesh_path is None and not settings.shapes:
             return None
         with row.stage("sketch"):

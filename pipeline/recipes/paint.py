@@ -63,9 +63,9 @@ class Paint(Recipe[ResolvedPaintSettings, PaintableMesh, PaintScenes]):
 
     def prepare(self, row: RowContext, settings: ResolvedPaintSettings, prior: Prior, out: Path) -> PaintableMesh:
         """Read the mesh and give it texture coordinates. Raises LatentkilnError."""
-        mesh_path = row.job.mesh
-        if mesh_path is None:
+        if row.job.mesh is None:
             raise LatentkilnError(f"{row.job.id}: paint needs a mesh", stage="load")
+        mesh_path = row.job.mesh.local()
         with row.stage("unwrap"):
             uvmesh = load_unwrapped(
                 mesh_path,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class Task:
     """One job to build, with what happened to it so far in this run.
 
+    It starts from a ``plan.PlanItem`` whose action is ``build``, which holds why the job is built.
     ``reproduce`` is the command that builds the job alone. ``attempt`` is 1 plus the number of workers that the job
     may have killed. ``setbacks`` counts how often the job was requeued for another reason, such as a lost machine or
     a neighbour that timed out. ``stalled`` counts the latest setbacks between which the job made no progress.

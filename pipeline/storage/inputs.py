@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from pipeline.core.errors import LatentkilnError, MeshError
 from pipeline.core.job import Job
-from pipeline.core.location import RemotePath
+from pipeline.core.location import InputFile, RemotePath
 from pipeline.mesh.mesh_hash import may_have_buffers, mesh_sha256
 from pipeline.storage import input_cache
 from pipeline.storage.store import store_of
@@ -25,45 +25,49 @@ T = TypeVar("T")
 
 
 def with_local_files(job: Job) -> Job:
-    """Return ``job`` with its files on this node and their hashes in their ``origin``; unchanged without URLs.
+    """Return ``job`` with its files on this node and their hashes; unchanged without URLs.
 
     Raises MeshError, also if the mesh's bytes have changed since the run was planned, and StorageError.
     """
     job = with_local_adapters(job)
-    if job.origin is None:
-        # An unreadable mesh fails later, when the recipe reads it.
-        with contextlib.suppress(OSError):
-            if job.mesh and job.mesh_sha256 and mesh_sha256(job.mesh) != job.mesh_sha256:
-                raise MeshError(f"{job.mesh.name}: its bytes have changed since the run was planned; run again")
+    if job.mesh is None:
         return job
-    path, sha256 = fetch_mesh(job.origin)
-    return dataclasses.replace(job, mesh=path, origin=dataclasses.replace(job.origin, sha256=sha256))
+    if job.mesh.is_remote:
+        return dataclasses.replace(job, mesh=_fetched(job.mesh))
+    # An unreadable mesh fails later, when the recipe reads it.
+    with contextlib.suppress(OSError):
+        if job.mesh.sha256 and mesh_sha256(job.mesh.local()) != job.mesh.sha256:
+            raise MeshError(f"{job.mesh.name}: its bytes have changed since the run was planned; run again")
+    return job
 
 
 def with_local_adapters(job: Job) -> Job:
     """As ``with_local_files``, but for the job's adapters only."""
-    if not any(file.origin for file in job.adapters):
+    if not any(adapter.file.is_remote for adapter in job.adapters):
         return job
-    adapters = []
-    for file in job.adapters:
-        if file.origin is not None:
-            path, sha256 = fetch_mesh(file.origin)
-            file = dataclasses.replace(file, path=path, origin=dataclasses.replace(file.origin, sha256=sha256))
-        adapters.append(file)
+    adapters = [dataclasses.replace(adapter, file=_fetched(adapter.file)) for adapter in job.adapters]
     return dataclasses.replace(job, adapters=tuple(adapters))
 
 
-def fetch_mesh(location: RemotePath) -> tuple[Path, str]:
+def _fetched(file: InputFile) -> InputFile:
+    """Return ``file`` with its copy on this node and its hash; unchanged if it is at a path."""
+    if not isinstance(file.location, RemotePath):
+        return file
+    path, sha256 = fetch_mesh(file.location, file.sha256)
+    return InputFile(file.location, sha256, path)
+
+
+def fetch_mesh(location: RemotePath, sha256: str = "") -> tuple[Path, str]:
     """Return this node's copy of the mesh (or adapter) at ``location``, and its hash (``mesh_sha256``).
 
-    A glTF is fetched with its buffers. Raises MeshError, also if the hash differs from a given ``location.sha256``, and
+    A glTF is fetched with its buffers. Raises MeshError, also if the hash differs from a given ``sha256``, and
     StorageError.
     """
     try:
         with input_cache.exclusive(location):
-            if location.sha256 and (path := _verified_copy(location, location.sha256)):
-                return path, location.sha256
-            return _fetch(location)
+            if sha256 and (path := _verified_copy(location, sha256)):
+                return path, sha256
+            return _fetch(location, sha256)
     except FileNotFoundError:
         raise MeshError(f"{location}: there is no such file") from None
     except OSError as error:
@@ -79,7 +83,8 @@ def prefetch_inputs(items: Iterable[T]) -> Iterator[T]:
     """
     remaining, requested = iter(items), set[RemotePath]()
     while window := list(islice(remaining, _WINDOW)):
-        new = {item.origin for item in window if isinstance(item, Job) and item.origin is not None} - requested
+        meshes = [item.mesh for item in window if isinstance(item, Job) and item.mesh is not None]
+        new = {mesh.location for mesh in meshes if isinstance(mesh.location, RemotePath)} - requested
         if len(new) > 1:
             with ThreadPoolExecutor(_MAX_CONCURRENT) as pool:
                 list(pool.map(_try_to_fetch, new))
@@ -92,7 +97,7 @@ def _try_to_fetch(location: RemotePath) -> None:
         fetch_mesh(location)
 
 
-def _fetch(location: RemotePath) -> tuple[Path, str]:
+def _fetch(location: RemotePath, expected: str) -> tuple[Path, str]:
     store = store_of(location)
     meta = store.stat(location)
     if meta is None:
@@ -100,7 +105,7 @@ def _fetch(location: RemotePath) -> tuple[Path, str]:
     if meta.size == 0:
         raise MeshError(f"{location}: it is an empty file")
     known = input_cache.recorded_hash(location, meta)
-    if known and known == (location.sha256 or known) and (path := _verified_copy(location, known)):
+    if known and known == (expected or known) and (path := _verified_copy(location, known)):
         return path, known
     with input_cache.staging() as folder:
         data, meta = store.read(location, MAX_BYTES)
@@ -108,7 +113,7 @@ def _fetch(location: RemotePath) -> tuple[Path, str]:
         path.write_bytes(data)
         uris = _fetch_buffers(location, path, folder)
         sha256 = mesh_sha256(path)
-        if location.sha256 and sha256 != location.sha256:
+        if expected and sha256 != expected:
             raise MeshError(f"{location}: its bytes have changed since the run was planned; run again")
         cached_folder = input_cache.commit(folder, sha256)
         if not uris:

@@ -16,6 +16,7 @@ from pipeline.bake.bake import BASE_COLOUR
 from pipeline.bake.inpainting import inpaint_smoothly
 from pipeline.bake.projection import bake_projected
 from pipeline.core.job import Job, RowLocation
+from pipeline.core.location import InputFile
 from pipeline.export.record import read_record
 from pipeline.mesh.mesh import Mesh
 from pipeline.mesh.normals import is_closed
@@ -217,7 +218,7 @@ def test_a_row_tells_of_uneven_coordinates(prior: Prior, tmp_path: Path, unwrapp
 def painted(path: Path, prior: Prior, tmp_path: Path, **settings: object):  # type: ignore[no-untyped-def]
     values = {"steps": 12, "preview": False, "distillation": "patches", **settings}
     resolved = PaintSettings(**values).model_dump(mode="json")  # type: ignore[arg-type]
-    job = Job("one", "paint", "a red brick cube", "", 0, path, resolved, RowLocation("m.csv", 2))
+    job = Job("one", "paint", "a red brick cube", "", 0, InputFile(path), resolved, RowLocation("m.csv", 2))
     (outcome,) = paint([job], prior, tmp_path / "out", fingerprints=["print"], lockstep=1)
     return outcome
 

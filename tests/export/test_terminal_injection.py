@@ -319,6 +319,7 @@ def test_names_in_a_lora(place, prior):
     """Where adapters are opened, what is in them is told."""
     from pipeline.core.errors import PriorError
     from pipeline.core.job import AdapterFile
+    from pipeline.core.location import InputFile
 
     header = {HOSTILE + ".lora_up.weight": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}}
     text = json.dumps(header).encode()
@@ -328,7 +329,7 @@ def test_names_in_a_lora(place, prior):
     for verb in ("check", "plan"):
         assert_harmless(verb, "m.json", "--prior", "prior")
     with pytest.raises(PriorError) as error:
-        prior.adapters((AdapterFile("lora", path, 1.0),))
+        prior.adapters((AdapterFile("lora", InputFile(path), 1.0),))
     assert "EVIL" not in str(error.value) or FORBIDDEN.search(str(error.value)), "then this test feeds nothing"
 
 

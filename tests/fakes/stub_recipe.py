@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.core.job import Job, RowLocation
+from pipeline.core.location import InputFile
 from pipeline.plan import PlanItem
 from pipeline.scheduler.tasks import Hooks
 
@@ -102,5 +103,5 @@ def make_toolbox(prior_error: str = "") -> Hooks:
 
 def item(job_id: str, prompt: str = "fine", action: str = "build", reason: str = "new", **settings) -> PlanItem:
     """A planned row."""
-    job = Job(job_id, "paint", prompt, "", 1, Path("mesh.obj"), settings, RowLocation("m.csv", 2))
+    job = Job(job_id, "paint", prompt, "", 1, InputFile(Path("mesh.obj")), settings, RowLocation("m.csv", 2))
     return PlanItem(job, action, reason, f"fingerprint-{job_id}-{prompt}")  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import torch
 from fake_prior import make_prior
 
 from pipeline.core.job import Job, RowLocation
+from pipeline.core.location import InputFile
 from pipeline.core.rng import torch_generator
 from pipeline.export.record import read_record
 from pipeline.prior.load import load_prior
@@ -33,7 +34,7 @@ def build(prior, out, lockstep=2, names=("one",), **settings):
         meshes.write_obj(mesh, meshes.blob(800))
     values = PaintSettings(**{"steps": STEPS, "preview": False, **settings}).model_dump(mode="json")
     jobs = [
-        Job(name, "paint", "a red brick cube", "", seed, mesh, values, RowLocation("m.csv", 2))
+        Job(name, "paint", "a red brick cube", "", seed, InputFile(mesh), values, RowLocation("m.csv", 2))
         for seed, name in enumerate(names)
     ]
     outcomes = paint(jobs, prior, out, fingerprints=[f"print-{n}" for n in names], lockstep=lockstep)

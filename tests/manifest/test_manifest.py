@@ -21,6 +21,7 @@ from thirty_bad_rows import BAD, write_tetrahedron, write_thirty
 from pipeline import cli
 from pipeline.core.errors import ManifestError, UsageError
 from pipeline.core.job import Job
+from pipeline.core.location import InputFile
 from pipeline.manifest import Manifest, ManifestStream, Problem, json_schema, load_manifest
 from pipeline.manifest import readers as readers_module
 from pipeline.manifest.rows import id_problem
@@ -79,7 +80,7 @@ def test_a_row_becomes_a_job_with_all_settings(write: Write) -> None:
     loaded = load_manifest(path)
     (job,) = loaded.jobs
     assert (job.id, job.recipe, job.prompt, job.negative_prompt, job.seed) == ("boot", "paint", "a red brick", "", 7)
-    assert job.mesh == (path.parent / "meshes/a.obj").resolve() and job.mesh.is_absolute()
+    assert job.mesh and job.mesh.local() == (path.parent / "meshes/a.obj").resolve()
     assert job.settings == {**PaintSettings().model_dump(), "steps": 20}
     assert (job.row_location.file, job.row_location.row) == (str(path), 2)
     assert loaded == Manifest(path, 1, [job], [], frozenset({"boot"}))
@@ -407,7 +408,7 @@ def test_symlinks_that_leave_the_folder_are_refused(write: Write, tmp_path: Path
     os.symlink(tmp_path / "outside.obj", path.parent / "meshes/link.obj")
     assert "leaves the manifest's folder" in found(path)[0]
     (job,) = jobs_of(path, allow_outside=True)
-    assert job.mesh == (tmp_path / "outside.obj").resolve()
+    assert job.mesh == InputFile((tmp_path / "outside.obj").resolve())
     os.symlink(tmp_path, path.parent / "folder")
     path = write("m.json", json.dumps([{"prompt": "x", "mesh": "folder/outside.obj"}]))
     assert "leaves the manifest's folder" in found(path)[0]
@@ -431,19 +432,20 @@ def test_outside_meshes_are_allowed_when_asked(write: Write, tmp_path: Path) -> 
     rows = [{"prompt": "x", "mesh": "../outside.obj"}, {"prompt": "x", "mesh": str(tmp_path / "outside.obj")}]
     path = write("m.json", json.dumps(rows))
     assert len(found(path)) == 2
-    assert {job.mesh for job in jobs_of(path, allow_outside=True)} == {(tmp_path / "outside.obj").resolve()}
+    outside = InputFile((tmp_path / "outside.obj").resolve())
+    assert {job.mesh for job in jobs_of(path, allow_outside=True)} == {outside}
 
 
 def test_the_manifests_folder_may_itself_be_a_link(write: Write, tmp_path: Path) -> None:
     path = write("m.json", json.dumps([{"prompt": "x", "mesh": "meshes/a.obj"}]))
     os.symlink(path.parent, tmp_path / "linked")
-    assert jobs_of(tmp_path / "linked" / "m.json")[0].mesh == path.parent.resolve() / "meshes/a.obj"
+    assert jobs_of(tmp_path / "linked" / "m.json")[0].mesh == InputFile(path.parent.resolve() / "meshes/a.obj")
 
 
 def test_missing_files_may_be_left_for_later(write: Write) -> None:
     path = write("m.json", json.dumps([{"prompt": "x", "mesh": "meshes/later.obj"}]))
     assert len(found(path)) == 1
-    assert jobs_of(path, check_files=False)[0].mesh == path.parent.resolve() / "meshes/later.obj"
+    assert jobs_of(path, check_files=False)[0].mesh == InputFile(path.parent.resolve() / "meshes/later.obj")
 
 
 # --- manifests that are unusable as a whole
@@ -695,7 +697,7 @@ def only_manifest_errors(path: Path) -> None:
         assert str(problem).isprintable() and len(str(problem)) < 1000
     for job in loaded.jobs:
         assert id_problem(job.id) == ""
-        assert job.mesh.is_file() if job.mesh else job.recipe == "generate"
+        assert job.mesh.local().is_file() if job.mesh else job.recipe == "generate"
 
 
 quick = settings(

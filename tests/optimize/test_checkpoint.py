@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from test_optimize import subject
 
 from pipeline.core.job import Job, RowLocation
+from pipeline.core.location import InputFile
 from pipeline.export.record import read_record
 from pipeline.optimize import checkpoint
 from pipeline.optimize.checkpoint import CheckpointError, TensorSpec
@@ -198,7 +199,7 @@ def test_a_tensor_of_the_wrong_shape_is_not_even_read(tmp_path: Path, monkeypatc
 
 def job(mesh: Path, **settings: object) -> Job:
     values = PaintSettings(**{"steps": 20, "preview": False, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
-    return Job("one", "paint", "a red brick cube", "", 0, mesh, values, RowLocation("m.csv", 2))
+    return Job("one", "paint", "a red brick cube", "", 0, InputFile(mesh), values, RowLocation("m.csv", 2))
 
 
 def run(made: Job, prior: Prior, out: Path, stop: Callable[[], bool] = lambda: False):  # type: ignore[no-untyped-def]

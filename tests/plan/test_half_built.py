@@ -10,6 +10,7 @@ from thirty_bad_rows import write_tetrahedron
 
 from pipeline.core.asset_layout import WORK_DIR
 from pipeline.core.job import Job
+from pipeline.core.location import InputFile
 from pipeline.optimize import checkpoint
 from pipeline.plan import PlanItem, plan
 from pipeline.scheduler.task_log import TaskLog
@@ -18,7 +19,7 @@ from pipeline.scheduler.tasks import Task
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    return Job("a", "paint", "red brick", "", 1, write_tetrahedron(tmp_path / "box.obj"))
+    return Job("a", "paint", "red brick", "", 1, InputFile(write_tetrahedron(tmp_path / "box.obj")))
 
 
 def planned(job: Job, out: Path) -> PlanItem:

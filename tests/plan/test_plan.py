@@ -16,6 +16,7 @@ from pipeline import cli
 from pipeline import plan as plan_module
 from pipeline.core.hashing import sha256_bytes, sha256_file
 from pipeline.core.job import Job, RowLocation
+from pipeline.core.location import InputFile
 from pipeline.export.record import write_failure, write_record
 from pipeline.manifest import load_manifest
 from pipeline.plan import FileHashes, PlanItem, fingerprint, iterate, leftovers, plan
@@ -28,7 +29,7 @@ PRIOR = "5" * 64
 def job(tmp_path: Path) -> Job:
     mesh = write_tetrahedron(tmp_path / "meshes/a.obj")
     settings = {"steps": 20, "guidance_scale": None, "preview": True, "fov": 60.0, "max_faces": 1000}
-    return Job("boot", "paint", "a red brick", "blurry", 7, mesh, settings, RowLocation("m.csv", 2))
+    return Job("boot", "paint", "a red brick", "blurry", 7, InputFile(mesh), settings, RowLocation("m.csv", 2))
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def build(job: Job, out: Path, **changes: Any) -> Path:
     assert job.mesh is not None
     inputs = {
         "job": {"prompt": job.prompt, "negative_prompt": job.negative_prompt, "seed": job.seed},
-        "mesh": {"name": job.mesh.name, "sha256": sha256_file(job.mesh)},
+        "mesh": {"name": job.mesh.name, "sha256": sha256_file(job.mesh.local())},
         "prior": {"name": "p", "identity": PRIOR},
     }
     inputs["job"]["settings"] = dict(job.settings)
@@ -95,7 +96,7 @@ def test_what_does_not_decide_the_asset_is_not_in_the_fingerprint(job: Job, tmp_
     mark = fingerprint(job, **base)
     for same in (
         changed(job, id="shoe"),
-        changed(job, mesh=tmp_path / "elsewhere.obj"),
+        changed(job, mesh=InputFile(tmp_path / "elsewhere.obj")),
         changed(job, row_location=RowLocation("other.json", 9)),
         changed(job, settings={"max_faces": 2000}),
         changed(job, settings={"fov": 60, "steps": 20.0}),
@@ -141,7 +142,7 @@ def test_a_change_of_the_row(changes: dict[str, Any], reason: str, job: Job, out
 def test_changed_mesh_bytes(job: Job, out: Path) -> None:
     build(job, out)
     assert job.mesh is not None
-    write_tetrahedron(job.mesh, 2.0)
+    write_tetrahedron(job.mesh.local(), 2.0)
     assert one(job, out).reason == "mesh bytes changed"
 
 
@@ -240,7 +241,7 @@ def test_a_long_failure_is_cut(job: Job, out: Path) -> None:
 
 
 def test_blocked_rows(job: Job, out: Path, tmp_path: Path) -> None:
-    gone = one(changed(job, mesh=tmp_path / "no.obj"), out)
+    gone = one(changed(job, mesh=InputFile(tmp_path / "no.obj")), out)
     assert (gone.action, gone.fingerprint) == ("blocked", "")
     assert gone.reason == "the mesh cannot be read: No such file or directory"
     out.mkdir()
@@ -266,7 +267,7 @@ def test_a_folder_of_other_files_is_not_built_into(job: Job, out: Path, tmp_path
     item = one(job, out)
     assert item.action == "blocked"
     assert item.reason.startswith(f"{out / 'boot'} holds other files than an asset's (boot.obj); choose another id")
-    assert item.foreign and one(changed(job, mesh=tmp_path / "no.obj"), out).foreign
+    assert item.foreign and one(changed(job, mesh=InputFile(tmp_path / "no.obj")), out).foreign
     # Also when that was told before.
     write_failure(out / "boot", {"id": "boot", "fingerprint": item.fingerprint})
     assert one(job, out) == item
@@ -278,7 +279,7 @@ def test_a_folder_of_other_files_is_not_built_into(job: Job, out: Path, tmp_path
 def test_a_gltf_with_a_missing_buffer_is_blocked_and_its_buffers_count(job: Job, out: Path, tmp_path: Path) -> None:
     path = tmp_path / "meshes/box.gltf"
     path.write_text(json.dumps({"asset": {"version": "2.0"}, "buffers": [{"uri": "box.bin", "byteLength": 4}]}))
-    boxed = changed(job, mesh=path)
+    boxed = changed(job, mesh=InputFile(path))
     assert one(boxed, out).action == "blocked"
     (tmp_path / "meshes/box.bin").write_bytes(b"1234")
     first = one(boxed, out)
@@ -287,7 +288,7 @@ def test_a_gltf_with_a_missing_buffer_is_blocked_and_its_buffers_count(job: Job,
 
 
 def test_one_row_never_stops_another(job: Job, out: Path, tmp_path: Path) -> None:
-    jobs = [changed(job, id="a"), changed(job, id="b", mesh=tmp_path / "no.obj"), changed(job, id="c")]
+    jobs = [changed(job, id="a"), changed(job, id="b", mesh=InputFile(tmp_path / "no.obj")), changed(job, id="c")]
     build(jobs[2], out)
     assert [item.action for item in plan(jobs, out, prior_identity=PRIOR)] == ["build", "blocked", "keep"]
     assert next(iter(iterate(jobs, out, prior_identity=PRIOR))).job.id == "a"

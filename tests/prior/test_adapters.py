@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.core.errors import PriorError
 from pipeline.core.job import AdapterFile, Job
+from pipeline.core.location import InputFile
 from pipeline.core.rng import torch_generator
 from pipeline.core.scene import View
 from pipeline.manifest import load_manifest
@@ -71,14 +72,14 @@ def test_numbers_that_are_not_finite_are_refused(kind: str, number: float, prior
     tensors[name].view(-1)[1] = number
     save_file(tensors, path)
     with pytest.raises(PriorError, match=r"has NaN or infinite numbers"):
-        prior.adapters([AdapterFile(kind, path)])  # type: ignore[arg-type]
+        prior.adapters([AdapterFile(kind, InputFile(path))])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_a_lora_is_its_products_added_to_the_weights(style: str, prior: Prior, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     changes = make_lora(path, prior, style)
-    adapters = prior.adapters([AdapterFile("lora", path, 0.5)])
+    adapters = prior.adapters([AdapterFile("lora", InputFile(path), 0.5)])
     (mine,) = sds_gradients(prior, [query(prior, 1, adapters)], 1)
     other = merged(prior, changes, 0.5)
     (expected,) = sds_gradients(other, [query(other, 1)], 1)
@@ -90,10 +91,10 @@ def test_rows_of_a_batch_keep_their_own_adapters(prior: Prior, tmp_path: Path) -
     make_lora(tmp_path / "a.safetensors", prior, "kohya", seed=1)
     make_lora(tmp_path / "b.safetensors", prior, "peft", seed=2)
     make_concept(tmp_path / "toy.safetensors", prior.text.widths, "<toy>")
-    a = prior.adapters([AdapterFile("lora", tmp_path / "a.safetensors")])
-    weak = prior.adapters([AdapterFile("lora", tmp_path / "a.safetensors", 0.1)])
-    both = prior.adapters([AdapterFile("lora", tmp_path / f"{n}.safetensors") for n in "ab"])
-    toy = prior.adapters([AdapterFile("concept", tmp_path / "toy.safetensors")])
+    a = prior.adapters([AdapterFile("lora", InputFile(tmp_path / "a.safetensors"))])
+    weak = prior.adapters([AdapterFile("lora", InputFile(tmp_path / "a.safetensors"), 0.1)])
+    both = prior.adapters([AdapterFile("lora", InputFile(tmp_path / f"{n}.safetensors")) for n in "ab"])
+    toy = prior.adapters([AdapterFile("concept", InputFile(tmp_path / "toy.safetensors"))])
     before = {name: value.clone() for name, value in prior.unet.state_dict().items()}
     rows = [
         query(prior, 0), query(prior, 1, a), query(prior, 2, both), query(prior, 3, toy, "a <toy> cube"),
@@ -123,13 +124,13 @@ def test_a_lora_for_sdxls_two_encoders(folders: dict[str, Path], tmp_path: Path)
          for n, width in ((1, 16), (2, 24)) for half, shape in (("down", (1, width)), ("up", (32, 1)))},
         tmp_path / "x.safetensors",
     )  # fmt: skip
-    adapters = prior.adapters([AdapterFile("lora", tmp_path / "x.safetensors")])
+    adapters = prior.adapters([AdapterFile("lora", InputFile(tmp_path / "x.safetensors"))])
     plain, changed = prior.embed(["a red cube"]), prior.embed(["a red cube"], adapters)
     first, second = (plain.states - changed.states).abs().split([16, 24], dim=-1)
     assert first.max() > 1e-3 and second.max() > 1e-3
     blocks = make_lora(tmp_path / "y.safetensors", prior, "kohya-original")
     assert len(blocks) == len(UNET_LAYERS)
-    other = prior.adapters([AdapterFile("lora", tmp_path / "y.safetensors")])
+    other = prior.adapters([AdapterFile("lora", InputFile(tmp_path / "y.safetensors"))])
     assert not torch.equal(
         sds_gradients(prior, [query(prior, 1, other)], 1)[0], sds_gradients(prior, [query(prior, 1)], 1)[0]
     )
@@ -157,11 +158,11 @@ def test_a_file_that_is_no_lora_for_this_prior_is_one_line(
     path = tmp_path / "x.safetensors"
     save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, path)
     with pytest.raises(PriorError, match=part) as caught:
-        prior.adapters([AdapterFile("lora", path)])
+        prior.adapters([AdapterFile("lora", InputFile(path))])
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
     with pytest.raises(PriorError, match="no safetensors file"):
         path.write_bytes(b"junk")
-        prior.adapters([AdapterFile("lora", path)])
+        prior.adapters([AdapterFile("lora", InputFile(path))])
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_a_concept_is_what_diffusers_makes_of_it(
     else:
         pipe.load_textual_inversion(str(path), token=written, local_files_only=True)
     prompt = f"a red {written} cube, {written}"
-    adapters = prior.adapters([AdapterFile("concept", path)])
+    adapters = prior.adapters([AdapterFile("concept", InputFile(path))])
     mine = prior.embed([prompt], adapters)
     with torch.no_grad():
         if kind == "sdxl":
@@ -200,7 +201,7 @@ def test_a_concept_is_what_diffusers_makes_of_it(
 
 def test_a_learned_word_is_a_word_of_its_own(prior: Prior, tmp_path: Path) -> None:
     make_concept(tmp_path / "toy.safetensors", prior.text.widths)
-    toy = prior.adapters([AdapterFile("concept", tmp_path / "toy.safetensors")])
+    toy = prior.adapters([AdapterFile("concept", InputFile(tmp_path / "toy.safetensors"))])
     assert torch.equal(prior.embed(["a toycube"], toy).states, prior.embed(["a toycube"]).states)
     assert torch.equal(prior.embed(["a Toy cube"], toy).states, prior.embed(["a toy cube"], toy).states)
     assert prior.unused_concepts("a toy", toy) == [] and "'toy'" in prior.unused_concepts("a cube", toy)[0]
@@ -208,14 +209,14 @@ def test_a_learned_word_is_a_word_of_its_own(prior: Prior, tmp_path: Path) -> No
     assert prior.embed(["toy " * 30], toy).states.shape == (1, 12, 16)
     with pytest.raises(PriorError, match="made for another model"):
         make_concept(tmp_path / "toy.safetensors", [5])
-        prior.adapters([AdapterFile("concept", tmp_path / "toy.safetensors")])
+        prior.adapters([AdapterFile("concept", InputFile(tmp_path / "toy.safetensors"))])
 
 
 def test_equal_files_are_equal_adapters(prior: Prior, tmp_path: Path) -> None:
     for name in ("a", "b"):
         make_lora(tmp_path / f"{name}.safetensors", prior)
     a, b, weak = (
-        prior.adapters([AdapterFile("lora", tmp_path / f"{n}.safetensors", w)])
+        prior.adapters([AdapterFile("lora", InputFile(tmp_path / f"{n}.safetensors"), w)])
         for n, w in (("a", 1), ("b", 1), ("b", 0.5))
     )
     assert a == b and hash(a) == hash(b) and a != weak
@@ -241,7 +242,7 @@ def test_rows_name_adapters_and_their_bytes_are_in_the_fingerprint(prior: Prior,
 
     _, plain = marks()
     job, one = marks(lora="loras/a.safetensors")
-    assert job.adapters == (AdapterFile("lora", tmp_path / "loras" / "a.safetensors", 1.0),)
+    assert job.adapters == (AdapterFile("lora", InputFile(tmp_path / "loras" / "a.safetensors"), 1.0),)
     job, weighed = marks(lora="loras/a.safetensors:0.8; loras/b.safetensors : -1")
     assert [a.weight for a in job.adapters] == [0.8, -1.0]
     _, learned = marks(concept="toy.safetensors")

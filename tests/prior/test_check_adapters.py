@@ -18,6 +18,7 @@ from thirty_bad_rows import write_tetrahedron
 from pipeline import cli
 from pipeline.core.errors import PriorError
 from pipeline.core.job import AdapterFile
+from pipeline.core.location import InputFile
 from pipeline.prior.adapters import lora_layers
 from pipeline.prior.job_check import JobChecker, job_checker
 from pipeline.prior.layers import prior_layers
@@ -132,7 +133,7 @@ def test_a_bad_file_is_told_by_check_and_refused_by_the_prior(
     assert [line.split(":")[1] for line in told] == ["2", "3"]
     assert all(path.name in line and words in line for line in told), told
     with pytest.raises((PriorError, OSError)):
-        prior.adapters([AdapterFile(kind, path)])  # type: ignore[arg-type]
+        prior.adapters([AdapterFile(kind, InputFile(path))])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
@@ -154,9 +155,9 @@ def test_headers_name_the_layers_that_the_loaded_prior_has(
     checker = job_checker(str(place))
     for style in ("kohya", "kohya-original", "diffusers", "peft", "old"):
         make_lora(tmp_path / "x.safetensors", loaded, style)
-        assert not list(checker.adapter_errors([AdapterFile("lora", tmp_path / "x.safetensors")])), style
+        assert not list(checker.adapter_errors([AdapterFile("lora", InputFile(tmp_path / "x.safetensors"))])), style
     make_concept(tmp_path / "toy.safetensors", loaded.text.widths)
-    assert not list(checker.adapter_errors([AdapterFile("concept", tmp_path / "toy.safetensors")]))
+    assert not list(checker.adapter_errors([AdapterFile("concept", InputFile(tmp_path / "toy.safetensors"))]))
 
 
 def test_a_short_header_may_begin_like_a_pickle(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -166,14 +167,14 @@ def test_a_short_header_may_begin_like_a_pickle(folders: dict[str, Path], tmp_pa
     text = data[8 : 8 + struct.unpack("<Q", data[:8])[0]].ljust(0x0280)
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(64))
     assert path.read_bytes()[:2] == b"\x80\x02"
-    assert not list(job_checker(str(folders["sd1"])).adapter_errors([AdapterFile("concept", path)]))
+    assert not list(job_checker(str(folders["sd1"])).adapter_errors([AdapterFile("concept", InputFile(path))]))
 
 
 def test_two_files_may_not_teach_one_word(folders: dict[str, Path], tmp_path: Path) -> None:
     files = []
     for name, word in (("a", "toy"), ("b", "Toy"), ("c", "a toy")):
         make_concept(tmp_path / f"{name}.safetensors", [16], word)
-        files.append(AdapterFile("concept", tmp_path / f"{name}.safetensors"))
+        files.append(AdapterFile("concept", InputFile(tmp_path / f"{name}.safetensors")))
     checker = JobChecker("p", folders["sd1"])
     ((field, message),) = checker.adapter_errors(files)
     assert field == "concept" and "'toy' is in two of its files (a.safetensors and b.safetensors)" in message

@@ -13,6 +13,7 @@ from PIL import Image
 from real.validator import validate_glb
 
 from pipeline.core.job import Job
+from pipeline.core.location import InputFile
 from pipeline.prior.identity import EMBEDDED_FOLDER
 from pipeline.prior.load import load_prior
 from pipeline.recipes.paint import paint
@@ -42,7 +43,7 @@ def test_a_cube_takes_the_colour_it_is_asked_for(tmp_path: Path) -> None:
     mesh = tmp_path / "cube.obj"
     mesh.write_text(CUBE)
     settings = PaintSettings(steps=40, texture_size=128).model_dump(mode="json")
-    jobs = [Job(c, "paint", f"a {c} object", "", 0, mesh, settings) for c in ("red", "blue")]
+    jobs = [Job(c, "paint", f"a {c} object", "", 0, InputFile(mesh), settings) for c in ("red", "blue")]
     outcomes = paint(jobs, prior, tmp_path / "out", fingerprints=["r", "b"], lockstep=2)
     assert [o.state for o in outcomes] == ["done", "done"]
     red, blue = (mean_colour(tmp_path / "out" / c / "asset.glb") for c in ("red", "blue"))

@@ -18,6 +18,7 @@ from fake_variants import make_concept, make_diffusers, make_lora
 from pipeline.cli import main
 from pipeline.core.errors import PriorError
 from pipeline.core.job import AdapterFile
+from pipeline.core.location import InputFile
 from pipeline.core.rng import torch_generator
 from pipeline.optimize.sds import GuidanceRequest, SdsSettings, sample_noise, sds_gradients
 from pipeline.prior.cache import CACHE_VARIABLE
@@ -139,7 +140,7 @@ def test_compiled_but_not_with_a_lora(
     assert torch.equal(gradient(prior), gradient(load_prior(folders["sd1"]))) and used
     used.clear()
     make_lora(tmp_path / "x.safetensors", prior)
-    adapters = prior.adapters([AdapterFile("lora", tmp_path / "x.safetensors")])
+    adapters = prior.adapters([AdapterFile("lora", InputFile(tmp_path / "x.safetensors"))])
     prior.predict_noise(torch.zeros(1, 4, 8, 8), torch.tensor([5]), prior.embed(["a"], adapters))
     assert not used
 
@@ -378,8 +379,8 @@ def test_everything_goes_to_the_device_it_is_used_on(kind: str, folders: dict[st
             make_lora(tmp_path / "x.safetensors", prior)
             make_concept(tmp_path / "toy.safetensors", prior.text.widths)
             files = [
-                AdapterFile("lora", tmp_path / "x.safetensors"),
-                AdapterFile("concept", tmp_path / "toy.safetensors"),
+                AdapterFile("lora", InputFile(tmp_path / "x.safetensors")),
+                AdapterFile("concept", InputFile(tmp_path / "toy.safetensors")),
             ]
             text = prior.embed(["a toy"], prior.adapters(files))
             noisy = torch.zeros(1, 4, 8, 8, device="cuda")

@@ -13,6 +13,7 @@ from thirty_bad_rows import write_tetrahedron
 
 from pipeline import cli
 from pipeline.core.job import AdapterFile
+from pipeline.core.location import InputFile
 from pipeline.core.scene import View
 from pipeline.optimize.prompts import PromptTable
 from pipeline.prior.identity import EMBEDDED_FOLDER
@@ -152,7 +153,7 @@ def test_a_text_without_blanks_is_cut_by_letters(tmp_path: Path) -> None:
 
 def test_learned_words_count_and_are_known(prior: Prior, tmp_path: Path) -> None:
     make_concept(tmp_path / "toy.safetensors", prior.text.widths, "<toy>", vectors=6)
-    toy = prior.adapters([AdapterFile("concept", tmp_path / "toy.safetensors")])
+    toy = prior.adapters([AdapterFile("concept", InputFile(tmp_path / "toy.safetensors"))])
     assert prior.fit_prompt("a <Toy> red cube", ", close up", toy) == "a <Toy>"
     assert prior.fit_prompt("a red cube", ", close up", toy) == "a red cube"
     assert prior.prompt_warnings("<toy>", "", [], toy) == []

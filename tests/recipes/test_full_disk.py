@@ -15,6 +15,7 @@ import pytest
 from pipeline.core import atomic
 from pipeline.core.errors import LatentkilnError, describe_os_error
 from pipeline.core.job import Job, RowLocation
+from pipeline.core.location import InputFile
 from pipeline.core.process.child import run_child
 from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintSettings
@@ -25,7 +26,7 @@ ADVICE = "No space left on device; free some space there, then run again"
 
 def job(mesh: Path, **settings: object) -> Job:
     values = PaintSettings(**{"steps": 4, "preview": True, **settings}).model_dump(mode="json")
-    return Job("one", "paint", "a red brick cube", "", 0, mesh, values, RowLocation("m.csv", 2))
+    return Job("one", "paint", "a red brick cube", "", 0, InputFile(mesh), values, RowLocation("m.csv", 2))
 
 
 @pytest.fixture

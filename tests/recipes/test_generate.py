@@ -13,6 +13,7 @@ import torch
 
 from pipeline.bake.atlas import texel_map
 from pipeline.core.job import Job, RowLocation, no_report
+from pipeline.core.location import InputFile
 from pipeline.export.inspect import inspect_glb
 from pipeline.export.record import read_record
 from pipeline.fields.grid.layout import GridSettings
@@ -50,7 +51,8 @@ def resolved() -> ResolvedGenerateSettings:
 
 def job(name: str = "one", seed: int = 0, mesh: Path | None = None, **settings: object) -> Job:
     values = GenerateSettings(**{**SMALL, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
-    return Job(name, "generate", "a red stone", "", seed, mesh, values, RowLocation("m.csv", 2))
+    sketch = InputFile(mesh) if mesh else None
+    return Job(name, "generate", "a red stone", "", seed, sketch, values, RowLocation("m.csv", 2))
 
 
 def run(jobs: list[Job], prior: Prior, out: Path, stop: Callable[[], bool] = lambda: False, **more):  # type: ignore[no-untyped-def]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.job import Job, RowLocation
+from pipeline.core.location import InputFile
 from pipeline.export.inspect import inspect_glb
 from pipeline.export.record import read_record
 from pipeline.prior.load import Prior
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("every_asset_is_valid")
 
 def job(mesh: Path, name: str = "one", seed: int = 0, **settings: object) -> Job:
     values = PaintSettings(**{"steps": 6, "preview": False, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
-    return Job(name, "paint", "a red brick cube", "", seed, mesh, values, RowLocation("m.csv", 2))
+    return Job(name, "paint", "a red brick cube", "", seed, InputFile(mesh), values, RowLocation("m.csv", 2))
 
 
 def run(jobs: list[Job], prior: Prior, out: Path, lockstep: int = 2, stop: Callable[[], bool] = lambda: False):  # type: ignore[no-untyped-def]

@@ -13,6 +13,7 @@ from fake_cuda import CudaTensor, fake_cuda
 from fake_prior import make_prior
 
 from pipeline.core.job import Job, RowLocation
+from pipeline.core.location import InputFile
 from pipeline.export.record import read_record
 from pipeline.optimize import loop
 from pipeline.prior.load import Prior, load_prior
@@ -37,7 +38,7 @@ def test_paint(prior: Prior, tmp_path, monkeypatch):
     jobs = []
     for n in range(2):
         values = PaintSettings(steps=2, views=1, preview=False, antialias=bool(n)).model_dump(mode="json")
-        jobs.append(Job(f"j{n}", "paint", "a red brick cube", "", n, mesh, values, RowLocation("m.csv", 2)))
+        jobs.append(Job(f"j{n}", "paint", "a red brick cube", "", n, InputFile(mesh), values, RowLocation("m.csv", 2)))
     outcomes = paint(jobs, prior, tmp_path / "out", fingerprints=["a", "b"], lockstep=2)
     assert [o.state for o in outcomes] == ["done", "done"], outcomes
     record = read_record(tmp_path / "out" / "j0")
@@ -54,7 +55,8 @@ def jobs_of(tmp_path, **settings) -> list[Job]:
     mesh = tmp_path / "blob.obj"
     meshes.write_obj(mesh, meshes.blob(60))
     values = PaintSettings(**{"steps": 2, "views": 1, "preview": False, **settings}).model_dump(mode="json")
-    return [Job(f"j{n}", "paint", "a red brick cube", "", n, mesh, values, RowLocation("m.csv", 2)) for n in range(2)]
+    file = InputFile(mesh)
+    return [Job(f"j{n}", "paint", "a red brick cube", "", n, file, values, RowLocation("m.csv", 2)) for n in range(2)]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from meshes import CUBE
 from test_paint import digest, run
 
 from pipeline.core.job import AdapterFile, Job, RowLocation
+from pipeline.core.location import InputFile
 from pipeline.export.inspect import inspect_glb
 from pipeline.export.record import read_record
 from pipeline.prior.cache import CACHE_VARIABLE
@@ -35,7 +36,8 @@ def sd1(tmp_path_factory: pytest.TempPathFactory) -> Prior:
 
 def job(mesh: Path, name: str = "one", adapters: tuple[AdapterFile, ...] = (), **settings: object) -> Job:
     values = PaintSettings(**{"steps": 3, "preview": False, "texture_size": 64, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
-    return Job(name, "paint", "a red toy cube", "", 0, mesh, values, RowLocation("m.csv", 2), adapters=adapters)
+    location = RowLocation("m.csv", 2)
+    return Job(name, "paint", "a red toy cube", "", 0, InputFile(mesh), values, location, adapters=adapters)
 
 
 @pytest.mark.parametrize("kind", ["sd2-768-v", "sdxl"])
@@ -51,8 +53,8 @@ def test_other_architectures_paint_from_folder_and_file_alike(kind: str, cube: P
 def test_a_lora_and_a_concept_change_their_own_row_only(sd1: Prior, cube: Path, tmp_path: Path) -> None:
     make_lora(tmp_path / "x.safetensors", sd1)
     make_concept(tmp_path / "toy.safetensors", sd1.text.widths)
-    lora = (AdapterFile("lora", tmp_path / "x.safetensors", 0.7),)
-    toy = (AdapterFile("concept", tmp_path / "toy.safetensors"),)
+    lora = (AdapterFile("lora", InputFile(tmp_path / "x.safetensors"), 0.7),)
+    toy = (AdapterFile("concept", InputFile(tmp_path / "toy.safetensors")),)
     together = [job(cube, "plain"), job(cube, "lora", lora), job(cube, "toy", toy)]
     assert [o.state for o in run(together, sd1, tmp_path / "a", lockstep=4)] == ["done"] * 3
     glbs = {name: digest(tmp_path / "a" / name / "asset.glb") for name in ("plain", "lora", "toy")}
@@ -71,14 +73,14 @@ def test_a_lora_and_a_concept_change_their_own_row_only(sd1: Prior, cube: Path, 
 
 def test_an_adapter_that_does_not_fit_fails_its_row_alone(sd1: Prior, cube: Path, tmp_path: Path) -> None:
     bad = make_concept(tmp_path / "bad.safetensors", [5])
-    rows = [job(cube, "bad", (AdapterFile("concept", bad),)), job(cube, "good")]
+    rows = [job(cube, "bad", (AdapterFile("concept", InputFile(bad)),)), job(cube, "good")]
     outcomes = run(rows, sd1, tmp_path / "out")
     assert [o.state for o in outcomes] == ["failed", "done"] and "made for another model" in outcomes[0].message
 
 
 def test_a_concept_that_the_prompt_does_not_name_is_warned_of(sd1: Prior, cube: Path, tmp_path: Path) -> None:
     path = make_concept(tmp_path / "other.safetensors", sd1.text.widths)
-    (outcome,) = run([job(cube, "one", (AdapterFile("concept", path),))], sd1, tmp_path / "out")
+    (outcome,) = run([job(cube, "one", (AdapterFile("concept", InputFile(path)),))], sd1, tmp_path / "out")
     assert outcome.state == "done" and "'other' is not in the prompt" in outcome.warnings[0]
 
 

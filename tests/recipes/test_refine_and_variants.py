@@ -12,6 +12,7 @@ import torch
 from real.validator import validate_glbs
 
 from pipeline.core.job import Job, RowLocation
+from pipeline.core.location import InputFile
 from pipeline.export.gltf import BASE_COLOUR
 from pipeline.export.record import read_record
 from pipeline.mesh.load import load_mesh
@@ -34,7 +35,7 @@ def embedded() -> Prior:
 
 def job(mesh: Path, name: str = "one", seed: int = 0, **settings: object) -> Job:
     values = PaintSettings(**{"steps": 4, "preview": False, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
-    return Job(name, "paint", "a red brick cube", "", seed, mesh, values, RowLocation("m.csv", 2))
+    return Job(name, "paint", "a red brick cube", "", seed, InputFile(mesh), values, RowLocation("m.csv", 2))
 
 
 def run(jobs: list[Job], prior: Prior, out: Path, stop: Callable[[], bool] = lambda: False, **more):  # type: ignore[no-untyped-def]

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from pipeline.core.job import Job, RowLocation, no_report
+from pipeline.core.location import InputFile
 from pipeline.export.record import read_record
 from pipeline.optimize.loop import Optimization, optimize
 from pipeline.prior.load import Prior, load_prior
@@ -69,7 +70,8 @@ def run(case: Case, folder: Path, moments: list[Moment]) -> dict[str, str]:
     mesh = Path(shutil.copy(VASE, folder.with_suffix(".obj"))) if case.recipe == "paint" else None
     kind = PaintSettings if case.recipe == "paint" else GenerateSettings
     values = kind(**case.settings).model_dump(mode="json", exclude_unset=True)
-    made = Job("one", case.recipe, "a red brick vase", "", 3, mesh, values, RowLocation("m.csv", 2))
+    file = InputFile(mesh) if mesh else None
+    made = Job("one", case.recipe, "a red brick vase", "", 3, file, values, RowLocation("m.csv", 2))
     steps = {"paint": Paint, "generate": Generate}[case.recipe]()
     left, starts = list(moments), 0
     while True:
@@ -140,9 +142,8 @@ def last_phase(
     kind = PaintSettings if recipe == "paint" else GenerateSettings
     values = kind(**{"steps": 6, **own, **settings}).model_dump(mode="json")
     steps = {"paint": Paint, "generate": Generate}[recipe]()
-    made = Job(
-        "one", recipe, "a red brick cube", "", 0, mesh if recipe == "paint" else None, values, RowLocation("m.csv", 2)
-    )
+    file = InputFile(mesh) if recipe == "paint" else None
+    made = Job("one", recipe, "a red brick cube", "", 0, file, values, RowLocation("m.csv", 2))
     work = build.start(steps, RowContext(made, "print", out / "one", no_report), prior, out, 2)
     (variant,) = work.variants
     while True:

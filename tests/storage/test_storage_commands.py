@@ -151,15 +151,15 @@ def test_a_mesh_is_fetched_once_per_node_and_checked_by_its_hash(proxy, s3):
     assert [method for method, _ in proxy.seen] == ["HEAD"]
     # With its hash known (as it is to workers), no one is asked.
     proxy.seen.clear()
-    assert fetch_mesh(RemotePath(place.url, sha256)) == (path, sha256) and not proxy.seen
+    assert fetch_mesh(place, sha256) == (path, sha256) and not proxy.seen
     # A copy that was changed is not used.
     path.write_text("v 0 0 0\n")
-    assert fetch_mesh(RemotePath(place.url, sha256))[0].read_text() == CUBE
+    assert fetch_mesh(place, sha256)[0].read_text() == CUBE
     # What lies there has changed since the plan.
     store_of(place).write(place, b"v 0 0 0\n")
     path.write_text("v 0 0 0\n")
     with pytest.raises(MeshError, match="bytes have changed since the run was planned"):
-        fetch_mesh(RemotePath(place.url, sha256))
+        fetch_mesh(place, sha256)
     store_of(place).write(place, b"")
     with pytest.raises(MeshError, match="empty file"):
         fetch_mesh(place)
@@ -178,7 +178,7 @@ def test_adapters_in_a_bucket_are_fetched_and_their_bytes_decide(shop, s3, prior
 
     def recipe(jobs, *rest, **more):
         for job in jobs:
-            seen[job.id] = [(file.kind, file.path.read_bytes(), file.weight) for file in job.adapters]
+            seen[job.id] = [(file.kind, file.file.local().read_bytes(), file.weight) for file in job.adapters]
         return toolbox.recipe("paint")(jobs, *rest, **more)
 
     options = RunOptions(manifest=place, out=out, serial=True, lockstep=2, prior=prior)

@@ -22,7 +22,7 @@ from stub_recipe import item, make_toolbox
 
 from pipeline.core.asset_layout import UNWRAP_CACHE
 from pipeline.core.job import no_report
-from pipeline.core.location import RemotePath
+from pipeline.core.location import InputFile, RemotePath
 from pipeline.export.record import load_record, read_failure
 from pipeline.recipes.asset_build import RowContext
 from pipeline.recipes.paint import Paint
@@ -173,7 +173,7 @@ def test_paint_shares_texture_coordinates_through_the_cache_that_it_gets(out, tm
     published = out / UNWRAP_CACHE.as_posix()
     for node in ("a", "b"):
         root = tmp_path / node
-        job = dataclasses.replace(item("one").job, mesh=mesh, settings={})
+        job = dataclasses.replace(item("one").job, mesh=InputFile(mesh), settings={})
         row = RowContext(job, "print", root / "one", no_report, SharedCache(root / UNWRAP_CACHE, published))
         settings = SimpleNamespace(
             texture_size=64, unwrap="auto", unwrap_seconds=60.0, max_faces=1000, up_axis="y", front="+z"
@@ -212,7 +212,7 @@ import sys; sys.path.insert(0, {str(FAKES)!r})
 from counting_recipe import counting
 from stub_recipe import item
 from pipeline.core.asset_layout import UNWRAP_CACHE
-from pipeline.core.location import RemotePath
+from pipeline.core.location import InputFile, RemotePath
 from pipeline.scheduler import output_root, runner
 output_root.SYNC_SECONDS = 0.2
 settings = runner.RunSettings(lockstep=1, threads=1, serial=True)
