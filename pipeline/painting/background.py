@@ -32,6 +32,10 @@ class EnvironmentMap:
         """Latents (N height width, C) behind every pixel of the cameras' views, row-major."""
         if self.values.device.type == "cpu":
             return self.sample(ray_directions(cameras, height, width).reshape(-1, 3))
+        return self.background_on_device(cameras, height, width)
+
+    def background_on_device(self, cameras: Cameras, height: int, width: int) -> torch.Tensor:
+        """As ``background`` up to rounding, with the rays computed where ``values`` are."""
         return self._sample_uv(_uv_on_device(self.values.device, cameras, height, width))
 
     def _sample_uv(self, uv: torch.Tensor) -> torch.Tensor:

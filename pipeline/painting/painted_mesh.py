@@ -182,7 +182,13 @@ def enlarged(level: torch.Tensor, side: int) -> torch.Tensor:
     if level.device.type == "cpu":
         size = (side, side)
         return torch.nn.functional.interpolate(level[None], size, mode="bilinear", align_corners=False)[0]
-    return _stretched(_stretched(level, side // level.shape[-1], -1), side // level.shape[-1], -2)
+    return enlarged_by_sums(level, side)
+
+
+def enlarged_by_sums(level: torch.Tensor, side: int) -> torch.Tensor:
+    """As ``enlarged`` on CUDA, on any device: its gradient adds in a fixed order."""
+    factor = side // level.shape[-1]
+    return _stretched(_stretched(level, factor, -1), factor, -2)
 
 
 def _stretched(values: torch.Tensor, factor: int, axis: int) -> torch.Tensor:

@@ -169,7 +169,8 @@ def test_the_grey_behind_is_far_from_the_object() -> None:
     found = []
     for brightness in (-1.0, 1.0):
         made = scene(cameras=CameraSettings(close_up=0))
-        made._colour[:] = torch.from_numpy(RGB.invert(np.full(3, 0.5 + 0.4 * brightness)))
+        colour = torch.from_numpy(RGB.invert(np.full(3, 0.5 + 0.4 * brightness)))
+        made.load_state({**made.state(), "colour": colour.float()})
         view = made.render(schedule(60)[0], 60).latents[0, :, 0, 0].detach().numpy()
         found.append(float((view @ RGB.matrix + RGB.bias).mean()))
     assert found[0] > 0.6 and found[1] < 0.4
@@ -216,12 +217,12 @@ def test_patches_have_a_number_size_and_height_of_their_own() -> None:
     assert made.render(0, 60).latents.shape == (3, 4, 16, 16)
     first = schedule(60)[0]
     assert made.render(first, 60).latents.shape == (5, 4, 24, 24)
-    cameras = made._candidate_cameras(0)[0]
-    height = 2 * np.tan(cameras.fov / 2) * np.linalg.norm(cameras.eye, axis=1)
-    assert 0.9 * 1.5 * 0.6 < np.median(height) < 2 * 1.5 * 0.6
     go(made, 0, 60, 60)
     patches = made.sampled_views()
     assert patches is not None and patches.shares.shape == (5 * len(schedule(60)), 24, 24)
+    cameras = patches.cameras
+    height = 2 * np.tan(cameras.fov / 2) * np.linalg.norm(cameras.eye, axis=1)
+    assert 0.9 * 1.5 * 0.6 < np.median(height) < 2 * 1.5 * 0.6
 
 
 def test_views_of_a_group_are_drawn_to_each_other_where_they_overlap() -> None:
@@ -235,9 +236,11 @@ def test_views_of_a_group_are_drawn_to_each_other_where_they_overlap() -> None:
         rendering = made.render(step, 60)
         whole = 1.0 if rendering.next_time is None else 0.3
         made.follow(rendering, rendering.latents.detach() - said, torch.tensor(whole))
-    seen = made.renderer.render(made._candidate_cameras(0)[0][made._chosen[0].numpy()], 64)
+    patches = made.sampled_views()
+    assert patches is not None and len(patches.cameras) == 4
+    seen = made.renderer.render(patches.cameras, 64)
     middle = [i for i in range(4) if seen.covered[i].mean() > 0.3]
-    spread = made._made[0, middle, :, 6:10, 6:10].mean(dim=(1, 2, 3))
+    spread = patches.latents[middle, :, 6:10, 6:10].mean(dim=(1, 2, 3))
     assert len(middle) > 1 and (spread - said[middle].flatten()).abs().max() > 0.3
 
 
@@ -256,14 +259,15 @@ def test_given_colours_are_where_patches_begin_and_stay_where_they_are() -> None
     assert torch.equal(made.texture[:, :, 20:], right.view(4, 1, 1).expand(4, 32, 12))
     first = made.render(0, 60)
     assert first.group == 0 and first.time == pytest.approx(0.6) and made.render(0, 60).guidance == 1
-    view = made.renderer.render(made._candidate_cameras(0)[0][made._chosen[0].numpy()], 64)
+    go(made, 0, 60, 60)
+    patches = made.sampled_views()
+    assert patches is not None
+    view = made.renderer.render(patches.cameras[: len(first.latents)], 64)
     for image, covered, uv in zip(
         first.latents, view.covered, np.split(view.uv, np.cumsum(view.covered.sum((1, 2)))[:-1]), strict=True
     ):
         shown = 2 * (uv[:, 0] > 0.5).mean()
         assert float(image.mean()) == pytest.approx(shown, abs=0.15), covered.mean()
-    go(made, 0, 60, 60)
-    assert made.sampled_views() is not None
     assert scene(given=halves, t_max=0.4).render(0, 60).time == pytest.approx(0.4)
 
 

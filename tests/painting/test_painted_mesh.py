@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipeline.core.rng import torch_generator
-from pipeline.painting.background import COLUMNS, ROWS, EnvironmentMap, _uv_on_device
-from pipeline.painting.painted_mesh import PaintedMesh, PaintedMeshSettings, _stretched, enlarged
+from pipeline.painting.background import COLUMNS, ROWS, EnvironmentMap
+from pipeline.painting.painted_mesh import PaintedMesh, PaintedMeshSettings, enlarged, enlarged_by_sums
 from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.raster.camera import CameraSettings, orbit, ray_directions
 
@@ -27,10 +27,15 @@ def scene(seed: int = 0, **settings: object) -> PaintedMesh:
     )
 
 
+def leaves(made: PaintedMesh) -> list[torch.Tensor]:
+    """What is optimised: the levels of the texture, the finest first, then the background if it is learned."""
+    return [leaf for group in made.parameters() for leaf in group["params"]]  # type: ignore[attr-defined]
+
+
 def test_the_front_view_shows_the_texture_upright() -> None:
     made = scene()
     with torch.no_grad():
-        finest = made._levels[0].zero_()
+        finest = leaves(made)[0].zero_()
         finest[0, :16, :16] = 1.0  # top left
         finest[1, :16, 16:] = 1.0  # top right
         finest[2, 16:, :16] = 1.0  # bottom left
@@ -44,7 +49,7 @@ def test_gradients_reach_what_is_seen_and_nothing_else() -> None:
     made = scene()
     detail = orbit(np.pi / 2, 0.0, 0.3, np.radians(40), target=(-0.2, 0.2, 0.0))
     made.render_views(detail, 0).sum().backward()
-    touched = made._levels[0].grad[0].abs() > 0  # type: ignore[index]
+    touched = leaves(made)[0].grad[0].abs() > 0  # type: ignore[index]
     assert touched[8, 8] and not touched[24, 24]
     assert made.texel_coverage.coverage[8, 8] and not made.texel_coverage.coverage[24, 24]
 
@@ -67,9 +72,9 @@ def test_a_latent_pixel_is_the_mean_over_its_area() -> None:
 def test_smoothed_outlines_are_what_the_mesh_covers(antialias: bool) -> None:
     made = scene(supersample=1, antialias=antialias)
     with torch.no_grad():
-        for level in made._levels:
+        for level in leaves(made):
             level.zero_()
-        made._levels[0][0] = 9.0
+        leaves(made)[0][0] = 9.0
     border = (0.4 / (1.5 * np.tan(np.radians(20))) + 1) * 8  # in pixels: 13.86
     front = orbit(np.pi / 2, 0.0, 1.5, np.radians(40))
     view = made.render_views(front, 0)[0, 0]
@@ -79,7 +84,7 @@ def test_smoothed_outlines_are_what_the_mesh_covers(antialias: bool) -> None:
     assert covered[8, 14] == 0 and covered[8, 8] == 1
     # The gradient reaches the texture with the same weights: in all, the area that is covered.
     view.sum().backward()
-    area = float(made._levels[0].grad[0].sum())  # type: ignore[index]
+    area = float(leaves(made)[0].grad[0].sum())  # type: ignore[index]
     assert area == pytest.approx((2 * (border - 8)) ** 2 if antialias else 12**2, rel=0.01)
 
 
@@ -94,14 +99,14 @@ def test_plain_backgrounds_differ_by_view_and_step() -> None:
     made = scene()
     corners = [made.render(step, 10).latents[:, :, 0, 0].detach() for step in (0, 1)]
     assert not torch.allclose(corners[0][0], corners[0][1]) and not torch.allclose(corners[0], corners[1])
-    assert len(made.parameters()) == len(made._levels)
+    assert len(made.parameters()) == sum(name.startswith("texture.") for name in made.state())
 
 
 def test_a_learned_background_has_gradients() -> None:
     made = scene(background="learned")
-    assert len(made.parameters()) == len(made._levels) + 1
+    assert len(leaves(made)) == len(leaves(scene())) + 1
     made.render(0, 10).latents.sum().backward()
-    assert made._environment.values.grad.abs().sum() > 0  # type: ignore[union-attr]
+    assert leaves(made)[-1].grad.abs().sum() > 0  # type: ignore[union-attr]
 
 
 def test_the_sphere_is_read_where_a_ray_goes_and_has_no_seam() -> None:
@@ -147,21 +152,21 @@ def test_state_goes_round_and_refuses_strangers() -> None:
 
 def test_the_texture_is_the_sum_of_its_levels() -> None:
     made = scene(texture_size=96, view_size=16)
-    assert [level.shape[-1] for level in made._levels] == [96, 48, 24, 12]
+    assert [level.shape[-1] for level in leaves(made)] == [96, 48, 24, 12]
     before = made.texture.detach().clone()
     with torch.no_grad():
-        made._levels[2][1, 5, 7] = 1.0
+        leaves(made)[2][1, 5, 7] = 1.0
     change = (made.texture.detach() - before)[1]
     assert change.max() > 0.5 and change[:16].abs().max() == 0 and abs(float(change.sum()) - 16) < 1e-3
     made.render(0, 10).latents.square().sum().backward()
-    assert all(level.grad is not None and level.grad.abs().sum() > 0 for level in made._levels)
+    assert all(level.grad is not None and level.grad.abs().sum() > 0 for level in leaves(made))
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
 def test_what_cuda_enlarges_by_is_interpolation(factor: int) -> None:
     level = torch.randn(3, 5, 5, generator=torch_generator(3, "level"), requires_grad=True)
     weight = torch.randn(3, 5 * factor, 5 * factor, generator=torch_generator(4, "weight"))
-    both = (enlarged(level, 5 * factor), _stretched(_stretched(level, factor, -1), factor, -2))
+    both = (enlarged(level, 5 * factor), enlarged_by_sums(level, 5 * factor))
     answers = [(made, *torch.autograd.grad((made * weight).sum(), level)) for made in both]
     for mine, torchs in zip(answers[1], answers[0], strict=True):
         torch.testing.assert_close(mine, torchs, atol=1e-5, rtol=1e-5)
@@ -170,5 +175,5 @@ def test_what_cuda_enlarges_by_is_interpolation(factor: int) -> None:
 def test_the_places_that_cuda_computes_are_the_hosts() -> None:
     cameras = orbit(np.radians([50.0, 95.0]), np.radians([10.0, 200.0]), 1.4, np.radians(50.0))
     sphere = EnvironmentMap(torch.randn(4, ROWS, COLUMNS, generator=torch_generator(5, "sphere")))
-    there = sphere._sample_uv(_uv_on_device(torch.device("cpu"), cameras, 12, 20))
+    there = sphere.background_on_device(cameras, 12, 20)
     torch.testing.assert_close(there, sphere.background(cameras, 12, 20), atol=1e-5, rtol=1e-5)
