@@ -33,6 +33,7 @@ from pipeline.export.preview import render_views  # noqa: E402
 from pipeline.mesh.normalise import normalise  # noqa: E402
 from pipeline.scheduler import runner  # noqa: E402
 from pipeline.scheduler.runner import RunSettings  # noqa: E402
+from pipeline.uv.pack import pack  # noqa: E402
 from pipeline.uv.unwrap import unwrap  # noqa: E402
 
 ROWS = 300
@@ -92,6 +93,20 @@ def large_meshes() -> Iterator[tuple[str, float, float]]:
     yield f"corners split {name} / sort", seconds(lambda: split_corners(layout, math.radians(60))), sort
 
 
+def many_charts() -> Iterator[tuple[str, float, float]]:
+    """More charts than a texture has room for, beside a quarter of them."""
+
+    def action(count: int) -> Callable[[], object]:
+        square = 0.01 * np.array([(0.0, 0), (1, 0), (1, 1), (0, 1)])
+        points = np.tile(square, (count, 1))
+        start = 4 * np.arange(count)[:, None]
+        faces = np.stack([start + np.array([0, 1, 2]), start + np.array([0, 2, 3])], axis=1).reshape(-1, 3)
+        return lambda: pack(points, faces, np.repeat(np.arange(count), 2), padding=1 / 128)
+
+    many, quarter = seconds(action(60_000)), seconds(action(15_000))
+    yield "60,000 charts packed / 15,000", many, quarter
+
+
 def previews() -> Iterator[tuple[str, float, float]]:
     """Eight views of an asset beside one."""
     mesh = unwrap(meshes.blob(2000), texture_size=256)
@@ -103,7 +118,7 @@ def previews() -> Iterator[tuple[str, float, float]]:
 
 def main() -> None:
     """Prints a line for each."""
-    for measured in (commands, records, large_meshes, previews):
+    for measured in (commands, records, large_meshes, many_charts, previews):
         for name, time_taken, base in measured():
             print(f"{name:56} {time_taken / base:8.1f}   {1000 * time_taken:9.1f} ms", flush=True)
 

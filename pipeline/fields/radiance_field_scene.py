@@ -32,7 +32,7 @@ REFRESH = 16
 """Steps between two looks at which cells of space are occupied."""
 
 # Points of the sketch's box on which its loss is taken besides the samples of the rays, so that empty space can fill.
-_BOX_POINTS = 4096
+BOX_POINTS = 4096
 # A camera may stand inside the cube: what is closer to it than this would fill its picture.
 _NEAREST = 0.1
 # Samples that are evaluated at once when no gradient is needed.
@@ -182,7 +182,7 @@ class RadianceFieldScene:
         lambdas = self.settings.lambdas
         total = lambdas.sparsity * losses.sparsity(rendered.weight)
         if self._sketch is not None and lambdas.shape > 0:
-            box = self._sketch.box_points(self._seed, step, _BOX_POINTS)
+            box = self._sketch.box_points(self._seed, step, BOX_POINTS)
             points, densities = torch.cat([packed.points, box]), torch.cat([sigma, self.field.density(box)])
             total = total + lambdas.shape * self._sketch.loss(points, densities)
         if lambdas.orientation > 0 and len(packed.points):

@@ -8,12 +8,12 @@ import math
 
 import numpy as np
 import pytest
+import warp
 from test_rasterise_agreement import SCENES, blob
 
 from pipeline.core.rng import numpy_generator
 from pipeline.raster import camera, rasterise
 from pipeline.raster.backface_culling import front_faces
-from pipeline.raster.rasterise import warp_backend
 
 HEIGHT, WIDTH = 40, 56
 
@@ -127,19 +127,19 @@ def test_nvdiffrast_is_called_as_documented(nvdiffrast):
 def test_large_ids_survive_their_float():
     import torch
 
-    from pipeline.raster.rasterise.nvdiffrast_backend import _face_ids, stored_ids
+    from pipeline.raster.rasterise.nvdiffrast_backend import face_ids, stored_ids
 
     ids = torch.tensor([0, 1, 2**24, 2**24 + 1, 30_000_001, 889_192_447], dtype=torch.int32)
     # As its triidx_to_float stores id + 1 (here the numbers are id + 1 already).
     stored = torch.where(ids <= 2**24, ids.float(), (ids + 0x4A800000).view(torch.float32))
-    assert (_face_ids(stored) == ids - 1).all()
+    assert (face_ids(stored) == ids - 1).all()
     assert torch.equal(stored_ids(ids - 1), stored)
 
 
 def test_warp_keeps_its_tree_until_the_mesh_changes(monkeypatch):
     builds = []
-    build = warp_backend._build
-    monkeypatch.setattr(warp_backend, "_build", lambda *arguments: builds.append(1) or build(*arguments))
+    build = warp.Mesh
+    monkeypatch.setattr(warp, "Mesh", lambda **arguments: builds.append(1) or build(**arguments))
     rng = numpy_generator(24, "tree")
     vertices, faces = blob(rng, 60)
     vertices, faces = np.ascontiguousarray(vertices), np.ascontiguousarray(faces)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import runpy
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,13 @@ from meshes import make, write_obj
 from numpy.typing import NDArray
 
 from pipeline.core.errors import SettingError
+from pipeline.core.process.child import run_child
 from pipeline.fields.sketch import DELTA, LEAST, MARGIN, Sketch, cross_entropy
 from pipeline.mesh import winding_grid as module
+from pipeline.mesh import winding_grid_child
 from pipeline.mesh.primitives import combine
 from pipeline.mesh.winding_grid import WindingGrid, build_winding_grid, load_sketch, place_in_working_frame
 
-CHILD = runpy.run_path(str(module._CHILD))
 Measure = Callable[[NDArray, NDArray, NDArray], tuple[NDArray, NDArray]]
 RADIUS = 0.6
 
@@ -36,7 +35,7 @@ SHAPES: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def exact() -> Measure:
     """The exact query: libigl at the points themselves."""
-    return CHILD["winding_and_distance"]
+    return winding_grid_child.winding_and_distance
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measures without a process of its own, which takes longer to start than to measure."""
 
     def run(program: Path, name: str, given: dict[str, NDArray], wanted: Sequence[str], **_: Any) -> Any:
-        return dict(zip(wanted, CHILD["winding_and_distance_grid"](**given), strict=True)), ""
+        return dict(zip(wanted, winding_grid_child.winding_and_distance_grid(**given), strict=True)), ""
 
     monkeypatch.setattr(module, "run_child", run)
 
@@ -227,14 +226,16 @@ def test_another_sketch_or_grid_is_measured_anew(tmp_path: Path) -> None:
 
 def test_a_sketch_that_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     child = tmp_path / "slow.py"
-    child.write_text(f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
-    monkeypatch.setattr(module, "_CHILD", child)
-    start = time.monotonic()
+    child.write_text(
+        f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+        f"time.sleep(60)\nopen({str(tmp_path / 'finished')!r}, 'w')\n"
+    )
+    monkeypatch.setattr(module, "run_child", lambda program, *arguments, **more: run_child(child, *arguments, **more))
     with pytest.raises(
         SettingError, match=r"the sketch \(768 faces\) could not be measured: libigl was not done after"
     ):
         load_sketch(None, [{"shape": "box", "size": [1, 1, 1]}], tmp_path / "cache", time_limit=1.0)
-    assert time.monotonic() - start < 15 and not (tmp_path / "cache").exists()
+    assert not (tmp_path / "finished").exists() and not (tmp_path / "cache").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

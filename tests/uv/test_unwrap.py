@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import meshes
@@ -17,6 +19,7 @@ from pipeline.core.errors import SettingError, UnwrapError
 from pipeline.mesh.load import load_mesh
 from pipeline.mesh.mesh import Mesh, UVMesh, face_areas, uv_areas
 from pipeline.uv import unwrap as unwrap_module
+from pipeline.uv import xatlas_child
 from pipeline.uv.pack import pack
 from pipeline.uv.unwrap import chart_ids, overlap_share, run_xatlas, unwrap, uv_problem
 
@@ -180,6 +183,13 @@ def test_faces_that_share_an_edge_do_not_overlap_at_any_angle() -> None:
 # -- made coordinates ---------------------------------------------------------------------------------------------
 
 
+def clustered(mesh: Mesh) -> UVMesh:
+    """What is made of a mesh that is too large for xatlas and has no coordinates of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unwrap_module, "XATLAS_FACES", 0)
+        return unwrap(Mesh(mesh.vertices, mesh.faces), texture_size=1024)
+
+
 @pytest.mark.parametrize("mode", ["xatlas", "box", "clusters"])
 @pytest.mark.parametrize("shape", ["torus", "blob", "plane", "spiral", "cube", "soup"])
 def test_every_way_of_unwrapping_gives_a_good_layout(mode: str, shape: str) -> None:
@@ -187,10 +197,7 @@ def test_every_way_of_unwrapping_gives_a_good_layout(mode: str, shape: str) -> N
         "torus": meshes.torus, "blob": meshes.blob, "plane": meshes.plane, "spiral": meshes.spiral,
         "cube": meshes.cube, "soup": lambda: meshes.soup(300),
     }[shape]()  # fmt: skip
-    if mode == "clusters":
-        result = unwrap_module._clustered(mesh, 1024, "clusters", "asked by a test")
-    else:
-        result = unwrap(mesh, texture_size=1024, mode=mode)
+    result = clustered(mesh) if mode == "clusters" else unwrap(mesh, texture_size=1024, mode=mode)
     assert result.method == mode
     check(result)
     assert result.coverage > (0.3 if shape == "soup" else 0.45)
@@ -241,7 +248,7 @@ def test_slivers_of_xatlas_give_way_to_better_clusters(monkeypatch: pytest.Monke
     mesh = meshes.blob(700)
     # Stands for what xatlas does to a scan: every face a chart.
     alone = np.arange(3 * len(mesh.faces)).reshape(-1, 3)
-    flat = unwrap_module._clustered(mesh, 1024, "clusters", "")
+    flat = clustered(mesh)
     points = flat.uv.astype(np.float64)[flat.uv_faces].reshape(-1, 2)
     monkeypatch.setattr(unwrap_module, "run_xatlas", lambda *a, **k: ((points, alone), ""))
     result = unwrap(mesh, texture_size=1024)
@@ -249,28 +256,25 @@ def test_slivers_of_xatlas_give_way_to_better_clusters(monkeypatch: pytest.Monke
     assert unwrap(mesh, texture_size=1024, mode="xatlas").method == "xatlas"
 
 
-def test_330_000_faces_take_seconds_and_little_memory() -> None:
+def test_330_000_faces_need_little_memory() -> None:
     program = (
-        "import resource, sys, time\n"
+        "import resource, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parents[1] / 'fakes')!r})\n"
         "import meshes\n"
         "from pipeline.uv.unwrap import unwrap, overlap_share\n"
         "unwrap(meshes.spiral(), texture_size=64, mode='box')\n"
         "mesh = meshes.large()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "start = time.perf_counter()\n"
         "result = unwrap(mesh, texture_size=1024)\n"
-        "seconds = time.perf_counter() - start\n"
         "added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
         "assert result.method == 'clusters' and len(mesh.faces) > 320_000\n"
         "assert result.coverage > 0.5 and result.charts.max() < 200, (result.coverage, result.charts.max())\n"
         "assert overlap_share(result.uv, result.uv_faces) < 1e-3\n"
-        "print(seconds, added / 1024)\n"
+        "print(added / 1024)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    seconds, megabytes = (float(word) for word in done.stdout.split())
-    assert seconds < 30 and megabytes < 1000
+    assert float(done.stdout) < 1000  # MiB
 
 
 @pytest.mark.parametrize("name", ["blub.obj", "boot.obj", "spot.obj", "CesiumMan.glb"])
@@ -296,13 +300,13 @@ def test_a_child_that_hangs_is_killed_and_the_fallback_is_named(
     child = tmp_path / "child.py"
     child.write_text(
         "import os, sys, time\n"
-        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()) + ' ' + sys.argv[1])\ntime.sleep(600)\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()) + ' ' + sys.argv[1])\n"
+        f"time.sleep(60)\nopen({str(tmp_path / 'finished')!r}, 'w')\n"
     )
-    monkeypatch.setattr(unwrap_module, "_CHILD", child)
+    monkeypatch.setattr(unwrap_module, "run_xatlas", partial(run_xatlas, command=(sys.executable, str(child))))
     beats: list[tuple[str, int, int]] = []
-    start = time.monotonic()
     result = unwrap(meshes.torus(), texture_size=256, time_limit=1.5, report=lambda *beat: beats.append(beat))
-    assert time.monotonic() - start < 15
+    assert not (tmp_path / "finished").exists()
     assert result.method == "clusters" and "xatlas was not done after 1.5 s" in result.reason
     check(result)
     assert len(beats) >= 3 and beats[-1] == ("unwrap", 1, 2)
@@ -332,10 +336,9 @@ def test_a_child_that_fails_is_told(program: str, says: str) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the signal exists on Linux only")
 def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
-    child = unwrap_module._CHILD
     sleeper = (
         "import importlib.util, os, sys, time\n"
-        f"spec = importlib.util.spec_from_file_location('child', {str(child)!r})\n"
+        f"spec = importlib.util.spec_from_file_location('child', {xatlas_child.__file__!r})\n"
         "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
         "module.exit_with_parent(int(sys.argv[1]), 60)\n"
         "print(os.getpid(), flush=True)\ntime.sleep(60)\n"
@@ -364,12 +367,11 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
 
 def test_the_child_ends_at_its_alarm_without_anyone_watching() -> None:
     program = (
-        f"import runpy, os; module = runpy.run_path({str(unwrap_module._CHILD)!r}); import time\n"
+        f"import runpy, os; module = runpy.run_path({xatlas_child.__file__!r}); import time\n"
         "module['exit_with_parent'](os.getppid(), 1); time.sleep(30)"
     )
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], check=False)
-    assert done.returncode == -14 and time.monotonic() - start < 15
+    assert done.returncode == -signal.SIGALRM
 
 
 def test_unknown_modes_are_refused() -> None:
@@ -398,10 +400,8 @@ def test_a_long_strip_does_not_lose_its_padding() -> None:
 
 
 def test_more_charts_than_cells_still_end() -> None:
-    start = time.monotonic()
     points, faces, charts = squares(np.full((60_000, 2), 0.01))
     packed = pack(points, faces, charts, padding=1 / 128)
-    assert time.monotonic() - start < 60
     assert packed.padding < 1 / 512 and np.isfinite(packed.uv).all()
     assert overlap_share(packed.uv, faces, 4096) == 0.0
 

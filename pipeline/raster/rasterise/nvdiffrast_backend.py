@@ -10,7 +10,7 @@ of 8; since then it pads inside). What is converted, as its ``rasterize`` docume
 * Indices are int32 (F, 3). Everything else is contiguous and on the context's own device; empty arrays are errors.
 * The image is bottom-up: row 0 is the lowest. Ours are top-down.
 * A pixel holds (u, v, z/w, id + 1): u and v weigh the first two corners, 0 means nothing is there, and ids beyond
-  2^24 are bit patterns, see ``_face_ids``.
+  2^24 are bit patterns, see ``face_ids``.
 * It clips at the far plane, which our rules do not: ``_without_far_plane`` moves that plane to infinity.
 
 Corners are snapped to 1/16 pixel (ours: 1/4096), so ids differ where a pixel's centre lies within about 1/32
@@ -57,11 +57,11 @@ def rasterise(
     clip = clip_positions(vertices, matrices, device)
     triangles = torch.from_numpy(np.ascontiguousarray(faces, np.int32)).to(device)
     if cull:
-        front_face_ids = [front_faces(vertices, faces, matrix) for matrix in matrices]
-        raster, face, depth = _draw_ranges(clip, triangles, front_face_ids, height, width)
+        frontface_ids = [front_faces(vertices, faces, matrix) for matrix in matrices]
+        raster, face, depth = _draw_ranges(clip, triangles, frontface_ids, height, width)
     else:
         raster, depth = _draw(clip, triangles, (height, width))
-        face = _face_ids(raster[..., 3])
+        face = face_ids(raster[..., 3])
     covered = face >= 0
     weights = torch.cat([raster[..., :2], 1.0 - raster[..., :1] - raster[..., 1:2]], dim=-1)
     bary = torch.where(covered[..., None], weights, 0.0)
@@ -92,21 +92,21 @@ def _without_far_plane(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _draw_ranges(
-    clip: Tensor, triangles: Tensor, front_face_ids: list[NDArray[np.int64]], height: int, width: int
+    clip: Tensor, triangles: Tensor, frontface_ids: list[NDArray[np.int64]], height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Each view with its own faces: image (N, H, W, 4), bottom-up, face ids (N, H, W) into ``triangles``, and depth."""
     views, count = clip.shape[:2]
     # A view that sees no face draws the first one and forgets it: a range of none is not known to be allowed.
-    blank = np.array([not len(visible_ids) for visible_ids in front_face_ids])
-    front_face_ids = [visible_ids if len(visible_ids) else np.zeros(1, np.int64) for visible_ids in front_face_ids]
-    lengths = np.array([len(visible_ids) for visible_ids in front_face_ids])
-    ids = torch.from_numpy(np.concatenate(front_face_ids)).to(clip.device)
+    blank = np.array([not len(visible_ids) for visible_ids in frontface_ids])
+    frontface_ids = [visible_ids if len(visible_ids) else np.zeros(1, np.int64) for visible_ids in frontface_ids]
+    lengths = np.array([len(visible_ids) for visible_ids in frontface_ids])
+    ids = torch.from_numpy(np.concatenate(frontface_ids)).to(clip.device)
     # Each view's vertices follow the last view's in one list; indices move on with them.
     moved = torch.from_numpy(np.repeat(np.arange(views, dtype=np.int32) * count, lengths)).to(clip.device)
     own = (triangles[ids] + moved[:, None]).contiguous()
     ranges = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1).astype(np.int32)
     raster, depth = _draw(clip.reshape(-1, 4), own, (height, width), torch.from_numpy(ranges))
-    range_index = _face_ids(raster[..., 3])
+    range_index = face_ids(raster[..., 3])
     known = (range_index >= 0) & ~torch.from_numpy(blank).to(clip.device)[:, None, None]
     return raster, torch.where(known, ids[range_index.clamp(min=0).long()].int(), -1), depth
 
@@ -136,12 +136,12 @@ def _context(device: torch.device) -> Any:
 
 
 def stored_ids(face: Tensor) -> Tensor:
-    """The fourth channel (float32) for ids (int32, -1 for none); see ``_face_ids``."""
+    """The fourth channel (float32) for ids (int32, -1 for none); see ``face_ids``."""
     number = face + 1
     return torch.where(number <= _EXACT, number.float(), (number + _ID_BITS).view(torch.float32))
 
 
-def _face_ids(stored: Tensor) -> Tensor:
+def face_ids(stored: Tensor) -> Tensor:
     """Ids (int32, -1 for none) from the fourth channel: id + 1 as a number, or, beyond 2^24, as moved bits."""
     counted = stored.clamp(max=_EXACT).int()
     bits = stored.contiguous().view(torch.int32) - _ID_BITS
