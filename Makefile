@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+# Processes that run tests. Those that start Ray stay in one of them.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
@@ -61,7 +63,8 @@ lint: $(STAMPS)/dev
 
 test: lint
 	@echo "==> pytest"
-	@$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=85
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder \
+		--cov --cov-report=term --cov-fail-under=85
 
 # On a machine with a GPU, after make setup with a torch built for CUDA; libraries that are not installed are named as skipped.
 test-gpu: $(STAMPS)/tools

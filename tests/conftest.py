@@ -8,9 +8,11 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import meshes
+import numpy as np
 import pytest
 import shape_checks
 from s3_server import BUCKET, FaultProxy, S3Server, connect, environment
@@ -25,11 +27,27 @@ shape_checks.install()
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_AUTH_MODE"] = "token"
 
-# What earlier runs of this user found out must not decide what a test sees, nor the other way round.
-os.environ["LATENTKILN_CACHE"] = tempfile.mkdtemp(prefix="latentkiln-test-cache-")
-atexit.register(shutil.rmtree, os.environ["LATENTKILN_CACHE"], ignore_errors=True)
+# What earlier runs of this user found out must not decide what a test sees, nor the other way round. The workers of
+# pytest-xdist share the folder of the process that started them: what one compiles, the other need not.
+PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
+if not PARALLEL:
+    os.environ["LATENTKILN_CACHE"] = tempfile.mkdtemp(prefix="latentkiln-test-cache-")
+    atexit.register(shutil.rmtree, os.environ["LATENTKILN_CACHE"], ignore_errors=True)
 
+CLUSTER = pytest.mark.xdist_group("cluster")
 REAL_MESHES = ("blub.obj", "boot.obj", "spot.obj", "CesiumMan.glb")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``--dist loadgroup`` the tests of a file stay together, since they share fixtures, and those marked
+    ``xdist_group("cluster")``, which start Ray and look at what it leaves on the machine, run one after the other.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    if PARALLEL:
+        # The largest group begins first.
+        items.sort(key=lambda item: item.get_closest_marker("xdist_group") != CLUSTER.mark)
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +55,8 @@ def shared_meshes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the meshes named in REAL_MESHES.
 
     It is $LATENTKILN_SHARED_MESHES or shared/meshes beside the repository, where one of them has all four; else
-    a folder with meshes of our own under the same names, so that no test skips: a closed one with texture
-    coordinates, a bumpy one of many faces without, a small one without, and a GLB of two nodes.
+    a folder with meshes of our own under the same names, so that no test skips: a closed one whose texture
+    coordinates are uneven, a bumpy one of many faces without, a small one without, and a GLB of two nodes.
     """
     named = os.environ.get("LATENTKILN_SHARED_MESHES")
     candidates = [Path(named)] if named else []
@@ -47,7 +65,9 @@ def shared_meshes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if all((folder / name).is_file() for name in REAL_MESHES):
             return folder
     folder = tmp_path_factory.mktemp("meshes")
-    meshes.write_obj(folder / "blub.obj", meshes.uv_sphere(48, 96))
+    ball = meshes.uv_sphere(48, 96)
+    assert ball.uv is not None
+    meshes.write_obj(folder / "blub.obj", replace(ball, uv=ball.uv ** np.array([1, 5], np.float32)))
     meshes.write_obj(folder / "boot.obj", meshes.blob(40_000, noise=0.3))
     meshes.write_obj(folder / "spot.obj", meshes.blob(1600))
     meshes.write_glb(folder / "CesiumMan.glb", meshes.uv_sphere(24, 48))

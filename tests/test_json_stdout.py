@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 FAULTS = Path(__file__).parent / "faults"
 sys.path.insert(0, str(FAULTS))
@@ -43,6 +44,7 @@ def test_a_closed_standard_error_is_no_obstacle() -> None:
     assert done.stdout.split(b"\n") == [b"before", b"ours", b"after", b""]
 
 
+@pytest.mark.xdist_group("cluster")
 def test_a_dead_worker_and_a_dead_raylet_leave_nothing_but_json(tmp_path: Path) -> None:
     (tmp_path / "cube.obj").write_text(CUBE)
     (tmp_path / "prior").mkdir()

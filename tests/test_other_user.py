@@ -21,6 +21,7 @@ import meshes
 import pytest
 from fake_prior import make_prior
 
+pytestmark = pytest.mark.xdist_group("cluster")
 ROOT = Path(__file__).parent.parent
 USER, ATTACKER = 61_001, 61_002
 

@@ -70,6 +70,7 @@ def test_a_signal_saves_the_run(place, number):
     assert_saved(place / "out", said)
 
 
+@pytest.mark.xdist_group("cluster")
 def test_a_hangup_of_the_whole_group_saves_the_rows_of_workers(place):
     """As a closed terminal does it: Ray's servers and the workers get the signal, too; and twice."""
     process = start(place, "--workers", "1", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

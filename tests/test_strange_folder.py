@@ -91,7 +91,13 @@ def test_a_planted_file_is_run_by_a_plain_interpreter(tmp_path: Path) -> None:
     assert ran(tmp_path) == [str(tmp_path / "ran-numpy")]
 
 
-@pytest.mark.parametrize("spread", [("--workers", "2"), ("--serial",)], ids=["workers", "serial"])
+@pytest.mark.parametrize(
+    "spread",
+    [
+        pytest.param(("--workers", "2"), id="workers", marks=pytest.mark.xdist_group("cluster")),
+        pytest.param(("--serial",), id="serial"),
+    ],
+)
 def test_no_file_of_a_strange_folder_is_imported(folders, prior_folder: Path, spread: tuple[str, ...]) -> None:
     here, manifest, _, out = folders
     run = [LATENTKILN, "run", manifest / "m.json", "--out", out, "--prior", prior_folder, "--json", *spread]

@@ -54,6 +54,8 @@ class S3Server:
             "s3.config": self.folder / "s3.json", "s3.port": s3, "s3.port.grpc": s3_grpc,
             "s3.port.iceberg": 0, "s3.port.lance": 0, "filer.port": filer, "filer.port.grpc": filer_grpc,
             "master.port": master, "master.port.grpc": master_grpc, "master.volumeSizeLimitMB": 64,
+            # The only master is elected at once after a restart; by default it waits for others for 10 to 20 s.
+            "master.electionTimeout": "500ms", "master.heartbeatInterval": "100ms",
             "volume.port": volume, "volume.port.grpc": volume_grpc, "volume.max": 30,
         }  # fmt: skip
         weed = Path(sys.executable).with_name("weed")

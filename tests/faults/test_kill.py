@@ -16,6 +16,7 @@ from fake_prior import make_prior
 
 from pipeline.export.record import read_record
 
+pytestmark = pytest.mark.xdist_group("cluster")
 CUBE = """v -1 -1 -1\nv 1 -1 -1\nv 1 1 -1\nv -1 1 -1\nv -1 -1 1\nv 1 -1 1\nv 1 1 1\nv -1 1 1
 f 1 4 3 2\nf 5 6 7 8\nf 1 2 6 5\nf 3 4 8 7\nf 2 3 7 6\nf 1 5 8 4\n"""
 ROWS = ("one", "two", "three")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("cluster")
 HERE = Path(__file__).parent
 PROGRAMS = ("kill_matrix", "bad_store", "many_rows", "check_million", "fuzz_manifests", "fuzz_meshes")
 # They mount file systems and make network namespaces.

@@ -26,6 +26,7 @@ from pipeline.scheduler.file_lock import asset_lock
 from pipeline.scheduler.run_log import read_run
 from pipeline.scheduler.runner import RunSettings
 
+pytestmark = pytest.mark.xdist_group("cluster")
 FAKES = Path(__file__).parents[1] / "fakes"
 # Of the clusters that tests here start and join.
 TOKEN = secrets.token_hex(32)

@@ -291,6 +291,7 @@ def test_a_server_killed_in_the_middle_of_publishing_and_started_again(proxy, s3
     assert not leftovers(out)
 
 
+@pytest.mark.xdist_group("cluster")
 def test_workers_on_ray_publish_too(s3):
     out = RemotePath(s3)
     summary = build(out, *(item(f"r{n}") for n in range(3)), item("unlucky", "die once"), serial=False)
