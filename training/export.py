@@ -86,9 +86,17 @@ def export(cfg: Settings, out: Path) -> None:
         pipe.save_pretrained(tmp, safe_serialization=True)
         new = Path(tmp)
         for config in new.rglob("*.json"):
-            # Where the parts lay on the machine that trained them is nobody's business, and changes the hash.
             values = json.loads(config.read_text())
-            if isinstance(values, dict) and values.pop("_name_or_path", None) is not None:
+            if not isinstance(values, dict):
+                continue
+            # Where the parts lay on the machine that trained them is nobody's business, and changes the hash.
+            changed = values.pop("_name_or_path", None) is not None
+            # transformers loads a model in the format that its config names, diffusers its own models in float32. The
+            # weights stay float16 on disk, and every part of the pipeline is loaded in one format.
+            for key in ("dtype", "torch_dtype"):
+                if key in values:
+                    changed, values[key] = True, "float32"
+            if changed:
                 config.write_text(json.dumps(values, indent=2) + "\n")
         # What these weights have seen, so that training that goes on from them counts on.
         with safe_open(cfg.work / "unet.safetensors", "pt") as f:

@@ -65,9 +65,8 @@ def test_a_pool_without_images_is_named(work: Path, tmp_path: Path) -> None:
 def test_export_loads_offline_and_generates(work: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(
-        work / "prior", dtype=torch.float32, local_files_only=True, safety_checker=None, requires_safety_checker=False
-    )
+    pipe = StableDiffusionPipeline.from_pretrained(work / "prior")
+    assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.float32}
     out = pipe("a red brick cube, front view", num_inference_steps=2, height=64, width=64, output_type="np")
     assert out.images.shape == (1, 64, 64, 3)
     listed = json.loads((work / "prior" / "words.json").read_text())
