@@ -26,8 +26,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.prior.material_net import MaterialNet, estimate, log_scales
 from training import checkpoint
-from training.material_net import MaterialNet, estimate, log_scales
 from training.optimiser import Orthogonal, matrices
 from training.samples import RELIEF
 from training.settings import Log, Settings, load

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.prior.material_net import CHANNELS, MaterialNet, estimate, log_scales, maps_of
 from training import material
 from training.compose import compose
-from training.material_net import CHANNELS, MaterialNet, estimate, log_scales, maps_of
 from training.pool import write_pool
 from training.samples import make_material
 from training.settings import Settings, load

@@ -6,7 +6,9 @@ on what is near it and on the mean of the picture, not on how the picture was cu
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -111,10 +113,28 @@ def maps_of(raw: Tensor, picture: Tensor) -> Maps:
 
 
 @torch.no_grad()
-def estimate(net: MaterialNet, picture: Tensor) -> Maps:
-    """Maps of pictures (N, 3, H, W) of any size: they are continued by their mirror image up to a multiple of 8."""
+def estimate(net: MaterialNet, picture: Tensor, *, tileable: bool = False) -> Maps:
+    """Maps of pictures (N, 3, H, W) of any size: they are continued by their mirror image up to a multiple of 8.
+
+    ``tileable``: the pictures wrap around, and so do their maps.
+    """
     h, w = picture.shape[-2:]
     bottom, right = -h % MULTIPLE, -w % MULTIPLE
-    whole = F.pad(picture, (0, right, 0, bottom), mode="reflect") if bottom or right else picture
-    maps = maps_of(net(whole).float(), whole.float())
+    mode = "circular" if tileable else "reflect"
+    whole = F.pad(picture, (0, right, 0, bottom), mode=mode) if bottom or right else picture
+    with _wrapping(net) if tileable else contextlib.nullcontext():
+        maps = maps_of(net(whole).float(), whole.float())
     return Maps(*(getattr(maps, name)[..., :h, :w] for name in Maps.__dataclass_fields__))
+
+
+@contextlib.contextmanager
+def _wrapping(net: nn.Module) -> Iterator[None]:
+    """Inside the block, convolutions of ``net`` use circular padding."""
+    padded = [m for m in net.modules() if isinstance(m, nn.Conv2d) and any(m._reversed_padding_repeated_twice)]
+    try:
+        for module in padded:
+            module.padding_mode = "circular"
+        yield
+    finally:
+        for module in padded:
+            module.padding_mode = "zeros"

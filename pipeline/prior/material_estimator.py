@@ -1,0 +1,186 @@
+"""Estimates what pictures are made of: unlit base colour, roughness, metalness and height.
+
+``MaterialEstimator`` is the interface; ``load_estimator`` reads the network that a prior's folder brings along in
+``material/`` (``config.json`` and ``model.safetensors``). What the network is not sure of falls back to a matt, flat
+surface of the picture's own colours.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.core.errors import PriorError
+from pipeline.core.hashing import sha256_file
+from pipeline.prior.material_net import MaterialNet, estimate
+from pipeline.prior.single_file import read_header
+
+MATERIAL_FOLDER = "material"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+# Limits of the network in a folder: bytes of its files, channels of a level and blocks of a level.
+_LARGEST_CONFIG, _LARGEST_WEIGHTS, _LARGEST_HEADER = 64 << 10, 256 << 20, 1 << 20
+_WIDEST, _MOST_BLOCKS = 512, 16
+# Mean confidence up to which an estimate is not used at all, and from which it is used in full.
+_UNSURE, _SURE = 0.12, 0.3
+# Roughness of what the estimator knows nothing of.
+_PLAIN_ROUGHNESS = 0.8
+# Weights of the network's own relief and of smoothness beside its slopes, when heights are integrated.
+_RELIEF_WEIGHT, _DAMPING = 3e-4, 1e-2
+
+
+@dataclass(frozen=True)
+class MaterialMaps:
+    """What N pictures are made of, float32.
+
+    base_colour: (N, 3, H, W) unlit, sRGB in [0, 1]. roughness: (N, 1, H, W) perceptual, in [0, 1]. metalness:
+    (N, 1, H, W) in [0, 1]. height: (N, 1, H, W) in pixels of the picture, 0 on average, greater towards the viewer.
+    confidence: (N, 3, H, W) in [0, 1]: of the base colour, of roughness and metalness, of the height.
+    """
+
+    base_colour: NDArray[np.float32]
+    roughness: NDArray[np.float32]
+    metalness: NDArray[np.float32]
+    height: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+
+
+class MaterialEstimator(Protocol):
+    """Whatever tells from pictures what they are made of."""
+
+    @property
+    def identity(self) -> str:
+        """Names the estimator and its weights, for records."""
+        ...
+
+    def estimate(self, pictures: NDArray[np.float32], *, tileable: bool = False) -> MaterialMaps:
+        """Maps of pictures (N, 3, H, W), float32 sRGB in [0, 1]; ``tileable`` where they wrap around, as their maps do
+        then. The maps of a picture do not depend on the other pictures."""
+        ...
+
+
+class NetworkEstimator:
+    """The estimator of a prior's ``material/`` folder, a ``MaterialNet``."""
+
+    def __init__(self, net: MaterialNet, identity: str, device: torch.device) -> None:
+        self.identity, self._device = identity, device
+        self._net = net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def estimate(self, pictures: NDArray[np.float32], *, tileable: bool = False) -> MaterialMaps:
+        """As ``MaterialEstimator.estimate``."""
+        each = [self._one(torch.from_numpy(np.array(picture, np.float32))[None], tileable) for picture in pictures]
+        names = MaterialMaps.__dataclass_fields__
+        return MaterialMaps(*(np.concatenate([getattr(maps, name) for maps in each]) for name in names))
+
+    def _one(self, picture: Tensor, tileable: bool) -> MaterialMaps:
+        maps = estimate(self._net, picture.to(self._device), tileable=tileable)
+        slopes = -maps.normal[:, :2] / maps.normal[:, 2:].clamp_min(0.1)
+        slopes, relief = (x[0].double().cpu().numpy() for x in (slopes, maps.relief))
+        height = integrated(slopes, relief[0], tileable=tileable)[None, None]
+        arrays = (maps.albedo, maps.roughness, maps.metalness)
+        colour, roughness, metalness = (x.float().cpu().numpy() for x in arrays)
+        confidence = maps.confidence.float().cpu().numpy()
+        raw = MaterialMaps(colour, roughness, metalness, height.astype(np.float32), confidence)
+        return settled(raw, picture.numpy())
+
+
+def settled(maps: MaterialMaps, pictures: NDArray[np.float32]) -> MaterialMaps:
+    """``maps`` of ``pictures`` (N, 3, H, W), in which unsure estimates give way to a matt, flat surface of the
+    picture's colours. Numbers that are not finite count as unsure."""
+    confidence = np.nan_to_num(maps.confidence, nan=0.0, posinf=0.0, neginf=0.0).clip(0, 1)
+    share = np.clip((confidence.mean(axis=(2, 3), keepdims=True) - _UNSURE) / (_SURE - _UNSURE), 0, 1)
+    share = (share * share * (3 - 2 * share)).astype(np.float32)
+
+    def blend(estimate: NDArray[np.float32], plain: NDArray[np.float32] | float, group: int) -> NDArray[np.float32]:
+        weight, finite = share[:, group : group + 1], np.isfinite(estimate)
+        value = np.where(finite, estimate, plain)
+        return np.asarray(plain + weight * (value - plain), np.float32)
+
+    height = blend(maps.height, 0.0, 2)
+    return MaterialMaps(
+        blend(maps.base_colour, pictures, 0).clip(0, 1),
+        blend(maps.roughness, _PLAIN_ROUGHNESS, 1).clip(0, 1),
+        blend(maps.metalness, 0.0, 1).clip(0, 1),
+        height - height.mean(axis=(2, 3), keepdims=True),
+        confidence.astype(np.float32),
+    )
+
+
+def integrated(slopes: NDArray[np.float64], relief: NDArray[np.float64], *, tileable: bool) -> NDArray[np.float64]:
+    """The height (H, W) whose slopes are nearest to ``slopes`` (2, H, W), to the right and up (Frankot and Chellappa,
+    1988); at the longest wavelengths it follows ``relief`` (H, W). All in pixels; 0 on average.
+
+    Slopes are central differences. What does not wrap around is continued by its mirror image.
+    """
+    right, down = slopes[0], -slopes[1]
+    height, width = relief.shape
+    if not tileable:
+        right = np.block([[right, -right[:, ::-1]], [right[::-1], -right[::-1, ::-1]]])
+        down = np.block([[down, down[:, ::-1]], [-down[::-1], -down[::-1, ::-1]]])
+        relief = np.block([[relief, relief[:, ::-1]], [relief[::-1], relief[::-1, ::-1]]])
+    rows, columns = relief.shape
+    across = 1j * np.sin(2 * np.pi * np.fft.fftfreq(columns))[None, :]
+    along = 1j * np.sin(2 * np.pi * np.fft.fftfreq(rows))[:, None]
+    gx, gy, own = (np.fft.fft2(x) for x in (right, down, relief))
+    # Central differences do not see the finest waves, which second differences do.
+    waves = 2 - np.cos(2 * np.pi * np.fft.fftfreq(columns))[None, :] - np.cos(2 * np.pi * np.fft.fftfreq(rows))[:, None]
+    square = np.abs(across) ** 2 + np.abs(along) ** 2 + _RELIEF_WEIGHT + _DAMPING * waves**2
+    total = (np.conj(across) * gx + np.conj(along) * gy + _RELIEF_WEIGHT * own) / square
+    total[0, 0] = 0
+    result: NDArray[np.float64] = np.fft.ifft2(total).real[:height, :width]
+    return result - result.mean()
+
+
+def load_estimator(folder: Path, device: torch.device | str = "cpu") -> NetworkEstimator | None:
+    """The estimator in ``folder / "material"``; None where there is no such folder. Raises PriorError, in one line, for
+    missing or damaged files, and for a network larger than any that is trained for this."""
+    own = folder / MATERIAL_FOLDER
+    if not own.is_dir():
+        return None
+    config, weights = own / CONFIG_FILE, own / WEIGHTS_FILE
+    net = _network(config)
+    if not weights.is_file() or weights.stat().st_size > _LARGEST_WEIGHTS:
+        raise PriorError(f"{weights}: missing, or larger than {_LARGEST_WEIGHTS >> 20} MiB; copy the prior again")
+    shapes, wanted = read_header(weights, _LARGEST_HEADER).shapes, net.state_dict()
+    different = [name for name in wanted if shapes.get(name) != tuple(wanted[name].shape)]
+    if different or len(shapes) != len(wanted):
+        name = next(iter(different), "another tensor than it needs")
+        raise PriorError(f"{weights}: it does not fit {CONFIG_FILE} beside it (the first difference: {name})")
+    from safetensors.torch import load_file
+
+    tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise PriorError(f"{weights}: it holds numbers that are not finite; copy the prior again")
+    net.load_state_dict(tensors)
+    return NetworkEstimator(net, f"{MATERIAL_FOLDER}:{sha256_file(weights)[:16]}", torch.device(device))
+
+
+def has_estimator(folder: Path) -> bool:
+    """Whether the prior in ``folder`` brings an estimator. Loads nothing."""
+    return (folder / MATERIAL_FOLDER / WEIGHTS_FILE).is_file()
+
+
+def _network(config: Path) -> MaterialNet:
+    """The network that ``config`` describes, with random weights. Raises PriorError."""
+    try:
+        if config.stat().st_size > _LARGEST_CONFIG:
+            raise PriorError(f"{config}: larger than {_LARGEST_CONFIG >> 10} KiB; no description of a network")
+        value = json.loads(config.read_text(encoding="utf-8"))
+        widths, blocks = (tuple(value[name]) for name in ("widths", "blocks"))
+    except OSError as error:
+        raise PriorError(f"{config}: cannot be read ({error.strerror}); copy the prior again") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise PriorError(f"{config}: no JSON object with lists 'widths' and 'blocks'") from None
+    for name, numbers, most in (("widths", widths, _WIDEST), ("blocks", blocks, _MOST_BLOCKS)):
+        if len(numbers) != 3 or any(type(n) is not int or not 1 <= n <= most for n in numbers):
+            raise PriorError(
+                f"{config}: {name} is {str(list(numbers))[:60]}; allowed: three whole numbers from 1 to {most}"
+            )
+    return MaterialNet(widths, blocks)
