@@ -41,3 +41,24 @@ def test_no_points():
         "numpy",
         dtype=torch.float32,
     )
+
+
+@pytest.mark.parametrize("layout", ["periodic", "hexagonal"])
+def test_maps_agree(layout):
+    rng = numpy_generator(45, layout)
+    smooth = gaussian_filter(rng.uniform(-1, 1, (48, 64, 6)), (1.5, 1.5, 0), mode="wrap")
+    values, slopes = np.split(smooth / np.abs(smooth).max(), [4], axis=2)
+    position = rng.uniform(-0.6, 0.6, (5000, 3))
+    normal = rng.normal(size=(5000, 3))
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    for part in (0, 1):
+        expected = compare(
+            "tiling",
+            lambda backend, part=part: tiling.tile_maps(
+                values, slopes, layout, position, normal, 0.3, 7, backend=backend
+            )[part],
+            "numba",
+            "numpy",
+            dtype=torch.float32,
+        )
+        assert expected["value"].std() > 0.1

@@ -134,3 +134,45 @@ def shade_surface(
     module = backends.load(__name__, backends.select_backend("tiling", backend).name)
     colours: Float32Array = module.blend(exemplar, directions, points, normals, np.uint32(seed & 0xFFFFFFFF))
     return colours
+
+
+def tile_maps(
+    values: Float[NDArray[np.floating], "height width channels"],
+    slopes: Float[NDArray[np.floating], "height width 2"],
+    layout: Literal["periodic", "hexagonal"],
+    position: Float[NDArray[np.floating], "points 3"],
+    normal: Float[NDArray[np.floating], "points 3"],
+    tile: float,
+    seed: int,
+    *,
+    backend: str = "auto",
+) -> tuple[Float32[Float32Array, "points channels"], Float32[Float32Array, "points 3"]]:
+    """Further maps of an exemplar at surface points, laid exactly as ``shade_surface`` lays its colours.
+
+    Args:
+        values: (H, W, K) any K channels; (H, W, 2) ``slopes`` of its height, to the right and down the picture, as
+            height over distance.
+        layout: of the prepared exemplar. Other arguments as for ``shade_surface``.
+
+    Hexagonal tiles blend differences from the mean and divide by the norm of the weights, which keeps variance; the
+    result stays within a channel's range. Returns the channels (M, K) and the gradient (M, 3) of the height, in the
+    frame of ``position``: as a surface gradient (Mikkelsen, "Surface Gradient-Based Bump Mapping Framework", 2020) it
+    still has a part along the normal. Raises ValueError for a ``tile`` that is not positive, BackendError.
+    """
+    if not tile > 0:
+        raise ValueError(f"tile is {tile}; it must be positive")
+    channels = np.asarray(values, np.float64)
+    mean = channels.mean(axis=(0, 1))
+    points = np.ascontiguousarray(np.asarray(position, np.float64) / tile, np.float32)
+    module = backends.load(__name__, backends.select_backend("tiling", backend).name)
+    blended: Float32Array = module.blend_maps(
+        _floats(np.concatenate([channels - mean, slopes], axis=2)),
+        layout == "hexagonal",
+        projectors(layout, seed),
+        points,
+        np.ascontiguousarray(normal, np.float32),
+        np.uint32(seed & 0xFFFFFFFF),
+    )
+    count = len(mean)
+    lowest, highest = channels.min(axis=(0, 1)), channels.max(axis=(0, 1))
+    return _floats(np.clip(blended[:, :count] + mean, lowest, highest)), blended[:, count:]

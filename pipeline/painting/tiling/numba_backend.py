@@ -40,6 +40,22 @@ def blend(
     return colours
 
 
+def blend_maps(
+    values: Float32Array,
+    hexagonal: bool,
+    directions: Projectors,
+    points: Float32Array,
+    normals: Float32Array,
+    seed: np.uint32,
+) -> NDArray[np.float32]:
+    """As ``numpy_backend.blend_maps``."""
+    blended = np.empty((len(points), values.shape[2] + 1), np.float32)
+    axes = (directions.normal, directions.right, directions.down, directions.offset, directions.sharpness)
+    tile: Any = _tile_maps
+    tile(values, hexagonal, *axes, points, normals, np.uint64(seed), blended)
+    return blended
+
+
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _mix(key):
     key ^= key >> np.uint64(16)
@@ -51,14 +67,14 @@ def _mix(key):
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _add_bilinear(values, right, down, weight, out):
-    """out (3,) += weight x values (H, W, 3), which wrap around, at coordinates in tiles."""
+    """out (C,) += weight x values (H, W, C), which wrap around, at coordinates in tiles."""
     height, width = values.shape[:2]
     x, y = right * width - 0.5, down * height - 0.5
     column, row = math.floor(x), math.floor(y)
     fx, fy = x - column, y - row
     left, above = int(column) % width, int(row) % height
     beside, below = (left + 1) % width, (above + 1) % height
-    for c in range(3):
+    for c in range(len(out)):
         upper = values[above, left, c] * (1 - fx) + values[above, beside, c] * fx
         lower = values[below, left, c] * (1 - fx) + values[below, beside, c] * fx
         out[c] += weight * (upper * (1 - fy) + lower * fy)
@@ -66,7 +82,7 @@ def _add_bilinear(values, right, down, weight, out):
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _add_hexagonal(values, right, down, seed, weight, out):
-    """out (3,) += weight x the variance-preserving mean of the lookups at the three corners around a point."""
+    """out (C,) += weight x the variance-preserving mean of the lookups at the three corners around a point."""
     x, y = GRID * (right - down * 0.57735027), GRID * down * 1.15470054
     column, row = math.floor(x), math.floor(y)
     fx, fy = x - column, y - row
@@ -87,23 +103,30 @@ def _add_hexagonal(values, right, down, seed, weight, out):
         _add_bilinear(values, right + shift[0], down + shift[1], norm * shares[corner], out)
 
 
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _weigh(hexagonal, normal, sharpness, towards, weights):
+    """Sets weights (D,) of the directions for a point's normal (3,); returns what scales them."""
+    directions = len(normal)
+    most = -2.0
+    for d in range(directions):
+        weights[d] = towards[0] * normal[d, 0] + towards[1] * normal[d, 1] + towards[2] * normal[d, 2]
+        most = max(most, weights[d])
+    total, squares = 0.0, 0.0
+    for d in range(directions):
+        share = math.exp(sharpness * (weights[d] - most))
+        weights[d] = share if share >= LEAST_WEIGHT else 0.0
+        total += weights[d]
+        squares += weights[d] ** 2
+    return 1 / math.sqrt(squares) if hexagonal else 1 / total
+
+
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 def _shade(values, hexagonal, normal, right, down, offset, sharpness, points, normals, seed, colours):
     """colours (M, 3) = the blended lookups, still Gaussian where ``hexagonal``."""
     directions = len(normal)
     for m in prange(len(points)):
         weights = np.empty(directions)
-        most = -2.0
-        for d in range(directions):
-            weights[d] = normals[m, 0] * normal[d, 0] + normals[m, 1] * normal[d, 1] + normals[m, 2] * normal[d, 2]
-            most = max(most, weights[d])
-        total, squares = 0.0, 0.0
-        for d in range(directions):
-            share = math.exp(sharpness * (weights[d] - most))
-            weights[d] = share if share >= LEAST_WEIGHT else 0.0
-            total += weights[d]
-            squares += weights[d] ** 2
-        scale = 1 / math.sqrt(squares) if hexagonal else 1 / total
+        scale = _weigh(hexagonal, normal, sharpness, normals[m], weights)
         out = np.zeros(3)
         for d in range(directions):
             if weights[d] == 0:
@@ -118,6 +141,36 @@ def _shade(values, hexagonal, normal, right, down, offset, sharpness, points, no
                 _add_bilinear(values, u, v, weights[d] * scale, out)
         for c in range(3):
             colours[m, c] = out[c] if hexagonal else min(max(out[c], 0.0), 1.0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+def _tile_maps(values, hexagonal, normal, right, down, offset, sharpness, points, normals, seed, blended):
+    """blended (M, K + 3) = the K scalar channels, and the gradient from the last two channels, slopes."""
+    directions, channels = len(normal), values.shape[2]
+    scalars = channels - 2
+    for m in prange(len(points)):
+        weights = np.empty(directions)
+        scale = _weigh(hexagonal, normal, sharpness, normals[m], weights)
+        total = np.zeros(scalars + 3)
+        out = np.empty(channels)
+        for d in range(directions):
+            if weights[d] == 0:
+                continue
+            u, v = float(offset[d, 0]), float(offset[d, 1])
+            for axis in range(3):
+                u += points[m, axis] * right[d, axis]
+                v += points[m, axis] * down[d, axis]
+            out[:] = 0.0
+            if hexagonal:
+                _add_hexagonal(values, u, v, seed, weights[d] * scale, out)
+            else:
+                _add_bilinear(values, u, v, weights[d] * scale, out)
+            for c in range(scalars):
+                total[c] += out[c]
+            for axis in range(3):
+                total[scalars + axis] += out[scalars] * right[d, axis] + out[scalars + 1] * down[d, axis]
+        for c in range(scalars + 3):
+            blended[m, c] = total[c]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)

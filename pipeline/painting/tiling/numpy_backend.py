@@ -21,10 +21,7 @@ def blend(
     exemplar: Exemplar, directions: Projectors, points: Float32Array, normals: Float32Array, seed: np.uint32
 ) -> NDArray[np.float32]:
     """Colours (M, 3) at ``points`` (M, 3), in tiles, with ``normals`` (M, 3)."""
-    cosine = normals @ directions.normal.T  # (M, D)
-    weight = np.exp(directions.sharpness * (cosine - cosine.max(axis=1, keepdims=True)))
-    weight[weight < LEAST_WEIGHT] = 0
-    weight /= weight.sum(axis=1, keepdims=True)
+    weight = _weights(directions, normals)
     total = np.zeros((len(points), 3), np.float32)
     hexagonal = exemplar.layout == "hexagonal"
     for d in range(len(directions.normal)):
@@ -39,6 +36,42 @@ def blend(
         return np.clip(total, 0, 1)
     total /= np.sqrt((weight**2).sum(axis=1, keepdims=True))
     return _to_rgb(exemplar, total)
+
+
+def blend_maps(
+    values: Float32Array,
+    hexagonal: bool,
+    directions: Projectors,
+    points: Float32Array,
+    normals: Float32Array,
+    seed: np.uint32,
+) -> NDArray[np.float32]:
+    """(M, K + 3) at ``points`` (M, 3), in tiles, with ``normals`` (M, 3): K blended channels and a gradient.
+
+    ``values`` (H, W, K + 2) hold K channels of mean 0, then slopes to the right and down, which each direction turns
+    into its own vectors. Weights are those of ``blend``.
+    """
+    weight, scalars = _weights(directions, normals), values.shape[2] - 2
+    total = np.zeros((len(points), scalars + 3), np.float32)
+    for d in range(len(directions.normal)):
+        used = np.flatnonzero(weight[:, d])
+        right = points[used] @ directions.right[d] + directions.offset[d, 0]
+        down = points[used] @ directions.down[d] + directions.offset[d, 1]
+        look_up = _hexagonal(values, right, down, seed) if hexagonal else _bilinear(values, right, down)
+        gradient = look_up[:, scalars, None] * directions.right[d] + look_up[:, scalars + 1, None] * directions.down[d]
+        total[used] += weight[used, d, None] * np.concatenate([look_up[:, :scalars], gradient], axis=1)
+    if hexagonal:
+        total /= np.sqrt((weight**2).sum(axis=1, keepdims=True))
+    return total
+
+
+def _weights(directions: Projectors, normals: Float32Array) -> Float32Array:
+    """Weights (M, D) of the directions for ``normals`` (M, 3), of sum 1."""
+    cosine = normals @ directions.normal.T
+    weight: Float32Array = np.exp(directions.sharpness * (cosine - cosine.max(axis=1, keepdims=True)))
+    weight[weight < LEAST_WEIGHT] = 0
+    weight /= weight.sum(axis=1, keepdims=True)
+    return weight
 
 
 def _bilinear(values: Float32Array, right: Float32Array, down: Float32Array) -> Float32Array:
@@ -68,7 +101,7 @@ def _hexagonal(values: Float32Array, right: Float32Array, down: Float32Array, se
     weights /= weights.sum(axis=0)
     i, j, upper = column.astype(np.int64), row.astype(np.int64), (~lower).astype(np.int64)
     corners = ((i + upper, j + upper), (i + upper, j + 1 - upper), (i + 1 - upper, j + upper))
-    total = np.zeros((len(right), 3), np.float32)
+    total = np.zeros((len(right), values.shape[2]), np.float32)
     for weight, (a, b) in zip(weights, corners, strict=True):
         offset = _offsets(a, b, seed)
         total += weight[:, None].astype(np.float32) * _bilinear(values, right + offset[0], down + offset[1])
