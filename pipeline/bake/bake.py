@@ -68,6 +68,7 @@ def bake_base_colour(
     notes = {
         "texture_size": texture_size,
         "latent_size": size,
+        "decoded_size": int(decoded.shape[-1]),
         "texels_on_surface": on_surface,
         "texels_unreached": int((coarse.mask & ~coverage).sum()),
         "unreached_share": round(surface_share(uvmesh, coarse, ~coverage), 4),

@@ -18,6 +18,7 @@ from pipeline.bake.atlas import TexelMap, shared_edges, surface_share, texel_map
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps, level_and_dilate
 from pipeline.bake.inpainting import inpaint_smoothly
 from pipeline.bake.seams import LEVEL_MARGIN, seam_ratio
+from pipeline.bake.texture_quality import pixels_per_radius
 from pipeline.core.errors import SettingError
 from pipeline.core.job import Reporter, no_report
 from pipeline.mesh.mesh import UVMesh, face_normals
@@ -132,6 +133,7 @@ def bake_projected(
         "texture_size": texture_size,
         "views": len(cameras),
         "view_size": int(images.shape[-1]),
+        "prior_pixels_per_radius": round(pixels_per_radius(cameras, int(images.shape[-1]), positions), 1),
         "texels_on_surface": int(texels.mask.sum()),
         "texels_unreached": int((~painted).sum()),
         "unreached_share": round(surface_share(uvmesh, texels, ~reached), 4),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.quality import quality_text
 from pipeline.core.asset_layout import RECORD
 from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED
 from pipeline.core.hashing import sha256_bytes
@@ -137,6 +138,7 @@ def _lines(path: Location, asset: Mapping[str, Any], record: Mapping[str, Any] |
     lines.append(("settings", _pairs(provenance.get("settings"))))
     if record is not None:
         lines.append(("lockstep", record.get("lockstep")))
+        lines.append(("quality", quality_text(record)))
         lines.append(("times", _times(record.get("timings"))))
         lines.append(("peak memory", _unit(record.get("peak_rss_mb"), "MB")))
         lines.append(("built", _date(record.get("finished"))))

@@ -9,7 +9,7 @@ from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import UsageError
 from pipeline.core.terminal import say, say_json
 from pipeline.prior import hub
-from pipeline.prior.defaults import GenerateDefaults, PaintDefaults, SampleDefaults, read_defaults
+from pipeline.prior.defaults import GenerateDefaults, MaterialDefaults, PaintDefaults, SampleDefaults, read_defaults
 from pipeline.prior.identity import prior_identity
 from pipeline.prior.words import known_words
 
@@ -23,6 +23,7 @@ def show_prior(spec: str, *, as_json: bool = False) -> int:
         "identity": identity.identity,
         "paint": vars(read_defaults(identity.folder, "paint", PaintDefaults)),
         "generate": vars(read_defaults(identity.folder, "generate", GenerateDefaults)),
+        "material": vars(read_defaults(identity.folder, "material", MaterialDefaults)),
         "sample": vars(read_defaults(identity.folder, "sample", SampleDefaults)),
         "words": sorted(words) if words is not None else None,
     }

@@ -10,10 +10,11 @@ import stat
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.quality import quality_figures, quality_text
 from pipeline.commands.table import print_csv, print_table
 from pipeline.core.asset_layout import EVENTS_FILE, FAILURE, RECORD
 from pipeline.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_ROWS_FAILED, UsageError
@@ -98,10 +99,16 @@ def _run_files(out: Location) -> Iterator[Path]:
 
 
 def _look_for_assets(out: Location, rows: list[dict[str, Any]], counts: Counter[str], thorough: bool) -> None:
-    """Sets the state of each finished row whose asset is missing or damaged, and corrects ``counts``."""
+    """Sets the state of each finished row whose asset is missing or damaged, and corrects ``counts``. Adds the figures
+    of quality to the others."""
     finished = {str(row["id"]): row for row in rows if row.get("state") in _FINISHED}
     odd = ((name, "missing", "no asset can have this id") for name in finished if not _ID.fullmatch(name))
-    for name, state, problem in itertools.chain(_problems(out, finished, thorough), odd):
+
+    def take_figures(name: str, record: Mapping[str, object]) -> None:
+        if figures := quality_figures(record):
+            finished[name]["quality"] = figures
+
+    for name, state, problem in itertools.chain(_problems(out, finished, thorough, take_figures), odd):
         row = finished[name]
         counts[row["state"]] -= 1
         counts[state] += 1
@@ -122,21 +129,30 @@ def _unlisted_problems(out: Location, folder: Path, view: RunView, counts: Count
     return rows
 
 
-def _problems(out: Location, names: Iterable[str], thorough: bool) -> Iterator[tuple[str, str, str]]:
-    """Yields (id, ``missing`` or ``damaged``, reason) of each such asset. Raises StorageError."""
+def _problems(
+    out: Location,
+    names: Iterable[str],
+    thorough: bool,
+    on_record: Callable[[str, Mapping[str, object]], None] = lambda name, record: None,
+) -> Iterator[tuple[str, str, str]]:
+    """Yields (id, ``missing`` or ``damaged``, reason) of each such asset. Passes the record of each intact one to
+    ``on_record``. Raises StorageError."""
     good = (name for name in names if _ID.fullmatch(name))
     folders: Iterator[tuple[str, Path | Snapshot]] = (
         take_snapshots(out, good) if isinstance(out, RemotePath) else ((name, out / name) for name in good)
     )
     for name, folder in folders:
-        state, problem = _state_of(folder, thorough)
+        record, reason = load_record(folder)
+        state, problem = _state_of(folder, record, reason, thorough)
         if problem:
             yield name, state, problem
+        elif record is not None:
+            on_record(name, record)
 
 
-def _state_of(folder: Path | Snapshot, thorough: bool) -> tuple[str, str]:
-    """Returns ``missing`` or ``damaged`` and the reason; ("", "") for an intact asset."""
-    record, reason = load_record(folder)
+def _state_of(folder: Path | Snapshot, record: dict[str, Any] | None, reason: str, thorough: bool) -> tuple[str, str]:
+    """Returns ``missing`` or ``damaged`` and the reason; ("", "") for an intact asset. ``record`` and ``reason`` as
+    ``load_record`` returns them."""
     if record is None:
         return ("damaged", reason) if reason else ("missing", f"there is no {RECORD}")
     outputs = record["outputs"]
@@ -210,7 +226,7 @@ def _other_rows(out: Location, view: RunView, counts: Counter[str], check: bool)
         record, reason = load_record(folder)
         if record:
             row: dict[str, Any] = {"id": name, "state": "done", "warnings": record.get("warnings") or []}
-            if check and listed >= MOST_ROWS and (problem_state := _state_of(folder, True))[1]:
+            if check and listed >= MOST_ROWS and (problem_state := _state_of(folder, record, "", True))[1]:
                 row |= {"state": problem_state[0], "problem": problem_state[1]}
         elif failure := read_failure(folder):
             keep = ("stage", "error", "message", "reproduce")
@@ -280,7 +296,8 @@ def _row_text(row: dict[str, Any]) -> str:
         return f"{row.get('stage', '')}: {row.get('message', '')}".strip(": ")
     if row.get("total"):
         return f"{row.get('stage')} {row.get('done')}/{row['total']}"
+    texts = [quality_text(row, short=True)]
     warnings = row.get("warnings")
     if warnings and isinstance(warnings, list):
-        return "; ".join(str(warning) for warning in warnings)
-    return str(row.get("stage") or "")
+        texts += [str(warning) for warning in warnings]
+    return "; ".join(filter(None, texts)) or str(row.get("stage") or "")

@@ -12,6 +12,13 @@ NEXT = ".next"
 LEASE = ".lease"
 LOG = "log.jsonl"
 DEPTH, NORMAL = "depth.png", "normal.png"
+
+
+def map_file(stem: str, name: str) -> str:
+    """Name of the file of a tileable map: ``asset_base_colour.png`` for the map ``base_colour`` of ``asset.glb``."""
+    return f"{stem}_{name}.png"
+
+
 LOCK = ".lock"
 RUN_FILE = "run.json"
 EVENTS_FILE = "run.events.jsonl"

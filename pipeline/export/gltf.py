@@ -40,6 +40,7 @@ _MAX_POSITION_ERROR = 1e-6
 # Index 65,535 is the primitive restart value of 16-bit indices.
 _SHORT_INDICES = 65_535
 _JPEG_QUALITY = 95
+_TRANSFORM = "KHR_texture_transform"
 _MIME = {"png": "image/png", "jpeg": "image/jpeg"}
 
 
@@ -79,11 +80,14 @@ def write_glb(
     provenance: Json,
     crease_angle: float = math.radians(60),
     image_format: str = "png",
+    tiling: tuple[float, float] | None = None,
 ) -> None:
     """Writes ``uvmesh`` with its texture to ``path``, atomically.
 
     ``maps`` holds ``BASE_COLOUR``: ``(H, W, 3)`` uint8 sRGB, row 0 at v = 0. ``provenance`` (JSON values
     only) goes to ``asset.extras["latentkiln"]``. ``crease_angle`` (radians) applies where the input has no normals.
+    ``tiling``: how often all maps repeat along u and v of the unit square (KHR_texture_transform); None: once, clamped
+    at the borders.
     Raises ExportError for coordinates out of float32's range and for an unknown image format.
     """
     if image_format not in _MIME:
@@ -125,6 +129,8 @@ def write_glb(
             doubleSided=not is_closed(uvmesh.mesh),
         )
     ]
+    if tiling is not None:
+        _repeat(document, tiling)
     primitive = pygltflib.Primitive(attributes=attributes, indices=indices, material=0)
     document.meshes = [pygltflib.Mesh(primitives=[primitive], name=title)]
     document.nodes = [pygltflib.Node(mesh=0, name=title, translation=translation)]
@@ -134,6 +140,20 @@ def write_glb(
     document.buffers = [pygltflib.Buffer(byteLength=len(binary.data))]
     document.set_binary_blob(bytes(binary.data))
     write_bytes(path, b"".join(document.save_to_bytes()))
+
+
+def _repeat(document: _Document, tiling: tuple[float, float]) -> None:
+    """Makes every texture of the materials repeat ``tiling`` times along u and v."""
+    for sampler in document.samplers:
+        sampler.wrapS = sampler.wrapT = pygltflib.REPEAT
+    for material in document.materials:
+        pbr = material.pbrMetallicRoughness
+        textures = [pbr.baseColorTexture, pbr.metallicRoughnessTexture]
+        textures += [material.normalTexture, material.occlusionTexture, material.emissiveTexture]
+        for texture in textures:
+            if texture is not None:
+                texture.extensions = {**(texture.extensions or {}), _TRANSFORM: {"scale": list(map(float, tiling))}}
+    document.extensionsUsed = sorted({*(document.extensionsUsed or ()), _TRANSFORM})
 
 
 def split_corners(uvmesh: UVMesh, crease_angle: float) -> Corners:

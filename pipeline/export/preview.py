@@ -46,12 +46,13 @@ _BACK_CENTRE, _BACK_CORNER = 0.66, 0.47
 
 @dataclass(frozen=True)
 class MipPyramid:
-    """Mip levels of a texture in linear light, concatenated. P texels, L levels."""
+    """Mip levels of a texture in linear light, concatenated. P texels, L levels. ``repeats``: lookups wrap around."""
 
     texels: Float32Array  # (P, 3)
     start: NDArray[np.int64]  # (L,) of each level in ``texels``
     width: NDArray[np.int64]  # (L,)
     height: NDArray[np.int64]  # (L,)
+    repeats: bool = False
 
 
 def preview_png(
@@ -92,16 +93,18 @@ def render_views(
     views: int = 8,
     size: int = 256,
     crease_angle: float = _CREASE,
+    tiling: tuple[float, float] | None = None,
 ) -> NDArray[np.uint8]:
-    """Renders the first ``views`` of ``VIEWS``: ``(views, size, size, 3)`` uint8 sRGB."""
+    """Renders the first ``views`` of ``VIEWS``: ``(views, size, size, 3)`` uint8 sRGB. ``tiling`` as ``write_glb``."""
     vertices = frame.apply(uvmesh.mesh.vertices)
     faces = uvmesh.mesh.faces
     normals, normal_faces = corner_normals(uvmesh.mesh, crease_angle)
     turned = normals.astype(np.float64) @ frame.matrix[:3, :3].T
     normals = (turned / np.linalg.norm(turned, axis=1, keepdims=True)).astype(np.float32)
     facing = unit_face_normals(vertices, faces)
-    pyramid = _pyramid(image, limit=4 * _SAMPLES * size)
-    density = _texel_density(uvmesh, vertices, image.shape[1], image.shape[0])
+    pyramid = _pyramid(image, limit=4 * _SAMPLES * size, repeats=tiling is not None)
+    scale = np.array(tiling or (1, 1), np.float32)
+    density = _texel_density(uvmesh, vertices, image.shape[1], image.shape[0]) * scale.prod()
     halvings = math.log2(max(image.shape[0] / pyramid.height[0], 1))
 
     cameras = sheet_cameras(vertices, views)
@@ -114,7 +117,7 @@ def render_views(
         face, bary = fragments.face[0], fragments.bary[0]
         covered = face >= 0
         visible_faces = face[covered]
-        uv = interpolate(face, bary, uvmesh.uv, uvmesh.uv_faces)
+        uv = interpolate(face, bary, uvmesh.uv, uvmesh.uv_faces) * scale
         normal = interpolate(face, bary, normals, normal_faces)
         # Light both sides of open surfaces: the asset's material is double-sided.
         towards = np.einsum("fi,fi->f", facing, camera.eye[0] - vertices[faces[:, 0]])
@@ -182,7 +185,7 @@ def _texel_density(uvmesh: UVMesh, vertices: NDArray[np.float64], width: int, he
     return np.asarray(texels / np.maximum(area, 1e-12), np.float32)
 
 
-def _pyramid(image: NDArray[np.uint8], limit: int) -> MipPyramid:
+def _pyramid(image: NDArray[np.uint8], limit: int, repeats: bool = False) -> MipPyramid:
     """Mip levels of ``image``, from the first level of at most ``limit`` on."""
     linear = _srgb_to_linear(np.asarray(np.arange(256) / 255, np.float32))
     if max(image.shape[:2]) > limit and min(image.shape[:2]) > 1:
@@ -202,7 +205,7 @@ def _pyramid(image: NDArray[np.uint8], limit: int) -> MipPyramid:
     height, width = np.array([entry.shape[:2] for entry in levels], np.int64).T
     count = width * height
     return MipPyramid(
-        np.concatenate([entry.reshape(-1, 3) for entry in levels]), np.cumsum(count) - count, width, height
+        np.concatenate([entry.reshape(-1, 3) for entry in levels]), np.cumsum(count) - count, width, height, repeats
     )
 
 
@@ -225,18 +228,25 @@ def _sample(pyramid: MipPyramid, uv: Float32Array, level: Float32Array) -> Float
 
 
 def _bilinear(pyramid: MipPyramid, uv: Float32Array, level: NDArray[np.int64]) -> Float32Array:
-    """As ``_sample`` at whole levels, clamped at the border."""
+    """As ``_sample`` at whole levels, clamped at the border unless the texture repeats."""
     width, height = pyramid.width[level], pyramid.height[level]
-    x = np.clip(uv[:, 0] * width - 0.5, 0, width - 1)
-    y = np.clip(uv[:, 1] * height - 0.5, 0, height - 1)
-    left, top = x.astype(np.int64), y.astype(np.int64)
-    fx, fy = (x - left)[:, None].astype(np.float32), (y - top)[:, None].astype(np.float32)
-    step = (left + 1 < width).astype(np.int64)
-    first = pyramid.start[level] + top * width + left
-    second = first + np.where(top + 1 < height, width, 0)
+    if pyramid.repeats:
+        x, y = (uv[:, 0] % 1) * width - 0.5, (uv[:, 1] % 1) * height - 0.5
+        left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+        fx, fy = (x - left)[:, None].astype(np.float32), (y - top)[:, None].astype(np.float32)
+        right, bottom = (left + 1) % width, (top + 1) % height
+        left, top = left % width, top % height
+    else:
+        x = np.clip(uv[:, 0] * width - 0.5, 0, width - 1)
+        y = np.clip(uv[:, 1] * height - 0.5, 0, height - 1)
+        left, top = x.astype(np.int64), y.astype(np.int64)
+        fx, fy = (x - left)[:, None].astype(np.float32), (y - top)[:, None].astype(np.float32)
+        right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    start = pyramid.start[level]
+    first, second = start + top * width, start + bottom * width
     texels = pyramid.texels
-    upper = texels[first] * (1 - fx) + texels[first + step] * fx
-    lower = texels[second] * (1 - fx) + texels[second + step] * fx
+    upper = texels[first + left] * (1 - fx) + texels[first + right] * fx
+    lower = texels[second + left] * (1 - fx) + texels[second + right] * fx
     return np.asarray(upper + (lower - upper) * fy)
 
 

@@ -475,7 +475,7 @@ def _names(recipe: str, names: tuple[str, ...], text: bool, partial: bool) -> _N
     return _Names(
         tuple(errors),
         tuple(name for name in names if recipe and name in _SETTINGS_OF[recipe]),
-        (fields.mesh,) if fields else tuple(dict.fromkeys(other.mesh for other in RECIPES.values())),
+        tuple(dict.fromkeys(r.mesh for r in ((fields,) if fields else RECIPES.values()) if r.mesh)),
         "lora" in names or "concept" in names,
     )
 
@@ -490,7 +490,7 @@ def _unknown_fields(names: Sequence[str], recipe: str) -> Iterator[FieldError]:
             yield name, f"unknown field{suggestion(name, known)}"
         elif fields and name not in fields.names:
             meshes = {RECIPES[owner].mesh for owner in owners}
-            hint = f"; did you mean '{fields.mesh}'?" if name in meshes else ""
+            hint = f"; did you mean '{fields.mesh}'?" if fields.mesh and name in meshes else ""
             yield name, f"a field of the recipe {join_or(owners)}, but this row's is {recipe}{hint}"
 
 

@@ -15,8 +15,9 @@ from pipeline.manifest.problems import join_or, quoted, suggestion
 from pipeline.manifest.values import FieldRule, field_rule, not_allowed, read_json, read_text
 from pipeline.recipes import MESH_FIELDS
 from pipeline.recipes.generate_settings import MAX_SHAPES, GenerateSettings, Shape
+from pipeline.recipes.material_settings import MaterialSettings
 from pipeline.recipes.paint_settings import PaintSettings
-from pipeline.recipes.shared_settings import SharedSettings
+from pipeline.recipes.shared_settings import CommonSettings
 
 MAX_ID = 100
 MAX_PROMPT = 2000
@@ -30,7 +31,7 @@ ID_ALLOWED = (
 )
 
 
-class RowModel(SharedSettings):
+class RowModel(CommonSettings):
     """Fields of every row, besides its recipe's settings."""
 
     id: str | None = Field(
@@ -82,6 +83,15 @@ class GenerateRow(GenerateSettings, RowModel):
     )
 
 
+class MaterialRow(MaterialSettings, RowModel):
+    """One row of a manifest for the recipe ``material``."""
+
+    model_config = ConfigDict(title="A tileable texture set")
+
+    recipe: Literal["material"] = Field(description="How the asset is made.")
+    prompt: str = Field(min_length=1, max_length=MAX_PROMPT, description="What the surface should look like.")
+
+
 @dataclass(frozen=True)
 class RecipeFields:
     """The fields of a recipe's rows: the row's ``own`` fields, then the recipe's ``settings``.
@@ -91,18 +101,19 @@ class RecipeFields:
 
     recipe: str
     row: type[RowModel]
-    model: type[SharedSettings]
+    model: type[CommonSettings]
     prompt: str
 
     @functools.cached_property
     def mesh(self) -> str:
-        """The field that names the input mesh."""
-        return MESH_FIELDS[self.recipe]
+        """The field that names the input mesh; "" for a recipe without one."""
+        return MESH_FIELDS.get(self.recipe, "")
 
     @property
     def own(self) -> tuple[str, ...]:
         """Names of the row's own fields."""
-        return ("id", "recipe", "prompt", "negative_prompt", self.mesh, "seed", "lora", "concept")
+        mesh = (self.mesh,) if self.mesh else ()
+        return ("id", "recipe", "prompt", "negative_prompt", *mesh, "seed", "lora", "concept")
 
     @functools.cached_property
     def settings(self) -> tuple[str, ...]:
@@ -123,6 +134,7 @@ class RecipeFields:
 RECIPES: Mapping[str, RecipeFields] = {
     "paint": RecipeFields("paint", PaintRow, PaintSettings, "what the surface should look like"),
     "generate": RecipeFields("generate", GenerateRow, GenerateSettings, "what the object should look like"),
+    "material": RecipeFields("material", MaterialRow, MaterialSettings, "what the surface should look like"),
 }
 DEFAULT_RECIPE = "paint"
 

@@ -130,7 +130,8 @@ class JobChecker:
     def _suffixes(self, job: Job) -> tuple[str, ...]:
         words = job.settings.get("view_words")
         if words is None:
-            words = self._view_words[job.recipe == "generate"]
+            # A texture has no front or back.
+            words = job.recipe != "material" and self._view_words[job.recipe == "generate"]
         # Texturing by patches asks for close-ups, whatever the row says of them.
         return _suffixes(bool(words), bool(job.settings.get("prompt_close_up", True)))
 

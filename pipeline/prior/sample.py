@@ -62,10 +62,14 @@ def denoise(
     guidance_scale: float,
     steps: int,
     report: Reporter = no_report,
+    *,
+    known: torch.Tensor | None = None,
+    start: float = 1.0,
 ) -> torch.Tensor:
     """Sample latents (N, C, h, w) from ``noise`` of the same shape, by DDIM with classifier-free guidance.
 
-    ``text``: 2 N embeddings, the negative prompts first.
+    ``text``: 2 N embeddings, the negative prompts first. With ``known`` latents of the same shape, sampling starts
+    from them, noised as far as timestep ``start`` (a share of T): the lower it is, the more of them remains.
     """
     from diffusers import DDIMScheduler
 
@@ -74,9 +78,14 @@ def denoise(
         prior.scheduler.config, prediction_type="epsilon", clip_sample=False, thresholding=False
     )
     scheduler.set_timesteps(steps)
-    latents = noise
-    for number, t in enumerate(scheduler.timesteps):
-        report("sample", number, steps)
+    timesteps, latents = scheduler.timesteps, noise
+    if known is not None:
+        later = timesteps[timesteps <= start * prior.train_steps]
+        timesteps = later if len(later) else timesteps[-1:]
+        abar = prior.alphas_cumprod[int(timesteps[0])]
+        latents = abar.sqrt() * known + (1 - abar).sqrt() * noise
+    for number, t in enumerate(timesteps):
+        report("sample", number, len(timesteps))
         times = torch.full((2 * len(latents),), int(t), device=latents.device)
         unconditioned, conditioned = prior.predict_noise(torch.cat([latents, latents]), times, text).chunk(2)
         latents = scheduler.step(unconditioned + guidance_scale * (conditioned - unconditioned), t, latents).prev_sample

@@ -1,15 +1,16 @@
 """How assets are made, one module per recipe. This file holds names and versions, and loads nothing heavy."""
 
 # Raised when a recipe's code changes the bytes of its assets: every asset of the recipe is then built again.
-RECIPE_VERSIONS: dict[str, str] = {"paint": "10", "generate": "10"}
+RECIPE_VERSIONS: dict[str, str] = {"paint": "10", "generate": "10", "material": "1"}
 
 # Settings that only limit time or size: raising one must not rebuild the assets that stayed below it.
 LIMIT_SETTINGS: dict[str, frozenset[str]] = {
     "paint": frozenset({"max_faces", "max_seconds"}),
     "generate": frozenset({"max_faces", "max_seconds"}),
+    "material": frozenset({"max_seconds"}),
 }
 
-# The field of a row that names the recipe's input mesh (``Job.mesh``).
+# The field of a row that names the recipe's input mesh (``Job.mesh``); recipes that read none are not here.
 MESH_FIELDS: dict[str, str] = {"paint": "mesh", "generate": "sketch"}
 
 # The phases of all recipes in the order in which they run: a phase's name on disk, and its stage in progress reports

@@ -20,14 +20,14 @@ from pipeline.mesh.normalise import SimilarityTransform
 from pipeline.optimize.loop import Optimization
 from pipeline.prior.load import Prior
 from pipeline.recipes import PHASE_STAGES
-from pipeline.recipes.shared_settings import ResolvedSettings
+from pipeline.recipes.shared_settings import ResolvedCommonSettings
 from pipeline.storage.shared_cache import SharedCache
 
 Json = Mapping[str, object]
 
 # What a recipe defines for itself: its resolved settings; the inputs that all variants of a row share; and the scenes
 # of one variant.
-SettingsT = TypeVar("SettingsT", bound=ResolvedSettings)
+SettingsT = TypeVar("SettingsT", bound=ResolvedCommonSettings)
 InputsT = TypeVar("InputsT")
 ScenesT = TypeVar("ScenesT")
 
@@ -37,13 +37,15 @@ class Asset:
     """A finished variant: a mesh with its maps, ready to be written.
 
     maps: (H, W, 3) uint8 sRGB by name (``export.gltf.BASE_COLOUR``). ``notes`` go to the record. ``frame`` takes the
-    mesh to the working frame.
+    mesh to the working frame. ``tiling``: how often the maps repeat along u and v of the unit square, for tileable
+    maps, which are written as files of their own, too; None for maps that belong to this mesh alone.
     """
 
     uvmesh: UVMesh
     maps: Mapping[str, NDArray[np.uint8]]
     notes: Json
     frame: SimilarityTransform
+    tiling: tuple[int, int] | None = None
 
 
 @dataclass

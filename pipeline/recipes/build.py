@@ -24,7 +24,7 @@ from pipeline.recipes.paintable_mesh import unreached_warning
 from pipeline.recipes.ranking import score
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.record import failed_result
-from pipeline.recipes.shared_settings import ResolvedSettings
+from pipeline.recipes.shared_settings import ResolvedCommonSettings, ResolvedSettings
 from pipeline.recipes.write_outputs import write_outputs
 from pipeline.storage.shared_cache import SharedCache
 
@@ -114,6 +114,8 @@ def _begin_phase(
     """Make the scene of the variant's next phase, and its optimisation."""
     phase = asset_build.phases[len(variant.optimizations)]
     row, settings = asset_build.row, asset_build.settings
+    # Phases optimise views of a mesh or of a field.
+    assert isinstance(settings, ResolvedSettings)
     phase_scene = phase.make_scene(asset_build, variant, prior)
     with row.stage(phase.preparation):
         prompts = PromptTable(
@@ -155,10 +157,10 @@ def _phase_reporter(
     return report
 
 
-def _prompt_warnings(job: Job, settings: ResolvedSettings, prior: Prior, *, close_up: bool) -> list[str]:
+def _prompt_warnings(job: Job, settings: ResolvedCommonSettings, prior: Prior, *, close_up: bool) -> list[str]:
     """Warnings about words that the prior ignores, and adapters that the prompt does not use."""
     adapters = prior.adapters(job.adapters)
-    added = suffixes(view_words=settings.view_words, close_up=close_up)
+    added = suffixes(view_words=settings.names_views, close_up=close_up)
     return [
         *prior.prompt_warnings(job.prompt, job.negative_prompt, added, adapters),
         *prior.unused_concepts(job.prompt, adapters),

@@ -6,7 +6,7 @@ from pipeline.bake.bake import BakedMaps
 from pipeline.bake.material import bake_material
 from pipeline.prior.load import Prior
 from pipeline.prior.prompts import CLOSE_UP
-from pipeline.prior.tile import GOOD_WRAP, sample_tile
+from pipeline.prior.tile import GOOD_WRAP, Tile, sample_tile
 from pipeline.recipes.asset_build import RowContext
 from pipeline.recipes.paint_settings import ResolvedPaintSettings
 from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh
@@ -24,12 +24,22 @@ def material_defaults(prior: Prior) -> dict[str, object]:
     }
 
 
-def material_prompt(row: RowContext, settings: ResolvedPaintSettings, prior: Prior) -> str:
-    """The prompt of the sample: the surface alone, from near."""
+def material_prompt(row: RowContext, prior: Prior, *, close_up: bool) -> str:
+    """The prompt of the sample: the surface alone, from near where ``close_up`` says so."""
     prompt = prior.surface_prompt(row.job.prompt)
-    if not settings.prompt_close_up:
+    if not close_up:
         return prompt
     return prior.fit_prompt(prompt, CLOSE_UP, prior.adapters(row.job.adapters)) + CLOSE_UP
+
+
+def border_warning(tile: Tile) -> str:
+    """One line where opposite borders of the sample differ visibly, else ""."""
+    if tile.wrap <= GOOD_WRAP:
+        return ""
+    return (
+        f"the tileable sample's borders show: the step across them is {tile.wrap:.1f} times what is usual inside; "
+        "try another seed"
+    )
 
 
 def paint_with_material(
@@ -42,7 +52,7 @@ def paint_with_material(
     with row.stage("sample"):
         tile = sample_tile(
             prior,
-            material_prompt(row, settings, prior),
+            material_prompt(row, prior, close_up=settings.prompt_close_up),
             negative_prompt=row.job.negative_prompt,
             guidance_scale=settings.guidance_scale,
             steps=settings.steps,
@@ -51,11 +61,7 @@ def paint_with_material(
             adapters=prior.adapters(row.job.adapters),
             report=row.report,
         )
-    if tile.wrap > GOOD_WRAP:
-        row.warnings.append(
-            f"the tileable sample's borders show: the step across them is {tile.wrap:.1f} times what is usual inside; "
-            "try another seed"
-        )
+    row.warn(border_warning(tile))
     with row.stage("bake"):
         baked = bake_material(
             paintable.uvmesh,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.core.rng import torch_generator
 from pipeline.core.scene import View
@@ -17,6 +18,7 @@ from pipeline.export.gltf import BASE_COLOUR
 from pipeline.export.preview import VIEWS, render_views
 from pipeline.optimize.prompts import view_prompt
 from pipeline.prior.load import Prior
+from pipeline.prior.tile import GOOD_WRAP
 from pipeline.raster.camera import view_words
 from pipeline.recipes.asset_build import Asset, AssetBuild, InputsT, ScenesT, SettingsT, Variant
 
@@ -28,8 +30,19 @@ _BATCH = 8
 def score(asset_build: AssetBuild[SettingsT, InputsT, ScenesT], variant: Variant[ScenesT], prior: Prior) -> float:
     """The score of a finished variant, as the module defines it: higher is better, above 0 where the prompt helps."""
     assert variant.asset is not None
-    view_words = asset_build.settings.view_words
-    return score_asset(variant.asset, prior, asset_build.row.job.prompt, view_words=view_words)
+    prompt = asset_build.row.job.prompt
+    if variant.asset.tiling is not None:
+        return score_texture(variant.asset, prior, prior.surface_prompt(prompt))
+    return score_asset(variant.asset, prior, prompt, view_words=asset_build.settings.names_views)
+
+
+def score_texture(asset: Asset, prior: Prior, prompt: str) -> float:
+    """The score of a tileable texture under ``prompt``, lowered by what shows of its borders."""
+    side = prior.sample_size * prior.vae_scale_factor
+    image = Image.fromarray(np.ascontiguousarray(asset.maps[BASE_COLOUR])).resize((side, side), Image.Resampling.BOX)
+    wrap = asset.notes.get("wrap")
+    visible = max(0.0, wrap - GOOD_WRAP) if isinstance(wrap, float) else 0.0
+    return score_images(np.array(image)[None], [prompt], prior) - visible
 
 
 def score_asset(asset: Asset, prior: Prior, prompt: str, *, view_words: bool) -> float:

@@ -27,12 +27,14 @@ def done_record(
     prior: Prior,
     lockstep: int,
     outputs: Mapping[str, Json],
+    quality: Mapping[str, float],
 ) -> dict[str, object]:
     """The record of a finished row (schema 1).
 
     Args:
         built: the variants that became assets, the best one first.
         outputs: ``sha256`` and ``bytes`` of each file, by name.
+        quality: ``asset_quality`` of the best variant.
     """
     row, best = asset_build.row, built[0]
     job = row.job
@@ -72,6 +74,7 @@ def done_record(
         "warnings": row.warnings,
         "unwrap": {"method": uvmesh.method, "reason": uvmesh.reason},
         "bake": best.asset.notes,
+        "quality": dict(quality),
         "mesh_stats": {
             "vertices": len(mesh.vertices),
             "faces": len(mesh.faces),

@@ -52,4 +52,8 @@ def get_recipe(name: str) -> BuildFunction:
                 raise
             raise UsageError("this installation lacks the recipe 'generate'; install latentkiln anew") from None
         return generate
+    if name == "material":
+        from pipeline.recipes.material import material
+
+        return material
     raise UsageError(f"no recipe is called {name!r}; there are: {', '.join(RECIPE_VERSIONS)}")

@@ -1,8 +1,9 @@
-"""Settings that every recipe has: one range and one meaning, whatever the recipe. Loads no torch.
+"""Settings that recipes share: one range and one meaning, whatever the recipe. Loads no torch.
 
-``SharedSettings`` holds a row's options. An option of None means "what the prior recommends" (``prior.defaults``) or,
-where priors recommend nothing, "none". ``ResolvedSettings`` holds the values that the row is built with. Angles are in
-degrees, as in manifests.
+``CommonSettings`` holds the options that a row of any recipe has, ``SharedSettings`` those of recipes that make a
+textured mesh. An option of None means "what the prior recommends" (``prior.defaults``) or, where priors recommend
+nothing, "none". ``ResolvedCommonSettings`` and ``ResolvedSettings`` hold the values that the row is built with. Angles
+are in degrees, as in manifests.
 """
 
 from __future__ import annotations
@@ -23,13 +24,10 @@ AssetFormat = Literal["glb", "obj", "ply"]
 Timesteps = Literal["uniform", "annealed", "descending"]
 
 
-class SharedSettings(BaseModel):
+class CommonSettings(BaseModel):
     """The options of a row of any recipe, validated strictly: text and booleans are not numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    # Pairs of settings of which the first has to be below the second.
-    ORDERED: ClassVar[tuple[tuple[str, str], ...]] = (("t_min", "t_max"), ("elevation_min", "elevation_max"))
 
     steps: int | None = Field(
         default=None, ge=1, le=100_000, description="Steps of the optimisation. Left out: the prior's."
@@ -40,6 +38,22 @@ class SharedSettings(BaseModel):
     texture_size: int | None = Field(
         default=None, ge=64, le=8192, multiple_of=64, description="Pixels a side of the texture. Left out: prior's."
     )
+    seeds: int = Field(
+        default=1, ge=1, le=64, description="Variants to build, each from another seed; the best is the asset."
+    )
+    max_seconds: float | None = Field(
+        default=None, gt=0, le=2_592_000, description="Longest time for the row before it is given up. Left out: none."
+    )
+    image_format: ImageFormat = Field(default="png", description="Of the texture inside the GLB.")
+    preview: bool = Field(default=True, description="Write preview.png beside the asset.")
+
+
+class SharedSettings(CommonSettings):
+    """The options of a row of any recipe that makes a textured mesh."""
+
+    # Pairs of settings of which the first has to be below the second.
+    ORDERED: ClassVar[tuple[tuple[str, str], ...]] = (("t_min", "t_max"), ("elevation_min", "elevation_max"))
+
     views: int | None = Field(default=None, ge=1, le=64, description="Views drawn per step. Left out: the prior's.")
     view_size: int | None = Field(
         default=None, ge=8, le=128, description="Latent pixels a side of a drawn view. Left out: the prior's."
@@ -89,17 +103,11 @@ class SharedSettings(BaseModel):
     refine_t_max: float | None = Field(
         default=None, gt=0, le=1, description="Most noise of that refinement, as a share. Left out: the prior's."
     )
-    seeds: int = Field(
-        default=1, ge=1, le=64, description="Variants to build, each from another seed; the best is the asset."
-    )
     max_faces: int = Field(
         default=2_000_000, ge=1, le=100_000_000, description="Input meshes with more faces are refused."
     )
     unwrap_seconds: float = Field(
         default=120, gt=0, le=86_400, description="Longest time for xatlas before a simpler unwrap is used."
-    )
-    max_seconds: float | None = Field(
-        default=None, gt=0, le=2_592_000, description="Longest time for the row before it is given up. Left out: none."
     )
     crease_angle: float = Field(default=60, ge=0, le=180, description="Edges above this many degrees stay sharp.")
     up_axis: UpAxis = Field(default="y", description="The input mesh's upward axis.")
@@ -107,8 +115,6 @@ class SharedSettings(BaseModel):
         default=None,
         description="Where the object's front faces, in the input mesh's axes. Left out: +z, or -y where z is up.",
     )
-    image_format: ImageFormat = Field(default="png", description="Of the texture inside the GLB.")
-    preview: bool = Field(default=True, description="Write preview.png beside the asset.")
     formats: list[AssetFormat] = Field(
         default=["glb"],
         max_length=8,
@@ -142,7 +148,7 @@ class SharedSettings(BaseModel):
         return self
 
 
-class ResolvedSettings(BaseModel):
+class ResolvedCommonSettings(BaseModel):
     """The settings that a row of any recipe is built with, from the row's options and the prior's defaults.
 
     A setting is None only where None means "none": no time limit, no colour to start from.
@@ -153,6 +159,20 @@ class ResolvedSettings(BaseModel):
     steps: int
     guidance_scale: float
     texture_size: int
+    seeds: int
+    max_seconds: float | None
+    image_format: ImageFormat
+    preview: bool
+
+    @property
+    def names_views(self) -> bool:
+        """Whether prompts get words like 'front view'."""
+        return False
+
+
+class ResolvedSettings(ResolvedCommonSettings):
+    """The settings that a textured mesh of any recipe is built with."""
+
     views: int
     view_size: int
     patch_views: int
@@ -172,17 +192,18 @@ class ResolvedSettings(BaseModel):
     refine_guidance_scale: float
     refine_learning_rate: float
     refine_t_max: float
-    seeds: int
     max_faces: int
     unwrap_seconds: float
-    max_seconds: float | None
     crease_angle: float
     up_axis: UpAxis
     front: Front
-    image_format: ImageFormat
-    preview: bool
     formats: list[AssetFormat]
     turntable: bool
+
+    @property
+    def names_views(self) -> bool:
+        """As the row or the prior says."""
+        return self.view_words
 
     @property
     def initial_colour(self) -> tuple[float, float, float]:

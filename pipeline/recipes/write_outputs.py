@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.asset_layout import WORK_DIR
+from pipeline.core.asset_layout import WORK_DIR, map_file
 from pipeline.core.atomic import atomic_write, naming
 from pipeline.core.hashing import sha256_file
-from pipeline.export.gltf import write_glb
+from pipeline.export.gltf import encode_image, write_glb
+from pipeline.export.material_preview import material_preview
 from pipeline.export.obj import obj_files
 from pipeline.export.ply import ply_files
 from pipeline.export.preview import preview_png
@@ -21,9 +22,13 @@ from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.prior.load import Prior
 from pipeline.recipes import LIMIT_SETTINGS, RECIPE_VERSIONS
 from pipeline.recipes.asset_build import Asset, AssetBuild, InputsT, Json, ScenesT, SettingsT, Variant
+from pipeline.recipes.quality import asset_quality
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.record import backends, done_record
-from pipeline.recipes.shared_settings import ResolvedSettings
+from pipeline.recipes.shared_settings import ResolvedCommonSettings, ResolvedSettings
+
+# The crease angle of meshes that have normals of their own, which it does not concern.
+_SMOOTH = float(np.pi)
 
 
 def write_outputs(
@@ -39,6 +44,9 @@ def write_outputs(
     ``seed-<seed>.glb``.
     """
     folder = asset_build.row.folder
+    with asset_build.row.stage("measure"):
+        assert built[0].asset is not None
+        quality = asset_quality(built[0].asset)
     with contextlib.ExitStack() as stack:
         new: dict[str, Path] = {}
         for rank, variant in enumerate(built):
@@ -53,7 +61,7 @@ def write_outputs(
             (folder / name).unlink(missing_ok=True)
     # Before the record: no run looks into a folder that has one.
     shutil.rmtree(folder / WORK_DIR, ignore_errors=True)
-    write_record(folder, done_record(recipe, asset_build, built, prior, lockstep, outputs))
+    write_record(folder, done_record(recipe, asset_build, built, prior, lockstep, outputs, quality))
 
 
 def _write_variant(
@@ -70,7 +78,7 @@ def _write_variant(
     asset, settings, row = variant.asset, asset_build.settings, asset_build.row
     folder = row.folder
     assert asset is not None
-    crease_angle = float(np.radians(settings.crease_angle))
+    crease_angle = float(np.radians(settings.crease_angle)) if isinstance(settings, ResolvedSettings) else _SMOOTH
     with row.stage("export"):
         path = new[f"{stem}.glb"] = stack.enter_context(atomic_write(folder / f"{stem}.glb"))
         with naming(folder / f"{stem}.glb"):
@@ -82,6 +90,7 @@ def _write_variant(
                 provenance=_provenance(recipe, asset_build, variant, prior),
                 crease_angle=crease_angle,
                 image_format=settings.image_format,
+                tiling=asset.tiling,
             )
         for name, data in _additional_files(row.job.id, settings, asset, stem).items():
             path = new[name] = stack.enter_context(atomic_write(folder / name))
@@ -91,12 +100,19 @@ def _write_variant(
         with row.stage("preview"):
             path = new[preview] = stack.enter_context(atomic_write(folder / preview))
             with naming(folder / preview):
-                preview_png(path, asset.uvmesh, asset.maps, asset.frame, crease_angle=crease_angle)
+                if asset.tiling is not None:
+                    path.write_bytes(material_preview(asset.uvmesh, asset.maps, asset.frame, asset.tiling))
+                else:
+                    preview_png(path, asset.uvmesh, asset.maps, asset.frame, crease_angle=crease_angle)
 
 
-def _additional_files(job_id: str, settings: ResolvedSettings, asset: Asset, stem: str) -> dict[str, bytes]:
-    """The files besides the GLB, by name: other formats, and sheets of depth and normals."""
+def _additional_files(job_id: str, settings: ResolvedCommonSettings, asset: Asset, stem: str) -> dict[str, bytes]:
+    """The files besides the GLB, by name: tileable maps, or other formats and sheets of depth and normals."""
     files: dict[str, bytes] = {}
+    if asset.tiling is not None:
+        files |= {map_file(stem, name): encode_image(image, "png") for name, image in asset.maps.items()}
+    if not isinstance(settings, ResolvedSettings):
+        return files
     crease_angle = float(np.radians(settings.crease_angle))
     if "obj" in settings.formats:
         files |= obj_files(

@@ -224,7 +224,7 @@ def test_an_unknown_recipe_leaves_the_fields_of_all_alone(write: Write) -> None:
     row = {"recipe": "generat", "prompt": "x", "close_up": 9, "sigma_shape": 9, "shapes": 3, "zz": 1}
     unknown, recipe = sorted(problems_of(write("m.json", [row])), reverse=True)
     assert unknown == "zz: unknown field"
-    assert recipe == "recipe: 'generat' is no recipe; allowed: paint or generate; did you mean 'generate'?"
+    assert recipe == "recipe: 'generat' is no recipe; allowed: paint, generate or material; did you mean 'generate'?"
 
 
 # --- --set
@@ -351,7 +351,7 @@ def test_a_recipe_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "pipeline.recipes.generate", None)
     with pytest.raises(UsageError, match="this installation lacks the recipe 'generate'"):
         get_recipe("generate")
-    with pytest.raises(UsageError, match="no recipe is called 'sculpt'; there are: paint, generate"):
+    with pytest.raises(UsageError, match="no recipe is called 'sculpt'; there are: paint, generate, material"):
         get_recipe("sculpt")
 
 
