@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 # Each figure, in the order in which it is shown, and how.
@@ -26,7 +25,7 @@ def quality_figures(record: Mapping[str, object] | None) -> dict[str, float]:
     if not isinstance(values, dict):
         return {}
     known = {name: values.get(name) for name in _WORDS}
-    return {n: float(v) for n, v in known.items() if type(v) in (int, float) and math.isfinite(v) and abs(v) < 1e6}
+    return {n: float(v) for n, v in known.items() if type(v) in (int, float) and abs(v) < 1e6}
 
 
 def quality_text(record: Mapping[str, object] | None, *, short: bool = False) -> str:
