@@ -40,19 +40,19 @@ _FILE = click.Path(path_type=Path)
 
 
 class _LocationType(click.ParamType):
-    """A path, or the URL of something that fsspec can reach."""
+    """A path, or a URL that fsspec can open."""
 
     name = "path or URL"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
         if isinstance(value, str) and not value:
-            # As from a variable that is not set; a path of nothing would be the current folder.
+            # An unset shell variable gives an empty argument, which as a path would be the current folder.
             self.fail("it is empty; name a path or URL", param, ctx)
         return parse_location(value) if isinstance(value, str) else value
 
 
 class _LockstepType(click.IntRange):
-    """A whole number, or ``auto``, which is None."""
+    """A whole number, or ``auto``, which becomes None."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return None if value == "auto" else super().convert(value, param, ctx)
@@ -64,7 +64,7 @@ _HEADINGS = (INPUT, BUILD, RESOURCES, RESILIENCE, OUTPUT, "Help")
 
 
 class _Option(click.Option):
-    """An option that knows its heading."""
+    """An option with the heading under which ``--help`` prints it."""
 
     def __init__(self, *names: Any, heading: str, **settings: Any):
         super().__init__(*names, **settings)
@@ -87,7 +87,7 @@ class _GroupedCommand(click.Command):
 
 
 class _Group(click.Group):
-    """A group of such commands; groups within it are of the same kind."""
+    """A group of commands whose help has headings, also in its subgroups."""
 
     command_class = _GroupedCommand
     group_class = type
@@ -108,7 +108,7 @@ def _flag(heading: str, *names: str, help: str) -> Callable[[_Command], _Command
 
 
 def _overrides(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    """``("steps=10", ...)`` as a dict; a key given twice has its last value. Raises UsageError."""
+    """``("steps=10", ...)`` as a dict; a repeated key keeps its last value. Raises UsageError."""
     pairs = {}
     for value in values:
         key, equals, text = value.partition("=")
@@ -193,8 +193,8 @@ def cli() -> None:
     "--lockstep",
     type=_LOCKSTEP,
     metavar="K",
-    help="Optimise K assets per call of the prior. Left out, or auto: as many as the GPU's memory holds, measured; 1 "
-    "without a GPU.",
+    help="Optimise K assets per call of the prior. Left out or auto: as many as fit into the GPU's memory, measured by "
+    "a probe; 1 without a GPU.",
 )
 @_option(
     RESOURCES,
@@ -218,8 +218,8 @@ def cli() -> None:
     "--precision",
     type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
     default="auto",
-    help="Set the number format of the prior's UNet. auto: float16 on a GPU, else float32, or bfloat16 where prior and "
-    "CPU are made for it.",
+    help="Set the number format of the prior's UNet. auto: float16 on a GPU; on a CPU float32, or bfloat16 if both the "
+    "prior and the CPU are made for it.",
 )
 @_flag(RESOURCES, "--compile", help="Compile the UNet (slow start, faster steps).")
 @_flag(RESOURCES, "--low-memory", help="Keep in main memory what the GPU does not need all the time.")
@@ -229,14 +229,14 @@ def cli() -> None:
     "--max-seconds",
     type=click.FloatRange(0, min_open=True),
     metavar="S",
-    help="Cut a row after S seconds of wall time, unless the row sets its own limit. Left out: no limit.",
+    help="Stop a row after S seconds of wall time, unless the row sets its own limit. Left out: no limit.",
 )
 @_option(
     RESILIENCE,
     "--max-memory",
     type=click.FloatRange(0, min_open=True),
     metavar="GB",
-    help="End a worker that holds more than this. Left out: no limit. No effect with --serial.",
+    help="Stop a worker that uses more memory than this. Left out: no limit. No effect with --serial.",
 )
 @_option(
     RESILIENCE,
@@ -279,9 +279,9 @@ def check(manifest: Location | None, schema: bool, **options: Any) -> int:
     """Check a manifest and list every error.
 
     Prints one line per error: file:row: field: what is wrong, what is allowed. The row is the line of the file for
-    CSV and JSON Lines, the position in the list for JSON. Exit 2 if there is an error. Words of a prompt that the prior
-    does not know are warnings; a prompt of which it knows nothing is an error, unless --allow-unknown is given. Parts
-    of a mesh that the asset will not keep are warnings.
+    CSV and JSON Lines, the position in the list for JSON. Exit 2 if there is an error. A word of a prompt that the
+    prior does not know gives a warning. A prompt in which it knows no word is an error, unless --allow-unknown is
+    given. A part of a mesh that the asset will not keep gives a warning.
 
     \b
     Example:
@@ -355,7 +355,7 @@ def clean(manifest: Location, **options: Any) -> int:
 @_csv
 @_json
 def status(out: Location, json: bool, csv: bool, watch: bool, check: bool) -> int:
-    """Show how far the run into OUT is, or how it ended.
+    """Show the progress of the run into OUT, or its result.
 
     OUT is the folder or URL given to `run` with --out (left out: outputs). An asset that is gone is reported as
     missing, one that changed since it was built as damaged. Exit 0 unless --check is given; with it 1 if rows failed,
@@ -378,7 +378,7 @@ def inspect(asset: Location, json: bool) -> int:
     """Show where ASSET came from.
 
     ASSET is a .glb that latentkiln wrote or its folder, or the URL of either. Prints its prompt, seed, prior, backends,
-    fingerprint and times. Exit 1 if its bytes differ from those that its record names.
+    fingerprint and times. Exit 1 if the files differ from the hashes in the record.
 
     \b
     Example:
@@ -488,7 +488,7 @@ def prior_show(name: str, json: bool) -> int:
     BUILD,
     "--guidance-scale",
     type=click.FloatRange(0, 1000),
-    help="Set how hard the prompt steers. Left out: the prior's own scale, or 7.5.",
+    help="Set the guidance scale: how strongly the prompt steers. Left out: the prior's own scale, or 7.5.",
 )
 @_option(BUILD, "--negative-prompt", default="", show_default=False, help="Steer away from this text.")
 @_option(OUTPUT, "--out", type=_FILE, default="sample.png", metavar="FILE", help="Write the images to this PNG.")
@@ -507,14 +507,14 @@ def prior_sample(prompt: str, prior: str, **options: Any) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code; every error is one line on standard error."""
     if own := arguments is None:
-        # This process is the command's own.
+        # Only the command itself may change its process; a caller in Python keeps its settings.
         leave_out_current_folder()
         settle()
         arguments = sys.argv[1:]
     arguments = list(arguments)
     prepare_streams()
     if own:
-        # Libraries warn in words that may come from a file.
+        # Warnings of libraries may quote an untrusted file.
         warnings.showwarning = _show_warning
     with _signals_as_interrupts():
         code = _run(arguments)
@@ -548,23 +548,23 @@ def _run(arguments: list[str]) -> int:
         return _unexpected(error, arguments)
     except SystemExit as error:
         if error.code == signal.SIGTERM:
-            # How Ray takes the signal while it starts.
+            # While Ray starts, it turns the signal into this exception.
             return _fail(_interrupted(arguments), EXIT_INTERRUPTED, word="")
-        # Click turns a broken pipe into an exit of its own.
+        # Click exits by itself when a pipe breaks.
         return error.code if isinstance(error.code, int) else EXIT_ROWS_FAILED
 
 
 def _unexpected(error: Exception, arguments: list[str]) -> int:
-    """The exit code for what no command expects: the machine's fault, or a bug of ours."""
+    """Reports an error that no command expects, of the machine or a bug of ours. Returns the exit code."""
     if os.environ.get(DEBUG_VARIABLE):
         raise error
     if isinstance(error, OSError) and error.strerror:
         try:
-            # Click prints help by itself.
+            # Click prints help itself, so the error may be one of standard output.
             flush()
         except OutputLost as lost:
             return _lost(lost, arguments)
-        # A full disk, a folder that may not be written: it says whose fault it is.
+        # A full disk or a read-only folder is not a bug.
         return _fail(describe_os_error(error), EXIT_ROWS_FAILED)
     if isinstance(error, UnicodeEncodeError):
         advice = "names cannot be written in this locale: set LC_ALL=C.UTF-8, or PYTHONUTF8=1"
@@ -574,20 +574,20 @@ def _unexpected(error: Exception, arguments: list[str]) -> int:
 
 
 def _lost(lost: OutputLost, arguments: list[str]) -> int:
-    """Standard output cannot be written: a run ends as when it is interrupted, other commands fail."""
+    """Reports that standard output cannot be written. A run ends as if interrupted; other commands fail."""
     silence_stdout()
     if arguments[:1] == ["run"] and not {"--help", "-h", "--dry-run"} & set(arguments):
         message = f"standard output cannot be written ({lost.reason}); {_interrupted(arguments)}"
         return _fail(message, EXIT_INTERRUPTED, word="")
     if not lost.reader_gone:
         return _fail(f"standard output cannot be written: {lost.reason}", EXIT_ROWS_FAILED)
-    # The reader (head, less) had enough, and knows.
+    # The reader (head, less) stopped reading on purpose: print nothing.
     return EXIT_ROWS_FAILED
 
 
 def _interrupted(arguments: list[str]) -> str:
     if arguments[:1] == ["run"]:
-        return f"interrupted; what is built stays; go on with: {redact(shell_join(['latentkiln', *arguments]))}"
+        return f"interrupted; finished assets are kept; continue with: {redact(shell_join(['latentkiln', *arguments]))}"
     return "interrupted"
 
 
@@ -602,7 +602,8 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object, *
 
 @contextlib.contextmanager
 def _signals_as_interrupts() -> Iterator[None]:
-    """SIGTERM and a closed terminal (SIGHUP) end a command as Ctrl-C does; what was ignored (``nohup``) stays so."""
+    """Makes SIGTERM and SIGHUP (a closed terminal) end a command as Ctrl-C does. Ignored signals (``nohup``) stay
+    ignored."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

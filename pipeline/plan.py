@@ -43,7 +43,7 @@ class PlanItem:
     decision never changes, and most runs keep most rows; a task counts its attempts and has no reason.
     ``reason`` gives the reason in words. ``fingerprint`` is empty for a blocked job whose mesh cannot be read.
     ``alone`` keeps the job out of batches, because it was quarantined and has not changed since. ``foreign`` says that
-    its folder belongs to somebody else, so nothing may be written there, not even a failure.
+    its folder contains files that latentkiln did not write, so nothing may be written there, not even a failure.
     """
 
     job: Job
@@ -141,8 +141,8 @@ def iterate(
             yield PlanItem(job, "keep", "up to date", mark)
             continue
         if others := foreign_without_record(folder):
-            why = f"{folder} holds other files than an asset's ({_one_line(others[0])}); choose another id or --out"
-            yield PlanItem(job, "blocked", why, mark, foreign=True)
+            foreign = f"{folder} contains files that do not belong to an asset ({_one_line(others[0])})"
+            yield PlanItem(job, "blocked", f"{foreign}; choose another id or --out", mark, foreign=True)
             continue
         if why := refuse(job):
             yield PlanItem(job, "blocked", why, mark)
@@ -184,7 +184,7 @@ def _with_folders(jobs: Iterable[Job], out: Location) -> Iterator[tuple[Job, Pat
 
 
 def is_foreign(folder: Path | Snapshot) -> bool:
-    """Return whether the folder of a row belongs to somebody else, so that nothing may be written there."""
+    """Return whether a row's folder contains files that latentkiln did not write. Nothing may be written there."""
     return bool(isinstance(folder, Path) and _obstruction(folder)) or bool(foreign_without_record(folder))
 
 
@@ -195,11 +195,11 @@ def _obstruction(folder: Path) -> str:
         if stat.S_ISDIR(mode):
             return ""
         if not stat.S_ISLNK(mode):
-            return f"{folder} is no folder; remove it"
+            return f"{folder} is not a folder; remove it"
         target = Path(os.path.realpath(folder))
         if not target.is_relative_to(os.path.realpath(folder.parent)):
             return f"{folder} is a link that leaves the output folder; remove it"
-        return "" if target.is_dir() else f"{folder} is a link to no folder; remove it"
+        return "" if target.is_dir() else f"{folder} is a link that does not lead to a folder; remove it"
     except FileNotFoundError:
         return ""
     except OSError as error:
@@ -367,5 +367,5 @@ def _output_problem(folder: Path | Snapshot, record: Json, hashes: FileHashes) -
     if not isinstance(folder, Snapshot):
         return hashes.output_problem(folder, record)
     if LEASE in folder.files:
-        return "its builder is still at it, or was killed at the very end"
+        return "a run is still building it, or was killed just before it finished"
     return output_problem(folder, record) if record["outputs"] else "the record names no outputs"

@@ -46,7 +46,7 @@ def assert_saved(out: Path, said: str) -> None:
     assert (told["state"], told["exit_code"]) == ("interrupted", 3)
     last = json.loads((out / "run.events.jsonl").read_text().splitlines()[-1])
     assert last["event"] == "end" and last["exit_code"] == 3
-    assert last["resume"].startswith("latentkiln run ") and f"go on with: {last['resume']}" in said
+    assert last["resume"].startswith("latentkiln run ") and f"continue with: {last['resume']}" in said
     assert list(out.glob("*/.work/checkpoint.json")) and "Traceback" not in said
 
 
@@ -137,7 +137,7 @@ def test_a_run_into_a_full_or_closed_output_says_how_to_go_on(place, redirect):
     words = shell_join([*SLOW, str(place / "m.csv"), str(place / "out"), "--serial"])
     done = subprocess.run(["sh", "-c", f"{words} {redirect}"], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 3
-    assert "go on with: latentkiln run" in done.stderr and "Traceback" not in done.stderr
+    assert "continue with: latentkiln run" in done.stderr and "Traceback" not in done.stderr
     assert json.loads((place / "out" / "run.json").read_text())["exit_code"] == 3
 
 

@@ -68,7 +68,7 @@ def check(
             else:
                 say(_line(problem, is_warning))
     if checker.unchecked and not json:
-        complain(f"latentkiln: note: not all is checked: {checker.unchecked}")
+        complain(f"latentkiln: note: some checks were left out: {checker.unchecked}")
     if json:
         result = {
             "manifest": str(manifest), "rows": stream.rows, "ok": not problems, "errors": problems,
@@ -123,7 +123,7 @@ class _RowChecker:
         yield from ((_problem(job, field, message), False) for field, message in warnings.errors)
         yield from ((_problem(job, field, message), True) for field, message in warnings.warnings)
         if warnings.seen and (row := self._first_like(job, warnings.seen)):
-            yield _problem(job, "prompt", f"the prior sees the same of it as of row {row}"), True
+            yield _problem(job, "prompt", f"to the prior it is the same as that of row {row}"), True
 
     def _first_like(self, job: Job, like_key: tuple[str, str]) -> int:
         """Returns an earlier row that gives the same asset as ``job``, because the prior sees no difference; else 0."""

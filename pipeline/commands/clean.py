@@ -54,7 +54,7 @@ def clean(
     validated = ValidatedManifest(manifest, overrides=overrides, allow_outside=allow_outside)
     if validated.bad:
         rows = f"{validated.bad} row{'s' * (validated.bad != 1)}"
-        raise ManifestError(f"{manifest}: {rows} wrong; which assets they name is not known: 'latentkiln check' first")
+        raise ManifestError(f"{manifest}: {rows} wrong, so their assets are not known; run 'latentkiln check' first")
     fates: dict[str, int] = {}
     total = 0
     leftovers_json = []
@@ -73,7 +73,7 @@ def clean(
     if json:
         say_json({"out": str(out), "deleted": yes, "bytes": total, "assets": leftovers_json})
     else:
-        counts = ", ".join(f"{count} {fate}" for fate, count in fates.items()) or "nothing that is not in the manifest"
+        counts = ", ".join(f"{count} {fate}" for fate, count in fates.items()) or "all assets are in the manifest"
         hint = "" if yes or not fates else "; delete them with --yes"
         say(f"{out}: {counts}" + (f" ({total / 1e6:.1f} MB)" if fates else "") + hint)
     if fates.get("not deleted"):
@@ -100,7 +100,7 @@ def _reason_to_keep(others: Sequence[str], yes: bool) -> str:
     if not others:
         return ""
     some = ", ".join(map(quoted, others[:3])) + (", ..." if len(others) > 3 else "")
-    return f"{'not' if yes else 'would not be'} deleted: it holds what is no asset's: {some}"
+    return f"{'not' if yes else 'would not be'} deleted: it contains files that do not belong to an asset: {some}"
 
 
 def _sizes(folder: Path) -> Iterator[int]:

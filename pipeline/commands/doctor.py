@@ -52,7 +52,7 @@ def doctor(*, prior: str = "embedded", json: bool = False) -> int:
             say(f"warning: {warning}")
         for problem in diagnosis.problems:
             say(f"problem: {problem}")
-        say("all that is needed works here" if usable else "runs will fail here until the problems are solved")
+        say("everything that a run needs works here" if usable else "runs will fail here until the problems are solved")
     return EXIT_OK if usable else EXIT_ROWS_FAILED
 
 
@@ -142,10 +142,12 @@ def _ray(diagnosis: Diagnosis) -> None:
     mode = os.environ.get("RAY_AUTH_MODE", "")
     diagnosis.facts["ray"] = "a local cluster on 127.0.0.1 for each run, with a token, without dashboard"
     if mode.lower() == "disabled":
-        diagnosis.warnings.append("RAY_AUTH_MODE=disabled: whoever reaches Ray's ports can run code as you; unset it")
+        diagnosis.warnings.append(
+            "RAY_AUTH_MODE=disabled: anyone who reaches Ray's ports can run code as you; unset it"
+        )
     diagnosis.warnings += exposed_servers()
     if address := os.environ.get("RAY_ADDRESS"):
-        diagnosis.warnings.append(f"RAY_ADDRESS={address} is not used: name a cluster with --address")
+        diagnosis.warnings.append(f"RAY_ADDRESS={address} is ignored; name a cluster with --address")
 
 
 def _optional(diagnosis: Diagnosis) -> None:

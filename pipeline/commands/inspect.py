@@ -52,7 +52,7 @@ def inspect_asset(path: Location, json: bool = False) -> int:
     if reason:
         say(f"{'note':<15} {reason}")
     if damage:
-        say(f"{'damaged':<15} {damage}; build it again: 'latentkiln plan' says so, too")
+        say(f"{'damaged':<15} {damage}; build it again with 'latentkiln run'")
     return code
 
 
@@ -82,7 +82,7 @@ def _fetched(location: RemotePath) -> tuple[RemotePath, dict[str, Any], tuple[di
         else:
             data = store_of(location).read(location)[0]
     except FileNotFoundError:
-        raise InspectError(f"{location}: cannot be read: nothing is there") from None
+        raise InspectError(f"{location}: cannot be read: there is no file at this URL") from None
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "asset.glb"
         copy.write_bytes(data)
@@ -105,7 +105,7 @@ def _remote_damage(
         return ""
     expected = record["outputs"].get(location.name)
     if expected is not None and sha256_bytes(data) != expected["sha256"]:
-        return f"{location.name} has other bytes than recorded"
+        return f"{location.name} does not match its recorded hash"
     return output_problem(there, record) if all_outputs else ""
 
 

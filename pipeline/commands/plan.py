@@ -62,7 +62,7 @@ def show_plan(
     blocked. Raises ManifestError, UsageError or PriorError.
     """
     if csv and json:
-        raise UsageError("--csv and --json do not go together; give one of them")
+        raise UsageError("--csv and --json cannot be combined; give one of them")
     require_folder(out)
     validated = ValidatedManifest(manifest, overrides=overrides, only=only, allow_outside=allow_outside)
     identity = prior_identity(prior).identity

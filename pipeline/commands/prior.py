@@ -44,7 +44,7 @@ def show_prior(spec: str, *, as_json: bool = False) -> int:
 def fetch_prior(spec: str) -> int:
     """Downloads a hub id and prints its folder and facts. Exit code 0. Raises UsageError, PriorError."""
     if hub.parse_id(spec) is None:
-        raise UsageError(f"prior fetch: {spec!r} is no hub id; example: org/name or org/name@revision")
+        raise UsageError(f"prior fetch: {spec!r} is not a hub id; example: org/name or org/name@revision")
     identity = prior_identity(spec, download=True)
     say(f"folder    {identity.folder}")
     say(f"identity  {identity.identity}")
@@ -63,7 +63,7 @@ def fit_rgb(spec: str, *, images: int = 48, as_json: bool = False) -> int:
         say_json({"path": str(result.path), "r2": result.r2})
         return 0
     colours = ", ".join(f"{name} {value:.3f}" for name, value in zip(("red", "green", "blue"), result.r2, strict=True))
-    say(f"R2        {colours} (on images that were held out)")
+    say(f"R2        {colours} (on held-out images)")
     say(f"map       {result.path}")
     return 0
 

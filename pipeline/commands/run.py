@@ -137,13 +137,13 @@ def run_manifest(options: RunOptions, *, hooks: Hooks | None = None) -> int:
         on_problem=_problem_printer(options),
     )
     prior = prior_identity(options.prior, download=options.download)
-    # A prior that takes the place of the named one knows other words.
+    # With hooks another prior takes the place of the named one, and knows other words.
     checker = None if hooks else job_checker(options.prior, allow_unknown=options.allow_unknown)
     if options.strict and (wrong := validated.bad + _bad_files(validated, checker, options)):
         return _refuse(wrong, options)
     if options.dry_run:
         return _show_plan(validated, prior, checker, options)
-    # What a killed run left half written; an asset's own folder is cleared by whoever builds it next.
+    # Remove temporary files of killed runs. The next builder of an asset clears the asset's own folder.
     for folder in (local_root(options.out), local_root(options.out) / UNWRAP_CACHE):
         remove_stale_temporaries(folder)
     wrong_rows = _WrongRows(options)
@@ -160,7 +160,7 @@ def run_manifest(options: RunOptions, *, hooks: Hooks | None = None) -> int:
         code = _tell_the_end(summary, validated.bad, wrong_rows.reported, options, code)
         return code
 
-    # While it goes on, libraries print, too.
+    # Libraries may print during the run.
     with own_stdout() if options.json else contextlib.nullcontext() as stream:
         progress = make_progress(quiet=options.quiet, as_json=options.json, stream=stream)
         run(
@@ -207,7 +207,7 @@ def _tell_the_end(
         silence_stdout()
         end = f"standard output cannot be written ({lost.reason})"
         if code == EXIT_INTERRUPTED:
-            complain(f"latentkiln: {end}; interrupted; what is done stays; go on with: {options.command()}")
+            complain(f"latentkiln: {end}; interrupted; finished assets are kept; continue with: {options.command()}")
         else:
             complain(f"latentkiln: error: {end}; built {summary.built}, {summary.failures + bad} failed: see status")
         return code or EXIT_ROWS_FAILED
@@ -253,7 +253,7 @@ def _refuse(rows: int, options: RunOptions) -> int:
     if options.json:
         say_json({"event": "refused", "wrong_rows": rows})
     else:
-        say(f"nothing built: {rows} wrong row{'s' * (rows != 1)}, and --strict was asked for")
+        say(f"nothing built: {rows} wrong row{'s' * (rows != 1)}, and --strict is set")
     return EXIT_USAGE
 
 
@@ -377,19 +377,19 @@ def _print_summary(
     for result in (*summary.refused, *summary.failed):
         say(f"{result.state}: {result.job_id}: {result.stage}: {result.message}")
         if result.reproduce:
-            say(f"    again alone: {result.reproduce}")
+            say(f"    try it alone: {result.reproduce}")
     if (left := failed - len(summary.refused) - len(summary.failed)) > 0:
         say(f"and {left} more, each with a failure.json")
     pieces = [f"built {summary.built}", f"{summary.kept + counts['kept']} up to date", f"{failed} failed"]
     pieces += [f"{counts['quarantined']} of these quarantined"] if counts["quarantined"] else []
     pieces += [f"{counts['interrupted']} interrupted"] if counts["interrupted"] else []
     pieces += [f"{counts['elsewhere']} being built by another run"] if counts["elsewhere"] else []
-    pieces += [f"{counts['waiting']} not begun"] if counts["waiting"] else []
+    pieces += [f"{counts['waiting']} not started"] if counts["waiting"] else []
     say(f"{', '.join(pieces)} in {_seconds(summary.seconds)} -> {options.out}")
     if summary.problem:
-        say(f"not all rows were read: {summary.problem}")
+        say(f"some rows were not read: {summary.problem}")
     if resume:
-        say(f"go on with: {resume}")
+        say(f"continue with: {resume}")
 
 
 def _seconds(seconds: float) -> str:

@@ -51,9 +51,9 @@ def show_status(
     are unfinished. Raises UsageError for a missing folder or for options that exclude each other.
     """
     if csv and (json or watch):
-        raise UsageError(f"--csv and --{'json' if json else 'watch'} do not go together; give one of them")
+        raise UsageError(f"--csv and --{'json' if json else 'watch'} cannot be combined; give one of them")
     if check and watch:
-        raise UsageError("--check and --watch do not go together; give one of them")
+        raise UsageError("--check and --watch cannot be combined; give one of them")
     if not isinstance(out, RemotePath) and not out.is_dir():
         raise UsageError(f"{out}: no such folder; name the --out of a run")
     while True:
@@ -102,7 +102,7 @@ def _look_for_assets(out: Location, rows: list[dict[str, Any]], counts: Counter[
     """Sets the state of each finished row whose asset is missing or damaged, and corrects ``counts``. Adds the figures
     of quality to the others."""
     finished = {str(row["id"]): row for row in rows if row.get("state") in _FINISHED}
-    odd = ((name, "missing", "no asset can have this id") for name in finished if not _ID.fullmatch(name))
+    odd = ((name, "missing", "this is not a valid id") for name in finished if not _ID.fullmatch(name))
 
     def take_figures(name: str, record: Mapping[str, object]) -> None:
         if figures := quality_figures(record):
@@ -180,9 +180,9 @@ def _quick_problem(folder: Path, record: dict[str, Any]) -> str:
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
         if not stat.S_ISREG(found.st_mode):
-            return f"{name} is no file, or a link"
+            return f"{name} is a link, or not a file"
         if found.st_size != expected["bytes"]:
-            return f"{name} has another size than recorded"
+            return f"{name} does not have its recorded size"
         if found.st_mtime_ns >= written:
             touched[name] = expected
     return output_problem(folder, {"outputs": touched})
@@ -274,19 +274,23 @@ def _print(out: Location, view: RunView, rows: list[dict[str, Any]], counts: Cou
         for row in rows:
             say(row["id"], row.get("state"), _row_text(row))
     if left := sum(counts.values()) - len(rows):
-        say(f"and {left} rows more; see {EVENTS_FILE}")
+        say(f"and {left} more rows; see {EVENTS_FILE}")
     total = ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing here"
     say(f"{out}: {_state_word(view)}: {total}")
     if view.state in ("killed", "interrupted") and isinstance(command := view.header.get("command"), str):
         # The folder may be untrusted, so print only a plain run command.
         plain = is_run_command(command)
-        say(f"go on with: {command}" if plain else "go on with the run that began it; run.json names no plain command")
+        say(
+            f"continue with: {command}"
+            if plain
+            else "repeat the command that started the run; run.json does not contain a plain one"
+        )
 
 
 def _state_word(view: RunView) -> str:
     if view.state == "unknown":
-        return "no run on record"
-    return {"killed": "run was killed", "running": "running"}.get(view.state, f"run is over ({view.state})")
+        return "no run recorded"
+    return {"killed": "run was killed", "running": "running"}.get(view.state, f"run ended ({view.state})")
 
 
 def _row_text(row: dict[str, Any]) -> str:

@@ -59,8 +59,8 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("rasterise", "warp", "warp", "Apache-2.0", install="pip install warp-lang", cuda_only_auto=True),
     Backend("rasterise", "numba", "numba", "BSD-2-Clause", install="pip install numba"),
     Backend("rasterise", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
-    # For CUDA tensors: on the CPU lookups are compiled. nvdiffrast adds in no fixed order, so it is used only on
-    # request.
+    # Lookups of CUDA tensors; those on the CPU are always compiled. nvdiffrast adds in no fixed order, so it is used
+    # only on request.
     Backend("texture", "torch", "torch", "BSD-3-Clause", install="pip install torch"),
     Backend("texture", "nvdiffrast", "nvdiffrast.torch", _NON_COMMERCIAL, True, _NVDIFFRAST),
     Backend("antialias", "nvdiffrast", "nvdiffrast.torch", _NON_COMMERCIAL, True, _NVDIFFRAST),
@@ -93,7 +93,7 @@ def cuda_problem() -> str:
         return ""
     if torch.version.cuda is None:
         return f"no CUDA device (torch {torch.__version__} is built without CUDA)"
-    return f"no CUDA device (torch {torch.__version__} sees none; does nvidia-smi?)"
+    return f"no CUDA device (torch {torch.__version__} finds none; check with nvidia-smi)"
 
 
 def missing_module_reason(module: str) -> str:
@@ -136,7 +136,7 @@ def select_backend(operation: str, name: str = "auto") -> Backend:
         candidates = [b for b in candidates if b.name == requested]
         if not candidates:
             known = ", ".join(b.name for b in BACKENDS if b.operation == operation)
-            raise BackendError(f"{operation}: no backend is called {requested!r}; there are: {known}")
+            raise BackendError(f"{operation}: unknown backend {requested!r}; allowed: {known}")
     reasons = []
     for backend in candidates:
         # Checked first, so that a library that will not be used is not imported.

@@ -108,21 +108,21 @@ def url_problem(text: str) -> str:
     """
     match = _URL.match(text)
     if match is None:
-        return "it is no address; allowed: SCHEME://BUCKET/NAME"
+        return "it is not a URL; allowed: SCHEME://BUCKET/NAME"
     scheme, path_text = match[1].lower(), match[2]
     host, _, path = path_text.partition("/")
     if "@" in host:
-        return f"the {scheme} address has a user or password in it; leave it out, the environment holds credentials"
+        return f"the {scheme} URL contains a user name or password; remove it and put credentials into the environment"
     if "?" in path_text or "#" in path_text:
-        return f"the {scheme} address has a '?' or '#' in it; allowed: an address without query or signature"
+        return f"the {scheme} URL contains '?' or '#'; allowed: a URL without query or signature"
     if "::" in text:
-        return "the address is a chain of file systems ('::'); allowed: a single one"
+        return "the URL chains several file systems ('::'); allowed: a single one"
     if not host:
         return f"'{scheme}://' names no bucket; allowed: {scheme}://BUCKET/NAME"
     if not text.isprintable() or "\\" in path_text:
-        return f"the {scheme} address has a control character or backslash in it; allowed: printable text and '/'"
+        return f"the {scheme} URL contains a control character or a backslash; allowed: printable text and '/'"
     if any(part in ("", ".", "..") for part in path.rstrip("/").split("/")) and path.rstrip("/"):
-        return f"the {scheme} address has an empty part, '.' or '..' in it; allowed: plain names between slashes"
+        return f"the {scheme} URL contains an empty part, '.' or '..'; allowed: plain names between slashes"
     return ""
 
 
@@ -135,13 +135,13 @@ def require_folder(location: Location) -> None:
         return
     if not is_encodable(str(location.absolute())):
         raise UsageError(
-            f"--out {location}: its name is no UTF-8 in this locale; choose another, or set LC_ALL=C.UTF-8"
+            f"--out {location}: its name is not UTF-8 in this locale; choose another, or set LC_ALL=C.UTF-8"
         )
     for path in (location, *location.parents):
         if path.is_dir():
             return
         if os.path.lexists(path):
-            raise UsageError(f"--out {location}: {path} is no folder; name a folder, which may not exist yet")
+            raise UsageError(f"--out {location}: {path} is not a folder; name a folder (a missing one is created)")
 
 
 def is_encodable(name: str) -> bool:

@@ -1,7 +1,7 @@
 """Reads only regular files and follows no links.
 
 An output folder may be untrusted. A link in it would make us read, write or delete files elsewhere, and a named pipe
-would block us for ever.
+would block us forever.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-_LINK = "it is a link, and none is followed in an output folder; remove it"
+_LINK = "it is a link, and links in an output folder are not followed; remove it"
 
 
 def open_plain(path: Path) -> BinaryIO:
@@ -26,7 +26,7 @@ def open_plain(path: Path) -> BinaryIO:
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
 
 

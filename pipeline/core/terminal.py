@@ -21,7 +21,7 @@ from typing import IO
 # C0, DEL and C1; Arabic letter mark, directional marks, line and paragraph separators, embeddings, overrides and
 # isolates; surrogates.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_REASONS = {errno.EPIPE: "its reader has gone", errno.EBADF: "it is closed", errno.EIO: "its terminal has gone"}
+_REASONS = {errno.EPIPE: "its reader has ended", errno.EBADF: "it is closed", errno.EIO: "its terminal was closed"}
 # A word of a command line as ``shell_join`` writes it.
 _WORD = r"""(?:[A-Za-z0-9_@%+=:,./~*-]|'[^']*'|"'"|\$'(?:[^'\\]|\\.)*')+"""
 _COMMAND = re.compile(rf"latentkiln run(?: {_WORD})+")
@@ -61,9 +61,9 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def safe_json(value: object, *, indent: int | None = None, sort_keys: bool = False) -> str:
-    """``value`` as JSON text that is plain ASCII without control characters but the line ends of ``indent``.
+    """``value`` as ASCII JSON text without control characters, except the line ends of ``indent``.
 
-    A number that is not finite, as a stranger's file may bring, is null: JSON has no word for it.
+    Numbers that are not finite, which an untrusted file may contain, become null: JSON cannot represent them.
     """
     try:
         text = json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)

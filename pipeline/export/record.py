@@ -187,11 +187,11 @@ def output_problem(folder: Path | Snapshot, record: Mapping[str, Any]) -> str:
         path = folder / name
         try:
             if not is_plain(path):
-                return f"{name} is no file, or a link" if os.path.lexists(path) else f"{name} is missing"
+                return f"{name} is a link, or not a file" if os.path.lexists(path) else f"{name} is missing"
             if path.stat().st_size != expected["bytes"]:
-                return f"{name} has another size than recorded"
+                return f"{name} does not have its recorded size"
             if sha256_file(path) != expected["sha256"]:
-                return f"{name} has other bytes than recorded"
+                return f"{name} does not match its recorded hash"
         except FileNotFoundError:
             return f"{name} is missing"
         except OSError as error:
@@ -206,7 +206,7 @@ def _remote_problem(folder: Snapshot, record: Mapping[str, Any]) -> str:
         if there is None:
             return f"{name} is missing"
         if there.size != expected["bytes"]:
-            return f"{name} has another size than recorded"
+            return f"{name} does not have its recorded size"
         if there.etag and expected.get("tag") and there.etag != expected["tag"]:
-            return f"{name} has other bytes than recorded"
+            return f"{name} does not match its recorded hash"
     return "its publishing was cut short" if is_partly_published(record, folder.files) else ""

@@ -16,8 +16,8 @@ MAX_FILES = 8
 MAX_WEIGHT = 10.0
 _WEIGHT = re.compile(r"(?P<path>.+?)\s*:\s*(?P<weight>[+-]?[0-9]*\.?[0-9]+)")
 ALLOWED = {
-    "lora": "the path of a .safetensors LoRA, with :WEIGHT if it is not 1; several parted by ';'",
-    "concept": "the path of a .safetensors textual inversion; several parted by ';'",
+    "lora": "the path of a .safetensors LoRA, with :WEIGHT if it is not 1; several separated by ';'",
+    "concept": "the path of a .safetensors textual inversion; several separated by ';'",
 }
 
 

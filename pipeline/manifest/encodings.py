@@ -72,7 +72,7 @@ def _from_utf16(encoding: str) -> _Recode:
         try:
             return decoder.decode(block, last).encode("utf-8")
         except UnicodeDecodeError as error:
-            raise NotUtf16(f"bytes of it are not ({error.reason})") from None
+            raise NotUtf16(f"contains bytes that are not ({error.reason})") from None
 
     return recode
 

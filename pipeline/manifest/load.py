@@ -139,11 +139,11 @@ class ManifestStream:
         if not written and not first_written:
             message = f"this row is a duplicate of row {first_row}, and neither has an id; remove one or give it an id"
         elif row_id == first_id:
-            message = f"{quoted(row_id)} is the id of row {first_row} already; allowed: ids that differ"
+            message = f"{quoted(row_id)} is already the id of row {first_row}; allowed: an id that no other row has"
         else:
             message = (
-                f"{quoted(row_id)} clashes with {quoted(first_id)} of row {first_row}: file names that differ in "
-                "case only are one on many systems; allowed: ids that differ"
+                f"{quoted(row_id)} clashes with {quoted(first_id)} of row {first_row}: on many systems file "
+                "names that differ only in case are the same; allowed: ids that differ in more than case"
             )
         return Problem(str(self.path), row, "id", message, row_id, whole=True)
 
@@ -230,7 +230,7 @@ class ValidatedManifest:
 
     def _unchanged(self) -> None:
         if _stamp(self.path) != self._stamp:
-            raise ManifestError(f"{self.path}: the manifest was changed while it was read; run again")
+            raise ManifestError(f"{self.path}: the manifest changed while it was being read; run again")
 
 
 def _stamp(path: Location) -> object:
@@ -295,5 +295,5 @@ def load_manifest(
 def _as_error(problems: Sequence[Problem]) -> ManifestError:
     named = " | ".join(str(problem) for problem in problems[:_MAX_NAMED])
     more = len(problems) - _MAX_NAMED
-    remainder = f" | and {more} more ('latentkiln check' names them all)" if more > 0 else ""
+    remainder = f" | and {more} more ('latentkiln check' lists them all)" if more > 0 else ""
     return ManifestError(named + remainder)

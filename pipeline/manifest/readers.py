@@ -76,14 +76,14 @@ def read_rows(path: Location, fields: Fields) -> Iterator[RawRow | Problem]:
         try:
             data = store_of(path).read(path, MAX_REMOTE)[0]
         except FileNotFoundError:
-            yield _file_problem(name, "the manifest cannot be read: nothing is there")
+            yield _file_problem(name, "the manifest cannot be read: there is no file at this URL")
         except StorageError as error:
             yield _file_problem(name, f"the manifest cannot be read: {error.message.removeprefix(f'{name}: ')}")
         else:
             yield from _read(reader, io.BytesIO(data), name, fields)
         return
     try:
-        # Without O_NONBLOCK, opening a named pipe would block for ever.
+        # Without O_NONBLOCK, opening a named pipe would block forever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
@@ -105,7 +105,7 @@ def _read(reader: Reader, stream: BinaryIO, name: str, fields: Fields) -> Iterat
     try:
         yield from reader(as_plain(stream), name, fields)
     except NotUtf16 as error:
-        yield _file_problem(name, f"it begins as UTF-16, but {error}; save it as UTF-8")
+        yield _file_problem(name, f"the file begins as UTF-16, but {error}; save it as UTF-8")
 
 
 def _file_problem(file: str, message: str, row: int = 0, field: str = "") -> Problem:
@@ -113,7 +113,7 @@ def _file_problem(file: str, message: str, row: int = 0, field: str = "") -> Pro
 
 
 class Lines:
-    """Decoded lines with their ends, bounded in length. What is wrong with the bytes is collected, once a kind."""
+    """Decoded lines with their ends, bounded in length. Collects one problem of each kind of encoding error."""
 
     def __init__(self, stream: BinaryIO, file: str):
         self.stream = stream
@@ -124,7 +124,7 @@ class Lines:
         self._said: set[str] = set()
 
     def __iter__(self) -> Iterator[str]:
-        # Block by block, which is faster than line by line; a block with anything odd in it line by line.
+        # Whole blocks, because that is faster; a block with an error is decoded line by line.
         while not self._over and (block := self.stream.read(BLOCK_BYTES)):
             block += self.stream.readline(MAX_LINE + 1)
             text = self._decode_plain(block)
@@ -155,11 +155,11 @@ class Lines:
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
-                byte = f"byte 0x{line[error.start]:02x} at place {error.start + 1} of the line"
+                byte = f"byte 0x{line[error.start]:02x} at position {error.start + 1} of the line"
                 self._report_once("utf", f"this is not UTF-8 ({byte}); save it as UTF-8")
                 text = line.decode("utf-8", errors="replace")
             if "\0" in text:
-                self._report_once("nul", "the line has a NUL byte in it; allowed: text")
+                self._report_once("nul", "the line contains a NUL byte; allowed: text")
                 text = text.replace("\0", "")
             yield text
 
@@ -190,7 +190,7 @@ def read_csv(stream: BinaryIO, file: str, fields: Fields) -> Iterator[RawRow | P
     yield from lines.take_problems()
     if not first:
         if not lines.number or separator_line:
-            yield _file_problem(file, "the manifest is empty; its first line has to name the columns")
+            yield _file_problem(file, "the manifest is empty; its first line must name the columns")
         return
     skipped = lines.number - 1
     delimiter = separator_line["delimiter"] if separator_line else _delimiter(first, fields)
@@ -268,9 +268,9 @@ def _csv_reason(error: str) -> str:
     if "unexpected end" in error:
         return 'a quote (") that opens in this row is not closed before the file ends'
     if "new-line character" in error:
-        return "a carriage return stands alone in the line; allowed: line ends as on Linux or Windows"
+        return "the line contains a carriage return without a line feed; allowed: line ends as on Linux or Windows"
     if "expected after" in error:
-        return 'something follows a closing quote (") in this row; a quote inside a quoted cell is written twice ("")'
+        return 'text follows a closing quote (") in this row; write a quote inside a quoted cell twice ("")'
     return f"not valid CSV: {error}"
 
 
@@ -281,23 +281,23 @@ def _header_problems(header: list[str], file: str, row: int, fields: Fields) -> 
         return
     if not known:
         names = " and ".join(fields.required)
-        hint = "; names are written in small letters" if any(name.lower() in fields.known for name in header) else ""
-        yield _file_problem(file, f"the first line has to name the columns, among them {names}{hint}", row, "header")
+        hint = "; names are written in lower case" if any(name.lower() in fields.known for name in header) else ""
+        yield _file_problem(file, f"the first line must name the columns, among them {names}{hint}", row, "header")
         return
     for number, name in enumerate(header, start=1):
         if not name:
             yield _file_problem(file, f"column {number} has no name", row, "header")
         elif name in header[: number - 1]:
-            yield _file_problem(file, f"column {number} is named {quoted(name)} like an earlier one", row, "header")
+            yield _file_problem(file, f"column {number} is named {quoted(name)} like an earlier column", row, "header")
     for name, instead in fields.required.items():
         if name not in header and not (instead and instead in header):
             near = next((other for other in header if other and suggestion(other, [name])), None)
-            hint = f"; is {quoted(near)} meant to be it?" if near and near not in fields.known else ""
-            yield _file_problem(file, f"there is no column '{name}', which every row needs{hint}", row, "header")
+            hint = f"; is {quoted(near)} a misspelling of it?" if near and near not in fields.known else ""
+            yield _file_problem(file, f"the required column '{name}' is missing{hint}", row, "header")
 
 
 def _too_long(cells: list[str], header: list[str], row: int) -> RawRow:
-    advice = "put a cell that has a delimiter in it into quotes"
+    advice = "put cells that contain a delimiter into quotes"
     message = f"{len(cells)} cells, but the header has {len(header)} columns; {advice}"
     # Use only the id of such a row. It is usually the first cell, before the shifted ones.
     first = {header[0]: cells[0].strip()} if header[0] == "id" and cells[0].strip() else {}
@@ -342,7 +342,7 @@ def decode_json(text: str) -> tuple[object, str]:
     except RecursionError:
         return None, "not usable: the JSON is nested too deeply"
     except ValueError:
-        return None, "not usable: the JSON has a number of too many digits"
+        return None, "not usable: the JSON contains a number with too many digits"
 
 
 def _json_row(value: object, row: int) -> RawRow:
@@ -351,7 +351,7 @@ def _json_row(value: object, row: int) -> RawRow:
         return RawRow(row, {}, errors=(("row", message),), broken=True)
     errors: tuple[tuple[str, str], ...] = ()
     if isinstance(value, _Object):
-        errors = tuple((key, "the key is there twice in this row") for key in value.twice)
+        errors = tuple((key, "the key occurs twice in this row") for key in value.twice)
     return RawRow(row, {key: item for key, item in value.items() if item is not None}, errors=errors)
 
 

@@ -55,12 +55,12 @@ AdapterFaults = Callable[[Sequence[AdapterFile]], list[FieldError]]
 def id_problem(text: str) -> str:
     """Returns "" if ``text`` is a valid folder name on every system, else what is wrong and what is allowed."""
     if not _ID.fullmatch(text):
-        return f"{quoted(text)} is no safe file name; allowed: {ID_ALLOWED}"
+        return f"{quoted(text)} is not a safe file name; allowed: {ID_ALLOWED}"
     lower = text.lower()
     if lower.partition(".")[0] in _DEVICES:
         return f"{quoted(text)} is the name of a device on Windows; allowed: any other name"
     if lower in _RESERVED_NAMES:
-        return f"{quoted(text)} is a file of the run itself; allowed: any other name"
+        return f"{quoted(text)} is the name of a file that a run writes; allowed: any other name"
     return ""
 
 
@@ -113,7 +113,7 @@ class RowChecker:
             option = f"--set {name}={text}"
             if name not in _SETTABLE:
                 if name in _KNOWN:
-                    raise UsageError(f"{option}: '{name}' belongs to each row and cannot be set for all of them")
+                    raise UsageError(f"{option}: '{name}' belongs to each row and cannot be set for all rows")
                 known = suggestion(name, _SETTABLE) or f"; there are: {', '.join(_SETTABLE)}"
                 raise UsageError(f"{option}: unknown setting {quoted(name)}{known}")
             errors: list[FieldError] = []
@@ -139,7 +139,7 @@ class RowChecker:
             owners = schema.recipes_with(name)
             if self._recipes and self._recipes.isdisjoint(owners):
                 raise UsageError(
-                    f"--set {name}: only the recipe {join_or(owners)} knows it, and no row has that recipe"
+                    f"--set {name}: only the recipe {join_or(owners)} has this setting, and no row uses that recipe"
                 )
 
     def defaults(self, raw: RawRow) -> list[Problem]:
@@ -178,7 +178,7 @@ class RowChecker:
         adapters = self._adapters(values, errors) if names.adapters else ()
         if "sketch" in values and not partial and ("shapes" in values or "shapes" in self._overrides):
             forced = "" if "shapes" in values else " (with --set)"
-            errors.append(("shapes", f"the row has a sketch as well; allowed: one of the two{forced}"))
+            errors.append(("shapes", f"the row also has a sketch; allowed: one of the two{forced}"))
         # The settings of an unknown recipe cannot be checked.
         row_input = _NO_INPUT
         if partial:
@@ -249,7 +249,7 @@ class RowChecker:
                 self._recipes.add(value)
             return value
         hint = suggestion(value, RECIPES) if isinstance(value, str) else ""
-        errors.append(("recipe", f"{quoted(value)} is no recipe; allowed: {join_or(RECIPES)}{hint}"))
+        errors.append(("recipe", f"{quoted(value)} is not a recipe; allowed: {join_or(RECIPES)}{hint}"))
         return ""
 
     def _text(
@@ -269,7 +269,7 @@ class RowChecker:
             errors.append((name, f"it has {len(value)} characters; allowed: at most {longest}"))
         elif not value.isprintable() and (control := _CONTROL.search(value)):
             code = f"U+{ord(control[0]):04X}"
-            errors.append((name, f"it has the control character {code} in it; allowed: printable text"))
+            errors.append((name, f"it contains the control character {code}; allowed: printable text"))
         text = " ".join(value.split())
         if not text and expected:
             errors.append((name, f"it is empty; allowed: {expected}"))
@@ -380,13 +380,13 @@ class RowChecker:
                 if not stat.S_ISREG(file_stat.st_mode):
                     return None, f"{name} is not a regular file; allowed: the path of a {label} file"
                 if file_stat.st_size == 0:
-                    return None, f"{name} is an empty file; allowed: a {label} with something in it"
+                    return None, f"{name} is an empty file; allowed: a {label} file with content"
                 if not os.access(path, os.R_OK):
-                    return None, f"{name} may not be read by this user; allowed: a readable file"
+                    return None, f"{name} cannot be read by this user; allowed: a readable file"
         except FileNotFoundError:
             return None, f"there is no file {name}; allowed: a path relative to {quoted(self.folder)}"
         except UnicodeEncodeError:
-            return None, f"{name} cannot be named in this locale; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+            return None, f"{name} cannot be encoded in this locale; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             return None, f"{name} cannot be used: {reason}"
@@ -404,17 +404,17 @@ class RowChecker:
                 return None, f"{name} leaves the manifest's folder; allowed: files inside it (or give --allow-outside)"
             text = f"{self.base.scheme}://{bucket}/{path}"
         if not self.allow_outside and (self.base is None or not text.startswith(f"{self.base}/")):
-            outside = "is an address outside the manifest's folder; allowed: what lies inside it"
+            outside = "is a URL outside the manifest's folder; allowed: files inside it"
             return None, f"{name if not url_problem(text) else 'this'} {outside} (or give --allow-outside)"
         if len(text) > MAX_PATH:
-            return None, f"the address has {len(text)} characters; allowed: at most {MAX_PATH}"
+            return None, f"the URL has {len(text)} characters; allowed: at most {MAX_PATH}"
         if reason := url_problem(text):
             return None, reason
         location = parse_location(text)
         if not isinstance(location, RemotePath):
-            return None, f"{name} names a file of this machine; allowed: its path"
+            return None, f"{name} is the URL of a file on this machine; allowed: the path of the file"
         if location.suffix.lower() not in endings:
-            return None, f"{name} is no {label} format; allowed: {join_or(endings)}"
+            return None, f"{name} is not a {label} format; allowed: {join_or(endings)}"
         return location, ""
 
 
@@ -426,14 +426,14 @@ def _path_problem(text: str, allow_outside: bool, label: str, endings: Sequence[
     if len(text) > MAX_PATH:
         return f"the path has {len(text)} characters; allowed: at most {MAX_PATH}"
     if not all(c.isprintable() for c in text):
-        return f"{name} has a control character in it; allowed: printable text"
+        return f"{name} contains a control character; allowed: printable text"
     if not allow_outside and (text.startswith("/") or _DRIVE.match(text)):
         return f"{name} is an absolute path; allowed: a path inside the manifest's folder (or give --allow-outside)"
     if "\\" in text and not _DRIVE.match(text):
-        return f"{name} has a backslash in it; allowed: '/' between folders, on every system"
+        return f"{name} contains a backslash; allowed: '/' between folders, on every system"
     ending = posixpath.splitext(text)[1].lower()
     if ending not in endings:
-        wrong = f"{quoted(ending)} is no {label} format" if ending else f"{name} has no ending"
+        wrong = f"{quoted(ending)} is not a {label} format" if ending else f"{name} has no ending"
         return f"{wrong}; allowed: {join_or(endings)}"
     return ""
 
@@ -491,7 +491,7 @@ def _unknown_fields(names: Sequence[str], recipe: str) -> Iterator[FieldError]:
         elif fields and name not in fields.names:
             meshes = {RECIPES[owner].mesh for owner in owners}
             hint = f"; did you mean '{fields.mesh}'?" if fields.mesh and name in meshes else ""
-            yield name, f"a field of the recipe {join_or(owners)}, but this row's is {recipe}{hint}"
+            yield name, f"this field belongs to the recipe {join_or(owners)}, but the row's recipe is {recipe}{hint}"
 
 
 def _missing(names: Sequence[str], text: bool, recipe: str) -> Iterator[FieldError]:

@@ -46,13 +46,13 @@ class RowModel(CommonSettings):
         default=None,
         min_length=1,
         max_length=MAX_FILES * MAX_PATH,
-        description="LoRA for this row alone: PATH or PATH:WEIGHT of a .safetensors file; several parted by ';'.",
+        description="LoRA for this row alone: PATH or PATH:WEIGHT of a .safetensors file; several separated by ';'.",
     )
     concept: str | None = Field(
         default=None,
         min_length=1,
         max_length=MAX_FILES * MAX_PATH,
-        description="Textual inversion for this row alone: PATH of a .safetensors file; several parted by ';'.",
+        description="Textual inversion for this row alone: PATH of a .safetensors file; several separated by ';'.",
     )
 
 
@@ -79,7 +79,7 @@ class GenerateRow(GenerateSettings, RowModel):
         default=None,
         min_length=1,
         max_length=MAX_PATH,
-        description="Path of a mesh that says roughly which shape, relative to the manifest's folder.",
+        description="Path of a mesh that gives the rough shape, relative to the manifest's folder.",
     )
 
 

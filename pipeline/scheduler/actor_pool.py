@@ -193,7 +193,7 @@ class ActorPool:
             self._tracker.worker_lost(worker.rows, "Ray's servers on this machine died", blame=False)
         from pipeline.scheduler.cluster import ClusterLost
 
-        raise ClusterLost("Ray's servers on this machine died, again and again; is there enough memory?")
+        raise ClusterLost("Ray's servers on this machine died repeatedly; is there enough memory?")
 
     def _new_worker(self) -> WorkerHandle:
         options = self._options
@@ -251,7 +251,7 @@ class ActorPool:
                 return
             time.sleep(min(timeout, 0.05))
             return
-        # Workers that were given up since are left out: their results are known.
+        # Leave out workers that were given up meanwhile: their results are known.
         by_ref = {worker.ref: worker for worker in busy if worker.state != "gone"}
         # One result at a time: the others stay ready, and signals are handled in between.
         for ref in ray_api.wait(list(by_ref), timeout=timeout) if by_ref else ():
@@ -279,8 +279,8 @@ class ActorPool:
         limit = self._settings.memory
         if limit is not None and report.memory > limit:
             raise _fleet_error(
-                f"a worker holds {_gigabytes(report.memory)} when it has loaded the prior, and --max-memory allows "
-                f"{_gigabytes(limit)}; allow more"
+                f"a worker uses {_gigabytes(report.memory)} after loading the prior, but --max-memory allows only "
+                f"{_gigabytes(limit)}; raise it"
             )
         self._load_deaths, self._load_losses, self._worker_loaded = 0, 0, True
         worker.state, worker.node, worker.node_id, worker.lockstep = (
@@ -298,7 +298,7 @@ class ActorPool:
         self._probing, self._per_gpu = False, per_gpu
         self._target = max(1, self._settings.workers(per_gpu))
         if per_gpu > 1 and self._tracker.rows_left > 1 and self._target > 1:
-            self._note(f"{per_gpu} workers share a GPU: that much memory was measured")
+            self._note(f"{per_gpu} workers share a GPU: as many as fit by the memory measured")
             self._kill(worker)
             worker.state = "gone"
         else:
@@ -311,7 +311,7 @@ class ActorPool:
         for row, result in zip(rows, reply.results, strict=True):
             self._tracker.complete(row, result)
         if reply.leaving:
-            self._note(f"{worker.name} was told to go; its work is saved")
+            self._note(f"{worker.name} received SIGTERM; its work is saved")
             self._kill(worker)
             worker.state = "gone"
 
@@ -364,7 +364,7 @@ class ActorPool:
                     beat = ray_api.get(worker.heartbeat)
                 except ray_api.errors().RayError:
                     worker.heartbeat = None
-                    continue  # the result of its build tells the same
+                    continue  # the result of its build reports the same error
                 mine = {row.job.id for row in worker.rows}
                 for job_id, (stage, done, total) in beat.stages.items():
                     if job_id in mine:
@@ -376,7 +376,7 @@ class ActorPool:
 
     def _too_large(self, worker: WorkerHandle, memory: int) -> None:
         limit = _gigabytes(self._settings.memory or 0)
-        self._lost(worker, WorkerFailure(f"it held {_gigabytes(memory)}, and --max-memory allows {limit}", blame=True))
+        self._lost(worker, WorkerFailure(f"it used {_gigabytes(memory)}, but --max-memory allows {limit}", blame=True))
 
     def _cancel_overdue(self) -> None:
         """Ask a batch with an overdue row to end early, and kill a worker that does not do so in time."""
@@ -392,7 +392,7 @@ class ActorPool:
             elif now - worker.cancelled_at >= GRACE_SECONDS:
                 rows, worker.rows, worker.state, worker.heartbeat = worker.rows, [], "gone", None
                 self._kill(worker)
-                self._note(f"{worker.name} did not let go of a late row and was ended")
+                self._note(f"{worker.name} did not stop an overdue row and was killed")
                 self._tracker.timed_out(rows)
 
     # -- the end ----------------------------------------------------------------------------------------------

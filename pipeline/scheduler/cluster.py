@@ -154,10 +154,10 @@ def _token() -> str:
 def _require_closed() -> None:
     """Raise SchedulerError if other users, on this machine or elsewhere, could use the cluster that was started."""
     if not ray_api.listening_address().startswith("127."):
-        raise SchedulerError("Ray was imported before its network was set up; it would listen beyond this machine")
+        raise SchedulerError("Ray was imported before its network was set up; other machines could connect to it")
     if not ray_api.asks_for_token():
         raise SchedulerError(
-            "this Ray asks for no token, so any user of this machine could use its workers; update ray"
+            "this version of Ray asks for no token, so any user of this machine could use its workers; update ray"
         )
 
 
@@ -263,9 +263,8 @@ def exposed_servers() -> list[str]:
             if ports and mode != "token":
                 addresses = ", ".join(map(str, ports[:3]))
                 lines.append(
-                    f"{process.info['name']} (process {process.pid}) listens beyond this machine on port {addresses} "
-                    "and "
-                    "asks for no token: start Ray with RAY_AUTH_MODE=token"
+                    f"{process.info['name']} (process {process.pid}) accepts connections from other machines on port "
+                    f"{addresses} and asks for no token: start Ray with RAY_AUTH_MODE=token"
                 )
     return lines
 

@@ -20,10 +20,10 @@ class Metrics(Progress):
 
         self._tags = {"run": run_id}
         keys = ("run",)
-        self._ended = metrics.Counter("latentkiln_rows_ended", "Rows that came to an end.", (*keys, "state"))
-        self._retried = metrics.Counter("latentkiln_rows_retried", "Rows begun again after a setback.", keys)
+        self._ended = metrics.Counter("latentkiln_rows_ended", "Rows that ended.", (*keys, "state"))
+        self._retried = metrics.Counter("latentkiln_rows_retried", "Rows started again after a setback.", keys)
         self._running = metrics.Gauge("latentkiln_rows_running", "Rows being built now.", keys)
-        self._build = metrics.Gauge("latentkiln_rows_to_build", "Rows to build, as far as is known.", keys)
+        self._build = metrics.Gauge("latentkiln_rows_to_build", "Rows to build that are known so far.", keys)
         self._kept = metrics.Gauge("latentkiln_rows_up_to_date", "Rows found up to date.", keys)
         self._seconds = metrics.Histogram(
             "latentkiln_row_seconds", "Wall time of finished rows.", boundaries=_SECONDS, tag_keys=keys

@@ -154,7 +154,7 @@ class LocalOutputRoot:
 
 
 class RemoteOutputRoot:
-    """A URL. The scratch folder holds copies and what is not yet published; the store has the valid state."""
+    """A URL. The scratch folder holds copies and unpublished files; the store's state is the valid one."""
 
     def __init__(self, out: RemotePath, run_id: str):
         self.out, self._run_id = out, run_id

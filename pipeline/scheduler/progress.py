@@ -400,10 +400,10 @@ def describe_end(result: TaskResult) -> str:
         warned = f" ({count} warning{'s' * (count != 1)})" if count else ""
         return f"done in {result.seconds:.1f} s{warned}"
     return {
-        "kept": "finished already",
+        "kept": "already finished",
         "interrupted": f"interrupted{f' in {result.stage}' if result.stage else ''}, its work is kept",
-        "elsewhere": "being built by another run, left to it",
-        "waiting": "not begun",
+        "elsewhere": "being built by another run, skipped",
+        "waiting": "not started",
     }[result.state]
 
 

@@ -24,7 +24,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class ObjectRef(Protocol[T_co]):
-    """The result of a remote call, which may not be there yet."""
+    """The result of a remote call, which may not be available yet."""
 
     def __hash__(self) -> int: ...
 

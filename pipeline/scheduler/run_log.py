@@ -228,8 +228,8 @@ def _archive_log(out: Path) -> None:
 class RunView:
     """A run as its two files describe it. ``header`` is ``run.json``, {} if missing; ``rows`` the last event per row.
 
-    A long run is not held as a whole: ``rows`` has the first rows, and of the others those that run, failed or were
-    left. ``complete`` says that no row is missing. ``counts`` are those of all rows by state.
+    For a long run ``rows`` has the first rows, and of the others only those that are running, failed or unfinished.
+    ``complete`` says that no row is missing. ``counts`` are those of all rows by state.
     """
 
     header: Json = field(default_factory=dict)
@@ -303,7 +303,7 @@ class _Rows:
 def read_run(out: Path, most: int = MOST_ROWS) -> RunView:
     """Read the last run on the output root ``out``. Never raises; leaves out what cannot be read.
 
-    Holds the first ``most`` rows, and as many of the others that run, failed or were left.
+    Holds the first ``most`` rows, and as many of the others that are running, failed or unfinished.
     """
     header = _json_object(out / RUN_FILE)
     row_events = _Rows(most)

@@ -146,7 +146,7 @@ class TaskTracker:
             if not self._planned and not self.summary.kept:
                 raise
             self.summary.problem, self.exhausted = scrub(error.message), True
-            self._run_log.note(f"the plan cannot be read on: {error.message}")
+            self._run_log.note(f"the plan cannot be read further: {error.message}")
         finally:
             for watcher in self._listeners:
                 watcher.planned(**self.expected())
@@ -293,8 +293,8 @@ class TaskTracker:
         """Fail ``row``, which is overdue and whose worker has stopped."""
         limit = self._limit(row) or 0.0
         message = (
-            f"{row.job.id}: cut after {limit:g} s of wall time (max_seconds){self._stage_text(row)}; its work is kept: "
-            "give it more with max_seconds and run again"
+            f"{row.job.id}: stopped after {limit:g} s of wall time (max_seconds){self._stage_text(row)}; "
+            "its work is kept: raise max_seconds and run again"
         )
         self._fail(row, "failed", self._stage(row), "TimeLimit", message)
 
@@ -310,7 +310,9 @@ class TaskTracker:
                 self.mark_overdue(row)
             else:
                 self._started_at.pop(row.job.id, None)
-                self.requeue(dataclasses.replace(row, alone=True, spent=0.0), "it or a neighbour was stuck")
+                self.requeue(
+                    dataclasses.replace(row, alone=True, spent=0.0), "it or another row of its batch was stuck"
+                )
 
     def worker_lost(self, rows: Sequence[Task], reason: str, *, blame: bool = True) -> None:
         """Handle ``rows`` whose worker is dead or out of reach.
@@ -328,8 +330,7 @@ class TaskTracker:
             else:
                 message = (
                     f"{row.job.id}: its worker died {row.attempt} times{self._stage_text(row)} ({reason}); "
-                    "quarantined: "
-                    "the next run tries it once more, alone"
+                    "quarantined: the next run tries it once more, alone"
                 )
                 self._fail(row, "quarantined", self._stage(row), "WorkerDied", message)
 
@@ -346,8 +347,7 @@ class TaskTracker:
             self.finish(row, TaskResult(row.job.id, "elsewhere", message=reason))
         else:
             message = (
-                f"{row.job.id}: taken back {row.stalled} times{self._stage_text(row)} without coming any further, at "
-                "last "
+                f"{row.job.id}: requeued {row.stalled} times{self._stage_text(row)} without progress, the last time "
                 f"because: {reason}; quarantined: the next run tries it once more, alone"
             )
             self._fail(row, "quarantined", self._stage(row), "WorkerLost", message)

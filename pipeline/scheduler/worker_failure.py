@@ -33,14 +33,14 @@ def classify(errors: RayErrors, error: Exception, *, node_alive: bool = True) ->
         return WorkerFailure("its machine is gone", blame=False)
     if isinstance(error, errors.ObjectLostError):
         # Includes its subclasses: the value was stored on a machine that is gone.
-        return WorkerFailure("its answer was lost with a machine", blame=False)
+        return WorkerFailure("its result was lost with a machine", blame=False)
     if isinstance(error, (errors.ActorUnschedulableError, errors.TaskUnschedulableError)):
-        return WorkerFailure("no machine of the cluster can hold it", blame=False)
+        return WorkerFailure("no machine of the cluster has room for it", blame=False)
     if isinstance(error, errors.ActorDiedError):
         if getattr(error, "preempted", False):
             return WorkerFailure("its machine was preempted", blame=False)
         if "node has died" in text or "node was" in text or not node_alive:
             return WorkerFailure("its machine is gone", blame=False)
         if "owner has died" in text or "ray.kill" in text:
-            return WorkerFailure("it was ended from outside", blame=False)
+            return WorkerFailure("it was killed from outside", blame=False)
     return WorkerFailure("its process was killed or crashed", blame=True)

@@ -35,7 +35,7 @@ _REFUSALS = {
 }  # fmt: skip
 _ADVICE = {
     "NoCredentialsError": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile) in the environment",
-    "AccessDenied": "check the credentials in the environment and what they may do",
+    "AccessDenied": "check the credentials in the environment and their permissions",
     "InvalidAccessKeyId": "check the credentials in the environment",
     "SignatureDoesNotMatch": "check the credentials in the environment",
     "NoSuchBucket": "make the bucket first, or check its name",

@@ -11,8 +11,8 @@ name, the object that holds it.
   ``finish_publish`` continues from there.
 
 Each write expects the content that was seen when the lease was taken, so a publisher that lost its lease without
-noticing replaces nothing. A reader that finds other bytes than recorded has met a rebuild and reads the record again,
-as ``read_output`` does.
+noticing replaces nothing. A reader whose bytes do not match the recorded hash has met a rebuild and reads the record
+again, as ``read_output`` does.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def publish_asset(local: Path, location: RemotePath, *, held: Callable[[], bool]
     contents = {name: (local / name).read_bytes() for name in outputs}
     for name, data in contents.items():
         if sha256_bytes(data) != outputs[name]["sha256"]:
-            raise StorageError(f"{local / name}: has other bytes than its record says; build it again")
+            raise StorageError(f"{local / name}: does not match the hash in its record; build it again")
     folder = _Folder(location, held)
     replaced: list[str] = []
     if RECORD in folder.etags:
@@ -118,7 +118,7 @@ def finish_publish(location: RemotePath, *, held: Callable[[], bool] = lambda: T
     for name, value in record["outputs"].items():
         contents[name] = folder.read(object_name(name, value))
         if sha256_bytes(contents[name]) != value["sha256"]:
-            raise StorageError(f"{location}: {name} has other bytes than recorded; it has to be built again")
+            raise StorageError(f"{location}: {name} does not match its recorded hash; build it again")
     _replace_outputs(folder, record, contents, [str(name) for name in record.pop("replaces")])
     return True
 
@@ -204,7 +204,7 @@ def read_output(location: RemotePath, name: str) -> tuple[bytes, Json]:
             data = store.read(location / object_name(name, outputs[name]), _MAX_OUTPUT)[0]
             if sha256_bytes(data) == outputs[name].get("sha256"):
                 return data, record
-    raise StorageError(f"{location / name}: has other bytes than its record says; build it again")
+    raise StorageError(f"{location / name}: does not match the hash in its record; build it again")
 
 
 def asset_ids(out: RemotePath) -> Iterator[str]:

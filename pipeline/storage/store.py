@@ -166,16 +166,16 @@ class Store:
             except Exception as error:
                 kind = classify_error(error)
                 if kind == "absent":
-                    raise FileNotFoundError(f"{location}: nothing is there") from None
+                    raise FileNotFoundError(f"{location}: there is no file at this URL") from None
                 if kind == "clash":
-                    raise PreconditionFailed(f"{location}: another writer was there") from None
+                    raise PreconditionFailed(f"{location}: another writer changed it first") from None
                 refused += kind == "refused"
                 left = limit - (time.monotonic() - begun)
                 if refused >= _MAX_REFUSED_ATTEMPTS or (refused and not _is_transient(error)):
-                    raise StorageError(f"{location}: {verb} it was refused: {describe_error(error)}") from None
+                    raise StorageError(f"{location}: {verb} was refused: {describe_error(error)}") from None
                 if left <= pause:
                     raise StorageError(
-                        f"{location}: {verb} it failed {tried} time{'s' * (tried > 1)} in {limit:g} s, at last with "
+                        f"{location}: {verb} failed {tried} time{'s' * (tried > 1)} in {limit:g} s; the last error was "
                         f"{describe_error(error)}; run again when the store answers"
                     ) from None
             # Randomised, so that many workers that failed together do not retry together.
@@ -373,7 +373,7 @@ def _is_transient(error: Exception) -> bool:
 def _bucket_and_key(location: RemotePath) -> dict[str, str]:
     bucket, _, key = location.key.partition("/")
     if not key:
-        raise StorageError(f"{location}: it names a bucket and nothing in it")
+        raise StorageError(f"{location}: it names only a bucket; allowed: s3://BUCKET/NAME")
     return {"Bucket": bucket, "Key": key}
 
 

@@ -54,7 +54,7 @@ def test_it_lists_first_and_deletes_when_asked(out, tmp_path, capsys):
     assert names(out) == sorted(set(before) - {"gone", "bad", "half"})
     assert (tmp_path / "outside" / "record.json").exists()
     assert clean(tmp_path / "m.csv", out=out, yes=True) == 0
-    assert "nothing that is not in the manifest" in capsys.readouterr().out
+    assert "all assets are in the manifest" in capsys.readouterr().out
 
 
 def test_somebody_elses_files_are_not_taken_along(out, tmp_path, capsys):
@@ -64,9 +64,12 @@ def test_somebody_elses_files_are_not_taken_along(out, tmp_path, capsys):
     write_failure(out / "meshes", {"id": "meshes", "fingerprint": "f"})
     (out / "gone" / "notes.txt").write_text("mine")
     assert clean(tmp_path / "m.csv", out=out) == 0
-    assert "meshes\twould not be deleted: it holds what is no asset's: 'years of work.obj'" in capsys.readouterr().out
+    assert (
+        "meshes\twould not be deleted: it contains files that do not belong to an asset: 'years of work.obj'"
+        in capsys.readouterr().out
+    )
     assert clean(tmp_path / "m.csv", out=out, yes=True) == 1
-    assert "gone\tnot deleted: it holds what is no asset's: 'notes.txt'" in capsys.readouterr().out
+    assert "gone\tnot deleted: it contains files that do not belong to an asset: 'notes.txt'" in capsys.readouterr().out
     assert (out / "meshes" / "years of work.obj").exists() and (out / "gone" / "record.json").exists()
     assert not (out / "bad").exists() and not (out / "half").exists()
 

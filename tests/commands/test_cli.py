@@ -81,9 +81,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["check", "no-such.csv", "--set", "stps=3"], "did you mean 'steps'?"),
         (["check", ""], "it is empty; name a path or URL"),
         (["run", "x.csv", "--out", ""], "'--out': it is empty; name a path or URL"),
-        (["run", "x.csv", "--out", "/dev/null", "--dry-run"], "--out /dev/null: /dev/null is no folder; name a folder"),
+        (
+            ["run", "x.csv", "--out", "/dev/null", "--dry-run"],
+            "--out /dev/null: /dev/null is not a folder; name a folder",
+        ),
         (["run", "x.csv", "--address", ""], "--address: it is empty; name a Ray cluster"),
-        (["plan", "x.csv", "--out", "/dev/null/a/b"], "--out /dev/null/a/b: /dev/null is no folder"),
+        (["plan", "x.csv", "--out", "/dev/null/a/b"], "--out /dev/null/a/b: /dev/null is not a folder"),
         (["plan", "no-such.csv"], "no-such.csv: the manifest cannot be read: No such file or directory"),
     ],
 )
@@ -134,7 +137,7 @@ def test_a_verbs_exit_code_is_the_commands(code: int, status_does: Callable[[Cal
         (MeshError("x.obj: no faces"), 1, "latentkiln: error: x.obj: no faces\n"),
         (LatentkilnError("odd"), 1, "latentkiln: error: odd\n"),
         (PermissionError(13, "Permission denied", "/out/x"), 1, "latentkiln: error: /out/x: Permission denied\n"),
-        (Interrupted("stopped; go on with: ..."), 3, "latentkiln: stopped; go on with: ...\n"),
+        (Interrupted("stopped; continue with: ..."), 3, "latentkiln: stopped; continue with: ...\n"),
         (KeyboardInterrupt(), 3, "latentkiln: interrupted\n"),
         (
             ZeroDivisionError("by\nzero"),
@@ -186,7 +189,9 @@ def test_ctrl_c_during_run_says_how_to_resume(
     monkeypatch.setitem(sys.modules, "pipeline.commands.run", module)
     assert cli.main(["run", "my shop.csv", "--out", "x"]) == 3
     line = capsys.readouterr().err.strip()
-    assert line == "latentkiln: interrupted; what is built stays; go on with: latentkiln run 'my shop.csv' --out x"
+    assert (
+        line == "latentkiln: interrupted; finished assets are kept; continue with: latentkiln run 'my shop.csv' --out x"
+    )
 
 
 def test_run_hands_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:

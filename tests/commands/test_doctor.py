@@ -28,7 +28,7 @@ def test_a_sound_machine(prior, capsys, monkeypatch):
     assert value["backends"]["rasterise numba"] == "works (licence: BSD-2-Clause)"
     assert len(value["prior"]["identity"]) == 64
     assert doctor(prior=prior) == 0
-    assert "all that is needed works here" in capsys.readouterr().out
+    assert "everything that a run needs works here" in capsys.readouterr().out
 
 
 def test_a_missing_prior_is_a_problem(tmp_path, capsys):

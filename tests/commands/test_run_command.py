@@ -73,7 +73,9 @@ def test_nothing_is_written_into_folders_that_are_not_ours(run, tmp_path, capsys
         (out / name).symlink_to(elsewhere)
     assert run(*GOOD, *BAD, "c,fine,cube.obj") == 1
     printed = capsys.readouterr().out
-    assert "holds other files than an asset's (notes.txt)" in printed and "leaves the output folder" in printed
+    assert (
+        "contains files that do not belong to an asset (notes.txt)" in printed and "leaves the output folder" in printed
+    )
     for folder in (out / "a", out / "empty", elsewhere):
         assert [path.name for path in folder.iterdir()] == ["notes.txt"]
     told = json.loads((out / "run.json").read_text())
@@ -110,7 +112,7 @@ def test_thirty_bad_rows_among_five_good_ones(tmp_path, prior, capsys):
 
 def test_a_folder_that_cannot_be_made_is_wrong_usage(run, tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         run(*GOOD, out=tmp_path / "file")
     with pytest.raises(UsageError, match="cannot be made"):
         run(*GOOD, out=Path("/proc/none/out"))
@@ -125,7 +127,7 @@ def test_a_failed_row_says_how_to_see_it_again(run, tmp_path, capsys, prior):
 
 def test_fail_fast_says_what_was_not_begun(run, capsys):
     assert run("a,fail,cube.obj", *GOOD[1:], fail_fast=True) == 1
-    assert "1 failed, 1 not begun" in capsys.readouterr().out
+    assert "1 failed, 1 not started" in capsys.readouterr().out
 
 
 def test_dry_run_writes_nothing(run, tmp_path, capsys):
@@ -200,16 +202,16 @@ def test_a_plan_that_breaks_off_ends_what_is_known_of_it(run, tmp_path, capsys, 
 
     def broken(jobs, out, *, now=run_module.iterate, **options):
         yield from itertools.islice(now(jobs, out, **options), given)
-        raise ManifestError("the manifest was changed while it was read; run again")
+        raise ManifestError("the manifest changed while it was being read; run again")
 
     monkeypatch.setattr(run_module, "iterate", broken)
     given = 1
     assert run(*GOOD) == 3
     printed = capsys.readouterr().out
-    assert "built 1, 0 up to date, 0 failed, 1 not begun" in printed and "go on with: latentkiln run" in printed
-    assert "not all rows were read: the manifest was changed" in printed
+    assert "built 1, 0 up to date, 0 failed, 1 not started" in printed and "continue with: latentkiln run" in printed
+    assert "some rows were not read: the manifest changed" in printed
     given = 0
-    with pytest.raises(ManifestError, match="was changed"):
+    with pytest.raises(ManifestError, match="changed while"):
         run(*GOOD)
 
 

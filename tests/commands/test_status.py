@@ -62,7 +62,7 @@ def test_the_end_of_a_run(ledger, tmp_path, capsys):
     assert ended == {"state": "done", "attempts": 1, "worker": "worker 1", "node": "node 7", "seconds": 2.5}
     assert show_status(tmp_path) == 0
     printed = capsys.readouterr().out
-    assert "b\tfailed\tbake: it broke" in printed and "run is over (failed)" in printed
+    assert "b\tfailed\tbake: it broke" in printed and "run ended (failed)" in printed
 
 
 def test_a_killed_run_is_told_from_a_running_one(ledger, tmp_path, capsys):
@@ -75,7 +75,7 @@ def test_a_killed_run_is_told_from_a_running_one(ledger, tmp_path, capsys):
     assert read_run(tmp_path).state == "killed"
     show_status(tmp_path, watch=True)
     printed = capsys.readouterr().out
-    assert "a\tkilled" in printed and "go on with: latentkiln run m.csv" in printed
+    assert "a\tkilled" in printed and "continue with: latentkiln run m.csv" in printed
 
 
 def test_a_line_cut_by_a_crash_is_left_out(ledger, tmp_path):
@@ -151,7 +151,7 @@ def test_a_long_run_is_told_in_short(tmp_path, capsys, monkeypatch):
         write_asset(tmp_path / f"r{number:06d}")
     show_status(tmp_path)
     printed = capsys.readouterr().out
-    assert "r000498\tfailed" in printed and "and 488 rows more" in printed and "497 done" in printed
+    assert "r000498\tfailed" in printed and "and 488 more rows" in printed and "497 done" in printed
     show_status(tmp_path, json=True)
     value = json.loads(capsys.readouterr().out)
     assert value["counts"] == counts and value["left_out"] == 488 and len(value["rows"]) == 12
@@ -177,7 +177,7 @@ def test_a_table_for_spreadsheets_holds_no_formula(ledger, tmp_path, capsys):
     assert rows[0] == ["id", "state", "attempts", "node", "seconds", "what"]
     assert rows[1][:4] == ["a", "running", "1", "node 7"]
     assert rows[2] == ["b", "failed", "1", "", "0.0", '\'=HYPERLINK("http://evil","x")']
-    with pytest.raises(UsageError, match="do not go together"):
+    with pytest.raises(UsageError, match="cannot be combined"):
         show_status(tmp_path, csv=True, json=True)
 
 

@@ -76,7 +76,7 @@ def test_backends_are_chosen_by_order_name_or_environment(monkeypatch: pytest.Mo
     assert backends.select_backend("rasterise", "warp").name == "warp"
     monkeypatch.setenv("LATENTKILN_RASTERISE", "torch")
     assert backends.select_backend("rasterise").name == "torch"
-    with pytest.raises(BackendError, match="there are: nvdiffrast, warp, numba, torch"):
+    with pytest.raises(BackendError, match="allowed: nvdiffrast, warp, numba, torch"):
         backends.select_backend("rasterise", "opengl")
 
 

@@ -50,7 +50,7 @@ def test_a_link_for_one_of_the_runs_own_names_is_wrong_usage(tmp_path, elsewhere
     out = tmp_path / "out"
     (out / name).parent.mkdir(parents=True)
     (out / name).symlink_to(tmp_path / "nowhere" if dangling else elsewhere / "file" if "run." in name else elsewhere)
-    with pytest.raises(UsageError, match="it is a link, and none is followed") as caught:
+    with pytest.raises(UsageError, match="links in an output folder are not followed") as caught:
         build(out, "a")
     assert str(out / name) in str(caught.value)
     assert not (tmp_path / "nowhere").exists() and not (out / "a").exists()
@@ -104,15 +104,15 @@ def test_readers_follow_no_link_and_wait_for_no_pipe(tmp_path) -> None:
     (out / "a" / name).symlink_to(good / "a" / name)
     assert read_run(out).header == {} and not read_run(out).rows
     assert load_record(out / "a")[0] is None and "link" in load_record(out / "a")[1]
-    assert output_problem(out / "a", record) == f"{name} is no file, or a link"
+    assert output_problem(out / "a", record) == f"{name} is a link, or not a file"
     for path in (out / "run.json", out / "run.events.jsonl", out / "a" / "record.json", out / "a" / name):
         path.unlink()
         os.mkfifo(path)
         assert not is_plain(path)
-        with pytest.raises(OSError, match="no regular file"):
+        with pytest.raises(OSError, match="not a regular file"):
             open_plain(path)
     assert read_run(out).header == {} and load_record(out / "a")[0] is None
-    assert "no file" in output_problem(out / "a", record)
+    assert "not a file" in output_problem(out / "a", record)
     saved = tmp_path / "saved"
     checkpoint.save(saved, {}, key="k", step=3)
     (tmp_path / "link").symlink_to(saved)

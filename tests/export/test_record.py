@@ -117,8 +117,8 @@ def test_outputs_are_checked_byte_for_byte(tmp_path):
     assert record["outputs"]["asset.glb"]["bytes"] == 4
     assert output_problem(tmp_path, record) == ""
     asset.write_bytes(b"glTg")
-    assert output_problem(tmp_path, record) == "asset.glb has other bytes than recorded"
+    assert output_problem(tmp_path, record) == "asset.glb does not match its recorded hash"
     asset.write_bytes(b"glTF+")
-    assert output_problem(tmp_path, record) == "asset.glb has another size than recorded"
+    assert output_problem(tmp_path, record) == "asset.glb does not have its recorded size"
     asset.unlink()
     assert output_problem(tmp_path, record) == "asset.glb is missing"

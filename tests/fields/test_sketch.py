@@ -232,7 +232,7 @@ def test_a_sketch_that_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: p
     )
     monkeypatch.setattr(module, "run_child", lambda program, *arguments, **more: run_child(child, *arguments, **more))
     with pytest.raises(
-        SettingError, match=r"the sketch \(768 faces\) could not be measured: libigl was not done after"
+        SettingError, match=r"the sketch \(768 faces\) could not be measured: libigl did not finish within"
     ):
         load_sketch(None, [{"shape": "box", "size": [1, 1, 1]}], tmp_path / "cache", time_limit=1.0)
     assert not (tmp_path / "finished").exists() and not (tmp_path / "cache").exists()

@@ -111,7 +111,7 @@ def test_wrong_shapes_and_unknown_backends_are_told():
         volume.composite(torch.ones(3), torch.ones(3, 4), packed)
     with pytest.raises(SettingError, match="step must be above 0"):
         through((0, 0, 2), (0, 0, -1), step=0.0)
-    with pytest.raises(BackendError, match="no backend is called 'cuda'"):
+    with pytest.raises(BackendError, match="unknown backend 'cuda'"):
         through((0, 0, 2), (0, 0, -1), backend="cuda")
 
 

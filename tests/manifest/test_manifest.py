@@ -228,7 +228,7 @@ def test_clashing_ids_refuse_the_whole_manifest_and_are_all_named(write: Write) 
     path = write("m.csv", text + "a,,nope.obj\n")
     lines = found(path)
     assert [line.split(": ")[0] for line in lines] == [":3", ":4", ":6", ":7", ":7", ":7"]
-    assert "'a' is the id of row 2 already" in lines[0]
+    assert "'a' is already the id of row 2" in lines[0]
     assert "'A' clashes with 'a' of row 2" in lines[1]
     assert "duplicate of row 5, and neither has an id" in lines[2]
     message = whole_problem(path)
@@ -259,21 +259,21 @@ def test_many_clashes_stay_one_line_of_bounded_length(write: Write) -> None:
         ("negative_prompt", True, "true is not text"),
         ("negative_prompt", "x" * 2001, "2001 characters"),
         ("id", 7, "7 is not text"),
-        ("recipe", "piant", "'piant' is no recipe; allowed: paint, generate or material; did you mean 'paint'?"),
-        ("recipe", "Generate", "'Generate' is no recipe; allowed: paint, generate or material; did you mean 'gener"),
-        ("recipe", 3, "3 is no recipe"),
-        ("recipe", {}, "an object is no recipe"),
+        ("recipe", "piant", "'piant' is not a recipe; allowed: paint, generate or material; did you mean 'paint'?"),
+        ("recipe", "Generate", "'Generate' is not a recipe; allowed: paint, generate or material; did you mean 'gener"),
+        ("recipe", 3, "3 is not a recipe"),
+        ("recipe", {}, "an object is not a recipe"),
         ("mesh", "", "it is empty"),
         ("mesh", 3, "3 is not text"),
         ("mesh", "meshes/c.obj", "there is no file 'meshes/c.obj'; allowed: a path relative to"),
         ("mesh", "meshes", "'meshes' has no ending; allowed: .obj, .ply, .stl, .off, .gltf or .glb"),
-        ("mesh", "meshes/a.max", "'.max' is no mesh format"),
+        ("mesh", "meshes/a.max", "'.max' is not a mesh format"),
         ("mesh", "../outside.obj", "leaves the manifest's folder"),
         ("mesh", "meshes/../../outside.obj", "leaves the manifest's folder"),
         ("mesh", "/etc/a.obj", "is an absolute path"),
         ("mesh", "C:\\a.obj", "is an absolute path"),
         ("mesh", "meshes\\a.obj", "backslash"),
-        ("mesh", "https://example.org/a.obj", "is an address"),
+        ("mesh", "https://example.org/a.obj", "is a URL outside"),
         ("mesh", "x" * 2000 + ".obj", "2004 characters"),
         ("mesh", "x" * 900 + ".obj", "cannot be used: File name too long"),
         ("mesh", "a\u0000.obj", "control character"),
@@ -341,7 +341,7 @@ def test_unknown_fields(name: str, words: str, write: Write) -> None:
 
 def test_a_key_that_is_there_twice(write: Write) -> None:
     path = write("m.jsonl", '{"id": "a", "prompt": "x", "mesh": "meshes/a.obj", "prompt": "y"}')
-    assert found(path) == [":1: prompt: the key is there twice in this row"]
+    assert found(path) == [":1: prompt: the key occurs twice in this row"]
 
 
 @pytest.mark.parametrize(("item", "noun"), [("7", "a number"), ('"x"', "text"), ("null", "null"), ("[1]", "a list")])
@@ -357,7 +357,7 @@ def test_ragged_csv_rows(write: Write) -> None:
     assert [job.id for job in loaded.jobs] == ["c"]
     assert [(p.row, p.field, p.row_id) for p in loaded.problems] == [(2, "mesh", "a"), (3, "cells", "b")]
     assert "it is empty; allowed: the path of a mesh" in loaded.problems[0].message
-    assert "5 cells, but the header has 4 columns; put a cell" in loaded.problems[1].message
+    assert "5 cells, but the header has 4 columns; put cells" in loaded.problems[1].message
 
 
 def test_rows_of_delimiters_alone_say_nothing(write: Write) -> None:
@@ -459,22 +459,30 @@ HEAD = "id,prompt,mesh\n"
         ("m.csv", "", ": the manifest is empty"),
         ("m.csv", "\n\n", "the manifest has no rows"),
         ("m.csv", HEAD, ": the manifest has no rows"),
-        ("m.csv", "brick,meshes/a.obj\n", ":1: header: the first line has to name the columns"),
-        ("m.csv", ",,\nx,y,z\n", ":1: header: the first line has to name the columns, among them prompt and mesh"),
-        ("m.csv", "ID,Prompt,Mesh\na,x,m\n", "among them prompt and mesh; names are written in small letters"),
+        ("m.csv", "brick,meshes/a.obj\n", ":1: header: the first line must name the columns"),
+        ("m.csv", ",,\nx,y,z\n", ":1: header: the first line must name the columns, among them prompt and mesh"),
+        ("m.csv", "ID,Prompt,Mesh\na,x,m\n", "among them prompt and mesh; names are written in lower case"),
         ("m.csv", "id,,prompt,mesh\na,,x,meshes/a.obj\n", ":1: header: column 2 has no name"),
-        ("m.csv", "id,prompt,mesh,id\na,x,meshes/a.obj,b\n", ":1: header: column 4 is named 'id' like an earlier one"),
-        ("m.csv", "id,prompt\na,x\n", ":1: header: there is no column 'mesh', which every row needs"),
-        ("m.csv", "id,promt,mesh\na,x,m\n", "no column 'prompt', which every row needs; is 'promt' meant to be it?"),
+        (
+            "m.csv",
+            "id,prompt,mesh,id\na,x,meshes/a.obj,b\n",
+            ":1: header: column 4 is named 'id' like an earlier column",
+        ),
+        ("m.csv", "id,prompt\na,x\n", ":1: header: the required column 'mesh' is missing"),
+        ("m.csv", "id,promt,mesh\na,x,m\n", "the required column 'prompt' is missing; is 'promt' a misspelling of it?"),
         ("m.csv", HEAD + 'a,"x,meshes/a.obj\nb,y,z\n', ':2: a quote (") that opens in this row is not closed'),
-        ("m.csv", HEAD + 'a,"x"y,meshes/a.obj\n', ":2: something follows a closing quote"),
+        ("m.csv", HEAD + 'a,"x"y,meshes/a.obj\n', ":2: text follows a closing quote"),
         ("m.csv", HEAD + 'a,"' + "x\n" * 100_000 + '",m\n', ":2: a cell is longer than 131072 characters"),
         ("m.csv", HEAD + "a," + "x" * 2_000_000 + ",m\n", ":2: the line is longer than 1048576 bytes"),
-        ("m.csv", HEAD + "a,x\ry,meshes/a.obj\n", ":2: a carriage return stands alone"),
-        ("m.csv", HEAD.encode() + b"a,caf\xe9,meshes/a.obj\n", ":2: this is not UTF-8 (byte 0xe9 at place 6"),
-        ("m.csv", HEAD.encode("utf-16") + b"a", ": it begins as UTF-16, but bytes of it are not (truncated data)"),
-        ("m.csv", HEAD.encode("utf-16-le"), ":1: the line has a NUL byte in it"),
-        ("m.csv", HEAD.encode() + b"a,x\0,meshes/a.obj\n", ":2: the line has a NUL byte in it"),
+        ("m.csv", HEAD + "a,x\ry,meshes/a.obj\n", ":2: the line contains a carriage return without"),
+        ("m.csv", HEAD.encode() + b"a,caf\xe9,meshes/a.obj\n", ":2: this is not UTF-8 (byte 0xe9 at position 6"),
+        (
+            "m.csv",
+            HEAD.encode("utf-16") + b"a",
+            ": the file begins as UTF-16, but contains bytes that are not (truncated data)",
+        ),
+        ("m.csv", HEAD.encode("utf-16-le"), ":1: the line contains a NUL byte"),
+        ("m.csv", HEAD.encode() + b"a,x\0,meshes/a.obj\n", ":2: the line contains a NUL byte"),
         ("m.csv", ",".join(f"c{n}" for n in range(2000)) + "\n", ":1: header: 2000 columns; allowed: at most 1000"),
         ("m.json", "", ": not valid JSON at column 1: expecting value"),
         ("m.json", "[", ": not valid JSON at column 2"),
@@ -494,7 +502,7 @@ HEAD = "id,prompt,mesh\n"
         ("m.json", '{"prompt": "x", "mesh": "m"}', ": this is a single row; put it into a list"),
         ("m.json", b'["\xff"]', ": this is not UTF-8 (byte 0xff in line 1)"),
         ("m.json", "[" * 200_000, ": not usable: the JSON is nested too deeply"),
-        ("m.json", '[{"seed": ' + "9" * 5000 + "}]", ": not usable: the JSON has a number of too many digits"),
+        ("m.json", '[{"seed": ' + "9" * 5000 + "}]", ": not usable: the JSON contains a number with too many digits"),
         ("m.jsonl", "", ": the manifest has no rows"),
         ("m.jsonl", '{"prompt": "x", "mesh": "meshes/a.obj"}\n{"prompt"\n', ":2: not valid JSON at column 10"),
         ("m.jsonl", "[" * 200_000, ":1: not usable: the JSON is nested too deeply"),

@@ -132,7 +132,7 @@ def test_defaults_reach_the_rows_whose_recipe_knows_them(write: Write) -> None:
     assert shaped.mesh is None and shaped.settings["shapes"]
     # What the row itself says has to fit its recipe.
     envelope["rows"] = [generate(close_up=0.3)]
-    assert "close_up: a field of the recipe paint" in problems_of(write("m.json", envelope))[0]
+    assert "close_up: this field belongs to the recipe paint" in problems_of(write("m.json", envelope))[0]
     assert len(jobs_of(write("m.json", {"defaults": {"recipe": "generate"}, "rows": [{"prompt": "x"}]}))) == 1
 
 
@@ -159,14 +159,17 @@ def test_defaults_of_any_recipe_are_checked(defaults: dict[str, Any], words: str
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"mesh": "meshes/a.obj"}, "mesh: a field of the recipe paint, but this row's is generate; did you mean 'sk"),
-        ({"close_up": 0.5}, "close_up: a field of the recipe paint, but this row's is generate"),
-        ({"fov": 5}, "fov: a field of the recipe paint, but this row's is generate"),
+        (
+            {"mesh": "meshes/a.obj"},
+            "mesh: this field belongs to the recipe paint, but the row's recipe is generate; did you mean 'sketch'?",
+        ),
+        ({"close_up": 0.5}, "close_up: this field belongs to the recipe paint, but the row's recipe is generate"),
+        ({"fov": 5}, "fov: this field belongs to the recipe paint, but the row's recipe is generate"),
         ({"fov_mim": 5}, "fov_mim: unknown field; did you mean 'fov_min'?"),
         ({"sketch": "meshes/no.obj"}, "sketch: there is no file 'meshes/no.obj'; allowed: a path relative to"),
         ({"sketch": "../a.obj"}, "sketch: '../a.obj' leaves the manifest's folder"),
         ({"sketch": 3}, "sketch: 3 is not text; allowed: the path of a mesh"),
-        ({"sketch": "meshes/a.obj", "shapes": [BOX]}, "shapes: the row has a sketch as well; allowed: one of the two"),
+        ({"sketch": "meshes/a.obj", "shapes": [BOX]}, "shapes: the row also has a sketch; allowed: one of the two"),
         ({"prompt": ""}, "prompt: it is empty; allowed: what the object should look like"),
         ({"steps": 0}, "steps: 0 is not allowed; allowed: a whole number from 1 to 100000"),
         ({"sigma_shape": 0}, "sigma_shape: 0 is not allowed; allowed: a number above 0 and at most 10"),
@@ -204,9 +207,12 @@ def test_a_wrong_generated_row(fields: dict[str, Any], problem: str, write: Writ
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"sketch": "no.obj"}, "sketch: a field of the recipe generate, but this row's is paint; did you mean 'mesh'?"),
-        ({"sigma_shape": "x"}, "sigma_shape: a field of the recipe generate, but this row's is paint"),
-        ({"shapes": [BOX]}, "shapes: a field of the recipe generate, but this row's is paint"),
+        (
+            {"sketch": "no.obj"},
+            "sketch: this field belongs to the recipe generate, but the row's recipe is paint; did you mean 'mesh'?",
+        ),
+        ({"sigma_shape": "x"}, "sigma_shape: this field belongs to the recipe generate, but the row's recipe is paint"),
+        ({"shapes": [BOX]}, "shapes: this field belongs to the recipe generate, but the row's recipe is paint"),
     ],
 )  # fmt: skip
 def test_a_painted_row_with_the_other_recipes_fields(fields: dict[str, Any], problem: str, write: Write) -> None:
@@ -224,7 +230,7 @@ def test_an_unknown_recipe_leaves_the_fields_of_all_alone(write: Write) -> None:
     row = {"recipe": "generat", "prompt": "x", "close_up": 9, "sigma_shape": 9, "shapes": 3, "zz": 1}
     unknown, recipe = sorted(problems_of(write("m.json", [row])), reverse=True)
     assert unknown == "zz: unknown field"
-    assert recipe == "recipe: 'generat' is no recipe; allowed: paint, generate or material; did you mean 'generate'?"
+    assert recipe == "recipe: 'generat' is not a recipe; allowed: paint, generate or material; did you mean 'generate'?"
 
 
 # --- --set
@@ -238,7 +244,9 @@ def test_overrides_reach_the_rows_whose_recipe_knows_them(write: Write) -> None:
     assert (paint.settings["close_up"], paint.settings["steps"], made.settings["steps"]) == (0.1, 4, 4)
     assert made.settings["sigma_shape"] == 0.2 and made.settings["shapes"][0]["shape"] == "box"
     assert "sigma_shape" not in paint.settings and "close_up" not in made.settings
-    with pytest.raises(UsageError, match="--set close_up: only the recipe paint knows it, and no row has that recipe"):
+    with pytest.raises(
+        UsageError, match="--set close_up: only the recipe paint has this setting, and no row uses that recipe"
+    ):
         jobs_of(write("n.json", [generate()]), overrides={"close_up": "0.1"})
     for bad, words in ({"sigma_shape": "0"}, "0 is not allowed"), ({"shapes": "[]"}, "it has 0 shapes"):
         with pytest.raises(UsageError, match=words):
@@ -248,7 +256,7 @@ def test_overrides_reach_the_rows_whose_recipe_knows_them(write: Write) -> None:
 def test_shapes_set_for_all_rows_clash_with_a_sketch(write: Write) -> None:
     path = write("m.json", [generate(sketch="meshes/a.obj")])
     (found,) = problems_of(path, overrides={"shapes": json.dumps([BOX])})
-    assert found == "shapes: the row has a sketch as well; allowed: one of the two (with --set)"
+    assert found == "shapes: the row also has a sketch; allowed: one of the two (with --set)"
 
 
 # --- the schema and the settings

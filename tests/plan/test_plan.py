@@ -173,8 +173,8 @@ def test_a_raised_limit_rebuilds_nothing(job: Job, out: Path) -> None:
     [
         (lambda folder: (folder / "asset.glb").unlink(), "asset.glb is missing"),
         (lambda folder: (folder / "preview.png").unlink(), "preview.png is missing"),
-        (lambda folder: (folder / "asset.glb").write_bytes(b"longer than it was before"), "another size"),
-        (lambda folder: (folder / "asset.glb").write_bytes(b"glTF BOOT"), "other bytes"),
+        (lambda folder: (folder / "asset.glb").write_bytes(b"longer than it was before"), "not have its recorded size"),
+        (lambda folder: (folder / "asset.glb").write_bytes(b"glTF BOOT"), "recorded hash"),
     ],
 )
 def test_damaged_outputs(damage: Any, reason: str, job: Job, out: Path) -> None:
@@ -246,13 +246,13 @@ def test_blocked_rows(job: Job, out: Path, tmp_path: Path) -> None:
     assert gone.reason == "the mesh cannot be read: No such file or directory"
     out.mkdir()
     (out / "boot").write_text("a file in the way")
-    assert (one(job, out).action, one(job, out).reason) == ("blocked", f"{out / 'boot'} is no folder; remove it")
+    assert (one(job, out).action, one(job, out).reason) == ("blocked", f"{out / 'boot'} is not a folder; remove it")
     (out / "boot").unlink()
     os.symlink(tmp_path, out / "boot")
     assert one(job, out).action == "blocked" and "leaves the output folder" in one(job, out).reason
     (out / "boot").unlink()
     os.symlink(out / "elsewhere", out / "boot")
-    assert one(job, out).reason == f"{out / 'boot'} is a link to no folder; remove it"
+    assert one(job, out).reason == f"{out / 'boot'} is a link that does not lead to a folder; remove it"
     (out / "elsewhere").mkdir()
     assert one(job, out).reason == "new"
     # The output folder itself may be no folder.
@@ -266,7 +266,9 @@ def test_a_folder_of_other_files_is_not_built_into(job: Job, out: Path, tmp_path
     (out / "boot" / "boot.obj").write_text("v")
     item = one(job, out)
     assert item.action == "blocked"
-    assert item.reason.startswith(f"{out / 'boot'} holds other files than an asset's (boot.obj); choose another id")
+    assert item.reason.startswith(
+        f"{out / 'boot'} contains files that do not belong to an asset (boot.obj); choose another id"
+    )
     assert item.foreign and one(changed(job, mesh=InputFile(tmp_path / "no.obj")), out).foreign
     # Also when that was told before.
     write_failure(out / "boot", {"id": "boot", "fingerprint": item.fingerprint})
@@ -355,7 +357,7 @@ def test_plan_prints_a_line_for_each_row(tmp_path: Path, prior: Path, capsys: py
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 36 and lines[-1] == "5 to build, 30 wrong"
     assert lines[0] == "good-0\tbuild\tnew"
-    assert lines[1].startswith("row 3\twrong\tid: '../escape' is no safe file name")
+    assert lines[1].startswith("row 3\twrong\tid: '../escape' is not a safe file name")
     assert not out.exists()
 
 

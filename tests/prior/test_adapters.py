@@ -256,13 +256,13 @@ def test_rows_name_adapters_and_their_bytes_are_in_the_fingerprint(prior: Prior,
 @pytest.mark.parametrize(
     ("field", "value", "part"),
     [
-        ("lora", "x.ckpt", "no LoRA format; allowed: .safetensors"),
+        ("lora", "x.ckpt", "not a LoRA format; allowed: .safetensors"),
         ("lora", "gone.safetensors:0.5", "there is no file"),
         ("lora", "../x.safetensors", "leaves the manifest's folder"),
         ("lora", "x.safetensors:11", "the weight 11 is not allowed"),
         ("lora", ";", "it names 0 files"),
         ("concept", "empty.safetensors", "is an empty file"),
-        ("concept", "s3://bucket/x.safetensors", "is an address outside the manifest's folder"),
+        ("concept", "s3://bucket/x.safetensors", "is a URL outside the manifest's folder"),
     ],
 )
 def test_wrong_adapters_are_named(field: str, value: str, part: str, tmp_path: Path) -> None:

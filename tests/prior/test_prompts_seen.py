@@ -178,12 +178,12 @@ def test_check_tells_the_unseen_end_and_rows_that_look_the_same(
     assert [line.split("; its end")[0].split("; ")[0] for line in lines] == [
         f":1: prompt: warning: {end} (', front view' among them)",
         f":2: prompt: warning: {end} (', front view' among them)",
-        ":2: prompt: warning: the prior sees the same of it as of row 1",
+        ":2: prompt: warning: to the prior it is the same as that of row 1",
         f":3: prompt: warning: {end} (', front view' among them)",
         f":3: negative_prompt: warning: {end}",
         ":4: prompt: warning: the prior 'embedded' does not know: glorp",
         ":5: prompt: warning: the prior 'embedded' does not know: gleep",
-        ":5: prompt: warning: the prior sees the same of it as of row 4",
+        ":5: prompt: warning: to the prior it is the same as that of row 4",
     ]
 
 

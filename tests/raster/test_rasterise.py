@@ -268,5 +268,5 @@ def test_an_image_of_impossible_size_is_refused(size):
 
 
 def test_an_unknown_backend_is_named():
-    with pytest.raises(BackendError, match="no backend is called 'embree'"):
+    with pytest.raises(BackendError, match="unknown backend 'embree'"):
         rasterise.rasterise(np.eye(3), [[0, 1, 2]], FRONT, 4, 4, backend="embree")

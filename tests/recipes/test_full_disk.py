@@ -155,7 +155,7 @@ def test_a_locale_that_cannot_name_a_file_is_told(tmp_path):
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     for arguments, words in (
         (["check", "m.csv"], "set LC_ALL=C.UTF-8 or PYTHONUTF8=1"),
-        (["plan", "m.csv", "--out", "\u00f6"], "its name is no UTF-8 in this locale"),
+        (["plan", "m.csv", "--out", "\u00f6"], "its name is not UTF-8 in this locale"),
     ):
         command = [sys.executable, "-m", "pipeline.cli", *arguments]
         done = subprocess.run(

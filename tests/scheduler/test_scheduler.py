@@ -247,7 +247,7 @@ def test_a_late_row_is_cut_and_its_neighbours_go_on(fleet, tmp_path, serial):
     assert summary.built == 2 and summary.exit_code == 1
     (failed,) = summary.failed
     assert (failed.job_id, failed.error, failed.stage) == ("late", "TimeLimit", "distill")
-    assert "cut after 0.5 s" in failed.message and "max_seconds" in failed.message
+    assert "stopped after 0.5 s" in failed.message and "max_seconds" in failed.message
     assert (tmp_path / "late" / "checkpoint").exists()  # its work is kept
     assert read_failure(tmp_path / "late")["error"] == "TimeLimit" and not leftovers(tmp_path)
 
@@ -314,7 +314,7 @@ def test_workers_share_a_gpu_as_measured(gpu_cluster, tmp_path, settings, worker
     assert summary.built == 6 and not leftovers(tmp_path)
     assert len({read_record(tmp_path / f"r{n}")["pid"] for n in range(6)}) == workers
     notes = [line["text"] for line in log_of(tmp_path / "run.events.jsonl") if line.get("event") == "note"]
-    assert ("3 workers share a GPU: that much memory was measured" in notes) is noted
+    assert ("3 workers share a GPU: as many as fit by the memory measured" in notes) is noted
 
 
 @pytest.fixture(scope="module")
@@ -375,7 +375,7 @@ def test_what_ray_raises_in_the_middle_of_a_row_ends_in_an_asset_or_in_quarantin
         "full": "killed by Ray: its machine ran out of memory",
         "far": "out of reach",
         "crashed": "its process was killed or crashed",
-        "lost": "its answer was lost with a machine",
+        "lost": "its result was lost with a machine",
         "hog": "killed by Ray: its machine ran out of memory",
     }
 

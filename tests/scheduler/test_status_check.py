@@ -58,8 +58,12 @@ DAMAGES = {
     "record damaged": (lambda folder: (folder / "record.json").write_text("{"), "damaged", "is not valid JSON"),
     "output gone": (lambda folder: (folder / "asset.glb").unlink(), "missing", "asset.glb is missing"),
     "preview gone": (lambda folder: (folder / "preview.png").unlink(), "missing", "preview.png is missing"),
-    "truncated": (lambda folder: os.truncate(folder / "asset.glb", 3), "damaged", "asset.glb has another size"),
-    "altered": (lambda folder: flip(folder / "asset.glb"), "damaged", "asset.glb has other bytes"),
+    "truncated": (
+        lambda folder: os.truncate(folder / "asset.glb", 3),
+        "damaged",
+        "asset.glb does not have its recorded size",
+    ),
+    "altered": (lambda folder: flip(folder / "asset.glb"), "damaged", "asset.glb does not match its recorded hash"),
     "no outputs": (
         lambda folder: write_record(folder, {"id": "b", "fingerprint": "f", "outputs": {}}),
         "damaged",
@@ -93,7 +97,7 @@ def test_check_reads_every_byte(out, capsys):
     os.utime(out / "c" / "record.json")
     assert rows_of(out, capsys)[1]["c"]["state"] == "done"
     code, rows, _ = rows_of(out, capsys, check=True)
-    assert code == 1 and rows["c"]["problem"] == "preview.png has other bytes than recorded"
+    assert code == 1 and rows["c"]["problem"] == "preview.png does not match its recorded hash"
 
 
 def test_check_reads_every_asset_of_a_long_run(out, capsys, monkeypatch):
@@ -154,7 +158,7 @@ def test_only_a_run_is_passed_on_as_the_command_to_type(out, capsys):
     ]:
         (out / "run.json").write_text(json.dumps(header | {"command": command}))
         show_status(out)
-        assert (f"go on with: {command}\n" in capsys.readouterr().out) == passed, command
+        assert (f"continue with: {command}\n" in capsys.readouterr().out) == passed, command
 
 
 @pytest.fixture
@@ -180,16 +184,16 @@ def test_inspect_compares_the_asset_with_its_record(asset, capsys):
     data[-3] ^= 1
     asset.write_bytes(data)
     assert inspect_asset(asset) == 1
-    assert "damaged         asset.glb has other bytes than recorded" in capsys.readouterr().out
+    assert "damaged         asset.glb does not match its recorded hash" in capsys.readouterr().out
     assert inspect_asset(asset, json=True) == 1
-    assert json.loads(capsys.readouterr().out)["damage"] == "asset.glb has other bytes than recorded"
+    assert json.loads(capsys.readouterr().out)["damage"] == "asset.glb does not match its recorded hash"
 
 
 def test_a_flipped_fingerprint_is_damage_too(asset, capsys):
     asset.write_bytes(asset.read_bytes().replace(b'"fingerprint": "f"', b'"fingerprint": "g"'))
     assert inspect_asset(asset) == 1
     printed = capsys.readouterr().out
-    assert "other bytes than recorded" in printed and "belongs to another asset" in printed
+    assert "not match its recorded hash" in printed and "belongs to another asset" in printed
 
 
 def test_inspect_of_a_folder_looks_at_all_its_outputs(asset, capsys):
@@ -211,7 +215,7 @@ def test_an_output_that_is_no_file_of_its_own_is_damaged(tmp_path, capsys, kind,
         asset.mkdir()
     show_status(tmp_path / "out", json=True, **options)
     row = json.loads(capsys.readouterr().out)["rows"][0]
-    assert (row["state"], row["problem"]) == ("damaged", "asset.glb is no file, or a link")
+    assert (row["state"], row["problem"]) == ("damaged", "asset.glb is a link, or not a file")
 
 
 @pytest.mark.parametrize("options", [{}, {"json": True}, {"csv": True}])

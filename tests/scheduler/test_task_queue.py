@@ -173,7 +173,7 @@ def test_no_row_is_blamed_for_a_lost_machine(book, clock, tmp_path):
     made.worker_lost([one], "its machine is gone", blame=False)
     (given_up,) = made.summary.failed
     assert (given_up.error, given_up.state, given_up.attempts) == ("WorkerLost", "quarantined", 1) and not made.has_more
-    assert "taken back 20 times at distill 7/300 without coming any further" in given_up.message
+    assert "requeued 20 times at distill 7/300 without progress" in given_up.message
     assert given_up.seconds == 60 and read_failure(tmp_path / "a")["quarantined"] is True
 
 

@@ -166,7 +166,7 @@ def test_a_store_that_stays_away_is_one_clear_line_in_time(proxy, s3, monkeypatc
     place = RemotePath(s3) / "x"
     proxy.rule = lambda method, path: 503
     with pytest.raises(
-        StorageError, match=r"x: writing it failed \d+ times in 1.5 s, at last with SlowDown 503"
+        StorageError, match=r"x: writing failed \d+ times in 1.5 s; the last error was SlowDown 503"
     ) as caught:
         store_of(place).write(place, b"x")
     assert len(proxy.seen) < 12 and "\n" not in str(caught.value)
@@ -452,7 +452,7 @@ def test_an_asset_being_built_is_not_removed(root, tmp_path):
 def test_a_damaged_output_is_not_published_and_a_changed_one_not_read(root, tmp_path):
     folder = make_asset(tmp_path / "a", "one")
     (folder / "asset.glb").write_text("asset.glb 0ne")
-    with pytest.raises(StorageError, match="other bytes than its record says"):
+    with pytest.raises(StorageError, match="does not match the hash in its record"):
         publish.publish_asset(folder, root / "boot")
     assert not names(root)
     publish.publish_asset(make_asset(tmp_path / "a", "one"), root / "boot")

@@ -69,14 +69,14 @@ def test_a_manifest_in_a_bucket_from_check_to_clean(shop, s3, prior, capsys):
     assert "2 up to date" in capsys.readouterr().out
     assert main(["status", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "a\tdone" in printed and "run is over (done): 2 done" in printed
+    assert "a\tdone" in printed and "run ended (done): 2 done" in printed
     # An output is lost, a mesh changes, a row goes.
     store_of(out).delete(out / "a" / "asset.glb")
     assert main(["plan", str(place), "--out", str(out), "--prior", prior]) == 0
     assert "a\tbuild\toutput missing or damaged: asset.glb is missing" in capsys.readouterr().out
     store_of(out).write(out / "a" / "asset.glb", b"fine 2")
     assert main(["plan", str(place), "--out", str(out), "--prior", prior]) == 0
-    assert "asset.glb has other bytes than recorded" in capsys.readouterr().out
+    assert "asset.glb does not match its recorded hash" in capsys.readouterr().out
     store_of(shop).write(shop / "meshes" / "cube.obj", CUBE.replace("v -1 -1 -1", "v -2 -1 -1").encode())
     manifest(shop, "a,fine,meshes/cube.obj")
     assert main(["plan", str(place), "--out", str(out), "--prior", prior, "--json"]) == 0
@@ -95,7 +95,7 @@ def test_nothing_is_written_below_names_that_are_not_ours(shop, s3, prior, capsy
     for name in ("a", "b"):
         store_of(out).write(out / name / "notes.txt", b"mine")
     assert run(place, out, prior) == 1
-    assert "holds other files than an asset's (notes.txt)" in capsys.readouterr().out
+    assert "contains files that do not belong to an asset (notes.txt)" in capsys.readouterr().out
     assert all(list(store_of(out).files(out / name)) == ["notes.txt"] for name in ("a", "b"))
 
 
@@ -121,11 +121,11 @@ def test_wrong_rows_at_a_url_are_told_and_recorded(shop, s3, prior, capsys):
 
 def test_manifests_that_are_not_there_or_cannot_be_read(s3, prior, capsys):
     assert main(["check", f"{s3}/none.csv"]) == 2
-    assert "none.csv: the manifest cannot be read: nothing is there" in capsys.readouterr().out
+    assert "none.csv: the manifest cannot be read: there is no file at this URL" in capsys.readouterr().out
     assert main(["run", f"{s3}/none.csv", "--prior", prior]) == 2
     assert main(["run", "s3://key:verysecret@b/m.csv", "--prior", prior]) == 2
     told = capsys.readouterr().err
-    assert "the environment holds credentials" in told and "verysecret" not in told
+    assert "put credentials into the environment" in told and "verysecret" not in told
     assert main(["status", "nonsense://b/x"]) == 1
     assert "fsspec knows no file system 'nonsense'" in capsys.readouterr().err
 
@@ -266,4 +266,4 @@ def test_a_painted_row_in_a_bucket_has_the_bytes_of_a_local_one(shop, s3, s3_ser
         for secret in (SECRET_KEY, ACCESS_KEY, environment("")["AWS_SECRET_ACCESS_KEY"]):
             assert secret not in text
     assert main(["inspect", f"{out}/none"]) == 1
-    assert "nothing is there" in capfd.readouterr().err
+    assert "there is no file at this URL" in capfd.readouterr().err

@@ -307,7 +307,7 @@ def test_a_child_that_hangs_is_killed_and_the_fallback_is_named(
     beats: list[tuple[str, int, int]] = []
     result = unwrap(meshes.torus(), texture_size=256, time_limit=1.5, report=lambda *beat: beats.append(beat))
     assert not (tmp_path / "finished").exists()
-    assert result.method == "clusters" and "xatlas was not done after 1.5 s" in result.reason
+    assert result.method == "clusters" and "xatlas did not finish within 1.5 s" in result.reason
     check(result)
     assert len(beats) >= 3 and beats[-1] == ("unwrap", 1, 2)
     pid, folder = (tmp_path / "pid").read_text().split()

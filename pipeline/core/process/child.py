@@ -51,7 +51,7 @@ def run_child(
                 np.save(folder / f"{key}.npy", array, allow_pickle=False)
         except OSError as error:
             # NumPy's error has no errno for a short write.
-            reason = error.strerror or "not all was written: is the disk full?"
+            reason = error.strerror or "only a part was written: is the disk full?"
             message = f"{folder}: temporary files cannot be written ({reason}); free some space there or set TMPDIR"
             raise LatentkilnError(message, stage=stage) from error
         began = time.monotonic()
@@ -63,7 +63,7 @@ def run_child(
                 elapsed = time.monotonic() - began
                 report(stage, int(elapsed), max(1, math.ceil(time_limit)))
                 if elapsed > time_limit:
-                    return None, f"{name} was not done after {time_limit:g} s"
+                    return None, f"{name} did not finish within {time_limit:g} s"
         if child.returncode != 0 or not (folder / f"{outputs[-1]}.npy").is_file():
             log_lines = (folder / "said.txt").read_text(errors="replace").split("\n")
             last = next((line.strip() for line in reversed(log_lines) if line.strip()), "")
