@@ -27,6 +27,8 @@ _LEAST_SIDE = 16
 _MOST_DENSE = 2.0
 # A surface whose usual contrast is below half a step is plain, not faded.
 _PLAIN = 0.5
+# Of larger textures than this a corner stands for the whole.
+_MOST_MEASURED = 2048
 
 Floats = NDArray[np.float64]
 
@@ -64,24 +66,29 @@ def surface_quality(pixels: NDArray[np.uint8], uvmesh: UVMesh) -> dict[str, floa
     return {**figures, "chart_seam": round(across * 255, 2)}
 
 
-def tile_quality(pixels: NDArray[np.uint8], scale: float) -> dict[str, float]:
-    """Figures of a tileable texture ``pixels`` (S, S, 3), which has ``scale`` texels to a pixel of its sample.
+def tile_quality(pixels: NDArray[np.uint8], sample: int) -> dict[str, float]:
+    """Figures of a tileable texture ``pixels`` (S, S, 3) that was made of a sample ``sample`` pixels wide.
 
-    gradient, contrast and faded as for a surface, at the sample's pixels. wrap_step: mean step between texels to either
+    gradient, contrast and faded as for a surface, at the sample's pixels. wrap_step: mean step between pixels to either
     side of the border, the greater of the two borders. inside_step: the same between neighbours inside, in the
     direction of that border.
     """
-    luminance = np.asarray(pixels, np.float64) @ _LUMA
-    rows, columns = ((np.roll(luminance, -1, axis) - np.roll(luminance, 1, axis)) / 2 for axis in (0, 1))
-    count = max(1, round(len(pixels) / (PLACE * scale)))
-    at = np.stack(np.mgrid[: len(pixels), : len(pixels)], axis=-1).reshape(-1, 2) * (count / len(pixels))
-    steps = []
-    for axis in (0, 1):
-        step = np.abs(pixels.astype(np.float64) - np.roll(pixels, 1, axis)).mean(axis=(1 - axis, 2))
-        steps.append((float(step[0]), float(step[1:].mean())))
-    across, inside = max(steps)
+    side = min(len(pixels), max(sample, 1))
+    resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((side, side), Image.Resampling.BOX)
+    image = np.asarray(resized, np.int16)
+    part = image[:_MOST_MEASURED, :_MOST_MEASURED]
+    luminance = part.astype(np.float64) @ _LUMA
+    rows, columns = np.gradient(luminance)
+    count = max(1, round(len(part) / PLACE))
+    row, column = (grid.ravel() * (count / len(part)) for grid in np.mgrid[: len(part), : len(part)])
+    at: Floats = np.stack([row, column], axis=-1)
+    borders = ((image[0], image[-1]), (image[:, 0], image[:, -1]))
+    across, inside = max(
+        (float(np.abs(one - other).mean()), float(np.abs(np.diff(part, axis=axis)).mean()))
+        for axis, (one, other) in enumerate(borders)
+    )
     return {
-        "gradient": round(float(np.hypot(rows, columns).mean()) * scale, 2),
+        "gradient": round(float(np.hypot(rows, columns).mean()) * side / max(sample, 1), 2),
         **_contrast(luminance.ravel(), at, np.ones(luminance.size), period=count),
         "wrap_step": round(across, 2),
         "inside_step": round(inside, 2),
@@ -148,7 +155,8 @@ def _contrast(luminance: Floats, at: Floats, weight: Floats, period: int = 0) ->
         square = np.bincount(place, weight * luminance**2)[kept] / total[kept]
         deviation.append(np.sqrt(np.maximum(square - mean**2, 0)))
         share.append(total[kept])
-    values, weights = np.concatenate(deviation), np.concatenate(share)
+    values: Floats = np.concatenate(deviation)
+    weights: Floats = np.concatenate(share).astype(np.float64)
     usual = _weighted_median(values, weights)
     faded = (values < 0.5 * usual) & (usual > _PLAIN)
     return {

@@ -24,8 +24,8 @@ def quality_figures(record: Mapping[str, object] | None) -> dict[str, float]:
     values = record.get("quality") if record else None
     if not isinstance(values, dict):
         return {}
-    known = {name: values.get(name) for name in _WORDS}
-    return {n: float(v) for n, v in known.items() if type(v) in (int, float) and abs(v) < 1e6}
+    known = ((name, values.get(name)) for name in _WORDS)
+    return {n: float(v) for n, v in known if isinstance(v, int | float) and type(v) is not bool and abs(v) < 1e6}
 
 
 def quality_text(record: Mapping[str, object] | None, *, short: bool = False) -> str:

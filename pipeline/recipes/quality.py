@@ -16,7 +16,7 @@ def asset_quality(asset: Asset) -> dict[str, float]:
     if asset.tiling is not None:
         sample, repeats = int(_number(notes, "sample_size") or len(image)), asset.tiling[1]
         return {
-            **tile_quality(image, len(image) / sample),
+            **tile_quality(image, sample),
             "texels_per_radius": ball_density(len(image), repeats),
             "prior_pixels_per_radius": ball_density(sample, repeats),
             "coverage": 1.0,

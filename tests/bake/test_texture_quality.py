@@ -75,12 +75,15 @@ def test_a_mesh_without_area_in_the_texture_has_no_figures(box: UVMesh) -> None:
 
 def test_a_tile_is_measured_across_its_borders() -> None:
     ramp = np.repeat(np.repeat((np.arange(128) * 1)[None, :, None], 128, 0), 3, 2).astype(np.uint8)
-    figures = tile_quality(ramp, 1.0)
+    figures = tile_quality(ramp, 128)
     assert figures["wrap_step"] == 127 and figures["inside_step"] == 1
     wave = np.rint(127 + 100 * np.sin(np.arange(128) * 2 * np.pi / 16))[:, None, None]
-    figures = tile_quality(np.broadcast_to(wave, (128, 128, 3)).astype(np.uint8), 1.0)
+    figures = tile_quality(np.broadcast_to(wave, (128, 128, 3)).astype(np.uint8), 128)
     assert figures["wrap_step"] <= 1.3 * figures["inside_step"] * np.pi / 2
     assert figures["contrast"] == pytest.approx(70, rel=0.1) and figures["faded"] == 0
+    # Scaled up, the figures are those of the sample.
+    large = np.repeat(np.repeat(np.broadcast_to(wave, (128, 128, 3)).astype(np.uint8), 8, 0), 8, 1)
+    assert tile_quality(large, 128) == figures
 
 
 def test_pixels_of_a_picture_to_a_radius(box: UVMesh) -> None:
