@@ -47,11 +47,11 @@ def test_settings_are_read_and_set_for_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
-        ("mesh", "a.obj", "mesh: a field of the recipe paint, but this row's is material"),
-        ("sketch", "a.obj", "sketch: a field of the recipe generate, but this row's is material"),
-        ("tile_size", 0.5, "tile_size: a field of the recipe paint, but this row's is material"),
-        ("views", 4, "views: a field of the recipe paint or generate, but this row's is material"),
-        ("formats", ["obj"], "formats: a field of the recipe paint or generate, but this row's is material"),
+        ("mesh", "a.obj", "mesh: this field belongs to the recipe paint, but the row's recipe is material"),
+        ("sketch", "a.obj", "sketch: this field belongs to the recipe generate, but the row's recipe is material"),
+        ("tile_size", 0.5, "tile_size: this field belongs to the recipe paint, but the row's recipe is material"),
+        ("views", 4, "views: this field belongs to the recipe paint or generate, but the row's recipe is material"),
+        ("formats", ["obj"], "formats: this field belongs to the recipe paint or generate, but the row's recipe is material"),
         ("sample_size", 12, "allowed: a whole number from 8 to 1024 that is a multiple of 8"),
         ("texture_size", 100, "allowed: a whole number from 64 to 8192 that is a multiple of 64"),
         ("repeats", 0, "allowed: a whole number from 1 to 64"),
@@ -67,7 +67,7 @@ def test_a_material_without_a_prompt_and_its_fields_elsewhere_are_refused(tmp_pa
     (problem,) = problems(tmp_path, {"recipe": "material"})
     assert problem == "prompt: it is missing; allowed: what the surface should look like"
     (problem,) = problems(tmp_path, {"recipe": "generate", "prompt": "a tower", "repeats": 2})
-    assert "a field of the recipe material, but this row's is generate" in problem
+    assert "this field belongs to the recipe material, but the row's recipe is generate" in problem
 
 
 def test_defaults_of_a_mixed_manifest_reach_the_rows_that_have_the_field(tmp_path: Path) -> None:
