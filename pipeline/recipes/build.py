@@ -53,7 +53,7 @@ def build(
         if stop():
             results[index] = TaskResult(job.id, "interrupted")
             continue
-        row = RowContext(job, fingerprint, out / job.id, report_for(index), unwrap_cache)
+        row = RowContext(job, fingerprint, out / job.id, _stoppable(report_for(index), stop), unwrap_cache)
         try:
             builds[index] = start(recipe, row, prior, out, lockstep)
         except LatentkilnError as error:
@@ -65,8 +65,26 @@ def build(
             # Such a row saves nothing on its way.
             results[index] = TaskResult(row.job.id, "interrupted", stage="sample", seconds=row.seconds)
         else:
-            results[index] = _finish(recipe, asset_build, prior, lockstep)
+            try:
+                results[index] = _finish(recipe, asset_build, prior, lockstep)
+            except _Stopped:
+                results[index] = TaskResult(row.job.id, "interrupted", stage="sample", seconds=row.seconds)
     return [results[index] for index in range(len(jobs))]
+
+
+class _Stopped(Exception):
+    """Sampling was interrupted between two steps. No error of the row: its stages let it pass."""
+
+
+def _stoppable(report: Reporter, stop: Callable[[], bool]) -> Reporter:
+    """``report``, which also ends sampling when ``stop`` turns true: a large sample takes minutes."""
+
+    def report_or_stop(stage: str, done: int, total: int) -> None:
+        report(stage, done, total)
+        if stage == "sample" and stop():
+            raise _Stopped
+
+    return report_or_stop
 
 
 def start(

@@ -51,7 +51,7 @@ def test_settings_are_read_and_set_for_all(tmp_path: Path) -> None:
         ("sketch", "a.obj", "sketch: this field belongs to the recipe generate, but the row's recipe is material"),
         ("tile_size", 0.5, "tile_size: this field belongs to the recipe paint, but the row's recipe is material"),
         ("views", 4, "views: this field belongs to the recipe paint or generate, but the row's recipe is material"),
-        ("formats", ["obj"], "formats: this field belongs to the recipe paint or generate, but the row's recipe is material"),
+        ("formats", ["obj"], "formats: this field belongs to the recipe paint or generate, but"),
         ("sample_size", 12, "allowed: a whole number from 8 to 1024 that is a multiple of 8"),
         ("texture_size", 100, "allowed: a whole number from 64 to 8192 that is a multiple of 64"),
         ("repeats", 0, "allowed: a whole number from 1 to 64"),

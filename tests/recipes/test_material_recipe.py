@@ -88,9 +88,14 @@ def test_same_job_same_bytes_whatever_the_neighbours_and_interruptions(prior: Pr
     assert [result.state for result in run([job("two", 5)], prior, tmp_path / "b", stop=lambda: True)] == [
         "interrupted"
     ]
-    calls = itertools.chain([False], itertools.repeat(True))
-    (late,) = run([job("two", 5)], prior, tmp_path / "b", stop=lambda: next(calls))
-    assert late.state == "interrupted" and not (tmp_path / "b" / "two" / "record.json").exists()
+    for before in (1, 4, 8):
+        calls = itertools.chain([False] * before, itertools.repeat(True))
+        (late,) = run([job("two", 5)], prior, tmp_path / "b", stop=lambda calls=calls: next(calls))  # type: ignore[misc]
+        assert (late.state, late.stage) == ("interrupted", "sample")
+        assert not (tmp_path / "b" / "two" / "record.json").exists()
+    # The prior is as it was: an interruption inside a sample leaves no padding behind.
+    modules = [m for m in (*prior.unet.modules(), *prior.vae.modules()) if hasattr(m, "padding_mode")]
+    assert {m.padding_mode for m in modules} == {"zeros"}
     run([job("two", 5)], prior, tmp_path / "b", lockstep=1)
     for name in ("asset.glb", "asset_base_colour.png"):
         assert digest(tmp_path / "a" / "two" / name) == digest(tmp_path / "b" / "two" / name)
