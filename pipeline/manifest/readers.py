@@ -293,6 +293,8 @@ def _header_problems(header: list[str], file: str, row: int, fields: Fields) -> 
         if name not in header and not (instead and instead in header):
             near = next((other for other in header if other and suggestion(other, [name])), None)
             hint = f"; is {quoted(near)} a misspelling of it?" if near and near not in fields.known else ""
+            if instead and not hint:
+                hint = f"; a row without one needs another {instead}: add a column '{instead}'"
             yield _file_problem(file, f"the required column '{name}' is missing{hint}", row, "header")
 
 

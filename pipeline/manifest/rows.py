@@ -43,6 +43,8 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 _SETTINGS_OF = {name: frozenset(recipe.model.model_fields) for name, recipe in RECIPES.items()}
 _MAX_FACES: int = SharedSettings.model_fields["max_faces"].default
+# What a row without a mesh may have instead.
+_MESH_OR_RECIPE = f"the path of a mesh, or recipe {join_or(n for n, r in RECIPES.items() if r.mesh not in r.required)}"
 _REQUIRED = {name: frozenset(recipe.required) for name, recipe in RECIPES.items()}
 
 FieldError = tuple[str, str]
@@ -498,7 +500,7 @@ def _missing(names: Sequence[str], text: bool, recipe: str) -> Iterator[FieldErr
     problem = "it is empty" if text else "it is missing"
     for name in RECIPES[recipe].required if recipe else ("prompt",):
         if name not in names:
-            expected = "the path of a mesh" if name != "prompt" else RECIPES[recipe or DEFAULT_RECIPE].prompt
+            expected = _MESH_OR_RECIPE if name != "prompt" else RECIPES[recipe or DEFAULT_RECIPE].prompt
             yield name, f"{problem}; allowed: {expected}"
 
 

@@ -318,7 +318,7 @@ def test_a_wrong_value(field: str, value: Any, words: str, write: Write) -> None
 def test_missing_fields(write: Write) -> None:
     assert found(write("m.json", "[{}]")) == [
         ":1: prompt: it is missing; allowed: what the surface should look like",
-        ":1: mesh: it is missing; allowed: the path of a mesh",
+        ":1: mesh: it is missing; allowed: the path of a mesh, or recipe generate or material",
     ]
 
 

@@ -108,7 +108,7 @@ def test_a_table_of_generated_rows_alone_needs_no_mesh_column(write: Write) -> N
     (job,) = jobs_of(write("m.csv", "prompt,recipe\na red chair,generate\n"))
     assert job.mesh is None and job.id.startswith("a-red-chair-")
     assert problems_of(write("m.csv", "id,prompt,recipe\na,a brick,\n")) == [
-        "mesh: it is empty; allowed: the path of a mesh"
+        "mesh: it is empty; allowed: the path of a mesh, or recipe generate or material"
     ]
 
 
