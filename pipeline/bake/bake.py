@@ -19,6 +19,10 @@ from pipeline.core.job import Reporter, no_report
 from pipeline.mesh.mesh import UVMesh
 
 BASE_COLOUR = "base_colour"
+# Tangent space, +Y up. Occlusion in red, roughness in green, metalness in blue. Occlusion as grey. Light sent out.
+NORMAL, METALLIC_ROUGHNESS, OCCLUSION, EMISSIVE = "normal", "metallic_roughness", "occlusion", "emissive"
+# A file of its own, which glTF has no use for.
+HEIGHT = "height"
 # Latent texels beyond a chart's border that are taken from the neighbour chart: about what a decoder sees.
 PADDING = 12.0
 # Fill, decode, level, spread: what is reported.
@@ -27,10 +31,12 @@ _STEPS = 4
 
 @dataclass
 class BakedMaps:
-    """Named maps of one asset, (H, W, 3) uint8, row 0 at the top; ``notes`` go to the asset's record."""
+    """Named maps of one asset, (H, W, 3) uint8, row 0 at the top; ``notes`` go to the asset's record. ``height`` is
+    (H, W) uint16, or None."""
 
     maps: dict[str, NDArray[np.uint8]]
     notes: dict[str, Any] = field(default_factory=dict)
+    height: NDArray[np.uint16] | None = None
 
 
 def bake_base_colour(

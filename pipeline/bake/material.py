@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.bake.atlas import TexelMap, shared_edges, texel_map
-from pipeline.bake.bake import BASE_COLOUR, BakedMaps
+from pipeline.bake.bake import (
+    BASE_COLOUR,
+    EMISSIVE,
+    HEIGHT,
+    METALLIC_ROUGHNESS,
+    NORMAL,
+    OCCLUSION,
+    BakedMaps,
+)
+from pipeline.bake.exemplar_maps import ExemplarMaps, MapOptions, emitted, height_image, normal_bytes, to_bytes
 from pipeline.bake.inpainting import extend_nearest
 from pipeline.bake.seams import LEVEL_MARGIN, seam_step
+from pipeline.bake.surface_maps import Surface, occlusion_of_texels, tangent_normals
 from pipeline.core.job import Reporter, no_report
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normals import smooth_normals
-from pipeline.painting.tiling import Layout, prepare_exemplar, regularity, shade_surface
+from pipeline.painting.tiling import Layout, prepare_exemplar, regularity, shade_surface, tile_maps
 from pipeline.raster.rasterise import interpolate
 
 Floats = NDArray[np.float32]
@@ -25,6 +37,21 @@ Floats = NDArray[np.float32]
 _CREASE = math.radians(75)
 # A sample is not made smaller than this many pixels a side, however coarse the texture.
 _LEAST_SIDE = 16
+
+
+@dataclass(frozen=True)
+class ExtraMaps:
+    """Maps besides the base colour: the exemplar's, which of them are wanted, and how the mesh lies.
+
+    rotation: (3, 3), takes directions of the input mesh to the working frame (as rows times its transpose). scale:
+    working units per input unit. crease_angle: of the shading normals, radians.
+    """
+
+    exemplar: ExemplarMaps
+    options: MapOptions
+    rotation: NDArray[np.float64]
+    scale: float = 1.0
+    crease_angle: float = math.radians(60)
 
 
 def bake_material(
@@ -37,8 +64,9 @@ def bake_material(
     report: Reporter = no_report,
     *,
     layout: Layout = "auto",
+    extra: ExtraMaps | None = None,
 ) -> BakedMaps:
-    """The base colour map of ``uvmesh`` covered with ``image``.
+    """The base colour map of ``uvmesh`` covered with ``image``, and the maps that ``extra`` asks for.
 
     Args:
         vertices: (V, 3) positions of ``uvmesh.mesh`` in the working frame (+Y up).
@@ -47,14 +75,16 @@ def bake_material(
         texture_size: side of the map. Where its texels are larger than the image's pixels, the image is filtered down
             first, so that it does not alias.
         seed: of the random offsets.
+        extra: further maps. Their base colour is used in place of ``image``.
     """
     started = time.perf_counter()
     report("bake", 0, 2)
     positions = np.asarray(vertices, np.float64)
     texels = texel_map(uvmesh, texture_size, LEVEL_MARGIN)
     density = _texels_per_unit(uvmesh, positions, texels)
-    shrunk = _filtered(image, min(1.0, density * tile / len(image)))
-    exemplar = prepare_exemplar(shrunk, layout)
+    share = min(1.0, density * tile / len(image))
+    image = image if extra is None else extra.exemplar.base_colour
+    exemplar = prepare_exemplar(_filtered(image, share), layout)
     normals, normal_faces = smooth_normals(positions, uvmesh.mesh.faces, _CREASE)
     smooth = interpolate(texels.face, texels.bary, normals, normal_faces)
     smooth /= np.maximum(np.linalg.norm(smooth, axis=1, keepdims=True), 1e-12)
@@ -65,6 +95,8 @@ def bake_material(
     spread = extend_nearest(np.ascontiguousarray(colours.transpose(2, 0, 1)), texels.mask)
     pixels = np.ascontiguousarray(np.clip(np.rint(spread.transpose(1, 2, 0) * 255), 0, 255).astype(np.uint8))
     across, _ = seam_step(pixels, uvmesh)
+    surface = Surface(uvmesh, texels, positions, position, smooth)
+    more = BakedMaps({}) if extra is None else _bake_extra(surface, extra, exemplar.layout, share, tile, seed)
     report("bake", 2, 2)
     radius = float(np.linalg.norm(positions - (positions.min(axis=0) + positions.max(axis=0)) / 2, axis=1).max())
     notes = {
@@ -78,9 +110,49 @@ def bake_material(
         "texels_unreached": 0,
         "chart_borders": len(shared_edges(uvmesh)[0]),
         "seam_step": round(across, 3),
+        **more.notes,
         "seconds": round(time.perf_counter() - started, 2),
     }
-    return BakedMaps({BASE_COLOUR: pixels}, notes)
+    return BakedMaps({BASE_COLOUR: pixels, **more.maps}, notes, more.height)
+
+
+def _bake_extra(
+    surface: Surface, extra: ExtraMaps, layout: Literal["periodic", "hexagonal"], share: float, tile: float, seed: int
+) -> BakedMaps:
+    """The maps besides the base colour, laid over the surface as the colour is."""
+    exemplar, options = extra.exemplar, extra.options
+    scalars = [exemplar.roughness, exemplar.metalness, exemplar.glow, exemplar.height]
+    planes = _filtered(np.stack([*scalars, *exemplar.slopes.transpose(2, 0, 1)], axis=2), share)
+    values, gradient = tile_maps(planes[..., :4], planes[..., 4:], layout, surface.position, surface.smooth, tile, seed)
+    rotation = extra.rotation
+    maps: dict[str, NDArray[np.uint8]] = {}
+    notes = exemplar.notes
+    if NORMAL in options.maps:
+        vectors = tangent_normals(surface.uvmesh, surface.texels, gradient @ rotation, extra.crease_angle)
+        maps[NORMAL] = normal_bytes(surface.spread(vectors))
+    sky = np.ones(len(values), np.float32)
+    if OCCLUSION in options.maps:
+        sky = occlusion_of_texels(surface)
+        notes = {**notes, "maps": {**exemplar.sources, OCCLUSION: "measured"}}
+        maps[OCCLUSION] = to_bytes(surface.spread(np.repeat(sky[:, None], 3, axis=1)))
+    if METALLIC_ROUGHNESS in options.maps:
+        maps[METALLIC_ROUGHNESS] = to_bytes(surface.spread(np.stack([sky, values[:, 0], values[:, 1]], axis=1)))
+    if EMISSIVE in options.maps:
+        colours = shade_surface(
+            prepare_exemplar(_filtered(exemplar.base_colour, share), layout),
+            surface.position,
+            surface.smooth,
+            tile,
+            seed,
+        )
+        maps[EMISSIVE] = to_bytes(surface.spread(emitted(colours, values[:, 2])))
+    height = None
+    if HEIGHT in options.maps:
+        # From pixels of the exemplar to units of the input mesh.
+        unit = tile / len(exemplar.base_colour) / extra.scale
+        height, span = height_image(surface.spread(values[:, 3:4])[..., 0] * np.float32(unit))
+        notes = {**notes, "height_span": float(f"{span:.6g}")}
+    return BakedMaps(maps, notes, height)
 
 
 def _texels_per_unit(uvmesh: UVMesh, positions: NDArray[np.float64], texels: TexelMap) -> float:
@@ -100,7 +172,7 @@ def _texels_per_unit(uvmesh: UVMesh, positions: NDArray[np.float64], texels: Tex
 
 
 def _filtered(image: Floats, share: float) -> Floats:
-    """``image`` (H, W, 3), which wraps around, at ``share`` of its size, by an area filter."""
+    """``image`` (H, W, C), which wraps around, at ``share`` of its size, by an area filter."""
     side = max(_LEAST_SIDE, round(len(image) * share))
     if side >= len(image):
         return image
@@ -108,6 +180,6 @@ def _filtered(image: Floats, share: float) -> Floats:
     around = np.tile(image, (3, 3, 1))
     planes = [
         np.asarray(Image.fromarray(np.ascontiguousarray(around[..., c])).resize((3 * side,) * 2, Image.Resampling.BOX))
-        for c in range(3)
+        for c in range(image.shape[2])
     ]
     return np.ascontiguousarray(np.stack(planes, axis=-1)[side : 2 * side, side : 2 * side], np.float32)

@@ -28,9 +28,14 @@ from pipeline.core.errors import ExportError
 from pipeline.core.json_types import Json
 from pipeline.mesh.mesh import UVMesh, unique_rows
 from pipeline.mesh.normals import corner_normals, is_closed
+from pipeline.mesh.tangents import corner_tangents
 
 BASE_COLOUR = "base_colour"
-"""The name of the sRGB base colour map in ``maps``; the only map this writer knows so far."""
+"""The name of the sRGB base colour map in ``maps``, which every asset has."""
+
+NORMAL, METALLIC_ROUGHNESS, OCCLUSION, EMISSIVE = "normal", "metallic_roughness", "occlusion", "emissive"
+"""Further maps: normals in tangent space with +Y up; occlusion, roughness and metalness in red, green and blue;
+occlusion alone, as grey; sRGB light that the surface sends out."""
 
 PROVENANCE_KEY = "latentkiln"
 """The key of our provenance in ``asset.extras``."""
@@ -52,6 +57,17 @@ class Corners:
     uv: NDArray[np.float32]  # (U, 2) top-left origin
     normal: NDArray[np.float32]  # (U, 3) unit
     faces: NDArray[np.int64]  # (F, 3) into the above; the three of a face always differ
+    tangent: NDArray[np.float32] | None = None  # (U, 4) MikkTSpace, where asked for
+
+
+@dataclass(frozen=True)
+class MaterialFactors:
+    """What the material is where no map says it: metallic and roughness in [0, 1]. occlusion_strength: how much of the
+    measured occlusion darkens, in [0, 1]."""
+
+    metallic: float = 0.0
+    roughness: float = 1.0
+    occlusion_strength: float = 1.0
 
 
 class _Document(pygltflib.GLTF2):  # type: ignore[misc]
@@ -81,19 +97,22 @@ def write_glb(
     crease_angle: float = math.radians(60),
     image_format: str = "png",
     tiling: tuple[float, float] | None = None,
+    factors: MaterialFactors = MaterialFactors(),
 ) -> None:
-    """Writes ``uvmesh`` with its texture to ``path``, atomically.
+    """Writes ``uvmesh`` with its textures to ``path``, atomically.
 
-    ``maps`` holds ``BASE_COLOUR``: ``(H, W, 3)`` uint8 sRGB, row 0 at v = 0. ``provenance`` (JSON values
-    only) goes to ``asset.extras["latentkiln"]``. ``crease_angle`` (radians) applies where the input has no normals.
+    ``maps`` holds ``BASE_COLOUR``: ``(H, W, 3)`` uint8 sRGB, row 0 at v = 0, and any of the further maps, which are
+    always PNG. With ``NORMAL`` the file has tangents. ``OCCLUSION`` beside ``METALLIC_ROUGHNESS`` is the red channel of
+    the latter. ``provenance`` (JSON values only) goes to ``asset.extras["latentkiln"]``. ``crease_angle`` (radians)
+    applies where the input has no normals. Raises ExportError for coordinates out of float32's range and for an unknown
+    image format.
     ``tiling``: how often all maps repeat along u and v of the unit square (KHR_texture_transform); None: once, clamped
     at the borders.
-    Raises ExportError for coordinates out of float32's range and for an unknown image format.
     """
     if image_format not in _MIME:
         known = ", ".join(sorted(_MIME))
         raise ExportError(f"image_format {image_format!r} is not known; there are: {known}")
-    corners = split_corners(uvmesh, crease_angle)
+    corners = split_corners(uvmesh, crease_angle, tangents=NORMAL in maps)
     positions, translation = _positions(uvmesh.mesh.vertices, corners.position, path)
     title = name or "asset"
 
@@ -106,10 +125,10 @@ def write_glb(
         NORMAL=binary.vertices(f"{title} normals", corners.normal),
         TEXCOORD_0=binary.vertices(f"{title} texture coordinates", corners.uv, bounds=True),
     )
+    if corners.tangent is not None:
+        attributes.TANGENT = binary.vertices(f"{title} tangents", corners.tangent)
     indices = binary.indices(f"{title} indices", corners.faces, len(positions))
-    encoded = encode_image(maps[BASE_COLOUR], image_format)
-    image = binary.view(f"{title} base colour", encoded)
-    document.images = [pygltflib.Image(bufferView=image, mimeType=_MIME[image_format], name=f"{title} base colour")]
+    texture_of = _add_images(document, binary, maps, title, image_format)
     # Charts lie inside [0, 1], so filtering must not wrap around to the opposite border.
     document.samplers = [
         pygltflib.Sampler(
@@ -119,16 +138,7 @@ def write_glb(
             wrapT=pygltflib.CLAMP_TO_EDGE,
         )
     ]
-    document.textures = [pygltflib.Texture(sampler=0, source=0, name=f"{title} base colour")]
-    document.materials = [
-        pygltflib.Material(
-            name=f"{title} material",
-            pbrMetallicRoughness=pygltflib.PbrMetallicRoughness(
-                baseColorTexture=pygltflib.TextureInfo(index=0), metallicFactor=0.0, roughnessFactor=1.0
-            ),
-            doubleSided=not is_closed(uvmesh.mesh),
-        )
-    ]
+    document.materials = [_material(title, texture_of, factors, double_sided=not is_closed(uvmesh.mesh))]
     if tiling is not None:
         _repeat(document, tiling)
     primitive = pygltflib.Primitive(attributes=attributes, indices=indices, material=0)
@@ -156,22 +166,86 @@ def _repeat(document: _Document, tiling: tuple[float, float]) -> None:
     document.extensionsUsed = sorted({*(document.extensionsUsed or ()), _TRANSFORM})
 
 
-def split_corners(uvmesh: UVMesh, crease_angle: float) -> Corners:
-    """One vertex per distinct (position, texture coordinate, normal), in the order of the positions."""
+def _add_images(
+    document: _Document, binary: _Binary, maps: Mapping[str, NDArray[np.uint8]], title: str, image_format: str
+) -> dict[str, int]:
+    """Adds an image and a texture for each map that is stored. Returns the textures' indices by map."""
+    document.images, document.textures = [], []
+    texture_of: dict[str, int] = {}
+    for name in (BASE_COLOUR, NORMAL, METALLIC_ROUGHNESS, OCCLUSION, EMISSIVE):
+        if name not in maps:
+            continue
+        if name == OCCLUSION and METALLIC_ROUGHNESS in maps:
+            texture_of[name] = texture_of[METALLIC_ROUGHNESS]
+            continue
+        # What JPEG does to colours it must not do to numbers.
+        kind = image_format if name == BASE_COLOUR else "png"
+        label = f"{title} {name.replace('_', ' ')}"
+        view = binary.view(label, encode_image(maps[name], kind))
+        document.images.append(pygltflib.Image(bufferView=view, mimeType=_MIME[kind], name=label))
+        texture_of[name] = len(document.textures)
+        document.textures.append(pygltflib.Texture(sampler=0, source=len(document.images) - 1, name=label))
+    return texture_of
+
+
+def _material(
+    title: str, texture_of: Mapping[str, int], factors: MaterialFactors, *, double_sided: bool
+) -> pygltflib.Material:
+    """The material that shows the textures."""
+    surface = pygltflib.PbrMetallicRoughness(
+        baseColorTexture=pygltflib.TextureInfo(index=texture_of[BASE_COLOUR]),
+        metallicFactor=factors.metallic,
+        roughnessFactor=factors.roughness,
+    )
+    material = pygltflib.Material(name=f"{title} material", pbrMetallicRoughness=surface, doubleSided=double_sided)
+    if METALLIC_ROUGHNESS in texture_of:
+        surface.metallicRoughnessTexture = pygltflib.TextureInfo(index=texture_of[METALLIC_ROUGHNESS])
+        surface.metallicFactor = surface.roughnessFactor = 1.0
+    if NORMAL in texture_of:
+        material.normalTexture = pygltflib.NormalMaterialTexture(index=texture_of[NORMAL])
+    if OCCLUSION in texture_of:
+        material.occlusionTexture = pygltflib.OcclusionTextureInfo(
+            index=texture_of[OCCLUSION], strength=factors.occlusion_strength
+        )
+    if EMISSIVE in texture_of:
+        material.emissiveTexture = pygltflib.TextureInfo(index=texture_of[EMISSIVE])
+        material.emissiveFactor = [1.0, 1.0, 1.0]
+    return material
+
+
+def split_corners(uvmesh: UVMesh, crease_angle: float, *, tangents: bool = False) -> Corners:
+    """One vertex per distinct (position, texture coordinate, normal), in the order of the positions.
+
+    With ``tangents`` also per distinct tangent: where the texture is mirrored, both sides keep their own.
+    """
     faces = uvmesh.mesh.faces
     normals, normal_faces = corner_normals(uvmesh.mesh, crease_angle)
     uv = uvmesh.uv.astype(np.float32) + np.float32(0)
     first_uv, uv_of = unique_rows(uv)
     first_normal, normal_of = unique_rows(normals)
     uv, normals = uv[first_uv], normals[first_normal]
-    surface = uv_of[uvmesh.uv_faces.reshape(-1)] * len(normals) + normal_of[normal_faces.reshape(-1)]
-    surface, surface_of = np.unique(surface, return_inverse=True)
+    uv_faces, normal_faces = uv_of[uvmesh.uv_faces], normal_of[normal_faces]
+    surface = uv_faces.reshape(-1) * len(normals) + normal_faces.reshape(-1)
+    tangent: NDArray[np.float32] | None = None
+    if tangents:
+        every = corner_tangents(uvmesh.mesh.vertices, faces, normals, normal_faces, uv, uv_faces).reshape(-1, 4)
+        first_tangent, tangent_of = unique_rows(every)
+        tangent = every[first_tangent]
+        # Densely numbered first, so that the product below stays small.
+        pairs, surface_of = np.unique(surface, return_inverse=True)
+        triples, triple_of = np.unique(surface_of.reshape(-1) * len(tangent) + tangent_of, return_inverse=True)
+        pair, tangent_index = np.divmod(triples, len(tangent))
+        surface, surface_of = pairs[pair], triple_of
+    else:
+        surface, surface_of = np.unique(surface, return_inverse=True)
     key = faces.reshape(-1) * len(surface) + surface_of.reshape(-1)
     key, vertex = np.unique(key, return_inverse=True)
     key, vertex = _separate(key, vertex.reshape(-1, 3).astype(np.int64))
     position, surface_index = np.divmod(key, len(surface))
     uv_index, normal_index = np.divmod(surface[surface_index], len(normals))
-    return Corners(position, uv[uv_index], normals[normal_index], vertex)
+    if tangent is not None:
+        tangent = tangent[tangent_index[surface_index]]
+    return Corners(position, uv[uv_index], normals[normal_index], vertex, tangent)
 
 
 def _separate(key: NDArray[np.int64], vertex: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -233,13 +307,13 @@ class _Binary:
         return len(self.views) - 1
 
     def vertices(self, name: str, values: NDArray[np.float32], *, bounds: bool = False) -> int:
-        """Appends a vertex attribute ``(U, 2 or 3)``. Returns the accessor's index."""
+        """Appends a vertex attribute ``(U, 2, 3 or 4)``. Returns the accessor's index."""
         view = self.view(name, np.ascontiguousarray(values, "<f4").tobytes(), pygltflib.ARRAY_BUFFER)
         accessor = pygltflib.Accessor(
             bufferView=view,
             componentType=pygltflib.FLOAT,
             count=len(values),
-            type=pygltflib.VEC3 if values.shape[1] == 3 else pygltflib.VEC2,
+            type=f"VEC{values.shape[1]}",
             name=name,
         )
         if bounds:

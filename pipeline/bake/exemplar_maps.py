@@ -1,0 +1,180 @@
+"""The maps of a tileable exemplar: what an estimator says of it, with what the row gives in place of estimates.
+
+The exemplar's maps wrap around like itself. They are laid over a mesh by ``bake.material``, or written as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.bake.bake import EMISSIVE, HEIGHT, METALLIC_ROUGHNESS, NORMAL
+from pipeline.prior.material_estimator import MaterialEstimator
+
+Floats = NDArray[np.float32]
+
+#: Maps that need an estimator, unless the row gives what they hold.
+ESTIMATED = (NORMAL, METALLIC_ROUGHNESS, HEIGHT)
+# Slopes are kept below this: steeper ones are mistakes, and 8 bits hold them badly.
+_STEEPEST = 4.0
+# Nothing real is smoother.
+_SMOOTHEST = 0.04
+# Quantiles of the luminance between which an emissive surface begins to glow.
+_GLOW = (0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """Which maps are wanted, and what the row gives in place of estimates.
+
+    maps: names as in ``bake.bake``. metallic, roughness: one value for the whole surface, or None; roughness_min,
+    roughness_max: what the least and the greatest estimated roughness become, or None. normal_strength: factor of the
+    height. delight: the base colour without the light that the picture shows.
+    """
+
+    maps: tuple[str, ...] = ()
+    metallic: float | None = None
+    roughness: float | None = None
+    roughness_min: float | None = None
+    roughness_max: float | None = None
+    normal_strength: float = 1.0
+    delight: bool = True
+
+    @property
+    def needs_estimator(self) -> bool:
+        """Whether a wanted map holds something that the row does not give."""
+        given = self.metallic is not None and self.roughness is not None
+        return any(name in self.maps for name in ESTIMATED if name != METALLIC_ROUGHNESS or not given)
+
+
+@dataclass(frozen=True)
+class ExemplarMaps:
+    """Maps of one exemplar, float32, which wrap around.
+
+    base_colour: (H, W, 3) sRGB in [0, 1]. roughness, metalness, glow: (H, W) in [0, 1]. height: (H, W) in pixels of the
+    exemplar, strength included. slopes: (H, W, 2) of that height, to the right and down. sources: per map ``sampled``,
+    ``estimated``, ``given`` or ``derived``. confidence: means of the estimator's, by what they are of.
+    """
+
+    base_colour: Floats
+    roughness: Floats
+    metalness: Floats
+    glow: Floats
+    height: Floats
+    slopes: Floats
+    sources: dict[str, str]
+    confidence: dict[str, float]
+    estimator: str
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """For the record."""
+        if not self.estimator:
+            return {"maps": self.sources}
+        return {"maps": self.sources, "estimator": self.estimator, "confidence": self.confidence}
+
+
+def exemplar_maps(image: Floats, options: MapOptions, estimator: MaterialEstimator | None) -> ExemplarMaps:
+    """The maps of ``image`` (H, W, 3) in [0, 1], which wraps around. Raises ValueError where ``options`` need an
+    estimator and there is none."""
+    plane = np.zeros(image.shape[:2], np.float32)
+    colour, rough, metal, height = image, plane + 1, plane, plane
+    sources, confidence = {"base_colour": "sampled"}, {}
+    if options.needs_estimator:
+        if estimator is None:
+            raise ValueError("maps: the prior has no network that estimates materials")
+        said = estimator.estimate(np.ascontiguousarray(image.transpose(2, 0, 1))[None], tileable=True)
+        rough, metal, height = said.roughness[0, 0], said.metalness[0, 0], said.height[0, 0]
+        if options.delight:
+            colour, sources["base_colour"] = np.ascontiguousarray(said.base_colour[0].transpose(1, 2, 0)), "estimated"
+        names = ("base_colour", "roughness_and_metalness", "height")
+        means = said.confidence[0].mean(axis=(1, 2))
+        confidence = {name: round(float(mean), 3) for name, mean in zip(names, means, strict=True)}
+    sources |= {name: "estimated" for name in options.maps if name in ESTIMATED}
+    if METALLIC_ROUGHNESS in options.maps and options.metallic is not None and options.roughness is not None:
+        sources[METALLIC_ROUGHNESS] = "given"
+    if EMISSIVE in options.maps:
+        sources[EMISSIVE] = "derived"
+    height = (height * np.float32(options.normal_strength)).astype(np.float32)
+    return ExemplarMaps(
+        colour,
+        _roughness(rough, options),
+        metal if options.metallic is None else plane + np.float32(options.metallic),
+        _glow(colour),
+        height,
+        slopes_of(height),
+        sources,
+        confidence,
+        estimator.identity if estimator is not None and options.needs_estimator else "",
+    )
+
+
+def _roughness(estimated: Floats, options: MapOptions) -> Floats:
+    if options.roughness is not None:
+        return np.full_like(estimated, options.roughness)
+    low, high = float(estimated.min()), float(estimated.max())
+    least = low if options.roughness_min is None else options.roughness_min
+    most = max(least, high if options.roughness_max is None else options.roughness_max)
+    least = min(least, most)
+    share = (estimated - low) / max(high - low, 1e-6)
+    return np.clip(least + share * (most - least), _SMOOTHEST, 1).astype(np.float32)
+
+
+def _glow(colour: Floats) -> Floats:
+    """How much of its colour each pixel sends out: the bright parts of lava or neon, in [0, 1]."""
+    brightness = colour.max(axis=2)
+    low, high = np.quantile(brightness, _GLOW)
+    share = np.clip((brightness - low) / max(float(high - low), 1e-3), 0, 1)
+    return np.asarray(share * share * (3 - 2 * share), np.float32)
+
+
+def slopes_of(height: Floats) -> Floats:
+    """Slopes (H, W, 2) of a height (H, W) in pixels that wraps around, to the right and down: central differences."""
+    right = (np.roll(height, -1, axis=1) - np.roll(height, 1, axis=1)) / 2
+    down = (np.roll(height, -1, axis=0) - np.roll(height, 1, axis=0)) / 2
+    slopes = np.stack([right, down], axis=2)
+    steep = np.linalg.norm(slopes, axis=2, keepdims=True)
+    return np.asarray(slopes * np.minimum(1, _STEEPEST / np.maximum(steep, 1e-9)), np.float32)
+
+
+def flat_images(maps: ExemplarMaps, names: tuple[str, ...]) -> dict[str, NDArray[np.uint8]]:
+    """The exemplar's maps as images of their own, (H, W, 3) uint8, by name: those of ``names`` that lie in a plane.
+
+    Normals are of a plane with its texture upright, +Y up. The plane hides nothing, so that metallic_roughness has
+    white in its occlusion channel.
+    """
+    plain = np.concatenate([-maps.slopes[..., :1], maps.slopes[..., 1:], np.ones_like(maps.slopes[..., :1])], axis=2)
+    normal = plain / np.linalg.norm(plain, axis=2, keepdims=True)
+    white = np.ones_like(maps.roughness)
+    images = {
+        "base_colour": to_bytes(maps.base_colour),
+        NORMAL: normal_bytes(normal),
+        METALLIC_ROUGHNESS: to_bytes(np.stack([white, maps.roughness, maps.metalness], axis=2)),
+        EMISSIVE: to_bytes(emitted(maps.base_colour, maps.glow)),
+    }
+    return {name: image for name, image in images.items() if name in names}
+
+
+def height_image(height: Floats) -> tuple[NDArray[np.uint16], float]:
+    """A height (H, W) as 16-bit grey from its lowest point to its highest, and their distance, in its unit."""
+    low, span = float(height.min()), float(np.ptp(height))
+    grey = (height - low) / (span or 1.0)
+    return np.ascontiguousarray(np.rint(grey * 65535).astype(np.uint16)), span
+
+
+def emitted(colour: Floats, glow: Floats) -> Floats:
+    """What a surface of ``colour`` (..., 3) sRGB sends out, sRGB, at ``glow`` (...) of its linear colour."""
+    return np.asarray(colour * np.maximum(glow, 0)[..., None] ** (1 / 2.4), np.float32)
+
+
+def to_bytes(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """[0, 1] to uint8, rounded and clamped."""
+    return np.ascontiguousarray(np.clip(np.rint(values * 255), 0, 255).astype(np.uint8))
+
+
+def normal_bytes(normal: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Unit vectors to uint8; a zero is 128."""
+    return np.ascontiguousarray(np.clip(np.floor(normal * 127.5 + 128), 0, 255).astype(np.uint8))

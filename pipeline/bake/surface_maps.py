@@ -1,0 +1,103 @@
+"""Maps that the geometry decides: normals in tangent space from gradients on the surface, and measured occlusion.
+
+S is the texture's side, M texels on the surface, F faces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.bake.atlas import TexelMap, texel_map
+from pipeline.bake.inpainting import extend_nearest
+from pipeline.bake.occlusion import measure_occlusion
+from pipeline.bake.seams import LEVEL_MARGIN
+from pipeline.mesh.mesh import UVMesh, face_normals
+from pipeline.mesh.normals import corner_normals, smooth_normals
+from pipeline.mesh.tangents import corner_tangents
+from pipeline.raster.rasterise import interpolate
+
+# Occlusion is smooth: larger textures take it from one of this side.
+_OCCLUSION_SIDE = 512
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The texels of a mesh in the working frame. vertices: (V, 3) float64; position, smooth: (M, 3) of the texels,
+    smooth the normal that projections follow."""
+
+    uvmesh: UVMesh
+    texels: TexelMap
+    vertices: NDArray[np.float64]
+    position: NDArray[np.floating]
+    smooth: NDArray[np.floating]
+
+    def spread(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
+        """(S, S, C) of ``values`` (M, C), which spread over all empty texels."""
+        size = self.texels.size
+        image = np.zeros((values.shape[1], size, size), np.float32)
+        image[:, self.texels.mask] = values.T
+        return extend_nearest(image, self.texels.mask).transpose(1, 2, 0)
+
+
+def tangent_normals(
+    uvmesh: UVMesh, texels: TexelMap, gradient: NDArray[np.floating], crease_angle: float
+) -> NDArray[np.float64]:
+    """Unit normals (M, 3) in tangent space, +Y up the texture, of a surface that rises by ``gradient`` (M, 3).
+
+    ``gradient`` is in the frame of ``uvmesh``'s positions. Only its part along the surface counts. The frame at a texel
+    is what renderers make of the file's normals and MikkTSpace tangents there, so that the light falls as computed.
+    """
+    mesh = uvmesh.mesh
+    normals, normal_faces = corner_normals(mesh, crease_angle)
+    corners = corner_tangents(mesh.vertices, mesh.faces, normals, normal_faces, uvmesh.uv, uvmesh.uv_faces)
+    every = np.arange(mesh.faces.size).reshape(-1, 3)
+    normal = _unit(interpolate(texels.face, texels.bary, normals, normal_faces).astype(np.float64))
+    flat = np.ascontiguousarray(corners.reshape(-1, 4)[:, :3])
+    tangent = _unit(interpolate(texels.face, texels.bary, flat, every).astype(np.float64))
+    handedness = corners[texels.face[texels.mask], 0, 3:].astype(np.float64)
+    bitangent = _unit(handedness * np.cross(normal, tangent))
+    rise = np.asarray(gradient, np.float64)
+    rise = rise - normal * _dot(normal, rise)
+    raised = _unit(normal - rise)
+    # Normal and tangent are not quite at right angles between the corners.
+    skew = np.clip(_dot(normal, tangent), -0.95, 0.95)
+    along, out = _dot(raised, tangent), _dot(raised, normal)
+    x, z = (along - skew * out) / (1 - skew**2), (out - skew * along) / (1 - skew**2)
+    return _unit(np.concatenate([x, _dot(raised, bitangent), z], axis=1))
+
+
+def occlusion_of_texels(surface: Surface) -> NDArray[np.float32]:
+    """The share of the sky (M,) that each texel sees, measured on the geometry."""
+    size = surface.texels.size
+    if size <= _OCCLUSION_SIDE:
+        return _measured(surface.uvmesh, surface.vertices, surface.texels)
+    coarse = texel_map(surface.uvmesh, _OCCLUSION_SIDE, LEVEL_MARGIN)
+    image = np.zeros((1, _OCCLUSION_SIDE, _OCCLUSION_SIDE), np.float32)
+    image[0, coarse.mask] = _measured(surface.uvmesh, surface.vertices, coarse)
+    filled = extend_nearest(image, coarse.mask)[0]
+    enlarged = np.asarray(Image.fromarray(filled).resize((size, size), Image.Resampling.BILINEAR))
+    result: NDArray[np.float32] = enlarged[surface.texels.mask]
+    return result
+
+
+def _measured(uvmesh: UVMesh, vertices: NDArray[np.float64], texels: TexelMap) -> NDArray[np.float32]:
+    faces = uvmesh.mesh.faces
+    flat = _unit(face_normals(vertices, faces))[texels.face[texels.mask]]
+    normals, normal_faces = smooth_normals(vertices, faces)
+    smooth = _unit(interpolate(texels.face, texels.bary, normals, normal_faces).astype(np.float64))
+    points = interpolate(texels.face, texels.bary, vertices, faces)
+    return measure_occlusion(vertices, faces, points, flat, smooth)
+
+
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    result: NDArray[np.float64] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return result
+
+
+def _dot(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    result: NDArray[np.float64] = (one * other).sum(axis=1, keepdims=True)
+    return result
