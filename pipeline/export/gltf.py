@@ -289,6 +289,20 @@ def encode_image(pixels: NDArray[np.uint8], image_format: str) -> bytes:
     return stream.getvalue()
 
 
+def encode_grey(pixels: NDArray[np.uint16]) -> bytes:
+    """Encodes ``(H, W)`` uint16 as a grey PNG of 16 bits."""
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG", compress_level=6)
+    return stream.getvalue()
+
+
+def green_down(normals: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A normal map ``(H, W, 3)`` of +Y up as one of +Y down, as DirectX has it."""
+    flipped = normals.copy()
+    flipped[..., 1] = np.minimum(256 - normals[..., 1].astype(np.int16), 255)
+    return flipped
+
+
 class _Binary:
     """The GLB's only buffer, with its views and accessors. Each view starts at a multiple of four bytes."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,7 +60,7 @@ class MaterialDefaults:
     names a material and no object with parts.
 
     ``size`` is in latent pixels a side (0: the prior's native size), ``coverage`` the side of the sample on the
-    surface in object radii, ``texture_size`` in pixels a side.
+    surface in object radii, ``texture_size`` in pixels a side. ``maps``: which maps a row has that names none.
     """
 
     auto: bool = False
@@ -68,6 +69,7 @@ class MaterialDefaults:
     size: int = 0
     coverage: float = 1.0
     texture_size: int = 1024
+    maps: Sequence[str] = ("base_colour",)
 
 
 @dataclass(frozen=True)

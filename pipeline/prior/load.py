@@ -33,6 +33,8 @@ from pipeline.prior.defaults import (
 )
 from pipeline.prior.identity import PriorIdentity, prior_identity
 from pipeline.prior.latent_rgb import LatentRgb, read_latent_rgb
+from pipeline.prior.material_estimator import MaterialEstimator, load_estimator
+from pipeline.prior.material_folder import estimator_folder
 from pipeline.prior.options import PriorOptions
 from pipeline.prior.precision import compiled, device_of, prepare_cuda, text_dtype, vae_dtype
 from pipeline.prior.prompts import Concepts, PromptReader
@@ -123,6 +125,13 @@ class Prior:
     def latent_rgb(self) -> LatentRgb:
         """The linear map from scaled latents to RGB. Raises PriorError if it must be fitted first."""
         return read_latent_rgb(self._rgb_file, self.latent_channels, self.vae_scale_factor, self._scaling)
+
+    @functools.cached_property
+    def material_estimator(self) -> MaterialEstimator | None:
+        """What tells from pictures what they are made of: the network of this prior's folder, else the embedded
+        prior's, else None. Another estimator may be set in its place. Raises PriorError for damaged files."""
+        folder = estimator_folder(self.folder)
+        return None if folder is None else load_estimator(folder, self.device)
 
     def unknown_words(self, prompt: str, adapters: Adapters = NO_ADAPTERS) -> list[str]:
         """Returns the words of ``prompt`` that this prior does not know and drops."""

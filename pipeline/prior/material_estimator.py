@@ -19,11 +19,10 @@ from torch import Tensor
 
 from pipeline.core.errors import PriorError
 from pipeline.core.hashing import sha256_file
+from pipeline.prior.material_folder import CONFIG_FILE, MATERIAL_FOLDER, WEIGHTS_FILE
 from pipeline.prior.material_net import MaterialNet, estimate
 from pipeline.prior.single_file import read_header
 
-MATERIAL_FOLDER = "material"
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 # Limits of the network in a folder: bytes of its files, channels of a level and blocks of a level.
 _LARGEST_CONFIG, _LARGEST_WEIGHTS, _LARGEST_HEADER = 64 << 10, 256 << 20, 1 << 20
 _WIDEST, _MOST_BLOCKS = 512, 16
@@ -160,11 +159,6 @@ def load_estimator(folder: Path, device: torch.device | str = "cpu") -> NetworkE
         raise PriorError(f"{weights}: it holds numbers that are not finite; copy the prior again")
     net.load_state_dict(tensors)
     return NetworkEstimator(net, f"{MATERIAL_FOLDER}:{sha256_file(weights)[:16]}", torch.device(device))
-
-
-def has_estimator(folder: Path) -> bool:
-    """Whether the prior in ``folder`` brings an estimator. Loads nothing."""
-    return (folder / MATERIAL_FOLDER / WEIGHTS_FILE).is_file()
 
 
 def _network(config: Path) -> MaterialNet:

@@ -38,7 +38,8 @@ class Asset:
 
     maps: (H, W, 3) uint8 sRGB by name (``export.gltf.BASE_COLOUR``). ``notes`` go to the record. ``frame`` takes the
     mesh to the working frame. ``tiling``: how often the maps repeat along u and v of the unit square, for tileable
-    maps, which are written as files of their own, too; None for maps that belong to this mesh alone.
+    maps, which are written as files of their own, too; None for maps that belong to this mesh alone. ``height``:
+    (H, W) uint16, a further map that has no place in glTF.
     """
 
     uvmesh: UVMesh
@@ -46,6 +47,7 @@ class Asset:
     notes: Json
     frame: SimilarityTransform
     tiling: tuple[int, int] | None = None
+    height: NDArray[np.uint16] | None = None
 
 
 @dataclass

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from pipeline.bake.bake import BakedMaps
-from pipeline.bake.material import bake_material
+import math
+
+from pipeline.bake.bake import BASE_COLOUR, BakedMaps
+from pipeline.bake.exemplar_maps import ExemplarMaps, MapOptions, exemplar_maps
+from pipeline.bake.material import ExtraMaps, bake_material
+from pipeline.core.errors import SettingError
 from pipeline.prior.load import Prior
 from pipeline.prior.prompts import CLOSE_UP
 from pipeline.prior.tile import GOOD_WRAP, Tile, sample_tile
 from pipeline.recipes.asset_build import RowContext
+from pipeline.recipes.map_settings import NO_ESTIMATOR, ResolvedMapSettings
 from pipeline.recipes.paint_settings import ResolvedPaintSettings
 from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh
 
@@ -21,7 +26,28 @@ def material_defaults(prior: Prior) -> dict[str, object]:
         "steps": own.steps,
         "guidance_scale": own.guidance_scale,
         "texture_size": own.texture_size,
+        "maps": own.maps,
     }
+
+
+def map_options(settings: ResolvedMapSettings) -> MapOptions:
+    """What baking has to know of the row's map settings."""
+    return MapOptions(
+        tuple(name for name in settings.maps if name != BASE_COLOUR),
+        settings.metallic,
+        settings.roughness,
+        settings.roughness_min,
+        settings.roughness_max,
+        settings.normal_strength,
+        settings.delight == "on",
+    )
+
+
+def estimated_maps(tile: Tile, options: MapOptions, prior: Prior) -> ExemplarMaps:
+    """The maps of a sample. Raises SettingError where the row needs an estimator and there is none."""
+    if options.needs_estimator and prior.material_estimator is None:
+        raise SettingError(f"maps: {NO_ESTIMATOR}", stage="sample")
+    return exemplar_maps(tile.image, options, prior.material_estimator)
 
 
 def material_prompt(row: RowContext, prior: Prior, *, close_up: bool) -> str:
@@ -62,6 +88,18 @@ def paint_with_material(
             report=row.report,
         )
     row.warn(border_warning(tile))
+    options = map_options(settings)
+    extra: ExtraMaps | None = None
+    if options.maps:
+        with row.stage("estimate"):
+            frame = paintable.frame
+            extra = ExtraMaps(
+                estimated_maps(tile, options, prior),
+                options,
+                frame.matrix[:3, :3] / frame.scale,
+                frame.scale,
+                math.radians(settings.crease_angle),
+            )
     with row.stage("bake"):
         baked = bake_material(
             paintable.uvmesh,
@@ -71,9 +109,10 @@ def paint_with_material(
             settings.texture_size,
             seed,
             row.report,
+            extra=extra,
         )
     notes = {"distillation": "material", "wrap": round(tile.wrap, 3), "unet_evaluations": tile.evaluations}
-    return BakedMaps(baked.maps, {**notes, **baked.notes})
+    return BakedMaps(baked.maps, {**notes, **baked.notes}, baked.height)
 
 
 def tile_side(settings: ResolvedPaintSettings, paintable: PaintableMesh, prior: Prior) -> float:

@@ -15,7 +15,7 @@ import torch
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps, bake_base_colour, bake_refined
 from pipeline.core.asset_layout import UNWRAP_CACHE
 from pipeline.core.backends import select_backend
-from pipeline.core.errors import LatentkilnError
+from pipeline.core.errors import LatentkilnError, SettingError
 from pipeline.core.job import Job
 from pipeline.mesh.normalise import normalise
 from pipeline.mesh.normals import is_closed
@@ -59,7 +59,14 @@ class Paint(Recipe[ResolvedPaintSettings, PaintableMesh, PaintScenes]):
         options = PaintSettings.model_validate(dict(job.settings))
         if options.distillation == "material" or (options.distillation is None and _suits_material(job, prior)):
             return resolve_paint(options, material_defaults(prior))
-        return resolve_paint(options, vars(prior.defaults))
+        settings = resolve_paint(options, vars(prior.defaults))
+        if settings.maps != ["base_colour"]:
+            raise SettingError(
+                f"maps: {', '.join(settings.maps[1:])} need distillation: material, and this row is painted by "
+                f"{settings.distillation}",
+                stage="prepare",
+            )
+        return settings
 
     def prepare(self, row: RowContext, settings: ResolvedPaintSettings, prior: Prior, out: Path) -> PaintableMesh:
         """Read the mesh and give it texture coordinates. Raises LatentkilnError."""
@@ -138,7 +145,9 @@ class Paint(Recipe[ResolvedPaintSettings, PaintableMesh, PaintScenes]):
                     baked = bake_refined(scenes.refined.texture, paintable.uvmesh, row.report)
                 else:
                     baked = _bake_decoded(asset_build, scenes.painted, prior)
-        return Asset(paintable.uvmesh, baked.maps, {**scenes.notes, **baked.notes}, paintable.frame)
+        return Asset(
+            paintable.uvmesh, baked.maps, {**scenes.notes, **baked.notes}, paintable.frame, height=baked.height
+        )
 
     def backends(self, settings: ResolvedPaintSettings, device: str) -> dict[str, str]:
         """Texture lookups, of which only CUDA has several backends, and antialiasing where the row asks for it."""

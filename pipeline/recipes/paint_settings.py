@@ -13,13 +13,14 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.prior.defaults import PaintDefaults
+from pipeline.recipes.map_settings import MapSettings, ResolvedMapSettings
 from pipeline.recipes.shared_settings import ResolvedSettings, SharedSettings
 
 Distillation = Literal["score", "patches", "material"]
 UnwrapMode = Literal["auto", "input", "xatlas", "box"]
 
 
-class PaintSettings(SharedSettings):
+class PaintSettings(MapSettings, SharedSettings):
     """The options of a row of ``paint``, validated strictly: text and booleans are not numbers."""
 
     distillation: Distillation | None = Field(
@@ -68,7 +69,7 @@ class PaintSettings(SharedSettings):
         return self
 
 
-class ResolvedPaintSettings(ResolvedSettings):
+class ResolvedPaintSettings(ResolvedMapSettings, ResolvedSettings):
     """The settings that a painted asset is built with."""
 
     distillation: Distillation

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.core.asset_layout import WORK_DIR, map_file
 from pipeline.core.atomic import atomic_write, naming
 from pipeline.core.hashing import sha256_file
-from pipeline.export.gltf import encode_image, write_glb
+from pipeline.export.gltf import NORMAL, MaterialFactors, encode_grey, encode_image, green_down, write_glb
 from pipeline.export.material_preview import material_preview
 from pipeline.export.obj import obj_files
 from pipeline.export.ply import ply_files
@@ -22,6 +22,7 @@ from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.prior.load import Prior
 from pipeline.recipes import LIMIT_SETTINGS, RECIPE_VERSIONS
 from pipeline.recipes.asset_build import Asset, AssetBuild, InputsT, Json, ScenesT, SettingsT, Variant
+from pipeline.recipes.map_settings import ResolvedMapSettings
 from pipeline.recipes.quality import asset_quality
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.record import backends, done_record
@@ -91,6 +92,7 @@ def _write_variant(
                 crease_angle=crease_angle,
                 image_format=settings.image_format,
                 tiling=asset.tiling,
+                factors=_factors(settings),
             )
         for name, data in _additional_files(row.job.id, settings, asset, stem).items():
             path = new[name] = stack.enter_context(atomic_write(folder / name))
@@ -109,8 +111,12 @@ def _write_variant(
 def _additional_files(job_id: str, settings: ResolvedCommonSettings, asset: Asset, stem: str) -> dict[str, bytes]:
     """The files besides the GLB, by name: tileable maps, or other formats and sheets of depth and normals."""
     files: dict[str, bytes] = {}
-    if asset.tiling is not None:
+    if asset.tiling is not None or len(asset.maps) > 1:
         files |= {map_file(stem, name): encode_image(image, "png") for name, image in asset.maps.items()}
+    if NORMAL in asset.maps and isinstance(settings, ResolvedMapSettings) and settings.normal_convention == "directx":
+        files[map_file(stem, NORMAL)] = encode_image(green_down(asset.maps[NORMAL]), "png")
+    if asset.height is not None:
+        files[map_file(stem, "height")] = encode_grey(asset.height)
     if not isinstance(settings, ResolvedSettings):
         return files
     crease_angle = float(np.radians(settings.crease_angle))
@@ -130,6 +136,15 @@ def _additional_files(job_id: str, settings: ResolvedCommonSettings, asset: Asse
         sheets = turntable_files(asset.uvmesh.mesh, asset.frame)
         files |= {f"{prefix}{name}": data for name, data in sheets.items()}
     return files
+
+
+def _factors(settings: ResolvedCommonSettings) -> MaterialFactors:
+    """What the row says of its material."""
+    if not isinstance(settings, ResolvedMapSettings):
+        return MaterialFactors()
+    metallic = 0.0 if settings.metallic is None else settings.metallic
+    roughness = 1.0 if settings.roughness is None else settings.roughness
+    return MaterialFactors(metallic, roughness, settings.occlusion_strength)
 
 
 def _provenance(

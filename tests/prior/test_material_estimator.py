@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from pipeline.core.errors import PriorError
 from pipeline.prior.material_estimator import (
     MaterialMaps,
-    has_estimator,
     integrated,
     load_estimator,
     settled,
@@ -41,7 +40,7 @@ def pictures(count: int = 2, side: int = 48) -> np.ndarray:
 def test_maps_have_the_pictures_size_and_sane_values(tmp_path: Path) -> None:
     write_folder(tmp_path)
     estimator = load_estimator(tmp_path)
-    assert estimator is not None and has_estimator(tmp_path) and estimator.identity.startswith("material:")
+    assert estimator is not None and estimator.identity.startswith("material:")
     maps = estimator.estimate(pictures(2, 44))
     for name, channels in (("base_colour", 3), ("roughness", 1), ("metalness", 1), ("height", 1), ("confidence", 3)):
         values = getattr(maps, name)
@@ -108,7 +107,7 @@ def test_a_height_is_found_again_from_its_slopes(tileable: bool) -> None:
 
 
 def test_a_prior_without_the_folder_has_no_estimator(tmp_path: Path) -> None:
-    assert load_estimator(tmp_path) is None and not has_estimator(tmp_path)
+    assert load_estimator(tmp_path) is None
 
 
 @pytest.mark.parametrize(
