@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +37,7 @@ def ply_files(
     the same bytes.
     """
     image = maps[BASE_COLOUR]
-    columns: list[tuple[str, NDArray[Any]]]
+    columns: list[tuple[str, NDArray[np.float64 | np.float32 | np.uint8]]]
     if not texture:
         columns = [("xyz", uvmesh.mesh.vertices), ("normal", _vertex_normals(uvmesh))]
         columns.append(("colour", vertex_colours(uvmesh, image)))
@@ -83,7 +82,11 @@ _PROPERTIES = {
 }
 
 
-def _encode(columns: list[tuple[str, NDArray[Any]]], faces: NDArray[np.int64], comments: list[str]) -> bytes:
+def _encode(
+    columns: list[tuple[str, NDArray[np.float64 | np.float32 | np.uint8]]],
+    faces: NDArray[np.int64],
+    comments: list[str],
+) -> bytes:
     fields: list[tuple[str, str]] = []
     for kind, values in columns:
         stored = "u1" if values.dtype == np.uint8 else "<f4"

@@ -11,7 +11,6 @@ Every reader calls ``assemble``, which validates untrusted data, repairs unambig
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +95,7 @@ def uv_areas(uv: NDArray[np.floating], uv_faces: NDArray[np.integer]) -> NDArray
     return result
 
 
-def unique_rows(rows: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def unique_rows(rows: NDArray[np.number]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Finds equal rows. Returns (index of the first occurrence of each distinct row, new number of each row).
 
     New numbers follow the order of first occurrence, so a mesh keeps its locality, and a mesh without duplicates does
@@ -120,13 +119,13 @@ def unique_rows(rows: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def assemble(
-    positions: NDArray[Any],
-    faces: NDArray[Any],
+    positions: NDArray[np.floating],
+    faces: NDArray[np.integer],
     *,
-    uv: NDArray[Any] | None = None,
-    uv_faces: NDArray[Any] | None = None,
-    normals: NDArray[Any] | None = None,
-    normal_faces: NDArray[Any] | None = None,
+    uv: NDArray[np.floating] | None = None,
+    uv_faces: NDArray[np.integer] | None = None,
+    normals: NDArray[np.floating] | None = None,
+    normal_faces: NDArray[np.integer] | None = None,
     double_sided: NDArray[np.bool_] | None = None,
     name: str = "mesh",
     source_format: str = "",
@@ -145,80 +144,103 @@ def assemble(
     face is degenerate.
     """
     messages = list(warnings or [])
-    positions = np.asarray(positions, np.float64).reshape(-1, 3)
-    faces = np.asarray(faces, np.int64).reshape(-1, 3)
-    if len(positions) == 0:
-        raise MeshError(f"{name}: there are no vertices in it")
-    if len(faces) == 0:
-        raise MeshError(f"{name}: there are no faces in it ({len(positions)} points): a point cloud cannot be painted")
-    if len(faces) > max_faces:
-        raise MeshError(f"{name}: {len(faces)} faces are more than max_faces = {max_faces}")
-    if problem := _index_problem(faces, len(positions), "vertex", lowest=0):
-        raise MeshError(f"{name}: {problem}")
-    bad = ~np.isfinite(positions).all(axis=1)
-    if bad.any():
-        raise MeshError(
-            f"{name}: {int(bad.sum())} of {len(positions)} vertices are NaN or infinite "
-            f"(the first is number {int(np.argmax(bad)) + 1})"
-        )
-    if np.abs(positions).max() > LARGEST_COORDINATE:
-        raise MeshError(f"{name}: a coordinate is beyond {LARGEST_COORDINATE:g}; scale the mesh down")
-
-    first, number = unique_rows(positions)
-    if len(first) < len(positions):
+    vertices, corners = _checked_triangles(positions, faces, name, max_faces)
+    first, number = unique_rows(vertices)
+    if len(first) < len(vertices):
         # Formats that cannot share corners (STL, glTF) always have these: not worth a warning there.
         if source_format not in ("stl", "gltf", "glb"):
-            messages.append(f"{len(positions) - len(first)} duplicate vertices were merged")
-        positions, faces = positions[first], number[faces]
+            messages.append(f"{len(vertices) - len(first)} duplicate vertices were merged")
+        vertices, corners = vertices[first], number[corners]
+    coordinates, uv_corners = _checked_uv(uv, uv_faces, corners, name, messages)
+    units, normal_corners = _checked_normals(normals, normal_faces, corners, name, messages)
 
-    uv, uv_faces = _checked_uv(uv, uv_faces, faces, name, messages)
-    normals, normal_faces = _checked_normals(normals, normal_faces, faces, name, messages)
-
-    keep = ~degenerate_faces(positions, faces)
-    dropped = len(faces) - int(keep.sum())
-    if dropped == len(faces):
-        raise MeshError(f"{name}: all {len(faces)} faces are degenerate (they have no area)")
-    if dropped:
-        messages.append(f"{dropped} of {len(faces)} faces were degenerate (no area) and were dropped")
-    kept_faces = np.flatnonzero(keep)
-    # Two equal faces with equal winding would cause z-fighting. Compare them with the lowest index first.
-    turn = np.argmin(faces[kept_faces], axis=1)
-    canonical = faces[kept_faces][np.arange(len(kept_faces))[:, None], (turn[:, None] + np.arange(3)) % 3]
-    once, _ = unique_rows(canonical)
-    if len(once) < len(kept_faces):
-        messages.append(f"{len(kept_faces) - len(once)} repeated faces were dropped")
-        kept_faces = kept_faces[once]
-    if len(kept_faces) < len(faces):
-        faces = faces[kept_faces]
-        uv_faces = None if uv_faces is None else uv_faces[kept_faces]
-        normal_faces = None if normal_faces is None else normal_faces[kept_faces]
-        double_sided = None if double_sided is None else double_sided[kept_faces]
-
-    used = np.zeros(len(positions), bool)
-    used[faces] = True
-    if not used.all():
-        lost = int(np.count_nonzero(~used))
-        if dropped == 0:
-            messages.append(f"{lost} vertices belong to no face and were dropped")
-        renumber = np.cumsum(used) - 1
-        positions, faces = positions[used], renumber[faces]
-    if uv is not None and uv_faces is not None:
+    solid, kept = _usable_faces(vertices, corners, name, messages)
+    if len(kept) < len(corners):
+        uv_corners = None if uv_corners is None else uv_corners[kept]
+        normal_corners = None if normal_corners is None else normal_corners[kept]
+        double_sided = None if double_sided is None else double_sided[kept]
+    # Vertices of degenerate faces alone are not worth a warning of their own.
+    told = messages if solid == len(corners) else []
+    vertices, corners = _used_vertices(vertices, corners[kept], told)
+    if coordinates is not None and uv_corners is not None:
         # All faces with texture coordinates may have been dropped.
-        uv, uv_faces = _compact(uv, uv_faces) if (uv_faces >= 0).any() else (None, None)
-    if normals is not None and normal_faces is not None:
-        normals, normal_faces = _compact(normals, normal_faces)
+        has_uv = bool((uv_corners >= 0).any())
+        coordinates, uv_corners = _compact(coordinates, uv_corners) if has_uv else (None, None)
+    if units is not None and normal_corners is not None:
+        units, normal_corners = _compact(units, normal_corners)
     return Mesh(
-        vertices=np.ascontiguousarray(positions + 0.0),
-        faces=np.ascontiguousarray(faces),
-        uv=uv,
-        uv_faces=uv_faces,
-        normals=normals,
-        normal_faces=normal_faces,
+        vertices=np.ascontiguousarray(vertices + 0.0),
+        faces=np.ascontiguousarray(corners),
+        uv=coordinates,
+        uv_faces=uv_corners,
+        normals=units,
+        normal_faces=normal_corners,
         double_sided=double_sided,
         source_format=source_format,
         source_sha256=source_sha256,
         warnings=messages,
     )
+
+
+def _checked_triangles(
+    positions: NDArray[np.floating], faces: NDArray[np.integer], name: str, max_faces: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Returns (V, 3) positions and (F, 3) indices into them. Raises MeshError if they are unusable."""
+    vertices = np.asarray(positions, np.float64).reshape(-1, 3)
+    corners = np.asarray(faces, np.int64).reshape(-1, 3)
+    if len(vertices) == 0:
+        raise MeshError(f"{name}: there are no vertices in it")
+    if len(corners) == 0:
+        raise MeshError(f"{name}: there are no faces in it ({len(vertices)} points): a point cloud cannot be painted")
+    if len(corners) > max_faces:
+        raise MeshError(f"{name}: {len(corners)} faces are more than max_faces = {max_faces}")
+    if problem := _index_problem(corners, len(vertices), "vertex", lowest=0):
+        raise MeshError(f"{name}: {problem}")
+    bad = ~np.isfinite(vertices).all(axis=1)
+    if bad.any():
+        raise MeshError(
+            f"{name}: {int(bad.sum())} of {len(vertices)} vertices are NaN or infinite "
+            f"(the first is number {int(np.argmax(bad)) + 1})"
+        )
+    if np.abs(vertices).max() > LARGEST_COORDINATE:
+        raise MeshError(f"{name}: a coordinate is beyond {LARGEST_COORDINATE:g}; scale the mesh down")
+    return vertices, corners
+
+
+def _usable_faces(
+    vertices: NDArray[np.float64], faces: NDArray[np.int64], name: str, messages: list[str]
+) -> tuple[int, NDArray[np.int64]]:
+    """Returns the number of faces that are not degenerate, and the ids of those of them that repeat no other.
+
+    Raises MeshError if all are degenerate.
+    """
+    kept = np.flatnonzero(~degenerate_faces(vertices, faces))
+    if not len(kept):
+        raise MeshError(f"{name}: all {len(faces)} faces are degenerate (they have no area)")
+    solid = len(kept)
+    if solid < len(faces):
+        messages.append(f"{len(faces) - solid} of {len(faces)} faces were degenerate (no area) and were dropped")
+    # Two equal faces with equal winding would cause z-fighting. Compare them with the lowest index first.
+    turn = np.argmin(faces[kept], axis=1)
+    canonical = faces[kept][np.arange(solid)[:, None], (turn[:, None] + np.arange(3)) % 3]
+    once, _ = unique_rows(canonical)
+    if len(once) < solid:
+        messages.append(f"{solid - len(once)} repeated faces were dropped")
+        kept = kept[once]
+    return solid, kept
+
+
+def _used_vertices(
+    vertices: NDArray[np.float64], faces: NDArray[np.int64], messages: list[str]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Drops vertices that belong to no face."""
+    used = np.zeros(len(vertices), bool)
+    used[faces] = True
+    if used.all():
+        return vertices, faces
+    messages.append(f"{int(np.count_nonzero(~used))} vertices belong to no face and were dropped")
+    renumber = np.cumsum(used) - 1
+    return vertices[used], renumber[faces]
 
 
 def degenerate_faces(positions: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -241,56 +263,64 @@ def _index_problem(index: NDArray[np.int64], count: int, what: str, *, lowest: i
 
 
 def _checked_uv(
-    uv: NDArray[Any] | None, uv_faces: NDArray[Any] | None, faces: NDArray[Any], name: str, messages: list[str]
+    uv: NDArray[np.floating] | None,
+    uv_faces: NDArray[np.integer] | None,
+    faces: NDArray[np.int64],
+    name: str,
+    messages: list[str],
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
     """Validates texture coordinates. A face that lacks one corner gets -1 for all three."""
     if uv is None or uv_faces is None or len(uv) == 0:
         return None, None
-    uv = np.asarray(uv, np.float32).reshape(-1, 2)
-    uv_faces = np.asarray(uv_faces, np.int64).reshape(-1, 3).copy()
-    if uv_faces.shape != faces.shape:
-        raise MeshError(f"{name}: {len(uv_faces)} faces have texture coordinates, but there are {len(faces)}")
-    if problem := _index_problem(uv_faces, len(uv), "texture coordinate", lowest=-1):
+    coordinates = np.asarray(uv, np.float32).reshape(-1, 2)
+    corners = np.asarray(uv_faces, np.int64).reshape(-1, 3).copy()
+    if corners.shape != faces.shape:
+        raise MeshError(f"{name}: {len(corners)} faces have texture coordinates, but there are {len(faces)}")
+    if problem := _index_problem(corners, len(coordinates), "texture coordinate", lowest=-1):
         messages.append(f"the file's texture coordinates are not used: {problem}")
         return None, None
-    lacking = (uv_faces < 0).any(axis=1)
-    uv_faces[lacking] = -1
+    lacking = (corners < 0).any(axis=1)
+    corners[lacking] = -1
     if lacking.all():
         return None, None
     if lacking.any():
         messages.append(f"{int(lacking.sum())} of {len(faces)} faces have no texture coordinates")
-    return uv, uv_faces
+    return coordinates, corners
 
 
 def _checked_normals(
-    normals: NDArray[Any] | None, normal_faces: NDArray[Any] | None, faces: NDArray[Any], name: str, messages: list[str]
+    normals: NDArray[np.floating] | None,
+    normal_faces: NDArray[np.integer] | None,
+    faces: NDArray[np.int64],
+    name: str,
+    messages: list[str],
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
     """Returns unit normals for every corner, or None; the exporter then computes smooth ones."""
     if normals is None or normal_faces is None or len(normals) == 0:
         return None, None
-    normals = np.asarray(normals, np.float64).reshape(-1, 3)
-    normal_faces = np.asarray(normal_faces, np.int64).reshape(-1, 3)
-    if normal_faces.shape != faces.shape:
-        raise MeshError(f"{name}: {len(normal_faces)} faces have normals, but there are {len(faces)}")
-    if problem := _index_problem(normal_faces, len(normals), "normal", lowest=-1):
+    vectors = np.asarray(normals, np.float64).reshape(-1, 3)
+    corners = np.asarray(normal_faces, np.int64).reshape(-1, 3)
+    if corners.shape != faces.shape:
+        raise MeshError(f"{name}: {len(corners)} faces have normals, but there are {len(faces)}")
+    if problem := _index_problem(corners, len(vectors), "normal", lowest=-1):
         messages.append(f"the file's normals are not used: {problem}")
         return None, None
-    if (normal_faces < 0).any():
-        if (normal_faces >= 0).any():
+    if (corners < 0).any():
+        if (corners >= 0).any():
             messages.append("some faces have no normals: the file's normals are not used")
         return None, None
     with np.errstate(all="ignore"):
-        length = np.linalg.norm(normals, axis=1, keepdims=True)
-        unit = normals / length
+        length = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = vectors / length
     good = np.isfinite(unit).all(axis=1) & (length[:, 0] > 1e-12)
-    if not good[normal_faces].all():
+    if not good[corners].all():
         messages.append("some normals are zero or not finite: the file's normals are not used")
         return None, None
     unit[~good] = (0.0, 0.0, 1.0)
-    return unit.astype(np.float32), normal_faces
+    return unit.astype(np.float32), corners
 
 
-def _compact(values: NDArray[Any], index: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def _compact(values: NDArray[np.float32], index: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Drops unused entries and merges equal ones, if all are finite."""
     named = index >= 0
     used = np.zeros(len(values), bool)

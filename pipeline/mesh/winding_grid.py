@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,7 +128,7 @@ def build_winding_grid(
     measured = _read(entry, resolution) if entry else None
     if measured is None:
         report("sketch", 0, max(1, math.ceil(time_limit)))
-        measured, failure = run_child(
+        outputs, failure = run_child(
             _CHILD,
             "libigl",
             {"vertices": points, "faces": corners, "sites": np.linspace(-bound, bound, resolution)},
@@ -138,8 +137,9 @@ def build_winding_grid(
             stage="sketch",
             report=report,
         )
-        if measured is None:
+        if outputs is None:
             raise SettingError(f"the sketch ({len(faces)} faces) could not be measured: {failure}; simplify it")
+        measured = {name: np.asarray(values, np.float32) for name, values in outputs.items()}
         if not all(np.isfinite(values).all() for values in measured.values()):
             raise SettingError("the sketch could not be measured: libigl gave numbers that are not finite; repair it")
         if entry:
@@ -158,7 +158,7 @@ def _key(vertices: Float64Array, faces: NDArray[np.int64], bound: float, resolut
     return hashlib.sha256(head + vertices.tobytes() + faces.tobytes()).hexdigest()
 
 
-def _read(entry: Path, resolution: int) -> dict[str, NDArray[Any]] | None:
+def _read(entry: Path, resolution: int) -> dict[str, NDArray[np.float32]] | None:
     if not is_plain(entry):
         return None
     try:

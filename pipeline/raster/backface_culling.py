@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 
 def front_faces(
-    vertices: NDArray[np.float64], faces: NDArray[Any], clip_from_world: NDArray[np.float64]
+    vertices: NDArray[np.float64], faces: NDArray[np.integer], clip_from_world: NDArray[np.float64]
 ) -> NDArray[np.int64]:
     """Ids of the faces whose corners turn counter-clockwise in the image, ascending.
 

@@ -8,8 +8,6 @@ still covers itself (a spiral), the covering part becomes a chart of its own.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -67,12 +65,13 @@ def components(
     return _renumbered(connected_components(graph, directed=False)[1])
 
 
-def _renumbered(label: NDArray[Any]) -> NDArray[np.int64]:
+def _renumbered(label: NDArray[np.integer]) -> NDArray[np.int64]:
     """Labels numbered from 0 by first appearance."""
     _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse.reshape(-1)]
+    result: NDArray[np.int64] = rank[inverse.reshape(-1)]
+    return result
 
 
 def flat_charts(mesh: Mesh, *, smooth: bool = True) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:

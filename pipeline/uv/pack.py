@@ -8,7 +8,6 @@ bisection.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +111,7 @@ def _largest_scale(
     area: float,
     padding: float,
     grid: int,
-) -> tuple[float, NDArray[Any], NDArray[Any], NDArray[Any]] | None:
+) -> tuple[float, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
     """The largest scale (cells per unit) at which everything fits, with its places; None where none does."""
     many = len(extent) > MANY_CHARTS
     # At 95% use nothing fits; long charts also limit.
@@ -141,7 +140,7 @@ def _try_scale(
     padding: float,
     grid: int,
     turns: int,
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
     from pipeline.uv.kernels import chart_masks, pack_masks
 
     reach = padding / 2
@@ -163,9 +162,9 @@ def _placed(
     extent: NDArray[np.float64],
     scale: float,
     padding: float,
-    column: NDArray[Any],
-    row: NDArray[Any],
-    turn: NDArray[Any],
+    column: NDArray[np.int64],
+    row: NDArray[np.int64],
+    turn: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """(T, 2) points in cells of the grid, turned within their masks and moved to their places."""
     sizes = (np.floor(extent * scale + padding).astype(np.int64) + 1)[point_chart]

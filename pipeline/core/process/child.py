@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +31,7 @@ def run_child(
     time_limit: float,
     stage: str,
     report: Reporter = no_report,
-) -> tuple[dict[str, NDArray[Any]] | None, str]:
+) -> tuple[dict[str, NDArray[np.generic]] | None, str]:
     """Runs ``program`` on the arrays ``inputs``. Returns the arrays ``outputs`` and "", or None and a reason.
 
     program  a Python file, or the beginning of a command. We append a folder, this process's id and a number of

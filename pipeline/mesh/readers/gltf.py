@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +58,7 @@ class _Attributes:
     """The vertex attributes of a primitive: accessors by name, Draco's values, and the vertices that faces use."""
 
     accessors: Object
-    decoded: dict[str, NDArray[Any]]
+    decoded: dict[str, NDArray[np.number]]
     rows: NDArray[np.int64] | None = None
 
 
@@ -69,8 +68,8 @@ class _Primitive:
 
     positions: NDArray[np.float64]
     faces: NDArray[np.int64]
-    uv: NDArray[Any] | None
-    normals: NDArray[Any] | None
+    uv: NDArray[np.number] | None
+    normals: NDArray[np.number] | None
     double_sided: bool
     attributes: _Attributes
     targets: list[object]
@@ -154,7 +153,7 @@ class _Reader:
 
     def _morphed(self, part: _Primitive, weights: list[float]) -> _Primitive:
         """Adds the part's morph targets. Leaves out unusable ones with a warning."""
-        arrays = {"POSITION": part.positions, "NORMAL": part.normals}
+        arrays: dict[str, NDArray[np.number] | None] = {"POSITION": part.positions, "NORMAL": part.normals}
         for weight, target in zip(weights, part.targets, strict=False):
             if not weight or not isinstance(target, dict):
                 continue
@@ -173,7 +172,7 @@ class _Reader:
                     arrays[attribute] = array = array.astype(np.float64) + weight * moves
         positions = arrays["POSITION"]
         assert positions is not None
-        return replace(part, positions=positions, normals=arrays["NORMAL"])
+        return replace(part, positions=np.asarray(positions, np.float64), normals=arrays["NORMAL"])
 
     def _rows_within(self, part: _Primitive, accessor: object) -> NDArray[np.int64] | None:
         """Returns the vertices that the part's faces use. Raises MeshError if ``accessor`` lacks one."""
@@ -299,7 +298,7 @@ class _Reader:
         """Raises MeshError if an accessor claims more entries than its bytes hold."""
         self.buffers.accessor(accessor, np.empty(0, np.int64))
 
-    def _attribute(self, attributes: _Attributes, name: str, width: int, count: int | None) -> NDArray[Any]:
+    def _attribute(self, attributes: _Attributes, name: str, width: int, count: int | None) -> NDArray[np.number]:
         """(V, width) values of the attribute ``name``. Raises MeshError if their shape or type differs."""
         index = attributes.accessors[name]
         entries = self.buffers.layout(index)[1]
@@ -320,7 +319,7 @@ class _Reader:
             raise self.json.error(f"{name} has {len(values)} entries for {count} positions")
         return values
 
-    def _optional(self, part: _Primitive, name: str, width: int) -> NDArray[Any] | None:
+    def _optional(self, part: _Primitive, name: str, width: int) -> NDArray[np.number] | None:
         """Returns the values of an optional attribute; None, with a warning, if they are unusable."""
         if part.attributes.accessors.get(name) is None:
             return None
@@ -384,7 +383,7 @@ class _Reader:
 
     def _draco(
         self, draco: Object, accessors: Object, counted: int
-    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+    ) -> tuple[dict[str, NDArray[np.number]], NDArray[np.int64]]:
         """(attributes by name, indices) of a Draco-compressed primitive with ``counted`` faces in the JSON."""
         import DracoPy
 
@@ -423,7 +422,7 @@ class _Reader:
 
     # -- small things -----------------------------------------------------------------------------------------
 
-    def _transformed(self, uv: NDArray[Any], transform: Object) -> NDArray[np.float64]:
+    def _transformed(self, uv: NDArray[np.number], transform: Object) -> NDArray[np.float64]:
         """Applies KHR_texture_transform to (n, 2) coordinates: scale, rotation, translation."""
         where = "a texture transform"
         turn = self.json.number(transform.get("rotation", 0.0), "rotation", where)
@@ -456,7 +455,9 @@ def _join(primitives: list[_Primitive], warnings: list[str]) -> RawMesh:
     faces = np.concatenate(shifted)
     mesh = RawMesh(np.concatenate([primitive.positions for primitive in primitives]), faces, warnings=warnings)
 
-    def table(width: int, arrays: list[NDArray[Any] | None]) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+    def table(
+        width: int, arrays: list[NDArray[np.number] | None]
+    ) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
         if all(array is None for array in arrays):
             return None, None
         rows = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +43,7 @@ class Buffers:
             raise self.json.error(f"accessor {index} has an unsupported matrix type")
         return accessor, count, dtype, WIDTHS[form]
 
-    def accessor(self, index: object, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
+    def accessor(self, index: object, rows: NDArray[np.int64] | None = None) -> NDArray[np.number]:
         """(count, width) values of an accessor, or only its ``rows``; normalised integers as floats.
 
         Raises MeshError.
@@ -66,7 +65,7 @@ class Buffers:
             values = values[rows]
         return normalised(values) if accessor.get("normalized") is True else values
 
-    def _sparse(self, sparse: Object, values: NDArray[Any], index: object) -> NDArray[Any]:
+    def _sparse(self, sparse: Object, values: NDArray[np.number], index: object) -> NDArray[np.number]:
         """Replaces some of ``values`` by those of ``sparse``."""
         json, where = self.json, f"accessor {index}"
         changed = json.integer(sparse, "count")
@@ -86,7 +85,9 @@ class Buffers:
         )
         return values
 
-    def _strided(self, view_index: object, offset: int, count: int, dtype: np.dtype[Any], width: int) -> NDArray[Any]:
+    def _strided(
+        self, view_index: object, offset: int, count: int, dtype: np.dtype[np.number], width: int
+    ) -> NDArray[np.number]:
         view = self.json.item("bufferViews", view_index, "bufferView")
         data = self.view(view_index)
         size = dtype.itemsize * width
@@ -199,22 +200,22 @@ class Buffers:
             raise self.json.error("its accessors unpack to more bytes than are allowed")
 
 
-def normalised(values: NDArray[Any]) -> NDArray[Any]:
+def normalised(values: NDArray[np.number]) -> NDArray[np.number]:
     """Converts normalised integers to floats in [0, 1] or [-1, 1]."""
     if values.dtype.kind == "f":
         return values
-    top = np.iinfo(values.dtype).max
-    result: NDArray[Any] = np.maximum(values.astype(np.float32) / np.float32(top), np.float32(-1.0))
+    top = np.iinfo(values.dtype.str).max
+    result: NDArray[np.number] = np.maximum(values.astype(np.float32) / np.float32(top), np.float32(-1.0))
     return result
 
 
-def as_component(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def as_component(values: NDArray[np.number], dtype: np.dtype[np.number]) -> NDArray[np.number]:
     """Converts a decoder's (n, k) values to the accessor's ``dtype``."""
     if values.dtype == dtype or dtype.kind == "f":
         return values.astype(dtype)
     if values.dtype.kind == "f":
-        limits = np.iinfo(dtype)
-        result: NDArray[Any] = np.clip(np.rint(np.nan_to_num(values)), limits.min, limits.max).astype(dtype)
+        limits = np.iinfo(dtype.str)
+        result: NDArray[np.number] = np.clip(np.rint(np.nan_to_num(values)), limits.min, limits.max).astype(dtype)
         return result
     # Same width, other signedness.
     return values.astype(dtype)

@@ -15,7 +15,7 @@ from pipeline.mesh.readers.raw import (
     RawMesh,
     first_columns,
     number_lines,
-    parse_numbers,
+    parse_integers,
     plain_text,
     tokens_per_line,
 )
@@ -150,7 +150,7 @@ def _corners(lines: list[bytes], name: str) -> tuple[NDArray[np.int64], NDArray[
     slashes = np.bincount(word[byte == 47], minlength=int(counts.sum()))[: int(counts.sum())]
     if len(slashes) and slashes.max() > 2:
         raise MeshError(f"{name}: a corner of a face has more than three indices")
-    values = parse_numbers(text.replace(b"/", b" "), np.int64)
+    values = parse_integers(text.replace(b"/", b" "))
     if len(values) != (slashes + 1).sum():
         before = int(np.searchsorted(np.cumsum(slashes + 1), len(values), side="right"))
         at = int(np.searchsorted(np.cumsum(counts), before, side="right"))

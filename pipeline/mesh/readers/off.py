@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
 from pipeline.mesh.readers.polygons import triangulate
-from pipeline.mesh.readers.raw import RawMesh, first_columns, number_lines, parse_numbers, plain_text
+from pipeline.mesh.readers.raw import RawMesh, first_columns, number_lines, parse_integers, parse_numbers, plain_text
 
 # The counts may follow without a blank, as in many files of ModelNet.
 _KEYWORD = re.compile(rb"^(ST)?(C)?(N)?(4)?(n)?OFF(?=\s|\d|$)")
@@ -66,7 +66,7 @@ def read_off(data: bytes, name: str, max_faces: int) -> RawMesh:
 
 def _by_lines(lines: list[bytes], name: str, max_faces: int) -> _Numbers:
     """Reads a file with a line for each vertex and face. Raises MeshError for other files."""
-    sizes = parse_numbers(lines[0], np.int64) if lines else np.empty(0, np.int64)
+    sizes = parse_integers(lines[0]) if lines else np.empty(0, np.int64)
     if len(sizes) < 2 or sizes[0] < 0 or sizes[1] < 0:
         raise MeshError(f"{name}: the counts of vertices and faces are missing")
     vertices, polygons = int(sizes[0]), int(sizes[1])

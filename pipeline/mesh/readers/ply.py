@@ -9,8 +9,9 @@ from __future__ import annotations
 import codecs
 import contextlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +52,10 @@ class _Element:
         self.properties.append(prop)
 
 
-# Maps each property to (count,) values, or for a list to (all values, (count,) lengths).
-_Columns = dict[str, Any]
+# A list's values of all entries, and (count,) lengths.
+_Lists = tuple[NDArray[np.number], NDArray[np.int64]]
+# Maps each property to (count,) values, or for a list to its lists.
+_Columns = dict[str, NDArray[np.number] | _Lists]
 
 
 def read_ply(data: bytes, name: str, max_faces: int) -> RawMesh:
@@ -91,9 +94,10 @@ def _elements(source: _Text | _Binary, elements: list[_Element], *, to_the_end: 
 
 def _mesh(tables: dict[str, _Columns], name: str, max_faces: int) -> RawMesh:
     vertex, face = tables.get("vertex", {}), tables.get("face", {})
-    if not all(axis in vertex and not isinstance(vertex[axis], tuple) for axis in "xyz"):
+    axes = _scalars(vertex, "xyz")
+    if axes is None:
         raise MeshError(f"{name}: its vertices have no x, y and z")
-    positions = np.stack([vertex[axis] for axis in "xyz"], axis=1).astype(np.float64)
+    positions = np.stack(axes, axis=1).astype(np.float64)
     lists = _lists(face)
     if lists is None:
         return _of_strips(positions, vertex, tables.get("tristrips", {}), name)
@@ -109,13 +113,20 @@ def _mesh(tables: dict[str, _Columns], name: str, max_faces: int) -> RawMesh:
     return mesh
 
 
-def _lists(columns: _Columns) -> tuple[NDArray[Any], NDArray[Any]] | None:
+def _scalars(columns: _Columns, names: Iterable[str]) -> list[NDArray[np.number]] | None:
+    """The values of the properties ``names``; None if one is missing or a list."""
+    values = [columns.get(name) for name in names]
+    arrays = [array for array in values if isinstance(array, np.ndarray)]
+    return arrays if len(arrays) == len(values) else None
+
+
+def _lists(columns: _Columns) -> _Lists | None:
     """The vertex indices of faces or strips, under either of the usual names."""
     lists = columns.get("vertex_indices", columns.get("vertex_index"))
     return lists if isinstance(lists, tuple) else None
 
 
-def _of_strips(positions: NDArray[Any], vertex: _Columns, strips: _Columns, name: str) -> RawMesh:
+def _of_strips(positions: NDArray[np.float64], vertex: _Columns, strips: _Columns, name: str) -> RawMesh:
     """Makes a mesh of triangle strips, or without triangles."""
     lists = _lists(strips)
     if lists is None:
@@ -130,14 +141,14 @@ def _of_strips(positions: NDArray[Any], vertex: _Columns, strips: _Columns, name
 
 
 def _take_normals(vertex: _Columns, mesh: RawMesh) -> None:
-    if all(axis in vertex and not isinstance(vertex[axis], tuple) for axis in ("nx", "ny", "nz")):
-        mesh.normals = np.stack([vertex[axis] for axis in ("nx", "ny", "nz")], axis=1)
+    if axes := _scalars(vertex, ("nx", "ny", "nz")):
+        mesh.normals = np.stack(axes, axis=1).astype(np.float64)
         mesh.normal_faces = mesh.faces
 
 
 def _texture_coordinates(
-    vertex: _Columns, face: _Columns, counts: NDArray[Any], triangles: NDArray[Any], mesh: RawMesh
-) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+    vertex: _Columns, face: _Columns, counts: NDArray[np.int64], triangles: NDArray[np.int64], mesh: RawMesh
+) -> tuple[NDArray[np.float64] | None, NDArray[np.int64] | None]:
     """Texture coordinates per corner if faces have them (none for faces whose list has another length), else per
     vertex."""
     listed = face.get("texcoord")
@@ -156,11 +167,12 @@ def _texture_coordinates(
     return _vertex_uv(vertex, mesh)
 
 
-def _vertex_uv(vertex: _Columns, mesh: RawMesh) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+def _vertex_uv(vertex: _Columns, mesh: RawMesh) -> tuple[NDArray[np.float64] | None, NDArray[np.int64] | None]:
     """Texture coordinates per vertex, under any of the usual names."""
-    for u, v in _COORDINATES:
-        if u in vertex and v in vertex and not isinstance(vertex[u], tuple) and not isinstance(vertex[v], tuple):
-            return np.stack([vertex[u], 1.0 - vertex[v].astype(np.float64)], axis=1), mesh.faces
+    for names in _COORDINATES:
+        if axes := _scalars(vertex, names):
+            u, v = (axis.astype(np.float64) for axis in axes)
+            return np.stack([u, 1.0 - v], axis=1), mesh.faces
     return None, None
 
 
@@ -212,7 +224,7 @@ def _property(words: list[str]) -> _Property:
     return _Property(words[4], _TYPES[words[3]], _TYPES[words[2]])
 
 
-def _indices(values: NDArray[Any], name: str) -> NDArray[np.int64]:
+def _indices(values: NDArray[np.number], name: str) -> NDArray[np.int64]:
     """Converts vertex indices of any type to integers."""
     if values.dtype.kind == "f":
         if not (np.isfinite(values).all() and (values == np.floor(values)).all()):
@@ -226,6 +238,22 @@ def _check_walk(element: _Element, name: str) -> None:
     if element.count > _LONGEST_WALK:
         kind = excerpt(element.name)
         raise MeshError(f"{name}: {element.count} {kind} entries of uneven length are too many to read")
+
+
+class _Rows:
+    """The entries of an element, read one by one: the values of each property."""
+
+    def __init__(self, element: _Element):
+        self.lists: dict[str, list[NDArray[np.number]]] = {p.name: [] for p in element.properties if p.length_kind}
+        self.scalars: dict[str, list[np.number]] = {p.name: [] for p in element.properties if not p.length_kind}
+
+    def columns(self) -> _Columns:
+        """The entries, joined."""
+        columns: _Columns = {name: _native(np.array(values)) for name, values in self.scalars.items()}
+        for name, rows in self.lists.items():
+            lengths = np.array([len(row) for row in rows], np.int64)
+            columns[name] = (_native(np.concatenate(rows)) if rows else np.empty(0), lengths)
+        return columns
 
 
 class _Text:
@@ -281,7 +309,7 @@ class _Text:
     def _walk(self, element: _Element) -> _Columns:
         _check_walk(element, self.name)
         values, at, end = self.values, self.at, len(self.values)
-        columns: dict[str, list[Any]] = {p.name: [] for p in element.properties}
+        rows = _Rows(element)
         for _ in range(element.count):
             for prop in element.properties:
                 if at >= end:
@@ -290,13 +318,13 @@ class _Text:
                     length = values[at]
                     if not (0 <= length <= end - at - 1 and length == int(length)):
                         raise self._short(element)
-                    columns[prop.name].append(values[at + 1 : at + 1 + int(length)])
+                    rows.lists[prop.name].append(values[at + 1 : at + 1 + int(length)])
                     at += 1 + int(length)
                 else:
-                    columns[prop.name].append(values[at])
+                    rows.scalars[prop.name].append(values[at])
                     at += 1
         self.at = at
-        return _join(columns, element)
+        return rows.columns()
 
     def _short(self, element: _Element) -> MeshError:
         return MeshError(
@@ -322,7 +350,7 @@ class _Binary:
 
     def _uniform(self, element: _Element) -> _Columns | None:
         """Reads one structured array if every list has the length of the first row's."""
-        fields: list[tuple[Any, ...]] = []
+        fields: list[tuple[str, np.dtype[np.number]] | tuple[str, np.dtype[np.number], tuple[int]]] = []
         at = self.at
         for i, prop in enumerate(element.properties):
             kind = np.dtype(self.order + prop.kind)
@@ -368,7 +396,7 @@ class _Binary:
             for p in element.properties
         ]
         byte_order: Literal["little", "big"] = "little" if self.order == "<" else "big"
-        columns: dict[str, list[Any]] = {p.name: [] for p in element.properties}
+        rows = _Rows(element)
         for _ in range(element.count):
             for prop, kind, length_kind in kinds:
                 length = 1
@@ -382,10 +410,13 @@ class _Binary:
                 if length < 0 or at + length * kind.itemsize > end:
                     raise self._short(element)
                 row = np.frombuffer(data, kind, length, at)
-                columns[prop].append(row if length_kind is not None else row[0])
+                if length_kind is not None:
+                    rows.lists[prop].append(row)
+                else:
+                    rows.scalars[prop].append(row[0])
                 at += length * kind.itemsize
         self.at = at
-        return _join(columns, element)
+        return rows.columns()
 
     def _short(self, element: _Element) -> MeshError:
         return MeshError(
@@ -393,17 +424,5 @@ class _Binary:
         )
 
 
-def _native(values: NDArray[Any]) -> NDArray[Any]:
+def _native(values: NDArray[np.number]) -> NDArray[np.number]:
     return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("=")))
-
-
-def _join(collected: dict[str, list[Any]], element: _Element) -> _Columns:
-    columns: _Columns = {}
-    for prop in element.properties:
-        rows = collected[prop.name]
-        if prop.length_kind:
-            lengths = np.array([len(row) for row in rows], np.int64)
-            columns[prop.name] = (_native(np.concatenate(rows)) if rows else np.empty(0), lengths)
-        else:
-            columns[prop.name] = _native(np.array(rows))
-    return columns

@@ -10,7 +10,6 @@ of a Polyhedron, 1995), which needs no projection and no special cases. Large on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +43,7 @@ class _Budget:
 
 
 def triangulate(
-    positions: NDArray[Any], corners: NDArray[np.int64], counts: NDArray[np.int64], *, name: str, max_faces: int
+    positions: NDArray[np.float64], corners: NDArray[np.int64], counts: NDArray[np.int64], *, name: str, max_faces: int
 ) -> tuple[NDArray[np.int64], list[str]]:
     """Triangulates polygons, in their order.
 

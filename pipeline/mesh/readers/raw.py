@@ -6,27 +6,29 @@ import codecs
 import contextlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
 
+_NumberT = TypeVar("_NumberT", np.float64, np.int64)
+
 
 @dataclass
 class RawMesh:
     """Unchecked triangles of a file; ``mesh.assemble`` describes the fields."""
 
-    positions: NDArray[Any]
-    faces: NDArray[Any]
-    uv: NDArray[Any] | None = None
-    uv_faces: NDArray[Any] | None = None
-    normals: NDArray[Any] | None = None
-    normal_faces: NDArray[Any] | None = None
-    double_sided: NDArray[Any] | None = None
+    positions: NDArray[np.float64]
+    faces: NDArray[np.int64]
+    uv: NDArray[np.floating] | None = None
+    uv_faces: NDArray[np.int64] | None = None
+    normals: NDArray[np.floating] | None = None
+    normal_faces: NDArray[np.int64] | None = None
+    double_sided: NDArray[np.bool_] | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -55,8 +57,17 @@ def plain_numbers(text: bytes) -> bytes:
     return _NOT_A_NUMBER.sub(b"nan", text) if b"1.#" in text or b"(" in text else text
 
 
-def parse_numbers(text: bytes, dtype: type = np.float64) -> NDArray[Any]:
+def parse_numbers(text: bytes) -> NDArray[np.float64]:
     """Parses the numbers of whitespace-separated ``text``, up to the first word that is not one."""
+    return _parsed(text, np.float64, float)
+
+
+def parse_integers(text: bytes) -> NDArray[np.int64]:
+    """As ``parse_numbers``, for integers."""
+    return _parsed(text, np.int64, int)
+
+
+def _parsed(text: bytes, dtype: type[_NumberT], number: Callable[[bytes], float]) -> NDArray[_NumberT]:
     if not text.strip():
         return np.empty(0, dtype)
     with warnings.catch_warnings():
@@ -64,16 +75,15 @@ def parse_numbers(text: bytes, dtype: type = np.float64) -> NDArray[Any]:
         warnings.simplefilter("ignore", DeprecationWarning)
         with contextlib.suppress(ValueError):
             return np.fromstring(text, dtype=dtype, sep=" ")
-    number = int if np.issubdtype(dtype, np.integer) else float
-    pieces = []
+    numbers = []
     for word in text.split():
         if b"_" in word:
             break  # Python's digit groups, which no mesh format has
         try:
-            pieces.append(number(word))
+            numbers.append(number(word))
         except ValueError:
             break
-    return np.array(pieces, dtype)
+    return np.array(numbers, dtype)
 
 
 def tokens_per_line(text: bytes, lines: int) -> NDArray[np.int64]:
@@ -89,8 +99,8 @@ def tokens_per_line(text: bytes, lines: int) -> NDArray[np.int64]:
 
 
 def number_lines(
-    lines: Sequence[bytes], *, columns: int, label: str, name: str, dtype: type = np.float64
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    lines: Sequence[bytes], *, columns: int, label: str, name: str
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Parses the numbers of each line. Returns (all numbers, number per line).
 
     Raises MeshError if a line has fewer than ``columns`` numbers or an invalid one.
@@ -101,19 +111,19 @@ def number_lines(
     if short.any():
         at = int(np.argmax(short))
         raise MeshError(f"{name}: {label} {at + 1} has {int(counts[at])} numbers, {columns} are needed")
-    values = parse_numbers(text, dtype)
+    values = parse_numbers(text)
     if len(values) != counts.sum():
         at = int(np.searchsorted(np.cumsum(counts), len(values), side="right"))
         raise MeshError(f"{name}: {label} {at + 1} holds something that is not a number")
     return values, counts
 
 
-def first_columns(values: NDArray[Any], counts: NDArray[np.int64], columns: int) -> NDArray[Any]:
+def first_columns(values: NDArray[np.float64], counts: NDArray[np.int64], columns: int) -> NDArray[np.float64]:
     """(lines, columns) leading numbers of each line, from the result of ``number_lines``."""
     if len(counts) and (counts == counts[0]).all():
         return values.reshape(len(counts), -1)[:, :columns]
     starts = np.cumsum(counts) - counts
-    result: NDArray[Any] = values[starts[:, None] + np.arange(columns)]
+    result: NDArray[np.float64] = values[starts[:, None] + np.arange(columns)]
     return result
 
 

@@ -18,7 +18,7 @@ top.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def find_outlines(
     fragments: Fragments,
     vertices: Float[NDArray[np.float64], "vertices 3"],
-    faces: Int[NDArray[Any], "faces 3"],
+    faces: Int[NDArray[np.integer], "faces 3"],
     cameras: Cameras,
     across: Int64[NDArray[np.int64], "faces 3"],
     *,
@@ -76,7 +76,7 @@ def _beside(shares: Tensor, image: Tensor) -> Tensor:
     return shares if shares.device.type == image.device.type else to_device(shares.cpu(), image.device)
 
 
-def adjacent_vertices(faces: Int[NDArray[Any], "faces 3"]) -> Int64[NDArray[np.int64], "faces 3"]:
+def adjacent_vertices(faces: Int[NDArray[np.integer], "faces 3"]) -> Int64[NDArray[np.int64], "faces 3"]:
     """(F, 3): across the edge that lies opposite corner k, the third vertex of the one other face there; else -1."""
     faces = np.asarray(faces, np.int64)
     ends = np.sort(np.stack([faces[:, [1, 2]], faces[:, [2, 0]], faces[:, [0, 1]]], axis=1).reshape(-1, 2), axis=1)

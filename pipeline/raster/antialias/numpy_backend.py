@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,7 +17,7 @@ _DEPTH_TOLERANCE = 1 / 16
 def find_outlines(
     fragments: Fragments,
     vertices: NDArray[np.float64],
-    faces: NDArray[Any],
+    faces: NDArray[np.integer],
     cameras: Cameras,
     across: NDArray[np.int64],
 ) -> Outlines:
@@ -46,7 +44,7 @@ def _shares(
     face: NDArray[np.int32],
     depth: NDArray[np.float32],
     screen: NDArray[np.float64],
-    faces: NDArray[Any],
+    faces: NDArray[np.integer],
     across: NDArray[np.int64],
 ) -> NDArray[np.float32]:
     """``Outlines.right`` of one view: face and depth (H, W), screen (V, 2) -> (H, W - 1)."""

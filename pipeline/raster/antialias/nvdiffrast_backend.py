@@ -12,8 +12,6 @@ Edges are identified by vertex indices; of an edge of three and more faces it ke
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,7 +28,7 @@ from pipeline.raster.rasterise.nvdiffrast_backend import clip_positions, stored_
 def find_outlines(
     fragments: Fragments,
     vertices: NDArray[np.float64],
-    faces: NDArray[Any],
+    faces: NDArray[np.integer],
     cameras: Cameras,
     across: NDArray[np.int64],
 ) -> Outlines:

@@ -17,7 +17,7 @@ whose centre lies within their precision of an edge. Geometry needs no gradient 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +29,8 @@ from pipeline.raster.rasterise.layout import LARGEST_IMAGE, Fragments
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, Int, Int32
+
+FloatT = TypeVar("FloatT", np.float32, np.float64)
 
 
 def rasterise(
@@ -84,17 +86,17 @@ def rasterise_uv(
 def interpolate(
     face: Int32[NDArray[np.int32], "*pixels"],
     bary: Float32[NDArray[np.float32], "*pixels 3"],
-    values: Float[NDArray[Any], "corners channels"],
-    value_faces: Int[NDArray[Any], "faces 3"],
+    values: Float[NDArray[FloatT], "corners channels"],
+    value_faces: Int[NDArray[np.integer], "faces 3"],
     *,
     backend: str = "auto",
-) -> Float[NDArray[Any], "covered channels"]:
+) -> Float[NDArray[FloatT], "covered channels"]:
     """Values (T, D) given at the corners ``value_faces`` (F, 3), at every covered pixel: (M, D).
 
     ``face`` (...) and ``bary`` (..., 3) as in Fragments; M counts ``face >= 0`` in row-major order. The
     result has the dtype of ``values``, float32 or float64.
     """
-    result: NDArray[Any] = _backend(backend).interpolate(
+    result: NDArray[FloatT] = _backend(backend).interpolate(
         np.ascontiguousarray(face).reshape(-1),
         np.ascontiguousarray(bary).reshape(-1, 3),
         np.ascontiguousarray(values),
@@ -103,7 +105,7 @@ def interpolate(
     return result
 
 
-def _indices(faces: ArrayLike) -> NDArray[Any]:
+def _indices(faces: ArrayLike) -> NDArray[np.integer]:
     """Faces as a contiguous int32 or int64 array, whichever needs no copy."""
     array = np.asarray(faces)
     if array.dtype not in (np.int32, np.int64):

@@ -9,8 +9,6 @@ as in ``torch_backend``, and no fast-math is used, so both give the same bits.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,7 +22,7 @@ _COLUMN = np.uint32(0xFFFF)
 
 def rasterise(
     vertices: NDArray[np.float64],
-    faces: NDArray[Any],
+    faces: NDArray[np.integer],
     matrices: NDArray[np.float64],
     height: int,
     width: int,
@@ -43,7 +41,7 @@ def rasterise(
 
 
 def rasterise_uv(
-    uv: NDArray[np.float64], uv_faces: NDArray[Any], height: int, width: int, conservative: float
+    uv: NDArray[np.float64], uv_faces: NDArray[np.integer], height: int, width: int, conservative: float
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """``rasterise.rasterise_uv``."""
     face = np.full((height, width), -1, np.int32)
@@ -57,8 +55,8 @@ def rasterise_uv(
 
 
 def interpolate(
-    face: NDArray[np.int32], bary: NDArray[np.float32], values: NDArray[Any], value_faces: NDArray[Any]
-) -> NDArray[Any]:
+    face: NDArray[np.int32], bary: NDArray[np.float32], values: NDArray[np.floating], value_faces: NDArray[np.integer]
+) -> NDArray[np.floating]:
     """``rasterise.interpolate`` over flat pixels: face (P,), bary (P, 3)."""
     result = np.empty((int(np.count_nonzero(face >= 0)), values.shape[1]), values.dtype)
     _interpolate(face, bary, values, value_faces, result)

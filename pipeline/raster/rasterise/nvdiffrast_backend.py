@@ -42,7 +42,7 @@ _ID_BITS = 0x4A800000
 
 def rasterise(
     vertices: NDArray[np.float64],
-    faces: NDArray[Any],
+    faces: NDArray[np.integer],
     matrices: NDArray[np.float64],
     height: int,
     width: int,

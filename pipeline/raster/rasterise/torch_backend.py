@@ -6,8 +6,6 @@ pixel. Float64, the same order of operations as the compiled loops, so that both
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,7 +19,7 @@ _CHUNK = 1 << 20
 
 def rasterise(
     vertices: NDArray[np.float64],
-    faces: NDArray[Any],
+    faces: NDArray[np.integer],
     matrices: NDArray[np.float64],
     height: int,
     width: int,
@@ -42,7 +40,7 @@ def rasterise(
 
 
 def rasterise_uv(
-    uv: NDArray[np.float64], uv_faces: NDArray[Any], height: int, width: int, conservative: float
+    uv: NDArray[np.float64], uv_faces: NDArray[np.integer], height: int, width: int, conservative: float
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """``rasterise.rasterise_uv``."""
     size = torch.tensor([width, height], dtype=torch.float64)
@@ -65,8 +63,8 @@ def rasterise_uv(
 
 
 def interpolate(
-    face: NDArray[np.int32], bary: NDArray[np.float32], values: NDArray[Any], value_faces: NDArray[Any]
-) -> NDArray[Any]:
+    face: NDArray[np.int32], bary: NDArray[np.float32], values: NDArray[np.floating], value_faces: NDArray[np.integer]
+) -> NDArray[np.floating]:
     """``rasterise.interpolate`` over flat pixels: face (P,), bary (P, 3)."""
     covered = torch.from_numpy(face >= 0)
     corners = torch.from_numpy(np.asarray(value_faces, np.int64))[torch.from_numpy(face)[covered].long()]

@@ -41,7 +41,7 @@ wp.init()  # type: ignore[no-untyped-call]  # Warp
 
 def rasterise(
     vertices: NDArray[np.float64],
-    faces: NDArray[Any],
+    faces: NDArray[np.integer],
     matrices: NDArray[np.float64],
     height: int,
     width: int,
@@ -122,10 +122,10 @@ def _rays(
 class _CachedTree:
     """A tree, and what it was built from: the arrays themselves (so that their memory stays taken) and a copy."""
 
-    def __init__(self, vertices: NDArray[np.float64], faces: NDArray[Any], mesh: Any):
+    def __init__(self, vertices: NDArray[np.float64], faces: NDArray[np.integer], mesh: Any):
         self.arrays, self.copies, self.mesh = (vertices, faces), (vertices.copy(), faces.copy()), mesh
 
-    def matches(self, vertices: NDArray[np.float64], faces: NDArray[Any]) -> bool:
+    def matches(self, vertices: NDArray[np.float64], faces: NDArray[np.integer]) -> bool:
         """Comparing 300,000 vertices takes a millisecond, building their tree a hundred times that."""
         return np.array_equal(self.copies[0], vertices) and np.array_equal(self.copies[1], faces)
 
@@ -133,7 +133,7 @@ class _CachedTree:
 _trees: OrderedDict[tuple[int, int, str], _CachedTree] = OrderedDict()
 
 
-def _tree(vertices: NDArray[np.float64], faces: NDArray[Any], wp_device: Any) -> Any:
+def _tree(vertices: NDArray[np.float64], faces: NDArray[np.integer], wp_device: Any) -> Any:
     """The tree over a mesh, built once for the same memory with the same content."""
     key = (vertices.ctypes.data, faces.ctypes.data, str(wp_device))
     entry = _trees.get(key)
@@ -146,7 +146,7 @@ def _tree(vertices: NDArray[np.float64], faces: NDArray[Any], wp_device: Any) ->
     return entry.mesh
 
 
-def _build(vertices: NDArray[np.float64], faces: NDArray[Any], wp_device: Any) -> Any:
+def _build(vertices: NDArray[np.float64], faces: NDArray[np.integer], wp_device: Any) -> Any:
     """A Warp mesh, or None where there are no faces (Warp cannot build one)."""
     if not len(faces):
         return None

@@ -8,7 +8,6 @@ arrays.
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,14 +147,14 @@ def _owned_cells(triangle: NDArray[np.float64], height: int, width: int) -> _Cel
     return slice(low[1], low[1] + len(rows)), slice(low[0], low[0] + len(columns)), owned
 
 
-def _doubled_area(triangle: NDArray[Any]) -> float:
+def _doubled_area(triangle: NDArray[np.int64]) -> float:
     """Twice the signed area of ``triangle`` (3, 2)."""
     (x0, y0), (x1, y1), (x2, y2) = triangle
     result: float = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
     return result
 
 
-def _edges(triangle: NDArray[Any]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+def _edges(triangle: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """The three edges (start, end) of ``triangle`` (3, 2), in the order in which its inside has positive side."""
     a, b, c = triangle if _doubled_area(triangle) >= 0 else triangle[[0, 2, 1]]
     return [(a, b), (b, c), (c, a)]
