@@ -81,7 +81,7 @@ def bake_material(
     report("bake", 0, 2)
     positions = np.asarray(vertices, np.float64)
     texels = texel_map(uvmesh, texture_size, LEVEL_MARGIN)
-    density = _texels_per_unit(uvmesh, positions, texels)
+    density = texels_per_unit(uvmesh, positions, texels)
     share = min(1.0, density * tile / len(image))
     image = image if extra is None else extra.exemplar.base_colour
     exemplar = prepare_exemplar(_filtered(image, share), layout)
@@ -155,7 +155,7 @@ def _bake_extra(
     return BakedMaps(maps, notes, height)
 
 
-def _texels_per_unit(uvmesh: UVMesh, positions: NDArray[np.float64], texels: TexelMap) -> float:
+def texels_per_unit(uvmesh: UVMesh, positions: NDArray[np.float64], texels: TexelMap) -> float:
     """Texels along a unit of length on the surface: the median over the surface, by area."""
     corners = positions[uvmesh.mesh.faces]
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2

@@ -49,6 +49,8 @@ class ProjectionSettings:
 
     sharp: float = 12.0
     broad: float = 3.0
+    # Power of how much a view counts at a place, in the high band: the more, the narrower the zones of transition.
+    decisive: float = 1.0
     # Views at a steeper angle see nothing of use.
     least_cosine: float = 0.15
     # Shares of the image's side: standard deviation of the blur; width over which a view fades in from the outlines
@@ -113,12 +115,12 @@ def bake_projected(
     positions: NDArray[np.float64] = np.asarray(vertices, np.float64)
     borders, _ = shared_edges(uvmesh)
     texels = texel_map(uvmesh, texture_size, LEVEL_MARGIN)
-    surface = _Surface.of(uvmesh, positions, texels)
-    blend = _Blend.empty(len(surface.position))
+    surface = SurfaceTexels.of(uvmesh, positions, texels)
+    blend = BlendedViews.empty(len(surface.position))
     for n in range(len(cameras)):
         depths = None if near_depths is None else np.asarray(near_depths[n], np.float32)
         counts = None if shares is None else np.asarray(shares[n], np.float32)
-        _add_view(blend, surface, cameras[n : n + 1], np.asarray(images[n], np.float32), depths, counts, settings)
+        add_view(blend, surface, cameras[n : n + 1], np.asarray(images[n], np.float32), depths, counts, settings)
         report("project", n + 1, len(cameras))
     painted = blend.broad > 0
     if not painted.any() and otherwise is None:
@@ -161,7 +163,7 @@ def _check(
 
 
 @dataclass(frozen=True)
-class _Surface:
+class SurfaceTexels:
     """The texels' points in the cameras' world, and the mesh they lie on."""
 
     position: NDArray[np.float64]  # (M, 3)
@@ -173,7 +175,7 @@ class _Surface:
     closed: bool  # else both sides of a face are seen
 
     @classmethod
-    def of(cls, uvmesh: UVMesh, vertices: NDArray[np.float64], texels: TexelMap) -> _Surface:
+    def of(cls, uvmesh: UVMesh, vertices: NDArray[np.float64], texels: TexelMap) -> SurfaceTexels:
         faces = uvmesh.mesh.faces
         normals, normal_faces = smooth_normals(vertices, faces, math.radians(75))
         flat = face_normals(vertices, faces)
@@ -193,7 +195,7 @@ class _Surface:
 
 
 @dataclass
-class _Blend:
+class BlendedViews:
     """Weighted sums over the views so far, of both bands."""
 
     low: Float32Array  # (M, 3)
@@ -202,7 +204,7 @@ class _Blend:
     sharp: NDArray[np.float64]  # (M,)
 
     @classmethod
-    def empty(cls, count: int) -> _Blend:
+    def empty(cls, count: int) -> BlendedViews:
         low, high = (np.zeros((count, 3), np.float32) for _ in range(2))
         return cls(low, high, np.zeros(count), np.zeros(count))
 
@@ -213,16 +215,17 @@ class _Blend:
         return np.clip(low + high, 0, 1).astype(np.float32)
 
 
-def _add_view(
-    blend: _Blend,
-    surface: _Surface,
+def add_view(
+    blend: BlendedViews,
+    surface: SurfaceTexels,
     camera: Cameras,
     image: Float32Array,
     near_depth: Float32Array | None,
     counts: Float32Array | None,
     settings: ProjectionSettings,
-) -> None:
-    """Adds one view, ``image`` (3, H, H), to ``blend``."""
+) -> tuple[NDArray[np.int64], Float32Array]:
+    """Adds one view, ``image`` (3, H, H), to ``blend``. Returns the texels it shows (K,), and how well, (K,): the
+    share that counts, times the cosine."""
     side = image.shape[-1]
     fine = side * max(1, -(-_LEAST_DEPTH_SIDE // side))
     depth = rasterise(surface.vertices, surface.faces, camera, fine, fine).depth[0]
@@ -231,7 +234,7 @@ def _add_view(
         in_image &= _visible(near_depth, depth, settings.outline_step * surface.radius)
     chosen, uv, distance, cosine, flat = _facing_texels(surface, camera, settings.least_cosine)
     if len(chosen) == 0:
-        return
+        return chosen, np.zeros(0, np.float32)
     # A pixel's size at the texel, and how much deeper the surface may be at the pixel's border.
     pixel = 2 * math.tan(float(camera.fov[0]) / 2) * distance / fine
     slope = np.minimum(np.sqrt(1 - flat**2) / np.maximum(flat, 1e-3), _STEEPEST)
@@ -249,17 +252,17 @@ def _add_view(
     picture = np.ascontiguousarray(np.clip(image, 0, 1).transpose(1, 2, 0))
     blurred = _blurred(picture, inside, settings.band * side)
     low, full_band = sample_bilinear(blurred, uv), sample_bilinear(picture, uv)
-    for power, band, band_sum, weights in (
-        (settings.broad, low, blend.low, blend.broad),
-        (settings.sharp, full_band - low, blend.high, blend.sharp),
+    for share, band, band_sum, weights in (
+        (visible * cosine**settings.broad, low, blend.low, blend.broad),
+        (visible**settings.decisive * cosine**settings.sharp, full_band - low, blend.high, blend.sharp),
     ):
-        share = visible * cosine**power
         weights[chosen] += share
         band_sum[chosen] += share[:, None].astype(np.float32) * band
+    return chosen, (visible * cosine).astype(np.float32)
 
 
 def _facing_texels(
-    surface: _Surface, camera: Cameras, least_cosine: float
+    surface: SurfaceTexels, camera: Cameras, least_cosine: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Texels in the image that face the camera: (their numbers (K,), uv (K, 2), depth (K,), cosines (K,) of the
     angle to the smooth and to the flat normal)."""

@@ -127,10 +127,11 @@ class Variant(Generic[ScenesT]):
 @dataclass(frozen=True)
 class PhaseScene:
     """The scene that a phase optimises. ``key`` is its part of the checkpoint key: a checkpoint fits only scenes of the
-    same key."""
+    same key. ``steps``: number of steps that the scene takes; None: the phase's."""
 
     scene: Scene
     key: tuple[str, ...] = ()
+    steps: int | None = None
 
 
 @dataclass(frozen=True)

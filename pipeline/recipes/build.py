@@ -150,7 +150,7 @@ def _begin_phase(
             prompts,
             SdsSettings(phase.guidance_scale, settings.t_min, phase.t_max, settings.timesteps),
             variant.seed,
-            phase.steps,
+            phase.steps if phase_scene.steps is None else phase_scene.steps,
             checkpoint=variant.folder / f"{phase.name}.safetensors",
             key=sha256_bytes(canonical_json(checkpoint_key)),
             report=_phase_reporter(asset_build, phase, variant),

@@ -18,9 +18,7 @@ from pipeline.core.backends import select_backend
 from pipeline.core.errors import LatentkilnError, SettingError
 from pipeline.core.job import Job
 from pipeline.mesh.normalise import normalise
-from pipeline.mesh.normals import is_closed
 from pipeline.mesh.readers.unkept import not_in_asset, unkept
-from pipeline.painting.multiview_sampling import SampledTextureMesh
 from pipeline.painting.painted_mesh import PaintedMesh, PaintedMeshSettings
 from pipeline.painting.refined_mesh import RefinedMesh, RefinedMeshSettings
 from pipeline.prior.load import Prior
@@ -29,8 +27,9 @@ from pipeline.recipes.asset_build import Asset, AssetBuild, Json, Phase, PhaseSc
 from pipeline.recipes.build import build
 from pipeline.recipes.material_surface import material_defaults, paint_with_material
 from pipeline.recipes.paint_settings import PaintSettings, ResolvedPaintSettings, resolve_paint
-from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh, bake_sampled_views, sampled_view_settings
+from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh, sampled_view_settings
 from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.view_surface import PaintedViews, make_view_scene, view_texture_size
 from pipeline.uv.cache import load_unwrapped
 from pipeline.uv.unwrap import uneven_density
 
@@ -40,6 +39,7 @@ class PaintScenes:
     """The scenes of one variant. ``notes`` are the record's notes on the texture that refinement starts from."""
 
     painted: PaintedMesh | None = None
+    views: PaintedViews | None = None
     refined: RefinedMesh | None = None
     notes: Json = field(default_factory=dict)
 
@@ -59,7 +59,10 @@ class Paint(Recipe[ResolvedPaintSettings, PaintableMesh, PaintScenes]):
         options = PaintSettings.model_validate(dict(job.settings))
         if options.distillation == "material" or (options.distillation is None and _suits_material(job, prior)):
             return resolve_paint(options, material_defaults(prior))
-        settings = resolve_paint(options, vars(prior.defaults))
+        defaults = dict(vars(prior.defaults))
+        if (options.distillation or defaults["distillation"]) == "patches":
+            defaults["texture_size"] = view_texture_size(options, prior)
+        settings = resolve_paint(options, defaults)
         if settings.maps != ["base_colour"]:
             raise SettingError(
                 f"maps: {', '.join(settings.maps[1:])} need distillation: material, and this row is painted by "
@@ -137,14 +140,14 @@ class Paint(Recipe[ResolvedPaintSettings, PaintableMesh, PaintScenes]):
         """Decode the latent texture, or take the refined one, or sample a material, and bake it."""
         row, settings, paintable = asset_build.row, asset_build.settings, asset_build.inputs
         scenes = variant.scenes
-        if scenes.painted is None:
+        if not asset_build.phases:
             baked = paint_with_material(row, settings, paintable, variant.seed, prior)
         else:
             with row.stage("bake"):
                 if scenes.refined is not None:
                     baked = bake_refined(scenes.refined.texture, paintable.uvmesh, row.report)
                 else:
-                    baked = _bake_decoded(asset_build, scenes.painted, prior)
+                    baked = _bake_decoded(asset_build, scenes, prior)
         return Asset(
             paintable.uvmesh, baked.maps, {**scenes.notes, **baked.notes}, paintable.frame, height=baked.height
         )
@@ -181,55 +184,58 @@ def scene_settings(settings: ResolvedPaintSettings, prior: Prior) -> PaintedMesh
 
 
 def _painted_scene(asset_build: PaintBuild, variant: PaintVariant, prior: Prior) -> PhaseScene:
-    """The mesh under a latent texture, painted by score or by patches. Checkpoints fit one layout of the texture."""
+    """The mesh, painted by score or by views. Checkpoints fit one layout of the texture."""
     settings, paintable = asset_build.settings, asset_build.inputs
     uvmesh = paintable.uvmesh
     with asset_build.row.stage("prepare"):
-        mesh_arguments = (
+        mesh_settings = scene_settings(settings, prior)
+        if settings.distillation == "patches":
+            views = make_view_scene(asset_build.row, settings, mesh_settings.cameras, paintable, variant.seed, prior)
+            variant.scenes.views = views
+            return PhaseScene(views.scene, (paintable.layout,), views.scene.steps)
+        scene = PaintedMesh(
             paintable.vertices,
             uvmesh.mesh.faces,
             uvmesh.uv,
             uvmesh.uv_faces,
             prior.latent_rgb,
-            scene_settings(settings, prior),
+            mesh_settings,
             variant.seed,
             prior.device,
         )
-        if settings.distillation == "patches":
-            scene: PaintedMesh = SampledTextureMesh(
-                *mesh_arguments,
-                steps=settings.steps,
-                t_min=settings.t_min,
-                t_max=settings.t_max,
-                two_sided=not is_closed(uvmesh.mesh),
-            )
-        else:
-            scene = PaintedMesh(*mesh_arguments)
     variant.scenes.painted = scene
     return PhaseScene(scene, (paintable.layout,))
 
 
 def _refined_scene(asset_build: PaintBuild, variant: PaintVariant, prior: Prior) -> PhaseScene:
     """The same mesh under the decoded texture."""
-    settings, painted = asset_build.settings, variant.scenes.painted
-    assert painted is not None
+    settings, scenes = asset_build.settings, variant.scenes
+    latent_scene = scenes.views.scene if scenes.views is not None else scenes.painted
+    assert latent_scene is not None
     with asset_build.row.stage("prepare_refinement"):
-        baked = _bake_decoded(asset_build, painted, prior)
+        baked = _bake_decoded(asset_build, scenes, prior)
         texture = torch.from_numpy(baked.maps[BASE_COLOUR]).permute(2, 0, 1).float() / 255
         refinement = RefinedMeshSettings(settings.views, settings.view_size, settings.refine_learning_rate)
-        scene = RefinedMesh(painted.renderer, texture, prior, refinement, variant.seed)
-    variant.scenes.refined, variant.scenes.notes = scene, baked.notes
+        scene = RefinedMesh(latent_scene.renderer, texture, prior, refinement, variant.seed)
+    scenes.refined, scenes.notes = scene, baked.notes
     return PhaseScene(scene)
 
 
-def _bake_decoded(asset_build: PaintBuild, scene: PaintedMesh, prior: Prior) -> BakedMaps:
-    """The base colour that the scene's latents decode to: sampled views one by one, else the texture at once."""
-    paintable, size, report = asset_build.inputs, asset_build.settings.texture_size, asset_build.row.report
-    views = scene.sampled_views() if isinstance(scene, SampledTextureMesh) else None
-    if views is not None:
-        return bake_sampled_views(views, paintable, size, prior, report)
+def _bake_decoded(asset_build: PaintBuild, scenes: PaintScenes, prior: Prior) -> BakedMaps:
+    """The base colour that the views were laid on, or that the latent texture decodes to."""
+    report = asset_build.row.report
+    if scenes.views is not None:
+        baked = scenes.views.canvas.bake(report)
+        return BakedMaps(baked.maps, {"distillation": "patches", **scenes.views.notes, **baked.notes})
+    painted = scenes.painted
+    assert painted is not None
     return bake_base_colour(
-        scene.texture.detach(), scene.texel_coverage.coverage, paintable.uvmesh, prior, size, report
+        painted.texture.detach(),
+        painted.texel_coverage.coverage,
+        asset_build.inputs.uvmesh,
+        prior,
+        asset_build.settings.texture_size,
+        report,
     )
 
 

@@ -132,7 +132,8 @@ def test_patches_are_resumed_to_the_byte(prior: Prior, cube: Path, tmp_path: Pat
     assert second.state == "done"
     assert digest(tmp_path / "whole" / "one" / "asset.glb") == digest(tmp_path / "parts" / "one" / "asset.glb")
     record = read_record(tmp_path / "parts" / "one")
-    assert record is not None and record["bake"]["views"] == record["resolved_settings"]["views"]
+    assert record is not None and record["bake"]["groups"] == 2
+    assert record["bake"]["views"] == 2 * record["resolved_settings"]["patch_views"]
 
 
 @pytest.mark.parametrize("steps", [1, 2])

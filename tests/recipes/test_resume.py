@@ -42,8 +42,8 @@ class Case:
 
 
 CASES = {
-    # 60 steps: 7 look for the colour, then three groups begin at steps 7, 24 and 42.
-    "patches": Case("paint", [("distill", n) for n in (3, 7, 19, 24, 42, 55)], {"distillation": "patches"}),
+    # Groups of eight steps.
+    "patches": Case("paint", [("distill", n) for n in (3, 8, 13, 16)], {"distillation": "patches"}),
     "score": Case("paint", [("distill", 3), ("distill", 8)], {"distillation": "score", "steps": 12, "preview": False}),
     "variants, refined": Case(
         "paint",
