@@ -70,7 +70,7 @@ def jobs_of(tmp_path, **settings) -> list[Job]:
 )
 def test_every_kind_of_painting(settings, prior: Prior, tmp_path, monkeypatch):
     monkeypatch.setenv("LATENTKILN_RASTERISE", "numba")  # nvdiffrast's stand-in draws slowly
-    monkeypatch.setattr("pipeline.painting.multiview_sampling.CANDIDATES", 4)
+    monkeypatch.setattr("pipeline.recipes.view_surface.CANDIDATES", 8)
     rehearsed: list[loop.Optimization] = []
     dry_run = loop.Optimization.dry_run
     monkeypatch.setattr(loop.Optimization, "dry_run", lambda one: (rehearsed.append(one), dry_run(one))[1])
@@ -89,7 +89,7 @@ def test_every_kind_of_painting(settings, prior: Prior, tmp_path, monkeypatch):
 def test_going_on_from_a_checkpoint(distillation, prior: Prior, tmp_path, monkeypatch):
     """Checkpoints are read into host memory: what it holds goes back to its places."""
     monkeypatch.setenv("LATENTKILN_RASTERISE", "numba")
-    monkeypatch.setattr("pipeline.painting.multiview_sampling.CANDIDATES", 4)
+    monkeypatch.setattr("pipeline.recipes.view_surface.CANDIDATES", 8)
     jobs, asked = jobs_of(tmp_path, distillation=distillation, steps=4)[:1], iter([False, False, False])
 
     def build(**more):
