@@ -116,7 +116,7 @@ class RowChecker:
             if name not in _SETTABLE:
                 if name in _KNOWN:
                     raise UsageError(f"{option}: '{name}' belongs to each row and cannot be set for all rows")
-                known = suggestion(name, _SETTABLE) or f"; there are: {', '.join(_SETTABLE)}"
+                known = suggestion(name, _SETTABLE) or f"; allowed: {', '.join(_SETTABLE)}"
                 raise UsageError(f"{option}: unknown setting {quoted(name)}{known}")
             errors: list[FieldError] = []
             if name == "negative_prompt":

@@ -79,7 +79,7 @@ def extract(density: NDArray[np.floating], threshold: float, bound: float = 1.0,
             "raise density_threshold or lambda_sparsity",
             stage=STAGE,
         )
-    # One layer of emptiness around the cube closes the surface.
+    # One empty layer around the cube closes the surface.
     signed = np.full((side + 2,) * 3, -1.0, np.float32)
     positive = np.maximum(np.asarray(density, np.float32), 0)
     inner: NDArray[np.floating] = (positive - np.float32(threshold)) / (positive + np.float32(threshold))
@@ -111,10 +111,14 @@ def _smoothed(signed: NDArray[np.floating], sigma: float) -> tuple[NDArray[np.fl
         blurred: NDArray[np.floating] = gaussian_filter(signed, used, mode="constant", cval=-1.0, truncate=3.0)
         left = blurred > 0
         if left.any() and (distance_transform_edt(~left)[inside] > 2 * used).mean() <= _MOST_LOST:
-            messages = [f"thin parts: surface_blur was reduced to {used / sigma:.2g} of itself"] if used < sigma else []
+            messages = (
+                [f"surface_blur was reduced to {used / sigma:.2g} times its value to keep thin parts"]
+                if used < sigma
+                else []
+            )
             return blurred, messages
         used /= 2
-    return signed, ["thin parts: the surface was not blurred"]
+    return signed, ["the surface was not blurred, to keep thin parts"]
 
 
 def optical_depth_field(density: NDArray[np.floating], bound: float = 1.0) -> tuple[NDArray[np.float32], float]:
@@ -250,7 +254,7 @@ def decimate(mesh: Mesh, face_budget: int) -> Mesh:
     over, left_open, _, best = min(tried, key=lambda entry: entry[:3])
     messages = list(mesh.warnings)
     if over:
-        messages.append(f"the surface could be reduced to {len(best.faces)} faces only, face_budget is {face_budget}")
+        messages.append(f"the surface could only be reduced to {len(best.faces)} faces; face_budget is {face_budget}")
     if left_open:
         messages.append(f"reducing the surface to {len(best.faces)} faces left {left_open} of its edges open")
     return replace(best, warnings=messages)

@@ -20,7 +20,7 @@ __all__ = ["READER_VERSION", "load_mesh"]
 _BROKEN = (
     "truncated", "damaged", "is not valid glTF", "its JSON", "out of range", "end early", "holds something that is",
     "cannot be decoded", "cannot be understood", "does not begin with", "unknown type", "entries for", "accessor",
-    "NaN or infinite", "no count", "are needed", "does not hold", "empty",
+    "NaN or infinite", "not a count", "are needed", "does not hold", "empty",
 )  # fmt: skip
 # Bump it when the same bytes load as a different mesh, to invalidate results of older versions.
 READER_VERSION = "2"
@@ -37,7 +37,7 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
     name = path.name
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise MeshError(f"{name}: the ending {suffix or '(none)'} is unknown; there are: {' '.join(FORMATS)}")
+        raise MeshError(f"{name}: the ending {suffix or '(none)'} is unknown; allowed: {' '.join(FORMATS)}")
     try:
         if not path.is_file():
             reason = "is a folder, not a file" if path.is_dir() else "does not exist"
@@ -88,9 +88,9 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
 
 def _with_advice(message: str, name: str) -> str:
     """Appends advice to a reader's message if the file ``name`` is damaged."""
-    said = message.removeprefix(f"{name}: ")
-    broken = any(word in said for word in _BROKEN) and ";" not in said
-    return f"{message}; copy the file again, or export it anew" if broken else message
+    text = message.removeprefix(f"{name}: ")
+    broken = any(word in text for word in _BROKEN) and ";" not in text
+    return f"{message}; copy or export the file again" if broken else message
 
 
 def _read(data: bytes, path: Path, suffix: str, max_faces: int, max_bytes: int) -> RawMesh:

@@ -189,9 +189,9 @@ def _checked_triangles(
     vertices = np.asarray(positions, np.float64).reshape(-1, 3)
     corners = np.asarray(faces, np.int64).reshape(-1, 3)
     if len(vertices) == 0:
-        raise MeshError(f"{name}: there are no vertices in it")
+        raise MeshError(f"{name}: it has no vertices")
     if len(corners) == 0:
-        raise MeshError(f"{name}: there are no faces in it ({len(vertices)} points): a point cloud cannot be painted")
+        raise MeshError(f"{name}: it has no faces ({len(vertices)} points): a point cloud cannot be painted")
     if len(corners) > max_faces:
         raise MeshError(f"{name}: {len(corners)} faces are more than max_faces = {max_faces}")
     if problem := _index_problem(corners, len(vertices), "vertex", lowest=0):

@@ -57,9 +57,9 @@ def normalise(
     SettingError if front is the up axis or the vertices have no extent.
     """
     if up_axis not in ("y", "z"):
-        raise SettingError(f"up_axis {up_axis!r} is unknown; it is y or z")
+        raise SettingError(f"up_axis {up_axis!r} is unknown; allowed: y or z")
     if len(front) != 2 or front[0] not in "+-" or front[1] not in _AXES:
-        raise SettingError(f"front {front!r} is unknown; it is one of +x -x +y -y +z -z")
+        raise SettingError(f"front {front!r} is unknown; allowed: +x -x +y -y +z -z")
     if up_axis == "z" and front == "+z":
         front = "-y"
     if front[1] == up_axis:

@@ -49,5 +49,5 @@ def outlier_warning(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> 
     count = int(far.sum())
     return (
         f"{count} of {len(faces)} faces ({share:.1g}% of the surface) {'lies' if count == 1 else 'lie'} {FAR}, "
-        f"which is only 1/{min(ratio, 1e9):.0f} of the whole in size: delete what is not meant"
+        f"which is only 1/{min(ratio, 1e9):.0f} of the whole in size: delete them if they are not intended"
     )

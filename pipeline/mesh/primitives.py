@@ -38,7 +38,7 @@ def combine(shapes: Sequence[Json]) -> Solid:
     for number, shape in enumerate(shapes, start=1):
         name = str(shape["shape"])
         if name not in SHAPES:
-            raise SettingError(f"shape {number} is a {name!r}; there are: {', '.join(SHAPES)}")
+            raise SettingError(f"shape {number} is a {name!r}; allowed: {', '.join(SHAPES)}")
         size = np.asarray(shape["size"], np.float64)
         if size.shape != (3,) or not np.isfinite(size).all() or (size <= 0).any():
             raise SettingError(f"shape {number}: its size is {shape['size']}; give three numbers above 0")
@@ -92,7 +92,9 @@ def torus(size: Float64Array) -> Solid:
     """A horizontal ring. Its tube is ``size[1]`` high, and as wide along x."""
     tube = size[1] / 2 / size[0]
     if tube > 0.25:
-        raise SettingError(f"a torus {size[1]:g} thick has no hole in {size[0]:g}; make its y at most half of that")
+        raise SettingError(
+            f"a torus {size[1]:g} thick has no hole at a width of {size[0]:g}; make its y at most half of that"
+        )
     angle = np.linspace(0, 2 * np.pi, SEGMENTS + 1)
     profile = np.stack([0.5 - tube + tube * np.cos(angle), np.sin(angle) / 2], axis=1)
     profile[-1] = profile[0]
@@ -138,8 +140,8 @@ def _revolved(profile: Float64Array, size: Float64Array) -> Solid:
     # A ring of radius 0 is one point, despite rounding.
     rings[radius < 1e-12, :, 0::2] = 0.0
     low = np.arange((len(profile) - 1) * SEGMENTS).reshape(-1, SEGMENTS)
-    beside = np.roll(low, -1, axis=1)
-    quads = np.stack([low, beside, beside + SEGMENTS, low + SEGMENTS], axis=-1).reshape(-1, 4)
+    neighbour = np.roll(low, -1, axis=1)
+    quads = np.stack([low, neighbour, neighbour + SEGMENTS, low + SEGMENTS], axis=-1).reshape(-1, 4)
     return _welded(rings.reshape(-1, 3) * size, quads)
 
 

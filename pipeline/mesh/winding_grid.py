@@ -100,7 +100,7 @@ def place_in_working_frame(
     ``up_axis`` and ``front`` as in ``normalise``.
     """
     if fit not in ("centre", "keep"):
-        raise SettingError(f"sketch_fit {fit!r} is unknown; it is centre or keep")
+        raise SettingError(f"sketch_fit {fit!r} is unknown; allowed: centre or keep")
     frame = normalise(vertices, radius=RADIUS, up_axis=up_axis, front=front or "+z")
     return frame.apply(vertices) if fit == "centre" else frame.apply_direction(vertices)
 

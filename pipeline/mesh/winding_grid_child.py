@@ -27,7 +27,7 @@ _BAND = 3.0
 def boundary(vertices: np.ndarray, faces: np.ndarray) -> tuple[float, np.ndarray]:
     """Returns 1, or -1 if the mesh is inside out, and those of ``faces`` that bound the solid.
 
-    A face inside the solid, as where solids overlap, bounds nothing.
+    A face inside the solid, where solids overlap, is not part of its boundary.
     """
     import igl
 

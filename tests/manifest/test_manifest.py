@@ -559,7 +559,7 @@ def test_overrides_win_and_leave_ids_alone(write: Write) -> None:
     ("name", "value", "words"),
     [
         ("stps", "3", "unknown setting 'stps'; did you mean 'steps'?"),
-        ("zzzz", "3", "unknown setting 'zzzz'; there are: seed, negative_prompt, steps,"),
+        ("zzzz", "3", "unknown setting 'zzzz'; allowed: seed, negative_prompt, steps,"),
         ("prompt", "x", "'prompt' belongs to each row"),
         ("id", "x", "'id' belongs to each row"),
         ("steps", "abc", "'abc' is not allowed; allowed: a whole number from 1"),

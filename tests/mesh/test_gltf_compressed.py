@@ -138,12 +138,12 @@ def test_the_buffer_for_other_readers_may_be_missing(tmp_path: Path) -> None:
         ({"byteStride": 13}, r"cannot be decoded \(a row must be"),
         ({"byteStride": 300}, "rows of 300 bytes are not allowed"),
         ({"mode": "NONE"}, "cannot be decoded"),
-        ({"mode": 5}, "no word"),
+        ({"mode": 5}, "not a string"),
         ({"filter": "QUATERNION"}, "cannot be decoded"),
         ({"byteLength": 10**6}, "its meshopt data ends at byte 1000000"),
         ({"byteLength": 3}, "cannot be decoded"),
         ({"buffer": 7}, "names buffer 7, but there are 2"),
-        ({"count": None}, "count None, which is no count"),
+        ({"count": None}, "count None, which is not a count"),
     ],
 )
 def test_broken_meshopt_data_are_told(change: dict[str, Any], says: str, tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def bend(made: Gltf, how: str) -> None:
         ("few matrices", "fewer bind matrices than joints"),
         ("weights of another count", "WEIGHTS_0 has 7 entries for 8 positions"),
         ("pairs of joints", "JOINTS_0 does not hold quadruples"),
-        ("negative weights", "negative or no number"),
+        ("negative weights", "negative or not a number"),
         ("joints in a circle", "levels deep"),
         ("a word for joints", "joints of skin 0 is not a list"),
     ],

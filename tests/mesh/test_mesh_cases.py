@@ -30,8 +30,8 @@ READ = {
     "tokens.off": (UNIT, 8, 12, []),
     "mixedendhdr.ply": (UNIT, 8, 12, []),
     "p_face0_strips.ply": (BOX, 8, 12, []),
-    "s_count0.stl": (BOX, 8, 12, ["its count of facets says 0: the 12"]),
-    "s_countff.stl": (BOX, 8, 12, ["its count of facets says 4294967295: the 12"]),
+    "s_count0.stl": (BOX, 8, 12, ["its header claims 0 facets; the 12"]),
+    "s_countff.stl": (BOX, 8, 12, ["its header claims 4294967295 facets; the 12"]),
     "glb_nul_padded_json.glb": (BOX, 8, 12, []),
     "data_uri_lf.gltf": (BOX, 8, 12, []),
     "data_uri_pct.gltf": (BOX, 8, 12, []),
@@ -47,7 +47,7 @@ READ = {
     "sparse.glb": (((-5.05, 0, -5.05), (5.05, 0.1, 5.05), 1.5), 200, 300, []),
 }  # fmt: skip
 REFUSED = {
-    "empty.ply": "empty.ply: there are no vertices in it",
+    "empty.ply": "empty.ply: it has no vertices",
     "lfs.glb": "lfs.glb: it is a Git LFS pointer, not the file itself; fetch that with: git lfs pull",
     "lfs.obj": "lfs.obj: it is a Git LFS pointer, not the file itself; fetch that with: git lfs pull",
     "lfs.stl": "lfs.stl: it is a Git LFS pointer, not the file itself; fetch that with: git lfs pull",
@@ -110,7 +110,7 @@ def test_a_buffer_that_is_a_pointer_of_git_lfs_is_told(tmp_path: Path) -> None:
         '"accessors": [{"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"}],'
         '"bufferViews": [{"buffer": 0, "byteLength": 36}], "buffers": [{"byteLength": 36, "uri": "data.bin"}]}'
     )
-    with pytest.raises(MeshError, match=r"^a\.gltf: of its buffer data\.bin: it is a Git LFS pointer"):
+    with pytest.raises(MeshError, match=r"^a\.gltf: its buffer data\.bin: it is a Git LFS pointer"):
         load_mesh(tmp_path / "a.gltf")
 
 

@@ -91,7 +91,7 @@ def test_off_normals_in_a_stream_are_used(tmp_path: Path) -> None:
         ("OFF\n8 6 0\n" + in_lines_of(7, [*STREAM[:-1], "8"]), "out of range"),
         ("OFF99999999999 6 0\n1 2 3\n", "truncated"),
         ("OFFICE\n8 6 0\n", "does not begin with OFF"),
-        ("OFF\n0 0 0\n", "there are no vertices in it"),
+        ("OFF\n0 0 0\n", "it has no vertices"),
     ],
 )
 def test_a_stream_that_does_not_come_out_is_told(text: str, says: str, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_wedges_as_meshlab_writes_them(binary: bool, tmp_path: Path) -> None:
     assert mesh.uv[mesh.uv_faces[0]].tolist() == [[0, 1], [1, 1], [1, 0]]
     is_the_box(load("a.ply", ply_with_wedges(binary=binary, last=float("nan")), tmp_path))
     told = load("a.ply", ply_with_wedges(binary=binary, textures=2), tmp_path).warnings
-    assert told == ["its texture coordinates are for 2 textures: they are taken for one"]
+    assert told == ["its texture coordinates refer to 2 textures and are used as if for one"]
 
 
 PLYS: dict[str, str | bytes] = {
@@ -155,7 +155,7 @@ def test_empty_elements_are_told(empty: str, encoding: str, tmp_path: Path) -> N
     text = header.replace(count, f"{empty} 0").encode()
     if empty == "face":
         text += BOX.astype("<f4").tobytes() if encoding != "ascii" else CORNERS.encode()
-    says = "a.ply: there are no vertices in it" if empty == "vertex" else "a.ply: there are no faces in it .8 points."
+    says = "a.ply: it has no vertices" if empty == "vertex" else "a.ply: it has no faces .8 points."
     with pytest.raises(MeshError, match=says):
         load("a.ply", text, tmp_path)
 
@@ -212,7 +212,7 @@ def test_optional_data_of_an_obj_never_refuse_it(case: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("l 1 2 3\n", "there are no faces in it, only lines: export it as polygons"),
+        ("l 1 2 3\n", "it has no faces, only lines: export it as polygons"),
         ("p 1\nl 1 2\n", "only points, lines: export"),
         ("cstype bezier\ndeg 3\ncurv 0 1 1 2 3 4\nparm u 0 1\nend\n", "only curves: export"),
         ("cstype bspline\nsurf 0 1 0 1 1 2 3 4\nend\n", "only free-form surfaces: export"),
@@ -236,10 +236,10 @@ def counted(count: int, head: bytes = b"made by a test", *, behind: bytes = b"")
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (counted(0), ["its count of facets says 0: the 12 that its bytes hold were read"]),
-        (counted(0xFFFFFFFF, b"solid"), ["its count of facets says 4294967295: the 12 that its bytes hold were read"]),
-        (counted(0, b"solid facet of a gem"), ["its count of facets says 0: the 12 that its bytes hold were read"]),
-        (counted(12, b"solid", behind=b"\0" * 7), ["bytes behind the last facet were ignored"]),
+        (counted(0), ["its header claims 0 facets; the 12 in the file were read"]),
+        (counted(0xFFFFFFFF, b"solid"), ["its header claims 4294967295 facets; the 12 in the file were read"]),
+        (counted(0, b"solid facet of a gem"), ["its header claims 0 facets; the 12 in the file were read"]),
+        (counted(12, b"solid", behind=b"\0" * 7), ["bytes after the last facet were ignored"]),
         ("solid " + "x" * 2000 + "\n" + FACETS + "endsolid\n", []),
         ("\n\n  solid\n" + FACETS + "endsolid\n", []),
     ],
@@ -252,7 +252,7 @@ def test_an_stl_is_read_by_its_length(content: str | bytes, told: list[str], tmp
 
 def test_counts_that_promise_more_than_there_is_are_truncated_files(tmp_path: Path) -> None:
     for content in (counted(13), counted(12)[:-1], counted(0)[:84], counted(0xFFFFFFFF)[:90]):
-        with pytest.raises(MeshError, match=r"a\.stl: (it promises|there are no)"):
+        with pytest.raises(MeshError, match=r"a\.stl: (it claims|it has no)"):
             load("a.stl", content, tmp_path)
 
 
@@ -265,7 +265,7 @@ def test_texture_coordinates_of_dropped_faces_alone_are_none(tmp_path: Path) -> 
 
 def test_what_is_broken_says_what_to_do(tmp_path: Path) -> None:
     for name, content in (("a.obj", OBJ.replace("0.7", "x")), ("a.ply", PLY[:-9]), ("a.gltf", "{}")):
-        with pytest.raises(MeshError, match=r"; copy the file again, or export it anew$"):
+        with pytest.raises(MeshError, match=r"; copy or export the file again$"):
             load(name, content, tmp_path)
 
 

@@ -94,7 +94,7 @@ def test_solids_are_combined_in_order_and_with_the_same_bytes() -> None:
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ({"shape": "cube", "size": [1, 1, 1]}, "shape 1 is a 'cube'; there are: sphere, box"),
+        ({"shape": "cube", "size": [1, 1, 1]}, "shape 1 is a 'cube'; allowed: sphere, box"),
         ({"shape": "box", "size": [1, 0, 1]}, "shape 1: its size is"),
         ({"shape": "box", "size": [1, 1]}, "shape 1: its size is"),
         ({"shape": "torus", "size": [1, 0.6, 1]}, "has no hole"),

@@ -68,7 +68,7 @@ def test_an_off_with_too_few_vertices_is_no_stream() -> None:
 
     lines = [" ".join(map(str, corner)) for corner in CORNERS]
     faces = [f"3 {a} {b} {c}" for a, b, c in TRIANGLES]
-    with pytest.raises(MeshError, match="it promises 9 vertices and 12 faces, but has only 20 lines of them"):
+    with pytest.raises(MeshError, match="it claims 9 vertices and 12 faces, but has only 20 lines for them"):
         read_off("\n".join(["OFF", "9 12 0", *lines, *faces]).encode(), "a.off", 1000)
     stream = " ".join(["OFF 8 12 0", *lines, *faces]).encode()
     assert read_off(stream, "a.off", 1000).faces.tolist() == [list(face) for face in TRIANGLES]
@@ -79,6 +79,4 @@ def test_an_stl_that_holds_more_than_it_counts_says_how_many(tmp_path: Path) -> 
     (tmp_path / "a.stl").write_bytes(b"\0" * 80 + struct.pack("<I", 5) + b"".join(facets))
     mesh = load_mesh(tmp_path / "a.stl")
     assert len(mesh.faces) == 5
-    assert mesh.warnings == [
-        "its count of facets says 5, but its bytes hold 12: bytes behind the last facet were ignored"
-    ]
+    assert mesh.warnings == ["its header claims 5 facets, but the file has 12: bytes after the last facet were ignored"]

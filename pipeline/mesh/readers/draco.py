@@ -29,13 +29,13 @@ def draco_claims(data: bytes) -> tuple[int, int]:
         return faces, varint(data, at)[0]
     if method != _EDGEBREAKER:
         raise ValueError(f"their method {method} is unknown")
-    # After the byte that says how the edges are walked.
+    # Skip the byte that gives the method of edge traversal.
     vertices, at = varint(data, 12)
     return varint(data, at)[0], vertices
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number of 7-bit pieces, lowest first, that begins at byte ``at``, and where the next one does."""
+    """Decodes the number at byte ``at``: 7-bit groups, lowest first. Returns it and the offset behind it."""
     value = 0
     for shift in range(0, 35, 7):
         if at >= len(data):

@@ -89,7 +89,7 @@ class _Reader:
     def read(self) -> RawMesh:
         for extension in self.json.array(self.json.document, "extensionsRequired", "its JSON"):
             if not str(extension).startswith((*_KNOWN_EXTENSIONS, "EXT_mesh_gpu_instancing")):
-                self._warn(f"the extension {excerpt(extension)}, which it requires, was ignored")
+                self._warn(f"the required extension {excerpt(extension)} was ignored")
         if "EXT_mesh_gpu_instancing" in self.json.array(self.json.document, "extensionsUsed", "its JSON"):
             self._warn("instances of EXT_mesh_gpu_instancing were ignored")
         self.nodes = Nodes(self.json)
@@ -99,7 +99,7 @@ class _Reader:
                 primitives += self._mesh(index, node, world)
         if not primitives:
             why = f" ({'; '.join(self.warnings)})" if self.warnings else ", or its scene does not show them"
-            raise self.json.error(f"there are no faces in it{why}")
+            raise self.json.error(f"it has no faces{why}")
         self._tell_transparency()
         return _join(primitives, self.warnings)
 
@@ -184,7 +184,7 @@ class _Reader:
     def _moves(self, count: int) -> None:
         self.left_moves -= count
         if self.left_moves < 0:
-            raise self.json.error("its morph targets and joints move more vertices than can be computed")
+            raise self.json.error("its morph targets and joints move too many vertices")
 
     def _joint_matrices(self, index: int) -> NDArray[np.float64]:
         """(J, 4, 4) joint matrices of skin ``index``: each world matrix times its inverse bind matrix."""
@@ -193,7 +193,7 @@ class _Reader:
             return self.skins[index]
         joints = self.json.array(description, "joints", f"skin {index}")
         if len(joints) > _MAX_JOINTS:
-            raise self.json.error(f"skin {index} has {len(joints)} joints, more than can be told apart")
+            raise self.json.error(f"skin {index} has {len(joints)} joints, more than joint indices can address")
         for joint in joints:
             self.json.item("nodes", joint, "node")
         placed = np.array([self.nodes.world(joint) for joint in joints]).reshape(-1, 4, 4)
@@ -221,7 +221,7 @@ class _Reader:
             return None
         which, how = np.concatenate(joints, axis=1), np.concatenate(weights, axis=1).astype(np.float64)
         if not (np.isfinite(how).all() and (how >= 0).all()):
-            raise self.json.error("a vertex has a joint weight that is negative or no number")
+            raise self.json.error("a vertex has a joint weight that is negative or not a number")
         which = np.where((how > 0) | (np.arange(which.shape[1]) == 0), which, 0).astype(np.int64)
         if len(which) and (which.min() < 0 or which.max() >= count):
             raise self.json.error(f"a vertex names joint {int(which.max())} (counting from 0), but there are {count}")
@@ -353,7 +353,7 @@ class _Reader:
 
     def _has_alpha(self, material: Object, primitive: Object) -> bool:
         """Whether the base colour may be transparent: by its factor, by vertex colours of four numbers, or by a
-        texture that is no JPEG."""
+        texture that is not a JPEG."""
         try:
             colours = self.json.object(primitive, "attributes", "a primitive").get("COLOR_0")
             if colours is not None and self.json.item("accessors", colours, "accessor").get("type") == "VEC4":

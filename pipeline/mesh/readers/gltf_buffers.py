@@ -145,7 +145,7 @@ class Buffers:
         self.left_bytes -= count * stride
         try:
             if not isinstance(mode, str) or not isinstance(kind, str):
-                raise ValueError("their mode or filter is no word")
+                raise ValueError("their mode or filter is not a string")
             if stride > 256 or (mode != "ATTRIBUTES" and stride not in (2, 4)):
                 raise ValueError(f"rows of {stride} bytes are not allowed")
             decoded = meshopt.decode_gltf_buffer(data, count, stride, mode, kind)
@@ -165,7 +165,7 @@ class Buffers:
                 raise self.json.error(f"buffer {index} has no data")
             data = self.binary
         elif not isinstance(uri, str):
-            raise self.json.error(f"the uri of buffer {index} is no text")
+            raise self.json.error(f"the uri of buffer {index} is not text")
         elif is_inline(uri):
             try:
                 data = inline_data(uri)
@@ -191,7 +191,7 @@ class Buffers:
         except OSError as error:
             raise self.json.error(f"its buffer {path.name} cannot be read ({error.strerror or error})") from None
         if is_lfs_pointer(data):
-            raise MeshError(f"{self.json.name}: of its buffer {path.name}: {POINTER_ADVICE}")
+            raise MeshError(f"{self.json.name}: its buffer {path.name}: {POINTER_ADVICE}")
         return data
 
     def _copies(self, size: int) -> None:

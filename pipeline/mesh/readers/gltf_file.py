@@ -30,7 +30,7 @@ def glb_chunks(data: bytes, name: str) -> tuple[bytes, bytes | None]:
     if version != 2:
         raise MeshError(f"{name}: it is glTF version {version}; only version 2 can be read")
     if length > len(data):
-        raise MeshError(f"{name}: it promises {length} bytes, but has {len(data)}: truncated")
+        raise MeshError(f"{name}: it claims {length} bytes, but has {len(data)}: truncated")
     chunks: dict[bytes, bytes] = {}
     at = 12
     while at + 8 <= length:
@@ -72,7 +72,7 @@ def buffer_path(uri: str, folder: Path, name: str) -> Path:
         path = path_on_disk(folder / decoded).resolve()
         inside, exists = path.is_relative_to(folder.resolve()), path.is_file()
     except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or "no usable name"
+        reason = getattr(error, "strerror", None) or "not a usable name"
         raise MeshError(f"{name}: its buffer '{quoted}' cannot be opened ({reason})") from None
     if not inside:
         raise MeshError(f"{name}: its buffer '{quoted}' lies outside the file's own folder")
@@ -135,9 +135,9 @@ def is_inline(uri: str) -> bool:
 
 
 def inline_data(uri: str) -> bytes:
-    """The bytes of a data URI, as writers write them: percent-encoded, broken into lines, without the last "=".
+    """Decodes a data URI. Accepts percent-encoding, line breaks and missing "=" at the end, as writers produce them.
 
-    Raises ValueError, in words, where it holds none.
+    Raises ValueError with a readable reason for other data.
     """
     head, comma, body = uri[5:].partition(",")
     if not comma:

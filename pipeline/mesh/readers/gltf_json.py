@@ -55,7 +55,7 @@ class GltfJson:
         """Returns the count ``key`` of an object. Raises MeshError if it is invalid, or missing without ``default``."""
         value: object = parent.get(key, default)
         if not _is_integer(value) or value < 0:
-            raise self.error(f"its JSON has {key} {_quoted(value)}, which is no count")
+            raise self.error(f"its JSON has {key} {_quoted(value)}, which is not a count")
         return int(value)
 
     def numbers(self, parent: Object, key: str, default: Sequence[float], where: str) -> NDArray[np.float64]:
@@ -70,7 +70,9 @@ class GltfJson:
     def number(self, value: Any, key: str, where: str) -> float:
         """Converts ``value`` to a finite float. Raises MeshError for other values."""
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise self.error(f"its JSON is not valid glTF: {key} of {where} holds {_quoted(value)}, which is no number")
+            raise self.error(
+                f"its JSON is not valid glTF: {key} of {where} contains {_quoted(value)}, which is not a number"
+            )
         try:
             number = float(value)
         except OverflowError:

@@ -61,13 +61,13 @@ def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
             left_out.append(kind)
     del lines  # as large as the file
     if not points:
-        raise MeshError(f"{name}: there are no vertices in it: it is empty or not an OBJ file")
+        raise MeshError(f"{name}: it has no vertices: empty or not an OBJ file")
 
     positions = _table(points, 3, "vertex", name)
     kinds = ", ".join(dict.fromkeys(left_out))
     if not faces:
         if left_out:
-            raise MeshError(f"{name}: there are no faces in it, only {kinds}: export it as polygons")
+            raise MeshError(f"{name}: it has no faces, only {kinds}: export it as polygons")
         return RawMesh(positions, np.empty((0, 3), np.int64))
     corners, counts = _corners(faces, name)
     if relative:

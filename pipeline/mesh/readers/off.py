@@ -39,7 +39,7 @@ def read_off(data: bytes, name: str, max_faces: int) -> RawMesh:
     trailing = lines[0][keyword.end() :].strip()
     lines = ([trailing] if trailing else []) + lines[1:]
     extra = (3 if with_normals else 0) + (2 if textured else 0)
-    # Of a colour, three or four numbers.
+    # A colour has three or four numbers.
     widths = [3 + extra + colour for colour in ((4, 3) if coloured else (0,))]
     try:
         table, picked, sizes = _by_lines(lines, name, max_faces)
@@ -72,11 +72,11 @@ def _by_lines(lines: list[bytes], name: str, max_faces: int) -> _Numbers:
     vertices, polygons = int(sizes[0]), int(sizes[1])
     if len(lines) - 1 < vertices + polygons:
         raise MeshError(
-            f"{name}: it promises {vertices} vertices and {polygons} faces, but has only {len(lines) - 1} "
-            "lines of them: truncated"
+            f"{name}: it claims {vertices} vertices and {polygons} faces, but has only {len(lines) - 1} "
+            "lines for them: truncated"
         )
     if vertices == 0:
-        raise MeshError(f"{name}: there are no vertices in it")
+        raise MeshError(f"{name}: it has no vertices")
     if polygons > max_faces:
         raise MeshError(f"{name}: {polygons} faces are more than max_faces = {max_faces}")
     values, counts = number_lines(lines[1 : 1 + vertices], columns=3, label="vertex", name=name)
@@ -89,7 +89,7 @@ def _by_lines(lines: list[bytes], name: str, max_faces: int) -> _Numbers:
     corners_of = values[starts]
     fits = (corners_of >= 0) & (corners_of < counts)
     if not fits.all():
-        raise MeshError(f"{name}: face {int(np.argmin(fits)) + 1} has fewer indices than it promises")
+        raise MeshError(f"{name}: face {int(np.argmin(fits)) + 1} has fewer indices than it claims")
     sizes = corners_of.astype(np.int64)
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return table, values[np.repeat(starts + 1, sizes) + within], sizes
@@ -116,10 +116,9 @@ def _as_stream(text: bytes, widths: list[int], max_faces: int) -> _Numbers | Non
 
 
 def _faces_of(values: NDArray[np.float64], polygons: int) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
-    """(corners, corners of each face) of a stream of faces that ends with the last one; None where it does not.
+    """Parses a stream of faces. Returns (corners, corners of each face); None if it does not end with the last face.
 
-    Where the counts are wrong, numbers that are something else may come out even by chance: then faces of one corner
-    or two are among them.
+    If the counts are wrong, the numbers may fit by chance. Then some faces have fewer than three corners.
     """
     ends = [0]
     while len(ends) <= polygons:

@@ -66,7 +66,7 @@ def read_ply(data: bytes, name: str, max_faces: int) -> RawMesh:
         if element.name == "face" and element.count > max_faces:
             raise MeshError(f"{name}: {element.count} faces are more than max_faces = {max_faces}")
         if element.name == "vertex" and element.count == 0:
-            raise MeshError(f"{name}: there are no vertices in it")
+            raise MeshError(f"{name}: it has no vertices")
     if encoding == "ascii":
         text = _Text(parse_numbers(plain_numbers(data[starts[0] :])), name)
         return _mesh(_elements(text, elements), name, max_faces)
@@ -109,7 +109,7 @@ def _mesh(tables: dict[str, _Columns], name: str, max_faces: int) -> RawMesh:
     mesh.uv, mesh.uv_faces = _texture_coordinates(vertex, face, counts, triangles, mesh)
     numbers = face.get("texnumber")
     if mesh.uv is not None and isinstance(numbers, np.ndarray) and len(textures := np.unique(numbers)) > 1:
-        mesh.warnings.append(f"its texture coordinates are for {len(textures)} textures: they are taken for one")
+        mesh.warnings.append(f"its texture coordinates refer to {len(textures)} textures and are used as if for one")
     return mesh
 
 
@@ -229,7 +229,7 @@ def _indices(values: NDArray[np.number], name: str) -> NDArray[np.int64]:
     if values.dtype.kind == "f":
         if not (np.isfinite(values).all() and (values == np.floor(values)).all()):
             raise MeshError(f"{name}: a face holds something that is not an index")
-        values = np.clip(values, -2, 2**53)  # -1 parts strips; what lies below is wrong, and stays so
+        values = np.clip(values, -2, 2**53)  # -1 separates strips; lower values are wrong and stay wrong
     return values.astype(np.int64)
 
 

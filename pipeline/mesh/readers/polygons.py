@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
 
-# Polygons of up to so many corners get the least area at once; it takes the cube of their corners.
+# Polygons of at most this many corners get the triangulation of least area at once. Its cost is cubic in the corners.
 LARGEST_LEAST_AREA = 64
-# Larger ones get it only where ear clipping folds them, and none beyond this.
+# Larger polygons get it only if ear clipping folds them, and none with more corners than this.
 LARGEST_FOLDED = 512
-# Triangles weighed in all polygons of a file: some ten seconds. What follows is cut by ear clipping.
+# Limit on candidate triangles in all polygons of a file: some ten seconds. Later polygons are cut by ear clipping.
 LARGEST_WORK = 60_000_000
-# What ear clipping may take in a file, in steps of which a polygon takes the square of its corners over 20, and 3000
-# for its call: some fifteen seconds at the worst. What follows is fanned, and told.
+# Limit on the steps of ear clipping in a file: a polygon of n corners takes n^2 / 20 + 3000. Some fifteen seconds at
+# worst. Later polygons are cut into fans, with a warning.
 LARGEST_CLIPPED_WORK = 60_000_000
-# Of the squared extent of a polygon: what a triangle without area costs (it is dropped later, and leaves its
-# neighbour's edge open), and the squares of a triangle's edges, so that of equal areas the rounder triangles win.
+# Costs as shares of a polygon's squared extent: of a triangle without area (it is dropped later and leaves its
+# neighbour's edge open), and of a triangle's squared edges, so that among equal areas the rounder triangles win.
 _FLAT_COST = 1e-5
 _EDGE_COST = 1e-7
 # A triangle is flat when twice its area is below this part of the square of its longest edge.
@@ -129,13 +129,13 @@ def _cut_quads(points: NDArray[np.float64]) -> NDArray[np.int64]:
     through13 = np.einsum("ni,ni->n", turn[:, 0], turn[:, 2])
     length02 = np.linalg.norm(points[:, 2] - points[:, 0], axis=1)
     length13 = np.linalg.norm(points[:, 3] - points[:, 1], axis=1)
-    # A hair of preference for the first diagonal, so that rounding doesn't decide about parallelograms.
+    # A slight preference for the first diagonal, so that rounding does not decide for parallelograms.
     other = np.where((through02 > 0) == (through13 > 0), length13 < length02 * (1 - 1e-6), through13 > through02)
     return np.where(other[:, None, None], [[0, 1, 3], [1, 2, 3]], [[0, 1, 2], [0, 2, 3]])
 
 
 def _fans_fit(points: NDArray[np.float64], fan: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n,) whether the fan from its first corner covers a polygon (n, size, 3): convex, and no triangle flat."""
+    """(n,) bool: whether the ``fan`` covers a polygon of (n, size, 3): it is convex and no triangle is flat."""
     side = np.roll(points, -1, axis=1) - points
     turn = np.cross(np.roll(side, 1, axis=1), side)
     normal = np.cross(points - points[:, :1], np.roll(points, -1, axis=1) - points[:, :1]).sum(axis=1)
@@ -151,7 +151,7 @@ def _fans_fit(points: NDArray[np.float64], fan: NDArray[np.int64]) -> NDArray[np
 
 
 def least_area(points: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(n, size - 2, 3) the triangulations of n polygons (n, size, 3) whose triangles have the least area in all."""
+    """(n, size - 2, 3) triangulations of n polygons (n, size, 3) with the least sum of areas."""
     count, size = points.shape[:2]
     result = np.empty((count, size - 2, 3), np.int64)
     step = max(1, 2_000_000 // size**2)
@@ -190,7 +190,7 @@ def _read_back(middle: NDArray[np.int64]) -> NDArray[np.int64]:
     count, size = middle.shape[:2]
     rows = np.arange(count)
     result = np.empty((count, size - 2, 3), np.int64)
-    # All polygons at once: each has a stack of chords that still need a triangle, of equal depth in sum only.
+    # Handle all polygons at once. Each has a stack of chords that still need a triangle; the depths differ.
     low = np.zeros((count, size), np.int64)
     high = np.full((count, size), size - 1, np.int64)
     depth = np.ones(count, np.int64)
@@ -207,7 +207,7 @@ def _read_back(middle: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _clip_ears(points: NDArray[np.float64]) -> NDArray[np.int64] | None:
-    """(size - 2, 3) triangles of one polygon (size, 3), seen along its normal; None where they would fold."""
+    """(size - 2, 3) triangles of one polygon (size, 3), projected along its normal; None if they would fold."""
     import mapbox_earcut
 
     size = len(points)
@@ -216,14 +216,14 @@ def _clip_ears(points: NDArray[np.float64]) -> NDArray[np.int64] | None:
         return None
     before, after = flat - np.roll(flat, 1, axis=0), np.roll(flat, -1, axis=0) - flat
     turn = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
-    # What lies on a straight edge is taken out, and put back below: ear clipping would lose it, and leave the edge of
-    # the neighbour, which has it, open.
+    # Corners on a straight edge are removed here and put back below. Ear clipping would lose them, and the edge of a
+    # neighbour that has them would stay open.
     straight = (np.abs(turn) < 1e-12) & ((before * after).sum(axis=1) >= 0)
     ring = np.flatnonzero(~straight)
     if len(ring) < 3:
         return None
     cut = mapbox_earcut.triangulate_float64(np.ascontiguousarray(flat[ring]), np.array([len(ring)], np.uint32))
-    # In the order of the outline, which gives the sense of each triangle.
+    # In the order of the outline, which determines the winding of each triangle.
     triangles = np.sort(ring[np.asarray(cut, np.int64).reshape(-1, 3)], axis=1)
     doubled = _doubled(flat, triangles)
     signed_area = float((flat[:, 0] * np.roll(flat[:, 1], -1) - flat[:, 1] * np.roll(flat[:, 0], -1)).sum())
@@ -232,12 +232,12 @@ def _clip_ears(points: NDArray[np.float64]) -> NDArray[np.int64] | None:
     complete = _with_straight(triangles, ring, size)
     if len(complete) > size - 2:
         return None
-    # Fewer where corners repeat; triangles without area, which are dropped later, stand for the rest.
+    # Repeated corners leave fewer triangles. Fill up with triangles without area, which are dropped later.
     return np.concatenate([complete, np.zeros((size - 2 - len(complete), 3), np.int64)])
 
 
 def _flattened(points: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """(size, 2) the polygon seen from where it turns counter-clockwise, of extent 1; None where it has no plane."""
+    """(size, 2) the polygon projected so that it is counter-clockwise, of extent 1; None if it has no plane."""
     points = points - points.mean(axis=0)
     points = points / max(float(np.abs(points).max()), 1e-300)
     normal = np.cross(points, np.roll(points, -1, axis=0)).sum(axis=0)
@@ -256,7 +256,7 @@ def _doubled(flat: NDArray[np.float64], triangles: NDArray[np.int64]) -> NDArray
 
 
 def _with_straight(triangles: NDArray[np.int64], ring: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """The triangles, those split at whose edges corners were taken out between two neighbours of ``ring``."""
+    """Returns ``triangles``, split at edges from which corners between two neighbours of ``ring`` were removed."""
     ends = {int(a): int(c) for a, c in zip(ring, np.roll(ring, -1), strict=True) if (c - a) % size > 1}
     result = []
     for triangle in triangles.tolist():

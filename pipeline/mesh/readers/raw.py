@@ -46,7 +46,7 @@ def plain_text(data: bytes, name: str) -> bytes:
         raise MeshError(f"{name}: it is UTF-16 text; save it as UTF-8")
     data = data.rstrip(b"\0")  # some writers round a file's size up
     if (at := data.find(b"\0")) >= 0:
-        raise MeshError(f"{name}: it is no text (byte {at + 1} is NUL): damaged, or another kind of file")
+        raise MeshError(f"{name}: it is not text (byte {at + 1} is NUL): damaged, or another kind of file")
     return plain_numbers(data.removeprefix(codecs.BOM_UTF8))
 
 

@@ -32,16 +32,14 @@ def read_stl(data: bytes, name: str, max_faces: int) -> RawMesh:
     if claimed in _UNCOUNTED and held:
         # Some programs stream facets and never write their count.
         mesh = _read_binary(data, held, name, max_faces)
-        mesh.warnings.append(f"its count of facets says {claimed}: the {held} that its bytes hold were read")
+        mesh.warnings.append(f"its header claims {claimed} facets; the {held} in the file were read")
         return mesh
     if 0 < claimed <= held:
         mesh = _read_binary(data, claimed, name, max_faces)
-        more = f"its count of facets says {claimed}, but its bytes hold {held}: " if held > claimed else ""
-        mesh.warnings.append(f"{more}bytes behind the last facet were ignored")
+        more = f"its header claims {claimed} facets, but the file has {held}: " if held > claimed else ""
+        mesh.warnings.append(f"{more}bytes after the last facet were ignored")
         return mesh
-    raise MeshError(
-        f"{name}: it promises {claimed} facets, but its bytes hold only {held}: truncated, or not an STL file"
-    )
+    raise MeshError(f"{name}: it claims {claimed} facets, but has only {held}: truncated, or not an STL file")
 
 
 def _is_text(data: bytes) -> bool:
@@ -68,7 +66,7 @@ def _read_text(data: bytes, name: str, max_faces: int) -> RawMesh:
         raise MeshError(f"{name}: {facets} faces are more than max_faces = {max_faces}")
     corners = re.findall(rb"\bvertex[ \t]+([^\r\n]*)", text)
     if re.search(rb"\bendsolid\b", text) is None or len(corners) != 3 * facets:
-        raise MeshError(f"{name}: the text ends early or a facet has not three corners: truncated STL")
+        raise MeshError(f"{name}: the text ends early or a facet does not have three corners: truncated STL")
     values = parse_numbers(plain_numbers(b" ".join(corners)))
     if len(values) != 9 * facets:
         raise MeshError(f"{name}: facet {len(values) // 9 + 1} holds something that is not a number")

@@ -1,7 +1,7 @@
 """Lists the features of a mesh file that the asset will lack, because painting yields one mesh with one material.
 
-Looks at the JSON of a glTF, at headers, and at the first megabytes of text: nothing is decoded. What a reader leaves
-out, or takes for something else, it says itself.
+Looks at the JSON of a glTF, at headers, and at the first megabytes of text, and decodes nothing. The readers themselves
+report what they skip or convert.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _of_materials(document: Object, primitives: list[Object]) -> Iterator[str]:
     slots = {key for material in used for key in (*material, *(material.get("pbrMetallicRoughness") or {}))}
     if named := [name for key, name in _TEXTURES.items() if key in slots]:
         yield f"its {', '.join(named)} {'texture' if len(named) == 1 else 'textures'}"
-    # Transparency is told by who reads the mesh.
+    # The reader reports transparency.
     if named := sorted({name for material in used for name in material.get("extensions") or {}}):
         yield f"the material {'extension' if len(named) == 1 else 'extensions'} {_some(named)}"
     if any("KHR_materials_variants" in (primitive.get("extensions") or {}) for primitive in primitives):
@@ -123,9 +123,9 @@ def _of_obj(path: Path) -> Iterator[str]:
         yield "vertex colours"
 
 
-def _names(found: Iterable[re.Match[bytes]]) -> set[bytes]:
+def _names(matches: Iterable[re.Match[bytes]]) -> set[bytes]:
     names: set[bytes] = set()
-    for match in found:
+    for match in matches:
         names.add(match[1].strip())
         if len(names) >= _MOST_NAMES:
             break
@@ -170,9 +170,9 @@ def _of_off(path: Path) -> Iterator[str]:
         return
     if keyword[1]:
         yield "vertex colours"
-    rest = lines[0][1:]
-    sizes = rest if len(rest) >= 2 else lines[1]
-    first = int(sizes[0]) + (1 if len(rest) >= 2 else 2)
+    inline_sizes = lines[0][1:]
+    sizes = inline_sizes if len(inline_sizes) >= 2 else lines[1]
+    first = int(sizes[0]) + (1 if len(inline_sizes) >= 2 else 2)
     if first < len(lines) and len(lines[first]) > int(lines[first][0]) + 1 and int(sizes[1]):
         yield "face colours"
 
