@@ -1,6 +1,6 @@
-"""What a texture's texels are on the mesh: which face, where in space; and which texels meet at chart borders.
+"""Maps a texture's texels to the mesh (face and position), and lists the texels that meet at chart borders.
 
-S is the texture's side, F faces, B border edges. Texture coordinates have their origin top left.
+S is the texture's side, F faces, B border edges. The origin of texture coordinates is at the top left.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pipeline.mesh.mesh import UVMesh, face_areas, face_normals
 from pipeline.raster.rasterise import interpolate, rasterise_uv
 
-# How far outside a chart, in texels, a texel still belongs to it: half a diagonal, so that charts thinner than
-# a texel keep the texels they run through.
+# A texel belongs to a chart if its centre is at most this far outside, in texels: half a diagonal, so that charts
+# thinner than a texel keep the texels that they run through.
 MARGIN = 0.75
 
 
@@ -24,7 +24,7 @@ class TexelMap:
 
     face: NDArray[np.int32]  # (S, S), -1 off the charts
     bary: NDArray[np.float32]  # (S, S, 3)
-    mask: NDArray[np.bool_]  # (S, S) on a chart or its rim
+    mask: NDArray[np.bool_]  # (S, S) on a chart or its margin
     position: NDArray[np.float32]  # (S, S, 3) input units, relative to the bounding box's centre; 0 off the charts
     normal: NDArray[np.float32]  # (S, S, 3) unit normal of the face, 0 off the charts
     chart: NDArray[np.int32]  # (S, S), -1 off the charts
@@ -35,11 +35,11 @@ class TexelMap:
 
 
 def texel_map(uvmesh: UVMesh, size: int, margin: float = MARGIN) -> TexelMap:
-    """The texel map of a size x size texture; ``margin`` in texels, see ``rasterise_uv``'s ``conservative``."""
+    """The texel map of a size x size texture. ``margin`` in texels, as ``conservative`` of ``rasterise_uv``."""
     face, bary = rasterise_uv(uvmesh.uv, uvmesh.uv_faces, size, size, conservative=margin)
     mask = face >= 0
     vertices = np.asarray(uvmesh.mesh.vertices, np.float64)
-    # Centred first: float32 keeps six digits, and a scanned mesh may lie kilometres from the origin.
+    # Centre first: float32 keeps six digits, and a scanned mesh may lie kilometres from the origin.
     centred = vertices - (vertices.min(axis=0) + vertices.max(axis=0)) / 2
     position = np.zeros((size, size, 3), np.float32)
     position[mask] = interpolate(face, bary, centred.astype(np.float32), uvmesh.mesh.faces)
@@ -52,10 +52,10 @@ def texel_map(uvmesh: UVMesh, size: int, margin: float = MARGIN) -> TexelMap:
 
 
 def surface_share(uvmesh: UVMesh, texels: TexelMap, chosen: NDArray[np.bool_]) -> float:
-    """Share of the surface's area that the texels ``chosen`` (S, S) are, in [0, 1].
+    """Share of the surface's area that the texels ``chosen`` (S, S) cover, in [0, 1].
 
-    Each texel of a face is an equal part of it: charts may have more texels or fewer for the same area. Faces without
-    a texel are left out.
+    Each texel of a face counts as an equal part of the face's area, because charts differ in texels per area. Faces
+    without a texel are left out.
     """
     face = texels.face[texels.mask]
     count = np.bincount(face, minlength=len(uvmesh.mesh.faces))
@@ -81,10 +81,10 @@ class Edges:
 
 
 def shared_edges(uvmesh: UVMesh) -> tuple[Edges, Edges]:
-    """(borders, interior): edges whose two faces lie apart in UV, and those where they touch.
+    """Returns (borders, interior): edges whose two faces lie apart in UV, and those whose faces touch there.
 
-    Edges of one face only have no other side and are left out, as are edges without a direction in UV. Where
-    more than two faces share an edge they are paired in order of their ids.
+    Leaves out edges of a single face and edges without a direction in UV. If more than two faces share an edge, they
+    are paired in the order of their ids.
     """
     faces = np.asarray(uvmesh.mesh.faces, np.int64)
     uv, uv_faces = np.asarray(uvmesh.uv, np.float64), np.asarray(uvmesh.uv_faces, np.int64)
@@ -92,7 +92,7 @@ def shared_edges(uvmesh: UVMesh) -> tuple[Edges, Edges]:
     low, high = np.minimum(start, end), np.maximum(start, end)
     order = np.lexsort((high, low))
     same = (low[order][1:] == low[order][:-1]) & (high[order][1:] == high[order][:-1])
-    # Within a run of equal edges take the pairs (0, 1), (2, 3), ...
+    # Within a run of equal edges, take the pairs (0, 1), (2, 3), ...
     run_start = np.maximum.accumulate(np.where(np.concatenate([[True], ~same]), np.arange(len(order)), 0))
     first = np.nonzero(same & ((np.arange(len(order)) - run_start)[:-1] % 2 == 0))[0]
     a, b = order[first], order[first + 1]

@@ -1,4 +1,4 @@
-"""From an optimised latent texture to the maps of the finished asset."""
+"""Converts an optimised latent texture to the maps of the finished asset."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pipeline.mesh.mesh import UVMesh
 BASE_COLOUR = "base_colour"
 # Tangent space, +Y up. Occlusion in red, roughness in green, metalness in blue. Occlusion as grey. Light sent out.
 NORMAL, METALLIC_ROUGHNESS, OCCLUSION, EMISSIVE = "normal", "metallic_roughness", "occlusion", "emissive"
-# A file of its own, which glTF has no use for.
+# A file of its own, which glTF does not use.
 HEIGHT = "height"
-# Latent texels beyond a chart's border that are taken from the neighbour chart: about what a decoder sees.
+# Width, in latent texels, of the gutter that is filled from the neighbour chart: about a decoder's receptive field.
 PADDING = 12.0
-# Fill, decode, level, spread: what is reported.
+# The steps that are reported: fill, decode, level, spread.
 _STEPS = 4
 
 
@@ -52,12 +52,11 @@ def bake_base_colour(
     Args:
         latent: (C, s, s) scaled latents.
         coverage: (s, s) texels that the optimisation has touched.
-        texture_size: side of the map; where it is not s times the prior's reduction the decoded image is
-            resampled.
+        texture_size: side of the map. If it is not s times the VAE's scale factor, the decoded image is resampled.
 
-    Texels that no view reached are filled, the gutters get the latents of what lies across the border on the
-    surface, and only then does the decoder run: it never sees an unset texel. What still differs along the
-    borders is levelled; last, the colours are spread over all empty texels, so that mip levels do not bleed.
+    Fills the texels that no view reached, and the gutters with the latents across the border on the surface. Then runs
+    the decoder, which so never sees an unset texel. Levels the remaining differences along the borders. Last, spreads
+    the colours over all empty texels, so that mip levels do not bleed.
     """
     started = time.perf_counter()
     borders, _ = shared_edges(uvmesh)
@@ -87,7 +86,7 @@ def bake_base_colour(
 
 
 def bake_refined(texture: torch.Tensor, uvmesh: UVMesh, report: Reporter = no_report) -> BakedMaps:
-    """The base colour map of an RGB texture (3, S, S) in [0, 1] whose every texel is set: seams levelled, spread."""
+    """The base colour map of an RGB texture (3, S, S) in [0, 1] with all texels set. Levels seams, fills gutters."""
     borders, _ = shared_edges(uvmesh)
     image = texture.detach().float().clamp(0, 1).cpu().numpy()
     pixels, before, after = level_and_dilate(image, uvmesh, borders, report)
@@ -98,7 +97,7 @@ def bake_refined(texture: torch.Tensor, uvmesh: UVMesh, report: Reporter = no_re
 def level_and_dilate(
     image: NDArray[np.float32], uvmesh: UVMesh, borders: Edges, report: Reporter
 ) -> tuple[NDArray[np.uint8], tuple[float, float], tuple[float, float]]:
-    """(S, S, 3) uint8 from (3, S, S) in [0, 1], and the steps (across, inside) at borders before and after."""
+    """(S, S, 3) uint8 from (3, S, S) in [0, 1], and ``seam_step``'s (across, inside) before and after."""
     fine = texel_map(uvmesh, image.shape[-1], LEVEL_MARGIN)
     colours = np.ascontiguousarray(image.transpose(1, 2, 0))
     before = seam_step(colours, uvmesh)
@@ -114,11 +113,11 @@ def level_and_dilate(
 def prepare_latents(
     latent: NDArray[np.float32], coverage: NDArray[np.bool_], uvmesh: UVMesh, texels: TexelMap, borders: Edges
 ) -> NDArray[np.float32]:
-    """Latents (C, s, s) in which every texel is set: filled, gutters from the neighbour charts, spread.
+    """Latents (C, s, s) with all texels set: missing ones inpainted, gutters taken from the neighbour charts.
 
-    Texels on a chart's rim, whose centres lie outside it, count as gutter: the optimisation saw them with small
-    weights only, so that what they hold is worth less than what lies there on the surface. (On a brick pattern
-    fitted through views it brought the step across borders after the decode from 2.6 to 1.7 times the step inside.)
+    Texels on a chart's margin, whose centres lie outside the chart, count as gutter. The optimisation saw them with
+    small weights only, so the neighbour chart's texels are better. (On a brick pattern fitted through views this
+    reduced the step across borders after decoding from 2.6 to 1.7 times the step inside.)
     """
     filled = inpaint(latent, texels, coverage, borders)
     strict = texel_map(uvmesh, texels.size, margin=0.0)

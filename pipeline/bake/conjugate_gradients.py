@@ -1,7 +1,7 @@
-"""Linear systems over texels: conjugate gradients for several colour channels at once.
+"""Solves linear systems over texels by conjugate gradients, for several colour channels at once.
 
-Written out because the channels share one pass over the matrix, and because it calls no threaded vector library:
-on busy cores the short dot products of a general solver wait for its threads most of the time.
+We do not use a library's solver for two reasons: here the channels share one pass over the matrix, and no threaded
+vector library is called. On busy cores the short dot products of a general solver mostly wait for its threads.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def conjugate_gradients(
     steps: int = 200,
     tolerance: float = 2e-3,
 ) -> Columns:
-    """x (n, C) with apply(x) = target (n, C), where ``apply`` is symmetric positive; each column on its own.
+    """Solves apply(x) = target, both (n, C), for a symmetric positive ``apply``; each column is its own system.
 
-    Starts from 0, preconditioned by the operator's ``diagonal`` (n,); ends after ``steps`` or when the residual's
+    Starts from 0 and preconditions with the operator's ``diagonal`` (n,). Ends after ``steps``, or when the residual's
     energy has fallen by ``tolerance`` squared in every column.
     """
     inverse = (1 / diagonal)[:, None].astype(np.float32)

@@ -1,6 +1,6 @@
-"""Running the prior's decoder over a whole latent texture, in pieces when it is large.
+"""Decodes a whole latent texture, a large one in pieces.
 
-Latents are (1, C, h, w), scaled; r is the prior's reduction.
+Latents are (1, C, h, w), scaled; r is the VAE's scale factor.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Pixels a side of the largest piece decoded at once: bounds memory.
+# Side of the largest piece decoded at once, in pixels. Bounds memory.
 PIECE = 512
-# Half the side of the latent square in which the receptive field is looked for.
+# Half the side of the latent square in which the receptive field is measured.
 _PROBE = 26
-# What is overlapped, in latents, when every output pixel depends on every latent (attention, group norms).
+# Overlap of pieces, in latents, if every output pixel depends on every latent (attention, group norms).
 _GLOBAL_OVERLAP = 16
 
 
 class Decoder(Protocol):
-    """What baking needs of a prior."""
+    """The part of a prior that baking uses."""
 
     vae_scale_factor: int
 
@@ -33,9 +33,9 @@ class Decoder(Protocol):
 
 
 def receptive_radius(prior: Decoder, channels: int) -> int | None:
-    """How many latents away a latent still changes a decoded pixel; None if farther than could be measured.
+    """The largest distance, in latents, at which a latent changes a decoded pixel; None if too large to measure.
 
-    Measured, not derived from the architecture: the decoder belongs to the prior, which may be any.
+    It is measured instead of derived from the architecture, because any prior may bring its own decoder.
     """
     side = 2 * _PROBE + 1
     generator = torch.Generator().manual_seed(0)
@@ -50,7 +50,7 @@ def receptive_radius(prior: Decoder, channels: int) -> int | None:
             continue
         latents = torch.stack([rows, columns]) // prior.vae_scale_factor
         farthest = max(farthest, int((latents - _PROBE).abs().max()))
-    # A pixel may read a latent it barely changes with here; a little more costs little.
+    # A pixel may depend on a latent too weakly to show here, so add a little.
     return None if farthest >= _PROBE - 1 else farthest + 1
 
 
@@ -58,9 +58,9 @@ def receptive_radius(prior: Decoder, channels: int) -> int | None:
 def decode_texture(latent: Tensor, prior: Decoder, piece: int = PIECE) -> Tensor:
     """(3, h r, w r) image in [0, 1] of latents (C, h, w).
 
-    Larger than ``piece`` pixels a side, it is decoded in overlapping pieces. The overlap covers the decoder's
-    receptive field, so the result is that of one pass; a decoder without a bounded receptive field gets
-    pieces that fade into one another instead.
+    An image larger than ``piece`` pixels a side is decoded in overlapping pieces. The overlap covers the decoder's
+    receptive field, so the result equals that of one pass. If the receptive field is unbounded, the pieces fade into
+    one another instead.
     """
     channels, height, width = latent.shape
     reduction = prior.vae_scale_factor
@@ -98,7 +98,7 @@ def _spans(length: int, core: int) -> list[tuple[int, int]]:
 
 
 def _window(start: int, end: int, low: int, high: int, vae_scale_factor: int, *, fade: bool) -> Tensor:
-    """Weights of the pixels of latents low .. high: 1 in start .. end, outside 0 or fading to the ends."""
+    """Weights of the pixels of latents low .. high: 1 in start .. end; outside 0, or fading to the ends."""
     x = (torch.arange((high - low) * vae_scale_factor) + 0.5) / vae_scale_factor + low
     if not fade:
         return ((x > start) & (x < end)).float()
@@ -109,8 +109,10 @@ def _window(start: int, end: int, low: int, high: int, vae_scale_factor: int, *,
 
 @torch.no_grad()
 def decode_views(latents: Tensor, prior: Decoder, batch: int = 16) -> NDArray[np.float32]:
-    """(N, 3, h r, w r) float32 in [0, 1] of N views (N, C, h, w), at most ``batch`` of them at a time, and no more
-    pixels than ``PIECE`` a side (one view at least)."""
+    """(N, 3, h r, w r) float32 in [0, 1] of N views (N, C, h, w).
+
+    Decodes at most ``batch`` views at a time, and at least one, with no more pixels than a square of side ``PIECE``.
+    """
     pixels = latents.shape[-2] * latents.shape[-1] * prior.vae_scale_factor**2
     batch = max(1, min(batch, PIECE**2 // pixels))
     images = [prior.decode(batch_latents).float().clamp(0, 1).cpu().numpy() for batch_latents in latents.split(batch)]  # type: ignore[no-untyped-call]  # torch

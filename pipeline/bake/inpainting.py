@@ -1,4 +1,4 @@
-"""Fills unset texels: on the surface where no view reached, in the gutters between charts, and beyond.
+"""Fills unset texels: surface that no view reached, gutters between charts, and the empty space beyond.
 
 Textures are (C, S, S) float32.
 """
@@ -20,27 +20,27 @@ from pipeline.bake.conjugate_gradients import conjugate_gradients
 
 Texture = NDArray[np.float32]
 
-# In distances through space, a normal turned by 90 degrees counts as this many object radii: the far side of a thin
-# wall is then farther away than any point nearby on the same side.
+# In distances through space, a normal turned by 90 degrees counts as this many object radii. So the far side of a thin
+# wall is farther away than any point nearby on the same side.
 _NORMAL_WEIGHT = 0.35
-# Missing texels up to this many texels from covered ones take the value of the nearest.
+# Missing texels up to this many texels from a covered one take the nearest value.
 _GAP = 1.5
-# Patches: sides, tried in turn; the fewest that suffice, and the most that are compared.
+# Patches: the sides that are tried in turn, the fewest patches that suffice, and the most that are compared.
 _PATCHES = (8, 5)
 _FEWEST_PATCHES, _MOST_PATCHES = 8, 512
-# Steps of conjugate gradients on the coarsest level and on finer ones, which only take the coarse one's blocks away;
-# textures are coarsened down to a side below four times the last.
+# Steps of conjugate gradients on the coarsest level, and on finer levels, where they only smooth the coarse level's
+# blocks. Textures are coarsened down to a side below four times the last number.
 _MEMBRANE_STEPS, _REFINE_STEPS, _COARSEST = 300, 50, 48
 
 
 def inpaint(texture: Texture, texels: TexelMap, coverage: NDArray[np.bool_], borders: Edges | None = None) -> Texture:
-    """Give every texel on the surface that ``coverage`` (S, S) does not mark a value from covered texels nearby.
+    """Fills every texel on the surface that ``coverage`` (S, S) does not mark, from covered texels nearby.
 
-    Each takes the nearest covered texel first. Distances run along the surface, over ``borders`` from chart to chart;
-    pieces of the surface without covered texels take the nearest in space, with the normal as further coordinates.
-    That closes small gaps. It would smear the border's colours over a larger area, so texels more than a few texels
-    inside are quilted with patches of covered texture. The texture is returned unchanged where no texel is covered or
-    none is missing.
+    First, each missing texel takes the value of the nearest covered one. Distances run along the surface, over
+    ``borders`` from chart to chart. Pieces of the surface without covered texels take the nearest in space, with the
+    normal as further coordinates. This closes small gaps, but would smear the border's colours over a larger area. So
+    texels more than a few texels inside are then quilted with patches of covered texture. Returns the texture unchanged
+    if no texel is covered or none is missing.
     """
     known, missing = texels.mask & coverage, texels.mask & ~coverage
     if not known.any() or not missing.any():
@@ -60,11 +60,11 @@ def inpaint(texture: Texture, texels: TexelMap, coverage: NDArray[np.bool_], bor
 def inpaint_smoothly(
     texture: Texture, texels: TexelMap, coverage: NDArray[np.bool_], borders: Edges | None = None
 ) -> Texture:
-    """``inpaint`` for final colours: missing texels become a membrane over the surface.
+    """As ``inpaint``, but for final colours: missing texels become a smooth membrane over the surface.
 
-    Each missing texel is the mean of its neighbours, over ``borders`` from chart to chart too; covered texels keep
-    their values, so no border shows. Large textures are filled on every fourth texel first. The solver starts from the
-    nearest covered texels, and pieces of the surface without covered texels keep those.
+    Each missing texel becomes the mean of its neighbours, also over ``borders`` from chart to chart. Covered texels
+    keep their values, so no border shows. Large textures are filled on every fourth texel first. The solver starts
+    from the nearest covered texels; pieces of the surface without covered texels keep those values.
     """
     known, missing = texels.mask & coverage, texels.mask & ~coverage
     if not known.any() or not missing.any():
@@ -87,10 +87,10 @@ def inpaint_smoothly(
     degree = np.asarray(rows.sum(axis=1), np.float32).ravel() + np.float32(1e-5)
     inner = sparse.csr_array(rows[:, unknown])
     values = np.ascontiguousarray(filled[:, texels.mask].T, np.float32)
-    # The correction of the nearest colours, so that where the steps end early those are what remains.
+    # Solve for the correction of the nearest colours, so that those remain if the steps end early.
     start = values[unknown]
     pull = rows @ values - degree[:, None] * start
-    # Pieces without known texels are held by the small term alone, which must not draw them to black.
+    # Only the small term holds pieces without known texels. It must not pull them to black.
     free = ~_has_known(texels, known, graph)[missing]
     pull[free] += np.float32(1e-5) * start[free]
     change = conjugate_gradients(lambda x: degree[:, None] * x - inner @ x, degree, pull, steps=steps)
@@ -99,7 +99,7 @@ def inpaint_smoothly(
 
 
 def _has_known(texels: TexelMap, known: NDArray[np.bool_], graph: sparse.csr_array) -> NDArray[np.bool_]:
-    """(S, S) which texels lie on pieces of the surface that have ``known`` texels."""
+    """(S, S) bool: texels on pieces of the surface that have ``known`` texels."""
     count, piece = connected_components(graph, directed=False)
     at_all = np.zeros(count, bool)
     at_all[piece[known[texels.mask]]] = True
@@ -109,8 +109,11 @@ def _has_known(texels: TexelMap, known: NDArray[np.bool_], graph: sparse.csr_arr
 
 
 def _is_anchored(texels: TexelMap, known: NDArray[np.bool_], graph: sparse.csr_array) -> NDArray[np.bool_]:
-    """(S, S) texels that a fill of every fourth texel gives a value: those on pieces of the surface that have ``known``
-    texels among these, and those on pieces without known texels, if any other piece has them."""
+    """(S, S) bool: texels that get a value when only every fourth texel is filled.
+
+    These are texels on pieces of the surface with ``known`` texels among every fourth, and texels on pieces without
+    known texels, if any other piece has some.
+    """
     fourth = np.zeros_like(known)
     fourth[2::4, 2::4] = True
     count, piece = connected_components(graph, directed=False)
@@ -123,7 +126,7 @@ def _is_anchored(texels: TexelMap, known: NDArray[np.bool_], graph: sparse.csr_a
 
 
 def _every_fourth(texels: TexelMap) -> TexelMap:
-    """The map of a texture of a quarter of the side."""
+    """The map of a texture with a quarter of the side."""
     return replace(
         texels, **{f.name: np.ascontiguousarray(getattr(texels, f.name)[2::4, 2::4]) for f in fields(texels)}
     )
@@ -137,10 +140,10 @@ def _copy_nearest(
     graph: sparse.csr_array,
     number: NDArray[np.int64],
 ) -> tuple[Texture, NDArray[np.float64]]:
-    """The texture with each missing texel set to the nearest known one, and the distance to that, (missing,).
+    """Sets each missing texel to the nearest known one. Returns the texture and the distances, (missing,).
 
-    Distances run along the surface where a path exists, else through space; where all known texels are far away, a
-    missing one takes their mean.
+    Distances run along the surface if a path exists, else through space. If all known texels are far away, a missing
+    one takes their mean.
     """
     position = texels.position.astype(np.float64)
     nearest, distance = _nearest_on_surface(graph, number, known, missing)
@@ -159,7 +162,7 @@ def _copy_nearest(
     filled = texture.copy()
     filled[:, missing] = texture[:, known][:, nearest]
     if far.any():
-        # No known texel is much nearer than the others, and a search would have to visit them all.
+        # All known texels are about equally far away, so a search would have to visit them all.
         gap = np.zeros_like(missing)
         gap[missing] = far
         filled[:, gap] = texture[:, known].mean(axis=1, dtype=np.float64)[:, None]
@@ -181,10 +184,10 @@ def _quilt_patches(
     depth: NDArray[np.float64],
     side: int,
 ) -> bool:
-    """Cover the texels ``far`` with square patches of known texture, in place; False if there are too few patches.
+    """Covers the texels ``far`` with square patches of known texture, in place. Returns False for too few patches.
 
-    Windows are visited from the border of the missing area inwards; each takes the patch that fits its set texels
-    best. Patches are copied in UV space, where the decoder reads them.
+    Visits windows from the border of the missing area inwards. Each takes the patch that fits its set texels best.
+    Patches are copied in UV space, because the decoder reads the texture there.
     """
     corners = _complete_windows(known, texels.chart, side)
     if not far.any() or len(corners) < _FEWEST_PATCHES:
@@ -210,7 +213,7 @@ def _quilt_patches(
             fixed, empty = own & ~unset[window], own & unset[window]
             target = texture[(slice(None), *window)]
             misfit = np.square(patches[:, :, fixed] - target[:, fixed]).sum(axis=(1, 2))
-            # A window without set texels takes any patch; the choice is spread.
+            # A window without set texels takes any patch. Vary the choice.
             best = int(misfit.argmin()) if fixed.any() else (7919 * (y * size + x)) % len(patches)
             target[:, empty] = patches[best][:, empty]
             unset[window] &= ~own
@@ -218,7 +221,7 @@ def _quilt_patches(
 
 
 def _complete_windows(known: NDArray[np.bool_], chart: NDArray[np.int32], side: int) -> NDArray[np.int64]:
-    """(N, 2) top left corners of the windows, on every other row and column, of known texels of one chart."""
+    """(N, 2) top left corners, on every other row and column, of windows with known texels of one chart only."""
     if len(known) < side:
         return np.zeros((0, 2), np.int64)
     inside = np.lib.stride_tricks.sliding_window_view(known, (side, side))[::2, ::2].all(axis=(2, 3))
@@ -229,9 +232,9 @@ def _complete_windows(known: NDArray[np.bool_], chart: NDArray[np.int32], side: 
 
 
 def surface_graph(texels: TexelMap, borders: Edges | None) -> tuple[sparse.csr_array, NDArray[np.int64]]:
-    """Texels as a graph whose links carry distances on the mesh: (M, M) matrix, and (S * S,) number or -1.
+    """The graph of the texels: a (M, M) matrix of distances on the mesh, and each texel's number or -1, (S * S,).
 
-    Links join neighbours, also diagonal ones, of the same chart, and texels that meet at a chart border.
+    Links join neighbours of the same chart, also diagonal ones, and texels that meet at a chart border.
     """
     size = texels.size
     number = np.full(size * size, -1, np.int64)
@@ -249,7 +252,7 @@ def surface_graph(texels: TexelMap, borders: Edges | None) -> tuple[sparse.csr_a
     a, b = a[linked], b[linked]
     if borders is not None and len(borders):
         edge, t = along_edges(borders, size)
-        # Half a texel inside, so that the texel is one of the chart's own wherever it has any there.
+        # Half a texel inside, so that the texel belongs to the chart wherever the chart has one there.
         points = edge_points(borders, edge, t, 0.5 / size)
         cell = np.clip((points * size).astype(np.int64), 0, size - 1)
         one, two = cell[:, 0, 1] * size + cell[:, 0, 0], cell[:, 1, 1] * size + cell[:, 1, 0]
@@ -257,7 +260,7 @@ def surface_graph(texels: TexelMap, borders: Edges | None) -> tuple[sparse.csr_a
         a, b = np.concatenate([a, one[meet]]), np.concatenate([b, two[meet]])
     position = texels.position.reshape(-1, 3).astype(np.float64)
     gap = np.linalg.norm(position[a] - position[b], axis=1)
-    # A link of length zero would count as none.
+    # In a sparse matrix a link of length zero would count as no link.
     gap = np.maximum(gap, 1e-9 * (gap.max() if len(gap) else 1.0) + 1e-300)
     pair = np.unique(np.stack([number[a], number[b]], axis=1), axis=0, return_index=True)[1]
     count = int(texels.mask.sum())
@@ -271,16 +274,14 @@ def _nearest_on_surface(
     known: NDArray[np.bool_],
     missing: NDArray[np.bool_],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """For each missing texel the index of the nearest known one along the surface, and the distance to it.
-
-    -1 where no path exists.
-    """
+    """The index of the nearest known texel along the surface for each missing one (-1 without a path), and the
+    distance to it."""
     is_known = known.ravel()[number >= 0]
     coo = graph.tocoo()
-    rim = np.zeros(len(is_known), bool)  # known texels beside missing ones, where every path starts
-    rim[coo.row[~is_known[coo.col]]] = True
-    rim[coo.col[~is_known[coo.row]]] = True
-    start = np.nonzero(rim & is_known)[0]
+    frontier = np.zeros(len(is_known), bool)  # known texels beside missing ones, where every path starts
+    frontier[coo.row[~is_known[coo.col]]] = True
+    frontier[coo.col[~is_known[coo.row]]] = True
+    start = np.nonzero(frontier & is_known)[0]
     distance = np.full(len(is_known), np.inf)
     source = np.full(len(is_known), -1, np.int64)
     if len(start):
@@ -295,10 +296,9 @@ def _nearest_on_surface(
 
 
 def extend_nearest(texture: Texture, mask: NDArray[np.bool_], radius: float | None = None) -> Texture:
-    """Give texels outside ``mask`` (S, S) the value of the nearest one inside.
+    """Gives texels outside ``mask`` (S, S) the value of the nearest one inside.
 
-    Applies to texels up to ``radius`` texels away, or to all where it is None, so that no mip level reads an unset
-    texel.
+    Applies to texels up to ``radius`` texels away; with None to all, so that no mip level reads an unset texel.
     """
     if mask.all() or not mask.any():
         return texture.copy()
@@ -316,12 +316,12 @@ def dilate(
     width: float,
     own_texels: NDArray[np.bool_] | None = None,
 ) -> tuple[Texture, NDArray[np.bool_]]:
-    """Continue each chart into its gutter with the texels of the neighbour chart, as on the surface.
+    """Continues each chart into its gutter with the texels of the neighbour chart, as on the surface.
 
-    A decoder that runs over the texture in UV space then finds the true surroundings at a chart's border. Each texel
-    up to ``width`` texels off a chart is mapped over the nearest border edge into the neighbour chart and read there.
-    ``own_texels`` (S, S) are the texels that keep their value and may be read, by default all on the surface. Returns
-    the texture and a mask of its set texels, (S, S) bool; ``extend_nearest`` fills texels without a neighbour.
+    So a decoder that runs over the texture in UV space finds the true surroundings at a chart's border. Each texel up
+    to ``width`` texels off a chart is mapped over the nearest border edge into the neighbour chart and read there.
+    ``own_texels`` (S, S) keep their values and may be read; by default these are all texels on the surface. Returns
+    the texture and a mask of its set texels, (S, S) bool. ``extend_nearest`` fills texels without a neighbour.
     """
     own_texels = texels.mask if own_texels is None else own_texels
     size = texels.size

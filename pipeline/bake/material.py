@@ -1,4 +1,4 @@
-"""Baking a material: the texels of a mesh take their colours from a tileable sample that is laid over it."""
+"""Bakes a material: the texels of a mesh take their colours from a tileable sample that covers the mesh."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from pipeline.raster.rasterise import interpolate
 
 Floats = NDArray[np.float32]
 
-# Edges up to this angle are round to the projection; beyond, each face is projected by its own normal.
+# The projection treats edges up to this angle as round. Beyond it, each face is projected by its own normal.
 _CREASE = math.radians(75)
-# A sample is not made smaller than this many pixels a side, however coarse the texture.
+# A sample is not reduced below this many pixels a side, however coarse the texture.
 _LEAST_SIDE = 16
 
 
@@ -72,9 +72,9 @@ def bake_material(
         vertices: (V, 3) positions of ``uvmesh.mesh`` in the working frame (+Y up).
         image: (H, W, 3) in [0, 1], which wraps around.
         tile: side of ``image`` on the surface, in units of ``vertices``.
-        texture_size: side of the map. Where its texels are larger than the image's pixels, the image is filtered down
-            first, so that it does not alias.
-        seed: of the random offsets.
+        texture_size: side of the map. If its texels are larger than the image's pixels, the image is filtered down
+            first, to avoid aliasing.
+        seed: seed of the random offsets.
         extra: further maps. Their base colour is used in place of ``image``.
     """
     started = time.perf_counter()
@@ -156,7 +156,7 @@ def _bake_extra(
 
 
 def texels_per_unit(uvmesh: UVMesh, positions: NDArray[np.float64], texels: TexelMap) -> float:
-    """Texels along a unit of length on the surface: the median over the surface, by area."""
+    """Texels per unit of length on the surface: the median over the surface's area."""
     corners = positions[uvmesh.mesh.faces]
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
     flat = np.asarray(uvmesh.uv, np.float64)[uvmesh.uv_faces] * texels.size
@@ -172,11 +172,11 @@ def texels_per_unit(uvmesh: UVMesh, positions: NDArray[np.float64], texels: Texe
 
 
 def _filtered(image: Floats, share: float) -> Floats:
-    """``image`` (H, W, C), which wraps around, at ``share`` of its size, by an area filter."""
+    """Scales ``image`` (H, W, C), which wraps around, to ``share`` of its size by an area filter."""
     side = max(_LEAST_SIDE, round(len(image) * share))
     if side >= len(image):
         return image
-    # With its neighbours around it, so that the filter sees what lies across the borders.
+    # Add the neighbouring tiles, so that the filter wraps around.
     around = np.tile(image, (3, 3, 1))
     planes = [
         np.asarray(Image.fromarray(np.ascontiguousarray(around[..., c])).resize((3 * side,) * 2, Image.Resampling.BOX))

@@ -1,4 +1,4 @@
-"""Baking by projection: each texel takes its colour from the views that see its point of the surface best.
+"""Bakes by projection: each texel takes its colour from the views that see its point of the surface best.
 
 N views, S the texture's side, M texels on the surface, H the side of the (square) images. Positions are in the
 cameras' world, which is the working frame; ``u, v`` are image coordinates in [0, 1] from the top left.
@@ -29,11 +29,11 @@ from pipeline.raster.rasterise import interpolate, rasterise
 
 Float32Array = NDArray[np.float32]
 
-# Visibility is tested at this many pixels a side or more: small images would make coarse shadows.
+# Visibility is tested with at least this many pixels a side, because small images would give coarse shadows.
 _LEAST_DEPTH_SIDE = 512
-# Slopes (tangents) beyond this are treated alike in the depth test: such views count for next to nothing.
+# The depth test clamps slopes (tangents) to this. Views at steeper angles have almost no weight.
 _STEEPEST = 6.0
-# A bilinear lookup within this many pixels of an outline mixes in what lies beyond.
+# A bilinear lookup within this many pixels of an outline mixes in colours from beyond it.
 _MARGIN_PIXELS = 1.5
 _GOLDEN = math.pi * (3 - math.sqrt(5))
 
@@ -42,19 +42,19 @@ _GOLDEN = math.pi * (3 - math.sqrt(5))
 class ProjectionSettings:
     """How views are blended.
 
-    Colours are split in two bands by a blur inside the object's outline. The low band, where views differ in tint and
-    shade, is blended broadly; the high band, where blending views that do not agree to the pixel would blur, is taken
-    almost from the best view alone. Weights are powers of the cosine between the normal and the view.
+    A blur inside the object's outline splits colours into two bands. The low band is blended broadly, because views
+    differ in tint and shade. The high band comes almost only from the best view, because blending views that do not
+    agree to the pixel would blur it. Weights are powers of the cosine between the normal and the view.
     """
 
     sharp: float = 12.0
     broad: float = 3.0
     # Power of how much a view counts at a place, in the high band: the more, the narrower the zones of transition.
     decisive: float = 1.0
-    # Views at a steeper angle see nothing of use.
+    # Views at a steeper angle are not used.
     least_cosine: float = 0.15
     # Shares of the image's side: standard deviation of the blur; width over which a view fades in from the outlines
-    # of what it sees (a decoder mixes what lies within a latent pixel); outermost rim that is never used.
+    # that it sees (a decoder mixes colours within a latent pixel); margin along outlines that is never used.
     band: float = 1 / 40
     feather: float = 1 / 20
     margin: float = 1 / 250
@@ -70,7 +70,7 @@ def covering_cameras(
     elevation_min: float = math.radians(-55),
     elevation_max: float = math.radians(80),
 ) -> Cameras:
-    """``count`` cameras that look at the origin from all around, evenly by area (a Fibonacci spiral). Radians.
+    """``count`` cameras around the origin, evenly spaced by area (a Fibonacci spiral), looking at it. Radians.
 
     The first is the highest. Elevations lie in the given range.
     """
@@ -97,17 +97,17 @@ def bake_projected(
 
     Args:
         vertices: (V, 3) positions of ``uvmesh.mesh`` in the cameras' world.
-        images: (N, 3, H, H) in [0, 1], one per camera; values beyond are clamped.
+        images: (N, 3, H, H), one per camera; values outside [0, 1] are clamped.
         texture_size: S, side of the map.
-        near_depths: (N, h, h) of any side, depth along the view axis of what the images show, inf where they show
-            background. Where the mesh is not what an image shows there (a floater that the mesh lacks stands in
-            front, or the field has nothing), the image is not used.
-        shares: (N, h, h) of any side, in [0, 1]: how much each image counts at each place beside the other images.
-        otherwise: (3,) in [0, 1], the colour of a mesh of which no view sees anything; None: that is an error.
+        near_depths: (N, h, h) of any side h: depth along the view axis of the surface in the images, inf for
+            background. A pixel is not used if its image does not show the mesh there: a floater that the mesh lacks
+            stands in front, or the field has nothing.
+        shares: (N, h, h) of any side h, in [0, 1]: weight of each pixel relative to the other images.
+        otherwise: (3,) in [0, 1], the colour of a mesh that no view sees; None makes that an error.
 
-    A texel sees a camera where the rasterised depth says so. Texels that no view sees become a smooth membrane between
-    those that are seen; chart borders are levelled and colours spread over the gutters, as for painted textures.
-    Raises SettingError where the shapes do not fit, or no view sees anything of the mesh and ``otherwise`` is None.
+    The rasterised depth decides which cameras see a texel. Texels that no view sees become a smooth membrane between
+    those that are seen. Then levels chart borders and spreads colours over the gutters, as for painted textures.
+    Raises SettingError if the shapes do not fit, or if no view sees the mesh and ``otherwise`` is None.
     """
     started = time.perf_counter()
     settings = settings or ProjectionSettings()
@@ -172,7 +172,7 @@ class SurfaceTexels:
     vertices: NDArray[np.float64]  # (V, 3)
     faces: NDArray[np.int64]  # (F, 3)
     radius: float
-    closed: bool  # else both sides of a face are seen
+    closed: bool  # if not, cameras see both sides of a face
 
     @classmethod
     def of(cls, uvmesh: UVMesh, vertices: NDArray[np.float64], texels: TexelMap) -> SurfaceTexels:
@@ -196,7 +196,7 @@ class SurfaceTexels:
 
 @dataclass
 class BlendedViews:
-    """Weighted sums over the views so far, of both bands."""
+    """Weighted sums of both bands over the views so far."""
 
     low: Float32Array  # (M, 3)
     high: Float32Array  # (M, 3)
@@ -209,7 +209,7 @@ class BlendedViews:
         return cls(low, high, np.zeros(count), np.zeros(count))
 
     def colours(self) -> Float32Array:
-        """(M, 3) in [0, 1]; 0 where no view has added anything."""
+        """(M, 3) in [0, 1]; 0 for texels to which no view has added anything."""
         low = self.low / np.maximum(self.broad, 1e-30)[:, None]
         high = self.high / np.maximum(self.sharp, 1e-30)[:, None]
         return np.clip(low + high, 0, 1).astype(np.float32)
@@ -235,15 +235,15 @@ def add_view(
     chosen, uv, distance, cosine, flat = _facing_texels(surface, camera, settings.least_cosine)
     if len(chosen) == 0:
         return chosen, np.zeros(0, np.float32)
-    # A pixel's size at the texel, and how much deeper the surface may be at the pixel's border.
+    # A pixel's size at the texel's depth, and how much deeper the surface may be at the pixel's border.
     pixel = 2 * math.tan(float(camera.fov[0]) / 2) * distance / fine
     slope = np.minimum(np.sqrt(1 - flat**2) / np.maximum(flat, 1e-3), _STEEPEST)
     index, weight = bilinear_weights(uv, fine)
     lit = depth.ravel()[index] + (pixel * (1 + slope))[:, None] >= distance[:, None]
     visible = (weight * lit).sum(axis=1)
     nearest = index[np.arange(len(index)), weight.argmax(axis=1)]
-    rim = max(settings.margin, _MARGIN_PIXELS / side)
-    visible *= _fade(depth, in_image, settings, rim, surface.radius).ravel()[nearest]
+    margin = max(settings.margin, _MARGIN_PIXELS / side)
+    visible *= _fade(depth, in_image, settings, margin, surface.radius).ravel()[nearest]
     if counts is not None:
         visible *= sample_bilinear(np.ascontiguousarray(counts[..., None]), uv)[:, 0]
     used = visible > 1e-6
@@ -264,8 +264,8 @@ def add_view(
 def _facing_texels(
     surface: SurfaceTexels, camera: Cameras, least_cosine: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Texels in the image that face the camera: (their numbers (K,), uv (K, 2), depth (K,), cosines (K,) of the
-    angle to the smooth and to the flat normal)."""
+    """Texels in the image that face the camera: their numbers (K,), uv (K, 2), depth (K,), and the cosines (K,) of
+    the angles to the smooth and to the flat normal."""
     towards = camera.eye[0] - surface.position
     towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-12)
     flat, cosine = (np.einsum("mi,mi->m", towards, normal) for normal in (surface.flat, surface.smooth))
@@ -283,11 +283,11 @@ def _facing_texels(
 
 
 def _fade(
-    depth: Float32Array, visible: NDArray[np.bool_], settings: ProjectionSettings, rim: float, radius: float
+    depth: Float32Array, visible: NDArray[np.bool_], settings: ProjectionSettings, margin: float, radius: float
 ) -> Float32Array:
     """(fine, fine) factor of each pixel: 0 beside outlines and the image's border, rising smoothly to 1 inwards.
 
-    What is not ``visible`` (fine, fine) lies outside.
+    Pixels that are not ``visible`` (fine, fine) count as outside.
     """
     fine = len(depth)
     finite = np.where(np.isfinite(depth), depth, np.float32(1e6))
@@ -296,16 +296,16 @@ def _fade(
     outline[[0, -1]] = True
     outline[:, [0, -1]] = True
     away = distance_transform_edt(~outline) / fine
-    ramp = np.clip((away - rim) / settings.feather, 0, 1)
-    # What only such pixels see still takes its colour from them.
-    return np.where(away > rim, np.maximum(ramp * ramp * (3 - 2 * ramp), 1e-3), 0).astype(np.float32)
+    ramp = np.clip((away - margin) / settings.feather, 0, 1)
+    # A small positive factor, so that texels which only such pixels see still take their colour from them.
+    return np.where(away > margin, np.maximum(ramp * ramp * (3 - 2 * ramp), 1e-3), 0).astype(np.float32)
 
 
 def _visible(near_depth: Float32Array, depth: Float32Array, slack: float) -> NDArray[np.bool_]:
-    """(fine, fine) where the image shows the mesh, of rasterised ``depth``: not something before it, not background.
+    """(fine, fine) bool: whether the image shows the mesh (of rasterised ``depth``) and not background or a floater.
 
-    ``near_depth`` (h, h) is coarser as a rule: how far the mesh itself goes in depth within one of its pixels is
-    allowed for, up to a few times ``slack`` (so that outlines, where that is endless, still tell).
+    ``near_depth`` (h, h) is usually coarser. So the test tolerates the mesh's own range of depth within a pixel of it,
+    up to a few times ``slack``, because at outlines that range is unbounded.
     """
     fine = len(depth)
     cell = (np.arange(fine) * len(near_depth)) // fine
@@ -318,7 +318,7 @@ def _visible(near_depth: Float32Array, depth: Float32Array, slack: float) -> NDA
 
 
 def _blurred(picture: Float32Array, inside: NDArray[np.bool_], sigma: float) -> Float32Array:
-    """(H, H, 3) Gaussian mean over the pixels ``inside`` (H, H) only; the picture itself where there are none near."""
+    """(H, H, 3) Gaussian mean over the pixels ``inside`` (H, H) only; the picture itself where none is near."""
     weight = gaussian_filter(inside.astype(np.float32), sigma, truncate=3.0)
     total = gaussian_filter(picture * inside[..., None], (sigma, sigma, 0), truncate=3.0)
     near = weight > 1e-3

@@ -1,4 +1,4 @@
-"""Seams: how visible the borders between charts are on the mesh, and taking them away.
+"""Measures how visible the borders between charts are on the mesh, and removes these seams.
 
 Images are (S, S, 3), float in [0, 1] or uint8.
 """
@@ -17,14 +17,14 @@ from pipeline.raster.bilinear import bilinear_weights, sample_bilinear
 
 Image = NDArray[np.float32]
 
-# A texel that a bilinear lookup on a chart's border may read lies at most a diagonal away from it.
+# A bilinear lookup on a chart's border reads texels at most a diagonal away from the border.
 LEVEL_MARGIN = 1.5
-# The correction dies out over this many texels, at most this part of the texture.
+# The correction falls to zero over this many texels, and at most over this share of the texture.
 _BAND_SHARE, _BAND_MOST, _BAND_LEAST = 1 / 32, 32, 6
-# How much agreeing at the border counts against smoothness, and how much staying near zero does.
+# Weights of agreement at the border, relative to smoothness, and of a correction near zero.
 _SCREEN = 1e-4
-# The sides agree on the border itself and, less and less, at these insets (texels): a correction that only met on
-# the border would be gone half a texel later, and leave a hard line.
+# The sides must agree on the border itself and, with falling weight, at these insets (texels). A correction that agreed
+# on the border only would vanish half a texel later and leave a hard line.
 _INSETS = (0.0, 0.5, 1.0, 1.5)
 _AGREE = (8.0, 4.0, 1.0, 0.5)
 _Lookup = tuple[NDArray[np.int64], NDArray[np.float64]]
@@ -34,18 +34,18 @@ _MOST_SAMPLES = 400_000
 def seam_step(
     image: NDArray[np.floating] | NDArray[np.uint8], uvmesh: UVMesh, inset: float = 0.5
 ) -> tuple[float, float]:
-    """(across, inside): mean colour step between points ``inset`` texels to either side of mesh edges.
+    """Returns (across, inside): the mean colour step between points ``inset`` texels to either side of mesh edges.
 
-    Across edges where charts part, and across edges inside charts: the same measurement, so that without seams
-    both are alike. A step is the mean absolute difference of the channels, in [0, 1]; edges count by their
-    length on the mesh. ``across`` is 0 for a mesh without borders, ``inside`` for one without inner edges.
+    ``across`` measures edges at chart borders, ``inside`` edges within charts, in the same way: without seams both are
+    alike. A step is the mean absolute difference of the channels, in [0, 1]. Edges count by their length on the mesh.
+    ``across`` is 0 for a mesh without borders, ``inside`` for one without inner edges.
     """
     borders, interior = shared_edges(uvmesh)
     return _step(image, borders, inset), _step(image, interior, inset)
 
 
 def seam_ratio(across: float, inside: float) -> float:
-    """across / inside, where steps below half a grey level of 8 bits count as half a grey level."""
+    """across / inside. Steps below half a grey level of 8 bits count as half a grey level."""
     floor = 0.5 / 255
     return max(across, floor) / max(inside, floor)
 
@@ -69,13 +69,13 @@ def _step(image: NDArray[np.floating] | NDArray[np.uint8], edges: Edges, inset: 
 
 
 def level_seams(image: Image, uvmesh: UVMesh, texels: TexelMap | None = None, borders: Edges | None = None) -> Image:
-    """Makes both sides of every chart border agree, by a correction that is smooth inside the charts.
+    """Makes both sides of every chart border agree by a correction that is smooth inside the charts.
 
-    Minimises the correction's differences between neighbouring texels plus the remaining colour difference
-    along the borders; it is zero beyond a band along them, so a chart's middle keeps its colours. What differs
-    over a long stretch of border (a tint) is spread over the band; what differs from texel to texel dies out
-    within a texel or two, as harmonic functions do: nothing is blurred or copied. Only texels that ``texels``
-    (made with ``LEVEL_MARGIN``) calls surface are changed.
+    Minimises the correction's differences between neighbouring texels plus the remaining colour difference along the
+    borders. The correction is zero beyond a band along them, so a chart's middle keeps its colours. A difference over a
+    long stretch of border (a tint) is spread over the band. A difference from texel to texel dies out within a texel or
+    two, as harmonic functions do. Nothing is blurred or copied. Changes only texels that ``texels`` (made with
+    ``LEVEL_MARGIN``) marks as surface.
     """
     size = len(image)
     texels = texel_map(uvmesh, size, LEVEL_MARGIN) if texels is None else texels
@@ -84,7 +84,7 @@ def level_seams(image: Image, uvmesh: UVMesh, texels: TexelMap | None = None, bo
         return image.copy()
     edge, t = along_edges(borders, size)
     pairs = [_border_lookups(borders, edge, t, inset / size, texels.chart) for inset in _INSETS]
-    # A sample counts where both sides have texels of their own chart right at the border.
+    # A sample counts if both sides have texels of their own chart right at the border.
     valid = pairs[0][2]
     if not valid.any():
         return image.copy()
@@ -106,7 +106,7 @@ def level_seams(image: Image, uvmesh: UVMesh, texels: TexelMap | None = None, bo
     entries = np.concatenate([footprints[0][1], -footprints[1][1]], axis=1).ravel()
     used = entries != 0
     gap = sparse.csr_array((entries[used].astype(np.float32), (rows[used], columns[used])), shape=(samples, count))
-    # Samples on edges shorter than a texel crowd; each counts by the length it stands for.
+    # Edges shorter than a texel have too many samples, so weight each sample by the length it stands for.
     span = np.linalg.norm(borders.uv[:, :, 1] - borders.uv[:, :, 0], axis=-1).max(axis=1) * size
     share = (span / np.bincount(edge, minlength=len(borders)).clip(1))[edge][valid].clip(0.05, 1)
     agree = np.concatenate([weight * share for weight in _AGREE]).astype(np.float32)[:, None]
@@ -125,8 +125,8 @@ def level_seams(image: Image, uvmesh: UVMesh, texels: TexelMap | None = None, bo
 def _smoothness(texels: TexelMap, unknown: NDArray[np.bool_], number: NDArray[np.int64]) -> sparse.csr_array:
     """Laplacian over neighbouring texels of a chart, with zero just beyond the band, plus a little screening.
 
-    Two flaps of one chart may lie side by side in UV and far apart on the mesh: links fade with the distance
-    in space, measured in texels.
+    Two flaps of one chart may lie side by side in UV and far apart on the mesh, so links fade with the distance in
+    space, measured in texels.
     """
     size, count = texels.size, int(unknown.sum())
     grid = np.arange(size * size).reshape(size, size)
@@ -155,10 +155,8 @@ def _smoothness(texels: TexelMap, unknown: NDArray[np.bool_], number: NDArray[np
 def _border_lookups(
     borders: Edges, edge: NDArray[np.int64], t: NDArray[np.float64], inset: float, charts: NDArray[np.int32]
 ) -> tuple[_Lookup, _Lookup, NDArray[np.bool_]]:
-    """Lookups on both sides of the borders, ``inset`` (in UV units) inside, and where both have texels.
-
-    Where one side has none, both weigh nothing.
-    """
+    """Lookups on both sides of the borders, ``inset`` (in UV units) inside, and which of them have texels on both
+    sides. If one side has none, both weights are 0."""
     points = edge_points(borders, edge, t, inset)
     first, second = (_chart_weights(points[:, s], borders.chart[edge, s], charts) for s in (0, 1))
     valid = (first[1].sum(axis=1) > 0) & (second[1].sum(axis=1) > 0)
@@ -168,7 +166,7 @@ def _border_lookups(
 def _chart_weights(
     uv: NDArray[np.float64], chart: NDArray[np.int32], charts: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """``bilinear_weights`` restricted to texels of each lookup's own chart; all weights 0 where there is none."""
+    """``bilinear_weights`` restricted to texels of each lookup's own chart; all weights are 0 if there is none."""
     index, weight = bilinear_weights(uv, len(charts))
     weight = np.where(charts.ravel()[index] == chart[:, None], weight, 0)
     total = weight.sum(axis=1, keepdims=True)

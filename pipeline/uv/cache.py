@@ -1,7 +1,7 @@
-"""Meshes with texture coordinates, made once: kept in memory for the next row, on disk for the next run.
+"""Caches meshes with texture coordinates: in memory for the next row, on disk for the next run.
 
-Unwrapping can take minutes, and its fallback depends on a time limit. What was found first is kept, so that rows,
-workers and resumed runs that share a mesh also share its layout.
+Unwrapping can take minutes, and its fallback depends on a time limit. The first result is kept, so that rows, workers
+and resumed runs that share a mesh also share its layout.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.mesh.mesh import Mesh, UVMesh
 from pipeline.storage.shared_cache import SharedCache
 from pipeline.uv.unwrap import unwrap
 
-# Changes whenever the unwrapper would lay out the same mesh differently.
+# Bump it when the unwrapper would lay out the same mesh differently.
 _LAYOUT_VERSION = "2"
 # Keys of the entry and the attributes that they hold.
 _STORED_FIELDS = {"method": "method", "reason": "reason", "padding": "padding", "use": "coverage"}
@@ -47,11 +47,10 @@ def load_unwrapped(
     report: Reporter = no_report,
     shared: SharedCache | None = None,
 ) -> UVMesh:
-    """The mesh at ``path`` with texture coordinates, from memory, from ``cache``, or newly made.
+    """Returns the mesh at ``path`` with texture coordinates, from memory, from ``cache``, or newly unwrapped.
 
-    ``shared`` shares the files of ``cache`` with other nodes; None: they stay on this node.
-    Raises MeshError and UnwrapError as ``load_mesh`` and ``unwrap`` do. A damaged cache entry, which its checksum
-    gives away, is made anew.
+    ``shared`` shares the files of ``cache`` with other nodes; None: they stay on this node. Detects a damaged cache
+    entry by its checksum and replaces it. Raises MeshError and UnwrapError as ``load_mesh`` and ``unwrap`` do.
     """
     stat = path.stat()
     key = sha256_bytes(
@@ -75,7 +74,7 @@ def load_unwrapped(
         if shared is not None and shared.publish(entry):
             theirs = _read(entry, mesh)
             if theirs is None:
-                # What another node shared is damaged: nobody could use it, ever.
+                # Another node has shared a damaged entry, which no node could use. Replace it.
                 _write(entry, unwrapped)
                 shared.replace(entry)
             else:
@@ -88,7 +87,7 @@ def load_unwrapped(
 
 
 def _as_stored(uvmesh: UVMesh) -> UVMesh:
-    """``uvmesh`` as it will be read back: rows that come later must compute with the same dtypes and memory layout."""
+    """``uvmesh`` as it will be read back, because later rows must compute with the same dtypes and memory layout."""
     return replace(
         uvmesh,
         uv=np.ascontiguousarray(uvmesh.uv, dtype=np.float32),

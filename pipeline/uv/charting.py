@@ -1,9 +1,9 @@
-"""Cutting a mesh into flat charts in seconds, whatever it is: the unwrap that always ends.
+"""Cuts any mesh into flat charts in seconds: the unwrapper that never fails.
 
-Faces are labelled with the axis direction they look along, labels are smoothed over the surface so that borders
-are short, connected faces of one label become a chart, and small charts are given to a neighbour that can hold
-them. Each chart is projected on a plane that all its faces look away from, so it cannot fold locally; where it
-still covers itself (a spiral), the covering part becomes a chart of its own.
+Labels each face with the nearest axis direction of its normal, and smooths the labels over the surface, so that borders
+are short. Connected faces of one label become a chart. Small charts are merged into a neighbour whose direction suits
+them. Each chart is projected on a plane that all its faces face, so it cannot fold locally. If it still covers itself
+(a spiral), the covering part becomes its own chart.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from scipy.sparse.csgraph import connected_components
 from pipeline.mesh.mesh import Mesh, face_normals
 
 _DIRECTIONS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], np.float64)
-# A face may take a direction only within 81 degrees of it while smoothing, 84 when a small chart is given away:
-# beyond, its texels would be stretched too far.
+# A face may take a direction only within 81 degrees of its normal when labels are smoothed, and within 84 when a small
+# chart is merged. Beyond that, its texels would be stretched too far.
 _SMOOTHING_COSINE = 0.15
 _ABSORBING_COSINE = 0.1
 _SMOOTHING_WEIGHT = 3.0
 _SMOOTHING_STEPS = 24
-# How far, in parts of the square root of the number of faces, normals are blurred before they are labelled: bumps
-# smaller than that do not make charts of their own.
+# Radius of the blur of normals before labelling, as a share of the square root of the number of faces. Smaller bumps do
+# not become charts.
 _BLUR = 0.2
 _BLUR_SHARE = 0.8
-# Charts below this share of the surface are given to a neighbour where possible.
+# Charts below this share of the surface are merged into a neighbour if possible.
 _SMALL_SHARE = 2e-3
-# Charts longer than this, in units of the square root of the surface, are cut: they would limit the scale of all.
+# Charts longer than this, in units of the square root of the surface's area, are cut. They would limit the scale of
+# all charts.
 _LONGEST = 0.9
-# Cells along the side of a square as large as the surface, when looking for charts that cover themselves.
+# Cells along the side of a square as large as the surface, for the search for charts that cover themselves.
 _FOLD_GRID = 2048
 _FOLD_STEPS = 24
 
@@ -38,8 +39,7 @@ _FOLD_STEPS = 24
 def adjacency(faces: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of faces across each edge that exactly two faces share in opposite directions.
 
-    Returns (first face, second face, (E, 2) vertices of the edge). Other edges are borders: beyond them, the
-    surface has no side to continue on.
+    Returns (first face, second face, (E, 2) vertices of the edge). All other edges are borders.
     """
     start = faces.reshape(-1)
     end = faces[:, [1, 2, 0]].reshape(-1)
@@ -77,8 +77,8 @@ def _renumbered(label: NDArray[np.integer]) -> NDArray[np.int64]:
 def flat_charts(mesh: Mesh, *, smooth: bool = True) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     """Cuts ``mesh`` into charts and flattens them.
 
-    Returns (points (T, 2) in units of the mesh, each chart with the area it has on the mesh; uv_faces (F, 3);
-    charts (F,) int64). ``smooth`` False gives the plain box projection: no smoothing, faces as they look.
+    Returns (points (T, 2) in units of the mesh, each chart with its area on the mesh; uv_faces (F, 3); charts (F,)
+    int64). ``smooth`` False gives the plain box projection, without smoothing of labels.
     """
     normals = face_normals(mesh.vertices, mesh.faces)
     doubled = np.linalg.norm(normals, axis=1)
@@ -92,7 +92,7 @@ def flat_charts(mesh: Mesh, *, smooth: bool = True) -> tuple[NDArray[np.float64]
         label = _smoothed(facing, first, second, length)
     label = _absorbed(label, facing, area, first, second, length)
     label = components(len(label), first, second, label)
-    # The direction whose worst face still faces it best: at least as good as the chart's label.
+    # The direction with the best worst face. It is at least as good as the chart's label.
     worst = np.full((int(label.max()) + 1, facing.shape[1]), np.inf)
     np.minimum.at(worst, label, facing)
     return _flatten(mesh, label, _DIRECTIONS[np.argmax(worst, axis=1)], unit, area, first, second)
@@ -104,7 +104,7 @@ def _smoothed(
     second: NDArray[np.int64],
     length: NDArray[np.float64],
 ) -> NDArray[np.int64]:
-    """Labels that agree with how faces look and with their neighbours, weighted by the length of shared edges."""
+    """Labels that agree with the faces' normals and with their neighbours, weighted by the length of shared edges."""
     count = len(facing)
     weight = sparse.coo_matrix(
         (np.r_[length, length], (np.r_[first, second], np.r_[second, first])), (count, count)
@@ -120,7 +120,7 @@ def _smoothed(
     own = np.where(allowed, own, -np.inf)
     share = np.eye(facing.shape[1])[np.argmax(own, axis=1)]
     for _ in range(_SMOOTHING_STEPS):
-        # Shares, not hard labels: neighbours that change together would otherwise swap for ever.
+        # Use shares instead of hard labels, with which neighbours that change together would swap forever.
         score = own + _SMOOTHING_WEIGHT * (average @ share)
         sharp = np.exp(8.0 * (score - score.max(axis=1, keepdims=True)))
         share = sharp / sharp.sum(axis=1, keepdims=True)
@@ -136,7 +136,7 @@ def _absorbed(
     second: NDArray[np.int64],
     length: NDArray[np.float64],
 ) -> NDArray[np.int64]:
-    """Small charts given the label of the neighbour they share most border with, where they can face it."""
+    """Gives each small chart the label of the neighbour with the longest common border, if its faces can take it."""
     kinds = facing.shape[1]
     for _ in range(8):
         chart = components(len(label), first, second, label)
@@ -149,7 +149,7 @@ def _absorbed(
         a = np.r_[chart[first[across]], chart[second[across]]]
         b = np.r_[chart[second[across]], chart[first[across]]]
         border = np.r_[length[across], length[across]]
-        # Only towards larger charts (by number where equal), so that no two take each other's label.
+        # Merge only into larger charts (by number if equal), so that no two take each other's label.
         up = (size[b] > size[a]) | ((size[b] == size[a]) & (b > a))
         of_chart = np.zeros(count, np.int64)
         of_chart[chart] = label
@@ -174,10 +174,10 @@ def _flatten(
     first: NDArray[np.int64],
     second: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Projects charts on planes, cuts what is too long, moves out what covers itself; plane (C, 3) normals."""
+    """Projects charts on planes, cuts long charts, and separates parts that cover others. plane: (C, 3) normals."""
     surface = float(area.sum())
-    direction = plane[chart]  # stays with the face while charts are cut
-    # The mean normal is a better plane than an axis, where no face looks away from it.
+    direction = plane[chart]  # per face, so that it survives cutting
+    # The mean normal is a better plane than an axis if no face looks away from it.
     mean = np.stack([np.bincount(chart, area * unit[:, i]) for i in range(3)], axis=1)
     mean = mean / np.maximum(np.linalg.norm(mean, axis=1), 1e-300)[:, None]
     worst = np.full(len(mean), np.inf)
@@ -186,7 +186,7 @@ def _flatten(
     np.minimum.at(axis_worst, chart, np.einsum("fi,fi->f", unit, direction))
     use_mean = worst > np.minimum(0.2, axis_worst - 1e-12)
     direction = np.where(use_mean[chart][:, None], mean[chart], direction)
-    # A basis of each plane; u to the right and v downwards as seen from outside keeps charts unmirrored.
+    # A basis of each plane. With u to the right and v downwards, seen from outside, charts are not mirrored.
     helper = np.where(np.abs(direction[:, 1:2]) < 0.9, [[0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]])
     right = np.cross(helper, direction)
     right /= np.linalg.norm(right, axis=1, keepdims=True)
@@ -200,7 +200,7 @@ def _flatten(
     depth = np.einsum("fci,fi->f", corner, direction)
     chart = _unfolded(flat, chart, depth, surface, first, second)
 
-    # Each chart gets the area it has on the mesh: what is seen at a slant would otherwise get fewer texels.
+    # Scale each chart to its area on the mesh. Slanted faces would otherwise get fewer texels.
     one, two = flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0]
     projected = 0.5 * np.abs(one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0])
     stretch = np.sqrt(np.bincount(chart, area) / np.maximum(np.bincount(chart, projected), 1e-300))
@@ -219,7 +219,7 @@ def _cut_long(
     first: NDArray[np.int64],
     second: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Charts longer than ``longest`` cut into equal lengths across their long axis."""
+    """Cuts charts longer than ``longest`` into equal lengths across their long axis."""
     centre = flat.mean(axis=1)
     count = int(chart.max()) + 1
     members = np.bincount(chart, minlength=count)
@@ -248,10 +248,10 @@ def _unfolded(
     first: NDArray[np.int64],
     second: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Charts none of which covers itself: what lies behind something else becomes a chart of its own."""
+    """Splits charts that cover themselves: faces behind other faces become their own charts."""
     from pipeline.uv.kernels import folded_faces
 
-    # The sheet in front keeps its place; ties by face number.
+    # The sheet in front keeps its chart. The face number decides ties.
     precedence = np.lexsort((np.arange(len(depth)), -depth))
     scale = _FOLD_GRID / surface**0.5
     for step in range(_FOLD_STEPS):
@@ -264,7 +264,7 @@ def _unfolded(
         if not folded.any():
             return chart
         if step == _FOLD_STEPS - 1:
-            # It keeps covering itself: its faces go alone. A single face cannot.
+            # If it still covers itself, each face becomes a chart: a single face cannot.
             alone = np.cumsum(folded) + count
             return _renumbered(np.where(folded, alone, chart))
         chart = components(len(chart), first, second, 2 * chart + folded)

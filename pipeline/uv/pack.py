@@ -1,8 +1,7 @@
-"""Packing charts into the unit square: one scale for all, a stated distance between them, no overlap.
+"""Packs charts into the unit square: one scale for all, a stated distance between them, no overlap.
 
-Charts are laid as bit masks of their true outline on a grid, largest first, each at the highest free place in the
-best of four orientations; small ones fill the gaps of large ones. The largest scale at which all fit is found by
-bisection.
+Places charts as bit masks of their true outline on a grid, largest first, each at the highest free position in the best
+of four orientations. Small charts fill the gaps between large ones. Bisection finds the largest scale at which all fit.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# The grid of the bit masks. Finer packs tighter and takes longer; at 512, a cell is 2 texels of a 1024 texture.
+# The grid of the bit masks. A finer grid packs tighter and takes longer. At 512, a cell is 2 texels of a 1024 texture.
 GRID = 512
-# Beyond these numbers of charts, fewer orientations and fewer scales are tried.
+# With more charts than these, fewer orientations and fewer scales are tried.
 MANY_CHARTS = 1500
-# Padding is halved while charts could cover less than this share of the square with it.
+# Padding is halved while it leaves less than this share of the square to the charts,
 MIN_COVERAGE = 0.35
-# ... and while each halving lets the charts grow by this factor.
+# and while each halving lets the charts grow by this factor.
 WORTH_HALVING = 1.1
 
 
@@ -38,12 +37,12 @@ def pack(
     *,
     padding: float,
 ) -> PackedAtlas:
-    """Packs charts that lie in planes of their own.
+    """Packs flattened charts.
 
-    points (T, 2), any unit that is the same for all charts, y downwards; faces (F, 3) into them; charts (F,) from
-    0, every point used by one chart only. ``padding`` is the requested distance between charts as a
-    part of the square's side; it is halved while the charts would cover less than MIN_COVERAGE of the square, and the
-    result states the padding that was used.
+    points (T, 2), in one unit for all charts, y downwards; faces (F, 3) into them; charts (F,) numbered from 0. Each
+    point belongs to one chart only. ``padding`` is the requested distance between charts as a share of the square's
+    side. It is halved while the charts would cover less than MIN_COVERAGE of the square; the result states the padding
+    that was used.
     """
     charts = np.asarray(charts, np.int64)
     count = int(charts.max()) + 1
@@ -68,7 +67,7 @@ def pack(
         if best is not None and (best[0] ** 2 * area >= MIN_COVERAGE * grid**2 or tried * grid < 0.25):
             break
         if tried * grid < 0.25:
-            # Even without padding they do not fit: more charts than cells. A finer grid has room.
+            # Even without padding they do not fit, because there are more charts than cells. Refine the grid.
             grid *= 2
         tried /= 2
     if best is None:
@@ -79,7 +78,7 @@ def pack(
 
 
 def _upright(points: NDArray[np.float64], point_chart: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """Each chart turned so that its box is smallest, wider than high, its lowest corner at (0, 0)."""
+    """Turns each chart so that its box is smallest and wider than high, with its lowest corner at (0, 0)."""
     order = np.argsort(point_chart, kind="stable")
     starts = np.searchsorted(point_chart[order], np.arange(count))
     ordered = points[order]
@@ -112,9 +111,9 @@ def _largest_scale(
     padding: float,
     grid: int,
 ) -> tuple[float, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
-    """The largest scale (cells per unit) at which everything fits, with its places; None where none does."""
+    """The largest scale (cells per unit) at which all charts fit, with their positions; None if there is none."""
     many = len(extent) > MANY_CHARTS
-    # At 95% use nothing fits; long charts also limit.
+    # No layout fits at 95% use. The longest chart is another limit.
     high = min(np.sqrt(0.95 * grid**2 / area), (grid - padding) / max(float(extent.max()), 1e-30))
     scale, low, best = high * 0.9, 0.0, None
     for _ in range(9 if many else 12):
@@ -166,7 +165,7 @@ def _placed(
     row: NDArray[np.int64],
     turn: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """(T, 2) points in cells of the grid, turned within their masks and moved to their places."""
+    """(T, 2) points in cells of the grid, turned within their masks and moved to their positions."""
     sizes = (np.floor(extent * scale + padding).astype(np.int64) + 1)[point_chart]
     x, y = (points * scale + padding / 2).T
     quarter = turn[point_chart]
@@ -183,7 +182,7 @@ def _tiles(
     area: float,
     count: int,
 ) -> PackedAtlas:
-    """Last resort, for more charts than any grid has cells: equal squares in rows, each chart shrunk into one."""
+    """Last resort for more charts than any grid has cells: shrinks each chart into one of equal squares in rows."""
     side = int(np.ceil(np.sqrt(count)))
     scale = 0.8 / np.maximum(extent.max(axis=1), 1e-30)
     local = points * scale[point_chart][:, None] + 0.1

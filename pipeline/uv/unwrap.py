@@ -1,7 +1,7 @@
-"""Texture coordinates for a mesh: its own where they are usable, else xatlas, else a way that always ends.
+"""Finds texture coordinates for a mesh: its own if usable, else from xatlas, else from our charting, which never fails.
 
-What is laid out here is packed by our own packer (``pack``), also xatlas's charts: to a square, at a distance
-that suits the texture, and the same bytes for the same mesh.
+Our own packer (``pack``) lays out all new charts, also those of xatlas: in a square, at a distance that suits the
+texture, and with the same bytes for the same mesh.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from pipeline.core.job import Reporter, no_report
 from pipeline.core.process.child import run_child
 from pipeline.mesh.mesh import Mesh, UVMesh, face_areas, unique_rows, uv_areas
 
-# The mesh's own coordinates may leave the unit square by this much; beyond, the texture is tiled.
+# The mesh's own coordinates may leave the unit square by this much. Beyond that, the texture is tiled.
 TILE_TOLERANCE = 1e-3
-# Own coordinates are usable while at most this share of the covered cells of a grid is covered more than once...
+# Own coordinates are usable if at most this share of the covered cells of a grid is covered more than once,
 LARGEST_OVERLAP = 0.01
 OVERLAP_GRID = 1024
-# ... at most this share of the surface gets (almost) no texels: below this part of the mean density ...
+# if at most this share of the surface gets (almost) no texels: less than this share of the mean density,
 LARGEST_STARVED = 0.01
 STARVED_DENSITY = 1e-4
-# ... and the charts cover at least this share of the square.
+# and if the charts cover at least this share of the square.
 LEAST_COVERED = 0.05
-# ... "auto" wants them even besides: at this percentile, over the surface, the density of texels (per length) is at
-# least this part of the median.
+# "auto" also requires an even density of texels (per length): this percentile over the surface is at least this share
+# of the median.
 SPARSE_SHARE = 0.05
 LEAST_DENSITY = 0.25
-# Distance between charts as a part of the texture's side: one latent of a latent texture an eighth as large, at
-# 1024 texels.
+# Distance between charts as a share of the texture's side: one latent of a latent texture an eighth as large, at 1024
+# texels.
 PADDING = 1 / 128
-# Above this, xatlas takes longer than anyone waits: its time grows faster than the number of faces.
+# With more faces than this, xatlas takes too long: its time grows faster than the number of faces.
 XATLAS_FACES = 60_000
-# With more charts or less use than this, "auto" also asks what clusters make of the mesh, and takes these where
-# they are fewer and use the texture better: scans full of crevices fall into hundreds of slivers otherwise.
+# With more charts or less use of the texture than this, "auto" also tries clusters, and takes them if they are fewer
+# and use the texture better. Otherwise scans full of crevices would fall into hundreds of slivers.
 MANY_CHARTS = 256
 POOR_COVERAGE = 0.4
 BETTER_COVERAGE = 1.15
-# Charts that xatlas lets overlap more than this are not used.
+# xatlas's charts are not used if they overlap by more than this.
 _XATLAS_OVERLAP = 0.002
 _CHILD = Path(__file__).with_name("xatlas_child.py")
 
@@ -59,16 +59,15 @@ def unwrap(
 ) -> UVMesh:
     """Gives ``mesh`` one usable set of texture coordinates for a square texture of ``texture_size`` texels.
 
-    mode  "auto": the mesh's own where usable (``uv_problem``) and even (``uneven_density``), else xatlas unless the
-          mesh is very large, else clusters; "input": the mesh's own where usable, or UnwrapError; "xatlas": xatlas
-          whatever the mesh has, clusters where it fails or is not done in ``time_limit`` seconds; "box": a box
-          projection.
+    mode    "auto": the mesh's own if usable (``uv_problem``) and even (``uneven_density``); else xatlas, unless the
+            mesh is very large; else clusters. "input": the mesh's own if usable, else UnwrapError. "xatlas": xatlas in
+            any case, clusters if it fails or does not finish within ``time_limit`` seconds. "box": a box projection.
     report  is called as ("unwrap", seconds so far, time_limit) while xatlas runs.
 
-    Always ends: xatlas runs in a process of its own that is killed when its time is over.
+    Always returns: xatlas runs in a child process that is killed at the time limit.
     """
     if mode not in ("auto", "input", "xatlas", "box"):
-        raise SettingError(f"unwrap mode {mode!r} is unknown; it is one of auto, input, xatlas, box")
+        raise SettingError(f"unwrap mode {mode!r} is unknown; allowed: auto, input, xatlas, box")
     report("unwrap", 0, max(1, math.ceil(time_limit)))
     why_not = ""
     if mode in ("auto", "input"):
@@ -80,8 +79,8 @@ def unwrap(
         if mode == "input":
             raise UnwrapError(f"the mesh's own texture coordinates cannot be used: {why_not}")
     if mode == "box":
-        return _clustered(mesh, texture_size, "box", "a box projection was asked for")
-    started = "xatlas was asked for" if mode == "xatlas" else why_not
+        return _clustered(mesh, texture_size, "box", "a box projection was requested")
+    started = "xatlas was requested" if mode == "xatlas" else why_not
     if mode == "auto" and len(mesh.faces) > XATLAS_FACES:
         return _clustered(mesh, texture_size, "clusters", f"{started}; {len(mesh.faces)} faces are too many for xatlas")
     charts, failure = run_xatlas(mesh, time_limit=time_limit, report=report)
@@ -97,7 +96,7 @@ def unwrap(
 
 
 def _better_packed(mesh: Mesh, texture_size: int, unwrapped: UVMesh) -> UVMesh:
-    """``unwrapped``, or what clusters make of the mesh where that is clearly better."""
+    """``unwrapped``, or the layout by clusters if that is clearly better."""
     count = int(unwrapped.charts.max()) + 1
     reason = f"xatlas made {count} charts that use {unwrapped.coverage:.0%} of the texture"
     other = _clustered(mesh, texture_size, "clusters", reason)
@@ -107,10 +106,11 @@ def _better_packed(mesh: Mesh, texture_size: int, unwrapped: UVMesh) -> UVMesh:
 
 
 def uv_problem(mesh: Mesh) -> str:
-    """Empty when the mesh's own texture coordinates can be painted on, else one line why not.
+    """Returns "" if the mesh's own texture coordinates can be painted on, else one line why not.
 
-    Usable: on every face, finite, within one tile, hardly any surface without texels, charts that overlap by at
-    most LARGEST_OVERLAP of what they cover (measured on OVERLAP_GRID squared cells), not crowded in a corner.
+    They are usable if they are on every face, finite and within one tile, if hardly any surface lacks texels, if the
+    charts are not crowded in a corner, and if they overlap on at most LARGEST_OVERLAP of the cells that they cover, of
+    OVERLAP_GRID squared.
     """
     if mesh.uv is None or mesh.uv_faces is None:
         return "the mesh has no texture coordinates"
@@ -141,10 +141,10 @@ def uv_problem(mesh: Mesh) -> str:
 
 
 def uneven_density(mesh: Mesh) -> str:
-    """Empty when the mesh's own texture coordinates, usable ones, give all parts about as many texels, else one line.
+    """Returns "" if the mesh's own, usable texture coordinates have an even density, else one line why not.
 
-    Density is texels per length. It is uneven where its 5th percentile over the surface's area is under a quarter of
-    its median.
+    Density is texels per length. It is uneven if its 5th percentile over the surface's area is below a quarter of its
+    median.
     """
     if mesh.uv is None or mesh.uv_faces is None or (mesh.uv_faces < 0).any():
         return ""
@@ -163,7 +163,7 @@ def uneven_density(mesh: Mesh) -> str:
 
 
 def overlap_share(uv: NDArray[np.floating], uv_faces: NDArray[np.integer], size: int = OVERLAP_GRID) -> float:
-    """Which share of the cells that faces cover, on a grid of ``size`` squared, is covered more than once."""
+    """The share of covered cells, on a grid of ``size`` squared, that are covered more than once."""
     covered, doubled = _covered(uv, uv_faces, size)
     return doubled / covered if covered else 0.0
 
@@ -177,7 +177,7 @@ def _covered(uv: NDArray[np.floating], uv_faces: NDArray[np.integer], size: int 
 
 
 def _first_tile(uv: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Coordinates that all lie in one other tile moved to the first: the same place of a repeated texture."""
+    """Moves coordinates that all lie in one other tile to the first, where a repeated texture looks the same."""
     tile = np.floor((uv.min(axis=0) + uv.max(axis=0)) / 2)
     if not (np.abs(tile) < 1e6).all() or not tile.any():
         return uv
@@ -193,7 +193,7 @@ def _with_own_uv(mesh: Mesh) -> UVMesh:
     if uv is not mesh.uv:
         reason += "; moved by whole tiles"
     uv = np.clip(uv, 0.0, 1.0)
-    # One entry per position and coordinate: what only happens to have equal coordinates is not connected.
+    # One entry per pair of position and coordinate: faces whose coordinates are equal by chance are not connected.
     rows = np.concatenate([mesh.faces.reshape(-1, 1), uv[mesh.uv_faces.reshape(-1)]], axis=1)
     first, number = unique_rows(rows)
     uv_faces = number.reshape(-1, 3)
@@ -235,7 +235,7 @@ def _packed(
 
     if charts is None:
         charts = chart_ids(uv_faces)
-    # A texture of few texels needs at least two between charts, or every filter would mix them.
+    # A small texture needs at least two texels between charts, or every filter would mix them.
     padding = max(PADDING, 2 / texture_size)
     packed = pack(points, uv_faces, charts.astype(np.int64), padding=padding)
     if packed.padding < padding:
@@ -259,12 +259,12 @@ def run_xatlas(
     report: Reporter = no_report,
     command: Sequence[str] = (),
 ) -> tuple[tuple[NDArray[np.float64], NDArray[np.int64]] | None, str]:
-    """Charts by xatlas, in a process that ends with this one and after ``time_limit`` seconds in any case.
+    """Runs xatlas in a child process that ends with this one, and after ``time_limit`` seconds at the latest.
 
-    Returns (((T, 2) float64 in texels, (F, 3) indices), "") or (None, one line why not). ``command`` is what is
-    run with the folder, this process's id and a number of seconds behind it (empty: the program with xatlas).
+    Returns (((T, 2) float64 in texels, (F, 3) indices), "") or (None, one line why not). ``command`` is the program to
+    run, followed by the folder, this process's id and a number of seconds (empty: the program with xatlas).
     """
-    # xatlas computes in float32 and calls faces below an absolute area degenerate: brought to a mean area of 1.
+    # xatlas computes in float32 and treats faces below an absolute area as degenerate, so scale to a mean area of 1.
     centred = mesh.vertices - (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
     centred = centred / math.sqrt(max(float(face_areas(mesh.vertices, mesh.faces).mean()), 1e-300))
     arrays, failure = run_child(
@@ -281,5 +281,5 @@ def run_xatlas(
     uv, uv_faces = arrays["uv"].astype(np.float64), arrays["uv_faces"].astype(np.int64)
     fits = uv_faces.shape == mesh.faces.shape and uv.ndim == 2 and np.isfinite(uv).all()
     if not fits or uv_faces.max(initial=0) >= len(uv):
-        return None, "xatlas returned something that does not fit the mesh"
+        return None, "the result of xatlas does not fit the mesh"
     return (uv, uv_faces), ""

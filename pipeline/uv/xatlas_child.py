@@ -1,4 +1,4 @@
-"""The program in which xatlas runs: xatlas holds the interpreter lock for its whole run, so it gets a process.
+"""Child process that runs xatlas, because xatlas holds the interpreter lock for its whole run.
 
 Run by path as ``python -P xatlas_child.py FOLDER PARENT SECONDS``; imports nothing of this project. Reads
 ``vertices.npy`` (V, 3) float32 and ``faces.npy`` (F, 3) uint32 in FOLDER, writes ``uv.npy`` (T, 2) float32 in
@@ -20,7 +20,7 @@ exit_with_parent = runpy.run_path(str(Path(__file__).parents[1] / "core" / "proc
 
 
 def main(folder: Path) -> None:
-    """Unwraps what lies in ``folder``."""
+    """Unwraps the mesh in ``folder``."""
     import xatlas
 
     vertices = np.load(folder / "vertices.npy", allow_pickle=False)
@@ -28,12 +28,12 @@ def main(folder: Path) -> None:
     atlas = xatlas.Atlas()
     atlas.add_mesh(vertices, faces)
     charts = xatlas.ChartOptions()
-    # Half of the default: on scanned and modelled meshes it gives as few charts, without the strongly stretched
-    # ones, in a third of the time.
+    # Half of the default: on scanned and modelled meshes it gives as few charts, none of them strongly stretched, in a
+    # third of the time.
     charts.max_cost = 1.0
     packing = xatlas.PackOptions()
-    # The charts are packed again by our own packer, to a square and an exact distance: this one's packing only
-    # has to be quick.
+    # Our own packer packs the charts again, into a square and at an exact distance. So this packing only has to be
+    # quick.
     packing.resolution = 1024
     packing.padding = 1
     packing.bilinear = False

@@ -1,4 +1,4 @@
-"""Gutter texels, filled with what lies across the nearest chart border on the surface.
+"""Fills gutter texels with the texels across the nearest chart border on the surface.
 
 S x S texels, B border edges with two sides each, C channels. UV is in texels here: texel (x, y) has its centre at
 (x + 0.5, y + 0.5). ``numba_backend`` is the fast backend, ``numpy_backend`` its plain twin; both give the same arrays.
@@ -27,20 +27,19 @@ def map_across_border(
     *,
     backend: str = "auto",
 ) -> tuple[Float64[NDArray[np.float64], "size size 2"], Int32[NDArray[np.int32], "size size"]]:
-    """For gutter texels within ``width`` of a border edge: the point in the neighbour chart, and that chart.
+    """Finds, for gutter texels within ``width`` of a border edge, the point in the neighbour chart, and that chart.
 
-    The neighbour's side of the edge is laid onto this side by the similarity that joins their ends; the nearest edge
-    decides.
+    The nearest edge decides. The similarity that joins the ends of the edge's two sides maps one side to the other.
 
     Args:
-        uv: (B, 2, 2, 2) ends (x, y) of both sides of each edge, which have a length.
+        uv: (B, 2, 2, 2) ends (x, y) of both sides of each edge. No edge has length 0.
         inward: (B, 2, 2) unit vectors from both sides into their charts.
         chart: (B, 2) chart numbers of both sides.
-        mask: (S, S) texels that have values of their own.
+        mask: (S, S) texels that have their own values.
         width: in texels.
         backend: "numba", "numpy", or "auto".
 
-    Returns source (S, S, 2), the point (x, y), NaN where there is none, and target (S, S) the chart, or -1. Raises
+    Returns source (S, S, 2), the point (x, y), NaN if there is none, and target (S, S), the chart or -1. Raises
     BackendError.
     """
     size = len(mask)
@@ -57,10 +56,11 @@ def sample_charts(
     *,
     backend: str = "auto",
 ) -> Bool[NDArray[np.bool_], "size size"]:
-    """Sets ``texels`` (S, S, C) that have a target chart to the bilinear value at ``source``, read in that chart only.
+    """Sets ``texels`` (S, S, C) with a target chart to the bilinear value at ``source``, read from that chart only.
 
-    ``chart`` (S, S) is the chart of each texel that may be read, else -1; such texels have no target. ``source`` and
-    ``target`` as ``map_across_border`` returns them. Returns where that was possible: (S, S). Raises BackendError.
+    ``chart`` (S, S) is the chart of each texel that may be read, else -1. Texels that may be read have no target.
+    ``source`` and ``target`` as ``map_across_border`` returns them. Returns the texels that were set, (S, S). Raises
+    BackendError.
     """
     filled: NDArray[np.bool_] = _backend(backend).sample_charts(texels, chart, source, target)
     return filled

@@ -12,7 +12,7 @@ from pipeline.core.jit import njit
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def map_across_border(uv, inward, chart, mask, width, source, target):
-    """As ``gutter.map_across_border``; ``source`` (S, S, 2) and ``target`` (S, S) are written."""
+    """As ``gutter.map_across_border``, but writes to ``source`` (S, S, 2) and ``target`` (S, S)."""
     size = len(mask)
     nearest = np.full((size, size), np.inf)
     for e in range(len(uv)):
@@ -40,8 +40,8 @@ def map_across_border(uv, inward, chart, mask, width, source, target):
                     near = min(max(t, 0.0), 1.0)
                     dx, dy = px - near * ex, py - near * ey
                     d = dx * dx + dy * dy
-                    # Beyond the ends of a convex corner the point leaves the neighbour; a straight
-                    # perpendicular is preferred among edges that are equally near.
+                    # Beyond the ends of an edge at a convex corner the point leaves the neighbour. Among edges that
+                    # are equally near, prefer one with a perpendicular through the texel.
                     d += 1e-3 * abs(t - near) * length
                     if d < nearest[y, x] and d <= width * width:
                         nearest[y, x] = d
@@ -52,10 +52,7 @@ def map_across_border(uv, inward, chart, mask, width, source, target):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def sample_charts(texels, chart, source, target):
-    """Sets texels (S, S, C) with a target chart to the bilinear value at ``source``, read from that chart only.
-
-    Returns where that was possible: (S, S) bool.
-    """
+    """As ``gutter.sample_charts``."""
     size, _, channels = texels.shape
     filled = np.zeros((size, size), np.bool_)
     total = np.zeros(channels)
@@ -73,7 +70,7 @@ def sample_charts(texels, chart, source, target):
                 for i in range(2):
                     xx, yy = min(x0 + i, size - 1), min(y0 + j, size - 1)
                     w = (fx if i else 1.0 - fx) * (fy if j else 1.0 - fy)
-                    # Texels of charts are never written here, so the order of texels does not matter.
+                    # Texels of charts are never written here, so the order of texels is irrelevant.
                     if chart[yy, xx] == target[y, x]:
                         weights += w
                         for c in range(channels):

@@ -1,13 +1,13 @@
-"""The gutter's loops on whole arrays of texels: the plain twin that ``numba_backend`` is compared with."""
+"""The gutter's kernels on whole arrays of texels. The plain twin: tests compare ``numba_backend`` with it."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-# A texel is filled where the chart has more than this share of the weights of the lookup.
+# A texel is filled if the target chart has more than this share of the lookup's weights.
 _LEAST_WEIGHT = 0.2
-# Texels beyond the ends of an edge count as this much farther away, in parts of their squared distance along it.
+# A texel beyond an edge's ends counts as farther away, by this share of its squared distance along the edge.
 _BEYOND_ENDS = 1e-3
 
 
@@ -20,7 +20,7 @@ def map_across_border(
     source: NDArray[np.float64],
     target: NDArray[np.int32],
 ) -> None:
-    """As ``gutter.map_across_border``; ``source`` (S, S, 2) and ``target`` (S, S) are written."""
+    """As ``gutter.map_across_border``, but writes to ``source`` (S, S, 2) and ``target`` (S, S)."""
     size = len(mask)
     nearest = np.full((size, size), np.inf)
     for ends, normals, charts in zip(uv, inward, chart, strict=True):
@@ -37,8 +37,8 @@ def map_across_border(
             t = (px * along[0] + py * along[1]) / length
             on_edge = np.clip(t, 0.0, 1.0)
             dx, dy = px - on_edge * along[0], py - on_edge * along[1]
-            # Beyond the ends of a convex corner the point leaves the neighbour; among edges that are equally near,
-            # the one with a straight perpendicular is preferred.
+            # Beyond the ends of an edge at a convex corner the point leaves the neighbour. Among edges that are equally
+            # near, prefer one with a perpendicular through the texel.
             distance = dx * dx + dy * dy + _BEYOND_ENDS * np.abs(t - on_edge) * length
             better = ~mask[y, x] & (outwards > 0) & (outwards <= width)
             better &= (distance < nearest[y, x]) & (distance <= width * width)
@@ -57,7 +57,7 @@ def sample_charts(
     size = len(texels)
     filled = np.zeros((size, size), np.bool_)
     row, column = np.nonzero(target >= 0)
-    wanted = target[row, column]
+    target_chart = target[row, column]
     u, v = np.clip(source[row, column] - 0.5, 0.0, size - 1.0).T
     x0, y0 = u.astype(np.int64), v.astype(np.int64)
     fx, fy = u - x0, v - y0
@@ -65,10 +65,10 @@ def sample_charts(
     for j in range(2):
         for i in range(2):
             x, y = np.minimum(x0 + i, size - 1), np.minimum(y0 + j, size - 1)
-            weight = (fx if i else 1.0 - fx) * (fy if j else 1.0 - fy) * (chart[y, x] == wanted)
+            weight = (fx if i else 1.0 - fx) * (fy if j else 1.0 - fy) * (chart[y, x] == target_chart)
             weights += weight
             total += weight[:, None] * texels[y, x]
-    found = weights > _LEAST_WEIGHT
-    filled[row[found], column[found]] = True
-    texels[row[found], column[found]] = total[found] / weights[found, None]
+    is_filled = weights > _LEAST_WEIGHT
+    filled[row[is_filled], column[is_filled]] = True
+    texels[row[is_filled], column[is_filled]] = total[is_filled] / weights[is_filled, None]
     return filled

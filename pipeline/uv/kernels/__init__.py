@@ -1,4 +1,4 @@
-"""Loops over texture coordinates: coverage, overlap inside charts, chart masks and their packing.
+"""Kernels on texture coordinates: coverage, overlap inside charts, chart masks and their packing.
 
 F faces, C charts. Grids are indexed [row, column], row 0 at the top; coordinates are in cells of the grid. All backends
 visit faces and charts in a fixed order on one thread and give the same arrays.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def coverage(
     corners: Float64[NDArray[np.float64], "faces 3 2"], size: int, *, backend: str = "auto"
 ) -> UInt8[NDArray[np.uint8], "size size"]:
-    """How many faces own the centre of each cell of a (size, size) grid, at most 255.
+    """Counts the faces that own the centre of each cell of a (size, size) grid, up to 255.
 
     ``corners`` (F, 3, 2) in cells. Winding does not matter. Raises BackendError.
     """
@@ -38,14 +38,14 @@ def folded_faces(
     *,
     backend: str = "auto",
 ) -> Bool[NDArray[np.bool_], " faces"]:
-    """Faces that cover, in their own chart, a cell that an earlier face of that chart covers: (F,).
+    """(F,) bool: faces that cover a cell which an earlier face of the same chart covers.
 
-    Without them no chart overlaps itself.
+    Without these faces no chart overlaps itself.
 
     Args:
         corners: (F, 3, 2) in cells, the lowest corner of each chart at (0, 0).
         order: (F,) face numbers chart by chart, in the order of precedence.
-        starts: (C + 1,) where each chart begins in ``order``.
+        starts: (C + 1,) start of each chart in ``order``.
         backend: "numba", "numpy", or "auto".
 
     Raises BackendError.
@@ -64,13 +64,13 @@ def chart_masks(
     *,
     backend: str = "auto",
 ) -> UInt8[NDArray[np.uint8], " cells"]:
-    """Masks of the cells that come within ``reach`` (square distance) of each chart, flat, one chart after the other.
+    """Masks of the cells within ``reach`` (Chebyshev distance) of each chart, flat, one chart after the other.
 
     Args:
         corners: (F, 3, 2) in cells of the chart's mask, the lowest corner of each chart at (reach, reach).
         chart: (F,) chart numbers.
         widths, heights: (C,) sizes of the masks.
-        offsets: (C,) where each mask begins.
+        offsets: (C,) start of each mask.
         reach: in cells.
         backend: "numba", "numpy", or "auto".
 
@@ -93,16 +93,16 @@ def pack_masks(
 ) -> tuple[
     bool, Int64[NDArray[np.int64], " charts"], Int64[NDArray[np.int64], " charts"], Int64[NDArray[np.int64], " charts"]
 ]:
-    """Places masks on a (size, size) grid, each at the highest free place, turned by quarter turns.
+    """Places masks on a (size, size) grid, each at the highest free position, in one of up to four orientations.
 
     Args:
         masks, widths, heights, offsets: as ``chart_masks`` returns and takes them.
-        order: (C,) which chart is placed first.
-        size: of the grid, below 32768.
-        turns: 1 or 4, how many orientations are tried.
+        order: (C,) charts in the order in which they are placed.
+        size: side of the grid, below 32768.
+        turns: number of orientations that are tried, 1 or 4.
         backend: "numba", "numpy", or "auto".
 
-    Returns (fitted, column, row, turn), the last three (C,); ``fitted`` is False when a mask did not fit. Raises
+    Returns (fitted, column, row, turn), the last three (C,). ``fitted`` is False if a mask did not fit. Raises
     BackendError.
     """
     fitted, column, row, turn = _backend(backend).pack_masks(masks, widths, heights, offsets, order, size, turns)

@@ -1,4 +1,4 @@
-"""Compiled loops over texture coordinates; see ``uv.kernels``. Everything runs on one thread and in a fixed order."""
+"""Compiled loops over texture coordinates; see ``uv.kernels``. They run on one thread and in a fixed order."""
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-incomplete-defs=False
 # Compiled functions take their types from their arguments.
@@ -13,7 +13,7 @@ from pipeline.uv.kernels.layout import HINTED_CHARTS, SUBCELL
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def _owns_centre(w, dx, dy):
-    """Whether a centre belongs to a face at one edge: inside of it, or on it where the edge is a top or left."""
+    """Whether a centre belongs to a face by one edge: it lies inside of it, or on it if it is a top or left edge."""
     return w > 0 or (w == 0 and (dy > 0 or (dy == 0 and dx < 0)))
 
 
@@ -24,10 +24,7 @@ def _snapped(x):
 
 @numba.njit(cache=True, nogil=True)
 def coverage(corners, size):
-    """(size, size) uint8: how many faces own each cell's centre, at most 255.
-
-    corners (F, 3, 2) float64 in cells. Winding does not matter.
-    """
+    """As ``uv.kernels.coverage``."""
     count = np.zeros((size, size), np.uint8)
     half = SUBCELL // 2
     for face in range(corners.shape[0]):
@@ -60,12 +57,7 @@ def coverage(corners, size):
 
 @numba.njit(cache=True, nogil=True)
 def folded_faces(corners, order, starts):
-    """(F,) bool: faces that cover, in their own chart, a cell that an earlier face of that chart covers.
-
-    corners (F, 3, 2) float64 in cells, each chart from (0, 0) on; order (F,) face numbers chart by chart, in the
-    order of precedence; starts (C + 1,) where each chart begins in ``order``. What is left when the marked faces
-    are taken away overlaps nowhere.
-    """
+    """As ``uv.kernels.folded_faces``."""
     marked = np.zeros(corners.shape[0], np.bool_)
     half = SUBCELL // 2
     for chart in range(starts.shape[0] - 1):
@@ -111,11 +103,7 @@ def folded_faces(corners, order, starts):
 
 @numba.njit(cache=True, nogil=True)
 def chart_masks(corners, chart, widths, heights, offsets, reach):
-    """Flat uint8 masks, chart after chart: cells that come within ``reach`` (square distance) of the chart.
-
-    corners (F, 3, 2) float64 in cells, each chart with its lowest corner at (reach, reach); chart (F,) ids;
-    widths, heights (C,) of the masks; offsets (C,) where each begins.
-    """
+    """As ``uv.kernels.chart_masks``."""
     total = 0
     for c in range(widths.shape[0]):
         total += widths[c] * heights[c]
@@ -133,7 +121,7 @@ def chart_masks(corners, chart, widths, heights, offsets, reach):
         right = min(int(np.floor(max(x0, x1, x2) + reach)), width - 1)
         top = max(int(np.floor(min(y0, y1, y2) - reach)), 0)
         bottom = min(int(np.floor(max(y0, y1, y2) + reach)), height - 1)
-        # A square of half side ``radius`` around the centre misses the face when it lies outside of one edge.
+        # A square of half side ``radius`` around the centre misses the face if it lies outside of one edge.
         slack0 = radius * (abs(x1 - x0) + abs(y1 - y0))
         slack1 = radius * (abs(x2 - x1) + abs(y2 - y1))
         slack2 = radius * (abs(x0 - x2) + abs(y0 - y2))
@@ -156,9 +144,9 @@ def chart_masks(corners, chart, widths, heights, offsets, reach):
 
 @numba.njit(cache=True, nogil=True)
 def _mask_runs(masks, offset, w0, h0, turn):
-    """(R, 3) int64 runs (row, first column, last column) of a mask turned by quarter turns, longest first.
+    """(R, 3) int64 runs (row, first column, last column) of a mask after ``turn`` quarter turns, longest first.
 
-    A turn by one takes (x, y) of a mask of height h to (h - y, x).
+    One turn maps (x, y) of a mask of height h to (h - y, x).
     """
     w, h = (w0, h0) if turn % 2 == 0 else (h0, w0)
     turned = np.zeros((h, w), np.bool_)
@@ -194,17 +182,13 @@ def _mask_runs(masks, offset, w0, h0, turn):
 
 @numba.njit(cache=True, nogil=True)
 def pack_masks(masks, widths, heights, offsets, order, size, turns):
-    """Places masks on a (size, size) grid, each at the highest free place, turned by quarter turns.
-
-    order (C,) which chart comes first; turns 1 or 4, how many orientations are tried. Returns (placed, column,
-    row, turn), the last three (C,) int64; placed is False when something did not fit.
-    """
+    """As ``uv.kernels.pack_masks``."""
     count = widths.shape[0]
     columns, rows, turned = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
-    # In each row, the last taken column at or before each column, or -1: a run meets something when that lies
-    # within it, and is then moved just behind it.
+    # For each row and column, the last taken column at or before it, or -1. A run collides if that column lies within
+    # the run, and is then moved just behind it.
     taken = np.full((size, size), -1, np.int16)
-    # Where a box of about this size found its place last: what had no room above seldom has it now.
+    # The row at which a box of about this size was placed last. A box that had no room above seldom has it now.
     hints = np.zeros((size // 4 + 1, size // 4 + 1), np.int64)
     for k in range(count):
         c = order[k]

@@ -1,8 +1,7 @@
-"""The UV kernels on whole arrays of cells: the plain twin that ``numba_backend`` is compared with.
+"""The UV kernels on whole arrays of cells. The plain twin: tests compare ``numba_backend`` with it.
 
-Each function takes and returns what the function of the same name in ``uv.kernels`` does. Meant to be read, and to
-work where numba does not. Edge tests use the same integers or the same float64 operations, so both give the same
-arrays.
+Each function takes and returns the same as the function of that name in ``uv.kernels``. Edge tests use the same
+integers or the same float64 operations as the fast backend, so both give the same arrays.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _Cells = tuple[slice, slice, NDArray[np.bool_]]
 
 
 def coverage(corners: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
-    """(size, size) how many faces own each cell's centre, at most 255."""
+    """As ``uv.kernels.coverage``."""
     count = np.zeros((size, size), np.int64)
     for triangle in corners:
         rows, columns, owned = _owned_cells(triangle, size, size)
@@ -30,7 +29,7 @@ def coverage(corners: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
 def folded_faces(
     corners: NDArray[np.float64], order: NDArray[np.int64], starts: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """(F,) faces that cover, in their own chart, a cell that an earlier face of that chart covers."""
+    """As ``uv.kernels.folded_faces``."""
     marked = np.zeros(len(corners), np.bool_)
     for first, end in itertools.pairwise(starts):
         members = order[first:end]
@@ -54,7 +53,7 @@ def chart_masks(
     offsets: NDArray[np.int64],
     reach: float,
 ) -> NDArray[np.uint8]:
-    """Flat masks, chart after chart, of the cells that come within ``reach`` (square distance) of the chart."""
+    """As ``uv.kernels.chart_masks``."""
     masks = np.zeros(int((widths * heights).sum()), np.uint8)
     radius = 0.5 + reach
     for triangle, c in zip(corners, chart, strict=True):
@@ -66,7 +65,7 @@ def chart_masks(
         px, py = columns + 0.5, (rows + 0.5)[:, None]
         near = np.ones((len(rows), len(columns)), np.bool_)
         for (x0, y0), (x1, y1) in _edges(triangle):
-            # A square of half side ``radius`` around the centre misses the face when it lies outside of one edge.
+            # A square of half side ``radius`` around the centre misses the face if it lies outside of one edge.
             slack = radius * (abs(x1 - x0) + abs(y1 - y0))
             near &= ~((x1 - x0) * (py - y0) - (y1 - y0) * (px - x0) < -slack)
         mask[np.ix_(rows, columns)] |= near
@@ -82,11 +81,11 @@ def pack_masks(
     size: int,
     turns: int,
 ) -> tuple[bool, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Places masks on a (size, size) grid; returns (fitted, column, row, turn)."""
+    """As ``uv.kernels.pack_masks``."""
     count = len(widths)
     columns, rows, turned = (np.zeros(count, np.int64) for _ in range(3))
     occupied = np.zeros((size, size), np.bool_)
-    # By a quarter of the box's height and width: from which row on a place is searched.
+    # The row at which the search starts, by a quarter of the box's height and width.
     hints: dict[tuple[int, int], int] = {}
     for c in order:
         flat = masks[offsets[c] : offsets[c] + widths[c] * heights[c]]
@@ -98,10 +97,10 @@ def pack_masks(
             height, width = mask.shape
             hint = (height // 4, width // 4)
             first_row = hints.get(hint, 0) if count > HINTED_CHARTS else 0
-            place = _highest_place(occupied, mask, first_row, best_bottom - 1)
-            if place is not None:
-                best_bottom, best = place[0] + height, (*place, turn, mask)
-                hints[hint] = max(place[0] - 2, 0)
+            position = _highest_place(occupied, mask, first_row, best_bottom - 1)
+            if position is not None:
+                best_bottom, best = position[0] + height, (*position, turn, mask)
+                hints[hint] = max(position[0] - 2, 0)
         if best is None:
             return False, columns, rows, turned
         row, column, turn, mask = best
@@ -113,7 +112,7 @@ def pack_masks(
 def _highest_place(
     occupied: NDArray[np.bool_], mask: NDArray[np.bool_], first_row: int, lowest_bottom: int
 ) -> tuple[int, int] | None:
-    """The first (row, column), row by row, where ``mask`` meets nothing and ends at ``lowest_bottom`` or above."""
+    """The first free (row, column), row by row, at which ``mask`` ends at ``lowest_bottom`` or above."""
     height, width = mask.shape
     size = len(occupied)
     if width > size:
@@ -129,8 +128,7 @@ def _highest_place(
 def _owned_cells(triangle: NDArray[np.float64], height: int, width: int) -> _Cells:
     """The cells of a grid (height, width) whose centres belong to ``triangle`` (3, 2), snapped to parts of a cell.
 
-    A centre belongs to it when it lies inside, or on an edge that is a top or left one. A triangle without area owns
-    nothing.
+    A centre belongs to the triangle if it lies inside, or on a top or left edge. A triangle without area owns no cell.
     """
     half = SUBCELL // 2
     snapped = np.floor(triangle * SUBCELL + 0.5).astype(np.int64)
