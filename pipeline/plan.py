@@ -161,7 +161,7 @@ def leftovers(out: Location, knows: Callable[[str], bool]) -> Iterator[tuple[str
     """
     if isinstance(out, RemotePath):
         unknown = sorted(name for name in publish.asset_ids(out) if not knows(name))
-        yield from ((name, there) for name, there in take_snapshots(out, unknown) if is_ours(there, name))
+        yield from ((name, snapshot) for name, snapshot in take_snapshots(out, unknown) if is_ours(snapshot, name))
         return
     try:
         with os.scandir(out) as entries:
@@ -179,8 +179,8 @@ def _with_folders(jobs: Iterable[Job], out: Location) -> Iterator[tuple[Job, Pat
         return
     remaining = iter(jobs)
     while window := list(islice(remaining, _WINDOW)):
-        for job, (_, there) in zip(window, take_snapshots(out, (job.id for job in window)), strict=True):
-            yield job, there
+        for job, (_, snapshot) in zip(window, take_snapshots(out, (job.id for job in window)), strict=True):
+            yield job, snapshot
 
 
 def is_foreign(folder: Path | Snapshot) -> bool:

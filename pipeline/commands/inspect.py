@@ -74,8 +74,8 @@ def _fetched(location: RemotePath) -> tuple[RemotePath, dict[str, Any], tuple[di
     is_folder = location.suffix.lower() != ".glb"
     if location.suffix.lower() != ".glb":
         location = location / "asset.glb"
-    there = take_snapshot(location.parent)
-    record, reason = load_record(there)
+    snapshot = take_snapshot(location.parent)
+    record, reason = load_record(snapshot)
     try:
         if record is not None and location.name in record["outputs"]:
             data = read_output(location.parent, location.name)[0]
@@ -91,14 +91,14 @@ def _fetched(location: RemotePath) -> tuple[RemotePath, dict[str, Any], tuple[di
                 location,
                 inspect_glb(copy),
                 (record, reason),
-                _remote_damage(location, data, record, there, is_folder),
+                _remote_damage(location, data, record, snapshot, is_folder),
             )
         except InspectError as error:
             raise InspectError(error.message.replace(str(copy), str(location))) from None
 
 
 def _remote_damage(
-    location: RemotePath, data: bytes, record: Mapping[str, Any] | None, there: Snapshot, all_outputs: bool
+    location: RemotePath, data: bytes, record: Mapping[str, Any] | None, snapshot: Snapshot, all_outputs: bool
 ) -> str:
     """As ``_damage``, but compares sizes and tags of the other outputs, not their bytes."""
     if record is None:
@@ -106,7 +106,7 @@ def _remote_damage(
     expected = record["outputs"].get(location.name)
     if expected is not None and sha256_bytes(data) != expected["sha256"]:
         return f"{location.name} does not match its recorded hash"
-    return output_problem(there, record) if all_outputs else ""
+    return output_problem(snapshot, record) if all_outputs else ""
 
 
 def _lines(path: Location, asset: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -102,13 +102,13 @@ def _look_for_assets(out: Location, rows: list[dict[str, Any]], counts: Counter[
     """Sets the state of each finished row whose asset is missing or damaged, and corrects ``counts``. Adds the figures
     of quality to the others."""
     finished = {str(row["id"]): row for row in rows if row.get("state") in _FINISHED}
-    odd = ((name, "missing", "this is not a valid id") for name in finished if not _ID.fullmatch(name))
+    invalid_ids = ((name, "missing", "this is not a valid id") for name in finished if not _ID.fullmatch(name))
 
     def take_figures(name: str, record: Mapping[str, object]) -> None:
         if figures := quality_figures(record):
             finished[name]["quality"] = figures
 
-    for name, state, problem in itertools.chain(_problems(out, finished, thorough, take_figures), odd):
+    for name, state, problem in itertools.chain(_problems(out, finished, thorough, take_figures), invalid_ids):
         row = finished[name]
         counts[row["state"]] -= 1
         counts[state] += 1
@@ -174,16 +174,16 @@ def _quick_problem(folder: Path, record: dict[str, Any]) -> str:
     touched = {}
     for name, expected in record["outputs"].items():
         try:
-            found = (folder / name).lstat()
+            file_status = (folder / name).lstat()
         except FileNotFoundError:
             return f"{name} is missing"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(file_status.st_mode):
             return f"{name} is a link, or not a file"
-        if found.st_size != expected["bytes"]:
+        if file_status.st_size != expected["bytes"]:
             return f"{name} does not have its recorded size"
-        if found.st_mtime_ns >= written:
+        if file_status.st_mtime_ns >= written:
             touched[name] = expected
     return output_problem(folder, {"outputs": touched})
 

@@ -87,8 +87,8 @@ def is_ours(folder: Path | Snapshot, name: str) -> bool:
     if any(stored is not None and stored["id"] == name for stored in (read_record(folder), read_failure(folder))):
         return True
     entries = _entries(folder)
-    mine = all(entry in _HALF_BUILT or entry.startswith(TEMPORARY_PREFIX) for entry in entries)
-    return mine and any(entry.startswith(".") for entry in entries)
+    only_ours = all(entry in _HALF_BUILT or entry.startswith(TEMPORARY_PREFIX) for entry in entries)
+    return only_ours and any(entry.startswith(".") for entry in entries)
 
 
 def foreign_files(folder: Path | Snapshot) -> list[str]:
@@ -202,11 +202,11 @@ def output_problem(folder: Path | Snapshot, record: Mapping[str, Any]) -> str:
 def _remote_problem(folder: Snapshot, record: Mapping[str, Any]) -> str:
     """As ``output_problem`` at a URL: compares sizes and the store's content tags from publishing."""
     for name, expected in record["outputs"].items():
-        there = folder.files.get(object_name(name, expected))
-        if there is None:
+        meta = folder.files.get(object_name(name, expected))
+        if meta is None:
             return f"{name} is missing"
-        if there.size != expected["bytes"]:
+        if meta.size != expected["bytes"]:
             return f"{name} does not have its recorded size"
-        if there.etag and expected.get("tag") and there.etag != expected["tag"]:
+        if meta.etag and expected.get("tag") and meta.etag != expected["tag"]:
             return f"{name} does not match its recorded hash"
     return "its publishing was cut short" if is_partly_published(record, folder.files) else ""

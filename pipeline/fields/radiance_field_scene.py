@@ -274,8 +274,8 @@ class RadianceFieldScene:
         return state
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        mine = self.state()
-        for name, value in mine.items():
+        current = self.state()
+        for name, value in current.items():
             if name not in state or state[name].shape != value.shape:
                 raise ValueError(f"checkpoint: {name} is missing or has another shape")
         # First, since it may refuse.

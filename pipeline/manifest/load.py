@@ -237,8 +237,8 @@ def _stamp(path: Location) -> object:
     """Returns a value that changes with the file; None if it cannot be read."""
     try:
         if isinstance(path, RemotePath):
-            there = store_of(path).stat(path)
-            return (there.size, there.etag) if there else None
+            meta = store_of(path).stat(path)
+            return (meta.size, meta.etag) if meta else None
         stat = path.stat()
     except (OSError, ValueError, StorageError):
         return None  # reading the file reports the error

@@ -133,14 +133,14 @@ class _OpenFile(Protocol):
 
 def _check_specs(stream: _OpenFile, required: Specs, optional: Sequence[Specs]) -> None:
     """Raises CheckpointError unless the open file holds the expected tensors."""
-    there = set(stream.keys())
+    stored_names = set(stream.keys())
     expected = dict(required)
     for group in optional:
-        if there & set(group):
+        if stored_names & set(group):
             expected |= group
-    if missing := sorted(set(expected) - there):
+    if missing := sorted(set(expected) - stored_names):
         raise CheckpointError(f"it lacks {missing[0]}")
-    if extra := sorted(there - set(expected)):
+    if extra := sorted(stored_names - set(expected)):
         raise CheckpointError(f"it holds {_quoted(extra[0])}, which this scene does not have")
     for name, spec in expected.items():
         stored = stream.get_slice(name)

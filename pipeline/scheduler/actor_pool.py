@@ -365,9 +365,9 @@ class ActorPool:
                 except ray_api.errors().RayError:
                     worker.heartbeat = None
                     continue  # the result of its build reports the same error
-                mine = {row.job.id for row in worker.rows}
+                job_ids = {row.job.id for row in worker.rows}
                 for job_id, (stage, done, total) in beat.stages.items():
-                    if job_id in mine:
+                    if job_id in job_ids:
                         self._tracker.update_stage(job_id, stage, done, total)
                 if self._settings.memory is not None and beat.memory > self._settings.memory:
                     self._too_large(worker, beat.memory)

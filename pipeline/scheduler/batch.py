@@ -62,7 +62,7 @@ def build_batch(
     """
     results: dict[str, TaskResult] = {}
     with contextlib.ExitStack() as locks:
-        mine: list[Task] = []
+        claimed: list[Task] = []
         for row in rows:
             wait = 0.0 if row.is_first else _RETRY_LOCK_SECONDS
             try:
@@ -72,20 +72,20 @@ def build_batch(
                 elif context.output_root.is_finished(row):
                     results[row.job.id] = TaskResult(row.job.id, "kept")
                 else:
-                    mine.append(row)
+                    claimed.append(row)
             except OSError as error:
                 path = error.filename or context.out / row.job.id
                 reason = f"{path}: cannot be written ({error.strerror or error}); check --out"
                 results[row.job.id] = _failed(row, "fleet", type(error).__name__, reason)
             except StorageError as error:
                 results[row.job.id] = _failed(row, error.stage, type(error).__name__, error.message)
-        logs = {row.job.id: TaskLog(context.out / row.job.id, row, context.run_id) for row in mine}
+        logs = {row.job.id: TaskLog(context.out / row.job.id, row, context.run_id) for row in claimed}
 
         def tell(job_id: str, stage: str, done: int, total: int) -> None:
             logs[job_id].stage(stage, done, total)
             report(job_id, stage, done, total)
 
-        for row, built in zip(mine, _build_and_publish(mine, context, tell, stop), strict=True):
+        for row, built in zip(claimed, _build_and_publish(claimed, context, tell, stop), strict=True):
             result = _committed(row, built, context)
             if result.state == "failed":
                 record_failure(context.output_root, row, result)

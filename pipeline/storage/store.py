@@ -112,10 +112,10 @@ class Store:
             return self._retry("writing", location, lambda s: self._write(location, data, expect, s), size=len(data))
         except PreconditionFailed:
             try:
-                there, meta = self.read(location, len(data))
+                current, meta = self.read(location, len(data))
             except (FileNotFoundError, StorageError):
-                there, meta = b"", ObjectMeta(0)
-            if there == data and data:
+                current, meta = b"", ObjectMeta(0)
+            if current == data and data:
                 return meta.etag
             raise
 
@@ -195,18 +195,18 @@ class Store:
         with self._lock:
             if expect is not None:
                 try:
-                    there = self._stat(location, seconds).etag or "?"
+                    current = self._stat(location, seconds).etag or "?"
                 except FileNotFoundError:
-                    there = ABSENT
-                if there != expect:
+                    current = ABSENT
+                if current != expect:
                     raise PreconditionFailed
             if location.scheme in _OBJECT_STORES:
                 self._fs.pipe_file(location.url, data)
             else:
-                beside = location.parent / f".tmp-{uuid.uuid4().hex[:12]}"
+                temporary = location.parent / f".tmp-{uuid.uuid4().hex[:12]}"
                 self._fs.makedirs(location.parent.url, exist_ok=True)
-                self._fs.pipe_file(beside.url, data)
-                self._fs.mv(beside.url, location.url)
+                self._fs.pipe_file(temporary.url, data)
+                self._fs.mv(temporary.url, location.url)
             return self._stat(location, seconds).etag or "?"
 
     def _delete(self, location: RemotePath, expect: str | None, seconds: float) -> None:
@@ -275,10 +275,10 @@ class S3Store(Store):
 
     def _write_after_check(self, location: RemotePath, data: bytes, expect: str, seconds: float) -> str:
         try:
-            there = self._stat(location, seconds).etag
+            current = self._stat(location, seconds).etag
         except FileNotFoundError:
-            there = ABSENT
-        if there != expect:
+            current = ABSENT
+        if current != expect:
             raise PreconditionFailed
         return self._write(location, data, None, seconds)
 

@@ -75,14 +75,14 @@ def _started(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[
     """Runs ``command`` in ``folder`` and kills it if the block ends first. The child imports nothing from the current
     folder."""
     path = without_current_folder(os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    with (folder / "said.txt").open("wb") as said:
+    with (folder / "said.txt").open("wb") as log:
         child = subprocess.Popen(
             command,
             cwd=folder,
             env=os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path)},
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=log,
+            stderr=log,
         )
     try:
         yield child
