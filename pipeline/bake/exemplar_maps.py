@@ -5,7 +5,8 @@ The exemplar's maps wrap around like itself. They are laid over a mesh by ``bake
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.bake.bake import EMISSIVE, HEIGHT, METALLIC_ROUGHNESS, NORMAL
 from pipeline.prior.material_estimator import MaterialEstimator
+from pipeline.prior.material_folder import needs_estimator
 
 Floats = NDArray[np.float32]
 
@@ -46,8 +48,7 @@ class MapOptions:
     @property
     def needs_estimator(self) -> bool:
         """Whether a wanted map holds something that the row does not give."""
-        given = self.metallic is not None and self.roughness is not None
-        return any(name in self.maps for name in ESTIMATED if name != METALLIC_ROUGHNESS or not given)
+        return needs_estimator(self.maps, given=self.metallic is not None and self.roughness is not None)
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class ExemplarMaps:
     def notes(self) -> dict[str, Any]:
         """For the record."""
         if not self.estimator:
-            return {"maps": self.sources}
-        return {"maps": self.sources, "estimator": self.estimator, "confidence": self.confidence}
+            return {"map_sources": self.sources}
+        return {"map_sources": self.sources, "estimator": self.estimator, "confidence": self.confidence}
 
 
 def exemplar_maps(image: Floats, options: MapOptions, estimator: MaterialEstimator | None) -> ExemplarMaps:
@@ -138,6 +139,17 @@ def slopes_of(height: Floats) -> Floats:
     slopes = np.stack([right, down], axis=2)
     steep = np.linalg.norm(slopes, axis=2, keepdims=True)
     return np.asarray(slopes * np.minimum(1, _STEEPEST / np.maximum(steep, 1e-9)), np.float32)
+
+
+def at_size(maps: ExemplarMaps, scale: Callable[[Floats], Floats], size: int) -> ExemplarMaps:
+    """``maps`` at ``size`` pixels a side; ``scale`` takes planes (H, W, C) there. Heights stay in the exemplar's pixels:
+    slopes do not depend on the size."""
+    planes = np.stack([maps.roughness, maps.metalness, maps.glow], axis=2)
+    rough, metal, glow = np.clip(scale(planes), 0, 1).transpose(2, 0, 1)
+    height = scale(maps.height[..., None])[..., 0]
+    slopes = slopes_of((height * np.float32(size / len(maps.height))).astype(np.float32))
+    colour = np.clip(scale(maps.base_colour), 0, 1).astype(np.float32)
+    return replace(maps, base_colour=colour, roughness=rough, metalness=metal, glow=glow, height=height, slopes=slopes)
 
 
 def flat_images(maps: ExemplarMaps, names: tuple[str, ...]) -> dict[str, NDArray[np.uint8]]:

@@ -133,7 +133,7 @@ def _bake_extra(
     sky = np.ones(len(values), np.float32)
     if OCCLUSION in options.maps:
         sky = occlusion_of_texels(surface)
-        notes = {**notes, "maps": {**exemplar.sources, OCCLUSION: "measured"}}
+        notes = {**notes, "map_sources": {**exemplar.sources, OCCLUSION: "measured"}}
         maps[OCCLUSION] = to_bytes(surface.spread(np.repeat(sky[:, None], 3, axis=1)))
     if METALLIC_ROUGHNESS in options.maps:
         maps[METALLIC_ROUGHNESS] = to_bytes(surface.spread(np.stack([sky, values[:, 0], values[:, 1]], axis=1)))

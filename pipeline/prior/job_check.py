@@ -18,6 +18,7 @@ from pipeline.prior.adapter_layers import match_concepts, match_lora, vectors_of
 from pipeline.prior.defaults import GenerateDefaults, PaintDefaults, read_defaults
 from pipeline.prior.identity import find_prior
 from pipeline.prior.layers import PriorLayers, prior_layers
+from pipeline.prior.material_folder import NO_ESTIMATOR, estimator_folder, needs_estimator
 from pipeline.prior.prompts import Concepts, PromptReader, Review, suffixes
 
 # A LoRA of SDXL has a header of less than one.
@@ -73,6 +74,8 @@ class JobChecker:
     def check(self, job: Job, *, errors_only: bool = False) -> JobFindings:
         """Returns all errors and warnings of ``job``. Its files must be on this machine."""
         errors = list(self.adapter_errors(job.adapters))
+        if estimated := self._estimated(job):
+            errors.append(("maps", estimated))
         if self._reader is None:
             return JobFindings(tuple(errors))
         try:
@@ -97,6 +100,15 @@ class JobChecker:
                     message = f"the word {word!r} is in two of its files ({both}); give one of them, or rename"
                     yield adapter.kind, message
                 words[word] = name
+
+    def _estimated(self, job: Job) -> str:
+        """Why the row's maps cannot be estimated; "" where they can, or need not."""
+        settings = job.settings
+        given = settings.get("metallic") is not None and settings.get("roughness") is not None
+        maps = settings.get("maps")
+        if not needs_estimator(maps if isinstance(maps, list) else (), given=given) or estimator_folder(self._folder):
+            return ""
+        return NO_ESTIMATOR
 
     def concepts(self, job: Job) -> Concepts:
         """Maps the words of the row's usable concepts to their numbers of tokens."""

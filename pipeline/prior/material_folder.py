@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.prior.identity import EMBEDDED_FOLDER
@@ -9,8 +10,19 @@ from pipeline.prior.identity import EMBEDDED_FOLDER
 MATERIAL_FOLDER = "material"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
+NO_ESTIMATOR = (
+    "normal, metallic_roughness and height need a network that estimates materials, which this prior does not have; "
+    "leave them out, or give metallic and roughness for metallic_roughness"
+)
+
 
 def estimator_folder(prior: Path) -> Path | None:
     """The folder whose ``material/`` serves the prior in ``prior``: its own, else the embedded prior's, which knows
     pictures by any prior. None where neither has one."""
     return next((f for f in (prior, EMBEDDED_FOLDER) if (f / MATERIAL_FOLDER / CONFIG_FILE).is_file()), None)
+
+
+def needs_estimator(maps: Sequence[object], *, given: bool) -> bool:
+    """Whether one of ``maps``, by name, holds what only an estimator can say. ``given``: the row says how metallic and
+    how rough the surface is."""
+    return "normal" in maps or "height" in maps or ("metallic_roughness" in maps and not given)

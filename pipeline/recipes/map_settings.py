@@ -23,13 +23,6 @@ MapName = Literal["base_colour", "normal", "metallic_roughness", "occlusion", "e
 NormalConvention = Literal["opengl", "directx"]
 OnOff = Literal["on", "off"]
 
-#: Maps that say what the network of a prior estimates.
-ESTIMATED: tuple[MapName, ...] = ("normal", "metallic_roughness", "height")
-NO_ESTIMATOR = (
-    "normal, metallic_roughness and height need a network that estimates materials, which this prior does not have; "
-    "leave them out, or give metallic and roughness"
-)
-
 
 def in_order(names: list[MapName]) -> list[MapName]:
     """``names`` each once and in their usual order, the base colour among them."""
@@ -132,9 +125,3 @@ def without_defaults(
     kind = MapSettings if isinstance(settings, MapSettings) else ResolvedMapSettings
     unused = [name for name, field in kind.model_fields.items() if getattr(settings, name) == field.default]
     return {name: value for name, value in values.items() if name not in unused}
-
-
-def needs_estimator(maps: list[Any] | tuple[Any, ...], metallic: object, roughness: object) -> bool:
-    """Whether one of ``maps`` holds something that only an estimator can say: the row's own values replace it."""
-    given = metallic is not None and roughness is not None
-    return any(name in maps for name in ESTIMATED if name != "metallic_roughness" or not given)

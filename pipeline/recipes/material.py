@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.bake.bake import BASE_COLOUR, EMISSIVE, HEIGHT, METALLIC_ROUGHNESS, NORMAL
+from pipeline.bake.exemplar_maps import ExemplarMaps, at_size, flat_images, height_image
 from pipeline.core.job import Job
-from pipeline.export.gltf import BASE_COLOUR
 from pipeline.mesh.ball import preview_ball
 from pipeline.mesh.normalise import normalise
 from pipeline.prior.load import Prior
@@ -19,7 +21,7 @@ from pipeline.prior.tile import Tile, sample_tile
 from pipeline.recipes.asset_build import Asset, AssetBuild, Phase, RowContext, Variant
 from pipeline.recipes.build import build
 from pipeline.recipes.material_settings import MaterialSettings, ResolvedMaterialSettings, resolve_material
-from pipeline.recipes.material_surface import border_warning, material_prompt
+from pipeline.recipes.material_surface import border_warning, estimated_maps, map_options, material_prompt
 from pipeline.recipes.paintable_mesh import MESH_RADIUS
 from pipeline.recipes.recipe import Recipe
 
@@ -37,10 +39,27 @@ class TextureMap(NamedTuple):
     slot: str
 
 
-def texture_maps(tile: Tile, size: int) -> list[TextureMap]:
-    """The maps of a sample, ``size`` pixels a side. A further map is one more entry here, and is written and recorded
-    like the others; ``export.gltf.write_glb`` has to know its slot."""
-    return [TextureMap(BASE_COLOUR, _resized(tile.image, size), "baseColorTexture")]
+# The properties of the glTF material that hold further maps.
+_SLOTS = {
+    NORMAL: "normalTexture",
+    METALLIC_ROUGHNESS: "metallicRoughnessTexture",
+    EMISSIVE: "emissiveTexture",
+}
+
+
+def texture_maps(
+    tile: Tile, size: int, maps: ExemplarMaps | None = None, names: Sequence[str] = ()
+) -> list[TextureMap]:
+    """The maps of a sample, ``size`` pixels a side: its base colour, and those of ``maps`` that ``names`` names and
+    that lie in a plane. Each entry is written and recorded."""
+    if maps is None:
+        return [TextureMap(BASE_COLOUR, _resized(tile.image, size), "baseColorTexture")]
+    scaled = at_size(maps, lambda plane: _scaled(plane, size), size)
+    images = flat_images(scaled, (BASE_COLOUR, *names))
+    return [
+        TextureMap(name, image, "baseColorTexture" if name == BASE_COLOUR else _SLOTS[name])
+        for name, image in images.items()
+    ]
 
 
 class Material(Recipe[ResolvedMaterialSettings, None, None]):
@@ -92,7 +111,10 @@ class Material(Recipe[ResolvedMaterialSettings, None, None]):
                 "a larger sample_size draws more of the pattern instead, and takes longer"
             )
         with row.stage("bake"):
-            maps = texture_maps(tile, settings.texture_size)
+            options = map_options(settings)
+            estimated = estimated_maps(tile, options, prior) if options.maps else None
+            maps = texture_maps(tile, settings.texture_size, estimated, options.maps)
+            height = _height(estimated, settings.texture_size) if estimated and HEIGHT in options.maps else None
             ball = preview_ball()
         tiling = (2 * settings.repeats, settings.repeats)
         notes = {
@@ -104,8 +126,10 @@ class Material(Recipe[ResolvedMaterialSettings, None, None]):
             "maps": {each.name: each.slot for each in maps},
             "tiling": list(tiling),
         }
+        if estimated is not None:
+            notes |= estimated.notes
         images = {each.name: each.image for each in maps}
-        return Asset(ball, images, notes, normalise(ball.mesh.vertices, radius=MESH_RADIUS), tiling)
+        return Asset(ball, images, notes, normalise(ball.mesh.vertices, radius=MESH_RADIUS), tiling, height)
 
     def backends(self, settings: ResolvedMaterialSettings, device: str) -> dict[str, str]:
         """None of its own."""
@@ -133,15 +157,24 @@ def _multiple(prior: Prior) -> int:
     return int(2 ** (len(prior.unet.config.block_out_channels) - 1))
 
 
+def _height(maps: ExemplarMaps, size: int) -> NDArray[np.uint16]:
+    return height_image(_scaled(maps.height[..., None], size)[..., 0])[0]
+
+
 def _resized(image: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
     """(size, size, 3) sRGB bytes of ``image`` (H, W, 3) in [0, 1], which wraps around, with Lanczos filtering."""
+    return np.ascontiguousarray(np.rint(np.clip(_scaled(image, size), 0, 1) * 255).astype(np.uint8))
+
+
+def _scaled(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """(size, size, C) of ``image`` (H, W, C), which wraps around, with Lanczos filtering."""
     side = len(image)
     if side != size:
         # With a margin of its neighbours around it, so that the filter sees what lies across the borders.
         margin = min(side, 8 * max(1, -(-side // size)))
         around = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="wrap")
         box = (margin, margin, margin + side, margin + side)
-        planes = [Image.fromarray(np.ascontiguousarray(around[..., c])) for c in range(3)]
+        planes = [Image.fromarray(np.ascontiguousarray(around[..., c])) for c in range(image.shape[2])]
         planes = [plane.resize((size, size), Image.Resampling.LANCZOS, box) for plane in planes]
         image = np.stack([np.asarray(plane) for plane in planes], axis=-1)
-    return np.ascontiguousarray(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
+    return image

@@ -5,9 +5,13 @@ An option of None means "what the prior recommends" (``prior.material_defaults``
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.prior.defaults import MaterialDefaults
+from pipeline.recipes.map_settings import MapSettings, ResolvedMapSettings
 from pipeline.recipes.shared_settings import CommonSettings, ResolvedCommonSettings
 
 # Left out, a sample is at most this many times as wide as what the prior draws at once. Each doubling takes four times
@@ -17,7 +21,7 @@ LARGEST_SAMPLE = 4
 _TILES_ON_BALL = 2
 
 
-class MaterialSettings(CommonSettings):
+class MaterialSettings(MapSettings, CommonSettings):
     """The options of a row of ``material``, validated strictly: text and booleans are not numbers."""
 
     sample_size: int | None = Field(
@@ -37,8 +41,18 @@ class MaterialSettings(CommonSettings):
     )
     prompt_close_up: bool = Field(default=True, description="Add ', close up' to the prompt of close-ups.")
 
+    @model_validator(mode="after")
+    def _has_no_mesh(self) -> Self:
+        if self.maps and "occlusion" in self.maps:
+            raise PydanticCustomError(
+                "order",
+                "{field} has occlusion, which is measured on a mesh; allowed: the other maps",
+                {"field": "maps"},
+            )
+        return self
 
-class ResolvedMaterialSettings(ResolvedCommonSettings):
+
+class ResolvedMaterialSettings(ResolvedMapSettings, ResolvedCommonSettings):
     """The settings that a tileable texture set is built with."""
 
     sample_size: int
@@ -59,7 +73,8 @@ def resolve_material(
     texture = options.texture_size or min(defaults.texture_size, largest * vae_scale_factor)
     sample = options.sample_size or min(max(texture // vae_scale_factor, native), largest)
     return ResolvedMaterialSettings(
-        **options.model_dump(exclude={"steps", "guidance_scale", "texture_size", "sample_size", "repeats"}),
+        **options.model_dump(exclude={"steps", "guidance_scale", "texture_size", "sample_size", "repeats", "maps"}),
+        maps=[name for name in defaults.maps if name != "occlusion"] if options.maps is None else options.maps,
         steps=options.steps or defaults.steps,
         guidance_scale=defaults.guidance_scale if options.guidance_scale is None else options.guidance_scale,
         texture_size=texture,

@@ -9,10 +9,11 @@ from pipeline.bake.exemplar_maps import ExemplarMaps, MapOptions, exemplar_maps
 from pipeline.bake.material import ExtraMaps, bake_material
 from pipeline.core.errors import SettingError
 from pipeline.prior.load import Prior
+from pipeline.prior.material_folder import NO_ESTIMATOR
 from pipeline.prior.prompts import CLOSE_UP
 from pipeline.prior.tile import GOOD_WRAP, Tile, sample_tile
 from pipeline.recipes.asset_build import RowContext
-from pipeline.recipes.map_settings import NO_ESTIMATOR, ResolvedMapSettings
+from pipeline.recipes.map_settings import ResolvedMapSettings
 from pipeline.recipes.paint_settings import ResolvedPaintSettings
 from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh
 
