@@ -151,8 +151,11 @@ LOST = {
 }
 
 
-@pytest.mark.parametrize("redirect", LOST)
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    ("verb", "redirect"),
+    # Every command with a closed and with a full output, and one command with all else.
+    [(verb, redirect) for verb in VERBS for redirect in LOST if redirect in (">&-", "> /dev/full") or verb == "check"],
+)
 def test_lost_output_is_told_and_no_success(verb, redirect, place):
     (place / "out").mkdir()
     arguments = {"status": "out", "--help": "", "clean": "m.csv --out out"}.get(verb.split()[0], "m.csv")

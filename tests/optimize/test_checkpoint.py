@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -234,18 +235,22 @@ def test_a_row_tells_of_its_dropped_checkpoint_and_ends_in_the_right_bytes(
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("name", "value"), [("chosen", 1 << 40), ("chosen", -1), ("done", 99), ("done", -1)])
 def test_numbers_that_mean_nothing_are_dropped_under_a_right_checksum(
-    prior: Prior, cube: Path, tmp_path: Path, name: str, value: int
+    prior: Prior, cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipeline.painting.multiview_sampling.CANDIDATES", 8)
     made = job(cube, distillation="patches")
     run(made, prior, tmp_path / "whole")
     path = interrupt(made, prior, tmp_path / "parts", 9)
-    remake(lambda tensors: tensors[f"scene.{name}"].fill_(value))(path)
-    assert run(made, prior, tmp_path / "parts").state == "done"
-    record = read_record(tmp_path / "parts" / "one")
-    assert record is not None and any("was dropped: checkpoint: " in text for text in record["warnings"])
-    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+    for name, value in (("chosen", 1 << 40), ("chosen", -1), ("done", 99), ("done", -1)):
+        out = Path(shutil.copytree(tmp_path / "parts", tmp_path / f"{name} {value}"))
+        remake(lambda tensors, n=name, v=value: tensors[f"scene.{n}"].fill_(v))(
+            out / path.relative_to(tmp_path / "parts")
+        )
+        assert run(made, prior, out).state == "done"
+        record = read_record(out / "one")
+        assert record is not None and any("was dropped: checkpoint: " in text for text in record["warnings"]), name
+        assert digest(out) == digest(tmp_path / "whole")
 
 
 def digest(out: Path) -> str:
