@@ -31,7 +31,9 @@ _PROJECTION = ProjectionSettings(sharp=24.0, decisive=4.0, band=1 / 8, feather=0
 # From RGB to brightness, at less weight, and two differences of colours; distances there from which on a colour is none
 # of the sample's.
 _OPPONENT = np.array([[0.3, 0.5, -0.25], [0.3, -0.5, -0.25], [0.3, 0.0, 0.5]], np.float32)
-_OTHER = (0.1, 0.2)
+_OTHER = (0.07, 0.15)
+# Such colours count as painted this well: later views make their outlines sharp, but nothing else of them.
+_KEPT = 0.35
 # A view counts this much even where it shows another view's work: it decides only where no other view does.
 _LEAST_SHARE = 1e-4
 
@@ -86,7 +88,8 @@ class ViewCanvas:
     def texture(self) -> Float32Array:
         """(4, S, S) float32: RGB in [0, 1] and how well each texel is painted, in [0, 1]; spread over the gutters."""
         image = np.zeros((self._size, self._size, 4), np.float32)
-        image[self._texels.mask] = np.concatenate([self._colours(), self._worth[:, None]], axis=1)
+        worth = np.maximum(self._worth, self._kept)
+        image[self._texels.mask] = np.concatenate([self._colours(), worth[:, None]], axis=1)
         return extend_nearest(np.ascontiguousarray(image.transpose(2, 0, 1)), self._texels.mask)
 
     def reopen(self, sample: Float32Array | None = None) -> None:
@@ -95,7 +98,7 @@ class ViewCanvas:
         With a ``sample`` (H, W, 3) of the material, texels that have one of its colours get the start's again, which is
         sharper and of one scale; what has others (a window, a door) stays.
         """
-        colours = self._colours()
+        colours, kept = self._colours(), np.zeros(len(self._start), np.float32)
         if not self._complete:
             mask = self._texels.mask
             image = np.zeros((*mask.shape, 3), np.float32)
@@ -108,15 +111,17 @@ class ViewCanvas:
                 colours = inpaint_smoothly(planes, self._texels, painted, borders).transpose(1, 2, 0)[mask]
             self._complete = True
         elif sample is not None:
-            other = _other_than(colours, sample)[:, None]
-            colours = other * colours + (1 - other) * self._start
+            other = _other_than(colours, sample)
+            colours = other[:, None] * colours + (1 - other[:, None]) * self._start
+            kept = _KEPT * other
         self._before = colours
         self._open()
+        self._kept = kept
 
     def _open(self) -> None:
         count = len(self._surface.position)
         self._blend = BlendedViews.empty(count)
-        self._worth = np.zeros(count, np.float32)
+        self._worth, self._kept = np.zeros(count, np.float32), np.zeros(count, np.float32)
 
     def _colours(self) -> Float32Array:
         """(M, 3) of the texels on the surface."""

@@ -15,6 +15,7 @@ from pipeline.bake.view_canvas import ViewCanvas
 from pipeline.mesh.mesh import face_normals
 from pipeline.mesh.normals import is_closed
 from pipeline.painting.mesh_renderer import MeshRenderer
+from pipeline.painting.tiling import REGULAR, regularity
 from pipeline.painting.view_painting import ViewPaintedMesh, ViewPaintingSettings
 from pipeline.painting.view_planning import ViewGroup, choose_groups, point_weights
 from pipeline.prior.load import Prior
@@ -27,8 +28,9 @@ from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh
 
 # Steps that a group of views takes, as nearly as the number of steps allows.
 _GROUP_STEPS = 8
-# Timesteps that views begin at, shares of T: over a sample that lies on the surface; whole views; close-ups over them.
-_SAMPLE_START, _WHOLE_START, _DETAIL_START = 0.7, 0.95, 0.55
+# Timesteps that views begin at, shares of T: over a regular sample that lies on the surface (bricks, checks), whose
+# phase must stay for views to meet; over any other; whole views; close-ups over them.
+_REGULAR_START, _SAMPLE_START, _WHOLE_START, _DETAIL_START = 0.6, 0.75, 0.95, 0.55
 # ... and over a colour that the row gives.
 _COLOUR_START = 0.85
 # How far the colours of a material are moved to its sample's, and how much finished views are sharpened.
@@ -96,7 +98,7 @@ def make_view_scene(
         most,
         whole=not alone,
         whole_start=first,
-        close_start=_DETAIL_START if not alone else _SAMPLE_START if tile is not None else first,
+        close_start=_DETAIL_START if not alone else first if tile is None else _sample_start(tile),
     )
     painting = ViewPaintingSettings(
         settings.patch_size,
@@ -157,6 +159,11 @@ def _sample(row: RowContext, settings: ResolvedPaintSettings, seed: int, prior: 
         size=_sample_size(prior),
         adapters=adapters,
     )
+
+
+def _sample_start(tile: Tile) -> float:
+    """Timestep at which views over the sample begin."""
+    return _REGULAR_START if regularity(tile.image) > REGULAR else _SAMPLE_START
 
 
 def _unit_normals(paintable: PaintableMesh) -> NDArray[np.float64]:

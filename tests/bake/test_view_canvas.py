@@ -81,4 +81,5 @@ def test_reopened_the_material_is_the_starts_and_other_colours_stay() -> None:
     texture = made.texture()
     np.testing.assert_allclose(texture[:3, 32, 8], START, atol=0.02)
     np.testing.assert_allclose(texture[:3, 32, 56], BLUE, atol=0.02)
-    assert texture[3].max() == 0
+    # Later views may paint over the material, and less so over the rest.
+    assert texture[3, 32, 8] == 0 and 0.2 < texture[3, 32, 56] < 0.5
