@@ -69,6 +69,8 @@ def word_list() -> dict:
         "shades": list(SHADES),
         "objects": {n: [w for w in t.nouns if w != n] for n, t in THINGS.items()},
         "objects_with_front": [n for n, t in THINGS.items() if t.front],
+        # Things of several materials: one tile all over does not make them.
+        "objects_with_parts": [n for n, t in THINGS.items() if t.parts],
         "any_object": list(GENERIC_NOUNS),
         "surface": "surface",
         "views": list(VIEWS),
