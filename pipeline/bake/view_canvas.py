@@ -176,4 +176,5 @@ def _other_than(colours: Float32Array, sample: Float32Array) -> Float32Array:
     palette = np.concatenate([sample[::4, ::4].reshape(-1, 3), coarse.reshape(-1, 3)])
     distance, _ = cKDTree(palette @ _OPPONENT).query(colours @ _OPPONENT)
     x = np.clip((distance - _OTHER[0]) / (_OTHER[1] - _OTHER[0]), 0, 1)
-    return (x * x * (3 - 2 * x)).astype(np.float32)
+    other: Float32Array = (x * x * (3 - 2 * x)).astype(np.float32)
+    return other

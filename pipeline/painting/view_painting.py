@@ -210,7 +210,8 @@ class ViewPaintedMesh:
         picture = torch.nn.functional.avg_pool2d(
             fine.composite(texture, self._background(group, fine, texture)), _IMAGE_SAMPLES
         )
-        masks = fine.covered.reshape(-1, side, _IMAGE_SAMPLES, side, _IMAGE_SAMPLES).all(axis=(2, 4))
+        samples = fine.covered.reshape(-1, side, _IMAGE_SAMPLES, side, _IMAGE_SAMPLES)
+        masks = np.asarray(samples.all(axis=(2, 4)))
         start = _in_pieces(self._prior.encode, picture[:, :3].clamp(0, 1), side * side).contiguous()
         gbuffer = self.renderer.render(cameras, size * _LATENT_SAMPLES)
         weights = self._weights(gbuffer, cameras)

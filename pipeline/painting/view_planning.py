@@ -27,7 +27,7 @@ _POINTS, _SIDE = 2048, 96
 # Cosines between view and normal: a place counts from the first on, fully from the second.
 _FACING = (0.3, 0.75)
 # Distance from the image's border and from outlines, as a share of the side, over which a place comes to count.
-_BORDER = (0.02, 0.12)
+_BORDER = (0.01, 0.06)
 # A step in depth over this share of the object's radius is an outline.
 _OUTLINE = 0.06
 # A view whose weight lies by more than this share on places that its group shows already is left for another group.

@@ -84,7 +84,8 @@ def make_view_scene(
         baked = bake_material(uvmesh, paintable.vertices, tile.image, side, settings.texture_size, seed)
         start = baked.maps[BASE_COLOUR].astype(np.float32) / 255
     elif settings.base_colour is not None:
-        start = np.broadcast_to(np.float32(settings.initial_colour), (settings.texture_size,) * 2 + (3,))
+        colour = np.asarray(settings.initial_colour, np.float32)
+        start = np.tile(colour, (settings.texture_size, settings.texture_size, 1)).astype(np.float32)
     canvas = ViewCanvas(uvmesh, paintable.vertices, settings.texture_size, start)
     renderer = MeshRenderer(
         paintable.vertices, uvmesh.mesh.faces, uvmesh.uv, uvmesh.uv_faces, cameras, seed, settings.antialias
