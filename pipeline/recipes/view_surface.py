@@ -79,13 +79,13 @@ def make_view_scene(
     tile = _sample(row, settings, seed, prior, whole=not alone) if wanted else None
     # Of one scale with the close-ups.
     side = settings.patch_height * MESH_RADIUS * _sample_size(prior) / settings.patch_size
-    start = None
+    start: NDArray[np.float32] | None = None
     if tile is not None:
         baked = bake_material(uvmesh, paintable.vertices, tile.image, side, settings.texture_size, seed)
         start = baked.maps[BASE_COLOUR].astype(np.float32) / 255
     elif settings.base_colour is not None:
         colour = np.asarray(settings.initial_colour, np.float32)
-        start = np.tile(colour, (settings.texture_size, settings.texture_size, 1)).astype(np.float32)
+        start = np.tile(colour, (settings.texture_size, settings.texture_size, 1))
     canvas = ViewCanvas(uvmesh, paintable.vertices, settings.texture_size, start)
     renderer = MeshRenderer(
         paintable.vertices, uvmesh.mesh.faces, uvmesh.uv, uvmesh.uv_faces, cameras, seed, settings.antialias
