@@ -82,7 +82,8 @@ def make_view_scene(
     start: NDArray[np.float32] | None = None
     if tile is not None:
         baked = bake_material(uvmesh, paintable.vertices, tile.image, side, settings.texture_size, seed)
-        start = baked.maps[BASE_COLOUR].astype(np.float32) / 255
+        start = baked.maps[BASE_COLOUR].astype(np.float32)
+        start /= 255
     elif settings.base_colour is not None:
         colour = np.asarray(settings.initial_colour, np.float32)
         start = np.tile(colour, (settings.texture_size, settings.texture_size, 1))
