@@ -111,7 +111,7 @@ def write_glb(
     """
     if image_format not in _MIME:
         known = ", ".join(sorted(_MIME))
-        raise ExportError(f"image_format {image_format!r} is not known; there are: {known}")
+        raise ExportError(f"image_format {image_format!r} is unknown; allowed: {known}")
     corners = split_corners(uvmesh, crease_angle, tangents=NORMAL in maps)
     positions, translation = _positions(uvmesh.mesh.vertices, corners.position, path)
     title = name or "asset"

@@ -71,7 +71,7 @@ def _read_json(stream: BinaryIO, size: int, path: Path) -> tuple[dict[str, Any],
     except (ValueError, RecursionError):
         raise InspectError(f"{path}: not a valid GLB file (its JSON cannot be parsed)") from None
     if not isinstance(document, dict):
-        raise InspectError(f"{path}: not a valid GLB file (its JSON is no object)")
+        raise InspectError(f"{path}: not a valid GLB file (its JSON is not an object)")
     start = 20 + length + -length % 4
     stream.seek(start)
     head = stream.read(8)

@@ -27,7 +27,7 @@ def texture_name(stem: str, image_format: str) -> str:
     """
     if image_format not in _ENDING:
         known = ", ".join(sorted(_ENDING))
-        raise ExportError(f"image_format {image_format!r} is not known; there are: {known}")
+        raise ExportError(f"image_format {image_format!r} is unknown; allowed: {known}")
     return f"{stem}_{BASE_COLOUR}{_ENDING[image_format]}"
 
 
@@ -46,7 +46,9 @@ def obj_files(
     blanks, which the format does not support, and for an unknown image format.
     """
     if any(c.isspace() for c in stem):
-        raise ExportError(f"{stem}.obj: the name of an OBJ must not have blanks, its material could not be named")
+        raise ExportError(
+            f"{stem}.obj: the name of an OBJ file must not contain blanks, because it could not refer to its material"
+        )
     material, texture = stem + ".mtl", texture_name(stem, image_format)
     title = "_".join((name or "asset").split())
     text = "\n".join(_lines(uvmesh, title, material, crease_angle)) + "\n"

@@ -156,7 +156,7 @@ def _load(folder: Path | Snapshot, name: str, status: str) -> tuple[dict[str, An
         return None, f"{path}: status {value.get('status')!r} is not {status!r}"
     for key in ("id", "fingerprint"):
         if not isinstance(value.get(key), str):
-            return None, f"{path}: {key!r} is missing or no text"
+            return None, f"{path}: {key!r} is missing or not text"
     return value, ""
 
 
@@ -209,4 +209,4 @@ def _remote_problem(folder: Snapshot, record: Mapping[str, Any]) -> str:
             return f"{name} does not have its recorded size"
         if meta.etag and expected.get("tag") and meta.etag != expected["tag"]:
             return f"{name} does not match its recorded hash"
-    return "its publishing was cut short" if is_partly_published(record, folder.files) else ""
+    return "its publication was interrupted" if is_partly_published(record, folder.files) else ""

@@ -43,7 +43,7 @@ class OccupancyGrid:
     ):
         """``device`` is where ``update`` puts the points; the grid itself is in host memory. Raises SettingError."""
         if not 2 <= resolution <= 1024:
-            raise SettingError(f"occupancy: the resolution is 2 to 1024, not {resolution}")
+            raise SettingError(f"occupancy: the resolution must be 2 to 1024, not {resolution}")
         self.resolution, self.bound, self.decay, self.cap = resolution, float(bound), decay, cap
         self.device = torch.device(device)
         self.density: NDArray[np.float32] = np.zeros((resolution,) * 3, np.float32)
@@ -101,7 +101,7 @@ class OccupancyGrid:
         if state["density"].shape != self.density.shape or state["binary"].shape != self.binary.shape:
             raise ValueError("checkpoint: the occupancy grid has another resolution")
         if int(state["looks"]) < 0 or int(state["binary"].max()) > 1:
-            raise ValueError("checkpoint: the occupancy grid holds numbers that mean nothing")
+            raise ValueError("checkpoint: the occupancy grid contains invalid numbers")
         self.density[:] = state["density"].cpu().numpy()
         self.binary[:] = state["binary"].cpu().numpy()
         self.looks = int(state["looks"])

@@ -67,13 +67,13 @@ class FieldSettings:
 
     def __post_init__(self) -> None:
         if min(self.channels, self.hidden, self.layers, self.background_hidden) < 1:
-            raise SettingError("field: channels, hidden, layers and background_hidden are 1 or more")
+            raise SettingError("field: channels, hidden, layers and background_hidden must be 1 or more")
         if self.background_frequencies < 0:
-            raise SettingError(f"field: background_frequencies is 0 or more, not {self.background_frequencies}")
+            raise SettingError(f"field: background_frequencies must be 0 or more, not {self.background_frequencies}")
         if not self.radius > 0:
-            raise SettingError(f"field: radius is above 0, not {self.radius}")
+            raise SettingError(f"field: radius must be above 0, not {self.radius}")
         if not (0 < self.bound < math.inf and 0 < self.blob_radius < math.inf):
-            raise SettingError(f"field: bound and blob_radius are above 0, not {self.bound} and {self.blob_radius}")
+            raise SettingError(f"field: bound and blob_radius must be above 0, not {self.bound} and {self.blob_radius}")
 
 
 class RadianceField(nn.Module):

@@ -26,10 +26,10 @@ WITHOUT_CUDA = 4
 """The batch size of ``fitting_batch_size`` on devices other than CUDA."""
 # Share of the device's memory; the remainder covers what scenes keep between steps, and fragmentation.
 _USABLE_SHARE = 0.85
-# Rounds without lack of memory after which a width that was halved is doubled; four times as many after each failure.
+# Rounds without lack of memory after which a halved batch size is doubled. Four times as many after each failure.
 GROW_AFTER = 256
-# How libraries beside torch say it, without underscores: CUDA's own calls and tiny-cuda-nn; cuBLAS; cuDNN; Warp; and
-# nvdiffrast, which prints CUDA's number of the error.
+# How other libraries than torch report lack of memory, without underscores: CUDA's own calls and tiny-cuda-nn; cuBLAS;
+# cuDNN; Warp; and nvdiffrast, which prints CUDA's error number.
 _MEMORY_ERRORS = (
     "out of memory",
     "alloc failed",
@@ -41,13 +41,13 @@ _MEMORY_ERRORS = (
 
 
 class OutOfMemory(LatentkilnError):
-    """The device's memory does not suffice for a single scene."""
+    """The device has not enough memory for a single scene."""
 
     stage = "distill"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` reports that the device's memory did not suffice, from torch or another library."""
+    """Whether ``error``, of torch or another library, reports that the device ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     message = str(error).lower().replace("_", " ")
@@ -57,7 +57,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 class AdaptiveBatchSize:
     """The number of scenes that share a call, ``current``; at most ``lockstep``.
 
-    ``memory_key`` identifies what decides how much memory a scene takes, such as the shape of its views.
+    ``memory_key`` identifies everything that determines the memory of a scene, such as the shape of its views.
     """
 
     def __init__(self, prior: Prior, lockstep: int, memory_key: tuple[object, ...]):
@@ -67,11 +67,11 @@ class AdaptiveBatchSize:
         self._rounds, self._grow_after = 0, GROW_AFTER
 
     def probe(self, step: Callable[[int], object], count: int) -> bool:
-        """Set ``current`` to the batch size that fits a CUDA device, where it is not known yet. True when it is smaller
-        than the lockstep.
+        """Set ``current`` to the batch size that fits a CUDA device, if it is not known yet. Returns True if it is
+        smaller than the lockstep.
 
-        ``step(n)`` does a step of n of the ``count`` scenes; it is measured for one and for two. All scenes are already
-        on the device. Where even one does not fit, the first real step raises the error.
+        ``step(n)`` does a step of n of the ``count`` scenes. It is measured for one and for two. All scenes are already
+        on the device. If even one does not fit, the first real step raises the error.
         """
         if self._known or min(count, self._lockstep) < 2 or self._prior.device.type != "cuda":
             return False
@@ -86,7 +86,7 @@ class AdaptiveBatchSize:
         return True
 
     def halve(self) -> None:
-        """Halve ``current`` after memory did not suffice for it. Raises OutOfMemory where it was 1."""
+        """Halve ``current`` after it ran out of memory. Raises OutOfMemory if it was 1."""
         self._prior.release(everything=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -99,7 +99,7 @@ class AdaptiveBatchSize:
         _store_batch_size(self._key, self.current)
 
     def grow(self) -> bool:
-        """Count a round without lack of memory. True when it doubled ``current``."""
+        """Count a round without lack of memory. Returns True if that doubled ``current``."""
         self._rounds += 1
         if self.current >= self._lockstep or self._rounds < self._grow_after:
             return False
@@ -117,7 +117,7 @@ def fitting_batch_size(
     largest: int = 32,
     step: Callable[[int], object] | None = None,
 ) -> int:
-    """The batch size, a power of two up to ``largest``, for which ``prior``'s device has memory.
+    """The batch size, a power of two up to ``largest``, that fits into the memory of ``prior``'s device.
 
     It is measured once, in seconds, for this prior, device, number format and shape of views, then stored. The peaks of
     a step with one scene and with two give the cost of each further scene. The resulting batch size is tried, and
@@ -128,7 +128,7 @@ def fitting_batch_size(
         refine: whether views go through the prior's encoder, whose gradient takes memory for every scene.
         step: does a step for a number of scenes; by default the prior's part of it.
 
-    Raises OutOfMemory where a single scene does not fit.
+    Raises OutOfMemory if a single scene does not fit.
     """
     if prior.device.type != "cuda":
         return min(largest, WITHOUT_CUDA)
@@ -136,7 +136,7 @@ def fitting_batch_size(
     if known := _stored_batch_size(key):
         return known
     try_step = step or (lambda count: _prior_step(prior, count, views, view_size, refine))
-    # Without compiling, which takes minutes for each batch size.
+    # Do not compile here: it takes minutes for each batch size.
     with prior.uncompiled():
         fits = _estimate(prior, try_step, two_fit=largest > 1)
         if fits is None:
@@ -149,8 +149,10 @@ def fitting_batch_size(
 
 
 def step_bytes(prior: Prior, count: int, views: int, view_size: int, *, refine: bool = False) -> int | None:
-    """Peak of the bytes allocated on ``prior``'s CUDA device, its weights included, in a step of ``count`` scenes; None
-    where memory did not suffice."""
+    """Peak of the bytes allocated on ``prior``'s CUDA device, weights included, in a step of ``count`` scenes.
+
+    Returns None if memory ran out.
+    """
     with prior.uncompiled():
         return _peak_bytes(prior, lambda number: _prior_step(prior, number, views, view_size, refine), count)
 
@@ -166,8 +168,8 @@ def _power_of_two(count: int) -> int:
 
 
 def _estimate(prior: Prior, step: Callable[[int], object], *, two_fit: bool = True) -> int | None:
-    """Estimate the number of scenes that fit, from a step of one and, with ``two_fit``, a step of two; None where one
-    does not fit."""
+    """Estimate the number of scenes that fit, from a step of one and, with ``two_fit``, a step of two; None if one does
+    not fit."""
     device = prior.device
     one = _peak_bytes(prior, step, 1)
     if one is None:
@@ -176,23 +178,24 @@ def _estimate(prior: Prior, step: Callable[[int], object], *, two_fit: bool = Tr
     two = _peak_bytes(prior, step, 2) if two_fit else None
     if two is None:
         return 1
-    # All scenes cost the same. A second scene that seems to be free was hidden by what the first call needs once.
+    # All scenes cost the same. If the second scene seems to be free, its memory was hidden by one-time allocations of
+    # the first call.
     each = max(two - one, 1 << 20)
-    # Other libraries take at most as much for a scene as torch; any further increase is another process's.
+    # Other libraries take at most as much for a scene as torch. Any further increase belongs to another process.
     each += min(max(_bytes_of_others(device) - before, 0), each)
     _, total = torch.cuda.mem_get_info(device.index)
     return max(1, int(1 + (_USABLE_SHARE * total - one - before) / each))
 
 
 def _bytes_of_others(device: torch.device) -> int:
-    """Bytes of the device in use by others than this process's torch: other libraries (tiny-cuda-nn's workspaces,
-    nvdiffrast's images), CUDA itself, other processes."""
+    """Bytes of the device that are used outside this process's torch: by other libraries (tiny-cuda-nn's workspaces,
+    nvdiffrast's images), CUDA itself and other processes."""
     free, total = torch.cuda.mem_get_info(device.index)
     return max(0, total - free - torch.cuda.memory_reserved(device))
 
 
 def _peak_bytes(prior: Prior, step: Callable[[int], object], count: int) -> int | None:
-    """Peak of the bytes allocated by ``step(count)``; None where memory did not suffice."""
+    """Peak of the bytes allocated by ``step(count)``; None if memory ran out."""
     device = prior.device
     prior.release()
     torch.cuda.empty_cache()

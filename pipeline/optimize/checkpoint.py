@@ -1,7 +1,7 @@
 """Checkpoints of one scene: parameters, optimiser and step in one safetensors file, written atomically.
 
-A checkpoint has a checksum of its content. It is used only where checksum, names, shapes and dtypes are as expected and
-every number is finite: a damaged file must neither change an asset's bytes nor stop its row at every try.
+A checkpoint has a checksum of its content. It is used only if checksum, names, shapes and dtypes are as expected and
+all numbers are finite. A damaged file must neither change an asset's bytes nor make its row fail again and again.
 
 A checkpoint holds no state of random generators, because every draw is keyed by (seed, purpose, step). Tensors are
 stored contiguous; the scene that loads them copies them into its own memory layout.
@@ -25,7 +25,7 @@ from pipeline.core.hashing import sha256_tensors
 from pipeline.core.plain import is_plain
 
 _FORMAT = "latentkiln-checkpoint-2"
-# Characters that a message quotes of an untrusted file.
+# The most characters of an untrusted file that a message quotes.
 _QUOTED = 80
 
 
@@ -66,8 +66,8 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], *, key: str, step: int
 def load(
     path: Path, *, key: str, steps: int, required: Specs, optional: Sequence[Specs] = ()
 ) -> tuple[dict[str, torch.Tensor], int] | None:
-    """Load the tensors that ``save`` wrote, contiguous in host memory, and the number of finished steps. None where
-    there is no file.
+    """Load the tensors that ``save`` wrote, contiguous in host memory, and the number of finished steps. None if there
+    is no file.
 
     Args:
         key: as given to ``save``.
@@ -75,8 +75,8 @@ def load(
         required: the tensors that the file must hold.
         optional: groups of tensors; the file holds all or none of a group.
 
-    Raises CheckpointError where the file is damaged, of another format or job, or holds other tensors. Names, shapes
-    and dtypes are checked before any tensor is read, which bounds the memory that an untrusted file takes.
+    Raises CheckpointError if the file is damaged, of another format or job, or contains other tensors. Checks names,
+    shapes and dtypes before it reads a tensor, which bounds the memory for an untrusted file.
     """
     if not is_plain(path):
         return None
@@ -85,7 +85,7 @@ def load(
             metadata = stream.metadata() or {}
             step = _checked_head(metadata, key, steps)
             _check_specs(stream, required, optional)
-            # Cloned: the file's pages must not stay mapped while the loop writes over the tensors.
+            # Clone, because the file's pages must not stay mapped while the loop overwrites the tensors.
             tensors = {name: stream.get_tensor(name).clone() for name in stream.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"it cannot be read ({type(error).__name__}: {_quoted(error)})") from None
@@ -108,10 +108,10 @@ def _checked_head(metadata: Mapping[str, str], key: str, steps: int) -> int:
     if metadata.get("format") != _FORMAT:
         raise CheckpointError(f"its format is {_quoted(metadata.get('format'))}, not {_FORMAT}", damaged=False)
     if metadata.get("key") != key:
-        raise CheckpointError("it is of other inputs or settings, or of another prior or version", damaged=False)
+        raise CheckpointError("it belongs to other inputs or settings, or to another prior or version", damaged=False)
     step = int(metadata["step"])
     if not 0 <= step <= steps:
-        raise CheckpointError(f"it is of step {step}, of {steps}")
+        raise CheckpointError(f"it is from step {step} of only {steps}")
     return step
 
 
@@ -124,7 +124,7 @@ class _Slice(Protocol):
 
 
 class _OpenFile(Protocol):
-    """What ``safe_open`` gives."""
+    """The part of an open safetensors file that is used here."""
 
     def keys(self) -> Sequence[str]: ...
 

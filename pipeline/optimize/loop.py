@@ -127,7 +127,7 @@ class Optimization:
         """Raises LatentkilnError where one of the prior's gradients was not finite."""
         if self._finite is not None and not bool(self._finite):
             raise LatentkilnError(
-                f"the prior's answers are not finite numbers (before step {self.step}); float16 overflows with some "
+                f"the prior's output is not finite (before step {self.step}); float16 overflows with some "
                 "models: try --precision bfloat16 or float32",
                 stage="distill",
             )
@@ -138,8 +138,9 @@ class Optimization:
         abar = alphas[t]
         # grad = sqrt(abar) (1 - abar) (eps_hat - eps), and z - z_hat = sqrt((1 - abar) / abar) (eps_hat - eps).
         residual = gradient / (abar * (1 - abar).sqrt()).view(-1, 1, 1, 1)
-        # DDIM changes x / sqrt(abar) by eps_hat times the change of level = sqrt((1 - abar) / abar), and its noise by
-        # eps times that; so z goes by (eps_hat - eps) times it, which is the share 1 - level' / level of z - z_hat.
+        # With level = sqrt((1 - abar) / abar), DDIM changes x / sqrt(abar) by eps_hat times the change of level, and
+        # the noise in it by eps times that. So z changes by (eps_hat - eps) times the change of level, which is the
+        # share 1 - level' / level of z - z_hat.
         share = torch.ones((), device=abar.device)
         if rendering.next_time is not None:
             after = alphas[timestep(rendering.next_time, len(alphas))]
@@ -154,7 +155,7 @@ class Optimization:
         checkpoint.save(self.checkpoint, self._tensors(), key=self.key, step=self.step)
 
     def resume(self) -> None:
-        """Continue from the checkpoint, where there is one. ``notes`` say why an unusable one was dropped."""
+        """Continue from the checkpoint, if there is one. ``notes`` give the reason why an unusable one was dropped."""
         if self.checkpoint is None:
             return
         required, optional = self._specs()
@@ -170,7 +171,7 @@ class Optimization:
                 raise CheckpointError(str(error)) from None
         except CheckpointError as error:
             name = "/".join(self.checkpoint.parts[-3:])
-            self.notes.append(f"the checkpoint {name} was dropped: {error.message}; its steps begin anew")
+            self.notes.append(f"the checkpoint {name} was dropped: {error.message}; its steps start again")
             if error.damaged:
                 checkpoint.discard(self.checkpoint)
             return
@@ -230,10 +231,10 @@ def optimize(
     checkpoint_seconds: float = 30.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Optimise up to ``lockstep`` scenes to their last step. Returns False where ``stop`` ended it early, else True.
+    """Optimise up to ``lockstep`` scenes to their last step. Returns False if ``stop`` ended it early, else True.
 
     A scene that raises keeps its ``error``; the other scenes continue. After a stop every scene has a checkpoint. All
-    scenes must render the same number of views at the same size. Where they do not fit the device's memory together,
+    scenes must render the same number of views at the same size. If they do not fit into the device's memory together,
     they take turns in batches of half the size.
     """
     if len(optimizations) > lockstep:
@@ -245,12 +246,12 @@ def optimize(
     if batch_size.probe(lambda count: _dry_run(waiting[:count], prior), len(waiting)):
         for optimization in optimizations:
             optimization.notes.append(
-                f"a lockstep of {lockstep} does not fit this device by measurement: {batch_size.current} go at once"
+                f"a lockstep of {lockstep} does not fit this device, as measured: {batch_size.current} at a time"
             )
     elif batch_size.current < lockstep:
         for optimization in optimizations:
             optimization.notes.append(
-                f"a lockstep of {lockstep} did not fit this device before: {batch_size.current} go at once"
+                f"a lockstep of {lockstep} did not fit this device before: {batch_size.current} at a time"
             )
     saved = time.monotonic()
     while not all(optimization.finished for optimization in optimizations):
@@ -265,8 +266,8 @@ def optimize(
 
 
 def _memory_key(optimizations: list[Optimization]) -> tuple[object, ...]:
-    """What decides how much memory ``optimizations`` take: the shape of their batch, and the largest one's size to a
-    power of two."""
+    """What determines the memory of ``optimizations``: the shape of their batch, and the size of the largest one,
+    rounded to a power of two."""
     if not optimizations:
         return ()
     return *optimizations[0].batch_shape, max(
@@ -275,8 +276,8 @@ def _memory_key(optimizations: list[Optimization]) -> tuple[object, ...]:
 
 
 def _dry_run(optimizations: list[Optimization], prior: Prior) -> None:
-    """Two steps of ``optimizations`` together that are undone, to measure their memory: Adam allocates its state in the
-    first step, so that the second one shows the peak."""
+    """Do two steps of ``optimizations`` together and undo them, to measure their memory. Adam allocates its state in
+    the first step, so the second one shows the peak."""
     with contextlib.ExitStack() as stack:
         for optimization in optimizations:
             stack.enter_context(optimization.dry_run())
@@ -296,14 +297,12 @@ def _step_all(optimizations: list[Optimization], prior: Prior, batch_size: Adapt
         fits = _step_fits(together, prior, batch_size.current)
         for optimization in together:
             optimization.batch_size = min(optimization.batch_size or batch_size.current, batch_size.current)
-        # A scene whose step was done before memory ran out for another one is not stepped twice.
+        # Scenes whose step was done before memory ran out for another one must not be stepped twice.
         waiting = [(s, step) for s, step in waiting if s.error is None and s.step == step]
         if fits:
             if batch_size.grow():
                 for optimization in optimizations:
-                    optimization.notes.append(
-                        f"from step {optimization.step} on {batch_size.current} went at once again"
-                    )
+                    optimization.notes.append(f"from step {optimization.step} on {batch_size.current} at a time again")
             continue
         try:
             batch_size.halve()
@@ -314,12 +313,12 @@ def _step_all(optimizations: list[Optimization], prior: Prior, batch_size: Adapt
         for optimization in optimizations:
             optimization.notes.append(
                 f"out of memory at a lockstep of {lockstep}: from step {optimization.step} on {batch_size.current} "
-                "went at once"
+                "at a time"
             )
 
 
 def _step_fits(optimizations: list[Optimization], prior: Prior, slots: int) -> bool:
-    """One step of ``optimizations`` together. False where memory did not suffice; some may have been stepped."""
+    """Do one step of ``optimizations`` together. Returns False if memory ran out; some may have been stepped."""
     try:
         _step(optimizations, prior, slots)
     except RuntimeError as error:
@@ -384,7 +383,7 @@ def _save_all(optimizations: list[Optimization]) -> None:
 
 
 def _guard(optimization: Optimization, action: Callable[[], _T]) -> _T | None:
-    """Run ``action``. An error is stored in ``optimization``; only lack of memory, which concerns all, is raised."""
+    """Run ``action`` and store its error in ``optimization``. Raises only lack of memory, which concerns all."""
     try:
         return action()
     except (LatentkilnError, ArithmeticError, ValueError, RuntimeError, IndexError, OSError) as error:

@@ -1,4 +1,4 @@
-"""View-dependent prompts (docs/method.md, section 2): text embeddings once per job and kind of view, not per step."""
+"""View-dependent prompts (docs/method.md, section 2). Embeds text once per job and kind of view, not per step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def view_prompt(
 ) -> str:
     """``"{prompt}, close up"`` for close views, ``"{prompt}, {word} view"`` for whole ones.
 
-    ``fit(prompt, suffix)`` shortens the prompt where the prior cannot take all of it with the suffix.
+    ``fit(prompt, suffix)`` shortens the prompt if it is too long for the prior with the suffix.
     """
     if view.close and close_up:
         suffix = CLOSE_UP

@@ -140,7 +140,7 @@ def _zero_request(like: GuidanceRequest) -> GuidanceRequest:
 
 
 def _slots(prior: Prior, request: GuidanceRequest, count: int, lockstep: int) -> int:
-    """Slots of the batch: the next power of two above ``count`` where that changes no bit, else ``lockstep``."""
+    """Slots of the batch: the next power of two above ``count`` if that changes no bit, else ``lockstep``."""
     smaller = 1 << (count - 1).bit_length()
     if smaller >= lockstep:
         return lockstep
@@ -156,7 +156,7 @@ def _same_bits(prior: Prior, request: GuidanceRequest, smaller: int, lockstep: i
     """Whether scenes get the same bits in a batch of ``smaller`` slots as in one of ``lockstep``.
 
     Random scenes suffice, because kernels are chosen by shape and not by value. The last scenes of the large batch are
-    the first of the small one, which tests the position in the batch too.
+    the first of the small one, which also tests the position in the batch.
     """
     scenes = []
     for index in range(lockstep):
@@ -170,8 +170,8 @@ def _same_bits(prior: Prior, request: GuidanceRequest, smaller: int, lockstep: i
 
 
 def sds_loss(latents: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """A scalar whose gradient by ``latents`` is exactly ``gradient`` / V: the mean over V views.
+    """A scalar whose gradient with respect to ``latents`` is exactly ``gradient`` / V, the mean over V views.
 
-    The value itself means nothing (docs/method.md, section 1).
+    Its value has no meaning (docs/method.md, section 1).
     """
     return (latents * gradient.detach()).sum() / latents.shape[0]

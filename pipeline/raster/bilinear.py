@@ -1,4 +1,4 @@
-"""Bilinear lookups in numpy: texel indices and weights, and the values they give."""
+"""Bilinear lookups in numpy: texel indices, weights and values."""
 
 from __future__ import annotations
 

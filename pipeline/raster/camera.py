@@ -1,4 +1,4 @@
-"""Cameras on orbits around an object, the word for where they stand, and how painting draws them.
+"""Cameras on orbits around an object, the view words for prompts, and random cameras for painting.
 
 N is the number of cameras. World and camera space are right-handed; a camera looks along its own -Z, with +Y
 up and +X right (OpenGL). Angles are radians: ``theta`` from +Y (0 = straight above), ``phi`` from +Z towards
@@ -17,7 +17,7 @@ from pipeline.core.errors import SettingError
 
 VIEW_WORDS = ("front", "side", "back", "overhead", "bottom")
 
-# A direction that stands on the border of two buckets up to rounding belongs to the named one.
+# A direction on the border between two view words, up to rounding, gets the more specific word.
 _BORDER = 1e-9
 
 Float64Array = NDArray[np.float64]
@@ -48,7 +48,7 @@ class Cameras:
 
     @property
     def clip_from_world(self) -> Float64Array:
-        """(N, 4, 4) float64: takes homogeneous world points (columns) to clip space."""
+        """(N, 4, 4) float64: maps homogeneous world points (columns) to clip space."""
         return self.projection @ self.view
 
     def words(self, angle_front: float = math.radians(70)) -> list[str]:
@@ -83,8 +83,8 @@ def orbit(
 ) -> Cameras:
     """Cameras at ``radius`` from ``target`` ((3,) or (N, 3)) that look at it, with +Y up in the image.
 
-    Arguments broadcast to N. ``aspect`` is width / height; ``fov`` is vertical. At the poles, where up has no
-    meaning, the camera keeps the heading of its azimuth: from above, +X is to the right at phi = 0.
+    Arguments broadcast to N. ``aspect`` is width / height; ``fov`` is vertical. At the poles, where "up" is undefined,
+    the camera keeps the heading of its azimuth: from above, +X is to the right at phi = 0.
     """
     target = np.atleast_2d(np.asarray(target, np.float64))
     shape = np.broadcast_shapes(*(np.shape(np.atleast_1d(a)) for a in (theta, phi, radius, fov)), target.shape[:1])
@@ -123,7 +123,7 @@ def view_words(
 
     ``overhead`` within ``angle_overhead`` of straight above and ``bottom`` within it of straight below; else
     ``front`` within half of ``angle_front`` of phi = 0, ``back`` within the same of pi, ``side`` otherwise.
-    Borders belong to the named bucket, not to ``side``; phi may be any real number.
+    A direction on a border gets the more specific word, not ``side``. phi may be any real number.
     """
     if not 0 < angle_front <= math.pi or not 0 <= angle_overhead < math.pi / 2:
         raise SettingError("camera: angle_front must lie in (0, 180] and angle_overhead in [0, 90) degrees")
@@ -152,7 +152,7 @@ def view_word(
 
 @dataclass(frozen=True)
 class CameraSettings:
-    """How painting looks at an object whose farthest vertex lies at ``object_radius``. Radians."""
+    """Cameras for painting an object whose farthest vertex lies at ``object_radius``. Radians."""
 
     elevation_min: float = math.radians(-60)
     elevation_max: float = math.radians(80)
@@ -185,11 +185,11 @@ def sample_paint_cameras(
 ) -> Cameras:
     """``n`` cameras for one step: whole views of the object at the origin, and close-ups of points on it.
 
-    Directions are uniform by *area* inside the elevation range (uniform angles would crowd the poles), and
-    stratified over the batch: each camera's own distribution is exactly uniform, but a batch spreads out.
-    ``targets`` (M, 3), with ``normals`` (M, 3) if known, are surface points close-ups look at; without
-    targets all views are whole. The number of close-ups is n * close_up, rounded at random so that the share
-    holds on average. Always draws the same count of random numbers for the same arguments' shapes.
+    Directions are uniform by *area* inside the elevation range (uniform angles would crowd the poles) and stratified
+    over the batch: each camera's distribution is exactly uniform, but the cameras of a batch spread out. Close-ups look
+    at surface points ``targets`` (M, 3), with ``normals`` (M, 3) if known. Without targets all views are whole. The
+    number of close-ups is n * close_up, rounded at random so that the share holds on average. The count of random
+    numbers drawn depends only on the shapes of the arguments.
     """
     low, high = math.sin(settings.elevation_min), math.sin(settings.elevation_max)
     height = low + (high - low) * _stratified(rng, n)
@@ -245,7 +245,7 @@ def sample_surface(
 ) -> tuple[Float64Array, Float64Array]:
     """``n`` points uniform by area on a triangle mesh and their unit face normals, (n, 3) each.
 
-    A mesh without any area gives its corners, with normals pointing away from their mean.
+    For a mesh without area, returns its corners, with normals that point away from their mean.
     """
     corners = np.asarray(vertices, np.float64)[np.asarray(faces)]
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -265,7 +265,7 @@ def sample_surface(
 
 
 def _wrapped(phi: Float64Array) -> Float64Array:
-    """phi in [0, 2 pi); np.mod alone may round a tiny negative angle up to 2 pi itself."""
+    """phi in [0, 2 pi). np.mod alone may round a tiny negative angle up to 2 pi."""
     wrapped = np.mod(phi, 2 * math.pi)
     return np.where(wrapped >= 2 * math.pi, 0.0, wrapped)
 
@@ -295,7 +295,7 @@ def ray_directions(cameras: Cameras, height: int, width: int) -> np.ndarray:
     ray[..., 0] = x[None, None, :] / focal[:, 0, None, None]
     ray[..., 1] = y[None, :, None] / focal[:, 1, None, None]
     ray[..., 2] = -1
-    # Rows of the view's rotation are the camera's axes in the world: its transpose takes rays there.
+    # The rows of the view's rotation are the camera's axes in the world, so its transpose maps rays to the world.
     ray = np.einsum("nji,nhwj->nhwi", cameras.view[:, :3, :3], ray)
     result: np.ndarray = ray / np.linalg.norm(ray, axis=-1, keepdims=True)
     return result

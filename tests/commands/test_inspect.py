@@ -147,7 +147,7 @@ def glb(document: object, binary: bytes = b"") -> bytes:
         (glb(b"[" * 100_000), "cannot be parsed"),
         (glb(b"1" * 10_000), "cannot be parsed"),
         (glb(b"\xff\xfe\xfd"), "cannot be parsed"),
-        (glb([]), "no object"),
+        (glb([]), "not an object"),
         (glb({}), "not made by latentkiln"),
         (glb({"asset": {"version": "2.0", "generator": "another"}}), "not made by latentkiln"),
         (glb({"asset": {"extras": {"latentkiln": "yes"}}}), "not made by latentkiln"),

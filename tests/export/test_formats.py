@@ -135,7 +135,7 @@ def test_the_same_asset_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="image_format 'gif' is not known"):
+    with pytest.raises(ExportError, match="image_format 'gif' is unknown"):
         written(tmp_path, obj_files("a", asset("cube"), {BASE_COLOUR: image()}, name="a", image_format="gif"))
     with pytest.raises(ExportError, match="blanks"):
         written(tmp_path, obj_files("a b", asset("cube"), {BASE_COLOUR: image()}, name="a"))

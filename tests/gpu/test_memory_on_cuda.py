@@ -61,4 +61,4 @@ def test_eight_that_do_not_fit_go_on_as_four(graphs: bool, folder: Path, monkeyp
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert {(s.error, s.step, s.batch_size) for s in scenes} == {(None, 2, 4)}
-    assert scenes[0].notes == ["out of memory at a lockstep of 8: from step 0 on 4 went at once"]
+    assert scenes[0].notes == ["out of memory at a lockstep of 8: from step 0 on 4 at a time"]

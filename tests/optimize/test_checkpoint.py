@@ -109,7 +109,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "half an optimiser": (remake(lambda t: t.pop(first(t, "exp_avg_sq"))), "lacks adam"),
     "extra": (remake(lambda t: t.update(more=torch.zeros(3))), "which this scene does not have"),
     "control characters": (remake(lambda t: t.update({"\x1b]0;x\x07\n": torch.zeros(3)})), r"holds '\\x1b\]0;x"),
-    "step beyond": (retell(step="100000"), "of step 100000"),
+    "step beyond": (retell(step="100000"), "from step 100000"),
     "step is no number": (retell(step="many"), "cannot be read"),
     "another step": (retell(step="1"), "checksum"),
     "no checksum": (retell(sha256=""), "checksum"),

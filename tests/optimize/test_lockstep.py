@@ -58,7 +58,7 @@ def test_eight_that_do_not_fit_go_on_as_four(prior: Prior, monkeypatch: pytest.M
     group = [subject(prior, seed, steps=3) for seed in range(8)]
     assert optimize(group, prior, lockstep=8)
     assert all(s.error is None and s.step == 3 and s.batch_size == 4 for s in group)
-    assert group[0].notes == ["out of memory at a lockstep of 8: from step 0 on 4 went at once"]
+    assert group[0].notes == ["out of memory at a lockstep of 8: from step 0 on 4 at a time"]
     assert memory.sizes.count(8) == 1
     for made, alone in zip(group, expected, strict=True):
         assert torch.equal(made.scene.state()["pixels"], alone.scene.state()["pixels"])
@@ -72,7 +72,7 @@ def test_what_fits_is_remembered(prior: Prior, folder: Path, monkeypatch: pytest
     group = [subject(again, seed, steps=2) for seed in range(4)]
     assert optimize(group, again, lockstep=4) and max(memory.sizes) == 2
     assert group[0].batch_size == 2 and group[0].notes == [
-        "a lockstep of 4 did not fit this device before: 2 go at once"
+        "a lockstep of 4 did not fit this device before: 2 at a time"
     ]
     other = [subject(again, seed, steps=1) for seed in range(4)]
     for one in other:
@@ -129,8 +129,8 @@ def test_after_a_while_more_go_at_once_again(prior: Prior, monkeypatch: pytest.M
     assert [(s.error, s.step, s.batch_size) for s in group] == [(None, 7, 1)] * 2
     # The patience of 2 calls was multiplied when memory did not suffice: 8 calls are the steps of 4 rounds.
     assert group[0].notes == [
-        "out of memory at a lockstep of 2: from step 0 on 1 went at once",
-        "from step 4 on 2 went at once again",
+        "out of memory at a lockstep of 2: from step 0 on 1 at a time",
+        "from step 4 on 2 at a time again",
     ]
     assert memory.sizes == [2, *[1] * 8, *[2] * 3]
 
@@ -366,7 +366,7 @@ def test_the_scenes_own_memory_is_measured_before_their_first_step(
     group = heavy(there, device, 8)
     assert optimize(group, there, lockstep=8)
     assert all(s.error is None and s.step == 3 and s.batch_size == width for s in group)
-    note = f"a lockstep of 8 does not fit this device by measurement: {width} go at once"
+    note = f"a lockstep of 8 does not fit this device, as measured: {width} at a time"
     assert group[7].notes == ([] if width == 8 else [note])
     # Two steps of one scene and two of two, then the real ones, and never a lack of memory.
     rehearsed = [1, 1, 2] if width == 1 else [1, 1, 2, 2]

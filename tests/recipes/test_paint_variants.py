@@ -104,5 +104,5 @@ def test_a_run_that_meets_out_of_memory_at_8_completes_at_4(
     record = read_record(tmp_path / "eight" / "j0")
     assert record is not None and (record["lockstep"], record["lockstep_used"]) == (8, 4)
     told = [text for text in record["warnings"] if "memory" in text]
-    assert told == ["out of memory at a lockstep of 8: from step 0 on 4 went at once"]
+    assert told == ["out of memory at a lockstep of 8: from step 0 on 4 at a time"]
     assert digest(tmp_path / "eight/j0/asset.glb") == digest(tmp_path / "four/j0/asset.glb")

@@ -58,9 +58,9 @@ def encode(
     take tensors of this device.
     """
     if points.ndim != 2 or points.shape[1] != 3:
-        raise SettingError(f"grid: points have shape (N, 3), not {tuple(points.shape)}")
+        raise SettingError(f"grid: points must have shape (N, 3), not {tuple(points.shape)}")
     if table.shape != (settings.parameter_count,):
-        raise SettingError(f"grid: the table has shape ({settings.parameter_count},), not {tuple(table.shape)}")
+        raise SettingError(f"grid: the table must have shape ({settings.parameter_count},), not {tuple(table.shape)}")
     points = points.detach().float()
     module = backends.load(__name__, backend_for(table.device.type, backend))
     encoded: Tensor = module.encode(points, table, settings)

@@ -41,15 +41,15 @@ class GridSettings:
 
     def __post_init__(self) -> None:
         if self.features not in (1, 2, 4, 8):
-            raise SettingError(f"grid: features is 1, 2, 4 or 8, not {self.features}")
+            raise SettingError(f"grid: features must be 1, 2, 4 or 8, not {self.features}")
         if not 1 <= self.levels <= 32 or not 3 <= self.log2_table <= 28:
             raise SettingError(
-                f"grid: levels is 1 to 32 and log2_table 3 to 28, not {self.levels} and {self.log2_table}"
+                f"grid: levels must be 1 to 32 and log2_table 3 to 28, not {self.levels} and {self.log2_table}"
             )
         if not 2 <= self.base <= self.finest <= 1 << 20:
             raise SettingError(f"grid: 2 <= base <= finest <= 2^20, not base {self.base}, finest {self.finest}")
         if self.kind not in ("hash", "tiled", "dense"):
-            raise SettingError(f"grid: kind is hash, tiled or dense, not {self.kind!r}")
+            raise SettingError(f"grid: kind must be hash, tiled or dense, not {self.kind!r}")
         if self.kind != "hash" and max(self.resolutions) > LARGEST_INDEXED:
             raise SettingError(
                 f"grid: a {self.kind} level has at most {LARGEST_INDEXED} corners along an axis, not "

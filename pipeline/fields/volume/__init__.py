@@ -70,7 +70,7 @@ def march(
         least = longest / _MOST_INTERVALS
         raise SettingError(f"march: the step must be above 0, and at least {least:.2g}, not {step:g} (samples_step)")
     if origins.shape != directions.shape or origins.ndim != 2 or origins.shape[1] != 3:
-        raise SettingError(f"march: rays have shape (R, 3), not {tuple(origins.shape)}, {tuple(directions.shape)}")
+        raise SettingError(f"march: rays must have shape (R, 3), not {tuple(origins.shape)}, {tuple(directions.shape)}")
     origins, directions = origins.float().contiguous(), directions.float().contiguous()
     lengths = torch.linalg.vector_norm(directions, dim=1)
     # Written so that NaN fails the check, too.

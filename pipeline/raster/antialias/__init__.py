@@ -1,11 +1,11 @@
-"""Smooth outlines: neighbouring pixels of different faces mix by where the nearer face's edge runs between them.
+"""Smooths outlines: mixes neighbouring pixels of different faces by the position of the edge between them.
 
-The rule of nvdiffrast (Laine et al., Modular Primitives for High-Performance Differentiable Rendering, 2020, section
-3.5). Of two neighbours, right or below, that show different faces, take the face that is nearer, and its edge that
-leaves its pixel towards the other. Where that edge is an outline - no face goes on behind it, or the one that does
-folds back under - and runs more across the way than along it, it crosses the line between the two centres at a
-distance d in [0, 1] from the nearer face's pixel. At d = 1/2 all is as it was drawn; below, that pixel takes
-1/2 - d of the other's colour; above, the other takes d - 1/2 of this one's.
+This is the rule of nvdiffrast (Laine et al., Modular Primitives for High-Performance Differentiable Rendering, 2020,
+section 3.5). Of two neighbouring pixels (right or below) that show different faces, take the nearer face, and its edge
+that leaves its pixel towards the other. The rule applies if the edge is an outline (no face continues behind it, or one
+that folds back under) and runs more across the line between the two centres than along it. It crosses that line at a
+distance d in [0, 1] from the nearer face's pixel. At d = 1/2 the pixels stay as drawn. Below, the nearer face's pixel
+takes 1/2 - d of the other's colour; above, the other takes d - 1/2 of this one's.
 
 Colours enter linearly and geometry is fixed. So ``find_outlines`` evaluates the geometry once per view (on the CPU in
 ``numpy_backend``, on CUDA in ``nvdiffrast_backend``), and ``blend_outlines`` is a few sums in a fixed order,
@@ -44,7 +44,7 @@ def find_outlines(
     *,
     backend: str = "auto",
 ) -> Outlines:
-    """Find the outlines of ``faces`` (F, 3) over world ``vertices`` (V, 3) in the views of ``cameras``.
+    """Finds the outlines of ``faces`` (F, 3) over world ``vertices`` (V, 3) in the views of ``cameras``.
 
     ``fragments``: of the same mesh and cameras, by any rasteriser. ``across``: see ``adjacent_vertices``. The result
     is in host memory for "numpy", on the CUDA device for "nvdiffrast". Raises BackendError.
@@ -77,7 +77,7 @@ def _beside(shares: Tensor, image: Tensor) -> Tensor:
 
 
 def adjacent_vertices(faces: Int[NDArray[np.integer], "faces 3"]) -> Int64[NDArray[np.int64], "faces 3"]:
-    """(F, 3): across the edge that lies opposite corner k, the third vertex of the one other face there; else -1."""
+    """(F, 3): the third vertex of the only other face at the edge opposite corner k; -1 without such a face."""
     faces = np.asarray(faces, np.int64)
     ends = np.sort(np.stack([faces[:, [1, 2]], faces[:, [2, 0]], faces[:, [0, 1]]], axis=1).reshape(-1, 2), axis=1)
     order = np.lexsort(ends.T)
@@ -86,6 +86,6 @@ def adjacent_vertices(faces: Int[NDArray[np.integer], "faces 3"]) -> Int64[NDArr
     pairs = first[np.diff(np.append(first, len(order))) == 2]
     one, other = order[pairs], order[pairs + 1]
     across = np.full(faces.size, -1, np.int64)
-    # Edges are numbered as the corners that they lie opposite to.
+    # An edge has the number of the opposite corner.
     across[one], across[other] = faces.ravel()[other], faces.ravel()[one]
     return across.reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""What every backend of the antialiasing shares: the shares by which neighbouring pixels mix."""
+"""The result type of all antialiasing backends: the shares by which neighbouring pixels mix."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outlines:
-    """Signed shares, in [-1/2, 1/2], of all pairs of neighbours; float32, 0 where nothing is mixed.
+    """Signed shares, in [-1/2, 1/2], of all pairs of neighbours; float32, 0 for pairs that do not mix.
 
-    Above 0 the first pixel of the pair takes that share of the second one's colour; below, the second takes it of the
-    first. Each mixes in the colours as they were drawn.
+    For a positive share the first pixel of the pair takes that share of the second one's colour; for a negative one the
+    second takes it of the first. The colours that are mixed in are those before antialiasing.
     """
 
     right: Float32[Tensor, "views height columns"]  # (N, H, W - 1): pixel and the one to its right

@@ -10,7 +10,7 @@ from pipeline.raster.antialias.layout import Outlines
 from pipeline.raster.camera import Cameras
 from pipeline.raster.rasterise.layout import Fragments
 
-# How far from between the centres an edge may be found to run: rasterisers snap corners, by up to 1/16 pixel.
+# How far beyond the two centres an edge may cross, in pixels, because rasterisers snap corners by up to 1/16 pixel.
 _DEPTH_TOLERANCE = 1 / 16
 
 
@@ -34,7 +34,7 @@ def find_outlines(
 
 
 def _screen(vertices: NDArray[np.float64], matrix: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
-    """(V, 2) places in pixels, x to the right and y down."""
+    """(V, 2) positions in pixels, x to the right and y down."""
     x, y, _, w = matrix[:, :3] @ vertices.T + matrix[:, 3:]
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.stack([(0.5 + 0.5 * x / w) * width, (0.5 - 0.5 * y / w) * height], axis=1)
@@ -82,5 +82,5 @@ def _shares(
 
 
 def _side(p: NDArray[np.float64], q: NDArray[np.float64], r: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(M,) above 0 on one side of the lines from p to q, below on the other; (M, 2) each."""
+    """(M,) positive for points r on one side of the lines from p to q, negative on the other; (M, 2) each."""
     return np.asarray((q - p)[:, 0] * (r - p)[:, 1] - (q - p)[:, 1] * (r - p)[:, 0])

@@ -7,7 +7,7 @@ mark in a pixel is the share: one sum of one term, so the bits are the same ever
 then mixes the colours.
 
 The image is bottom-up, face ids are stored plus 1, and the third value of a pixel serves for ordering only: depth.
-Edges are identified by vertex indices; of an edge of three and more faces it keeps any two, where ours is an outline.
+Edges are identified by vertex indices. Of an edge with three and more faces it keeps any two; ours counts as outline.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def find_outlines(
     cameras: Cameras,
     across: NDArray[np.int64],
 ) -> Outlines:
-    """``antialias.find_outlines``, on the current CUDA device. ``across`` is not used: the library finds it itself."""
+    """As ``antialias.find_outlines``, on the current CUDA device. Ignores ``across``: the library computes it."""
     import nvdiffrast.torch as dr
 
     device = torch.device("cuda", torch.cuda.current_device())
@@ -59,7 +59,7 @@ def find_outlines(
 
 
 def _raster(fragments: Fragments, device: torch.device) -> Tensor:
-    """(N, H, W, 4) as ``rasterize`` gives it, but for barycentrics, which are not read, and depth in place of z/w."""
+    """(N, H, W, 4) as from ``rasterize``, but without barycentrics, which are not read, and with depth for z/w."""
     face, depth = (
         to_device(torch.from_numpy(np.ascontiguousarray(x)), device) for x in (fragments.face, fragments.depth)
     )

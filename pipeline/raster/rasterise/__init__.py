@@ -1,4 +1,4 @@
-"""Rasterisation: the face that each pixel or texel sees, and the barycentrics of the point on it.
+"""Rasterises meshes: the face that each pixel or texel sees, and the barycentrics of the point on it.
 
 N cameras, H x W pixels, V vertices, F faces, T texture coordinates. Row 0 is the top; pixel (x, y) has its
 centre at (x + 0.5, y + 0.5). Rules, the same for every backend:
@@ -10,8 +10,8 @@ centre at (x + 0.5, y + 0.5). Rules, the same for every backend:
 * Barycentrics are perspective-correct, in the order of the face's corners.
 
 ``numba_backend`` is the fast backend, ``torch_backend`` its plain twin; both give the same bits. On CUDA
-``nvdiffrast_backend`` (where installed) or ``warp_backend`` draw the views: the same faces but for pixels
-whose centre lies within their precision of an edge. Geometry needs no gradient here.
+``nvdiffrast_backend`` (if installed) or ``warp_backend`` draws the views. Their faces are the same, except at pixels
+whose centre is closer to an edge than their precision. Geometry needs no gradient here.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def rasterise(
     cull_backfaces: bool = False,
     backend: str = "auto",
 ) -> Fragments:
-    """Rasterise faces (F, 3) over world vertices (V, 3) from every camera.
+    """Rasterises faces (F, 3) over world vertices (V, 3) from every camera.
 
-    ``cull_backfaces`` drops faces whose corners turn clockwise in the image. Raises BackendError for a
-    backend that is unknown or does not work here, SettingError for an image over 32768 pixels a side.
+    ``cull_backfaces`` drops faces whose corners are clockwise in the image. Raises BackendError for a backend that is
+    unknown or does not work here, SettingError for an image over 32768 pixels a side.
     """
     if not (0 < height <= LARGEST_IMAGE and 0 < width <= LARGEST_IMAGE):
-        raise SettingError(f"rasterise: an image has 1 to {LARGEST_IMAGE} pixels a side, not {width} x {height}")
+        raise SettingError(f"rasterise: an image must have 1 to {LARGEST_IMAGE} pixels a side, not {width} x {height}")
     arrays = _backend(backend).rasterise(
         np.ascontiguousarray(vertices, np.float64),
         _indices(faces),
@@ -70,12 +70,12 @@ def rasterise_uv(
     conservative: float = 0.0,
     backend: str = "auto",
 ) -> tuple[Int32[NDArray[np.int32], "height width"], Float32[NDArray[np.float32], "height width 3"]]:
-    """Rasterise faces in texture space: face (H, W) int32 and bary (H, W, 3) float32 of each texel.
+    """Rasterises faces in texture space: face (H, W) int32 and bary (H, W, 3) float32 of each texel.
 
-    ``uv`` (T, 2) has its origin top left, ``uv_faces`` (F, 3) index it. A texel belongs to the face that
-    covers its centre (the lowest id where faces overlap). With ``conservative`` above 0, a texel that no face
-    covers but whose centre lies within that many texels of one gets the nearest face and the barycentrics of
-    the nearest point on it, so that charts thinner than a texel keep texels.
+    ``uv`` (T, 2) has its origin at the top left, ``uv_faces`` (F, 3) index it. A texel belongs to the face that covers
+    its centre (the lowest id if faces overlap). With ``conservative`` above 0, an uncovered texel whose centre lies
+    within that many texels of a face gets the nearest face and the barycentrics of the nearest point on it, so that
+    charts thinner than a texel keep texels.
     """
     face, bary = _backend(backend).rasterise_uv(
         np.ascontiguousarray(uv, np.float64), _indices(uv_faces), int(height), int(width), float(conservative)
@@ -91,10 +91,10 @@ def interpolate(
     *,
     backend: str = "auto",
 ) -> Float[NDArray[FloatT], "covered channels"]:
-    """Values (T, D) given at the corners ``value_faces`` (F, 3), at every covered pixel: (M, D).
+    """Interpolates values (T, D), given at the corners ``value_faces`` (F, 3), at every covered pixel: (M, D).
 
-    ``face`` (...) and ``bary`` (..., 3) as in Fragments; M counts ``face >= 0`` in row-major order. The
-    result has the dtype of ``values``, float32 or float64.
+    ``face`` (...) and ``bary`` (..., 3) as in Fragments. The M pixels are those with ``face >= 0``, in row-major order.
+    The result has the dtype of ``values``, float32 or float64.
     """
     result: NDArray[FloatT] = _backend(backend).interpolate(
         np.ascontiguousarray(face).reshape(-1),
@@ -114,5 +114,5 @@ def _indices(faces: ArrayLike) -> NDArray[np.integer]:
 
 
 def _backend(name: str) -> ModuleType:
-    """The module of the selected backend; imported late, so that geometry stays light."""
+    """The module of the selected backend, imported on first use."""
     return backends.load(__name__, backends.select_backend("rasterise", name).name)

@@ -1,4 +1,4 @@
-"""What every backend of the rasteriser shares: the pixel grid's limits and the fragments it returns."""
+"""What the backends of the rasteriser share: the limits of the pixel grid, and the fragments that they return."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The rasteriser as compiled loops: one z-buffer, faces in order, no threads: always the same result.
+"""The rasteriser as compiled loops: one z-buffer, faces in order, no threads, so always the same result.
 
-See ``rasterise`` for the rules. Everything is float64 until it is stored; the order of operations is the same
-as in ``torch_backend``, and no fast-math is used, so both give the same bits.
+See ``rasterise`` for the rules. All values are float64 until they are stored. The order of operations is that of
+``torch_backend``, without fast-math, so both give the same bits.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-incomplete-defs=False
@@ -82,12 +82,12 @@ def _snap(x):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _draw_view(vertices, faces, matrix, cull, screen, pixel, face, bary, depth):
-    """One view. Scratch per vertex: ``screen`` (V, 3), x and y in pixels and 1/w; ``pixel`` (V,), the first
-    column and row (times 2^16) whose pixel centres are not left of or above it, within the image; all bits set
-    behind the near plane.
+    """Draws one view. Scratch arrays per vertex: ``screen`` (V, 3), x and y in pixels and 1/w; ``pixel`` (V,), the
+    first column and row (times 2^16) whose pixel centres are not left of or above the vertex, within the image; all
+    bits set behind the near plane.
 
-    A face whose corners have the same column, or the same row, holds no pixel centre: most faces of a fine mesh,
-    and one comparison of whole numbers tells. Corners all behind the near plane are alike, too.
+    A face whose corners have the same column, or the same row, covers no pixel centre. One comparison of integers
+    detects this for most faces of a fine mesh, and also for faces that lie behind the near plane.
     """
     height, width = face.shape
     m = matrix
@@ -134,7 +134,7 @@ def _draw_view(vertices, faces, matrix, cull, screen, pixel, face, bary, depth):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _draw_clipped(f, a, b, c, vertices, m, cull, face, bary, depth):
-    """A face that crosses the near plane: the part in front of it, one or two triangles."""
+    """Draws the part of a face in front of the near plane that it crosses: one or two triangles."""
     height, width = face.shape
     clip = np.empty((3, 4))
     inside = np.empty(3)
@@ -154,7 +154,7 @@ def _draw_clipped(f, a, b, c, vertices, m, cull, face, bary, depth):
             _to_screen(clip[k, 0], clip[k, 1], clip[k, 3], height, width, point[count])
             count += 1
         if (inside[k] > 0.0) != (inside[n] > 0.0):
-            # Always from the inner to the outer end, so that both faces of an edge cut it at the same point.
+            # Cut from the inner to the outer end, so that both faces of an edge cut it at the same point.
             i, o = (k, n) if inside[k] > 0.0 else (n, k)
             t = inside[i] / (inside[i] - inside[o])
             corner[count, i] = 1.0 - t
@@ -190,7 +190,7 @@ def _to_screen(x, y, w, height, width, out):
 def _span(a, b, c, size):
     """First and end of the pixels whose centres lie in [min, max) of three coordinates, within the image.
 
-    Half open, as the top-left rule never covers the rightmost or lowest point of a triangle.
+    The interval is half open, because the top-left rule never covers the rightmost or lowest point of a triangle.
     """
     low = np.ceil(min(max(min(a, b, c) - 0.5, 0.0), size))
     high = np.ceil(min(max(max(a, b, c) - 0.5, 0.0), size))
@@ -201,11 +201,11 @@ def _span(a, b, c, size):
 def _edge(px, py, qx, qy, sign):
     """Origin, direction and top-left flag of the edge p -> q; the origin does not depend on the direction.
 
-    E(x, y) = dx (y - oy) - dy (x - ox) is positive inside. With the origin the same for both faces of an
-    edge their values are exact negatives, even where coordinates are too large for exact products.
+    E(x, y) = dx (y - oy) - dy (x - ox) is positive inside. Both faces of an edge use the same origin, so their values
+    are exact negatives, even if coordinates are too large for exact products.
     """
     dx, dy = sign * (qx - px), sign * (qy - py)
-    first = (px < qx) | ((px == qx) & (py <= qy))  # no short cuts: branches nobody can predict cost more
+    first = (px < qx) | ((px == qx) & (py <= qy))  # no short-circuit: unpredictable branches cost more
     ox = px if first else qx
     oy = py if first else qy
     return ox, oy, dx, dy, (dy < 0.0) | ((dy == 0.0) & (dx > 0.0))
@@ -257,7 +257,7 @@ def _draw_triangle(f, ax, ay, aw, bx, by, bw, cx, cy, cw, x0, x1, y0, y1, weight
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _draw_texels(uv, uv_faces, face, bary):
-    """Texels whose centre a face covers; the first face to come keeps the texel."""
+    """Draws texels whose centre a face covers. The first face keeps the texel."""
     height, width = face.shape
     for f in range(len(uv_faces)):
         a, b, c = uv_faces[f, 0], uv_faces[f, 1], uv_faces[f, 2]
@@ -295,9 +295,9 @@ def _draw_texels(uv, uv_faces, face, bary):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _draw_margin(uv, uv_faces, covered, radius, nearest, face, bary):
-    """Texels just outside: the nearest point of the nearest face within ``radius`` texels.
+    """Gives texels just outside the nearest point of the nearest face within ``radius`` texels.
 
-    An uncovered centre's nearest point on a face lies on one of its edges, so only edges are measured.
+    The nearest point of a face to an uncovered centre lies on one of the face's edges, so only edges are measured.
     """
     height, width = face.shape
     for f in range(len(uv_faces)):

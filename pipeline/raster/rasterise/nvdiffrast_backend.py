@@ -1,8 +1,8 @@
-"""The rasteriser by nvdiffrast (CUDA): a thin layer that converts our conventions to its and back.
+"""The rasteriser by nvdiffrast (CUDA): a thin layer that converts our conventions to nvdiffrast's and back.
 
-Its licence allows research and evaluation only; nothing needs it, and ``warp_backend`` takes its place where
-it is not installed. Written against its sources, v0.3.3 to v0.4.0 (before v0.3.2 image sides had to be multiples
-of 8; since then it pads inside). What is converted, as its ``rasterize`` documents and its kernels compute:
+Its licence allows research and evaluation only. Nothing needs it: ``warp_backend`` is used if it is not installed.
+Written against its sources, v0.3.3 to v0.4.0 (before v0.3.2 image sides had to be multiples of 8; since then it pads
+inside). Its conventions, as its ``rasterize`` documents and its kernels compute:
 
 * Positions are clip-space float32 (N, V, 4) for N views of one index buffer ("instanced"), or (V', 4) with a
   range of triangles for each view ("range mode", the ranges in host memory), which is how culling is done here:
@@ -13,9 +13,9 @@ of 8; since then it pads inside). What is converted, as its ``rasterize`` docume
   2^24 are bit patterns, see ``face_ids``.
 * It clips at the far plane, which our rules do not: ``_without_far_plane`` moves that plane to infinity.
 
-Corners are snapped to 1/16 pixel (ours: 1/4096), so ids differ where a pixel's centre lies within about 1/32
-pixel of an edge. Its derivatives of positions are not used: geometry is fixed here. ``nvdiffrast_backend`` asks it
-where outlines run.
+It snaps corners to 1/16 pixel (ours: 1/4096), so ids differ if a pixel's centre lies within about 1/32 pixel of an
+edge. Its derivatives with respect to positions are not used, because geometry is fixed here. The antialiasing's
+``nvdiffrast_backend`` uses it to find outlines.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from pipeline.raster.backface_culling import front_faces
 
-# Texels and lookups live in host memory, once an asset: they stay with the compiled loops.
+# Texels are rasterised in host memory, once per asset, so these functions stay with the compiled loops.
 from pipeline.raster.rasterise.numba_backend import interpolate, rasterise_uv
 
 __all__ = ["interpolate", "rasterise", "rasterise_uv"]
@@ -71,7 +71,7 @@ def rasterise(
 
 
 def clip_positions(vertices: NDArray[np.float64], matrices: NDArray[np.float64], device: torch.device) -> Tensor:
-    """(N, V, 4) float32: computed in float64, so that all that is lost is the last rounding."""
+    """(N, V, 4) float32, computed in float64, so that only the last rounding loses precision."""
     transforms = torch.from_numpy(np.stack([_without_far_plane(matrix) for matrix in matrices])).to(device)
     points = torch.from_numpy(vertices).to(device)
     clip = points @ transforms[:, :, :3].transpose(1, 2) + transforms[:, None, :, 3]
@@ -96,12 +96,12 @@ def _draw_ranges(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Each view with its own faces: image (N, H, W, 4), bottom-up, face ids (N, H, W) into ``triangles``, and depth."""
     views, count = clip.shape[:2]
-    # A view that sees no face draws the first one and forgets it: a range of none is not known to be allowed.
+    # A view that sees no face draws the first one and ignores it, because an empty range may not be allowed.
     blank = np.array([not len(visible_ids) for visible_ids in frontface_ids])
     frontface_ids = [visible_ids if len(visible_ids) else np.zeros(1, np.int64) for visible_ids in frontface_ids]
     lengths = np.array([len(visible_ids) for visible_ids in frontface_ids])
     ids = torch.from_numpy(np.concatenate(frontface_ids)).to(clip.device)
-    # Each view's vertices follow the last view's in one list; indices move on with them.
+    # One list has the vertices of all views, view after view; shift the indices accordingly.
     moved = torch.from_numpy(np.repeat(np.arange(views, dtype=np.int32) * count, lengths)).to(clip.device)
     own = (triangles[ids] + moved[:, None]).contiguous()
     ranges = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1).astype(np.int32)
@@ -129,7 +129,7 @@ def _draw(
 
 @functools.cache
 def _context(device: torch.device) -> Any:
-    """One for each device: it holds buffers that grow to the largest image drawn."""
+    """One context per device. It holds buffers that grow to the largest image drawn."""
     import nvdiffrast.torch as dr
 
     return dr.RasterizeCudaContext(device=device)

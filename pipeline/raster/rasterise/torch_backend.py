@@ -1,7 +1,7 @@
-"""The plain twin of ``numba_backend``: the same rules, written as arithmetic on whole arrays of pixels.
+"""The plain twin of ``numba_backend``: the same rules as arithmetic on whole arrays of pixels.
 
-Meant to be read and compared against, and to work where numba does not; it tests every face against every
-pixel. Float64, the same order of operations as the compiled loops, so that both give the same bits.
+It is meant to be read, to be compared with, and to work where numba does not. It tests every face against every pixel,
+in float64 and in the same order of operations as the compiled loops, so that both give the same bits.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _draw_view(
         total = b[:, 0] + b[:, 1] + b[:, 2]
         distance = torch.where(inside, area / total, torch.inf).float()
         nearest = distance.min(dim=0).values
-        # The lowest of equals; min() itself promises no order.
+        # The lowest id among equal depths; min() itself promises no order.
         first = torch.where(distance == nearest, torch.arange(len(distance))[:, None], len(distance)).min(dim=0)
         new = nearest < depth
         chosen = first.values[new]

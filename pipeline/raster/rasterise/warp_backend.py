@@ -1,14 +1,14 @@
-"""The rasteriser as rays: NVIDIA Warp's mesh queries (Apache-2.0), the same code on CUDA and on the CPU.
+"""The rasteriser by ray casting: NVIDIA Warp's mesh queries (Apache-2.0), the same code on CUDA and on the CPU.
 
-For CUDA machines without nvdiffrast, whose licence excludes commercial use; on the CPU ``numba_backend`` is
-faster. One ray goes through each pixel centre, from the near plane, against a tree over the mesh that is kept
-from one call to the next. What differs from the other backends: corners are not snapped to the pixel grid, single
-precision decides, and at equal depth the face that the tree reaches first wins instead of the lowest id. So ids
-differ only where a pixel's centre lies on an edge up to rounding.
+It is meant for CUDA machines without nvdiffrast, whose licence excludes commercial use; on the CPU ``numba_backend`` is
+faster. One ray goes through each pixel centre, from the near plane, against a tree over the mesh that is kept between
+calls. It differs from the other backends in three points: corners are not snapped to the pixel grid, tests are in
+single precision, and at equal depth the face that the tree reaches first wins instead of the lowest id. So ids differ
+only if a pixel's centre lies on an edge up to rounding.
 
-Warp's conventions, read in its sources (1.19): a hit is ``u * a + v * b + (1 - u - v) * c`` of the face's corners
-a, b, c; ``t`` counts in lengths of the direction, which need not be 1; faces have no back, both sides are hit;
-the intersection test is watertight (Woop).
+Warp's conventions, from its sources (1.19): a hit is ``u * a + v * b + (1 - u - v) * c`` of the face's corners a, b, c;
+``t`` is in lengths of the direction, which need not be 1; rays hit both sides of a face; the intersection test is
+watertight (Woop).
 """
 
 # mypy: disable-error-code="attr-defined, misc, no-untyped-def, type-arg, valid-type"
@@ -26,15 +26,15 @@ from numpy.typing import NDArray
 from pipeline.core.errors import SettingError
 from pipeline.raster.backface_culling import front_faces
 
-# Texels and lookups live in host memory, once an asset: they stay with the compiled loops.
+# Texels are rasterised in host memory, once per asset, so these functions stay with the compiled loops.
 from pipeline.raster.rasterise.numba_backend import interpolate, rasterise_uv
 
 __all__ = ["interpolate", "rasterise", "rasterise_uv"]
 
-# Trees kept: one for each mesh that is painted in lockstep, and some to spare.
+# Number of cached trees: one for each mesh that is painted in lockstep, and some spare ones.
 _MAX_TREES = 16
 
-# Else it says at each start that a machine without a GPU has none.
+# Without this, Warp prints at each start that the machine has no GPU.
 wp.config.log_level = wp.LOG_ERROR
 wp.init()  # type: ignore[no-untyped-call]  # Warp
 
@@ -50,8 +50,8 @@ def rasterise(
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
     """``rasterise.rasterise`` with the cameras as clip-from-world matrices (N, 4, 4).
 
-    ``device`` is a Warp device, by default CUDA where there is one, else the CPU. Raises SettingError for cameras
-    without perspective.
+    ``device`` is a Warp device, by default CUDA if there is one, else the CPU. Raises SettingError for cameras without
+    perspective.
     """
     wp_device = wp.get_device(device or ("cuda" if wp.is_cuda_available() else "cpu"))
     shape = (len(matrices), height, width)
@@ -102,9 +102,9 @@ def _rays(
 ) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
     """The eye (3,), the depth of the near plane, and the matrix (3, 3) that turns pixels into rays.
 
-    With x, y and w the rows of ``matrix`` (4, 4), a point seen at (X, Y) of the clip square and at depth w obeys
-    x = X w, y = Y w: it is the eye (where x = y = w = 0) plus w times a direction linear in X and Y. So rays that
-    advance by 1 in depth need no normalising, and what a ray measures is the depth itself.
+    With x, y and w the rows of ``matrix`` (4, 4), a point at (X, Y) of the clip square and at depth w satisfies
+    x = X w, y = Y w. It is the eye (where x = y = w = 0) plus w times a direction that is linear in X and Y. So rays
+    advance by 1 in depth, need no normalising, and measure the depth itself.
     """
     rows = matrix[[0, 1, 3]]
     try:
@@ -112,7 +112,7 @@ def _rays(
     except np.linalg.LinAlgError:
         raise SettingError("rasterise: warp draws perspective cameras only; use LATENTKILN_RASTERISE=numba") from None
     eye = -inverse @ rows[:, 3]
-    # The near plane is z + w = 0; along a ray z grows evenly, by the same amount on every ray of a projection.
+    # The near plane is z + w = 0. Along a ray z grows linearly, at the same rate on every ray of a projection.
     at_eye = matrix[2, :3] @ eye + matrix[2, 3]
     near = -at_eye / (1.0 + matrix[2, :3] @ inverse[:, 2])
     square_from_pixel = np.array([[2.0 / width, 0.0, -1.0], [0.0, -2.0 / height, 1.0], [0.0, 0.0, 1.0]])
@@ -120,7 +120,7 @@ def _rays(
 
 
 class _CachedTree:
-    """A tree, and what it was built from: the arrays themselves (so that their memory stays taken) and a copy."""
+    """A tree with the arrays that it was built from (so that their memory is not reused) and a copy of them."""
 
     def __init__(self, vertices: NDArray[np.float64], faces: NDArray[np.integer], mesh: Any):
         self.arrays, self.copies, self.mesh = (vertices, faces), (vertices.copy(), faces.copy()), mesh
@@ -147,7 +147,7 @@ def _tree(vertices: NDArray[np.float64], faces: NDArray[np.integer], wp_device: 
 
 
 def _build(vertices: NDArray[np.float64], faces: NDArray[np.integer], wp_device: Any) -> Any:
-    """A Warp mesh, or None where there are no faces (Warp cannot build one)."""
+    """A Warp mesh, or None without faces (Warp cannot build an empty one)."""
     if not len(faces):
         return None
     points: Any = wp.array(vertices.astype(np.float32), dtype=wp.vec3, device=wp_device)

@@ -1,4 +1,4 @@
-"""What every backend of texture lookups shares."""
+"""The types that all backends of texture lookups share."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def gather(texels, uv, nearest, values):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def scatter(texels, uv, nearest, values):
-    """Adds values (M, C) to texels, spread as ``gather`` gathers: its transpose."""
+    """Adds values (M, C) to texels. The transpose of ``gather``."""
     height, width, channels = texels.shape
     for i in range(len(uv)):
         u, v = np.float64(uv[i, 0]) * width, np.float64(uv[i, 1]) * height
@@ -115,7 +115,7 @@ def scatter(texels, uv, nearest, values):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def mark_coverage(coverage, uv, threshold):
-    """Sets reached (H, W) at every texel that a bilinear lookup at uv (M, 2) weighs at least ``threshold``."""
+    """Sets ``coverage`` (H, W) at texels whose weight in a bilinear lookup at uv (M, 2) is ``threshold`` or more."""
     height, width = coverage.shape
     for i in range(len(uv)):
         x0, x1, fx = _along(np.float64(uv[i, 0]) * width, width)

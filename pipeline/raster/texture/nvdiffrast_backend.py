@@ -1,8 +1,8 @@
-"""Texture lookups by nvdiffrast (CUDA): a thin layer, taken only when asked for (LATENTKILN_TEXTURE=nvdiffrast).
+"""Texture lookups by nvdiffrast (CUDA): a thin layer, used only on request (LATENTKILN_TEXTURE=nvdiffrast).
 
-Its backward pass adds with atomics, so that two runs differ in the last digits; ``torch_backend`` adds in
-a fixed order. Its texture is (N, H, W, C) with v = 0 at row 0 and texel centres at (x + 0.5) / W, as ours; its
-boundary mode "clamp" is our rule beyond the outermost centres. Licence: research and evaluation only.
+Its backward pass adds with atomics, so two runs differ in the last digits; ``torch_backend`` adds in a fixed order. Its
+texture is (N, H, W, C), like ours with v = 0 at row 0 and texel centres at (x + 0.5) / W. Its boundary mode "clamp" is
+our rule beyond the outermost centres. Licence: research and evaluation only.
 """
 
 from __future__ import annotations

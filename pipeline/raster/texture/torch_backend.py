@@ -1,4 +1,4 @@
-"""Texture lookups in plain tensor operations, on any device: the twin that ``numba_backend`` is compared with."""
+"""Texture lookups in plain tensor operations, on any device. The plain twin of ``numba_backend``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sample(texture: Tensor, uv: Tensor, nearest: bool) -> Tensor:
 def texel_weights(
     uv: Float[Tensor, "lookups 2"], height: int, width: int, mode: Mode = "bilinear"
 ) -> tuple[Int64[Tensor, "lookups texels"], Float64[Tensor, "lookups texels"]]:
-    """Texels each lookup reads: flat indices (M, K) int64 and weights (M, K) float64; K is 4, or 1 if nearest."""
+    """The texels that each lookup reads: flat indices (M, K) int64, weights (M, K) float64; K is 4, or 1 if nearest."""
     x, y = uv[:, 0].double() * width, uv[:, 1].double() * height
     if mode == "nearest":
         column = x.floor().nan_to_num().clamp(0, width - 1).long()
@@ -63,7 +63,7 @@ class _WeightedGather(torch.autograd.Function):
         channels, height, width = ctx.shape
         spread = (grad[:, None] * weight[..., None]).flatten(0, 1)  # (M K, C)
         if grad.device.type == "cpu":
-            # bincount adds one after the other; index_put_ with accumulation may use several threads.
+            # bincount adds in order; index_put_ with accumulation may use several threads.
             sums = [torch.bincount(index.flatten(), s, minlength=height * width) for s in spread.T]
             total = torch.stack(sums).to(grad.dtype)
         else:
