@@ -1,1 +1,1 @@
-"""What is optimised, behind one small protocol."""
+"""Radiance fields: grids, networks, volume rendering, sketches, and the scene that optimises a field."""

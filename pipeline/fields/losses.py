@@ -1,10 +1,10 @@
-"""Losses beside the guidance: means per ray, sample or pixel, so that their weights do not depend on how many there
-are.
+"""Losses beside the guidance. They are means per ray, sample or pixel, so that their weights do not depend on counts.
 
-Every weight (lambda) stands against the guidance's gradient, which is exactly w(t) (eps_hat - eps) per latent pixel, a
-sum over a view's pixels and a mean over the views of a step: all terms are added and back-propagated once, without a
-loss scaler (docs/method.md, section 1), and their balance holds for any number of views. What is published for the same
-losses went through a loss scaler that began at 65,536 and left out the guidance: a sparsity of 5e-4 acted like 33 here.
+Every weight (lambda) is relative to the guidance's gradient. That is exactly w(t) (eps_hat - eps) per latent pixel,
+summed over a view's pixels and averaged over the views of a step. All terms are added and back-propagated once, without
+a loss scaler (docs/method.md, section 1), so their balance holds for any number of views. The published weights of the
+same losses went through a loss scaler that began at 65,536 and left out the guidance: a sparsity of 5e-4 there acts
+like 33 here.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def sparsity(weight: torch.Tensor) -> torch.Tensor:
 def orientation(
     weights: torch.Tensor, normals: torch.Tensor, directions: torch.Tensor, packed: PackedSamples
 ) -> torch.Tensor:
-    """Mean over rays of sum_i w_i max(0, n_i . d)^2: what is seen is to face the viewer (Ref-NeRF, section 4).
+    """Mean over rays of sum_i w_i max(0, n_i . d)^2: visible surfaces should face the viewer (Ref-NeRF, section 4).
 
-    weights (M,), unit normals (M, 3), unit ray directions (R, 3). The weights take no gradient: they would rather
-    vanish than turn.
+    weights (M,), unit normals (M, 3), unit ray directions (R, 3). The weights get no gradient, because the loss would
+    make surfaces vanish instead of turning them.
     """
     turned = (normals * directions[packed.rays]).sum(1).clamp(min=0).square()
     return (weights.detach() * turned).sum() / max(len(directions), 1)
@@ -42,8 +42,8 @@ def orientation(
 def total_variation(images: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
     """Mean absolute step between neighbouring pixels of images (V, D, H, W), across plus down.
 
-    ``weight`` (V, 1, H, W) in [0, 1]: how much a pixel counts; a pair counts its product. The accumulated weight, with
-    depths, leaves out the steps at silhouettes. It takes no gradient. 0 where there are no neighbours.
+    ``weight`` (V, 1, H, W) in [0, 1] is the weight of each pixel; a pair has the product. With the accumulated weight,
+    total variation of depths leaves out the steps at silhouettes. ``weight`` gets no gradient. 0 without neighbours.
     """
     counts = torch.ones_like(images) if weight is None else weight.detach().expand_as(images)
     total = images.new_zeros(())

@@ -1,9 +1,9 @@
-"""Which cells of the scene's cube may hold density, so that rays are sampled nowhere else (Instant-NGP, appendix C).
+"""Tracks which cells of the scene's cube may have density; rays are sampled only there (Instant-NGP, appendix C).
 
 R cells a side, indexed [x, y, z]; cell i spans [-bound + i s, -bound + (i + 1) s) with s = 2 bound / R.
 
-Culled cells are looked at again, or what grows in one would never be rendered: a look takes the occupied cells and a
-quarter of all, one in every four along any axis, so any four looks have seen each cell.
+Culled cells must be sampled again, or density that grows in one would never be rendered. So an update samples the
+occupied cells and a quarter of all cells, every fourth along each axis. Any four updates sample every cell.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from pipeline.core.errors import LatentkilnError, SettingError
 from pipeline.core.rng import numpy_generator
 
-# Looks at every cell before looks at some: the first shape has to be found wherever it forms.
+# The first updates sample every cell, because the first shape may form anywhere.
 _FULL_UPDATES = 16
 _UPDATE_PARTS = 4
-# The mean of equal densities is a rounding away from each of them.
+# The mean of equal densities may differ from each of them by rounding.
 _SLACK = 1e-6
 
 
@@ -30,7 +30,7 @@ class OccupancyGrid:
     Attributes:
         density: (R, R, R) float32, per unit length.
         binary: (R, R, R) uint8, 1 where rays are sampled; all ones before the first update. May be written in place.
-        looks: how many updates there were.
+        looks: the number of updates.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class OccupancyGrid:
 
     @torch.no_grad()
     def update(self, density: Callable[[torch.Tensor], torch.Tensor], seed: int, step: int) -> None:
-        """Looks at the density again: max(decayed, new) per cell looked at; the others stay as they are.
+        """Samples the density again. A sampled cell gets max(decayed, new); the others stay unchanged.
 
-        ``density`` maps points (M, 3) float32 on ``device`` to (M,) >= 0. One point in each cell looked at, jittered
-        by the stream (seed, step). The first looks see all cells. A cell is occupied from min(mean, cap) on
-        (docs/method.md, section 3). Raises LatentkilnError for a density that is not a number.
+        ``density`` maps points (M, 3) float32 on ``device`` to (M,) >= 0. Takes one point in each sampled cell,
+        jittered by the stream (seed, step). The first updates sample all cells. A cell is occupied from min(mean,
+        cap) on (docs/method.md, section 3). Raises LatentkilnError for a density that is not a number.
         """
         cells = self._cells()
         jitter = numpy_generator(seed, "occupancy", step).random((len(cells), 3), np.float32)
@@ -69,13 +69,13 @@ class OccupancyGrid:
             )
         flat = self.density.reshape(-1)
         flat[cells] = np.maximum(flat[cells] * np.float32(self.decay), new)
-        # By numpy, which adds in one order on any number of threads: a rounding could turn a cell.
+        # Use numpy, which adds in one order on any number of threads, because rounding could flip a cell.
         threshold = min(float(flat.mean(dtype=np.float64)), self.cap) * (1 - _SLACK)
         self.binary[:] = (self.density >= threshold) & (self.density > 0)
         self.looks += 1
 
     def _cells(self) -> NDArray[np.int64]:
-        """Flat indices of the cells that the next look takes, ascending, each once."""
+        """Flat indices of the cells that the next update samples, ascending, each once."""
         if self.looks < _FULL_UPDATES:
             return np.arange(self.density.size)
         axis = np.arange(self.resolution)
@@ -88,7 +88,7 @@ class OccupancyGrid:
         return float(self.binary.mean())
 
     def state(self) -> Mapping[str, torch.Tensor]:
-        """What a checkpoint must hold."""
+        """The tensors for a checkpoint."""
         return {
             "density": torch.from_numpy(self.density.copy()),
             "binary": torch.from_numpy(self.binary.copy()),
@@ -96,8 +96,8 @@ class OccupancyGrid:
         }
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Takes back what ``state`` gave. Raises ValueError, before anything is changed, when shapes differ or values
-        mean nothing."""
+        """Restores what ``state`` returned. Raises ValueError, before it changes anything, for other shapes or invalid
+        values."""
         if state["density"].shape != self.density.shape or state["binary"].shape != self.binary.shape:
             raise ValueError("checkpoint: the occupancy grid has another resolution")
         if int(state["looks"]) < 0 or int(state["binary"].max()) > 1:

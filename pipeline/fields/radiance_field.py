@@ -1,15 +1,15 @@
 """The radiance field of Latent-NeRF: density and latent channels at a point, without view dependence.
 
-A multiresolution grid feeds a small MLP without biases (Metzer et al., 2022; Instant-NGP's sizes). To its outputs an
-offset is added, which is learned: the base colour at the start, when the MLP says next to nothing. The first output,
-plus a blob of density around the origin, goes through a truncated exponential and is the density; the other C outputs
-are the latent. What lies behind the scene is a second MLP of the ray's direction.
+A multiresolution grid feeds a small MLP without biases (Metzer et al., 2022; Instant-NGP's sizes). A learned offset is
+added to its outputs. It starts as the base colour, while the MLP's outputs are almost 0. The first output, plus a blob
+of density around the origin, goes through a truncated exponential and is the density. The other C outputs are the
+latent. The background is a second MLP of the ray's direction.
 
 Working frame: right-handed, +Y up, +Z front; the scene fills the cube [-bound, bound]^3. Density is per unit length
 of that frame. N points, M directions, C latent channels.
 
-Everything but the grid, and the MLP where that is asked for, is plain torch and runs on any device. That it runs on
-CUDA could not be verified here.
+Everything except the grid, and on request the MLP, is plain torch and runs on any device. It has not been run on CUDA
+yet.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from pipeline.core.rng import torch_generator
 from pipeline.fields import mlp
 from pipeline.fields.grid.layout import GridSettings
 
-# The exponent of the density is cut here: exp(15) = 3.3 million is opaque over any distance that matters.
+# The largest exponent of the density: exp(15) = 3.3 million is opaque over any relevant distance.
 LARGEST_EXPONENT = 15.0
-# How fast the exponent falls per unit length outside the radius.
+# Decrease of the exponent per unit length outside the radius.
 _FALL = 2000.0
-# tiny-cuda-nn's start, small against what training writes: the first renders are the offset's and the blob's.
+# tiny-cuda-nn's initial range. It is small, so the first renders show only the offset and the blob.
 _GRID_START = 1e-4
 _GRID_RATE = 10.0
-# Without gradients, points go through in pieces of this size: hidden layers of a piece stay in cache and memory flat.
-# On CUDA a piece is what keeps the device busy for longer than launching it takes.
+# Without gradients, points are evaluated in pieces of this size: a piece's hidden layers stay in cache, and memory is
+# bounded. On CUDA a piece must keep the device busy for longer than its launch takes.
 _PIECE = {"cpu": 1 << 14, "cuda": 1 << 18}
 
 
@@ -48,10 +48,10 @@ class FieldSettings:
         channels: C, the prior's latent channels.
         hidden, layers: width and number of linear layers of the field's MLP, with ReLU between them.
         bound: half the side of the scene's cube.
-        radius: there is nothing farther than this from the origin.
-        blob_density, blob_radius: the exponent gets blob_density exp(-|x|^2 / (2 blob_radius^2)) on top.
+        radius: there is no density farther than this from the origin.
+        blob_density, blob_radius: blob_density exp(-|x|^2 / (2 blob_radius^2)) is added to the exponent.
         background_hidden: width of the background's hidden layer.
-        background_frequencies: octaves in which it sees a direction.
+        background_frequencies: octaves in which a direction is encoded for it.
     """
 
     grid: GridSettings
@@ -77,15 +77,15 @@ class FieldSettings:
 
 
 class RadianceField(nn.Module):
-    """The field's parameters and what they say at a point.
+    """The field's parameters, and its values at points.
 
     Args:
         settings: sizes and constants.
-        seed: of the initial values, which are the same on every machine.
-        base_latent: (C,) latent the colour starts with, e.g. the latent of a base colour; None for 0.
-        backend: of the grid encoding; see ``grid.encode``.
-        mlp_backend: of the grid and the MLP together; see ``network.evaluate``. The parameters are the same ones
-            whatever the backends.
+        seed: seed of the initial values, which are the same on every machine.
+        base_latent: (C,) initial latent everywhere, e.g. the latent of a base colour; None for 0.
+        backend: backend of the grid encoding; see ``grid.encode``.
+        mlp_backend: backend of the grid and the MLP together; see ``mlp.evaluate``. The parameters are the same for
+            all backends.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class RadianceField(nn.Module):
     ):
         super().__init__()
         self.settings, self.backend, self.mlp_backend = settings, backend, network_backend
-        # One stream, drawn from in this order: changing it changes every asset.
+        # All draws come from one stream, in this order. Changing the order changes every asset.
         generator = torch_generator(seed, "field")
         table = torch.empty(settings.grid.parameter_count)
         self.table = nn.Parameter(table.uniform_(-_GRID_START, _GRID_START, generator=generator))
@@ -114,12 +114,12 @@ class RadianceField(nn.Module):
         self.background_network = _linear_layers(sizes, generator, bias=True)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Density (N,) >= 0 and latent (N, C) at ``points`` (N, 3), working frame; differentiable in parameters."""
+        """Density (N,) >= 0 and latent (N, C) at ``points`` (N, 3) in the working frame; parameters get gradients."""
         outputs = self._in_pieces(points, None)
         return trunc_exp(outputs[:, 0]), outputs[:, 1:]
 
     def density(self, points: Tensor) -> Tensor:
-        """Density (N,) alone: cheaper than ``forward`` and within rounding of it."""
+        """Density (N,) alone. It is cheaper than ``forward`` and equal up to rounding."""
         return trunc_exp(self.exponent(points))
 
     def exponent(self, points: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class RadianceField(nn.Module):
         return self._in_pieces(points, 1)[:, 0]
 
     def background(self, directions: Tensor) -> Tensor:
-        """Latent (M, C) seen along unit ``directions`` (M, 3) where nothing is in the way."""
+        """Latent (M, C) of the background along unit ``directions`` (M, 3)."""
         values = encode_directions(directions.to(self.table.dtype), self.settings.background_frequencies)
         *before, last = self.background_network
         for layer in before:
@@ -136,11 +136,11 @@ class RadianceField(nn.Module):
         return latent
 
     def normals(self, points: Tensor, step: float = 0.01) -> Tensor:
-        """Outward unit normals (N, 3): where density falls fastest, by central differences over ``step``.
+        """Outward unit normals (N, 3): the direction in which density falls fastest, by central differences.
 
-        Differences are taken of the exponent: its gradient has the density's direction, and neither vanishes in
-        empty space nor overflows inside. At the cube's faces they are one-sided. Where the field is flat the
-        normal is +Y. Differentiable in parameters; costs six times ``density``.
+        Uses differences of the exponent over ``step``: its gradient has the density's direction, and neither vanishes
+        in empty space nor overflows inside. At the cube's faces they are one-sided. Where the field is flat, the
+        normal is +Y. Parameters get gradients. Costs six times ``density``.
         """
         bound = self.settings.bound
         shifts = step * torch.eye(3, dtype=points.dtype, device=points.device)
@@ -154,7 +154,7 @@ class RadianceField(nn.Module):
         return torch.where(length > 1e-12, downhill / length.clamp(min=1e-12), up)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Groups for Adam: the grid learns ten times faster than the MLPs, because a step reaches few entries."""
+        """Groups for Adam. The grid's rate is ten times the MLPs', because a step reaches few of its entries."""
         networks = [*self.network.parameters(), self.offset, *self.background_network.parameters()]
         return [{"params": [self.table], "lr": lr * _GRID_RATE}, {"params": networks, "lr": lr}]
 
@@ -174,12 +174,12 @@ class RadianceField(nn.Module):
             unit, self.table, weights, settings.grid, backend=self.mlp_backend, grid_backend=self.backend
         )
         outputs = outputs + self.offset[:columns]
-        # In place, into the one column: a sum does not need its own value for its gradient.
+        # In place, because the gradient of a sum does not need the sum's value.
         outputs[:, 0] += self._shape(points)
         return outputs
 
     def _shape(self, points: Tensor) -> Tensor:
-        """(N,) what the exponent gets on top: the blob, and beyond the radius a fall that nothing can fill."""
+        """(N,) addition to the exponent: the blob, and beyond the radius a decrease that no density can overcome."""
         settings = self.settings
         squared = points.to(self.table.dtype).square().sum(dim=1)
         blob = settings.blob_density * torch.exp(squared * (-0.5 / settings.blob_radius**2))
@@ -205,10 +205,10 @@ class _TruncatedExp(torch.autograd.Function):
 
 
 def trunc_exp(exponent: Tensor) -> Tensor:
-    """exp(exponent), at most exp(15), with a gradient that neither overflows nor dies.
+    """exp(exponent), at most exp(15), with a gradient that neither overflows nor vanishes.
 
-    Beyond +-15 the gradient is that at +-15 (Instant-NGP's rule), so that a density which ran away comes back and
-    empty space can fill. Unlike there the value is cut above, too: it stays finite.
+    Beyond +-15 the gradient is that at +-15 (Instant-NGP's rule), so that an excessive density can come down and empty
+    space can fill. Unlike in Instant-NGP the value is clamped above as well, so it stays finite.
     """
     apply: Any = _TruncatedExp.apply
     density: Tensor = apply(exponent)
@@ -228,7 +228,7 @@ def encode_directions(directions: Tensor, frequencies: int) -> Tensor:
 
 
 def _linear_layers(sizes: list[int], generator: torch.Generator, *, bias: bool) -> nn.ModuleList:
-    """Linear layers between ``sizes``, started as torch starts them, but from ``generator``."""
+    """Linear layers between ``sizes``, initialised as by torch, but from ``generator``."""
     layers = nn.ModuleList()
     for inputs, outputs in itertools.pairwise(sizes):
         layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)  # type: ignore[no-untyped-call]  # torch

@@ -1,7 +1,7 @@
-"""A radiance field of latents that is grown from nothing (Latent-NeRF, docs/method.md, sections 3 to 5).
+"""A scene that grows a radiance field of latents from nothing (Latent-NeRF, docs/method.md, sections 3 to 5).
 
-The same scene, with a linear layer from latents to RGB and the prior's encoder behind it, is the RGB refinement of
-section 4: compositing is linear, so the layer is applied to the composited rays and means the same.
+With a linear layer from latents to RGB and the prior's encoder behind it, the same scene does the RGB refinement of
+section 4. Compositing is linear, so applying the layer to composited rays is equivalent.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from pipeline.raster.backdrop import plain_backgrounds
 from pipeline.raster.camera import Cameras, OrbitSettings, ray_directions, sample_orbit_cameras
 
 REFRESH = 16
-"""Steps between two looks at which cells of space are occupied."""
+"""Steps between two updates of the occupancy grid."""
 
-# Points of the sketch's box on which its loss is taken besides the samples of the rays, so that empty space can fill.
+# Number of points in the sketch's box for its loss, besides the samples of the rays, so that empty space can fill.
 BOX_POINTS = 4096
-# A camera may stand inside the cube: what is closer to it than this would fill its picture.
+# Near distance. A camera may stand inside the cube, and density closer than this would fill its picture.
 _NEAREST = 0.1
 # Samples that are evaluated at once when no gradient is needed.
 _CHUNK = 1 << 18
@@ -41,7 +41,7 @@ _CHUNK = 1 << 18
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the further losses. Each loss is a mean; the guidance sums over a view's latent pixels, and is a mean
+    """Weights of the further losses. Each loss is a mean. The guidance is a sum over a view's latent pixels and a mean
     over views."""
 
     sparsity: float = 0.0
@@ -52,8 +52,8 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class RadianceFieldSettings:
-    """``view_size``: latent pixels a side of a view, each the mean of ``supersample``^2 rays. ``samples_step`` is the
-    distance of samples along a ray, in units of the scene."""
+    """``view_size`` is the side of a view in latent pixels, each the mean of ``supersample``^2 rays. ``samples_step``
+    is the distance of samples along a ray, in units of the scene."""
 
     views: int
     view_size: int
@@ -69,7 +69,7 @@ class RadianceFieldSettings:
 
 @dataclass(frozen=True)
 class RenderedRays:
-    """What V views of the field show, per ray: R = V side^2 rays, row-major.
+    """Composited rays of V views of the field: R = V side^2 rays, row-major.
 
     features (R, C) composited latents without background, weight (R,) accumulated, depth (R,), directions (R, 3).
     """
@@ -86,7 +86,7 @@ class RenderedRays:
 
 
 class LatentToRgb(torch.nn.Module):
-    """The linear layer from latents (C) to RGB in [0, 1], begun as the prior's own least-squares map."""
+    """The linear layer from latents (C) to RGB in [0, 1], initialised as the prior's own least-squares map."""
 
     def __init__(self, latent_rgb: LatentRgb):
         super().__init__()
@@ -103,11 +103,11 @@ class RadianceFieldScene:
 
     Args:
         field: density and latents of every point.
-        occupancy: where there may be any density.
+        occupancy: the cells that may have density.
         latent_rgb: the prior's linear map, for plain backgrounds.
-        seed: of every draw.
-        sketch: a coarse shape that the density is drawn to.
-        refine: the prior, when this is the refinement in RGB: views then go through its encoder.
+        seed: seed of every draw.
+        sketch: a coarse shape that the density should fill.
+        refine: the prior for the refinement in RGB, where views go through its encoder; None without refinement.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class RadianceFieldScene:
 
     def render(self, step: int, steps: int) -> Rendering:
         settings = self.settings
-        # A step that ran out of memory is rendered again, and must not find another grid.
+        # A step that ran out of memory is rendered again, and must then use the same grid.
         if step % REFRESH == 0 and step != self._refreshed:
             self.occupancy.update(self.field.density, self._seed, step)
             self._refreshed = step
@@ -148,7 +148,7 @@ class RadianceFieldScene:
         return Rendering(self._guided_latents(rendered, step), views, extra)
 
     def _guided_latents(self, rendered: RenderedRays, step: int) -> torch.Tensor:
-        """(V, C, view_size, view_size) latents that the prior judges."""
+        """(V, C, view_size, view_size) latents for the prior."""
         settings, count = self.settings, self.settings.views
         left = 1 - rendered.weight[:, None]
         if self.layer is None:
@@ -197,7 +197,7 @@ class RadianceFieldScene:
     def _render_rays(
         self, cameras: Cameras, side: int, step: int | None
     ) -> tuple[RenderedRays, PackedSamples, torch.Tensor, torch.Tensor]:
-        """Rays of ``side`` x ``side`` views; samples are jittered by ``step``, or stand still for None."""
+        """Rays of ``side`` x ``side`` views. Samples are jittered by ``step``; None: not jittered."""
         directions = ray_directions(cameras, side, side).reshape(-1, 3).astype(np.float32)
         origins = np.repeat(cameras.eye.astype(np.float32), side * side, axis=0)
         jitter = None
@@ -229,8 +229,8 @@ class RadianceFieldScene:
         """Views without noise, one camera at a time: images, weight and depth.
 
         Returns ``image`` (V, C, view_size, view_size) scaled latents over a grey background, or (V, 3, ...) RGB in
-        [0, 1] after refinement; ``weight`` (V, view_size, view_size); ``depth`` of the same shape along the view axis,
-        of what the rays of a pixel hit, meaningless where the weight is near 0.
+        [0, 1] after refinement; ``weight`` (V, view_size, view_size); ``depth`` of the same shape, the mean depth along
+        the view axis that a pixel's rays hit, meaningless if the weight is near 0.
         """
         images, covers, depths = [], [], []
         grey = self._latent_rgb.invert(np.full(3, 0.5)) if self.layer is None else np.full(3, 0.5)
@@ -257,8 +257,8 @@ class RadianceFieldScene:
 
     @torch.no_grad()
     def normals(self, cameras: Cameras, view_size: int) -> torch.Tensor:
-        """Normals in scene coordinates (V, 3, view_size, view_size), one ray a pixel: unit normals of the density,
-        weighed as its colours are; shorter where a ray is not stopped or sees several surfaces."""
+        """Normals in scene coordinates (V, 3, view_size, view_size), one ray per pixel: unit normals of the density,
+        composited like colours; shorter where a ray passes through or meets several surfaces."""
         images = []
         for index in range(len(cameras)):
             rendered, packed, _, weights = self._render_rays(cameras[index : index + 1], view_size, None)
@@ -278,7 +278,7 @@ class RadianceFieldScene:
         for name, value in current.items():
             if name not in state or state[name].shape != value.shape:
                 raise ValueError(f"checkpoint: {name} is missing or has another shape")
-        # First, since it may refuse.
+        # First, because it may refuse the state.
         self.occupancy.load_state(_below(state, "occupancy."))
         self.field.load_state_dict(_below(state, "field."))
         self._refreshed = None

@@ -1,7 +1,7 @@
-"""Sketch-Shape guidance: the density is asked to fill a coarse sketch, the more firmly the farther from its surface.
+"""Sketch-Shape guidance: a loss that makes the density fill a coarse sketch, stronger farther from its surface.
 
-N is the number of points, in the working frame. Source: Latent-NeRF (Metzer et al. 2022), section 4.2, equation 3;
-the sum over points is a mean here, so that the weight does not depend on how many samples a step happens to have.
+N is the number of points, in the working frame. Source: Latent-NeRF (Metzer et al. 2022), section 4.2, equation 3. The
+sum over points is a mean here, so that the weight does not depend on the number of samples of a step.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch.nn import functional
 from pipeline.core.rng import torch_generator
 from pipeline.mesh.winding_grid import WindingGrid
 
-# The length over which a density becomes an opacity (the paper's delta), and the bounds of that probability.
+# The length over which a density becomes an opacity (the paper's delta), and the bounds of the opacity.
 DELTA = 0.2
 LEAST = 0.01
-# The density that is as likely inside as outside by that opacity: where the loss takes the surface to be.
+# The density whose opacity is one half, which the loss treats as the surface.
 SURFACE = math.log(2) / DELTA
-# How far around the sketch's box points are drawn, in scene units: the empty space beside it is guided, too.
+# Margin around the sketch's box in which points are drawn, in scene units, so that empty space beside it is guided too.
 MARGIN = 0.1
 
 
@@ -34,10 +34,10 @@ class Sketch:
         self.sigma_s = sigma_s
         self.bound = volume.bound
         winding, distance = torch.tensor(volume.winding), torch.tensor(volume.distance)
-        # The winding number jumps at the surface; the signed distance passes straight through zero there, which
-        # places it far better than half a cell. Across an opening it is the other way round.
+        # The winding number jumps at the surface. The signed distance passes linearly through zero there, which locates
+        # the surface far better than to half a cell. Across an opening it is the other way round.
         signed = torch.where(winding > 0.5, -distance, distance)
-        # (1, 3, R, R, R), in the order z, y, x that grid_sample wants for points (x, y, z).
+        # (1, 3, R, R, R), in the order z, y, x that grid_sample expects for points (x, y, z).
         self._grid = torch.stack([winding, distance, signed]).permute(0, 3, 2, 1)[None].contiguous().to(device)
         self._near = 1.5 * 2 * volume.bound / (len(volume.winding) - 1)
         box = torch.tensor(volume.box, dtype=torch.float32)
@@ -65,12 +65,11 @@ class Sketch:
         return self.sample(points)[1]
 
     def loss(self, points: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """The mean over N of CE(alpha, inside) (1 - exp(-d^2 / (2 sigma_S^2))), a scalar; 0 for no points.
+        """The mean over N of CE(alpha, inside) (1 - exp(-d^2 / (2 sigma_S^2))), a scalar; 0 without points.
 
-        points  (N, 3); sigma (N,) >= 0 density there, in which the loss is differentiable.
-        alpha = 1 - exp(-DELTA sigma) is clamped to [LEAST, 1 - LEAST] in the value. In the gradient the clamp holds
-        only where the answer is right already: where it is wrong, a clamp that let nothing pass would keep empty
-        space inside the sketch empty for ever.
+        points (N, 3); sigma (N,) >= 0, the density there, which gets the gradient. The value clamps alpha = 1 -
+        exp(-DELTA sigma) to [LEAST, 1 - LEAST]. The gradient is clamped only where the answer is right already. Where
+        it is wrong, a clamped gradient would keep empty space inside the sketch empty forever.
         """
         if len(points) == 0:
             return sigma.sum() * 0.0
@@ -79,19 +78,19 @@ class Sketch:
         return (cross_entropy(sigma, inside) * weight.to(sigma)).mean()
 
     def box_points(self, seed: int, step: int, count: int) -> torch.Tensor:
-        """(count, 3) float32 points drawn evenly in the sketch's box and a ``MARGIN`` around it, on the device.
+        """(count, 3) float32 points, uniform in the sketch's box and a ``MARGIN`` around it, on the device.
 
-        The same for the same ``seed`` and ``step`` on every device. The renderer's own samples are where there is
-        density already; these let what is still empty fill.
+        Equal ``seed`` and ``step`` give equal points on every device. The renderer's own samples lie where density
+        exists already; these points let empty space fill.
         """
         uniform = torch.rand((count, 3), generator=torch_generator(seed, "sketch box", step))
         return (self._low + uniform * (self._high - self._low)).to(self._grid.device)
 
 
 def cross_entropy(sigma: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-    """(N,) -log of the probability that the density ``sigma`` (N,) gives to the answer ``inside`` (N,) bool.
+    """(N,) -log of the probability that the density ``sigma`` (N,) assigns to the answer ``inside`` (N,) bool.
 
-    Clamped as ``Sketch.loss`` says.
+    Clamped as in ``Sketch.loss``.
     """
     depth = DELTA * sigma
     filled = -torch.expm1(-depth)
@@ -102,5 +101,5 @@ def cross_entropy(sigma: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
 
 
 def _passing(values: torch.Tensor, *, least: float | None = None, most: float | None = None) -> torch.Tensor:
-    """``values`` clamped, with the gradient of values that are not."""
+    """``values`` clamped, with the gradient of unclamped values."""
     return values + (values.clamp(min=least, max=most) - values).detach()

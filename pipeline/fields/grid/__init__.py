@@ -1,11 +1,11 @@
 """Multiresolution grid encoding of points (Mueller et al., Instant Neural Graphics Primitives, 2022, section 3).
 
-N points, L levels of F features each, T = log2_table. Level l is a grid of ``resolutions[l]``^3 corners over the
-unit cube, which holds F features at each corner; a point gets the trilinear mean of its cell's 8 corners, levels
-side by side: column ``l * F + f``.
+N points, L levels of F features each, T = log2_table. Level l is a grid of ``resolutions[l]``^3 corners over the unit
+cube, with F features at each corner. A point gets the trilinear mean of its cell's 8 corners. The levels are side by
+side: feature f of level l is column ``l * F + f``.
 
-The layout is tiny-cuda-nn's (its ``grid.h`` and ``common_device.h``, version 2), so that a table moves between
-backends:
+The layout is that of tiny-cuda-nn (its ``grid.h`` and ``common_device.h``, version 2), so that all backends can use the
+same table:
 
 * scale_l = 2^(l log2(per_level_scale)) base - 1 and resolution_l = ceil(scale_l) + 1, in float32;
 * position in the grid: fma(scale_l, x, 0.5). The half cell staggers the levels; at x = 1 it reaches one corner
@@ -16,12 +16,12 @@ backends:
   entries than corners, (x xor 2654435761 y xor 805459861 z) mod entries. All in 32 bits without sign;
 * the table: level after level, entry after entry, feature after feature.
 
-Read from the source, pinned by literal numbers in the tests, and NOT verified against the library on a GPU: there,
-scale_l comes from the device's ``exp2f``, whose last bit may differ, and a scale next to a whole number could then
-round to another resolution. ``parameter_count`` would show most such cases.
+This layout was read from the source, and the tests pin it by literal numbers. It is NOT verified against the library
+on a GPU. There, scale_l comes from the device's ``exp2f``, whose last bit may differ, so a scale next to an integer
+could round to another resolution. ``parameter_count`` would show most such cases.
 
 ``numba_backend`` is the fast backend on the CPU, ``tinycudann_backend`` on CUDA; ``torch_backend`` is the plain twin
-and runs anywhere. Points get no gradient: cameras are given, and normals are finite differences.
+and runs anywhere. Points get no gradient, because cameras are given and normals are finite differences.
 """
 
 from __future__ import annotations
@@ -45,17 +45,16 @@ def encode(
     *,
     backend: str = "auto",
 ) -> Float[Tensor, "points features"]:
-    """Features (N, L F) of ``points``, in the table's dtype, differentiable in ``table`` (once) and in nothing else.
+    """Features (N, L F) of ``points``, in the table's dtype; differentiable (once) with respect to ``table`` only.
 
     Args:
-        points: (N, 3) float32 in [0, 1]. Points outside read some entry of the table, the same one in every
-            portable backend.
+        points: (N, 3) float32 in [0, 1]. A point outside reads an arbitrary entry of the table, which is the same in
+            every portable backend.
         table: (parameter_count,) float32, or float64 (numba and torch), on the device of the points.
         backend: "numba" (CPU tensors), "tinycudann" (CUDA tensors), "torch", or "auto".
 
-    The result may be stored column by column; matrix products need no copy of it.
-    Raises SettingError for wrong shapes, BackendError for a backend that is unknown, does not work here or does not
-    take tensors of this device.
+    The result may be in column-major order; matrix products need no copy of it. Raises SettingError for wrong shapes,
+    BackendError for a backend that is unknown, does not work here or does not take tensors of this device.
     """
     if points.ndim != 2 or points.shape[1] != 3:
         raise SettingError(f"grid: points must have shape (N, 3), not {tuple(points.shape)}")

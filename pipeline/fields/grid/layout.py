@@ -1,4 +1,4 @@
-"""What every backend of the grid encoding shares: the layout of its table."""
+"""The layout of the table, which all backends of the grid encoding share."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _MOST_PARAMETERS = 1 << 30
 
 @dataclass(frozen=True)
 class GridSettings:
-    """What the table's layout follows from.
+    """The settings that determine the table's layout.
 
     Attributes:
         levels: L, 1 to 32.
-        features: F of each level: 1, 2, 4 or 8.
+        features: F, features of each level: 1, 2, 4 or 8.
         base: corners along an axis of the coarsest level.
-        finest: of the finest level, up to rounding.
+        finest: corners along an axis of the finest level, up to rounding.
         log2_table: T; a level of kind "hash" has at most 2^T entries.
-        kind: what happens to a level that does not fit; see the module.
+        kind: "hash", "tiled" or "dense": how a level with too many corners is stored; see the module.
 
-    Raises SettingError for values without a layout.
+    Raises SettingError for values for which there is no layout.
     """
 
     levels: int = 16
@@ -89,7 +89,7 @@ class GridSettings:
 
     @property
     def hashed(self) -> tuple[bool, ...]:
-        """L flags: whether the level's entries are found by hashing."""
+        """L flags: whether the level's entries are hashed."""
         sizes = np.diff(self.offsets)
         return tuple(
             self.kind == "hash" and int(size) < resolution**3
@@ -104,8 +104,8 @@ class GridSettings:
 
 @functools.cache
 def _scales(settings: GridSettings) -> tuple[float, ...]:
-    # Each operation is done in float64 and rounded to float32, which is what correctly rounded float32 functions
-    # give. numpy's own float32 exp2 differs between processors in its last bit, and the layout would with it.
+    # Compute each operation in float64 and round it to float32: the result of correctly rounded float32 functions.
+    # numpy's own float32 exp2 differs between processors in its last bit, and the layout would differ too.
     log2_scale = np.float32(math.log2(np.float32(settings.per_level_scale)))
     scales = []
     for level in range(settings.levels):

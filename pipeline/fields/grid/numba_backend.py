@@ -1,11 +1,11 @@
 """Compiled grid encoding for the CPU; see ``grid`` for the layout.
 
-Both directions go level by level, because a level's table fits a core's cache and the whole table does not. A level
-is read and written by one thread alone, in the order of the points: no races, and the same bytes whatever the number
-of threads. Corners are computed again in the backward pass: that is cheaper than keeping 8 indices and weights of each
-point and level in memory.
+Forward and backward go level by level, because a level's table fits into a core's cache and the whole table does not.
+A single thread reads and writes a level, in the order of the points, so there are no races, and the bytes are the same
+for any number of threads. The backward pass computes the corners again, which is cheaper than keeping 8 indices and
+weights of each point and level in memory.
 
-Encoded values are laid out column by column, (L F, N), and returned as their transpose.
+Encoded values are stored column by column, (L F, N), and returned as the transpose.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-incomplete-defs=False
@@ -54,17 +54,17 @@ class _Encode(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
         (points,) = ctx.saved_tensors
         table = torch.empty(ctx.settings.parameter_count, dtype=grad.dtype)
-        # No copy after a linear layer: torch gives back gradients in the memory order of what it was given.
+        # No copy after a linear layer, because torch returns gradients in the memory order of its inputs.
         _run(_scatter, points, table, ctx.settings, grad.t().contiguous())
         return None, table, None
 
 
 def _run(kernel: Any, points: Tensor, table: Tensor, settings: GridSettings, columns: Tensor) -> None:
-    """``kernel`` on points (N, 3), a whole table and encoded columns (L F, N), all contiguous.
+    """Runs ``kernel`` on points (N, 3), a whole table and encoded columns (L F, N), all contiguous.
 
-    Levels are dealt to the threads in turn, because fine ones cost more than coarse ones, and prange gives each
-    thread one run of neighbouring places. There are as many threads as torch has been given: a worker that shares
-    the machine keeps to its part.
+    Deals the levels to the threads in turn, because fine levels cost more than coarse ones and prange gives each thread
+    one run of consecutive indices. Uses as many threads as torch may use, so that a worker that shares the machine
+    keeps to its share.
     """
     limits: Any = numba.config
     threads = max(1, min(torch.get_num_threads(), limits.NUMBA_NUM_THREADS, settings.levels))
@@ -86,7 +86,7 @@ def _layout(settings: GridSettings) -> tuple[Any, ...]:
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _cell(x, scale):
-    """Lower corner of the cell along one axis, and how far up in it, as a fused multiply-add gives it."""
+    """Lower corner of the cell along one axis and the position in the cell, with a fused multiply-add's rounding."""
     position = np.float32(np.float64(x) * np.float64(scale) + 0.5)
     low = np.floor(position)
     return np.int64(low), position - low
@@ -96,7 +96,7 @@ def _cell(x, scale):
 def _entry(x, y, z, size, hashed):
     """Entry of a corner whose terms along the axes are x, y, z. ``size`` of a hashed level is a power of two."""
     if hashed:
-        # The low bits of a product do not depend on the high ones: no need to cut to 32 bits first.
+        # The low bits of a product do not depend on the high ones, so no reduction to 32 bits is needed before.
         return (x ^ y ^ z) & (size - 1)
     index = x + y + z
     if index < 0 or index >= size:
@@ -146,7 +146,7 @@ def _gather_level(points, table, scale, resolution, hashed, encoded):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _scatter_level(points, table, scale, resolution, hashed, grad):
-    """table (E, F) = grad (F, N) spread as ``_gather_level`` gathers: its transpose."""
+    """table (E, F) = the transpose of ``_gather_level`` applied to grad (F, N)."""
     size, features = table.shape
     table[:] = 0
     for i in range(len(points)):
@@ -175,7 +175,7 @@ def _gather(order, points, table, scales, resolutions, offsets, hashed, encoded)
 
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 def _scatter(order, points, table, scales, resolutions, offsets, hashed, grad):
-    """table (entries, F) = grad (L F, N) spread as ``_gather`` gathers."""
+    """table (entries, F) = the transpose of ``_gather`` applied to grad (L F, N)."""
     features = table.shape[1]
     for position in prange(len(order)):
         k = order[position]

@@ -1,18 +1,18 @@
 """The grid encoding by tiny-cuda-nn (CUDA, BSD-3-Clause): a thin layer over ``tinycudann.Encoding``.
 
-Written against its sources (``bindings/torch/tinycudann/modules.py``, ``grid.h``, version 2). What matters of them:
+Written against its sources (``bindings/torch/tinycudann/modules.py``, ``grid.h``, version 2). The relevant facts:
 
-* The table is ours in its order; the library's module gets it for the length of a call, so that the optimiser, the
-  checkpoint and the other backends see one float32 tensor. The module casts it to its own precision, and the
-  gradient comes back through that cast.
-* Precision is float32 by default. The library's own choice, float16, moves half the bytes, but adds up the gradient of
-  an entry in float16 and scaled by 128: beyond 512 it is infinite, and what thousands of rays send to an entry of the
-  coarsest level under a guidance of 100 gets there. It is there for who has small gradients.
-* A batch is padded to a multiple of 256 points and cut again by the library. An ``Encoding`` alone pads no columns
-  (a network would ask for multiples of 16); columns beyond ours would be padding, and are cut.
-* Its backward pass takes a contiguous gradient only, and throws for any other.
-* Points are not checked against [0, 1]: what lies outside wraps around.
-* Its backward pass adds with atomics: two runs differ in the last digits.
+* We keep the table, in the library's order, and lend it to the library's module for a call. So the optimiser, the
+  checkpoint and the other backends see one float32 tensor. The module casts the table to its own precision, and the
+  gradient passes back through that cast.
+* Precision is float32 by default. The library's own default, float16, moves half the bytes. But it sums the gradient of
+  an entry in float16, scaled by 128, so sums beyond 512 are infinite. Thousands of rays reach that at an entry of the
+  coarsest level under a guidance of 100. Use float16 only if your gradients are small.
+* The library pads a batch to a multiple of 256 points and cuts the result again. An ``Encoding`` alone pads no columns
+  (a network would need multiples of 16); columns beyond ours would be padding and are dropped.
+* Its backward pass accepts contiguous gradients only.
+* Points are not checked against [0, 1]; points outside wrap around.
+* Its backward pass adds with atomics, so two runs differ in the last digits.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _TYPES = {"hash": "Hash", "tiled": "Tiled", "dense": "Dense"}
 def encode(points: Tensor, table: Tensor, settings: GridSettings, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """As ``grid.encode``: (N, 3) float32 points, (parameter_count,) table, both on CUDA -> (N, L F) float32.
 
-    ``dtype``: float16 or float32, what the library computes in. Differentiable in ``table``.
-    Raises BackendError where the library lays the table out in another length.
+    ``dtype``: the precision in which the library computes, float16 or float32. Differentiable with respect to
+    ``table``. Raises BackendError if the library's table has another length.
     """
     if not len(points):
         return table[:0].reshape(0, 1).expand(0, settings.feature_count)
@@ -48,7 +48,7 @@ def encode(points: Tensor, table: Tensor, settings: GridSettings, *, dtype: torc
 
 
 def configuration(settings: GridSettings) -> dict[str, Any]:
-    """The library's JSON for ``settings``; ``per_level_scale`` is the growth b of the paper's equation 3."""
+    """The library's JSON for ``settings``. ``per_level_scale`` is the growth factor b of the paper's equation 3."""
     described: dict[str, Any] = {
         "otype": "Grid",
         "type": _TYPES[settings.kind],
@@ -65,16 +65,16 @@ def configuration(settings: GridSettings) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=8)
 def encoding_module(configured: str, dtype: torch.dtype, parameter_count: int) -> Any:
-    """The library's module for a configuration, without the table it makes itself: 50 MB for the usual grid."""
+    """The library's module for a configuration, without the table that it creates (50 MB for the usual grid)."""
     import tinycudann
 
     return without_parameters(tinycudann.Encoding(3, json.loads(configured), dtype=dtype), "grid", parameter_count)
 
 
 def without_parameters(module: Any, operation: str, expected: int) -> Any:
-    """The library's ``module`` without the parameters it makes itself, which must be ``expected`` in number.
+    """The library's ``module`` without the parameters that it creates, of which there must be ``expected``.
 
-    Raises BackendError where they are not: our parameters would mean something else to it.
+    Raises BackendError for another number, because then the library would interpret our parameters differently.
     """
     own = module.params.numel()
     if own != expected:

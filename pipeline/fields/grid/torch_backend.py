@@ -25,7 +25,7 @@ def encode(points: Tensor, table: Tensor, settings: GridSettings) -> Tensor:
     for level in range(settings.levels):
         index, weight = corners(points, settings, level)
         first, end = settings.offsets[level : level + 2]
-        # Unlike indexing, the gradient of an embedding is summed in a fixed order, whatever the number of threads.
+        # Unlike that of indexing, the gradient of an embedding is summed in a fixed order for any number of threads.
         values = functional.embedding(index, entries[first:end])  # (N, 8, F)
         levels.append((values * weight.to(table.dtype)[..., None]).sum(dim=1))
     return torch.cat(levels, dim=1)
@@ -34,11 +34,11 @@ def encode(points: Tensor, table: Tensor, settings: GridSettings) -> Tensor:
 def corners(points: Tensor, settings: GridSettings, level: int) -> tuple[Tensor, Tensor]:
     """Entries within the level (N, 8) int64 of the corners around ``points`` (N, 3), and their weights (N, 8).
 
-    Weights are float32. Corner number c lies at the cell's upper end along x, y, z where bit 0, 1, 2 of c is set.
+    Weights are float32. Corner c lies at the cell's upper end along x, y, z if bit 0, 1, 2 of c is set.
     """
     scale, resolution = settings.scales[level], settings.resolutions[level]
     size = settings.offsets[level + 1] - settings.offsets[level]
-    # The product of two float32 numbers is exact in float64: one rounding, like a fused multiply-add.
+    # The product of two float32 numbers is exact in float64, so there is one rounding, as in a fused multiply-add.
     position = (points.double() * scale + 0.5).float()
     cell = position.floor()
     fraction = position - cell

@@ -1,13 +1,13 @@
-"""The field's network: grid features through a few linear layers, with ReLU between them and no biases.
+"""The field's network: maps grid features through a few linear layers, with ReLU between them and no biases.
 
 N points, O outputs. The layers have no biases, like Instant-NGP's, so that one fused kernel of tiny-cuda-nn can
 evaluate grid and network with the same parameters. The caller adds its own offset to the outputs.
 
 ``torch_backend`` uses the grid's own backend and torch, in the table's precision (on CUDA the factors of products are
 rounded to TF32's 10 bits unless ``PriorOptions.tf32`` says otherwise; sums are float32). ``tinycudann_backend`` keeps
-features, activations, sums and gradients in float16. It is used on request only (LATENTKILN_NETWORK=tinycudann):
-float16 resolves an exponent of 10 to 1/128, which shows in finite differences; long sums of small gradients stop
-growing; and the time it saves is small beside a diffusion model's step (docs/cost.md).
+features, activations, sums and gradients in float16. It is used on request only (LATENTKILN_NETWORK=tinycudann), for
+three reasons: float16 resolves an exponent of 10 to 1/128, which shows in finite differences; long sums of small
+gradients stop growing; and it saves little time compared with a diffusion model's step (docs/cost.md).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def evaluate(
     backend: str = "auto",
     grid_backend: str = "auto",
 ) -> Float[Tensor, "points outputs"]:
-    """Outputs (N, O) at ``points``, differentiable in ``table`` and ``weights`` (once) and in nothing else.
+    """Outputs (N, O) at ``points``; differentiable (once) with respect to ``table`` and ``weights`` only.
 
     Args:
         points: (N, 3) float32 in [0, 1].
@@ -41,7 +41,7 @@ def evaluate(
         weights: one (outputs, inputs) matrix per layer; the first takes settings.feature_count inputs, the last
             returns O outputs.
         backend: "torch", "tinycudann" (CUDA tensors; returns float32 with the precision of float16), or "auto".
-        grid_backend: the grid's backend where torch evaluates the layers; see ``grid.encode``.
+        grid_backend: the grid's backend if torch evaluates the layers; see ``grid.encode``.
 
     Raises SettingError and BackendError as ``grid.encode`` does.
     """
@@ -53,6 +53,6 @@ def evaluate(
 def backend_for(device: str, name: str = "auto") -> str:
     """Name of the backend that ``evaluate`` uses for tensors on ``device`` ("cpu", "cuda"), for the record.
 
-    "auto" is torch, or what the environment requests where that takes tensors of this device.
+    "auto" is torch, or the environment's choice if that takes tensors of this device.
     """
     return backends.select_for_device("network", device, name).name

@@ -1,18 +1,18 @@
 """Grid and network in one kernel of tiny-cuda-nn: a thin layer over ``tinycudann.NetworkWithInputEncoding``.
 
 Written against its sources, at the commit that ``core.backends`` installs (``bindings/torch``, ``cpp_api.cu``,
-``network_with_input_encoding.h``, ``fully_fused_mlp.cu``, ``cutlass_mlp.cu``, ``grid.h``). What matters of them:
+``network_with_input_encoding.h``, ``fully_fused_mlp.cu``, ``cutlass_mlp.cu``, ``grid.h``). The relevant facts:
 
-* One flat vector of parameters: the network's, then the grid's. The network's are its matrices in order, each
-  (outputs, inputs) row by row; there are no biases. Matrices and table stay ours: they are put together for a call.
-* Widths are multiples of 16. Features beyond the grid's are 0, outputs beyond those asked for are cut by the library;
-  hidden units beyond ours are never on. So what our matrices are filled up with is 0 and changes nothing.
-* The fully fused kernel knows hidden widths of 16, 32, 64 and 128 and needs a hidden layer; CUTLASS does the others.
-  For GPUs older than 7.5 the library takes CUTLASS by itself. The vector is the same for both.
-* Parameters, activations, sums and gradients are float16 (float32 where the library was built for GPUs that lack it);
-  the vector it is given is float32. See ``_kept_in_range``.
-* A batch is filled up to a multiple of 256 points and cut again by the library; its backward pass takes contiguous
-  gradients only; points are not checked against [0, 1]; gradients of the grid are added with atomics, in no order.
+* The parameters are one flat vector: the network's, then the grid's. The network's are its matrices in order, each
+  (outputs, inputs) row by row, without biases. We keep matrices and table and join them for a call.
+* Widths are multiples of 16. Features beyond the grid's are 0, the library cuts surplus outputs, and surplus hidden
+  units are never active. So we pad our matrices with zeros, which changes nothing.
+* The fully fused kernel supports hidden widths of 16, 32, 64 and 128 and needs a hidden layer; CUTLASS does the others.
+  For GPUs older than 7.5 the library itself selects CUTLASS. The vector is the same for both.
+* Parameters, activations, sums and gradients are float16 (float32 if the library was built for GPUs without float16).
+  The vector that it takes is float32. See ``_kept_in_range``.
+* The library pads a batch to a multiple of 256 points and cuts the result again. Its backward pass takes contiguous
+  gradients only. Points are not checked against [0, 1]. Gradients of the grid are added with atomics, in no order.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 16
 _FUSED_WIDTHS = (16, 32, 64, 128)
-# What a gradient sums to over all points and outputs, once it is scaled. The library multiplies it by 128, and float16
-# ends at 65,504: even if everything ran together in one parameter, activations and weights could multiply it by 8.
+# The scaled gradient's sum over all points and outputs. The library multiplies it by 128, and float16 ends at 65,504.
+# So even if everything summed up in one parameter, activations and weights could multiply it by 8.
 _GRADIENT = 64.0
 
 
@@ -43,8 +43,8 @@ def evaluate(
 ) -> Tensor:
     """As ``mlp.evaluate``: (N, 3) points, table and weights on CUDA -> (N, O) float32.
 
-    ``grid_backend`` is not used: the library computes the grid itself. Raises BackendError where the library lays the
-    parameters out in another length.
+    ``grid_backend`` is not used, because the library computes the grid. Raises BackendError if the library has another
+    number of parameters.
     """
     parameters = flat_parameters(table, weights)
     if not len(points):
@@ -61,7 +61,7 @@ def evaluate(
 
 
 def flat_parameters(table: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """The library's vector, float32: ``weights`` filled up to multiples of 16, then ``table``; differentiable."""
+    """The library's float32 vector: ``weights`` padded to multiples of 16, then ``table``. Differentiable."""
     filled = [functional.pad(w, (0, -w.shape[1] % _BLOCK, 0, -w.shape[0] % _BLOCK)).flatten() for w in weights]
     return torch.cat([*filled, table]).float()
 
@@ -80,10 +80,10 @@ def network_configuration(weights: Sequence[Tensor]) -> dict[str, Any]:
 
 
 def _kept_in_range(outputs: Tensor, parameters: Tensor) -> Tensor:
-    """``outputs`` whose gradient passes the library scaled, by a power of two, and reaches ``parameters`` unscaled.
+    """Scales the gradient of ``outputs`` by a power of two inside the library; it reaches ``parameters`` unscaled.
 
-    The library multiplies by a constant 128, which overflows float16 under strong guidance and underflows under weak.
-    The factor stays on the device: nothing waits for it.
+    The library multiplies by a constant 128, which overflows float16 under strong guidance and underflows under weak
+    guidance. The factor stays on the device, so nothing waits for it.
     """
     factor = torch.ones((), device=outputs.device)
 
@@ -99,7 +99,7 @@ def _kept_in_range(outputs: Tensor, parameters: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=8)
 def network_module(described: str, outputs: int, parameter_count: int) -> Any:
-    """The library's module for a configuration, without the parameters it makes itself."""
+    """The library's module for a configuration, without the parameters that it creates."""
     import tinycudann
 
     encoding, network = json.loads(described)

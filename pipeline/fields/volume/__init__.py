@@ -1,16 +1,16 @@
-"""Volume rendering: samples along rays, packed, and their compositing into one value per ray.
+"""Volume rendering: packed samples along rays, and their compositing into one value per ray.
 
-R rays, M samples of all of them, C channels. Samples are stored ray after ray, near to far; ray r has the samples
-``start[r]`` to ``start[r + 1]``, which may be none. Lengths are in units of the working frame, directions have
-length 1, so t is the distance from the ray's origin.
+R rays, M samples of all rays, C channels. Samples are stored ray after ray, near to far. Ray r has the samples
+``start[r]`` to ``start[r + 1]``, possibly none. Lengths are in units of the working frame. Directions have length 1, so
+t is the distance from the ray's origin.
 
-A ray is cut into intervals of ``step`` from where it enters the cube [-bound, bound]^3 (or from its origin, inside)
-to where it leaves; the last one is shorter. Each has one sample at the share ``jitter`` of its length, and samples in
-cells that are not occupied are left out.
+A ray is cut into intervals of ``step`` between the points where it enters the cube [-bound, bound]^3 (or its origin, if
+that lies inside) and leaves it; the last one is shorter. Each interval has one sample, at the share ``jitter`` of its
+length. Samples in unoccupied cells are left out.
 
 Compositing is the quadrature of Max (1995) as in NeRF (Mildenhall et al., 2020, equation 3):
 x_i = sigma_i delta_i, T_i = exp(-sum_{j<i} x_j), w_i = T_i (1 - exp(-x_i)). A ray ends at the first sample with
-T_i < stop: from there on weights and gradients are 0.
+T_i < stop. From there on weights and gradients are 0.
 
 ``numba_backend`` is the backend for the CPU; ``torch_backend`` is its plain twin, which also runs on CUDA (not verified
 on a GPU).
@@ -33,7 +33,7 @@ from pipeline.fields.volume.layout import STOP, Composite, PackedSamples
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-# More intervals on the cube's diagonal than this are a mistake, and would take hours.
+# More intervals than this on the cube's diagonal are certainly a mistake, and would take hours.
 _MOST_INTERVALS = 1 << 16
 _UNIT = 1e-3
 
@@ -50,7 +50,7 @@ def march(
     nearest: float = 0.0,
     backend: str = "auto",
 ) -> PackedSamples:
-    """Sample rays in the occupied cells.
+    """Samples rays in the occupied cells.
 
     Args:
         origins, directions: (R, 3) float32, working frame, any device; directions have length 1.
@@ -58,10 +58,10 @@ def march(
         step: length of an interval.
         jitter: (R,) in [0, 1), the position of a ray's sample within each interval; None for the middle.
         max_samples: a ray keeps at most this many samples, the first ones; None for all.
-        nearest: distance from the origin before which a ray has no samples.
+        nearest: the least distance of samples from the ray's origin.
         backend: "numba" (CPU), "torch", or "auto".
 
-    Raises SettingError for a step that is not above 0 or far too short and for rays of wrong shape or length,
+    Raises SettingError for a step that is 0, negative or far too short, and for rays of wrong shape or length;
     BackendError for a backend that cannot be used.
     """
     step = float(step)
@@ -73,7 +73,7 @@ def march(
         raise SettingError(f"march: rays must have shape (R, 3), not {tuple(origins.shape)}, {tuple(directions.shape)}")
     origins, directions = origins.float().contiguous(), directions.float().contiguous()
     lengths = torch.linalg.vector_norm(directions, dim=1)
-    # Written so that NaN fails the check, too.
+    # The comparison is written so that NaN fails it.
     if not bool(((lengths - 1).abs() < _UNIT).all() & origins.isfinite().all()):
         raise SettingError("march: rays need finite origins and directions of length 1")
     if jitter is None:
@@ -93,10 +93,10 @@ def composite(
     stop: float = STOP,
     backend: str = "auto",
 ) -> Composite:
-    """Composite samples with densities ``sigma`` (M,) >= 0 per unit length and ``values`` (M, C) along their rays.
+    """Composites samples with densities ``sigma`` (M,) >= 0 per unit length and ``values`` (M, C) along their rays.
 
-    Both have the same dtype, float32 or float64, and so has the result; sums are taken in float64. Differentiable in
-    both, once. Raises SettingError for wrong shapes, BackendError.
+    Both, and the result, have the same dtype, float32 or float64; sums are in float64. Differentiable (once) with
+    respect to both. Raises SettingError for wrong shapes, BackendError.
     """
     count = len(packed.t)
     if sigma.shape != (count,) or values.ndim != 2 or len(values) != count or sigma.dtype != values.dtype:

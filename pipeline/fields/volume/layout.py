@@ -1,4 +1,4 @@
-"""What every backend of the volume renderer shares: packed samples, and what rays show."""
+"""The types that all backends of the volume renderer share: packed samples and composited rays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 STOP = 1e-4
 """Transmittance below which a ray ends (docs/method.md, section 3)."""
 FAINT = 1e-4
-"""Weight below which a ray has met nothing: its depth goes to 0 with its weight, instead of being a mean of nothing."""
+"""Below this weight a ray counts as having met nothing: its depth goes to 0 with its weight."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class PackedSamples:
     Attributes:
         points: (M, 3) float32, working frame.
         t: (M,) float32 distances from the rays' origins.
-        delta: (M,) float32 lengths of the intervals that the samples stand for.
+        delta: (M,) float32 lengths of the samples' intervals.
         start: (R + 1,) int64 offsets of the rays' samples.
     """
 
@@ -43,10 +43,10 @@ class PackedSamples:
 
 @dataclass(frozen=True)
 class Composite:
-    """What R rays show; all of it differentiable.
+    """Composited values of R rays, all differentiable.
 
     Attributes:
-        values: (R, C) sum of w_i values_i: nothing is added for what lies behind.
+        values: (R, C) sum of w_i values_i, without a background.
         weight: (R,) sum of w_i, in [0, 1].
         depth: (R,) mean distance from the origin, sum of w_i t_i over the weight; see FAINT.
         weights: (M,) w_i.

@@ -1,7 +1,7 @@
 """Compiled volume rendering for the CPU; the rules are in ``volume``.
 
-One thread, ray after ray: the same bytes always. Marching steps over empty blocks of cells at once, and still finds
-the very samples that ``torch_backend`` finds by testing every interval: a step never reaches into another block.
+One thread goes ray after ray, so the bytes are always the same. Marching skips empty blocks of cells, and still finds
+the same samples as ``torch_backend``, which tests every interval: a skip never reaches into another block.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-incomplete-defs=False
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from pipeline.fields.occupancy import OccupancyGrid
     from pipeline.fields.volume.layout import PackedSamples
 
-# Cells along an axis of the blocks that are stepped over at once where they are empty.
+# Side, in cells, of the blocks that are skipped if they are empty.
 _BLOCK = 8
-# volume.FAINT; compiled code takes it as a constant.
+# Equals volume.FAINT; compiled code takes it as a constant.
 _FAINT = 1e-4
-# In cells. This close to a block's face rounding may put a sample into the next one.
+# In cells. This close to a block's face, rounding may put a sample into the next block.
 _MARGIN = 1e-6
 
 
@@ -74,7 +74,7 @@ class _Composite(torch.autograd.Function):
         kernel: Any = _composite
         after = torch.empty(sigma.shape, dtype=torch.float64)
         kernel(*_arrays(sigma, values, packed), stop, *(x.numpy() for x in outputs), weights.numpy(), after.numpy())
-        # Transmittances are kept: their exponentials are the dearest part of either direction.
+        # Keep the transmittances, because their exponentials are the most expensive part of both passes.
         ctx.save_for_backward(sigma, values, after)
         ctx.packed, ctx.stop = packed, stop
         ctx.set_materialize_grads(False)
@@ -104,7 +104,7 @@ def _arrays(sigma: Tensor, values: Tensor, packed: PackedSamples) -> tuple[Any, 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _blocks(binary):
-    """(B, B, B) uint8, 1 for each block with an occupied cell. Made anew for each march: a millisecond for 128^3."""
+    """(B, B, B) uint8, 1 for each block with an occupied cell. Computed for each march, in 1 ms for 128^3."""
     resolution = len(binary)
     count = (resolution + _BLOCK - 1) // _BLOCK
     blocks = np.zeros((count, count, count), np.uint8)
@@ -118,7 +118,7 @@ def _blocks(binary):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _clip(origin, direction, bound, nearest):
-    """Where a ray enters and leaves the cube; near >= far where it misses."""
+    """The distances at which a ray enters and leaves the cube; near >= far if it misses."""
     near, far = nearest, np.inf
     for axis in range(3):
         o, d = np.float64(origin[axis]), np.float64(direction[axis])
@@ -150,9 +150,9 @@ def _cell(coordinate, resolution):
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _distance_to_exit(coordinate, direction, block):
-    """How far along one axis, in cells per unit of t, the block's face is ahead: t may grow by this much.
+    """How much t may grow before the ray reaches the block's face along one axis.
 
-    ``coordinate`` and ``direction`` in cells; 0 within the margin of any face.
+    ``coordinate`` and ``direction`` are in cells. Returns 0 within the margin of any face.
     """
     low, high = block * _BLOCK + _MARGIN, (block + 1) * _BLOCK - _MARGIN
     if coordinate < low or coordinate > high:
@@ -166,7 +166,7 @@ def _distance_to_exit(coordinate, direction, block):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _select_intervals(origins, directions, jitter, binary, coarse, bound, step, nearest, limit, start):
-    """Which intervals of each ray have a sample: int32 numbers, ray after ray; fills ``start``."""
+    """The intervals of each ray that have a sample: int32 numbers, ray after ray. Fills ``start``."""
     resolution = len(binary)
     scale = resolution / (2 * bound)
     chosen = np.empty(1024, np.int32)
@@ -199,7 +199,7 @@ def _select_intervals(origins, directions, jitter, binary, coarse, bound, step, 
                     _distance_to_exit(py, dy * scale, by),
                     _distance_to_exit(pz, dz * scale, bz),
                 )
-                # Rounded down: the last interval before the face is tested, not believed.
+                # Rounded down, so that the last interval before the face is tested.
                 k = max(k, int((t + out - near) / step - np.float64(jitter[r])))
         start[r + 1] = total
     return chosen[:total]
@@ -221,7 +221,7 @@ def _fill_samples(origins, directions, jitter, bound, step, nearest, chosen, sta
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _composite(sigma, values, t, delta, start, stop, composited, weight, depth, weights, after):
-    """made (R, C), weight (R,), depth (R,), weights (M,) of the rays, and after (M,) float64: T_{i+1}."""
+    """Fills composited (R, C), weight (R,), depth (R,), weights (M,), and after (M,) float64: T_{i+1}."""
     channels = values.shape[1]
     total = np.empty(channels)
     for r in range(len(weight)):
@@ -249,10 +249,10 @@ def _composite(sigma, values, t, delta, start, stop, composited, weight, depth, 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _backpropagate(values, t, delta, start, stop, after, g_made, g_weight, g_depth, g_weights, to_sigma, to_values):
-    """Gradients for sigma (M,) and values (M, C), which come as zeros, of those for what ``_composite`` made.
+    """Fills to_sigma (M,) and to_values (M, C), given as zeros, from the gradients of ``_composite``'s results.
 
-    With a_i the loss's derivative by w_i: dw_i/dx_i = T_{i+1} and dw_j/dx_i = -w_j for j > i, so the derivative by
-    x_i is a_i T_{i+1} - sum_{j>i} a_j w_j: the rays are gone through from their ends.
+    With a_i the loss's derivative by w_i: dw_i/dx_i = T_{i+1} and dw_j/dx_i = -w_j for j > i. So the derivative by x_i
+    is a_i T_{i+1} - sum_{j>i} a_j w_j, and the loop goes through each ray from its end.
     """
     channels = values.shape[1]
     for r in range(len(g_weight)):

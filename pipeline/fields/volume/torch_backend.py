@@ -1,6 +1,6 @@
 """Volume rendering in plain tensor operations, on any device; the rules are in ``volume``.
 
-Everything up to the choice of samples is float64, operation by operation as in ``numba_backend``, so both choose the
+Everything up to the choice of samples is float64, with the same operations as in ``numba_backend``, so both choose the
 same samples. Every interval of a ray is tested here, occupied or not.
 """
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from pipeline.fields.occupancy import OccupancyGrid
     from pipeline.fields.volume.layout import PackedSamples
 
-# Intervals that are tested at once: some 30 float64 numbers each are in memory.
+# Number of intervals that are tested at once. Each takes some 30 float64 numbers of memory.
 _PIECE = 1 << 20
-# An optical depth whose exponential is as good as 0: more of it would only cost digits in the sum over all rays.
+# An optical depth whose exponential is practically 0. Larger values would only cost digits in the sum over all rays.
 _OPAQUE = 100.0
 
 
@@ -66,8 +66,8 @@ def _march_piece(
     step: float,
     limit: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The samples of some rays, and how many each has."""
-    # float64 at once: whole numbers times a Python float would be float32.
+    """The samples of some rays, and their number per ray."""
+    # Convert to float64 here, because integers times a Python float would be float32.
     k = torch.arange(int(counts.max()), device=o.device, dtype=torch.float64)
     begin = near[:, None] + k * step
     delta = (far[:, None] - begin).clamp(0, step)
@@ -78,19 +78,19 @@ def _march_piece(
     x, y, z = grid_coordinates.clamp(0, resolution - 1).long().unbind(dim=-1)
     keep = binary[x, y, z] & (k < counts[:, None])
     keep &= keep.cumsum(dim=1) <= limit
-    # Once for the three of them: on CUDA the host waits for how many there are.
+    # Select once for all three, because on CUDA the host waits for the number of selected samples.
     kept_indices = keep.flatten().nonzero()[:, 0]
     points, t, delta = points.reshape(-1, 3)[kept_indices], t.flatten()[kept_indices], delta.flatten()[kept_indices]
     return points.float(), t.float(), delta.float(), keep.sum(dim=1)
 
 
 def _clip(o: Tensor, d: Tensor, bound: float, nearest: float) -> tuple[Tensor, Tensor]:
-    """Where rays enter and leave the cube, (R,) each; near >= far for rays that miss it."""
+    """The distances at which rays enter and leave the cube, (R,) each; near >= far for rays that miss it."""
     inside = o.abs() <= bound
     still = d == 0
     safe = torch.where(still, torch.ones_like(d), d)
     a, b = (-bound - o) / safe, (bound - o) / safe
-    # A ray along a pair of faces is always between them, or never.
+    # A ray parallel to a pair of faces lies between them everywhere or nowhere.
     always, never = torch.full_like(d, math.inf), torch.full_like(d, -math.inf)
     low = torch.where(still, torch.where(inside, never, always), torch.minimum(a, b))
     high = torch.where(still, torch.where(inside, always, never), torch.maximum(a, b))
@@ -107,7 +107,7 @@ def composite(
     x = sigma.double() * packed.delta.double()
     capped = x.clamp(max=_OPAQUE)
     before = capped.cumsum(0) - capped
-    # The sum runs on from ray to ray: what the first sample of a ray has before it is not the ray's.
+    # The cumulative sum runs on from ray to ray, so subtract its value before the first sample of the ray.
     if len(x):
         before = before - before[packed.start[:-1].clamp(max=len(x) - 1)][packed.rays]
     lit = before.detach() <= (-math.log(stop) if stop > 0 else math.inf)
