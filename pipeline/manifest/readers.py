@@ -427,7 +427,7 @@ def _envelope_problems(value: dict[str, object], file: str, fields: Fields) -> I
         yield _file_problem(file, "this is a single row; put it into a list: [ {...} ]")
         return
     for key in getattr(value, "twice", ()):
-        yield _file_problem(file, f"the key {quoted(key)} is there twice")
+        yield _file_problem(file, f"the key {quoted(key)} occurs twice")
     for key in value:
         if key not in allowed:
             yield _file_problem(
@@ -441,7 +441,7 @@ def _envelope_problems(value: dict[str, object], file: str, fields: Fields) -> I
         yield _file_problem(file, f"it is {_noun(defaults)}; allowed: an object", field="defaults")
         return
     for key in getattr(defaults, "twice", ()):
-        yield _file_problem(file, f"the key {quoted(key)} is there twice", field="defaults")
+        yield _file_problem(file, f"the key {quoted(key)} occurs twice", field="defaults")
 
 
 READERS: dict[str, Reader] = {

@@ -298,7 +298,7 @@ class SampledTextureMesh(PaintedMesh):
         residual: (V, C, h, w) the rendered latents less the clean ones.
         """
         if not isinstance(rendering, SampledRendering):
-            raise TypeError("a patchwork goes on from what this scene rendered")
+            raise TypeError("a patchwork continues only from a rendering of this scene")
         if rendering.group is None:
             self._follow_colour(rendering, residual, share)
             return

@@ -273,7 +273,7 @@ class ViewPaintedMesh:
         way to these that DDIM would go; the noise level falls to ``1 - share`` of what it was.
         """
         if not isinstance(rendering, ViewRendering):
-            raise TypeError("views go on from what this scene rendered")
+            raise TypeError("views continue only from a rendering of this scene")
         group = self._loaded(rendering.group)
         clean = self._now - residual
         if rendering.time is not None and rendering.time > _SYNC_ABOVE:

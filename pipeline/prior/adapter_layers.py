@@ -56,14 +56,14 @@ def match_lora(tensors: Shapes, networks: Mapping[str, Shapes]) -> list[LoraMatc
     for name, shape in tensors.items():
         if name.endswith(".alpha"):
             if math.prod(shape) != 1:
-                raise ValueError(f"its tensor {_name(name)} is no single number")
+                raise ValueError(f"its tensor {_name(name)} is not a single number")
             alphas[flat(name.removesuffix(".alpha"))] = name
         elif match := _KEY.match(name):
             pairs.setdefault(flat(match["layer"]), {})["down" if match["down"] else "up"] = name
         else:
-            raise ValueError(f"no LoRA; it holds a tensor {_name(name)}")
+            raise ValueError(f"not a LoRA: it has a tensor {_name(name)}")
     if not pairs:
-        raise ValueError("no LoRA; it holds no matrices")
+        raise ValueError("not a LoRA: it has no matrices")
     matches = []
     for layer, pair in pairs.items():
         network, short = _network(layer)
@@ -81,7 +81,9 @@ def match_lora(tensors: Shapes, networks: Mapping[str, Shapes]) -> list[LoraMatc
 def _check_shapes(layer: str, down: Shape, up: Shape, weight: Shape) -> None:
     """Raises ValueError unless up (out, r[, 1, 1]) times down (r, in[, k, k]) has the shape ``weight``."""
     if min(len(down), len(up)) < 2 or 0 in (*down, *up):
-        raise ValueError(f"its layer {_name(layer)} has matrices of the shapes {down} and {up}, which are none")
+        raise ValueError(
+            f"its layer {_name(layer)} has matrices of the shapes {down} and {up}, which do not form a LoRA"
+        )
     if len(weight) == 2:
         down = (down[0], math.prod(down[1:]))
     elif len(down) == 2:
@@ -191,13 +193,13 @@ def match_concepts(stem: str, tensors: Shapes, widths: Sequence[int]) -> dict[st
     SDXL) the word is the file's name without its ending. Raises ValueError if the file does not fit the prior.
     """
     if not tensors:
-        raise ValueError("no textual inversion; it holds no vectors")
+        raise ValueError("not a textual inversion: it has no vectors")
     if "clip_l" in tensors and "clip_g" in tensors:
         words = {stem: ["clip_l", "clip_g"]}
     elif "emb_params" in tensors:
         words = {stem: ["emb_params"]}
     elif any(_KEY.match(name) for name in tensors):
-        raise ValueError("no textual inversion, but a LoRA; it belongs into the field 'lora'")
+        raise ValueError("a LoRA, not a textual inversion; name it in the field 'lora'")
     else:
         words = {name: [name] for name in tensors}
     spelled: set[str] = set()
@@ -205,7 +207,7 @@ def match_concepts(stem: str, tensors: Shapes, widths: Sequence[int]) -> dict[st
         if problem := _word_problem(word):
             raise ValueError(problem)
         if word.lower() in spelled:
-            raise ValueError(f"its word {_name(word)!r} is there twice")
+            raise ValueError(f"its word {_name(word)!r} occurs twice")
         spelled.add(word.lower())
         shapes = [tensors[name] for name in names]
         if any(not shape or 0 in shape for shape in shapes):
@@ -221,7 +223,7 @@ def match_concepts(stem: str, tensors: Shapes, widths: Sequence[int]) -> dict[st
 def _word_problem(word: str) -> str:
     """Returns why ``word`` can never occur in a prompt, which has only single blanks; "" if it can."""
     if not word.strip():
-        return "it has a word that is empty; name it"
+        return "one of its words is empty; give it a name"
     if word != " ".join(word.split()) or not word.isprintable():
         return f"its word {_name(word)!r} has blanks in it that no prompt has; rename it"
     return ""

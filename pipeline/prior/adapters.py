@@ -78,7 +78,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise PriorError(f"{path}: no safetensors file ({error})") from None
+        raise PriorError(f"{path}: not a safetensors file ({error})") from None
     for name, tensor in tensors.items():
         # Not every operation knows the types of eight bits; and one NaN would spoil every pixel of the row.
         if tensor.is_floating_point() and not tensor.float().isfinite().all():

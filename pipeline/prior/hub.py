@@ -122,7 +122,7 @@ def _download(model: HubId) -> Path:
     try:
         names = huggingface_hub.list_repo_files(model.repository, revision=model.revision)
         if "model_index.json" not in names:
-            raise PriorError(f"{model}: no pipeline in the diffusers layout (it has no model_index.json)")
+            raise PriorError(f"{model}: not a pipeline in the diffusers layout (it has no model_index.json)")
         files = wanted_files(names)
         if not any(name.startswith("unet/") and name.endswith(".safetensors") for name in files):
             raise PriorError(f"{model}: it has no .safetensors weights; pickled ones are refused")

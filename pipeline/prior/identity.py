@@ -60,7 +60,7 @@ def find_prior(spec: str | Path, *, download: bool = False) -> Path:
         raise PriorError(_no_pickles(path))
     if path.is_file():
         if path.suffix.lower() != single_file.SUFFIX:
-            raise PriorError(f"{path}: no prior; a single file has to be a .safetensors checkpoint")
+            raise PriorError(f"{path}: not a prior; a single file must be a .safetensors checkpoint")
         return path
     if not path.exists():
         if model := hub.parse_id(str(spec)):

@@ -24,7 +24,7 @@ from pipeline.prior.prompts import Concepts, PromptReader, Review, suffixes
 # A LoRA of SDXL has a header of less than one.
 _LARGEST_HEADER = 16 << 20
 _REMEMBERED = 1 << 12
-_HOW = "give --allow-unknown to build it with what remains"
+_HOW = "give --allow-unknown to build it with the remaining words"
 
 Fault = tuple[str, str]
 

@@ -67,7 +67,7 @@ def fit_latent_rgb(prior: Prior, *, images: int = 48, seed: int = 0) -> tuple[La
     used = [i for i in range(images) if i not in held]
     x, y = np.concatenate([latents[i] for i in used]), np.concatenate([colours[i] for i in used])
     if not (np.isfinite(x).all() and np.isfinite(np.concatenate([latents[i] for i in held])).all()):
-        raise PriorError(f"{prior.name}: its encoder gives numbers that are not finite; try --precision float32")
+        raise PriorError(f"{prior.name}: its encoder returns numbers that are not finite; try --precision float32")
     solution = np.linalg.lstsq(np.column_stack([x, np.ones(len(x))]), y, rcond=None)[0]
     linear = LatentRgb(solution[:-1], solution[-1])
     x, y = np.concatenate([latents[i] for i in held]), np.concatenate([colours[i] for i in held])

@@ -287,7 +287,7 @@ class Prior:
                 images = self._decode(latents, torch.float32)
                 self.vae.to(self._vae_dtype)
         if not images.isfinite().all():
-            raise PriorError(f"{self.name}: its decoder gives numbers that are not finite, in float32, too")
+            raise PriorError(f"{self.name}: its decoder returns numbers that are not finite, even in float32")
         return ((images + 1) / 2).clamp(0, 1)
 
     def _decode(self, latents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

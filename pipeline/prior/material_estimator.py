@@ -156,7 +156,7 @@ def load_estimator(folder: Path, device: torch.device | str = "cpu") -> NetworkE
 
     tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise PriorError(f"{weights}: it holds numbers that are not finite; copy the prior again")
+        raise PriorError(f"{weights}: it contains numbers that are not finite; copy the prior again")
     net.load_state_dict(tensors)
     return NetworkEstimator(net, f"{MATERIAL_FOLDER}:{sha256_file(weights)[:16]}", torch.device(device))
 
@@ -165,13 +165,13 @@ def _network(config: Path) -> MaterialNet:
     """The network that ``config`` describes, with random weights. Raises PriorError."""
     try:
         if config.stat().st_size > _LARGEST_CONFIG:
-            raise PriorError(f"{config}: larger than {_LARGEST_CONFIG >> 10} KiB; no description of a network")
+            raise PriorError(f"{config}: larger than {_LARGEST_CONFIG >> 10} KiB; not a description of a network")
         value = json.loads(config.read_text(encoding="utf-8"))
         widths, blocks = (tuple(value[name]) for name in ("widths", "blocks"))
     except OSError as error:
         raise PriorError(f"{config}: cannot be read ({error.strerror}); copy the prior again") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise PriorError(f"{config}: no JSON object with lists 'widths' and 'blocks'") from None
+        raise PriorError(f"{config}: not a JSON object with lists 'widths' and 'blocks'") from None
     for name, numbers, most in (("widths", widths, _WIDEST), ("blocks", blocks, _MOST_BLOCKS)):
         if len(numbers) != 3 or any(type(n) is not int or not 1 <= n <= most for n in numbers):
             raise PriorError(

@@ -189,7 +189,7 @@ class PromptReader:
     def emptiness(self, review: Review) -> str:
         """Returns the error of an ``empty`` prompt: the missing words, and suggestions."""
         names = f" (it does not know: {self.unknown(review)})" if review.unknown else ""
-        return f"no material, object or colour that the prior '{self.name}' knows is in it{names}"
+        return f"the prior '{self.name}' knows no material, object or colour in it{names}"
 
     def unknown(self, review: Review) -> str:
         """Returns the unknown words, each with a suggestion if there is one."""

@@ -66,7 +66,7 @@ def read_header(path: Path, largest: int = _LARGEST_HEADER) -> Header:
             if length > size - 8:
                 # Check this last: the length of a valid header may look like the start of a pickle.
                 other = next((what for mark, what in _NOT_SAFETENSORS.items() if head.startswith(mark)), "")
-                raise ValueError(other or f"its header of {length} bytes is longer than the file: cut off, or damaged")
+                raise ValueError(other or f"its header of {length} bytes is longer than the file: truncated or damaged")
             if length > largest:
                 raise ValueError(f"its header is longer than {largest >> 20} MiB")
             stream.seek(8)
@@ -78,7 +78,7 @@ def read_header(path: Path, largest: int = _LARGEST_HEADER) -> Header:
     except OSError as error:
         raise PriorError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise PriorError(f"{path}: no safetensors file ({_one_line(error)})") from None
+        raise PriorError(f"{path}: not a safetensors file ({_one_line(error)})") from None
 
 
 def _check_offsets(entries: dict[str, Any], size: int) -> None:
@@ -90,19 +90,19 @@ def _check_offsets(entries: dict[str, Any], size: int) -> None:
         # BOOL has no number of bits in its name. The library checks unknown types.
         width = 1 if entry["dtype"] == "BOOL" else int(bits[0]) // 8 if bits else 0
         if begin != end or stop < begin or min(entry["shape"], default=0) < 0:
-            raise ValueError(f"the place of its tensor {name[:60]} is wrong: damaged")
+            raise ValueError(f"the position of its tensor {name[:60]} is wrong: damaged")
         if width and width * count != stop - begin:
             raise ValueError(f"its tensor {name[:60]} has {stop - begin} bytes for {count} numbers: damaged")
         end = stop
     if end > size:
-        raise ValueError(f"it is cut off: {size} of {end} bytes of its tensors are there")
+        raise ValueError(f"it is truncated: it has {size} of the {end} bytes of its tensors")
     if end < size:
         raise ValueError(f"{size - end} bytes follow its tensors: damaged")
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        return "its header is no JSON"
+        return "its header is not JSON"
     return (
         " ".join(str(error).split())[:200] if isinstance(error, ValueError | struct.error) else "its header is damaged"
     )
@@ -115,7 +115,7 @@ def family(path: Path) -> str:
     first = shapes.get(_FIRST)
     if first is None:
         raise PriorError(
-            f"{path}: no whole Stable Diffusion checkpoint (it has no {_FIRST}); a LoRA or a textual inversion "
+            f"{path}: not a complete Stable Diffusion checkpoint (it has no {_FIRST}); a LoRA or a textual inversion "
             "belongs in a manifest's 'lora' or 'concept', and a lone UNet into a diffusers folder"
         )
     if len(first) != 4 or first[1] != 4:
@@ -129,7 +129,7 @@ def family(path: Path) -> str:
         return "sd2-768-v" if _predicts_v(path, header) else "sd2"
     if "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight" in shapes:
         return "sd1"
-    raise PriorError(f"{path}: no text encoder of SD 1.x, 2.x or SDXL is in it (its UNet reads {sorted(widths)})")
+    raise PriorError(f"{path}: it has no text encoder of SD 1.x, 2.x or SDXL (its UNet reads {sorted(widths)})")
 
 
 def _predicts_v(path: Path, header: Header) -> bool:

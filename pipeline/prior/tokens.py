@@ -74,7 +74,7 @@ def _packed(path: Path) -> Vocabulary:
         pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
         return {str(token): int(number) for token, number in model["vocab"].items()}, pairs  # type: ignore[return-value]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise PriorError(f"{path}: no tokenizer of CLIP's kind ({type(error).__name__}: {error})") from None
+        raise PriorError(f"{path}: not a CLIP tokenizer ({type(error).__name__}: {error})") from None
 
 
 def _tokenizer(vocabulary: Vocabulary) -> Tokenizer:

@@ -46,7 +46,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
         return {str(token): int(number) for token, number in numbers.items()}, _merges(lines)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise PriorError(f"{folder}: no CLIP vocabulary ({type(error).__name__}: {error})") from None
+        raise PriorError(f"{folder}: not a CLIP vocabulary ({type(error).__name__}: {error})") from None
 
 
 def unpack(path: Path) -> Vocabulary:
@@ -65,7 +65,7 @@ def _merges(lines: list[str]) -> list[tuple[str, str]]:
     """Parses merges: a header line, then one pair per non-empty line."""
     pairs = [tuple(line.split()) for line in lines[1:] if line.strip()]
     if any(len(pair) != 2 for pair in pairs):
-        raise ValueError("a merge is no pair of tokens")
+        raise ValueError("a merge is not a pair of tokens")
     return pairs  # type: ignore[return-value]
 
 

@@ -133,12 +133,12 @@ class GenerateSettings(SharedSettings):
         default=None, gt=0, le=0.5, description="Distance between the samples of a ray. Left out: the prior's."
     )
     lambda_sparsity: float | None = Field(
-        default=None, ge=0, le=1e6, description="How strongly rays are to hit or miss. Left out: the prior's."
+        default=None, ge=0, le=1e6, description="How strongly rays should hit or miss. Left out: the prior's."
     )
     lambda_orientation: float = Field(
-        default=0, ge=0, le=1e6, description="How strongly visible surfaces are to face the camera."
+        default=0, ge=0, le=1e6, description="How strongly visible surfaces should face the camera."
     )
-    lambda_tv: float = Field(default=0, ge=0, le=1e6, description="How strongly neighbouring depths are to agree.")
+    lambda_tv: float = Field(default=0, ge=0, le=1e6, description="How strongly neighbouring depths should agree.")
     shapes: list[Shape] | None = Field(
         default=None,
         min_length=1,
@@ -191,7 +191,7 @@ class GenerateSettings(SharedSettings):
         if self.refine and self.texturing == "patches":
             raise PydanticCustomError(
                 "order",
-                "patches would paint over what refine made; allowed with refine: views",
+                "patches would paint over the result of refine; allowed with refine: views",
                 {"field": "texturing"},
             )
         return self

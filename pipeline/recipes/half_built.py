@@ -27,7 +27,7 @@ def goes_on_from(folder: Path, fingerprint: str) -> str:
     for name, stage in reversed(PHASE_STAGES.items()):
         paths = sorted(work.glob(f"*/{name}.safetensors"))
         if steps := [step for path in paths if (step := _step(path)) is not None]:
-            return f"goes on from step {min(steps)} ({stage})"
+            return f"continues from step {min(steps)} ({stage})"
     return ""
 
 

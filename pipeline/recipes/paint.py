@@ -91,9 +91,9 @@ class Paint(Recipe[ResolvedPaintSettings, PaintableMesh, PaintScenes]):
         row.warnings += uvmesh.mesh.warnings
         uneven = uneven_density(uvmesh.mesh) if settings.unwrap in ("auto", "input") else ""
         if uneven and uvmesh.method == "input":
-            row.warnings.append(f"{uneven}; with unwrap auto the mesh is unwrapped anew")
+            row.warnings.append(f"{uneven}; with unwrap auto the mesh is unwrapped again")
         elif uneven and uneven in uvmesh.reason:
-            row.warnings.append(f"{uneven}: it was unwrapped anew")
+            row.warnings.append(f"{uneven}: it was unwrapped again")
         if lost := not_in_asset(unkept(mesh_path)):
             row.warnings.append(f"mesh: {lost}")
         vertices = uvmesh.mesh.vertices

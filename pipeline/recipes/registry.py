@@ -50,10 +50,10 @@ def get_recipe(name: str) -> BuildFunction:
         except ModuleNotFoundError as error:
             if error.name != "pipeline.recipes.generate":
                 raise
-            raise UsageError("this installation lacks the recipe 'generate'; install latentkiln anew") from None
+            raise UsageError("this installation lacks the recipe 'generate'; reinstall latentkiln") from None
         return generate
     if name == "material":
         from pipeline.recipes.material import material
 
         return material
-    raise UsageError(f"no recipe is called {name!r}; there are: {', '.join(RECIPE_VERSIONS)}")
+    raise UsageError(f"unknown recipe {name!r}; allowed: {', '.join(RECIPE_VERSIONS)}")

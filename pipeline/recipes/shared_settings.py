@@ -44,7 +44,7 @@ class CommonSettings(BaseModel):
     max_seconds: float | None = Field(
         default=None, gt=0, le=2_592_000, description="Longest time for the row before it is given up. Left out: none."
     )
-    image_format: ImageFormat = Field(default="png", description="Of the texture inside the GLB.")
+    image_format: ImageFormat = Field(default="png", description="Format of the texture inside the GLB.")
     preview: bool = Field(default=True, description="Write preview.png beside the asset.")
 
 
@@ -70,7 +70,9 @@ class SharedSettings(CommonSettings):
         le=4,
         description="What a patch shows, in object radii: the more, the larger a pattern. Left out: the prior's.",
     )
-    learning_rate: float | None = Field(default=None, gt=0, le=10, description="Of Adam. Left out: the prior's.")
+    learning_rate: float | None = Field(
+        default=None, gt=0, le=10, description="Learning rate of Adam. Left out: the prior's."
+    )
     t_min: float = Field(default=0.02, ge=0, le=1, description="Least noise, as a share of the prior's timesteps.")
     t_max: float = Field(default=0.98, ge=0, le=1, description="Most noise, as a share; above t_min.")
     timesteps: Timesteps | None = Field(
@@ -90,7 +92,7 @@ class SharedSettings(CommonSettings):
     base_colour: str | None = Field(
         default=None, pattern=r"^#[0-9a-fA-F]{6}$", description="Colour to start from, like #c04020. Left out: grey."
     )
-    refine: bool = Field(default=False, description="Go on in RGB, through the prior's encoder, when the steps end.")
+    refine: bool = Field(default=False, description="Continue in RGB, through the prior's encoder, when the steps end.")
     refine_steps: int | None = Field(
         default=None, ge=1, le=100_000, description="Steps of that refinement. Left out: the prior's."
     )
@@ -98,7 +100,7 @@ class SharedSettings(CommonSettings):
         default=None, ge=0, le=1000, description="Guidance of that refinement. Left out: the prior's."
     )
     refine_learning_rate: float | None = Field(
-        default=None, gt=0, le=10, description="Of Adam, during that refinement. Left out: the prior's."
+        default=None, gt=0, le=10, description="Learning rate of that refinement. Left out: the prior's."
     )
     refine_t_max: float | None = Field(
         default=None, gt=0, le=1, description="Most noise of that refinement, as a share. Left out: the prior's."

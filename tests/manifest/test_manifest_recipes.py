@@ -359,7 +359,7 @@ def test_a_recipe_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "pipeline.recipes.generate", None)
     with pytest.raises(UsageError, match="this installation lacks the recipe 'generate'"):
         get_recipe("generate")
-    with pytest.raises(UsageError, match="no recipe is called 'sculpt'; there are: paint, generate, material"):
+    with pytest.raises(UsageError, match="unknown recipe 'sculpt'; allowed: paint, generate, material"):
         get_recipe("sculpt")
 
 

@@ -44,13 +44,13 @@ def test_the_step_of_the_last_phase_of_the_slowest_variant(job: Job, tmp_path: P
     work = begin(job, out, fingerprint)
     assert planned(job, out).reason == "new"
     save(work, 0, "latent", 40)
-    assert planned(job, out).reason == "new; goes on from step 40 (distill)"
+    assert planned(job, out).reason == "new; continues from step 40 (distill)"
     save(work, 1, "latent", 20)
-    assert planned(job, out).reason == "new; goes on from step 20 (distill)"
+    assert planned(job, out).reason == "new; continues from step 20 (distill)"
     save(work, 0, "texture", 5)
-    assert planned(job, out).reason == "new; goes on from step 5 (texture)"
+    assert planned(job, out).reason == "new; continues from step 5 (texture)"
     (work / "0/texture.safetensors").write_bytes(b"\xff" * 20)
-    assert planned(job, out).reason == "new; goes on from step 20 (distill)"
+    assert planned(job, out).reason == "new; continues from step 20 (distill)"
 
 
 def test_what_was_begun_otherwise_is_not_gone_on_with(job: Job, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_what_was_begun_otherwise_is_not_gone_on_with(job: Job, tmp_path: Path) 
     save(work, 0, "latent", 40)
     assert planned(job, out).reason == "new"
     begin(job, out, planned(job, out).fingerprint)
-    assert planned(job, out).reason == "new; goes on from step 40 (distill)"
+    assert planned(job, out).reason == "new; continues from step 40 (distill)"
     work.rename(tmp_path / "elsewhere")
     work.symlink_to(tmp_path / "elsewhere")
     assert planned(job, out).reason == "new"

@@ -141,7 +141,7 @@ def test_a_lora_for_sdxls_two_encoders(folders: dict[str, Path], tmp_path: Path)
     [
         ({"unet.mid_block.attentions.0.proj_in.dora_scale": (1,)}, "only plain LoRA"),
         ({"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": (1,)}, "only plain LoRA"),
-        ({"something.weight": (1,)}, "no LoRA"),
+        ({"something.weight": (1,)}, "not a LoRA"),
         ({"unet.nowhere.lora_A.weight": (1, 4), "unet.nowhere.lora_B.weight": (4, 1)}, "made for another model"),
         ({"unet.mid_block.attentions.0.proj_in.lora_A.weight": (1, 4)}, "missing a matrix"),
         (
@@ -160,7 +160,7 @@ def test_a_file_that_is_no_lora_for_this_prior_is_one_line(
     with pytest.raises(PriorError, match=part) as caught:
         prior.adapters([AdapterFile("lora", InputFile(path))])
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
-    with pytest.raises(PriorError, match="no safetensors file"):
+    with pytest.raises(PriorError, match="not a safetensors file"):
         path.write_bytes(b"junk")
         prior.adapters([AdapterFile("lora", InputFile(path))])
 

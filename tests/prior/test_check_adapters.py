@@ -75,32 +75,32 @@ BAD: dict[str, tuple[str, Write, str]] = {
     "missing": ("lora", lambda path: None, "there is no file"),
     "empty": ("lora", raw(b""), "is an empty file"),
     "folder": ("lora", lambda path: path.mkdir(), "is a folder"),
-    "short": ("lora", raw(b"1234567"), "no safetensors file (it has 7 bytes)"),
-    "header cut": ("lora", cut(-40), "longer than the file: cut off"),
-    "data cut": ("lora", cut(8), "it is cut off: 248 of 256 bytes"),
+    "short": ("lora", raw(b"1234567"), "not a safetensors file (it has 7 bytes)"),
+    "header cut": ("lora", cut(-40), "longer than the file: truncated"),
+    "data cut": ("lora", cut(8), "it is truncated: it has 248 of the 256 bytes"),
     "data too long": ("lora", header({"a": ENTRY}, b"\0" * 17), "1 bytes follow its tensors"),
     "zip": ("lora", raw(b"PK\x03\x04" + b"\0" * 100), "it is a zip file"),
     "pickle": ("concept", raw(b"\x80\x02}q\x00X\x05\x00\x00\x00" + b"\0" * 9), "it is a pickle"),
     "pointer": ("lora", raw(POINTER), "it is a Git LFS pointer, not the file itself; run: git lfs pull"),
     "web page": ("concept", raw(b"<!DOCTYPE html><html>Sign in</html>"), "it is a web page"),
     "absurd header": ("lora", raw(b"\xff" * 8 + b"{}" * 40), "longer than the file"),
-    "no JSON": ("lora", header(b"x" * 64), "its header is no JSON"),
-    "deep JSON": ("lora", header(b"[" * 100_000), "no safetensors file"),
+    "no JSON": ("lora", header(b"x" * 64), "its header is not JSON"),
+    "deep JSON": ("lora", header(b"[" * 100_000), "not a safetensors file"),
     "a list": ("lora", header([1, 2]), "its header is damaged"),
     "wrong offsets": ("lora", header({"a": {**ENTRY, "data_offsets": [4, 20]}}, b"\0" * 20), "is wrong: damaged"),
     "wrong length": ("lora", header({"a": {**ENTRY, "shape": [2, 3]}}, b"\0" * 16), "16 bytes for 6 numbers"),
-    "a checkpoint": ("lora", tensors(model__diffusion_model__out__weight=(4, 4)), "no LoRA; it holds a tensor"),
-    "nothing": ("lora", header({}), "no LoRA; it holds no matrices"),
+    "a checkpoint": ("lora", tensors(model__diffusion_model__out__weight=(4, 4)), "not a LoRA: it has a tensor"),
+    "nothing": ("lora", header({}), "not a LoRA: it has no matrices"),
     "DoRA": ("lora", tensors(unet__mid__dora_scale=(1,)), "only plain LoRA is supported"),
     "of SDXL": ("lora", pair(XL, (2, 2048), (1280, 2)), "is not in this prior (made for another model?)"),
     "other width": ("lora", pair(LAYER, (2, 320, 1, 1), (320, 2, 1, 1)), "this prior's are (16, 16, 1, 1)"),
     "ranks differ": ("lora", pair(LAYER, (2, 16, 1, 1), (16, 3, 1, 1)), "matrices of the ranks 2 and 3"),
-    "rank 0": ("lora", pair(LAYER, (0, 16, 1, 1), (16, 0, 1, 1)), "which are none"),
+    "rank 0": ("lora", pair(LAYER, (0, 16, 1, 1), (16, 0, 1, 1)), "do not form a LoRA"),
     "one matrix": ("lora", tensors(**{f"{LAYER}__lora_down__weight": (2, 16, 1, 1)}), "is missing a matrix"),
-    "two alphas": ("lora", tensors(**{f"{LAYER}__alpha": (2,)}), "is no single number"),
+    "two alphas": ("lora", tensors(**{f"{LAYER}__alpha": (2,)}), "is not a single number"),
     "concept of SD 2": ("concept", tensors(emb_params=(2, 1024)), "have 1024 numbers, this prior's text encoders"),
     "concept of SDXL": ("concept", tensors(clip_l=(1, 16), clip_g=(1, 24)), "text encoders take 16"),
-    "a LoRA as concept": ("concept", pair(LAYER, (2, 16, 1, 1), (16, 2, 1, 1)), "it belongs into the field 'lora'"),
+    "a LoRA as concept": ("concept", pair(LAYER, (2, 16, 1, 1), (16, 2, 1, 1)), "name it in the field 'lora'"),
     "no vectors": ("concept", tensors(emb_params=(0, 16)), "has no vectors"),
     "no word": ("concept", lambda path: save_file({" ": np.zeros((1, 16), np.float32)}, path), "a word that is empty"),
     "blanks": (
@@ -111,7 +111,7 @@ BAD: dict[str, tuple[str, Write, str]] = {
     "word twice": (
         "concept",
         lambda path: save_file({"Toy": np.zeros((1, 16), np.float32), "toy": np.zeros((1, 16), np.float32)}, path),
-        "is there twice",
+        "occurs twice",
     ),
 }
 
@@ -191,7 +191,7 @@ def test_a_bad_lora_fails_its_row_before_anything_is_loaded(
     options = [str(manifest), "--prior", str(folders["sd1"]), "--out", str(tmp_path / "out")]
     assert cli.main(["plan", *options]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("a\tblocked\tlora: x.safetensors: no safetensors file (it is a Git LFS pointer")
+    assert lines[0].startswith("a\tblocked\tlora: x.safetensors: not a safetensors file (it is a Git LFS pointer")
     assert lines[1] == "b\tbuild\tnew"
     assert cli.main(["run", *options, "--strict"]) == 2
     assert f"{manifest}:2: lora: x.safetensors: " in capsys.readouterr().out

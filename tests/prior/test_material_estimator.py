@@ -132,7 +132,7 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
     own = write_folder(tmp_path)
     weights = (own / "model.safetensors").read_bytes()
     (own / "model.safetensors").write_bytes(weights[:-10])
-    with pytest.raises(PriorError, match="cut off"):
+    with pytest.raises(PriorError, match="truncated"):
         load_estimator(tmp_path)
     (own / "model.safetensors").unlink()
     with pytest.raises(PriorError, match="missing"):

@@ -192,12 +192,14 @@ def test_a_prompt_of_which_nothing_is_known_is_an_error(tmp_path: Path, capsys: 
     rows = [{"prompt": prompt, "negative_prompt": "模糊" if prompt == "bark" else ""} for prompt in prompts]
     assert check(tmp_path, rows) == 2
     lines = told(capsys, tmp_path)
-    nothing = "no material, object or colour that the prior 'embedded' knows is in it (it does not know: "
+    nothing = "the prior 'embedded' knows no material, object or colour in it (it does not know: "
     assert [line.partition(nothing)[0] for line in lines if nothing in line] == [
         f":{n}: prompt: " for n in (1, 2, 3, 5, 6, 7)
     ]
     assert ":4: prompt: warning: the prior 'embedded' does not know: 🧱" in lines
-    assert lines[-2].endswith("bark (try 'wood')); name one, or give --allow-unknown to build it with what remains")
+    assert lines[-2].endswith(
+        "bark (try 'wood')); name one, or give --allow-unknown to build it with the remaining words"
+    )
     assert lines[-1] == ":7: negative_prompt: warning: the prior 'embedded' does not know: 模糊"
     assert check(tmp_path, rows, "--allow-unknown") == 0
     lines = told(capsys, tmp_path)

@@ -201,7 +201,7 @@ def test_a_damaged_file_is_one_line(damage: str, folders: dict[str, Path], tmp_p
     path.write_bytes(
         {"cut off": data[:-10], "no json": data[:8] + b"x" * 100, "long header": b"\xff" * 64, "empty": b""}[damage]
     )
-    with pytest.raises(PriorError, match="no safetensors file") as caught:
+    with pytest.raises(PriorError, match="not a safetensors file") as caught:
         load_prior(path)
     assert "\n" not in str(caught.value)
 

@@ -172,7 +172,7 @@ def test_a_sketched_surface_is_where_the_sketch_takes_it_to_be(prior: Prior, mon
 
 
 def test_patches_and_refinement_exclude_each_other(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="patches would paint over what refine made; allowed with refine: views"):
+    with pytest.raises(ValueError, match="patches would paint over the result of refine; allowed with refine: views"):
         GenerateSettings(refine=True, texturing="patches")
     row = Job("x", "generate", "a stone", "", 0, None, {"refine": True}, RowLocation("m", 1))
     defaults = replace(prior.generate_defaults, texturing="patches")

@@ -190,7 +190,7 @@ def test_adapters_in_a_bucket_are_fetched_and_their_bytes_decide(shop, s3, prior
     monkeypatch.setenv(input_cache.CACHE_VARIABLE, f"{input_cache.cache_root()}-other")
     store_of(lora).write(lora, b"two")
     # They are no LoRA, which the real prior would refuse.
-    assert main(plan) == 1 and "a\tblocked\tlora: toon.safetensors: no safetensors file" in capsys.readouterr().out
+    assert main(plan) == 1 and "a\tblocked\tlora: toon.safetensors: not a safetensors file" in capsys.readouterr().out
     assert run_manifest(dataclasses.replace(options, dry_run=True), hooks=toolbox) == 0
     assert "b\tkeep" in (told := capsys.readouterr().out) and "a\tbuild\t" in told and "lora or concept changed" in told
 
