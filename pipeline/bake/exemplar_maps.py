@@ -1,6 +1,6 @@
-"""The maps of a tileable exemplar: what an estimator says of it, with what the row gives in place of estimates.
+"""The maps of a tileable exemplar: an estimator's results, with the row's own values in place of estimates.
 
-The exemplar's maps wrap around like itself. They are laid over a mesh by ``bake.material``, or written as they are.
+The maps wrap around like the exemplar. ``bake.material`` lays them over a mesh; the recipe material writes them out.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pipeline.prior.material_folder import needs_estimator
 
 Floats = NDArray[np.float32]
 
-#: Maps that need an estimator, unless the row gives what they hold.
+#: Maps that need an estimator, unless the row gives their values.
 ESTIMATED = (NORMAL, METALLIC_ROUGHNESS, HEIGHT)
-# Slopes are kept below this: steeper ones are mistakes, and 8 bits hold them badly.
+# Slopes are clamped to this: steeper ones are mistakes, and 8 bits represent them poorly.
 _STEEPEST = 4.0
-# Nothing real is smoother.
+# The least roughness. No real surface is smoother.
 _SMOOTHEST = 0.04
 # Quantiles of the luminance between which an emissive surface begins to glow.
 _GLOW = (0.5, 0.9)
@@ -30,11 +30,11 @@ _GLOW = (0.5, 0.9)
 
 @dataclass(frozen=True)
 class MapOptions:
-    """Which maps are wanted, and what the row gives in place of estimates.
+    """The requested maps, and the row's values in place of estimates.
 
-    maps: names as in ``bake.bake``. metallic, roughness: one value for the whole surface, or None; roughness_min,
-    roughness_max: what the least and the greatest estimated roughness become, or None. normal_strength: factor of the
-    height. delight: the base colour without the light that the picture shows.
+    maps: names as in ``bake.bake``. metallic, roughness: one value for the whole surface, or None. roughness_min,
+    roughness_max: the values to which the least and the greatest estimated roughness are mapped, or None.
+    normal_strength: factor of the height. delight: whether light and shadow are removed from the base colour.
     """
 
     maps: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class MapOptions:
 
     @property
     def needs_estimator(self) -> bool:
-        """Whether a wanted map holds something that the row does not give."""
+        """Whether a requested map has values that the row does not give."""
         return needs_estimator(self.maps, given=self.metallic is not None and self.roughness is not None)
 
 
@@ -57,7 +57,7 @@ class ExemplarMaps:
 
     base_colour: (H, W, 3) sRGB in [0, 1]. roughness, metalness, glow: (H, W) in [0, 1]. height: (H, W) in pixels of the
     exemplar, strength included. slopes: (H, W, 2) of that height, to the right and down. sources: per map ``sampled``,
-    ``estimated``, ``given`` or ``derived``. confidence: means of the estimator's, by what they are of.
+    ``estimated``, ``given`` or ``derived``. confidence: the estimator's mean confidence, by quantity.
     """
 
     base_colour: Floats
@@ -79,8 +79,8 @@ class ExemplarMaps:
 
 
 def exemplar_maps(image: Floats, options: MapOptions, estimator: MaterialEstimator | None) -> ExemplarMaps:
-    """The maps of ``image`` (H, W, 3) in [0, 1], which wraps around. Raises ValueError where ``options`` need an
-    estimator and there is none."""
+    """The maps of ``image`` (H, W, 3) in [0, 1], which wraps around. Raises ValueError if ``options`` need an estimator
+    and there is none."""
     plane = np.zeros(image.shape[:2], np.float32)
     colour, rough, metal, height = image, plane + 1, plane, plane
     sources, confidence = {"base_colour": "sampled"}, {}
@@ -125,7 +125,7 @@ def _roughness(estimated: Floats, options: MapOptions) -> Floats:
 
 
 def _glow(colour: Floats) -> Floats:
-    """How much of its colour each pixel sends out: the bright parts of lava or neon, in [0, 1]."""
+    """The share of its colour that each pixel emits, in [0, 1]: 1 for the bright parts of lava or neon."""
     brightness = colour.max(axis=2)
     low, high = np.quantile(brightness, _GLOW)
     share = np.clip((brightness - low) / max(float(high - low), 1e-3), 0, 1)
@@ -142,8 +142,8 @@ def slopes_of(height: Floats) -> Floats:
 
 
 def at_size(maps: ExemplarMaps, scale: Callable[[Floats], Floats], size: int) -> ExemplarMaps:
-    """``maps`` at ``size`` pixels a side; ``scale`` takes planes (H, W, C) there. Heights stay in the exemplar's pixels:
-    slopes do not depend on the size."""
+    """``maps`` scaled to ``size`` pixels a side; ``scale`` scales planes (H, W, C). Heights stay in the exemplar's
+    pixels, because slopes do not depend on the size."""
     planes = np.stack([maps.roughness, maps.metalness, maps.glow], axis=2)
     rough, metal, glow = np.clip(scale(planes), 0, 1).transpose(2, 0, 1)
     height = scale(maps.height[..., None])[..., 0]
@@ -153,10 +153,10 @@ def at_size(maps: ExemplarMaps, scale: Callable[[Floats], Floats], size: int) ->
 
 
 def flat_images(maps: ExemplarMaps, names: tuple[str, ...]) -> dict[str, NDArray[np.uint8]]:
-    """The exemplar's maps as images of their own, (H, W, 3) uint8, by name: those of ``names`` that lie in a plane.
+    """The exemplar's maps as images, (H, W, 3) uint8, by name: those of ``names`` that a plane can have.
 
-    Normals are of a plane with its texture upright, +Y up. The plane hides nothing, so that metallic_roughness has
-    white in its occlusion channel.
+    Normals are those of a plane with its texture upright, +Y up. A plane has no occlusion, so the occlusion channel of
+    metallic_roughness is white.
     """
     plain = np.concatenate([-maps.slopes[..., :1], maps.slopes[..., 1:], np.ones_like(maps.slopes[..., :1])], axis=2)
     normal = plain / np.linalg.norm(plain, axis=2, keepdims=True)
@@ -171,14 +171,14 @@ def flat_images(maps: ExemplarMaps, names: tuple[str, ...]) -> dict[str, NDArray
 
 
 def height_image(height: Floats) -> tuple[NDArray[np.uint16], float]:
-    """A height (H, W) as 16-bit grey from its lowest point to its highest, and their distance, in its unit."""
+    """A height (H, W) as 16-bit grey from its lowest to its highest point, and the distance of the two in its unit."""
     low, span = float(height.min()), float(np.ptp(height))
     grey = (height - low) / (span or 1.0)
     return np.ascontiguousarray(np.rint(grey * 65535).astype(np.uint16)), span
 
 
 def emitted(colour: Floats, glow: Floats) -> Floats:
-    """What a surface of ``colour`` (..., 3) sRGB sends out, sRGB, at ``glow`` (...) of its linear colour."""
+    """The sRGB colour emitted by a surface of ``colour`` (..., 3) sRGB: ``glow`` (...) of its linear colour."""
     return np.asarray(colour * np.maximum(glow, 0)[..., None] ** (1 / 2.4), np.float32)
 
 

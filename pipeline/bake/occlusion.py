@@ -1,7 +1,7 @@
-"""Ambient occlusion, measured: how much of an even sky each point of the surface sees past the mesh itself.
+"""Measures ambient occlusion: the share of a uniform sky that each point of the surface sees past the mesh itself.
 
-The mesh is drawn from many directions all around; a point sees those in whose picture nothing stands before it. No
-random numbers and no estimates are in it. M points, V vertices, F faces, D directions.
+The mesh is drawn from many directions all around. A point sees a direction if nothing hides it in that picture. Uses no
+random numbers and no estimates. M points, V vertices, F faces, D directions.
 """
 
 # mypy: disallow-untyped-calls=False
@@ -19,13 +19,13 @@ from pipeline.core.jit import njit, prange
 from pipeline.raster.camera import orbit
 from pipeline.raster.rasterise import rasterise
 
-# Directions all around, of which a point of a plain surface sees half; pixels a side of their pictures.
+# Number of directions all around, of which a point of a plane sees half, and side of their pictures in pixels.
 DIRECTIONS, SIDE = 64, 256
-# Directions that are drawn at a time: bounds memory.
+# Number of directions that are drawn at a time. Bounds memory.
 _BATCH = 16
-# Cameras stand so many radii away, where rays are all but parallel.
+# Distance of the cameras in radii. Their rays are almost parallel.
 _DISTANCE = 40.0
-# Below this cosine to a face, its own depth and a neighbour's cannot be told apart.
+# Below this cosine to a face, its own depth cannot be distinguished from a neighbour's.
 _LEAST_COSINE, _STEEPEST = 0.1, 6.0
 _GOLDEN = math.pi * (3 - math.sqrt(5))
 
@@ -44,8 +44,8 @@ def measure_occlusion(
 
     Args:
         vertices: (V, 3) float64, faces: (F, 3). points: (M, 3) on its surface.
-        flat, smooth: (M, 3) unit normals of the face, and as shaded: the sky counts by the cosine to the latter.
-        directions, side: how many pictures are drawn, and their pixels a side.
+        flat, smooth: (M, 3) unit normals of the face, and for shading: directions are weighted by their cosine to it.
+        directions, side: number of pictures, and their side in pixels.
     """
     positions = np.asarray(vertices, np.float64)
     centre = (positions.min(axis=0) + positions.max(axis=0)) / 2
@@ -85,7 +85,7 @@ def measure_occlusion(
 
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 def _add_directions(points, flat, smooth, depth, matrix, towards, pixel, seen, total):  # type: ignore[no-untyped-def]
-    """Adds to each point (M,) the sky it sees, and all of it. matrix: (D, 3, 4) to x, y and w of clip space."""
+    """Adds to each point (M,) the visible sky and the whole sky. matrix: (D, 3, 4) to x, y and w of clip space."""
     side = depth.shape[1]
     for m in prange(len(points)):
         x, y, z = points[m, 0], points[m, 1], points[m, 2]

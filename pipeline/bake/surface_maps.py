@@ -1,4 +1,4 @@
-"""Maps that the geometry decides: normals in tangent space from gradients on the surface, and measured occlusion.
+"""Maps that depend on the geometry: normals in tangent space from gradients on the surface, and measured occlusion.
 
 S is the texture's side, M texels on the surface, F faces.
 """
@@ -20,7 +20,7 @@ from pipeline.mesh.normals import corner_normals, smooth_normals
 from pipeline.mesh.tangents import corner_tangents
 from pipeline.raster.rasterise import interpolate
 
-# Occlusion is smooth: larger textures take it from one of this side.
+# Occlusion is smooth, so it is measured for a texture of at most this side and enlarged.
 _OCCLUSION_SIDE = 512
 
 
@@ -36,7 +36,7 @@ class Surface:
     smooth: NDArray[np.floating]
 
     def spread(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
-        """(S, S, C) of ``values`` (M, C), which spread over all empty texels."""
+        """(S, S, C) from ``values`` (M, C), spread over all empty texels."""
         size = self.texels.size
         image = np.zeros((values.shape[1], size, size), np.float32)
         image[:, self.texels.mask] = values.T
@@ -48,8 +48,8 @@ def tangent_normals(
 ) -> NDArray[np.float64]:
     """Unit normals (M, 3) in tangent space, +Y up the texture, of a surface that rises by ``gradient`` (M, 3).
 
-    ``gradient`` is in the frame of ``uvmesh``'s positions. Only its part along the surface counts. The frame at a texel
-    is what renderers make of the file's normals and MikkTSpace tangents there, so that the light falls as computed.
+    ``gradient`` is in the frame of ``uvmesh``'s positions. Only its part along the surface counts. The tangent frame at
+    a texel is the one that renderers compute from the file's normals and MikkTSpace tangents.
     """
     mesh = uvmesh.mesh
     normals, normal_faces = corner_normals(mesh, crease_angle)
@@ -63,7 +63,7 @@ def tangent_normals(
     rise = np.asarray(gradient, np.float64)
     rise = rise - normal * _dot(normal, rise)
     raised = _unit(normal - rise)
-    # Normal and tangent are not quite at right angles between the corners.
+    # Between the corners, interpolated normal and tangent are not quite at right angles.
     skew = np.clip(_dot(normal, tangent), -0.95, 0.95)
     along, out = _dot(raised, tangent), _dot(raised, normal)
     x, z = (along - skew * out) / (1 - skew**2), (out - skew * along) / (1 - skew**2)

@@ -1,4 +1,4 @@
-"""Cheap figures of what people look at on a texture: sharpness, contrast, faded places, density of texels, seams.
+"""Computes cheap figures of a texture's quality: sharpness, contrast, faded places, density of texels, seams.
 
 ``benchmarks/texture_measures.py`` measures the same on pictures of the asset by another renderer. These figures are
 taken from the texture itself, weighted by the area that each texel has on the surface, at the benchmark's scale: 160
@@ -23,11 +23,11 @@ from pipeline.raster.camera import Cameras
 PIXELS, PLACE = 160, 24
 _LUMA = np.array([0.299, 0.587, 0.114])
 _LEAST_SIDE = 16
-# Gradients count at most this many times as much as at the usual density: on crowded texels they are finer than pixels.
+# Limit on the factor by which denser texels raise a gradient: on very dense texels it is finer than a pixel.
 _MOST_DENSE = 2.0
 # A surface whose usual contrast is below half a step is plain, not faded.
 _PLAIN = 0.5
-# Of larger textures than this a corner stands for the whole.
+# Only a corner of this side is measured in a larger texture.
 _MOST_MEASURED = 2048
 
 Floats = NDArray[np.float64]
@@ -39,7 +39,7 @@ def surface_quality(pixels: NDArray[np.uint8], uvmesh: UVMesh) -> dict[str, floa
     gradient: mean length of the luminance gradient, 8-bit steps a pixel. contrast: mean standard deviation of the
     luminance within places of the surface. faded: share of the surface whose contrast is below half of the median.
     texels_per_radius: texels along the object's radius, the median over the surface. chart_seam: mean step between
-    texels to either side of chart borders. A figure that has no meaning, as on a mesh without extent, is left out.
+    texels to either side of chart borders. Leaves out figures without a meaning, such as on a mesh without extent.
     """
     radius = _radius(uvmesh.mesh.vertices)
     area, density = _densities(uvmesh, len(pixels))
@@ -67,7 +67,7 @@ def surface_quality(pixels: NDArray[np.uint8], uvmesh: UVMesh) -> dict[str, floa
 
 
 def tile_quality(pixels: NDArray[np.uint8], sample: int) -> dict[str, float]:
-    """Figures of a tileable texture ``pixels`` (S, S, 3) that was made of a sample ``sample`` pixels wide.
+    """Figures of a tileable texture ``pixels`` (S, S, 3) that was made from a sample ``sample`` pixels wide.
 
     gradient, contrast and faded as for a surface, at the sample's pixels. wrap_step: mean step between pixels to either
     side of the border, the greater of the two borders. inside_step: the same between neighbours inside, in the
@@ -139,7 +139,7 @@ def _contrast(luminance: Floats, at: Floats, weight: Floats, period: int = 0) ->
 
     Places are the cells of two grids, shifted by half a cell, so that a border of one lies in the middle of the other.
     """
-    # Without its mean, of which the square would cost digits.
+    # Subtract the mean, because its square would cost digits.
     luminance = luminance - luminance.mean()
     deviation, share = [], []
     for shift in (0.0, 0.5):

@@ -1,4 +1,4 @@
-"""The record's figures of quality in words, for ``inspect`` and ``status``. Records come from strangers."""
+"""Formats the record's figures of quality for ``inspect`` and ``status``. Records are untrusted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHORT = ("gradient", "contrast", "faded", "chart_seam", "wrap_step", "inside_st
 
 
 def quality_figures(record: Mapping[str, object] | None) -> dict[str, float]:
-    """The usable figures of a record; {} where it has none."""
+    """The usable figures of a record; {} if it has none."""
     values = record.get("quality") if record else None
     if not isinstance(values, dict):
         return {}
@@ -29,7 +29,7 @@ def quality_figures(record: Mapping[str, object] | None) -> dict[str, float]:
 
 
 def quality_text(record: Mapping[str, object] | None, *, short: bool = False) -> str:
-    """The figures of a record in one line; ``short``: those that one compares first."""
+    """The figures of a record in one line; with ``short`` only the most important ones."""
     figures = quality_figures(record)
     names = [name for name in (_SHORT if short else _WORDS) if name in figures]
     return ", ".join(_WORDS[name].format(figures[name]) for name in names)

@@ -1,4 +1,4 @@
-"""Renders the sheet of a tileable texture: laid out two by two, so that its borders can be judged, and on a ball."""
+"""Renders the preview of a tileable texture: repeated two by two, which shows its borders, and on a ball."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def material_preview(
     """
     image = maps[BASE_COLOUR]
     half = SIDE // 2
-    # Whole multiples keep hard edges hard.
+    # Integer factors keep hard edges hard.
     resampling = Image.Resampling.NEAREST if half % len(image) == 0 else Image.Resampling.BOX
     cell = np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((half, half), resampling))
     flat = np.tile(cell, (2, 2, 1))

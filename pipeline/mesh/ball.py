@@ -1,4 +1,4 @@
-"""The ball on which a tileable texture is shown."""
+"""The ball on which the preview shows a tileable texture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.mesh.mesh import Mesh, UVMesh
 
-# Half a metre: a ball of a metre, in glTF's units.
+# Radius in glTF's units: the ball's diameter is one metre.
 RADIUS = 0.5
 RINGS, SEGMENTS = 48, 96
 
@@ -14,8 +14,8 @@ RINGS, SEGMENTS = 48, 96
 def preview_ball() -> UVMesh:
     """A sphere with +Y up, one chart over the whole unit square, exact normals, and the middle of the chart at +Z.
 
-    u runs once around to the right as seen from outside, v from the top pole down. A square texture keeps its shape at
-    the equator when it repeats twice as often along u as along v.
+    u runs once around, to the right as seen from outside; v runs from the top pole down. A square texture keeps its
+    shape at the equator if it repeats twice as often along u as along v.
     """
     theta = np.linspace(0, np.pi, RINGS + 1)[1:-1]
     phi = np.linspace(-np.pi, np.pi, SEGMENTS, endpoint=False)
@@ -29,7 +29,7 @@ def preview_ball() -> UVMesh:
     ).reshape(-1, 3)
     normals = np.concatenate([[(0.0, 1.0, 0.0)], around, [(0.0, -1.0, 0.0)]])
     u, v = np.arange(SEGMENTS + 1) / SEGMENTS, np.arange(1, RINGS) / RINGS
-    # Each triangle at a pole has a corner of its own there, above the middle of its edge.
+    # Each triangle at a pole has its own corner there, above the middle of its edge.
     middle = (np.arange(SEGMENTS) + 0.5) / SEGMENTS
     uv = np.concatenate(
         [

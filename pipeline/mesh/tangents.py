@@ -1,12 +1,12 @@
 """Tangents per face corner by the MikkTSpace rules (Mikkelsen, 2008), which bakers and renderers agree on.
 
 Symbols: F faces; corner k of face f. Corners with equal position, normal and texture coordinate are one vertex. Around
-a vertex, faces that meet at edges and whose texture is mirrored alike form a group, which shares one tangent: the mean
-of the faces' directions of u in the plane of the normal, weighted by their angles there. Faces without an area in the
-texture follow the group that reaches them first, and add nothing to it.
+a vertex, faces that share edges and have the same orientation in the texture (mirrored or not) form a group. A group
+shares one tangent: the mean of the faces' directions of u in the plane of the normal, weighted by their angles there.
+Faces without an area in the texture join the group that reaches them first, and contribute nothing.
 
-The reference is Mikkelsen's mikktspace.c at its default angle of 180 degrees. Where it leaves a corner without a
-tangent, ours takes any direction across the normal, so that files stay valid.
+The reference is Mikkelsen's mikktspace.c at its default angle of 180 degrees. If it leaves a corner without a tangent,
+ours takes any direction at right angles to the normal, so that files stay valid.
 """
 
 # mypy: disallow-untyped-calls=False
@@ -46,7 +46,7 @@ def corner_tangents(
     points = np.asarray(positions, np.float64)
     points = (points - points.mean(axis=0))[faces]
     normal = np.asarray(normals, np.float64)[normal_faces]
-    # v points up in the rules, and its origin does not matter.
+    # In the rules v points up; its origin is irrelevant.
     texture = (np.asarray(uv, np.float32) * np.float32([1, -1]))[uv_faces]
     _, first = unique_rows(np.asarray(positions, np.float32))
     keys = np.stack([first[faces], unique_rows(np.asarray(normals, np.float32))[1][normal_faces]], axis=2)
@@ -186,7 +186,7 @@ def _averaged(
 
 
 def _across(tangent: Float64Array, normal: Float64Array) -> Float64Array:
-    """``tangent`` (C, 3), where it is zero a unit vector across ``normal`` (C, 3)."""
+    """``tangent`` (C, 3), replaced by a unit vector at right angles to ``normal`` (C, 3) where it is zero."""
     lost = ~tangent.any(axis=1)
     if not lost.any():
         return tangent
@@ -197,7 +197,7 @@ def _across(tangent: Float64Array, normal: Float64Array) -> Float64Array:
 
 
 def _unit(vectors: Float64Array) -> Float64Array:
-    """Unit vectors; zero where there is no length."""
+    """Unit vectors; zero vectors stay zero."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     result: Float64Array = np.where(length > _ZERO, vectors / np.where(length > _ZERO, length, 1.0), 0.0)
     return result
