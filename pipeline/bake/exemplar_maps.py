@@ -121,7 +121,8 @@ def _roughness(estimated: Floats, options: MapOptions) -> Floats:
     most = max(least, high if options.roughness_max is None else options.roughness_max)
     least = min(least, most)
     share = (estimated - low) / max(high - low, 1e-6)
-    return np.clip(least + share * (most - least), _SMOOTHEST, 1).astype(np.float32)
+    result: Floats = np.clip(least + share * (most - least), _SMOOTHEST, 1).astype(np.float32)
+    return result
 
 
 def _glow(colour: Floats) -> Floats:

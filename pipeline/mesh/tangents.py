@@ -47,7 +47,7 @@ def corner_tangents(
     points = (points - points.mean(axis=0))[faces]
     normal = np.asarray(normals, np.float64)[normal_faces]
     # In the rules v points up; its origin is irrelevant.
-    texture = (np.asarray(uv, np.float32) * np.float32([1, -1]))[uv_faces]
+    texture = (np.asarray(uv, np.float32) * np.asarray([1, -1], np.float32))[uv_faces]
     _, first = unique_rows(np.asarray(positions, np.float32))
     keys = np.stack([first[faces], unique_rows(np.asarray(normals, np.float32))[1][normal_faces]], axis=2)
     keys = np.concatenate([keys, unique_rows(np.asarray(uv, np.float32))[1][uv_faces][..., None]], axis=2)

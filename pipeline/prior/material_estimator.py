@@ -69,7 +69,9 @@ class NetworkEstimator:
 
     def __init__(self, net: MaterialNet, identity: str, device: torch.device) -> None:
         self.identity, self._device = identity, device
-        self._net = net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        # torch's stubs do not know the memory format.
+        moved: MaterialNet = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._net = moved.eval().requires_grad_(False)
 
     @torch.no_grad()
     def estimate(self, pictures: NDArray[np.float32], *, tileable: bool = False) -> MaterialMaps:
@@ -80,8 +82,8 @@ class NetworkEstimator:
 
     def _one(self, picture: Tensor, tileable: bool) -> MaterialMaps:
         maps = estimate(self._net, picture.to(self._device), tileable=tileable)
-        slopes = -maps.normal[:, :2] / maps.normal[:, 2:].clamp_min(0.1)
-        slopes, relief = (x[0].double().cpu().numpy() for x in (slopes, maps.relief))
+        rise = -maps.normal[:, :2] / maps.normal[:, 2:].clamp_min(0.1)
+        slopes, relief = (x[0].double().cpu().numpy() for x in (rise, maps.relief))
         height = integrated(slopes, relief[0], tileable=tileable)[None, None]
         arrays = (maps.albedo, maps.roughness, maps.metalness)
         colour, roughness, metalness = (x.float().cpu().numpy() for x in arrays)
@@ -134,7 +136,7 @@ def integrated(slopes: NDArray[np.float64], relief: NDArray[np.float64], *, tile
     total = (np.conj(across) * gx + np.conj(along) * gy + _RELIEF_WEIGHT * own) / square
     total[0, 0] = 0
     result: NDArray[np.float64] = np.fft.ifft2(total).real[:height, :width]
-    return result - result.mean()
+    return np.asarray(result - result.mean(), np.float64)
 
 
 def load_estimator(folder: Path, device: torch.device | str = "cpu") -> NetworkEstimator | None:

@@ -48,7 +48,8 @@ class _Block(nn.Module):
         self.gain = nn.Parameter(torch.full((width, 1, 1), 0.1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.gain * self.two(F.silu(self.one(F.silu(x))))
+        result: Tensor = x + self.gain * self.two(F.silu(self.one(F.silu(x))))
+        return result
 
 
 class MaterialNet(nn.Module):
@@ -82,7 +83,8 @@ class MaterialNet(nn.Module):
         two = self.leave2(two + F.pixel_shuffle(self.up2(F.silu(low)), 2))
         one = self.leave1(one + F.pixel_shuffle(self.up1(F.silu(two)), 2))
         fine = F.pixel_shuffle(self.fine(F.silu(one)), 2)
-        return self.last(torch.cat([fine, x], 1))
+        output: Tensor = self.last(torch.cat([fine, x], 1))
+        return output
 
 
 #: Log error scales are kept within these bounds.
