@@ -35,14 +35,14 @@ from pipeline.export.record import read_record
 from pipeline.prior.load import load_prior
 from pipeline.prior.options import PriorOptions
 from pipeline.recipes.paint import paint
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 from pipeline.recipes.record import peak_rss_mb
 prior, mesh, out, steps, lockstep, precision, size = sys.argv[1:]
 begun = time.monotonic()
 loaded = load_prior(prior, options=PriorOptions(precision=precision))
 load = time.monotonic() - begun
 after_load = peak_rss_mb()
-settings = PaintSettings(steps=int(steps), texture_size=int(size), preview=False).model_dump(mode="json")
+settings = PaintOptions(steps=int(steps), texture_size=int(size), preview=False).model_dump(mode="json")
 count = int(lockstep)
 jobs = [Job(f"m{i}", "paint", "a red brick cube", "", i, InputFile(Path(mesh)), settings) for i in range(count)]
 outcomes = paint(jobs, loaded, Path(out), fingerprints=["f"] * count, lockstep=count)

@@ -53,11 +53,11 @@ from pipeline.core.location import InputFile
 from pipeline.prior.load import load_prior
 from pipeline.recipes.paint import paint
 from pipeline.recipes.record import peak_rss_mb
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 prior, mesh, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 steps, lockstep = int(sys.argv[4]), int(sys.argv[5])
 loaded = load_prior(prior)
-settings = PaintSettings(steps=steps).model_dump(mode="json")
+settings = PaintOptions(steps=steps).model_dump(mode="json")
 jobs = [Job(f"m{i}", "paint", "a red brick object", "", i, InputFile(mesh), settings) for i in range(lockstep)]
 outcomes = paint(jobs, loaded, out, fingerprints=["f"] * lockstep, lockstep=lockstep)
 assert all(o.state == "done" for o in outcomes), outcomes

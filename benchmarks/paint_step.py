@@ -18,7 +18,7 @@ from pipeline.prior.load import Prior, load_prior
 from pipeline.recipes.asset_build import RowContext
 from pipeline.recipes.build import start
 from pipeline.recipes.paint import Paint
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 
 MESHES = Path(__file__).parent.parent / "manifests" / "meshes"
 
@@ -27,7 +27,7 @@ def subjects(prior: Prior, mesh: Path, count: int, steps: int, out: Path, lockst
     """``count`` paint jobs on ``mesh`` with the prior's own settings, prepared as the recipe prepares them."""
     made = []
     for seed in range(count):
-        settings = PaintSettings(steps=steps, preview=False).model_dump(mode="json")
+        settings = PaintOptions(steps=steps, preview=False).model_dump(mode="json")
         job = Job(f"bench-{seed}", "paint", "a red brick object", "", seed, InputFile(mesh), settings)
         asset_build = start(Paint(), RowContext(job, "bench", out / job.id, no_report), prior, out, lockstep)
         subject = asset_build.variants[0].optimizations[0]

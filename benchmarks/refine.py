@@ -38,9 +38,9 @@ from pipeline.raster.camera import Cameras, orbit
 from pipeline.recipes.asset_build import RowContext
 from pipeline.recipes.build import begin_next_phase, start
 from pipeline.recipes.generate import FieldVariant, Generate, render_picture
-from pipeline.recipes.generate_settings import GenerateSettings
+from pipeline.recipes.generate_settings import GenerateOptions
 from pipeline.recipes.paint import paint
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 
 _AZIMUTHS = 6
 # Pixels along outlines, where colours are mixed with the background before or after they are clamped to [0, 1].
@@ -130,7 +130,7 @@ def painted(prior: Prior, mesh: Path, prompt: str, refine_steps: int, out: Path)
     jobs = []
     for refine in (False, True):
         more = {"refine_steps": refine_steps} if refine else {}
-        values = PaintSettings(preview=False, refine=refine, **more).model_dump(mode="json")  # type: ignore[arg-type]
+        values = PaintOptions(preview=False, refine=refine, **more).model_dump(mode="json")  # type: ignore[arg-type]
         name = f"{mesh.stem}-{'refined' if refine else 'decoded'}"
         jobs.append(Job(name, "paint", prompt, "", 0, InputFile(mesh.resolve()), values, RowLocation("benchmark", 1)))
     outcomes = paint(jobs, prior, out, fingerprints=[job.id for job in jobs], lockstep=len(jobs))
@@ -144,7 +144,7 @@ def painted(prior: Prior, mesh: Path, prompt: str, refine_steps: int, out: Path)
 
 def grown(prior: Prior, prompt: str, steps: int, refine_steps: int, out: Path) -> FieldVariant:
     """A field after its latent steps, with its refinement about to begin."""
-    settings = GenerateSettings(steps=steps, refine=True, refine_steps=refine_steps, shapes=MUSHROOM)  # type: ignore[arg-type]
+    settings = GenerateOptions(steps=steps, refine=True, refine_steps=refine_steps, shapes=MUSHROOM)  # type: ignore[arg-type]
     job = Job("refine", "generate", prompt, "", 0, None, settings.model_dump(mode="json"), RowLocation("benchmark", 1))
     asset_build = start(Generate(), RowContext(job, "benchmark", out / job.id, no_report), prior, out, 1)
     variant = asset_build.variants[0]

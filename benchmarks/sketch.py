@@ -20,7 +20,7 @@ from pipeline.mesh.primitives import combine
 from pipeline.mesh.winding_grid import build_winding_grid
 from pipeline.prior.load import Prior, load_prior
 from pipeline.recipes.generate import generate
-from pipeline.recipes.generate_settings import GenerateSettings
+from pipeline.recipes.generate_settings import GenerateOptions
 
 RESOLUTION = 64
 MUSHROOM: list[dict[str, Any]] = [
@@ -41,7 +41,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 def grown(prior: Prior, out: Path, name: str, prompt: str, **settings: object) -> np.ndarray | None:
     """Cells of the asset that is generated, or None (and why, printed) where there is none."""
-    values = GenerateSettings(preview=False, texture_size=64, texturing="views", **settings).model_dump(mode="json")  # type: ignore[arg-type]
+    values = GenerateOptions(preview=False, texture_size=64, texturing="views", **settings).model_dump(mode="json")  # type: ignore[arg-type]
     job = Job(name, "generate", prompt, "", 0, None, values, RowLocation("benchmark", 1))
     (outcome,) = generate([job], prior, out, fingerprints=[name], lockstep=1)
     if outcome.state != "done":

@@ -29,7 +29,7 @@ _GLOW = (0.5, 0.9)
 
 
 @dataclass(frozen=True)
-class MapOptions:
+class ExemplarSettings:
     """The requested maps, and the row's values in place of estimates.
 
     maps: names as in ``bake.bake``. metallic, roughness: one value for the whole surface, or None. roughness_min,
@@ -78,7 +78,7 @@ class ExemplarMaps:
         return {"map_sources": self.sources, "estimator": self.estimator, "confidence": self.confidence}
 
 
-def exemplar_maps(image: Floats, options: MapOptions, estimator: MaterialEstimator | None) -> ExemplarMaps:
+def exemplar_maps(image: Floats, options: ExemplarSettings, estimator: MaterialEstimator | None) -> ExemplarMaps:
     """The maps of ``image`` (H, W, 3) in [0, 1], which wraps around. Raises ValueError if ``options`` need an estimator
     and there is none."""
     plane = np.zeros(image.shape[:2], np.float32)
@@ -113,7 +113,7 @@ def exemplar_maps(image: Floats, options: MapOptions, estimator: MaterialEstimat
     )
 
 
-def _roughness(estimated: Floats, options: MapOptions) -> Floats:
+def _roughness(estimated: Floats, options: ExemplarSettings) -> Floats:
     if options.roughness is not None:
         return np.full_like(estimated, options.roughness)
     low, high = float(estimated.min()), float(estimated.max())

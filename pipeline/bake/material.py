@@ -21,7 +21,7 @@ from pipeline.bake.bake import (
     OCCLUSION,
     BakedMaps,
 )
-from pipeline.bake.exemplar_maps import ExemplarMaps, MapOptions, emitted, height_image, normal_bytes, to_bytes
+from pipeline.bake.exemplar_maps import ExemplarMaps, ExemplarSettings, emitted, height_image, normal_bytes, to_bytes
 from pipeline.bake.inpainting import extend_nearest
 from pipeline.bake.seams import LEVEL_MARGIN, seam_step
 from pipeline.bake.surface_maps import Surface, occlusion_of_texels, tangent_normals
@@ -48,7 +48,7 @@ class ExtraMaps:
     """
 
     exemplar: ExemplarMaps
-    options: MapOptions
+    options: ExemplarSettings
     rotation: NDArray[np.float64]
     scale: float = 1.0
     crease_angle: float = math.radians(60)

@@ -24,7 +24,7 @@ from pipeline.manifest.problems import Problem, join_or, quoted, suggestion
 from pipeline.manifest.readers import RawRow
 from pipeline.manifest.schema import DEFAULT_RECIPE, ID_ALLOWED, MAX_ID, MAX_PATH, MAX_PROMPT, MAX_SEED, RECIPES
 from pipeline.mesh.mesh_hash import FORMATS
-from pipeline.recipes.shared_settings import SharedSettings
+from pipeline.recipes.shared_settings import SharedOptions
 
 # Fields that --set may set for all rows.
 _SETTABLE = ("seed", "negative_prompt", *schema.SETTINGS)
@@ -42,7 +42,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udff
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 _SETTINGS_OF = {name: frozenset(recipe.model.model_fields) for name, recipe in RECIPES.items()}
-_MAX_FACES: int = SharedSettings.model_fields["max_faces"].default
+_MAX_FACES: int = SharedOptions.model_fields["max_faces"].default
 # What a row without a mesh may have instead.
 _MESH_OR_RECIPE = f"the path of a mesh, or recipe {join_or(n for n, r in RECIPES.items() if r.mesh not in r.required)}"
 _REQUIRED = {name: frozenset(recipe.required) for name, recipe in RECIPES.items()}

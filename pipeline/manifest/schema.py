@@ -14,10 +14,10 @@ from pipeline.manifest.adapters import MAX_FILES
 from pipeline.manifest.problems import join_or, quoted, suggestion
 from pipeline.manifest.values import FieldRule, field_rule, not_allowed, read_json, read_text
 from pipeline.recipes import MESH_FIELDS
-from pipeline.recipes.generate_settings import MAX_SHAPES, GenerateSettings, Shape
-from pipeline.recipes.material_settings import MaterialSettings
-from pipeline.recipes.paint_settings import PaintSettings
-from pipeline.recipes.shared_settings import CommonSettings
+from pipeline.recipes.generate_settings import MAX_SHAPES, GenerateOptions, Shape
+from pipeline.recipes.material_settings import MaterialOptions
+from pipeline.recipes.paint_settings import PaintOptions
+from pipeline.recipes.shared_settings import CommonOptions
 
 MAX_ID = 100
 MAX_PROMPT = 2000
@@ -31,7 +31,7 @@ ID_ALLOWED = (
 )
 
 
-class RowModel(CommonSettings):
+class RowModel(CommonOptions):
     """Fields of every row, besides its recipe's settings."""
 
     id: str | None = Field(
@@ -56,7 +56,7 @@ class RowModel(CommonSettings):
     )
 
 
-class PaintRow(PaintSettings, RowModel):
+class PaintRow(PaintOptions, RowModel):
     """One row of a manifest for the recipe ``paint``."""
 
     model_config = ConfigDict(title="A painted mesh")
@@ -68,7 +68,7 @@ class PaintRow(PaintSettings, RowModel):
     )
 
 
-class GenerateRow(GenerateSettings, RowModel):
+class GenerateRow(GenerateOptions, RowModel):
     """One row of a manifest for the recipe ``generate``."""
 
     model_config = ConfigDict(title="An object from words")
@@ -83,7 +83,7 @@ class GenerateRow(GenerateSettings, RowModel):
     )
 
 
-class MaterialRow(MaterialSettings, RowModel):
+class MaterialRow(MaterialOptions, RowModel):
     """One row of a manifest for the recipe ``material``."""
 
     model_config = ConfigDict(title="A tileable texture set")
@@ -101,7 +101,7 @@ class RecipeFields:
 
     recipe: str
     row: type[RowModel]
-    model: type[CommonSettings]
+    model: type[CommonOptions]
     prompt: str
 
     @functools.cached_property
@@ -132,9 +132,9 @@ class RecipeFields:
 
 
 RECIPES: Mapping[str, RecipeFields] = {
-    "paint": RecipeFields("paint", PaintRow, PaintSettings, "what the surface should look like"),
-    "generate": RecipeFields("generate", GenerateRow, GenerateSettings, "what the object should look like"),
-    "material": RecipeFields("material", MaterialRow, MaterialSettings, "what the surface should look like"),
+    "paint": RecipeFields("paint", PaintRow, PaintOptions, "what the surface should look like"),
+    "generate": RecipeFields("generate", GenerateRow, GenerateOptions, "what the object should look like"),
+    "material": RecipeFields("material", MaterialRow, MaterialOptions, "what the surface should look like"),
 }
 DEFAULT_RECIPE = "paint"
 

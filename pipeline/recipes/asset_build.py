@@ -20,14 +20,14 @@ from pipeline.mesh.normalise import SimilarityTransform
 from pipeline.optimize.loop import Optimization
 from pipeline.prior.load import Prior
 from pipeline.recipes import PHASE_STAGES
-from pipeline.recipes.shared_settings import ResolvedCommonSettings
+from pipeline.recipes.shared_settings import CommonSettings
 from pipeline.storage.shared_cache import SharedCache
 
 Json = Mapping[str, object]
 
 # What a recipe defines for itself: its resolved settings; the inputs that all variants of a row share; and the scenes
 # of one variant.
-SettingsT = TypeVar("SettingsT", bound=ResolvedCommonSettings)
+SettingsT = TypeVar("SettingsT", bound=CommonSettings)
 InputsT = TypeVar("InputsT")
 ScenesT = TypeVar("ScenesT")
 

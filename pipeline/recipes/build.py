@@ -24,7 +24,7 @@ from pipeline.recipes.paintable_mesh import unreached_warning
 from pipeline.recipes.ranking import score
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.record import failed_result
-from pipeline.recipes.shared_settings import ResolvedCommonSettings, ResolvedSettings
+from pipeline.recipes.shared_settings import CommonSettings, SharedSettings
 from pipeline.recipes.write_outputs import write_outputs
 from pipeline.storage.shared_cache import SharedCache
 
@@ -133,7 +133,7 @@ def _begin_phase(
     phase = asset_build.phases[len(variant.optimizations)]
     row, settings = asset_build.row, asset_build.settings
     # Phases optimise views of a mesh or of a field.
-    assert isinstance(settings, ResolvedSettings)
+    assert isinstance(settings, SharedSettings)
     phase_scene = phase.make_scene(asset_build, variant, prior)
     with row.stage(phase.preparation):
         prompts = PromptTable(
@@ -175,7 +175,7 @@ def _phase_reporter(
     return report
 
 
-def _prompt_warnings(job: Job, settings: ResolvedCommonSettings, prior: Prior, *, close_up: bool) -> list[str]:
+def _prompt_warnings(job: Job, settings: CommonSettings, prior: Prior, *, close_up: bool) -> list[str]:
     """Warnings about words that the prior ignores, and adapters that the prompt does not use."""
     adapters = prior.adapters(job.adapters)
     added = suffixes(view_words=settings.names_views, close_up=close_up)
@@ -185,7 +185,7 @@ def _prompt_warnings(job: Job, settings: ResolvedCommonSettings, prior: Prior, *
     ]
 
 
-def _view_shape(settings: ResolvedSettings) -> tuple[int, ...]:
+def _view_shape(settings: SharedSettings) -> tuple[int, ...]:
     """Number and size of the views of a step."""
     return settings.views, settings.view_size, settings.patch_views, settings.patch_size
 

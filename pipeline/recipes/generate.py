@@ -36,7 +36,7 @@ from pipeline.prior.load import Prior
 from pipeline.raster.camera import Cameras, CameraSettings, OrbitSettings
 from pipeline.recipes.asset_build import Asset, AssetBuild, Phase, PhaseScene, RowContext, Variant
 from pipeline.recipes.build import build
-from pipeline.recipes.generate_settings import GenerateSettings, ResolvedGenerateSettings, resolve_generate
+from pipeline.recipes.generate_settings import GenerateOptions, GenerateSettings, resolve_generate
 from pipeline.recipes.mesh_extraction import BOUND, extract_mesh, latent_texture
 from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh, bake_sampled_views, sampled_view_settings
 from pipeline.recipes.recipe import Recipe
@@ -68,19 +68,19 @@ class FieldScenes:
 
 
 # The input is the sketch; None where there is none.
-FieldBuild = AssetBuild[ResolvedGenerateSettings, Sketch | None, FieldScenes]
-FieldPhase = Phase[ResolvedGenerateSettings, Sketch | None, FieldScenes]
+FieldBuild = AssetBuild[GenerateSettings, Sketch | None, FieldScenes]
+FieldPhase = Phase[GenerateSettings, Sketch | None, FieldScenes]
 FieldVariant = Variant[FieldScenes]
 
 
-class Generate(Recipe[ResolvedGenerateSettings, Sketch | None, FieldScenes]):
+class Generate(Recipe[GenerateSettings, Sketch | None, FieldScenes]):
     """Grows an object from text."""
 
     name = "generate"
 
-    def resolve(self, job: Job, prior: Prior) -> ResolvedGenerateSettings:
+    def resolve(self, job: Job, prior: Prior) -> GenerateSettings:
         """The job's settings, completed with the prior's defaults. Raises SettingError."""
-        options = GenerateSettings.model_validate(dict(job.settings))
+        options = GenerateOptions.model_validate(dict(job.settings))
         defaults: dict[str, object] = dict(vars(prior.generate_defaults))
         if job.mesh is not None or options.shapes:
             # The sketch bounds the object, and the guidance need not shape its outline.
@@ -89,7 +89,7 @@ class Generate(Recipe[ResolvedGenerateSettings, Sketch | None, FieldScenes]):
                 defaults["guidance_scale"] = defaults["sketch_guidance_scale"]
         return resolve_generate(options, defaults)
 
-    def prepare(self, row: RowContext, settings: ResolvedGenerateSettings, prior: Prior, out: Path) -> Sketch | None:
+    def prepare(self, row: RowContext, settings: GenerateSettings, prior: Prior, out: Path) -> Sketch | None:
         """Read and measure the sketch, where there is one. Raises LatentkilnError."""
         mesh_path = row.job.mesh.local() if row.job.mesh else None
         if mesh_path is None and not settings.shapes:
@@ -114,7 +114,7 @@ class Generate(Recipe[ResolvedGenerateSettings, Sketch | None, FieldScenes]):
         """No scene yet."""
         return FieldScenes()
 
-    def phases(self, settings: ResolvedGenerateSettings) -> list[FieldPhase]:
+    def phases(self, settings: GenerateSettings) -> list[FieldPhase]:
         """Growing the field in latents, then refining it in RGB or painting its surface by patches, where asked for."""
         latent = Phase(
             "latent",
@@ -148,7 +148,7 @@ class Generate(Recipe[ResolvedGenerateSettings, Sketch | None, FieldScenes]):
         )
         return [latent, *([rgb] if settings.refine else []), *([texture] if _paints_surface(settings) else [])]
 
-    def uses_close_ups(self, settings: ResolvedGenerateSettings) -> bool:
+    def uses_close_ups(self, settings: GenerateSettings) -> bool:
         """Where the surface is painted by patches."""
         return _paints_surface(settings)
 
@@ -164,7 +164,7 @@ class Generate(Recipe[ResolvedGenerateSettings, Sketch | None, FieldScenes]):
                 baked = _bake_projected(scenes.latest, paintable.uvmesh, size, prior, report)
         return Asset(paintable.uvmesh, baked.maps, baked.notes, paintable.frame)
 
-    def backends(self, settings: ResolvedGenerateSettings, device: str) -> dict[str, str]:
+    def backends(self, settings: GenerateSettings, device: str) -> dict[str, str]:
         """The field's encoding, network and volume rendering."""
         operations = {"grid": grid.backend_for, "network": mlp.backend_for, "volume": volume.backend_for}
         return {name: backend_for(device) for name, backend_for in operations.items()}
@@ -173,7 +173,7 @@ class Generate(Recipe[ResolvedGenerateSettings, Sketch | None, FieldScenes]):
 generate = functools.partial(build, Generate())
 
 
-def scene_settings(settings: ResolvedGenerateSettings, learning_rate: float | None = None) -> RadianceFieldSettings:
+def scene_settings(settings: GenerateSettings, learning_rate: float | None = None) -> RadianceFieldSettings:
     """The settings of the field's scene. ``learning_rate`` replaces the row's."""
     return RadianceFieldSettings(
         views=settings.views,
@@ -196,11 +196,11 @@ def scene_settings(settings: ResolvedGenerateSettings, learning_rate: float | No
     )
 
 
-def _paints_surface(settings: ResolvedGenerateSettings) -> bool:
+def _paints_surface(settings: GenerateSettings) -> bool:
     return settings.texturing == "patches"
 
 
-def _base_latent(settings: ResolvedGenerateSettings, prior: Prior) -> torch.Tensor:
+def _base_latent(settings: GenerateSettings, prior: Prior) -> torch.Tensor:
     """(C,) float32 latent of the initial colour."""
     return torch.from_numpy(prior.latent_rgb.invert(np.array(settings.initial_colour))).float()
 

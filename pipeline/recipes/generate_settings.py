@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.recipes.shared_settings import ResolvedSettings, SharedSettings
+from pipeline.recipes.shared_settings import SharedOptions, SharedSettings
 
 ShapeName = Literal["sphere", "box", "cylinder", "cone", "capsule", "torus"]
 SketchFit = Literal["centre", "keep"]
@@ -83,11 +83,11 @@ class Shape(BaseModel):
         return self
 
 
-class GenerateSettings(SharedSettings):
+class GenerateOptions(SharedOptions):
     """The options of a row of ``generate``, validated strictly: text and booleans are not numbers."""
 
     ORDERED: ClassVar[tuple[tuple[str, str], ...]] = (
-        *SharedSettings.ORDERED,
+        *SharedOptions.ORDERED,
         ("radius_min", "radius_max"),
         ("fov_min", "fov_max"),
     )
@@ -197,7 +197,7 @@ class GenerateSettings(SharedSettings):
         return self
 
 
-class ResolvedGenerateSettings(ResolvedSettings):
+class GenerateSettings(SharedSettings):
     """The settings that a generated asset is built with."""
 
     scene_radius: float
@@ -227,9 +227,9 @@ class ResolvedGenerateSettings(ResolvedSettings):
     face_budget: int
 
 
-def resolve_generate(options: GenerateSettings, defaults: Mapping[str, object]) -> ResolvedGenerateSettings:
-    """Complete ``options`` with the prior's ``defaults``, by name. Raises SettingError as ``ResolvedSettings.of``.
+def resolve_generate(options: GenerateOptions, defaults: Mapping[str, object]) -> GenerateSettings:
+    """Complete ``options`` with the prior's ``defaults``, by name. Raises SettingError as ``SharedSettings.of``.
 
     A refined field is textured from its views, whatever the prior prefers.
     """
-    return ResolvedGenerateSettings.of(options, {**defaults, "texturing": "views"} if options.refine else defaults)
+    return GenerateSettings.of(options, {**defaults, "texturing": "views"} if options.refine else defaults)

@@ -29,7 +29,7 @@ def in_order(names: list[MapName]) -> list[MapName]:
     return [name for name in get_args(MapName) if name == "base_colour" or name in names]
 
 
-class MapSettings(BaseModel):
+class MapOptions(BaseModel):
     """Options of a row's maps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -90,7 +90,7 @@ class MapSettings(BaseModel):
         return without_defaults(self, handler)
 
 
-class ResolvedMapSettings(BaseModel):
+class MapSettings(BaseModel):
     """The map settings that a row is built with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -117,11 +117,9 @@ class ResolvedMapSettings(BaseModel):
         return without_defaults(self, handler)
 
 
-def without_defaults(
-    settings: MapSettings | ResolvedMapSettings, handler: SerializerFunctionWrapHandler
-) -> dict[str, Any]:
+def without_defaults(settings: MapOptions | MapSettings, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
     """The dump of ``settings`` without map settings that have their default."""
     values: dict[str, Any] = handler(settings)
-    kind = MapSettings if isinstance(settings, MapSettings) else ResolvedMapSettings
+    kind = MapOptions if isinstance(settings, MapOptions) else MapSettings
     unused = [name for name, field in kind.model_fields.items() if getattr(settings, name) == field.default]
     return {name: value for name, value in values.items() if name not in unused}

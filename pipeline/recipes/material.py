@@ -20,13 +20,13 @@ from pipeline.prior.load import Prior
 from pipeline.prior.tile import Tile, sample_tile
 from pipeline.recipes.asset_build import Asset, AssetBuild, Phase, RowContext, Variant
 from pipeline.recipes.build import build
-from pipeline.recipes.material_settings import MaterialSettings, ResolvedMaterialSettings, resolve_material
-from pipeline.recipes.material_surface import border_warning, estimated_maps, map_options, material_prompt
+from pipeline.recipes.material_settings import MaterialOptions, MaterialSettings, resolve_material
+from pipeline.recipes.material_surface import border_warning, estimated_maps, exemplar_settings, material_prompt
 from pipeline.recipes.paintable_mesh import MESH_RADIUS
 from pipeline.recipes.recipe import Recipe
 
 # Neither inputs nor scenes: a sample is drawn at once.
-MaterialBuild = AssetBuild[ResolvedMaterialSettings, None, None]
+MaterialBuild = AssetBuild[MaterialSettings, None, None]
 # A texture this many times as large as its sample looks soft.
 _SOFT = 2.0
 
@@ -62,27 +62,27 @@ def texture_maps(
     ]
 
 
-class Material(Recipe[ResolvedMaterialSettings, None, None]):
+class Material(Recipe[MaterialSettings, None, None]):
     """Draws a tileable texture."""
 
     name = "material"
 
-    def resolve(self, job: Job, prior: Prior) -> ResolvedMaterialSettings:
+    def resolve(self, job: Job, prior: Prior) -> MaterialSettings:
         """The job's settings, completed with what the prior recommends. Raises SettingError."""
-        options = MaterialSettings.model_validate(dict(job.settings))
+        options = MaterialOptions.model_validate(dict(job.settings))
         return resolve_material(options, prior.material_defaults, _native(prior), prior.vae_scale_factor)
 
-    def prepare(self, row: RowContext, settings: ResolvedMaterialSettings, prior: Prior, out: Path) -> None:
+    def prepare(self, row: RowContext, settings: MaterialSettings, prior: Prior, out: Path) -> None:
         """Nothing: a row has no inputs."""
 
     def new_scenes(self) -> None:
         """None."""
 
-    def phases(self, settings: ResolvedMaterialSettings) -> list[Phase[ResolvedMaterialSettings, None, None]]:
+    def phases(self, settings: MaterialSettings) -> list[Phase[MaterialSettings, None, None]]:
         """[]: nothing is optimised."""
         return []
 
-    def uses_close_ups(self, settings: ResolvedMaterialSettings) -> bool:
+    def uses_close_ups(self, settings: MaterialSettings) -> bool:
         """As the row says."""
         return settings.prompt_close_up
 
@@ -111,7 +111,7 @@ class Material(Recipe[ResolvedMaterialSettings, None, None]):
                 "a larger sample_size draws more of the pattern instead, and takes longer"
             )
         with row.stage("bake"):
-            options = map_options(settings)
+            options = exemplar_settings(settings)
             estimated = estimated_maps(tile, options, prior) if options.maps else None
             maps = texture_maps(tile, settings.texture_size, estimated, options.maps)
             height = _height(estimated, settings.texture_size) if estimated and HEIGHT in options.maps else None
@@ -131,7 +131,7 @@ class Material(Recipe[ResolvedMaterialSettings, None, None]):
         images = {each.name: each.image for each in maps}
         return Asset(ball, images, notes, normalise(ball.mesh.vertices, radius=MESH_RADIUS), tiling, height)
 
-    def backends(self, settings: ResolvedMaterialSettings, device: str) -> dict[str, str]:
+    def backends(self, settings: MaterialSettings, device: str) -> dict[str, str]:
         """None of its own."""
         return {}
 

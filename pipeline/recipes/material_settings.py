@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.prior.defaults import MaterialDefaults
-from pipeline.recipes.map_settings import MapSettings, ResolvedMapSettings
-from pipeline.recipes.shared_settings import CommonSettings, ResolvedCommonSettings
+from pipeline.recipes.map_settings import MapOptions, MapSettings
+from pipeline.recipes.shared_settings import CommonOptions, CommonSettings
 
 # Left out, a sample is at most this many times as wide as what the prior draws at once. Each doubling takes four times
 # as long.
@@ -21,7 +21,7 @@ LARGEST_SAMPLE = 4
 _TILES_ON_BALL = 2
 
 
-class MaterialSettings(MapSettings, CommonSettings):
+class MaterialOptions(MapOptions, CommonOptions):
     """The options of a row of ``material``, validated strictly: text and booleans are not numbers."""
 
     sample_size: int | None = Field(
@@ -52,7 +52,7 @@ class MaterialSettings(MapSettings, CommonSettings):
         return self
 
 
-class ResolvedMaterialSettings(ResolvedMapSettings, ResolvedCommonSettings):
+class MaterialSettings(MapSettings, CommonSettings):
     """The settings that a tileable texture set is built with."""
 
     sample_size: int
@@ -61,8 +61,8 @@ class ResolvedMaterialSettings(ResolvedMapSettings, ResolvedCommonSettings):
 
 
 def resolve_material(
-    options: MaterialSettings, defaults: MaterialDefaults, native: int, vae_scale_factor: int
-) -> ResolvedMaterialSettings:
+    options: MaterialOptions, defaults: MaterialDefaults, native: int, vae_scale_factor: int
+) -> MaterialSettings:
     """Complete ``options``.
 
     Args:
@@ -72,7 +72,7 @@ def resolve_material(
     largest = native * LARGEST_SAMPLE
     texture = options.texture_size or min(defaults.texture_size, largest * vae_scale_factor)
     sample = options.sample_size or min(max(texture // vae_scale_factor, native), largest)
-    return ResolvedMaterialSettings(
+    return MaterialSettings(
         **options.model_dump(exclude={"steps", "guidance_scale", "texture_size", "sample_size", "repeats", "maps"}),
         maps=[name for name in defaults.maps if name != "occlusion"] if options.maps is None else options.maps,
         steps=options.steps or defaults.steps,

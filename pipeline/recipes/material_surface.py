@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps
-from pipeline.bake.exemplar_maps import ExemplarMaps, MapOptions, exemplar_maps
+from pipeline.bake.exemplar_maps import ExemplarMaps, ExemplarSettings, exemplar_maps
 from pipeline.bake.material import ExtraMaps, bake_material
 from pipeline.core.errors import SettingError
 from pipeline.prior.load import Prior
@@ -13,8 +13,8 @@ from pipeline.prior.material_folder import NO_ESTIMATOR
 from pipeline.prior.prompts import CLOSE_UP
 from pipeline.prior.tile import GOOD_WRAP, Tile, sample_tile
 from pipeline.recipes.asset_build import RowContext
-from pipeline.recipes.map_settings import ResolvedMapSettings
-from pipeline.recipes.paint_settings import ResolvedPaintSettings
+from pipeline.recipes.map_settings import MapSettings
+from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh
 
 
@@ -31,9 +31,9 @@ def material_defaults(prior: Prior) -> dict[str, object]:
     }
 
 
-def map_options(settings: ResolvedMapSettings) -> MapOptions:
+def exemplar_settings(settings: MapSettings) -> ExemplarSettings:
     """What baking has to know of the row's map settings."""
-    return MapOptions(
+    return ExemplarSettings(
         tuple(name for name in settings.maps if name != BASE_COLOUR),
         settings.metallic,
         settings.roughness,
@@ -44,7 +44,7 @@ def map_options(settings: ResolvedMapSettings) -> MapOptions:
     )
 
 
-def estimated_maps(tile: Tile, options: MapOptions, prior: Prior) -> ExemplarMaps:
+def estimated_maps(tile: Tile, options: ExemplarSettings, prior: Prior) -> ExemplarMaps:
     """The maps of a sample. Raises SettingError where the row needs an estimator and there is none."""
     if options.needs_estimator and prior.material_estimator is None:
         raise SettingError(f"maps: {NO_ESTIMATOR}", stage="sample")
@@ -70,7 +70,7 @@ def border_warning(tile: Tile) -> str:
 
 
 def paint_with_material(
-    row: RowContext, settings: ResolvedPaintSettings, paintable: PaintableMesh, seed: int, prior: Prior
+    row: RowContext, settings: PaintSettings, paintable: PaintableMesh, seed: int, prior: Prior
 ) -> BakedMaps:
     """The maps of one variant: a sample drawn with ``seed``, baked.
 
@@ -89,7 +89,7 @@ def paint_with_material(
             report=row.report,
         )
     row.warn(border_warning(tile))
-    options = map_options(settings)
+    options = exemplar_settings(settings)
     extra: ExtraMaps | None = None
     if options.maps:
         with row.stage("estimate"):
@@ -116,7 +116,7 @@ def paint_with_material(
     return BakedMaps(baked.maps, {**notes, **baked.notes}, baked.height)
 
 
-def tile_side(settings: ResolvedPaintSettings, paintable: PaintableMesh, prior: Prior) -> float:
+def tile_side(settings: PaintSettings, paintable: PaintableMesh, prior: Prior) -> float:
     """The sample's side on the surface, in the working frame: the row's ``tile_size``, else the prior's share of the
     object's radius."""
     if settings.tile_size is not None:

@@ -19,7 +19,7 @@ from pipeline.mesh.isosurface import decimate, extract, keep_components, optical
 from pipeline.mesh.mesh import Mesh, UVMesh
 from pipeline.mesh.normals import smooth_normals
 from pipeline.raster.rasterise import interpolate
-from pipeline.recipes.generate_settings import ResolvedGenerateSettings
+from pipeline.recipes.generate_settings import GenerateSettings
 
 BOUND = 1.0
 # Points per evaluation of the density.
@@ -43,7 +43,7 @@ def density_grid(scene: RadianceFieldScene, resolution: int) -> NDArray[np.float
     return grid
 
 
-def extract_mesh(scene: RadianceFieldScene, settings: ResolvedGenerateSettings, *, sketched: bool = False) -> Mesh:
+def extract_mesh(scene: RadianceFieldScene, settings: GenerateSettings, *, sketched: bool = False) -> Mesh:
     """The field's surface within the face budget. Raises LatentkilnError.
 
     The surface lies where the density crosses ``density_threshold``. Without a threshold it lies where rays lose half

@@ -26,7 +26,7 @@ from pipeline.raster.camera import CameraSettings
 from pipeline.recipes.asset_build import Asset, AssetBuild, Json, Phase, PhaseScene, RowContext, Variant
 from pipeline.recipes.build import build
 from pipeline.recipes.material_surface import material_defaults, paint_with_material
-from pipeline.recipes.paint_settings import PaintSettings, ResolvedPaintSettings, resolve_paint
+from pipeline.recipes.paint_settings import PaintOptions, PaintSettings, resolve_paint
 from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh, sampled_view_settings
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.view_surface import PaintedViews, make_view_scene, view_texture_size
@@ -44,19 +44,19 @@ class PaintScenes:
     notes: Json = field(default_factory=dict)
 
 
-PaintBuild = AssetBuild[ResolvedPaintSettings, PaintableMesh, PaintScenes]
-PaintPhase = Phase[ResolvedPaintSettings, PaintableMesh, PaintScenes]
+PaintBuild = AssetBuild[PaintSettings, PaintableMesh, PaintScenes]
+PaintPhase = Phase[PaintSettings, PaintableMesh, PaintScenes]
 PaintVariant = Variant[PaintScenes]
 
 
-class Paint(Recipe[ResolvedPaintSettings, PaintableMesh, PaintScenes]):
+class Paint(Recipe[PaintSettings, PaintableMesh, PaintScenes]):
     """Paints a given mesh."""
 
     name = "paint"
 
-    def resolve(self, job: Job, prior: Prior) -> ResolvedPaintSettings:
+    def resolve(self, job: Job, prior: Prior) -> PaintSettings:
         """The job's settings, completed with the prior's defaults. Raises SettingError."""
-        options = PaintSettings.model_validate(dict(job.settings))
+        options = PaintOptions.model_validate(dict(job.settings))
         if options.distillation == "material" or (options.distillation is None and _suits_material(job, prior)):
             return resolve_paint(options, material_defaults(prior))
         defaults = dict(vars(prior.defaults))
@@ -71,7 +71,7 @@ class Paint(Recipe[ResolvedPaintSettings, PaintableMesh, PaintScenes]):
             )
         return settings
 
-    def prepare(self, row: RowContext, settings: ResolvedPaintSettings, prior: Prior, out: Path) -> PaintableMesh:
+    def prepare(self, row: RowContext, settings: PaintSettings, prior: Prior, out: Path) -> PaintableMesh:
         """Read the mesh and give it texture coordinates. Raises LatentkilnError."""
         if row.job.mesh is None:
             raise LatentkilnError(f"{row.job.id}: paint needs a mesh", stage="load")
@@ -106,7 +106,7 @@ class Paint(Recipe[ResolvedPaintSettings, PaintableMesh, PaintScenes]):
         """No scene yet."""
         return PaintScenes()
 
-    def phases(self, settings: ResolvedPaintSettings) -> list[PaintPhase]:
+    def phases(self, settings: PaintSettings) -> list[PaintPhase]:
         """Painting, then refinement where the row asks for it; [] with a material, which is sampled at once."""
         if settings.distillation == "material":
             return []
@@ -132,7 +132,7 @@ class Paint(Recipe[ResolvedPaintSettings, PaintableMesh, PaintScenes]):
         )
         return [latent, rgb] if settings.refine else [latent]
 
-    def uses_close_ups(self, settings: ResolvedPaintSettings) -> bool:
+    def uses_close_ups(self, settings: PaintSettings) -> bool:
         """As the row says."""
         return settings.prompt_close_up
 
@@ -152,7 +152,7 @@ class Paint(Recipe[ResolvedPaintSettings, PaintableMesh, PaintScenes]):
             paintable.uvmesh, baked.maps, {**scenes.notes, **baked.notes}, paintable.frame, height=baked.height
         )
 
-    def backends(self, settings: ResolvedPaintSettings, device: str) -> dict[str, str]:
+    def backends(self, settings: PaintSettings, device: str) -> dict[str, str]:
         """Texture lookups, of which only CUDA has several backends, and antialiasing where the row asks for it."""
         operations = [*(["texture"] if device == "cuda" else []), *(["antialias"] if settings.antialias else [])]
         return {operation: select_backend(operation).name for operation in operations}
@@ -161,7 +161,7 @@ class Paint(Recipe[ResolvedPaintSettings, PaintableMesh, PaintScenes]):
 paint = functools.partial(build, Paint())
 
 
-def scene_settings(settings: ResolvedPaintSettings, prior: Prior) -> PaintedMeshSettings:
+def scene_settings(settings: PaintSettings, prior: Prior) -> PaintedMeshSettings:
     """The settings of the painted mesh."""
     return PaintedMeshSettings(
         views=settings.views,

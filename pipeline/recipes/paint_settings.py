@@ -13,14 +13,14 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.prior.defaults import PaintDefaults
-from pipeline.recipes.map_settings import MapSettings, ResolvedMapSettings
-from pipeline.recipes.shared_settings import ResolvedSettings, SharedSettings
+from pipeline.recipes.map_settings import MapOptions, MapSettings
+from pipeline.recipes.shared_settings import SharedOptions, SharedSettings
 
 Distillation = Literal["score", "patches", "material"]
 UnwrapMode = Literal["auto", "input", "xatlas", "box"]
 
 
-class PaintSettings(MapSettings, SharedSettings):
+class PaintOptions(MapOptions, SharedOptions):
     """The options of a row of ``paint``, validated strictly: text and booleans are not numbers."""
 
     distillation: Distillation | None = Field(
@@ -69,7 +69,7 @@ class PaintSettings(MapSettings, SharedSettings):
         return self
 
 
-class ResolvedPaintSettings(ResolvedMapSettings, ResolvedSettings):
+class PaintSettings(MapSettings, SharedSettings):
     """The settings that a painted asset is built with."""
 
     distillation: Distillation
@@ -82,11 +82,11 @@ class ResolvedPaintSettings(ResolvedMapSettings, ResolvedSettings):
     unwrap: UnwrapMode
 
 
-def resolve_paint(options: PaintSettings, defaults: Mapping[str, object]) -> ResolvedPaintSettings:
-    """Complete ``options`` with the prior's ``defaults``, by name. Raises SettingError as ``ResolvedSettings.of``.
+def resolve_paint(options: PaintOptions, defaults: Mapping[str, object]) -> PaintSettings:
+    """Complete ``options`` with the prior's ``defaults``, by name. Raises SettingError as ``SharedSettings.of``.
 
     The prior's steps are meant for the prior's own distillation: score distillation needs more steps than patches do.
     """
     if options.distillation == "score" and defaults["distillation"] != "score":
         defaults = {**defaults, "steps": PaintDefaults.steps}
-    return ResolvedPaintSettings.of(options, defaults)
+    return PaintSettings.of(options, defaults)

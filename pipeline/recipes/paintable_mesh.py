@@ -21,7 +21,7 @@ from pipeline.painting.multiview_sampling import SampledViews
 from pipeline.painting.painted_mesh import SampledViewSettings
 from pipeline.prior.load import Prior
 from pipeline.recipes.asset_build import Json
-from pipeline.recipes.shared_settings import ResolvedSettings
+from pipeline.recipes.shared_settings import SharedSettings
 
 # Of painted meshes in the working frame: their farthest vertex lies here.
 MESH_RADIUS = 0.6
@@ -71,7 +71,7 @@ class PaintableMesh:
         return sha256_bytes(self.uvmesh.uv.tobytes() + self.uvmesh.uv_faces.tobytes())
 
 
-def sampled_view_settings(settings: ResolvedSettings) -> SampledViewSettings:
+def sampled_view_settings(settings: SharedSettings) -> SampledViewSettings:
     """The settings of the patches."""
     return SampledViewSettings(settings.patch_views, settings.patch_size, settings.patch_height)
 

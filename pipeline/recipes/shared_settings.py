@@ -1,8 +1,8 @@
 """Settings that recipes share: one range and one meaning, whatever the recipe. Loads no torch.
 
-``CommonSettings`` holds the options that a row of any recipe has, ``SharedSettings`` those of recipes that make a
+``CommonOptions`` holds the options that a row of any recipe has, ``SharedOptions`` those of recipes that make a
 textured mesh. An option of None means "what the prior recommends" (``prior.defaults``) or, where priors recommend
-nothing, "none". ``ResolvedCommonSettings`` and ``ResolvedSettings`` hold the values that the row is built with. Angles
+nothing, "none". ``CommonSettings`` and ``SharedSettings`` hold the values that the row is built with. Angles
 are in degrees, as in manifests.
 """
 
@@ -24,7 +24,7 @@ AssetFormat = Literal["glb", "obj", "ply"]
 Timesteps = Literal["uniform", "annealed", "descending"]
 
 
-class CommonSettings(BaseModel):
+class CommonOptions(BaseModel):
     """The options of a row of any recipe, validated strictly: text and booleans are not numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -48,7 +48,7 @@ class CommonSettings(BaseModel):
     preview: bool = Field(default=True, description="Write preview.png beside the asset.")
 
 
-class SharedSettings(CommonSettings):
+class SharedOptions(CommonOptions):
     """The options of a row of any recipe that makes a textured mesh."""
 
     # Pairs of settings of which the first has to be below the second.
@@ -134,7 +134,7 @@ class SharedSettings(CommonSettings):
     def _in_order(self) -> Self:
         for low, high in self.ORDERED:
             a, b = getattr(self, low), getattr(self, high)
-            # ``ResolvedSettings.of`` compares a pair that the prior completes.
+            # ``SharedSettings.of`` compares a pair that the prior completes.
             if a is not None and b is not None and a >= b:
                 raise PydanticCustomError(
                     "order",
@@ -150,7 +150,7 @@ class SharedSettings(CommonSettings):
         return self
 
 
-class ResolvedCommonSettings(BaseModel):
+class CommonSettings(BaseModel):
     """The settings that a row of any recipe is built with, from the row's options and the prior's defaults.
 
     A setting is None only where None means "none": no time limit, no colour to start from.
@@ -172,7 +172,7 @@ class ResolvedCommonSettings(BaseModel):
         return False
 
 
-class ResolvedSettings(ResolvedCommonSettings):
+class SharedSettings(CommonSettings):
     """The settings that a textured mesh of any recipe is built with."""
 
     views: int
@@ -216,7 +216,7 @@ class ResolvedSettings(ResolvedCommonSettings):
         return red, green, blue
 
     @classmethod
-    def of(cls, options: SharedSettings, defaults: Mapping[str, object]) -> Self:
+    def of(cls, options: SharedOptions, defaults: Mapping[str, object]) -> Self:
         """Complete ``options`` with the prior's ``defaults``, by name. Defaults without a setting are ignored.
 
         ``patch_views`` and ``patch_size`` fall back to ``views`` and ``view_size``, ``front`` to the axis that faces
@@ -241,7 +241,7 @@ class ResolvedSettings(ResolvedCommonSettings):
         return resolved
 
 
-def _check_order(settings: ResolvedSettings, pairs: Sequence[tuple[str, str]]) -> None:
+def _check_order(settings: SharedSettings, pairs: Sequence[tuple[str, str]]) -> None:
     """Raises SettingError for the first pair whose lower bound is not below its upper one."""
     for low, high in pairs:
         a, b = getattr(settings, low), getattr(settings, high)

@@ -23,7 +23,7 @@ from pipeline.prior.prompts import CLOSE_UP
 from pipeline.prior.tile import Tile, sample_tile
 from pipeline.raster.camera import Cameras, CameraSettings
 from pipeline.recipes.asset_build import RowContext
-from pipeline.recipes.paint_settings import PaintSettings, ResolvedPaintSettings
+from pipeline.recipes.paint_settings import PaintOptions, PaintSettings
 from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh
 
 # Steps that a group of views takes, as nearly as the number of steps allows.
@@ -46,7 +46,7 @@ _LEAN, _FOV = 0.2, float(np.radians(30))
 _WHOLE_SHARE = 0.34
 
 
-def view_texture_size(options: PaintSettings, prior: Prior) -> int:
+def view_texture_size(options: PaintOptions, prior: Prior) -> int:
     """Pixels a side of the texture that views of this size and height can fill: more would show nothing more."""
     own = prior.defaults
     size = options.patch_size or own.patch_size or options.view_size or own.view_size
@@ -65,7 +65,7 @@ class PaintedViews:
 
 def make_view_scene(
     row: RowContext,
-    settings: ResolvedPaintSettings,
+    settings: PaintSettings,
     cameras: CameraSettings,
     paintable: PaintableMesh,
     seed: int,
@@ -141,7 +141,7 @@ def _sample_size(prior: Prior) -> int:
     return prior.material_defaults.size or prior.sample_size
 
 
-def _sample(row: RowContext, settings: ResolvedPaintSettings, seed: int, prior: Prior, *, whole: bool) -> Tile:
+def _sample(row: RowContext, settings: PaintSettings, seed: int, prior: Prior, *, whole: bool) -> Tile:
     """A tileable sample of the material, as ``material`` draws it.
 
     Of an object with parts ("a wooden barrel with iron bands") without what "with" adds: that lies somewhere on the
@@ -176,7 +176,7 @@ def _unit_normals(paintable: PaintableMesh) -> NDArray[np.float64]:
 
 def _plan(
     renderer: MeshRenderer,
-    settings: ResolvedPaintSettings,
+    settings: PaintSettings,
     cameras: CameraSettings,
     most: int,
     *,

@@ -22,11 +22,11 @@ from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.prior.load import Prior
 from pipeline.recipes import LIMIT_SETTINGS, RECIPE_VERSIONS
 from pipeline.recipes.asset_build import Asset, AssetBuild, InputsT, Json, ScenesT, SettingsT, Variant
-from pipeline.recipes.map_settings import ResolvedMapSettings
+from pipeline.recipes.map_settings import MapSettings
 from pipeline.recipes.quality import asset_quality
 from pipeline.recipes.recipe import Recipe
 from pipeline.recipes.record import backends, done_record
-from pipeline.recipes.shared_settings import ResolvedCommonSettings, ResolvedSettings
+from pipeline.recipes.shared_settings import CommonSettings, SharedSettings
 
 # The crease angle of meshes that have normals of their own, which it does not concern.
 _SMOOTH = float(np.pi)
@@ -79,7 +79,7 @@ def _write_variant(
     asset, settings, row = variant.asset, asset_build.settings, asset_build.row
     folder = row.folder
     assert asset is not None
-    crease_angle = float(np.radians(settings.crease_angle)) if isinstance(settings, ResolvedSettings) else _SMOOTH
+    crease_angle = float(np.radians(settings.crease_angle)) if isinstance(settings, SharedSettings) else _SMOOTH
     with row.stage("export"):
         path = new[f"{stem}.glb"] = stack.enter_context(atomic_write(folder / f"{stem}.glb"))
         with naming(folder / f"{stem}.glb"):
@@ -108,16 +108,16 @@ def _write_variant(
                     preview_png(path, asset.uvmesh, asset.maps, asset.frame, crease_angle=crease_angle)
 
 
-def _additional_files(job_id: str, settings: ResolvedCommonSettings, asset: Asset, stem: str) -> dict[str, bytes]:
+def _additional_files(job_id: str, settings: CommonSettings, asset: Asset, stem: str) -> dict[str, bytes]:
     """The files besides the GLB, by name: tileable maps, or other formats and sheets of depth and normals."""
     files: dict[str, bytes] = {}
     if asset.tiling is not None or len(asset.maps) > 1:
         files |= {map_file(stem, name): encode_image(image, "png") for name, image in asset.maps.items()}
-    if NORMAL in asset.maps and isinstance(settings, ResolvedMapSettings) and settings.normal_convention == "directx":
+    if NORMAL in asset.maps and isinstance(settings, MapSettings) and settings.normal_convention == "directx":
         files[map_file(stem, NORMAL)] = encode_image(green_down(asset.maps[NORMAL]), "png")
     if asset.height is not None:
         files[map_file(stem, "height")] = encode_grey(asset.height)
-    if not isinstance(settings, ResolvedSettings):
+    if not isinstance(settings, SharedSettings):
         return files
     crease_angle = float(np.radians(settings.crease_angle))
     if "obj" in settings.formats:
@@ -138,9 +138,9 @@ def _additional_files(job_id: str, settings: ResolvedCommonSettings, asset: Asse
     return files
 
 
-def _factors(settings: ResolvedCommonSettings) -> MaterialFactors:
+def _factors(settings: CommonSettings) -> MaterialFactors:
     """What the row says of its material."""
-    if not isinstance(settings, ResolvedMapSettings):
+    if not isinstance(settings, MapSettings):
         return MaterialFactors()
     metallic = 0.0 if settings.metallic is None else settings.metallic
     roughness = 1.0 if settings.roughness is None else settings.roughness

@@ -14,7 +14,7 @@ from real.validator import validate_glbs
 
 from pipeline.bake.atlas import texel_map
 from pipeline.bake.bake import BASE_COLOUR, EMISSIVE, METALLIC_ROUGHNESS, NORMAL, OCCLUSION
-from pipeline.bake.exemplar_maps import ExemplarMaps, MapOptions, exemplar_maps, flat_images, slopes_of
+from pipeline.bake.exemplar_maps import ExemplarMaps, ExemplarSettings, exemplar_maps, flat_images, slopes_of
 from pipeline.bake.material import ExtraMaps, bake_material
 from pipeline.bake.occlusion import measure_occlusion
 from pipeline.bake.seams import LEVEL_MARGIN, seam_step
@@ -57,7 +57,7 @@ def grey(side: int = SIDE) -> np.ndarray:
     return np.full((side, side, 3), 0.5, np.float32)
 
 
-def told_maps(height: np.ndarray, image: np.ndarray, options: MapOptions, **told: float) -> ExemplarMaps:
+def told_maps(height: np.ndarray, image: np.ndarray, options: ExemplarSettings, **told: float) -> ExemplarMaps:
     return exemplar_maps(image, options, Told(height, **told))
 
 
@@ -72,7 +72,7 @@ def baked_glb(
     """``uvmesh`` under an exemplar (grey) with that height, written and read back; ``tile`` in units of the mesh."""
     image = grey() if image is None else image
     frame = normalise(uvmesh.mesh.vertices, radius=0.6)
-    options = MapOptions(names)
+    options = ExemplarSettings(names)
     extra = ExtraMaps(told_maps(height, image, options), options, frame.matrix[:3, :3] / frame.scale, frame.scale)
     vertices = frame.apply(uvmesh.mesh.vertices)
     baked = bake_material(uvmesh, vertices, image, tile * frame.scale, SIZE, seed=3, layout="periodic", extra=extra)
@@ -175,7 +175,7 @@ def test_normals_are_those_of_the_height_at_the_textures_scale(tmp_path: Path) -
 def test_normals_meet_at_chart_borders() -> None:
     uvmesh = unwrap(meshes.uv_sphere(24, 48), texture_size=SIZE)
     frame = normalise(uvmesh.mesh.vertices, radius=0.6)
-    options, rng = MapOptions((NORMAL,)), np.random.default_rng(1)
+    options, rng = ExemplarSettings((NORMAL,)), np.random.default_rng(1)
     y, x = np.mgrid[:SIDE, :SIDE] * 2 * np.pi / SIDE
     height = 2 * np.sin(2 * x + 1) * np.cos(3 * y) + rng.normal(size=(SIDE, SIDE)) * 0.02
     extra = ExtraMaps(told_maps(height, grey(), options), options, frame.matrix[:3, :3] / frame.scale)
@@ -204,7 +204,7 @@ def test_maps_lie_where_the_colour_lies(layout: str) -> None:
     image = np.repeat(rng.random((SIDE // 8, SIDE // 8)), 8, 0).repeat(8, 1).astype(np.float32)
     image = np.stack([image] * 3, axis=2)
     uvmesh = unwrap(meshes.uv_sphere(24, 48), texture_size=SIZE)
-    options = MapOptions((METALLIC_ROUGHNESS,))
+    options = ExemplarSettings((METALLIC_ROUGHNESS,))
     exemplar = replace(told_maps(bump(), image, options), base_colour=image, roughness=image[..., 0])
     baked = bake_material(
         uvmesh,
@@ -226,7 +226,7 @@ def test_maps_lie_where_the_colour_lies(layout: str) -> None:
 
 
 def test_the_row_overrides_estimates() -> None:
-    both = MapOptions((NORMAL, METALLIC_ROUGHNESS), metallic=1.0, roughness=0.3)
+    both = ExemplarSettings((NORMAL, METALLIC_ROUGHNESS), metallic=1.0, roughness=0.3)
     maps = told_maps(bump(), grey(), both, roughness=0.8)
     assert (maps.metalness == 1).all() and np.allclose(maps.roughness, 0.3)
     assert maps.sources == {"base_colour": "estimated", "normal": "estimated", "metallic_roughness": "given"}
@@ -236,7 +236,7 @@ def test_the_row_overrides_estimates() -> None:
     assert np.allclose(lit_left_in.base_colour, 0.5) and lit_left_in.sources["base_colour"] == "sampled"
     twice = told_maps(bump(), grey(), replace(both, normal_strength=2.0))
     np.testing.assert_allclose(twice.height, 2 * maps.height)
-    given = MapOptions((METALLIC_ROUGHNESS,), metallic=1.0, roughness=0.3)
+    given = ExemplarSettings((METALLIC_ROUGHNESS,), metallic=1.0, roughness=0.3)
     assert not given.needs_estimator and exemplar_maps(grey(), given, None).notes == {
         "map_sources": {"base_colour": "sampled", "metallic_roughness": "given"}
     }
@@ -245,7 +245,7 @@ def test_the_row_overrides_estimates() -> None:
 
 
 def test_a_range_of_roughness_keeps_the_contrast() -> None:
-    options = MapOptions((METALLIC_ROUGHNESS,), roughness_min=0.2, roughness_max=0.6)
+    options = ExemplarSettings((METALLIC_ROUGHNESS,), roughness_min=0.2, roughness_max=0.6)
 
     class Sloping(Told):
         def estimate(self, pictures: np.ndarray, *, tileable: bool = False) -> MaterialMaps:
@@ -258,7 +258,7 @@ def test_a_range_of_roughness_keeps_the_contrast() -> None:
 
 
 def test_flat_images_are_of_an_upright_plane() -> None:
-    maps = told_maps(bump(), grey(), MapOptions(EVERY), roughness=0.4)
+    maps = told_maps(bump(), grey(), ExemplarSettings(EVERY), roughness=0.4)
     images = flat_images(maps, EVERY)
     assert set(images) == {NORMAL, METALLIC_ROUGHNESS, EMISSIVE}
     top, right = images[NORMAL][SIDE // 4, SIDE // 2], images[NORMAL][SIDE // 2, 3 * SIDE // 4]

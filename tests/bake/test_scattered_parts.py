@@ -26,7 +26,7 @@ from pipeline.painting.view_heights import lowered, shown_share, suited
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import CameraSettings, orbit
 from pipeline.recipes.paint import paint
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 from pipeline.recipes.paintable_mesh import unreached_warning
 from pipeline.uv.unwrap import uneven_density, unwrap
 
@@ -217,7 +217,7 @@ def test_a_row_tells_of_uneven_coordinates(prior: Prior, tmp_path: Path, unwrapp
 
 def painted(path: Path, prior: Prior, tmp_path: Path, **settings: object):  # type: ignore[no-untyped-def]
     values = {"steps": 12, "preview": False, "distillation": "patches", **settings}
-    resolved = PaintSettings(**values).model_dump(mode="json")  # type: ignore[arg-type]
+    resolved = PaintOptions(**values).model_dump(mode="json")  # type: ignore[arg-type]
     job = Job("one", "paint", "a red brick cube", "", 0, InputFile(path), resolved, RowLocation("m.csv", 2))
     (outcome,) = paint([job], prior, tmp_path / "out", fingerprints=["print"], lockstep=1)
     return outcome

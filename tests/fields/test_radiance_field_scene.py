@@ -26,11 +26,11 @@ from pipeline.prior.load import Prior
 from pipeline.raster.camera import orbit
 from pipeline.raster.rasterise import rasterise
 from pipeline.recipes.generate import bake_cameras, render_picture, scene_settings
-from pipeline.recipes.generate_settings import GenerateSettings, resolve_generate
+from pipeline.recipes.generate_settings import GenerateOptions, resolve_generate
 from pipeline.uv.unwrap import unwrap
 
 BALL = [{"shape": "sphere", "position": [0.0, 0.0, 0.0], "rotation": [0.0, 0.0, 0.0], "size": [1.2, 1.2, 1.2]}]
-OPTIONS = GenerateSettings(  # type: ignore[call-arg]
+OPTIONS = GenerateOptions(  # type: ignore[call-arg]
     views=2, view_size=8, supersample=1, learning_rate=0.01, samples_step=0.05, background="random",
     radius_min=2.0, radius_max=2.2, fov_min=40, fov_max=48, lambda_sparsity=0, lambda_shape=0,
 )  # fmt: skip

@@ -23,7 +23,7 @@ from pipeline.prior.cache import CACHE_VARIABLE, read_entry
 from pipeline.prior.load import load_prior
 from pipeline.prior.options import PriorOptions
 from pipeline.recipes.generate import generate
-from pipeline.recipes.generate_settings import GenerateSettings
+from pipeline.recipes.generate_settings import GenerateOptions
 
 pytestmark = pytest.mark.gpu
 
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(prior, out, **settings):
     """One small row; its record and mesh."""
     small = {**SMALL, "steps": 2, "views": 1, "mesh_resolution": 16}
-    values = GenerateSettings(**{**small, **settings}).model_dump(mode="json")
+    values = GenerateOptions(**{**small, **settings}).model_dump(mode="json")
     row = Job("one", "generate", "a red stone", "", 0, None, values, RowLocation("m.csv", 2))
     (outcome,) = generate([row], prior, out, fingerprints=["print"], lockstep=2)
     assert outcome.state == "done", outcome

@@ -17,7 +17,7 @@ from pipeline.core.rng import torch_generator
 from pipeline.export.record import read_record
 from pipeline.prior.load import load_prior
 from pipeline.recipes.paint import paint
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 
 pytestmark = pytest.mark.gpu
 STEPS = 8
@@ -32,7 +32,7 @@ def build(prior, out, lockstep=2, names=("one",), **settings):
     mesh = out.parent / "blob.obj"
     if not mesh.exists():
         meshes.write_obj(mesh, meshes.blob(800))
-    values = PaintSettings(**{"steps": STEPS, "preview": False, **settings}).model_dump(mode="json")
+    values = PaintOptions(**{"steps": STEPS, "preview": False, **settings}).model_dump(mode="json")
     jobs = [
         Job(name, "paint", "a red brick cube", "", seed, InputFile(mesh), values, RowLocation("m.csv", 2))
         for seed, name in enumerate(names)

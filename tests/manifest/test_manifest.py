@@ -26,7 +26,7 @@ from pipeline.manifest import Manifest, ManifestStream, Problem, json_schema, lo
 from pipeline.manifest import readers as readers_module
 from pipeline.manifest.rows import id_problem
 from pipeline.manifest.schema import FIELDS, RECIPES, RULES
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 
 Write = Callable[[str, str | bytes], Path]
 
@@ -81,11 +81,11 @@ def test_a_row_becomes_a_job_with_all_settings(write: Write) -> None:
     (job,) = loaded.jobs
     assert (job.id, job.recipe, job.prompt, job.negative_prompt, job.seed) == ("boot", "paint", "a red brick", "", 7)
     assert job.mesh and job.mesh.local() == (path.parent / "meshes/a.obj").resolve()
-    assert job.settings == {**PaintSettings().model_dump(), "steps": 20}
+    assert job.settings == {**PaintOptions().model_dump(), "steps": 20}
     assert (job.row_location.file, job.row_location.row) == (str(path), 2)
     assert loaded == Manifest(path, 1, [job], [], frozenset({"boot"}))
     json.dumps(dict(job.settings))
-    assert PaintSettings(**job.settings).steps == 20
+    assert PaintOptions(**job.settings).steps == 20
 
 
 ROWS: list[dict[str, Any]] = [
@@ -669,7 +669,7 @@ def test_the_schema_names_every_field_and_its_range(capsys: pytest.CaptureFixtur
     schema = json.loads(capsys.readouterr().out)
     assert schema == json_schema()
     row = schema["$defs"]["paint_row"]
-    assert set(row["properties"]) == set(PaintSettings.model_fields) | set(RECIPES["paint"].own)
+    assert set(row["properties"]) == set(PaintOptions.model_fields) | set(RECIPES["paint"].own)
     assert tuple(schema["$defs"]["row_with_defaults"]["properties"]) == FIELDS
     assert row["required"] == ["prompt", "mesh"] and row["additionalProperties"] is False
     assert all(value.get("description") for value in row["properties"].values())

@@ -23,8 +23,8 @@ from pipeline.manifest.schema import FIELDS, RECIPES, RULES
 from pipeline.manifest.values import field_rule
 from pipeline.plan import fingerprint, plan
 from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
-from pipeline.recipes.generate_settings import GenerateSettings, Shape
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.generate_settings import GenerateOptions, Shape
+from pipeline.recipes.paint_settings import PaintOptions
 from pipeline.recipes.registry import get_recipe
 
 Write = Callable[[str, Any], Path]
@@ -67,8 +67,8 @@ def generate(**fields: Any) -> dict[str, Any]:
 def test_words_alone_make_a_job(write: Write) -> None:
     (job,) = jobs_of(write("m.json", [generate(id="chair", seed=3)]))
     assert (job.id, job.recipe, job.prompt, job.seed, job.mesh) == ("chair", "generate", "a red chair", 3, None)
-    assert job.settings == GenerateSettings().model_dump()
-    assert GenerateSettings(**job.settings) == GenerateSettings()
+    assert job.settings == GenerateOptions().model_dump()
+    assert GenerateOptions(**job.settings) == GenerateOptions()
     json.dumps(dict(job.settings))
 
 
@@ -311,7 +311,7 @@ def test_every_setting_is_described_in_the_schema() -> None:
 
 
 def test_paint_has_the_new_settings_switched_off() -> None:
-    settings = PaintSettings()
+    settings = PaintOptions()
     assert (settings.refine, settings.refine_steps, settings.seeds, settings.max_seconds) == (False, None, 1, None)
 
 

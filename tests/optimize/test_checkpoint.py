@@ -25,7 +25,7 @@ from pipeline.optimize.checkpoint import CheckpointError, TensorSpec
 from pipeline.optimize.loop import Optimization, optimize
 from pipeline.prior.load import Prior
 from pipeline.recipes.paint import paint
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 
 Tensors = dict[str, torch.Tensor]
 
@@ -199,7 +199,7 @@ def test_a_tensor_of_the_wrong_shape_is_not_even_read(tmp_path: Path, monkeypatc
 
 
 def job(mesh: Path, **settings: object) -> Job:
-    values = PaintSettings(**{"steps": 20, "preview": False, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
+    values = PaintOptions(**{"steps": 20, "preview": False, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
     return Job("one", "paint", "a red brick cube", "", 0, InputFile(mesh), values, RowLocation("m.csv", 2))
 
 

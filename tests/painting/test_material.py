@@ -13,7 +13,7 @@ from pipeline.painting.tiling import prepare_exemplar, projectors, regularity, s
 from pipeline.prior.tile import sample_tile, wrap_step
 from pipeline.prior.words import names_material_alone
 from pipeline.recipes.paint import Paint
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 from pipeline.uv.unwrap import unwrap
 
 
@@ -137,7 +137,7 @@ def test_settings_that_do_not_suit_a_material_are_refused():
     )
     for values in wrong:
         with pytest.raises(ValueError, match="allowed"):
-            PaintSettings(**values)
+            PaintOptions(**values)
 
 
 def test_a_tile_without_size_is_refused():
@@ -154,5 +154,5 @@ def test_a_tile_without_size_is_refused():
      ("a red brick object", {"distillation": "score"}, "score")],
 )  # fmt: skip
 def test_no_setting_of_a_row_is_dropped_by_the_way_that_is_chosen(prior, prompt, settings, way):
-    job = Job("a", "paint", prompt, "", 0, None, PaintSettings(**settings).model_dump(mode="json"))
+    job = Job("a", "paint", prompt, "", 0, None, PaintOptions(**settings).model_dump(mode="json"))
     assert Paint().resolve(job, prior).distillation == way

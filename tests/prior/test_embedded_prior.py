@@ -17,7 +17,7 @@ from pipeline.core.location import InputFile
 from pipeline.prior.identity import EMBEDDED_FOLDER
 from pipeline.prior.load import load_prior
 from pipeline.recipes.paint import paint
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 
 
 def test_the_package_carries_it_whole_and_small() -> None:
@@ -41,7 +41,7 @@ def test_a_cube_takes_the_colour_it_is_asked_for(tmp_path: Path) -> None:
     prior = load_prior("embedded")
     mesh = tmp_path / "cube.obj"
     mesh.write_text(CUBE)
-    settings = PaintSettings(steps=40, texture_size=128).model_dump(mode="json")
+    settings = PaintOptions(steps=40, texture_size=128).model_dump(mode="json")
     jobs = [Job(c, "paint", f"a {c} object", "", 0, InputFile(mesh), settings) for c in ("red", "blue")]
     outcomes = paint(jobs, prior, tmp_path / "out", fingerprints=["r", "b"], lockstep=2)
     assert [o.state for o in outcomes] == ["done", "done"]

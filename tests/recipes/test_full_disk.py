@@ -18,14 +18,14 @@ from pipeline.core.job import Job, RowLocation
 from pipeline.core.location import InputFile
 from pipeline.core.process.child import run_child
 from pipeline.recipes.paint import paint
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 from pipeline.scheduler.run_log import RunLog
 
 ADVICE = "No space left on device; free some space there, then run again"
 
 
 def job(mesh: Path, **settings: object) -> Job:
-    values = PaintSettings(**{"steps": 4, "preview": True, **settings}).model_dump(mode="json")
+    values = PaintOptions(**{"steps": 4, "preview": True, **settings}).model_dump(mode="json")
     return Job("one", "paint", "a red brick cube", "", 0, InputFile(mesh), values, RowLocation("m.csv", 2))
 
 

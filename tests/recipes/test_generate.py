@@ -27,7 +27,7 @@ from pipeline.raster.camera import OrbitSettings, sample_orbit_cameras
 from pipeline.recipes.asset_build import RowContext
 from pipeline.recipes.build import start
 from pipeline.recipes.generate import Generate, generate, render_picture, scene_settings
-from pipeline.recipes.generate_settings import GenerateSettings, ResolvedGenerateSettings, resolve_generate
+from pipeline.recipes.generate_settings import GenerateOptions, GenerateSettings, resolve_generate
 from pipeline.recipes.mesh_extraction import density_grid, extract_mesh, latent_texture
 from pipeline.uv.unwrap import unwrap
 
@@ -45,12 +45,12 @@ BALL = [{"shape": "sphere", "position": [0.0, 0.0, 0.0], "rotation": [0.0, 0.0, 
 pytestmark = pytest.mark.usefixtures("every_asset_is_valid")
 
 
-def resolved() -> ResolvedGenerateSettings:
-    return resolve_generate(GenerateSettings(**SMALL), vars(GenerateDefaults()))  # type: ignore[arg-type]
+def resolved() -> GenerateSettings:
+    return resolve_generate(GenerateOptions(**SMALL), vars(GenerateDefaults()))  # type: ignore[arg-type]
 
 
 def job(name: str = "one", seed: int = 0, mesh: Path | None = None, **settings: object) -> Job:
-    values = GenerateSettings(**{**SMALL, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
+    values = GenerateOptions(**{**SMALL, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
     sketch = InputFile(mesh) if mesh else None
     return Job(name, "generate", "a red stone", "", seed, sketch, values, RowLocation("m.csv", 2))
 
@@ -173,7 +173,7 @@ def test_a_sketched_surface_is_where_the_sketch_takes_it_to_be(prior: Prior, mon
 
 def test_patches_and_refinement_exclude_each_other(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="patches would paint over the result of refine; allowed with refine: views"):
-        GenerateSettings(refine=True, texturing="patches")
+        GenerateOptions(refine=True, texturing="patches")
     row = Job("x", "generate", "a stone", "", 0, None, {"refine": True}, RowLocation("m", 1))
     defaults = replace(prior.generate_defaults, texturing="patches")
     monkeypatch.setattr(prior, "generate_defaults", defaults)

@@ -21,11 +21,11 @@ from pipeline.prior.defaults import MaterialDefaults
 from pipeline.prior.job_check import JobChecker
 from pipeline.prior.load import Prior
 from pipeline.prior.material_estimator import MaterialMaps
-from pipeline.recipes.map_settings import MapSettings
+from pipeline.recipes.map_settings import MapOptions
 from pipeline.recipes.material import material
-from pipeline.recipes.material_settings import MaterialSettings
+from pipeline.recipes.material_settings import MaterialOptions
 from pipeline.recipes.paint import Paint, paint
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 
 pytestmark = pytest.mark.usefixtures("every_asset_is_valid")
 
@@ -54,7 +54,7 @@ def telling(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> Prior:
 
 
 def job(mesh: Path | None, recipe: str = "paint", **settings: object) -> Job:
-    model = PaintSettings if recipe == "paint" else MaterialSettings
+    model = PaintOptions if recipe == "paint" else MaterialOptions
     values = {"steps": 2, "preview": False, "texture_size": 128, **settings}
     if recipe == "paint":
         values = {"distillation": "material", **values}
@@ -135,11 +135,11 @@ def test_a_tileable_set_has_maps(telling: Prior, tmp_path: Path) -> None:
 
 
 def test_rows_that_ask_for_no_maps_have_the_settings_they_had() -> None:
-    new = set(MapSettings.model_fields)
+    new = set(MapOptions.model_fields)
     for recipe in ("paint", "material"):
         model = RECIPES[recipe].model
         assert not new & set(model().model_dump()) and not new & set(json.loads(model().model_dump_json()))
-    assert PaintSettings(maps=["height", "normal", "height"]).model_dump()["maps"] == [
+    assert PaintOptions(maps=["height", "normal", "height"]).model_dump()["maps"] == [
         "base_colour", "normal", "height",
     ]  # fmt: skip
 
@@ -173,9 +173,9 @@ def test_a_row_that_needs_an_estimator_is_refused_before_anything_is_built(prior
 )
 def test_what_makes_no_sense_is_refused(values: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        PaintSettings(**values)
+        PaintOptions(**values)
 
 
 def test_a_tileable_set_has_no_mesh_to_measure() -> None:
     with pytest.raises(ValidationError, match="measured on a mesh"):
-        MaterialSettings(maps=["occlusion"])
+        MaterialOptions(maps=["occlusion"])

@@ -27,13 +27,13 @@ from pipeline.mesh.normals import is_closed
 from pipeline.prior.load import Prior
 from pipeline.prior.tile import Tile, sample_tile, wrap_step
 from pipeline.recipes.material import base_size, material, texture_maps
-from pipeline.recipes.material_settings import MaterialSettings
+from pipeline.recipes.material_settings import MaterialOptions
 
 pytestmark = pytest.mark.usefixtures("every_asset_is_valid")
 
 
 def job(name: str = "one", seed: int = 0, **settings: object) -> Job:
-    values = MaterialSettings(**{"steps": 3, "preview": False, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
+    values = MaterialOptions(**{"steps": 3, "preview": False, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
     return Job(name, "material", "red brick", "", seed, None, values, RowLocation("m.csv", 2))
 
 

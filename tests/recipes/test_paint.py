@@ -17,14 +17,14 @@ from pipeline.export.inspect import inspect_glb
 from pipeline.export.record import read_record
 from pipeline.prior.load import Prior
 from pipeline.recipes.paint import paint
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 from pipeline.uv.cache import load_unwrapped
 
 pytestmark = pytest.mark.usefixtures("every_asset_is_valid")
 
 
 def job(mesh: Path, name: str = "one", seed: int = 0, **settings: object) -> Job:
-    values = PaintSettings(**{"steps": 6, "preview": False, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
+    values = PaintOptions(**{"steps": 6, "preview": False, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
     return Job(name, "paint", "a red brick cube", "", seed, InputFile(mesh), values, RowLocation("m.csv", 2))
 
 

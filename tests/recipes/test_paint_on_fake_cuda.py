@@ -18,7 +18,7 @@ from pipeline.export.record import read_record
 from pipeline.optimize import loop
 from pipeline.prior.load import Prior, load_prior
 from pipeline.recipes.paint import paint
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_paint(prior: Prior, tmp_path, monkeypatch):
     meshes.write_obj(mesh, meshes.blob(60))
     jobs = []
     for n in range(2):
-        values = PaintSettings(steps=2, views=1, preview=False, antialias=bool(n)).model_dump(mode="json")
+        values = PaintOptions(steps=2, views=1, preview=False, antialias=bool(n)).model_dump(mode="json")
         jobs.append(Job(f"j{n}", "paint", "a red brick cube", "", n, InputFile(mesh), values, RowLocation("m.csv", 2)))
     outcomes = paint(jobs, prior, tmp_path / "out", fingerprints=["a", "b"], lockstep=2)
     assert [o.state for o in outcomes] == ["done", "done"], outcomes
@@ -54,7 +54,7 @@ def test_paint(prior: Prior, tmp_path, monkeypatch):
 def jobs_of(tmp_path, **settings) -> list[Job]:
     mesh = tmp_path / "blob.obj"
     meshes.write_obj(mesh, meshes.blob(60))
-    values = PaintSettings(**{"steps": 2, "views": 1, "preview": False, **settings}).model_dump(mode="json")
+    values = PaintOptions(**{"steps": 2, "views": 1, "preview": False, **settings}).model_dump(mode="json")
     file = InputFile(mesh)
     return [Job(f"j{n}", "paint", "a red brick cube", "", n, file, values, RowLocation("m.csv", 2)) for n in range(2)]
 

@@ -17,7 +17,7 @@ from pipeline.export.inspect import inspect_glb
 from pipeline.export.record import read_record
 from pipeline.prior.cache import CACHE_VARIABLE
 from pipeline.prior.load import Prior, load_prior
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 
 pytestmark = pytest.mark.usefixtures("every_asset_is_valid")
 
@@ -35,7 +35,7 @@ def sd1(tmp_path_factory: pytest.TempPathFactory) -> Prior:
 
 
 def job(mesh: Path, name: str = "one", adapters: tuple[AdapterFile, ...] = (), **settings: object) -> Job:
-    values = PaintSettings(**{"steps": 3, "preview": False, "texture_size": 64, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
+    values = PaintOptions(**{"steps": 3, "preview": False, "texture_size": 64, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
     location = RowLocation("m.csv", 2)
     return Job(name, "paint", "a red toy cube", "", 0, InputFile(mesh), values, location, adapters=adapters)
 

@@ -23,7 +23,7 @@ from pipeline.painting.refined_mesh import RefinedMesh, RefinedMeshSettings
 from pipeline.prior.load import Prior, load_prior
 from pipeline.recipes.asset_build import Asset
 from pipeline.recipes.paint import paint
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 from pipeline.recipes.ranking import score_asset, score_images
 from pipeline.uv.unwrap import unwrap
 
@@ -34,7 +34,7 @@ def embedded() -> Prior:
 
 
 def job(mesh: Path, name: str = "one", seed: int = 0, **settings: object) -> Job:
-    values = PaintSettings(**{"steps": 4, "preview": False, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
+    values = PaintOptions(**{"steps": 4, "preview": False, **settings}).model_dump(mode="json")  # type: ignore[arg-type]
     return Job(name, "paint", "a red brick cube", "", seed, InputFile(mesh), values, RowLocation("m.csv", 2))
 
 

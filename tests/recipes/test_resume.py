@@ -24,9 +24,9 @@ from pipeline.prior.load import Prior, load_prior
 from pipeline.recipes import build
 from pipeline.recipes.asset_build import RowContext
 from pipeline.recipes.generate import Generate
-from pipeline.recipes.generate_settings import GenerateSettings
+from pipeline.recipes.generate_settings import GenerateOptions
 from pipeline.recipes.paint import Paint
-from pipeline.recipes.paint_settings import PaintSettings
+from pipeline.recipes.paint_settings import PaintOptions
 
 VASE = Path(__file__).parents[2] / "manifests" / "meshes" / "vase.obj"
 Moment = tuple[str, int]
@@ -68,7 +68,7 @@ def run(case: Case, folder: Path, moments: list[Moment]) -> dict[str, str]:
     """Builds the case in ``folder``, interrupted at ``moments``; every start has a prior and scenes of its own. The
     hashes of all that was written."""
     mesh = Path(shutil.copy(VASE, folder.with_suffix(".obj"))) if case.recipe == "paint" else None
-    kind = PaintSettings if case.recipe == "paint" else GenerateSettings
+    kind = PaintOptions if case.recipe == "paint" else GenerateOptions
     values = kind(**case.settings).model_dump(mode="json", exclude_unset=True)
     file = InputFile(mesh) if mesh else None
     made = Job("one", case.recipe, "a red brick vase", "", 3, file, values, RowLocation("m.csv", 2))
@@ -139,7 +139,7 @@ def last_phase(
 ) -> Optimization:
     """The row's last phase, at its beginning or where its checkpoint says; phases before it are gone through."""
     own = SMALL_FIELD if recipe == "generate" else {}
-    kind = PaintSettings if recipe == "paint" else GenerateSettings
+    kind = PaintOptions if recipe == "paint" else GenerateOptions
     values = kind(**{"steps": 6, **own, **settings}).model_dump(mode="json")
     steps = {"paint": Paint, "generate": Generate}[recipe]()
     file = InputFile(mesh) if recipe == "paint" else None
