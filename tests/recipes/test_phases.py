@@ -12,8 +12,11 @@ from pipeline.recipes.generate_settings import GenerateOptions, GenerateSettings
 from pipeline.recipes.paint import Paint
 from pipeline.recipes.paint_settings import Distillation, PaintOptions, PaintSettings, resolve_paint
 
-# None is a value of these: no colour, no limit, no sketch, a size or threshold that the recipe computes.
-NONE_IS_A_VALUE = {"base_colour", "max_seconds", "tile_size", "shapes", "sketch_fit", "density_threshold"}
+# None is a value of these: no colour, no limit, no sketch, a size, threshold or map that the recipe computes.
+NONE_IS_A_VALUE = {
+    "base_colour", "max_seconds", "tile_size", "shapes", "sketch_fit", "density_threshold",
+    "metallic", "roughness", "roughness_min", "roughness_max",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("options", "settings"), [(PaintOptions, PaintSettings), (GenerateOptions, GenerateSettings)])
