@@ -289,6 +289,15 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_been(at: int) -> None:
         later.load_state({n: v for n, v in cut.state().items() if n != "known"})
 
 
+@pytest.mark.parametrize(("name", "value"), [("chosen", 1 << 40), ("chosen", -1), ("done", 99), ("done", -1)])
+def test_numbers_of_views_and_groups_that_there_are_not_are_refused(name: str, value: int) -> None:
+    made = scene()
+    state = {key: tensor.clone() for key, tensor in made.state().items()}
+    with pytest.raises(ValueError, match="checkpoint: "):
+        made.load_state({**state, name: torch.full_like(state[name], value)})
+    assert all(torch.equal(tensor, made.state()[key]) for key, tensor in state.items())
+
+
 def test_only_its_own_renderings_and_steps_are_followed() -> None:
     made = scene()
     with pytest.raises(TypeError):

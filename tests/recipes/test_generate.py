@@ -94,16 +94,16 @@ def test_the_same_job_gives_the_same_bytes_whatever_its_neighbours(prior: Prior,
     assert digest(tmp_path / "a/one/asset.glb") == digest(tmp_path / "b/one/asset.glb")
 
 
-@pytest.mark.parametrize("after", ["nothing", "refined", "patches"])
+@pytest.mark.parametrize(("after", "moments"), [("nothing", (6, 19)), ("refined", (25,)), ("patches", (25,))])
 def test_interrupted_and_resumed_it_ends_in_the_same_bytes(
-    prior: Prior, tmp_path: Path, after: str, monkeypatch: pytest.MonkeyPatch
+    prior: Prior, tmp_path: Path, after: str, moments: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.painting.multiview_sampling.CANDIDATES", 4)
     # More steps than one look at the occupancy: what it remembers must survive as well.
     settings: dict[str, object] = {"steps": 20, "refine": after == "refined", "refine_steps": 5}
     settings |= {"texturing": "patches" if after == "patches" else "views", "texture_steps": 5}
     run([job(**settings)], prior, tmp_path / "whole")
-    for moment in (6, 19, 25):
+    for moment in moments:
         calls = 0
 
         def stop(last: int = moment) -> bool:
@@ -111,7 +111,7 @@ def test_interrupted_and_resumed_it_ends_in_the_same_bytes(
             calls += 1
             return calls == last
 
-        run([job(**settings)], prior, tmp_path / f"{moment}", stop)
+        assert [o.state for o in run([job(**settings)], prior, tmp_path / f"{moment}", stop)] == ["interrupted"]
         (outcome,) = run([job(**settings)], prior, tmp_path / f"{moment}")
         assert outcome.state == "done"
         assert digest(tmp_path / f"{moment}/one/asset.glb") == digest(tmp_path / "whole/one/asset.glb")
