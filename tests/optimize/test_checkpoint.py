@@ -238,18 +238,16 @@ def test_a_row_tells_of_its_dropped_checkpoint_and_ends_in_the_right_bytes(
 def test_numbers_that_mean_nothing_are_dropped_under_a_right_checksum(
     prior: Prior, cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.painting.multiview_sampling.CANDIDATES", 8)
+    monkeypatch.setattr("pipeline.recipes.view_surface.CANDIDATES", 8)
     made = job(cube, distillation="patches")
     run(made, prior, tmp_path / "whole")
     path = interrupt(made, prior, tmp_path / "parts", 9)
-    for name, value in (("chosen", 1 << 40), ("chosen", -1), ("done", 99), ("done", -1)):
-        out = Path(shutil.copytree(tmp_path / "parts", tmp_path / f"{name} {value}"))
-        remake(lambda tensors, n=name, v=value: tensors[f"scene.{n}"].fill_(v))(
-            out / path.relative_to(tmp_path / "parts")
-        )
+    for value in (99, -1):
+        out = Path(shutil.copytree(tmp_path / "parts", tmp_path / f"{value} done"))
+        remake(lambda tensors, v=value: tensors["scene.done"].fill_(v))(out / path.relative_to(tmp_path / "parts"))
         assert run(made, prior, out).state == "done"
         record = read_record(out / "one")
-        assert record is not None and any("was dropped: checkpoint: " in text for text in record["warnings"]), name
+        assert record is not None and any("was dropped: checkpoint: " in text for text in record["warnings"])
         assert digest(out) == digest(tmp_path / "whole")
 
 

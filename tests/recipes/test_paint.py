@@ -121,19 +121,20 @@ def test_a_learned_background_is_optimised_and_resumed(prior: Prior, cube: Path,
     assert digest(tmp_path / "plain/one/asset.glb") != digest(tmp_path / "whole/one/asset.glb")
 
 
-@pytest.mark.parametrize("calls_before_the_stop", [1, 4, 9])
-def test_patches_are_resumed_to_the_byte(prior: Prior, cube: Path, tmp_path: Path, calls_before_the_stop: int) -> None:
+def test_patches_are_resumed_to_the_byte(prior: Prior, cube: Path, tmp_path: Path) -> None:
     painted = job(cube, distillation="patches", steps=12)
     run([painted], prior, tmp_path / "whole")
-    calls = iter([False] * calls_before_the_stop + [True] * 100)
-    (first,) = run([painted], prior, tmp_path / "parts", stop=lambda: next(calls))
-    assert first.state == "interrupted"
-    (second,) = run([painted, job(cube, "two", distillation="patches", steps=12)], prior, tmp_path / "parts")[:1]
-    assert second.state == "done"
-    assert digest(tmp_path / "whole" / "one" / "asset.glb") == digest(tmp_path / "parts" / "one" / "asset.glb")
-    record = read_record(tmp_path / "parts" / "one")
-    assert record is not None and record["bake"]["groups"] == 2
-    assert record["bake"]["views"] == 2 * record["resolved_settings"]["patch_views"]
+    for calls_before_the_stop in (1, 4, 9):
+        out = tmp_path / f"{calls_before_the_stop}"
+        calls = iter([False] * calls_before_the_stop + [True] * 100)
+        (first,) = run([painted], prior, out, stop=lambda calls=calls: next(calls))
+        assert first.state == "interrupted"
+        (second,) = run([painted, job(cube, "two", distillation="patches", steps=12)], prior, out)[:1]
+        assert second.state == "done"
+        assert digest(tmp_path / "whole" / "one" / "asset.glb") == digest(out / "one" / "asset.glb")
+        record = read_record(out / "one")
+        assert record is not None and record["bake"]["groups"] == 2
+        assert record["bake"]["views"] == 2 * record["resolved_settings"]["patch_views"]
 
 
 @pytest.mark.parametrize("steps", [1, 2])
