@@ -102,7 +102,11 @@ BAD: dict[str, tuple[str, Write, str]] = {
     "concept of SDXL": ("concept", tensors(clip_l=(1, 16), clip_g=(1, 24)), "text encoders take 16"),
     "a LoRA as concept": ("concept", pair(LAYER, (2, 16, 1, 1), (16, 2, 1, 1)), "name it in the field 'lora'"),
     "no vectors": ("concept", tensors(emb_params=(0, 16)), "has no vectors"),
-    "no word": ("concept", lambda path: save_file({" ": np.zeros((1, 16), np.float32)}, path), "a word that is empty"),
+    "no word": (
+        "concept",
+        lambda path: save_file({" ": np.zeros((1, 16), np.float32)}, path),
+        "one of its words is empty",
+    ),
     "blanks": (
         "concept",
         lambda path: save_file({"a  toy": np.zeros((1, 16), np.float32)}, path),
