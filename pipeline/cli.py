@@ -201,14 +201,14 @@ def cli() -> None:
     "--workers",
     type=click.IntRange(1, 4096),
     metavar="N",
-    help="Start N worker processes. Left out: chosen.",
+    help="Start N worker processes. Left out: one per GPU; without a GPU as many as cores and memory allow.",
 )
 @_option(
     RESOURCES,
     "--gpus-per-worker",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="F",
-    help="Give each worker this share of a GPU. Left out: as measured with --lockstep K, else a whole one.",
+    help="Give each worker this share of a GPU. Left out: measured if --lockstep K is given, else a whole GPU.",
 )
 @_option(
     RESOURCES, "--address", metavar="RAY", help="Use a running Ray cluster. Left out: start a local one for this run."
@@ -222,7 +222,7 @@ def cli() -> None:
     "prior and the CPU are made for it.",
 )
 @_flag(RESOURCES, "--compile", help="Compile the UNet (slow start, faster steps).")
-@_flag(RESOURCES, "--low-memory", help="Keep in main memory what the GPU does not need all the time.")
+@_flag(RESOURCES, "--low-memory", help="Keep text encoders and autoencoder in main memory while they are idle.")
 @_flag(RESOURCES, "--serial", help="Build in this process, without Ray (to debug).")
 @_option(
     RESILIENCE,
@@ -253,8 +253,8 @@ def cli() -> None:
 def run(**options: Any) -> int:
     """Build every row of MANIFEST that is not up to date.
 
-    Rows that are wrong are reported and the others built (exit 1). After Ctrl-C or a crash the same command
-    continues where it stopped, and gives the same bytes. MANIFEST and --out may be URLs.
+    Reports wrong rows and builds the others (exit 1). After Ctrl-C or a crash the same command continues where it
+    stopped, and gives the same bytes. MANIFEST and --out may be URLs.
 
     \b
     Example:
