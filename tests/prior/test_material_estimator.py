@@ -117,7 +117,7 @@ def test_a_prior_without_the_folder_has_no_estimator(tmp_path: Path) -> None:
         ({"widths": [8, 12, 100_000_000]}, "from 1 to 512"),
         ({"blocks": [1, 1, 0]}, "from 1 to 16"),
         ({"blocks": [1, True, 1]}, "blocks is"),
-        ({"widths": 3}, "no JSON object"),
+        ({"widths": 3}, "not a JSON object"),
         ({"widths": [8, 12, 24]}, "does not fit config.json"),
     ],
 )
@@ -138,7 +138,7 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(PriorError, match="missing"):
         load_estimator(tmp_path)
     (own / "config.json").write_text("[1")
-    with pytest.raises(PriorError, match="no JSON object"):
+    with pytest.raises(PriorError, match="not a JSON object"):
         load_estimator(tmp_path)
     (own / "config.json").unlink()
     with pytest.raises(PriorError, match="cannot be read"):

@@ -47,7 +47,7 @@ def test_patches_say_how_many_pixels_the_prior_drew(prior: Prior, cube: Path, tm
     """Half the height of a patch: about twice the pixels."""
     densities = []
     for name, height in (("high", 1.6), ("low", 0.8)):
-        job = paint_job(cube, name, distillation="patches", patch_height=height, steps=8)
+        job = paint_job(cube, name, distillation="patches", patch_height=height, steps=24)
         paint([job], prior, tmp_path, fingerprints=["p"], lockstep=1)
         record = read_record(tmp_path / name)
         assert record is not None
