@@ -11,9 +11,9 @@ import dataclasses
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
 
 from pipeline.painting.mesh_renderer import MeshRenderer
+from pipeline.painting.point_visibility import points_in_view
 from pipeline.raster.camera import Cameras, CameraSettings
 
 # Heights that are tried, each half of the one before, each with close-ups that lean as asked for and far enough that
@@ -27,9 +27,7 @@ _CANDIDATES = 64
 _POINTS = 2048
 # Side of the drawn views in pixels, and how near to an outline, in those, a place is shown too badly.
 _SIDE = 192
-_RIM = 0.013 * _SIDE
-# A step in depth over this share of the object's radius is an outline.
-_STEP = 0.06
+_MARGIN = 0.013 * _SIDE
 _LEAST_COSINE = 0.35
 # Beyond this multiple of the height asked for, what is seen is too far away to count.
 _FARTHEST = 1.75
@@ -81,26 +79,16 @@ def _shown(
     cameras: CameraSettings,
 ) -> NDArray[np.bool_]:
     """(P,) which ``points`` (P, 3) one camera sees from in front, away from outlines, and not far behind its target."""
-    matrix = camera.clip_from_world[0]
-    clip = points @ matrix[:, :3].T + matrix[:, 3]
-    depth = clip[:, 3]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        x, y = ((0.5 + 0.5 * sign * clip[:, axis] / depth) * _SIDE for axis, sign in ((0, 1), (1, -1)))
-    inside = (depth > 0) & (x > 0) & (x < _SIDE) & (y > 0) & (y < _SIDE)
-    towards = camera.eye[0] - points
-    cosine = np.einsum("pi,pi->p", towards, normals) / np.maximum(np.linalg.norm(towards, axis=1), 1e-12)
-    per_depth = 2 / camera.projection[0, 1, 1]
-    chosen = np.flatnonzero(inside & (np.abs(cosine) > _LEAST_COSINE) & (depth * per_depth < _FARTHEST * height))
+    seen = points_in_view(
+        views,
+        camera,
+        points,
+        normals,
+        side=_SIDE,
+        least_cosine=_LEAST_COSINE,
+        farthest=_FARTHEST * height,
+        radius=cameras.object_radius,
+    )
     result = np.zeros(len(points), bool)
-    if not len(chosen):
-        return result
-    drawn = views.depth(camera, _SIDE)
-    finite = np.where(np.isfinite(drawn), drawn, np.float32(1e6))
-    outline = maximum_filter(finite, 3) - minimum_filter(finite, 3) > _STEP * cameras.object_radius
-    outline[[0, -1]] = True
-    outline[:, [0, -1]] = True
-    away = distance_transform_edt(~outline)
-    row, column = y[chosen].astype(np.int64), x[chosen].astype(np.int64)
-    slack = per_depth * depth[chosen] / _SIDE * (1 + 1 / np.abs(cosine[chosen]))
-    result[chosen] = (away[row, column] > _RIM) & (depth[chosen] <= drawn[row, column] + slack)
+    result[seen.chosen] = (seen.away > _MARGIN) & seen.visible
     return result

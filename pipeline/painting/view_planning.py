@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
 
 from pipeline.core.scene import View
 from pipeline.painting.mesh_renderer import MeshRenderer
+from pipeline.painting.point_visibility import points_in_view
 from pipeline.painting.view_selection import smooth_ramp
 from pipeline.raster.camera import Cameras
 
@@ -28,8 +28,6 @@ _POINTS, _SIDE = 2048, 96
 _FACING = (0.3, 0.75)
 # Distance from the image's border and from outlines, as a share of the side, over which a place comes to count.
 _BORDER = (0.01, 0.06)
-# A step in depth over this share of the object's radius is an outline.
-_OUTLINE = 0.06
 # A view whose weight lies by more than this share on places that its group shows already is left for another group.
 _OVERLAP = 0.25
 # Another group must show at least this share of new surface, of all that its views show.
@@ -69,28 +67,17 @@ def _weigh(
     out: Float32Array,
 ) -> None:
     """Fills ``out`` (P,) for one camera."""
-    matrix = camera.clip_from_world[0]
-    clip = points @ matrix[:, :3].T + matrix[:, 3]
-    depth = clip[:, 3]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        x, y = ((0.5 + 0.5 * sign * clip[:, axis] / depth) * _SIDE for axis, sign in ((0, 1), (1, -1)))
-        inside = (depth > 0) & (x > 0) & (x < _SIDE) & (y > 0) & (y < _SIDE)
-    towards = camera.eye[0] - points
-    cosine = np.einsum("pi,pi->p", towards, normals) / np.maximum(np.linalg.norm(towards, axis=1), 1e-12)
-    chosen = np.flatnonzero(inside & (np.abs(cosine) > _FACING[0]))
-    if not len(chosen):
-        return
-    drawn = renderer.depth(camera, _SIDE)
-    finite = np.where(np.isfinite(drawn), drawn, np.float32(1e6))
-    outline = maximum_filter(finite, 3) - minimum_filter(finite, 3) > _OUTLINE * radius
-    outline[[0, -1]] = True
-    outline[:, [0, -1]] = True
-    away = distance_transform_edt(~outline) / _SIDE
-    row, column = y[chosen].astype(np.int64), x[chosen].astype(np.int64)
-    pixel = 2 / camera.projection[0, 1, 1] * depth[chosen] / _SIDE
-    seen = depth[chosen] <= drawn[row, column] + pixel * (1 + 1 / np.abs(cosine[chosen]))
-    weight = smooth_ramp(np.abs(cosine[chosen]), _FACING) * smooth_ramp(away[row, column], _BORDER) * seen
-    out[chosen] = weight
+    seen = points_in_view(
+        renderer,
+        camera,
+        points,
+        normals,
+        side=_SIDE,
+        least_cosine=_FACING[0],
+        farthest=np.inf,
+        radius=radius,
+    )
+    out[seen.chosen] = smooth_ramp(seen.cosine, _FACING) * smooth_ramp(seen.away / _SIDE, _BORDER) * seen.visible
 
 
 def choose_groups(weights: Float32Array, count: int, most: int, known: Float32Array) -> list[NDArray[np.int64]]:

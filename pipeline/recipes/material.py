@@ -17,11 +17,11 @@ from pipeline.core.job import Job
 from pipeline.mesh.ball import preview_ball
 from pipeline.mesh.normalise import normalise
 from pipeline.prior.load import Prior
-from pipeline.prior.tile import Tile, sample_tile
+from pipeline.prior.tile import Tile
 from pipeline.recipes.asset_build import Asset, AssetBuild, Phase, RowContext, Variant
 from pipeline.recipes.build import build
 from pipeline.recipes.material_settings import MaterialOptions, MaterialSettings, resolve_material
-from pipeline.recipes.material_surface import border_warning, estimated_maps, exemplar_settings, material_prompt
+from pipeline.recipes.material_surface import draw_sample, estimated_maps, exemplar_settings
 from pipeline.recipes.paintable_mesh import MESH_RADIUS
 from pipeline.recipes.recipe import Recipe
 
@@ -90,20 +90,7 @@ class Material(Recipe[MaterialSettings, None, None]):
         """Draw the sample, make the maps of it, and put them on the ball. Raises LatentkilnError."""
         row, settings = asset_build.row, asset_build.settings
         base, doublings = base_size(settings.sample_size, _native(prior), _multiple(prior))
-        with row.stage("sample"):
-            tile = sample_tile(
-                prior,
-                material_prompt(row, prior, close_up=settings.prompt_close_up),
-                negative_prompt=row.job.negative_prompt,
-                guidance_scale=settings.guidance_scale,
-                steps=settings.steps,
-                seed=variant.seed,
-                size=base,
-                doublings=doublings,
-                adapters=prior.adapters(row.job.adapters),
-                report=row.report,
-            )
-        row.warn(border_warning(tile))
+        tile = draw_sample(row, settings, variant.seed, prior, size=base, doublings=doublings)
         pixels = len(tile.image)
         if settings.texture_size > _SOFT * pixels:
             row.warn(

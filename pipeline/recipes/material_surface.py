@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps
 from pipeline.bake.exemplar_maps import ExemplarMaps, ExemplarSettings, exemplar_maps
@@ -51,44 +52,51 @@ def estimated_maps(tile: Tile, options: ExemplarSettings, prior: Prior) -> Exemp
     return exemplar_maps(tile.image, options, prior.material_estimator)
 
 
-def material_prompt(row: RowContext, prior: Prior, *, close_up: bool) -> str:
-    """The prompt of the sample: the surface alone, from near where ``close_up`` says so."""
-    prompt = prior.surface_prompt(row.job.prompt)
-    if not close_up:
-        return prompt
-    return prior.fit_prompt(prompt, CLOSE_UP, prior.adapters(row.job.adapters)) + CLOSE_UP
+class SampleSettings(Protocol):
+    """The settings of a row that a tileable sample is drawn with."""
+
+    prompt_close_up: bool
+    guidance_scale: float
+    steps: int
 
 
-def border_warning(tile: Tile) -> str:
-    """One line where opposite borders of the sample differ visibly, else ""."""
-    if tile.wrap <= GOOD_WRAP:
-        return ""
-    return (
-        f"the tileable sample's borders show: the step across them is {tile.wrap:.1f} times what is usual inside; "
-        "try another seed"
-    )
+def draw_sample(
+    row: RowContext, settings: SampleSettings, seed: int, prior: Prior, *, size: int, doublings: int = 0
+) -> Tile:
+    """Draw a tileable sample of the row's surface; ``size`` and ``doublings`` as in ``sample_tile``.
+
+    Adds a warning to ``row`` where opposite borders of the sample differ visibly. Raises LatentkilnError.
+    """
+    prompt, adapters = prior.surface_prompt(row.job.prompt), prior.adapters(row.job.adapters)
+    if settings.prompt_close_up:
+        prompt = prior.fit_prompt(prompt, CLOSE_UP, adapters) + CLOSE_UP
+    with row.stage("sample"):
+        tile = sample_tile(
+            prior,
+            prompt,
+            negative_prompt=row.job.negative_prompt,
+            guidance_scale=settings.guidance_scale,
+            steps=settings.steps,
+            seed=seed,
+            size=size,
+            doublings=doublings,
+            adapters=adapters,
+            report=row.report,
+        )
+    if tile.wrap > GOOD_WRAP:
+        row.warn(
+            f"the tileable sample's borders show: the step across them is {tile.wrap:.1f} times what is usual inside; "
+            "try another seed"
+        )
+    return tile
 
 
 def paint_with_material(
     row: RowContext, settings: PaintSettings, paintable: PaintableMesh, seed: int, prior: Prior
 ) -> BakedMaps:
-    """The maps of one variant: a sample drawn with ``seed``, baked.
-
-    Adds a warning to ``row`` where opposite borders of the sample differ visibly. Raises LatentkilnError.
-    """
-    with row.stage("sample"):
-        tile = sample_tile(
-            prior,
-            material_prompt(row, prior, close_up=settings.prompt_close_up),
-            negative_prompt=row.job.negative_prompt,
-            guidance_scale=settings.guidance_scale,
-            steps=settings.steps,
-            seed=seed,
-            size=prior.material_defaults.size or prior.sample_size,
-            adapters=prior.adapters(row.job.adapters),
-            report=row.report,
-        )
-    row.warn(border_warning(tile))
+    """The maps of one variant: a sample drawn with ``seed``, baked. Raises LatentkilnError."""
+    size = prior.material_defaults.size or prior.sample_size
+    tile = draw_sample(row, settings, seed, prior, size=size)
     options = exemplar_settings(settings)
     extra: ExtraMaps | None = None
     if options.maps:

@@ -23,32 +23,55 @@ def _snapped(x):
 
 
 @numba.njit(cache=True, nogil=True)
+def _oriented(corners):
+    """((x0, y0, x1, y1, x2, y2) in subcells, anticlockwise; twice the area, signed) of one face's corners (3, 2)."""
+    x0, y0 = _snapped(corners[0, 0]), _snapped(corners[0, 1])
+    x1, y1 = _snapped(corners[1, 0]), _snapped(corners[1, 1])
+    x2, y2 = _snapped(corners[2, 0]), _snapped(corners[2, 1])
+    doubled = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
+    if doubled < 0:
+        x1, y1, x2, y2 = x2, y2, x1, y1
+    return (x0, y0, x1, y1, x2, y2), doubled
+
+
+@numba.njit(cache=True, nogil=True)
+def _centres(corner, width, height):
+    """First and last column and row of the cells whose centres a face may cover."""
+    x0, y0, x1, y1, x2, y2 = corner
+    half = SUBCELL // 2
+    left = max((min(x0, x1, x2) - half) // SUBCELL, 0)
+    right = min((max(x0, x1, x2) - half) // SUBCELL + 1, width - 1)
+    top = max((min(y0, y1, y2) - half) // SUBCELL, 0)
+    bottom = min((max(y0, y1, y2) - half) // SUBCELL + 1, height - 1)
+    return left, right, top, bottom
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _covers_centre(corner, px, py):
+    """Whether a face covers a cell's centre; centres on shared edges belong to one face."""
+    x0, y0, x1, y1, x2, y2 = corner
+    return (
+        _owns_centre((x1 - x0) * (py - y0) - (y1 - y0) * (px - x0), x1 - x0, y1 - y0)
+        and _owns_centre((x2 - x1) * (py - y1) - (y2 - y1) * (px - x1), x2 - x1, y2 - y1)
+        and _owns_centre((x0 - x2) * (py - y2) - (y0 - y2) * (px - x2), x0 - x2, y0 - y2)
+    )
+
+
+@numba.njit(cache=True, nogil=True)
 def coverage(corners, size):
     """As ``uv.kernels.coverage``."""
     count = np.zeros((size, size), np.uint8)
     half = SUBCELL // 2
     for face in range(corners.shape[0]):
-        x0, y0 = _snapped(corners[face, 0, 0]), _snapped(corners[face, 0, 1])
-        x1, y1 = _snapped(corners[face, 1, 0]), _snapped(corners[face, 1, 1])
-        x2, y2 = _snapped(corners[face, 2, 0]), _snapped(corners[face, 2, 1])
-        doubled = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
-        if doubled == 0:
+        corner, area = _oriented(corners[face])
+        if area == 0:
             continue
-        if doubled < 0:
-            x1, y1, x2, y2 = x2, y2, x1, y1
-        left = max((min(x0, x1, x2) - half) // SUBCELL, 0)
-        right = min((max(x0, x1, x2) - half) // SUBCELL + 1, size - 1)
-        top = max((min(y0, y1, y2) - half) // SUBCELL, 0)
-        bottom = min((max(y0, y1, y2) - half) // SUBCELL + 1, size - 1)
+        left, right, top, bottom = _centres(corner, size, size)
         for row in range(top, bottom + 1):
             py = row * SUBCELL + half
             for column in range(left, right + 1):
                 px = column * SUBCELL + half
-                if not _owns_centre((x1 - x0) * (py - y0) - (y1 - y0) * (px - x0), x1 - x0, y1 - y0):
-                    continue
-                if not _owns_centre((x2 - x1) * (py - y1) - (y2 - y1) * (px - x1), x2 - x1, y2 - y1):
-                    continue
-                if not _owns_centre((x0 - x2) * (py - y2) - (y0 - y2) * (px - x2), x0 - x2, y0 - y2):
+                if not _covers_centre(corner, px, py):
                     continue
                 if count[row, column] < 255:
                     count[row, column] += 1
@@ -69,28 +92,16 @@ def folded_faces(corners, order, starts):
         occupied = np.zeros((height, width), np.bool_)
         for k in range(starts[chart], starts[chart + 1]):
             face = order[k]
-            x0, y0 = _snapped(corners[face, 0, 0]), _snapped(corners[face, 0, 1])
-            x1, y1 = _snapped(corners[face, 1, 0]), _snapped(corners[face, 1, 1])
-            x2, y2 = _snapped(corners[face, 2, 0]), _snapped(corners[face, 2, 1])
-            doubled = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
-            if doubled == 0:
+            corner, area = _oriented(corners[face])
+            if area == 0:
                 continue
-            if doubled < 0:
-                x1, y1, x2, y2 = x2, y2, x1, y1
-            left = max((min(x0, x1, x2) - half) // SUBCELL, 0)
-            right = min((max(x0, x1, x2) - half) // SUBCELL + 1, width - 1)
-            top = max((min(y0, y1, y2) - half) // SUBCELL, 0)
-            bottom = min((max(y0, y1, y2) - half) // SUBCELL + 1, height - 1)
+            left, right, top, bottom = _centres(corner, width, height)
             for write in range(2):
                 for row in range(top, bottom + 1):
                     py = row * SUBCELL + half
                     for column in range(left, right + 1):
                         px = column * SUBCELL + half
-                        if not _owns_centre((x1 - x0) * (py - y0) - (y1 - y0) * (px - x0), x1 - x0, y1 - y0):
-                            continue
-                        if not _owns_centre((x2 - x1) * (py - y1) - (y2 - y1) * (px - x1), x2 - x1, y2 - y1):
-                            continue
-                        if not _owns_centre((x0 - x2) * (py - y2) - (y0 - y2) * (px - x2), x0 - x2, y0 - y2):
+                        if not _covers_centre(corner, px, py):
                             continue
                         if write == 1:
                             occupied[row, column] = True
