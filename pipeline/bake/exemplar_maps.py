@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.bake.bake import EMISSIVE, HEIGHT, METALLIC_ROUGHNESS, NORMAL
+from pipeline.bake.bake import BASE_COLOUR, EMISSIVE, HEIGHT, METALLIC_ROUGHNESS, NORMAL, OCCLUSION
 from pipeline.prior.material_estimator import MaterialEstimator
 from pipeline.prior.material_folder import needs_estimator
 
@@ -56,8 +56,7 @@ class ExemplarMaps:
     """Maps of one exemplar, float32, which wrap around.
 
     base_colour: (H, W, 3) sRGB in [0, 1]. roughness, metalness, glow: (H, W) in [0, 1]. height: (H, W) in pixels of the
-    exemplar, strength included. slopes: (H, W, 2) of that height, to the right and down. sources: per map ``sampled``,
-    ``estimated``, ``given`` or ``derived``. confidence: the estimator's mean confidence, by quantity.
+    exemplar, strength included. slopes: (H, W, 2) of that height, to the right and down. notes: for the record.
     """
 
     base_colour: Floats
@@ -66,16 +65,7 @@ class ExemplarMaps:
     glow: Floats
     height: Floats
     slopes: Floats
-    sources: dict[str, str]
-    confidence: dict[str, float]
-    estimator: str
-
-    @property
-    def notes(self) -> dict[str, Any]:
-        """For the record."""
-        if not self.estimator:
-            return {"map_sources": self.sources}
-        return {"map_sources": self.sources, "estimator": self.estimator, "confidence": self.confidence}
+    notes: dict[str, Any]
 
 
 def exemplar_maps(image: Floats, options: ExemplarSettings, estimator: MaterialEstimator | None) -> ExemplarMaps:
@@ -83,37 +73,45 @@ def exemplar_maps(image: Floats, options: ExemplarSettings, estimator: MaterialE
     and there is none."""
     plane = np.zeros(image.shape[:2], np.float32)
     colour, rough, metal, height = image, plane + 1, plane, plane
-    sources, confidence = {"base_colour": "sampled"}, {}
+    confidence: dict[str, float] = {}
     if options.needs_estimator:
         if estimator is None:
             raise ValueError("maps: the prior has no network that estimates materials")
         said = estimator.estimate(np.ascontiguousarray(image.transpose(2, 0, 1))[None], tileable=True)
         rough, metal, height = said.roughness[0, 0], said.metalness[0, 0], said.height[0, 0]
         if options.delight:
-            colour, sources["base_colour"] = np.ascontiguousarray(said.base_colour[0].transpose(1, 2, 0)), "estimated"
+            colour = np.ascontiguousarray(said.base_colour[0].transpose(1, 2, 0))
         names = ("base_colour", "roughness_and_metalness", "height")
         means = said.confidence[0].mean(axis=(1, 2))
         confidence = {name: round(float(mean), 3) for name, mean in zip(names, means, strict=True)}
+    height = (height * np.float32(options.normal_strength)).astype(np.float32)
+    name = estimator.identity if estimator is not None and options.needs_estimator else ""
+    return ExemplarMaps(
+        colour,
+        roughness_of(rough, options),
+        metal if options.metallic is None else plane + np.float32(options.metallic),
+        glow_of(colour),
+        height,
+        slopes_of(height),
+        source_notes(options, name, confidence),
+    )
+
+
+def source_notes(options: ExemplarSettings, estimator: str, confidence: dict[str, float]) -> dict[str, Any]:
+    """For the record: where each map comes from, and how sure ``estimator`` ("" for none) is."""
+    sources = {BASE_COLOUR: "estimated" if estimator and options.delight else "sampled"}
     sources |= {name: "estimated" for name in options.maps if name in ESTIMATED}
     if METALLIC_ROUGHNESS in options.maps and options.metallic is not None and options.roughness is not None:
         sources[METALLIC_ROUGHNESS] = "given"
     if EMISSIVE in options.maps:
         sources[EMISSIVE] = "derived"
-    height = (height * np.float32(options.normal_strength)).astype(np.float32)
-    return ExemplarMaps(
-        colour,
-        _roughness(rough, options),
-        metal if options.metallic is None else plane + np.float32(options.metallic),
-        _glow(colour),
-        height,
-        slopes_of(height),
-        sources,
-        confidence,
-        estimator.identity if estimator is not None and options.needs_estimator else "",
-    )
+    if OCCLUSION in options.maps:
+        sources[OCCLUSION] = "measured"
+    return {"map_sources": sources} | ({"estimator": estimator, "confidence": confidence} if estimator else {})
 
 
-def _roughness(estimated: Floats, options: ExemplarSettings) -> Floats:
+def roughness_of(estimated: Floats, options: ExemplarSettings) -> Floats:
+    """An estimated roughness of any shape, with what the row gives in its place."""
     if options.roughness is not None:
         return np.full_like(estimated, options.roughness)
     low, high = float(estimated.min()), float(estimated.max())
@@ -125,9 +123,9 @@ def _roughness(estimated: Floats, options: ExemplarSettings) -> Floats:
     return result
 
 
-def _glow(colour: Floats) -> Floats:
-    """The share of its colour that each pixel emits, in [0, 1]: 1 for the bright parts of lava or neon."""
-    brightness = colour.max(axis=2)
+def glow_of(colour: Floats) -> Floats:
+    """The share (...) of its colour (..., 3) that each place emits, in [0, 1]: 1 for the bright parts of lava."""
+    brightness = colour.max(axis=-1)
     low, high = np.quantile(brightness, _GLOW)
     share = np.clip((brightness - low) / max(float(high - low), 1e-3), 0, 1)
     return np.asarray(share * share * (3 - 2 * share), np.float32)

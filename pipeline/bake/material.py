@@ -12,19 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.bake.atlas import TexelMap, shared_edges, texel_map
-from pipeline.bake.bake import (
-    BASE_COLOUR,
-    EMISSIVE,
-    HEIGHT,
-    METALLIC_ROUGHNESS,
-    NORMAL,
-    OCCLUSION,
-    BakedMaps,
-)
-from pipeline.bake.exemplar_maps import ExemplarMaps, ExemplarSettings, emitted, height_image, normal_bytes, to_bytes
+from pipeline.bake.bake import BASE_COLOUR, BakedMaps
+from pipeline.bake.exemplar_maps import ExemplarMaps, ExemplarSettings
 from pipeline.bake.inpainting import extend_nearest
+from pipeline.bake.map_images import MeshFrame, TexelMaterial, map_images
 from pipeline.bake.seams import LEVEL_MARGIN, seam_step
-from pipeline.bake.surface_maps import Surface, occlusion_of_texels, tangent_normals
+from pipeline.bake.surface_maps import Surface
 from pipeline.core.job import Reporter, no_report
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normals import smooth_normals
@@ -41,17 +34,11 @@ _LEAST_SIDE = 16
 
 @dataclass(frozen=True)
 class ExtraMaps:
-    """Maps besides the base colour: the exemplar's, which of them are wanted, and how the mesh lies.
-
-    rotation: (3, 3), takes directions of the input mesh to the working frame (as rows times its transpose). scale:
-    working units per input unit. crease_angle: of the shading normals, radians.
-    """
+    """Maps besides the base colour: the exemplar's, which of them are wanted, and how the mesh lies."""
 
     exemplar: ExemplarMaps
     options: ExemplarSettings
-    rotation: NDArray[np.float64]
-    scale: float = 1.0
-    crease_angle: float = math.radians(60)
+    frame: MeshFrame
 
 
 def bake_material(
@@ -96,7 +83,9 @@ def bake_material(
     pixels = np.ascontiguousarray(np.clip(np.rint(spread.transpose(1, 2, 0) * 255), 0, 255).astype(np.uint8))
     across, _ = seam_step(pixels, uvmesh)
     surface = Surface(uvmesh, texels, positions, position, smooth)
-    more = BakedMaps({}) if extra is None else _bake_extra(surface, extra, exemplar.layout, share, tile, seed)
+    more = BakedMaps({})
+    if extra is not None:
+        more = _bake_extra(surface, extra, colours[texels.mask], exemplar.layout, share, tile, seed)
     report("bake", 2, 2)
     radius = float(np.linalg.norm(positions - (positions.min(axis=0) + positions.max(axis=0)) / 2, axis=1).max())
     notes = {
@@ -117,42 +106,25 @@ def bake_material(
 
 
 def _bake_extra(
-    surface: Surface, extra: ExtraMaps, layout: Literal["periodic", "hexagonal"], share: float, tile: float, seed: int
+    surface: Surface,
+    extra: ExtraMaps,
+    colour: Floats,
+    layout: Literal["periodic", "hexagonal"],
+    share: float,
+    tile: float,
+    seed: int,
 ) -> BakedMaps:
     """The maps besides the base colour, laid over the surface as the colour is."""
-    exemplar, options = extra.exemplar, extra.options
+    exemplar = extra.exemplar
     scalars = [exemplar.roughness, exemplar.metalness, exemplar.glow, exemplar.height]
     planes = _filtered(np.stack([*scalars, *exemplar.slopes.transpose(2, 0, 1)], axis=2), share)
     values, gradient = tile_maps(planes[..., :4], planes[..., 4:], layout, surface.position, surface.smooth, tile, seed)
-    rotation = extra.rotation
-    maps: dict[str, NDArray[np.uint8]] = {}
-    notes = exemplar.notes
-    if NORMAL in options.maps:
-        vectors = tangent_normals(surface.uvmesh, surface.texels, gradient @ rotation, extra.crease_angle)
-        maps[NORMAL] = normal_bytes(surface.spread(vectors))
-    sky = np.ones(len(values), np.float32)
-    if OCCLUSION in options.maps:
-        sky = occlusion_of_texels(surface)
-        notes = {**notes, "map_sources": {**exemplar.sources, OCCLUSION: "measured"}}
-        maps[OCCLUSION] = to_bytes(surface.spread(np.repeat(sky[:, None], 3, axis=1)))
-    if METALLIC_ROUGHNESS in options.maps:
-        maps[METALLIC_ROUGHNESS] = to_bytes(surface.spread(np.stack([sky, values[:, 0], values[:, 1]], axis=1)))
-    if EMISSIVE in options.maps:
-        colours = shade_surface(
-            prepare_exemplar(_filtered(exemplar.base_colour, share), layout),
-            surface.position,
-            surface.smooth,
-            tile,
-            seed,
-        )
-        maps[EMISSIVE] = to_bytes(surface.spread(emitted(colours, values[:, 2])))
-    height = None
-    if HEIGHT in options.maps:
-        # From pixels of the exemplar to units of the input mesh.
-        unit = tile / len(exemplar.base_colour) / extra.scale
-        height, span = height_image(surface.spread(values[:, 3:4])[..., 0] * np.float32(unit))
-        notes = {**notes, "height_span": float(f"{span:.6g}")}
-    return BakedMaps(maps, notes, height)
+    # From pixels of the exemplar to units of the input mesh.
+    unit = np.float32(tile / len(exemplar.base_colour) / extra.frame.scale)
+    rough, metal, glow, height = values.T
+    material = TexelMaterial(rough, metal, glow, height * unit, gradient, colour)
+    baked = map_images(surface, material, extra.options, extra.frame)
+    return BakedMaps(baked.maps, {**exemplar.notes, **baked.notes}, baked.height)
 
 
 def texels_per_unit(uvmesh: UVMesh, positions: NDArray[np.float64], texels: TexelMap) -> float:

@@ -196,20 +196,20 @@ class SurfaceTexels:
 
 @dataclass
 class BlendedViews:
-    """Weighted sums of both bands over the views so far."""
+    """Weighted sums of both bands over the views so far, of C channels."""
 
-    low: Float32Array  # (M, 3)
-    high: Float32Array  # (M, 3)
+    low: Float32Array  # (M, C)
+    high: Float32Array  # (M, C)
     broad: NDArray[np.float64]  # (M,) sum of the low band's weights
     sharp: NDArray[np.float64]  # (M,)
 
     @classmethod
-    def empty(cls, count: int) -> BlendedViews:
-        low, high = (np.zeros((count, 3), np.float32) for _ in range(2))
+    def empty(cls, count: int, channels: int = 3) -> BlendedViews:
+        low, high = (np.zeros((count, channels), np.float32) for _ in range(2))
         return cls(low, high, np.zeros(count), np.zeros(count))
 
     def colours(self) -> Float32Array:
-        """(M, 3) in [0, 1]; 0 for texels to which no view has added anything."""
+        """(M, C) in [0, 1]; 0 for texels to which no view has added anything."""
         low = self.low / np.maximum(self.broad, 1e-30)[:, None]
         high = self.high / np.maximum(self.sharp, 1e-30)[:, None]
         return np.clip(low + high, 0, 1).astype(np.float32)
@@ -224,7 +224,7 @@ def add_view(
     counts: Float32Array | None,
     settings: ProjectionSettings,
 ) -> tuple[NDArray[np.int64], Float32Array]:
-    """Adds one view, ``image`` (3, H, H), to ``blend``. Returns the texels it shows (K,), and how well, (K,): the
+    """Adds one view, ``image`` (C, H, H), to ``blend``. Returns the texels it shows (K,), and how well, (K,): the
     share that counts, times the cosine."""
     side = image.shape[-1]
     fine = side * max(1, -(-_LEAST_DEPTH_SIDE // side))
@@ -318,7 +318,7 @@ def _visible(near_depth: Float32Array, depth: Float32Array, slack: float) -> NDA
 
 
 def _blurred(picture: Float32Array, inside: NDArray[np.bool_], sigma: float) -> Float32Array:
-    """(H, H, 3) Gaussian mean over the pixels ``inside`` (H, H) only; the picture itself where none is near."""
+    """(H, H, C) Gaussian mean over the pixels ``inside`` (H, H) only; the picture itself where none is near."""
     weight = gaussian_filter(inside.astype(np.float32), sigma, truncate=3.0)
     total = gaussian_filter(picture * inside[..., None], (sigma, sigma, 0), truncate=3.0)
     near = weight > 1e-3

@@ -5,11 +5,14 @@ S is the texture's side, M texels on the surface, F faces.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 
 from pipeline.bake.atlas import TexelMap, texel_map
 from pipeline.bake.inpainting import extend_nearest
@@ -35,17 +38,29 @@ class Surface:
     position: NDArray[np.floating]
     smooth: NDArray[np.floating]
 
-    def spread(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
-        """(S, S, C) from ``values`` (M, C), spread over all empty texels."""
-        size = self.texels.size
-        image = np.zeros((values.shape[1], size, size), np.float32)
-        image[:, self.texels.mask] = values.T
-        return extend_nearest(image, self.texels.mask).transpose(1, 2, 0)
+    @functools.cached_property
+    def _nearest(self) -> NDArray[np.int64]:
+        """(S, S) the number of the texel on the surface that is nearest to each texel."""
+        mask = self.texels.mask
+        number = np.zeros(mask.shape, np.int64)
+        number[mask] = np.arange(int(mask.sum()))
+        if mask.all() or not mask.any():
+            return number
+        row, column = distance_transform_edt(~mask, return_distances=False, return_indices=True)
+        nearest: NDArray[np.int64] = number[row, column]
+        return nearest
+
+    def spread(self, values: NDArray[Any]) -> NDArray[Any]:
+        """(S, S, C) of ``values`` (M, C), which spread over all empty texels."""
+        if len(values) == 0:
+            return np.zeros((*self.texels.mask.shape, values.shape[1]), values.dtype)
+        result: NDArray[Any] = values[self._nearest]
+        return result
 
 
 def tangent_normals(
     uvmesh: UVMesh, texels: TexelMap, gradient: NDArray[np.floating], crease_angle: float
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """Unit normals (M, 3) in tangent space, +Y up the texture, of a surface that rises by ``gradient`` (M, 3).
 
     ``gradient`` is in the frame of ``uvmesh``'s positions. Only its part along the surface counts. The tangent frame at
@@ -55,12 +70,12 @@ def tangent_normals(
     normals, normal_faces = corner_normals(mesh, crease_angle)
     corners = corner_tangents(mesh.vertices, mesh.faces, normals, normal_faces, uvmesh.uv, uvmesh.uv_faces)
     every = np.arange(mesh.faces.size).reshape(-1, 3)
-    normal = _unit(interpolate(texels.face, texels.bary, normals, normal_faces).astype(np.float64))
+    normal = _unit(interpolate(texels.face, texels.bary, normals, normal_faces))
     flat = np.ascontiguousarray(corners.reshape(-1, 4)[:, :3])
-    tangent = _unit(interpolate(texels.face, texels.bary, flat, every).astype(np.float64))
-    handedness = corners[texels.face[texels.mask], 0, 3:].astype(np.float64)
+    tangent = _unit(interpolate(texels.face, texels.bary, flat, every))
+    handedness = corners[texels.face[texels.mask], 0, 3:]
     bitangent = _unit(handedness * np.cross(normal, tangent))
-    rise = np.asarray(gradient, np.float64)
+    rise = np.asarray(gradient, np.float32)
     rise = rise - normal * _dot(normal, rise)
     raised = _unit(normal - rise)
     # Between the corners, interpolated normal and tangent are not quite at right angles.
@@ -93,11 +108,13 @@ def _measured(uvmesh: UVMesh, vertices: NDArray[np.float64], texels: TexelMap) -
     return measure_occlusion(vertices, faces, points, flat, smooth)
 
 
-def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    result: NDArray[np.float64] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+def _unit(vectors: NDArray[Any]) -> NDArray[Any]:
+    """Unit vectors (M, 3), in the type they have."""
+    length = np.sqrt(_dot(vectors, vectors))
+    result: NDArray[Any] = vectors / np.maximum(length, 1e-12)
     return result
 
 
-def _dot(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    result: NDArray[np.float64] = (one * other).sum(axis=1, keepdims=True)
+def _dot(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    result: NDArray[Any] = np.einsum("mi,mi->m", one, other)[:, None]
     return result

@@ -98,6 +98,7 @@ def write_glb(
     image_format: str = "png",
     tiling: tuple[float, float] | None = None,
     factors: MaterialFactors = MaterialFactors(),
+    encoded: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes ``uvmesh`` with its textures to ``path``, atomically.
 
@@ -106,6 +107,7 @@ def write_glb(
     the latter. ``provenance`` (JSON values only) goes to ``asset.extras["latentkiln"]``. ``crease_angle`` (radians)
     applies where the input has no normals. Raises ExportError for coordinates out of float32's range and for an unknown
     image format.
+    ``encoded``: files of the maps by name, as ``encode_maps`` returns them; None: they are encoded here.
     ``tiling``: how often all maps repeat along u and v of the unit square (KHR_texture_transform); None: once, clamped
     at the borders.
     """
@@ -128,7 +130,7 @@ def write_glb(
     if corners.tangent is not None:
         attributes.TANGENT = binary.vertices(f"{title} tangents", corners.tangent)
     indices = binary.indices(f"{title} indices", corners.faces, len(positions))
-    texture_of = _add_images(document, binary, maps, title, image_format)
+    texture_of = _add_images(document, binary, encoded or encode_maps(maps, image_format), title, image_format)
     # Charts lie inside [0, 1], so filtering must not wrap around to the opposite border.
     document.samplers = [
         pygltflib.Sampler(
@@ -166,23 +168,33 @@ def _repeat(document: _Document, tiling: tuple[float, float]) -> None:
     document.extensionsUsed = sorted({*(document.extensionsUsed or ()), _TRANSFORM})
 
 
+def encode_maps(maps: Mapping[str, NDArray[np.uint8]], image_format: str) -> dict[str, bytes]:
+    """The maps' files by name: the base colour in ``image_format``, the others as PNG.
+
+    What JPEG does to colours it must not do to numbers.
+    """
+    return {
+        name: encode_image(image, image_format) if name == BASE_COLOUR else encode_data(image)
+        for name, image in maps.items()
+    }
+
+
 def _add_images(
-    document: _Document, binary: _Binary, maps: Mapping[str, NDArray[np.uint8]], title: str, image_format: str
+    document: _Document, binary: _Binary, encoded: Mapping[str, bytes], title: str, image_format: str
 ) -> dict[str, int]:
     """Adds an image and a texture for each map that is stored. Returns the textures' indices by map."""
     document.images, document.textures = [], []
     texture_of: dict[str, int] = {}
     for name in (BASE_COLOUR, NORMAL, METALLIC_ROUGHNESS, OCCLUSION, EMISSIVE):
-        if name not in maps:
+        if name not in encoded:
             continue
-        if name == OCCLUSION and METALLIC_ROUGHNESS in maps:
+        if name == OCCLUSION and METALLIC_ROUGHNESS in encoded:
             texture_of[name] = texture_of[METALLIC_ROUGHNESS]
             continue
-        # What JPEG does to colours it must not do to numbers.
-        kind = image_format if name == BASE_COLOUR else "png"
         label = f"{title} {name.replace('_', ' ')}"
-        view = binary.view(label, encode_image(maps[name], kind))
-        document.images.append(pygltflib.Image(bufferView=view, mimeType=_MIME[kind], name=label))
+        view = binary.view(label, encoded[name])
+        mime = _MIME[image_format if name == BASE_COLOUR else "png"]
+        document.images.append(pygltflib.Image(bufferView=view, mimeType=mime, name=label))
         texture_of[name] = len(document.textures)
         document.textures.append(pygltflib.Texture(sampler=0, source=len(document.images) - 1, name=label))
     return texture_of
@@ -289,10 +301,11 @@ def encode_image(pixels: NDArray[np.uint8], image_format: str) -> bytes:
     return stream.getvalue()
 
 
-def encode_grey(pixels: NDArray[np.uint16]) -> bytes:
-    """Encodes ``(H, W)`` uint16 as a grey PNG of 16 bits."""
+def encode_data(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """Encodes a map of numbers, ``(H, W, 3)`` uint8 or ``(H, W)`` uint16, as PNG; three times as fast as a colour, and
+    a fifth larger."""
     stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG", compress_level=6)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG", compress_level=3)
     return stream.getvalue()
 
 

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 from pipeline.core.errors import PriorError
 
 DEFAULTS_FILE = "latentkiln.json"
+# Maps of a material that a prior may recommend.
+MAP_NAMES = ("base_colour", "normal", "metallic_roughness", "occlusion", "emissive", "height")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class MaterialDefaults:
     coverage: float = 1.0
     texture_size: int = 1024
     maps: Sequence[str] = ("base_colour",)
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.maps if name not in MAP_NAMES]:
+            raise ValueError(f"maps has {unknown[0]!r}; there are: {', '.join(MAP_NAMES)}")
 
 
 @dataclass(frozen=True)

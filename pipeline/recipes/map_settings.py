@@ -6,6 +6,7 @@ fingerprints and their bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self, get_args
 
 from pydantic import (
@@ -24,9 +25,11 @@ NormalConvention = Literal["opengl", "directx"]
 OnOff = Literal["on", "off"]
 
 
-def in_order(names: list[MapName]) -> list[MapName]:
-    """``names`` each once and in their usual order, the base colour among them."""
-    return [name for name in get_args(MapName) if name == "base_colour" or name in names]
+def in_order(names: Sequence[object], *, without: Sequence[MapName] = ()) -> list[MapName]:
+    """``names`` each once and in their usual order, the base colour among them; unknown ones and those of ``without``
+    are left out."""
+    every: tuple[MapName, ...] = get_args(MapName)
+    return [name for name in every if name == "base_colour" or (name in names and name not in without)]
 
 
 class MapOptions(BaseModel):

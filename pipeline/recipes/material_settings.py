@@ -5,13 +5,13 @@ An option of None means "what the prior recommends" (``prior.material_defaults``
 
 from __future__ import annotations
 
-from typing import Self, cast
+from typing import Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.prior.defaults import MaterialDefaults
-from pipeline.recipes.map_settings import MapName, MapOptions, MapSettings
+from pipeline.recipes.map_settings import MapOptions, MapSettings, in_order
 from pipeline.recipes.shared_settings import CommonOptions, CommonSettings
 
 # Left out, a sample is at most this many times as wide as what the prior draws at once. Each doubling takes four times
@@ -72,11 +72,9 @@ def resolve_material(
     largest = native * LARGEST_SAMPLE
     texture = options.texture_size or min(defaults.texture_size, largest * vae_scale_factor)
     sample = options.sample_size or min(max(texture // vae_scale_factor, native), largest)
-    # ``MaterialSettings`` refuses a name that is no map's.
-    recommended = cast(list[MapName], [name for name in defaults.maps if name != "occlusion"])
     return MaterialSettings(
         **options.model_dump(exclude={"steps", "guidance_scale", "texture_size", "sample_size", "repeats", "maps"}),
-        maps=recommended if options.maps is None else options.maps,
+        maps=in_order(defaults.maps, without=("occlusion",)) if options.maps is None else options.maps,
         steps=options.steps or defaults.steps,
         guidance_scale=defaults.guidance_scale if options.guidance_scale is None else options.guidance_scale,
         texture_size=texture,

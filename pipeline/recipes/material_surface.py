@@ -7,7 +7,10 @@ from typing import Protocol
 
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps
 from pipeline.bake.exemplar_maps import ExemplarMaps, ExemplarSettings, exemplar_maps
+from pipeline.bake.map_images import MeshFrame
 from pipeline.bake.material import ExtraMaps, bake_material
+from pipeline.bake.projection import covering_cameras
+from pipeline.bake.view_maps import VIEW_FOV, bake_view_maps, draw_unlit
 from pipeline.core.errors import SettingError
 from pipeline.prior.load import Prior
 from pipeline.prior.material_folder import NO_ESTIMATOR
@@ -17,6 +20,9 @@ from pipeline.recipes.asset_build import RowContext
 from pipeline.recipes.map_settings import MapSettings
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh
+
+# Pictures of a finished asset in which its material is estimated, and their pixels a side.
+_VIEWS, _VIEW_SIDE = 8, 256
 
 
 def material_defaults(prior: Prior) -> dict[str, object]:
@@ -43,6 +49,40 @@ def exemplar_settings(settings: MapSettings) -> ExemplarSettings:
         settings.normal_strength,
         settings.delight == "on",
     )
+
+
+def mesh_frame(settings: PaintSettings, paintable: PaintableMesh) -> MeshFrame:
+    """How the mesh lies in the working frame."""
+    frame = paintable.frame
+    return MeshFrame(frame.matrix[:3, :3] / frame.scale, frame.scale, math.radians(settings.crease_angle))
+
+
+def maps_of_views(
+    row: RowContext, settings: PaintSettings, paintable: PaintableMesh, baked: BakedMaps, prior: Prior
+) -> BakedMaps:
+    """The maps that the row asks for, of an asset whose base colour is finished: estimated in pictures of it from all
+    around. ``baked`` itself where the row asks for none. Raises LatentkilnError."""
+    options = exemplar_settings(settings)
+    if not options.maps:
+        return baked
+    if options.needs_estimator and prior.material_estimator is None:
+        raise SettingError(f"maps: {NO_ESTIMATOR}", stage="estimate")
+    with row.stage("estimate"):
+        distance = 1.05 * MESH_RADIUS / math.sin(VIEW_FOV / 2)
+        cameras = covering_cameras(_VIEWS, radius=distance, fov=VIEW_FOV)
+        colour = baked.maps[BASE_COLOUR]
+        images = draw_unlit(paintable.uvmesh, paintable.vertices, colour, cameras, _VIEW_SIDE)
+        more = bake_view_maps(
+            paintable.uvmesh,
+            paintable.vertices,
+            cameras,
+            images,
+            colour,
+            options,
+            prior.material_estimator,
+            mesh_frame(settings, paintable),
+        )
+    return BakedMaps({**baked.maps, **more.maps}, {**baked.notes, **more.notes}, more.height)
 
 
 def estimated_maps(tile: Tile, options: ExemplarSettings, prior: Prior) -> ExemplarMaps:
@@ -101,14 +141,8 @@ def paint_with_material(
     extra: ExtraMaps | None = None
     if options.maps:
         with row.stage("estimate"):
-            frame = paintable.frame
-            extra = ExtraMaps(
-                estimated_maps(tile, options, prior),
-                options,
-                frame.matrix[:3, :3] / frame.scale,
-                frame.scale,
-                math.radians(settings.crease_angle),
-            )
+            exemplar = estimated_maps(tile, options, prior)
+            extra = ExtraMaps(exemplar, options, mesh_frame(settings, paintable))
     with row.stage("bake"):
         baked = bake_material(
             paintable.uvmesh,

@@ -15,7 +15,7 @@ import torch
 from pipeline.bake.bake import BASE_COLOUR, BakedMaps, bake_base_colour, bake_refined
 from pipeline.core.asset_layout import UNWRAP_CACHE
 from pipeline.core.backends import select_backend
-from pipeline.core.errors import LatentkilnError, SettingError
+from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
 from pipeline.mesh.normalise import normalise
 from pipeline.mesh.readers.unkept import not_in_asset, unkept
@@ -25,7 +25,7 @@ from pipeline.prior.load import Prior
 from pipeline.raster.camera import CameraSettings
 from pipeline.recipes.asset_build import Asset, AssetBuild, Json, Phase, PhaseScene, RowContext, Variant
 from pipeline.recipes.build import build
-from pipeline.recipes.material_surface import material_defaults, paint_with_material
+from pipeline.recipes.material_surface import maps_of_views, material_defaults, paint_with_material
 from pipeline.recipes.paint_settings import PaintOptions, PaintSettings, resolve_paint
 from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh, sampled_view_settings
 from pipeline.recipes.recipe import Recipe
@@ -62,14 +62,7 @@ class Paint(Recipe[PaintSettings, PaintableMesh, PaintScenes]):
         defaults = dict(vars(prior.defaults))
         if (options.distillation or defaults["distillation"]) == "patches":
             defaults["texture_size"] = view_texture_size(options, prior)
-        settings = resolve_paint(options, defaults)
-        if settings.maps != ["base_colour"]:
-            raise SettingError(
-                f"maps: {', '.join(settings.maps[1:])} need distillation: material, and this row is painted by "
-                f"{settings.distillation}",
-                stage="prepare",
-            )
-        return settings
+        return resolve_paint(options, defaults)
 
     def prepare(self, row: RowContext, settings: PaintSettings, prior: Prior, out: Path) -> PaintableMesh:
         """Read the mesh and give it texture coordinates. Raises LatentkilnError."""
@@ -148,6 +141,7 @@ class Paint(Recipe[PaintSettings, PaintableMesh, PaintScenes]):
                     baked = bake_refined(scenes.refined.texture, paintable.uvmesh, row.report)
                 else:
                     baked = _bake_decoded(asset_build, scenes, prior)
+            baked = maps_of_views(row, settings, paintable, baked, prior)
         return Asset(
             paintable.uvmesh, baked.maps, {**scenes.notes, **baked.notes}, paintable.frame, height=baked.height
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,16 @@ import numpy as np
 from pipeline.core.asset_layout import WORK_DIR, map_file
 from pipeline.core.atomic import atomic_write, naming
 from pipeline.core.hashing import sha256_file
-from pipeline.export.gltf import NORMAL, MaterialFactors, encode_grey, encode_image, green_down, write_glb
+from pipeline.export.gltf import (
+    BASE_COLOUR,
+    NORMAL,
+    MaterialFactors,
+    encode_data,
+    encode_image,
+    encode_maps,
+    green_down,
+    write_glb,
+)
 from pipeline.export.material_preview import material_preview
 from pipeline.export.obj import obj_files
 from pipeline.export.ply import ply_files
@@ -81,6 +91,7 @@ def _write_variant(
     assert asset is not None
     crease_angle = float(np.radians(settings.crease_angle)) if isinstance(settings, SharedSettings) else _SMOOTH
     with row.stage("export"):
+        encoded = encode_maps(asset.maps, settings.image_format)
         path = new[f"{stem}.glb"] = stack.enter_context(atomic_write(folder / f"{stem}.glb"))
         with naming(folder / f"{stem}.glb"):
             write_glb(
@@ -93,8 +104,9 @@ def _write_variant(
                 image_format=settings.image_format,
                 tiling=asset.tiling,
                 factors=_factors(settings),
+                encoded=encoded,
             )
-        for name, data in _additional_files(row.job.id, settings, asset, stem).items():
+        for name, data in _additional_files(row.job.id, settings, asset, stem, encoded).items():
             path = new[name] = stack.enter_context(atomic_write(folder / name))
             with naming(folder / name):
                 path.write_bytes(data)
@@ -108,15 +120,19 @@ def _write_variant(
                     preview_png(path, asset.uvmesh, asset.maps, asset.frame, crease_angle=crease_angle)
 
 
-def _additional_files(job_id: str, settings: CommonSettings, asset: Asset, stem: str) -> dict[str, bytes]:
+def _additional_files(
+    job_id: str, settings: CommonSettings, asset: Asset, stem: str, encoded: Mapping[str, bytes]
+) -> dict[str, bytes]:
     """The files besides the GLB, by name: tileable maps, or other formats and sheets of depth and normals."""
     files: dict[str, bytes] = {}
     if asset.tiling is not None or len(asset.maps) > 1:
-        files |= {map_file(stem, name): encode_image(image, "png") for name, image in asset.maps.items()}
+        files |= {map_file(stem, name): data for name, data in encoded.items()}
+        if settings.image_format != "png":
+            files[map_file(stem, BASE_COLOUR)] = encode_image(asset.maps[BASE_COLOUR], "png")
     if NORMAL in asset.maps and isinstance(settings, MapSettings) and settings.normal_convention == "directx":
-        files[map_file(stem, NORMAL)] = encode_image(green_down(asset.maps[NORMAL]), "png")
+        files[map_file(stem, NORMAL)] = encode_data(green_down(asset.maps[NORMAL]))
     if asset.height is not None:
-        files[map_file(stem, "height")] = encode_grey(asset.height)
+        files[map_file(stem, "height")] = encode_data(asset.height)
     if not isinstance(settings, SharedSettings):
         return files
     crease_angle = float(np.radians(settings.crease_angle))

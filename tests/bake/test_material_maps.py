@@ -15,6 +15,7 @@ from real.validator import validate_glbs
 from pipeline.bake.atlas import texel_map
 from pipeline.bake.bake import BASE_COLOUR, EMISSIVE, METALLIC_ROUGHNESS, NORMAL, OCCLUSION
 from pipeline.bake.exemplar_maps import ExemplarMaps, ExemplarSettings, exemplar_maps, flat_images, slopes_of
+from pipeline.bake.map_images import MeshFrame
 from pipeline.bake.material import ExtraMaps, bake_material
 from pipeline.bake.occlusion import measure_occlusion
 from pipeline.bake.seams import LEVEL_MARGIN, seam_step
@@ -73,7 +74,9 @@ def baked_glb(
     image = grey() if image is None else image
     frame = normalise(uvmesh.mesh.vertices, radius=0.6)
     options = ExemplarSettings(names)
-    extra = ExtraMaps(told_maps(height, image, options), options, frame.matrix[:3, :3] / frame.scale, frame.scale)
+    extra = ExtraMaps(
+        told_maps(height, image, options), options, MeshFrame(frame.matrix[:3, :3] / frame.scale, frame.scale)
+    )
     vertices = frame.apply(uvmesh.mesh.vertices)
     baked = bake_material(uvmesh, vertices, image, tile * frame.scale, SIZE, seed=3, layout="periodic", extra=extra)
     write_glb(path, uvmesh, baked.maps, name="thing", provenance={})
@@ -178,7 +181,7 @@ def test_normals_meet_at_chart_borders() -> None:
     options, rng = ExemplarSettings((NORMAL,)), np.random.default_rng(1)
     y, x = np.mgrid[:SIDE, :SIDE] * 2 * np.pi / SIDE
     height = 2 * np.sin(2 * x + 1) * np.cos(3 * y) + rng.normal(size=(SIDE, SIDE)) * 0.02
-    extra = ExtraMaps(told_maps(height, grey(), options), options, frame.matrix[:3, :3] / frame.scale)
+    extra = ExtraMaps(told_maps(height, grey(), options), options, MeshFrame(frame.matrix[:3, :3] / frame.scale))
     baked = bake_material(
         uvmesh, frame.apply(uvmesh.mesh.vertices), grey(), 0.4, SIZE, seed=3, layout="periodic", extra=extra
     )
@@ -214,7 +217,7 @@ def test_maps_lie_where_the_colour_lies(layout: str) -> None:
         SIZE,
         seed=5,
         layout=layout,  # type: ignore[arg-type]
-        extra=ExtraMaps(exemplar, options, np.eye(3)),
+        extra=ExtraMaps(exemplar, options, MeshFrame(np.eye(3))),
     )
     mask = texel_map(uvmesh, SIZE).mask
     red, rough = (baked.maps[k][mask][:, c].astype(float) for k, c in ((BASE_COLOUR, 0), (METALLIC_ROUGHNESS, 1)))
@@ -229,11 +232,15 @@ def test_the_row_overrides_estimates() -> None:
     both = ExemplarSettings((NORMAL, METALLIC_ROUGHNESS), metallic=1.0, roughness=0.3)
     maps = told_maps(bump(), grey(), both, roughness=0.8)
     assert (maps.metalness == 1).all() and np.allclose(maps.roughness, 0.3)
-    assert maps.sources == {"base_colour": "estimated", "normal": "estimated", "metallic_roughness": "given"}
+    assert maps.notes["map_sources"] == {
+        "base_colour": "estimated",
+        "normal": "estimated",
+        "metallic_roughness": "given",
+    }
     assert maps.notes["confidence"] == {"base_colour": 1.0, "roughness_and_metalness": 1.0, "height": 1.0}
     assert np.allclose(maps.base_colour, 0.25)
     lit_left_in = told_maps(bump(), grey(), replace(both, delight=False))
-    assert np.allclose(lit_left_in.base_colour, 0.5) and lit_left_in.sources["base_colour"] == "sampled"
+    assert np.allclose(lit_left_in.base_colour, 0.5) and lit_left_in.notes["map_sources"]["base_colour"] == "sampled"
     twice = told_maps(bump(), grey(), replace(both, normal_strength=2.0))
     np.testing.assert_allclose(twice.height, 2 * maps.height)
     given = ExemplarSettings((METALLIC_ROUGHNESS,), metallic=1.0, roughness=0.3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,16 +13,16 @@ from gltf_shading import Glb
 from PIL import Image
 from pydantic import ValidationError
 
-from pipeline.core.errors import SettingError
+from pipeline.core.errors import PriorError
 from pipeline.core.job import Job, RowLocation
 from pipeline.core.location import InputFile
 from pipeline.export.record import read_record
 from pipeline.manifest.schema import RECIPES
-from pipeline.prior.defaults import MaterialDefaults
+from pipeline.prior.defaults import MAP_NAMES, MaterialDefaults, read_defaults
 from pipeline.prior.job_check import JobChecker
 from pipeline.prior.load import Prior
 from pipeline.prior.material_estimator import MaterialMaps
-from pipeline.recipes.map_settings import MapOptions
+from pipeline.recipes.map_settings import MapName, MapOptions
 from pipeline.recipes.material import material
 from pipeline.recipes.material_settings import MaterialOptions
 from pipeline.recipes.paint import Paint, paint
@@ -38,12 +39,11 @@ class Stub:
     identity = "stub"
 
     def estimate(self, pictures: np.ndarray, *, tileable: bool = False) -> MaterialMaps:
-        assert tileable
-        rows, columns = pictures.shape[2:]
+        count, _, rows, columns = pictures.shape
         wave = np.sin(2 * np.pi * np.arange(rows, dtype=np.float32) / rows * 4)
-        height = np.broadcast_to(wave[:, None], (1, 1, rows, columns)).astype(np.float32)
+        height = np.broadcast_to(wave[:, None], (count, 1, rows, columns)).astype(np.float32)
         plane = np.ones_like(height)
-        return MaterialMaps(pictures * 0.5, plane * 0.4, plane, height, np.full((1, 3, rows, columns), 0.8, np.float32))
+        return MaterialMaps(pictures * 0.5, plane * 0.4, plane, height, np.full_like(pictures, 0.8))
 
 
 @pytest.fixture
@@ -152,13 +152,35 @@ def test_the_prior_may_recommend_maps(telling: Prior, cube: Path, monkeypatch: p
     assert Paint().resolve(job(cube, distillation="patches"), telling).maps == ["base_colour"]
 
 
+def test_a_prior_that_recommends_an_unknown_map_is_refused(tmp_path: Path) -> None:
+    assert get_args(MapName) == MAP_NAMES
+    (tmp_path / "latentkiln.json").write_text('{"material": {"maps": ["normals"]}}')
+    with pytest.raises(PriorError, match="maps has 'normals'"):
+        read_defaults(tmp_path, "material", MaterialDefaults)
+
+
 def test_a_row_that_needs_an_estimator_is_refused_before_anything_is_built(prior: Prior, cube: Path) -> None:
     checker = JobChecker(prior.name, prior.folder, allow_unknown=True)
     assert "network that estimates materials" in checker.reason(job(cube, maps=["normal"]))
     for fine in ({"maps": ["occlusion"]}, {"maps": ["metallic_roughness"], "metallic": 1.0, "roughness": 0.2}, {}):
         assert checker.reason(job(cube, **fine)) == ""
-    with pytest.raises(SettingError, match="painted by score"):
-        Paint().resolve(job(cube, distillation="score", maps=["normal"]), prior)
+
+
+@pytest.mark.parametrize("way", ["score", "patches"])
+def test_other_ways_of_painting_have_maps_from_views_of_the_asset(
+    telling: Prior, cube: Path, tmp_path: Path, way: str
+) -> None:
+    folder, record = built(job(cube, distillation=way, maps=EVERY), telling, tmp_path / "maps")
+    glb = Glb(folder / "asset.glb")
+    packed = glb.image(glb.material["pbrMetallicRoughness"]["metallicRoughnessTexture"])
+    assert packed is not None
+    np.testing.assert_allclose(packed[..., 1], 0.4, atol=0.02)
+    np.testing.assert_allclose(packed[..., 2], 1, atol=0.02)
+    plain = Glb(built(job(cube, distillation=way), telling, tmp_path / "plain")[0] / "asset.glb")
+    after, before = (g.image(g.material["pbrMetallicRoughness"]["baseColorTexture"]) for g in (glb, plain))
+    # The stand-in says that half of the colour is light.
+    assert after is not None and before is not None and after.mean() == pytest.approx(before.mean() / 2, rel=0.1)
+    assert record["bake"]["map_sources"]["normal"] == "estimated" and record["bake"]["height_span"] > 0
 
 
 @pytest.mark.parametrize(
