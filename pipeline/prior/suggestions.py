@@ -15,7 +15,7 @@ _NEAR = {
     "marble": "onyx travertine alabaster quartz",
     "metal": "chrome tin titanium nickel zinc lead chromium platinum foil metall",
     "copper": "brass",
-    "rust": "corroded oxidized oxidised corrosion weathered patina",
+    "rust": "corroded oxidized oxidised corrosion weathered",
     "knit": "denim fabric cloth cotton velvet silk linen felt burlap textile carpet towel jersey crochet woven jeans",
     "checkered": "tartan plaid gingham chess chessboard argyle",
     "striped": "lined pinstripe pinstriped candystripe",
