@@ -21,7 +21,7 @@ from pipeline.export.record import foreign_without_record, is_ours, load_record,
 from pipeline.mesh.mesh_hash import may_have_buffers, mesh_sha256
 from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
-from pipeline.recipes.half_built import goes_on_from
+from pipeline.recipes.resume_note import resume_note
 from pipeline.storage import publish
 from pipeline.storage.inputs import fetch_mesh, prefetch_inputs, with_local_adapters
 from pipeline.storage.snapshot import Snapshot, take_snapshots
@@ -149,8 +149,8 @@ def iterate(
             continue
         failure = read_failure(folder)
         alone = bool(failure and failure.get("quarantined") and failure.get("fingerprint") == mark)
-        half = goes_on_from(folder, mark) if isinstance(folder, Path) else ""
-        yield PlanItem(job, "build", f"{reason}; {half}" if half else reason, mark, alone)
+        note = resume_note(folder, mark) if isinstance(folder, Path) else ""
+        yield PlanItem(job, "build", f"{reason}; {note}" if note else reason, mark, alone)
 
 
 def leftovers(out: Location, knows: Callable[[str], bool]) -> Iterator[tuple[str, Path | Snapshot]]:

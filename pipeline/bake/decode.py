@@ -63,27 +63,27 @@ def decode_texture(latent: Tensor, prior: Decoder, piece: int = PIECE) -> Tensor
     one another instead.
     """
     channels, height, width = latent.shape
-    reduction = prior.vae_scale_factor
-    most = max(8, piece // reduction)
+    scale_factor = prior.vae_scale_factor
+    most = max(8, piece // scale_factor)
     if max(height, width) <= most:
         return prior.decode(latent[None])[0].clamp(0, 1)
     radius = receptive_radius(prior, channels)
     overlap = _GLOBAL_OVERLAP if radius is None else radius
     core = max(8, most - 2 * overlap)
-    total = torch.zeros(3, height * reduction, width * reduction)
-    weights = torch.zeros(1, height * reduction, width * reduction)
+    total = torch.zeros(3, height * scale_factor, width * scale_factor)
+    weights = torch.zeros(1, height * scale_factor, width * scale_factor)
     for top, bottom in _spans(height, core):
         for left, right in _spans(width, core):
             y0, y1 = max(0, top - overlap), min(height, bottom + overlap)
             x0, x1 = max(0, left - overlap), min(width, right + overlap)
             decoded = prior.decode(latent[None, :, y0:y1, x0:x1])[0].clamp(0, 1).cpu()
             inner = [(top, bottom, y0, y1), (left, right, x0, x1)]
-            window = [_window(*span, reduction, fade=radius is None) for span in inner]
+            window = [_window(*span, scale_factor, fade=radius is None) for span in inner]
             weight = (window[0][:, None] * window[1][None, :])[None]
             crop = (
                 slice(None),
-                slice(y0 * reduction, y1 * reduction),
-                slice(x0 * reduction, x1 * reduction),
+                slice(y0 * scale_factor, y1 * scale_factor),
+                slice(x0 * scale_factor, x1 * scale_factor),
             )
             total[crop] += decoded * weight
             weights[crop] += weight

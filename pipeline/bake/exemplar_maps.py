@@ -98,7 +98,7 @@ def exemplar_maps(image: Floats, options: ExemplarSettings, estimator: MaterialE
 
 
 def source_notes(options: ExemplarSettings, estimator: str, confidence: dict[str, float]) -> dict[str, Any]:
-    """For the record: where each map comes from, and how sure ``estimator`` ("" for none) is."""
+    """Notes for the record: the origin of each map, and the mean confidence of ``estimator`` ("" for none)."""
     sources = {BASE_COLOUR: "estimated" if estimator and options.delight else "sampled"}
     sources |= {name: "estimated" for name in options.maps if name in ESTIMATED}
     if METALLIC_ROUGHNESS in options.maps and options.metallic is not None and options.roughness is not None:
@@ -111,7 +111,7 @@ def source_notes(options: ExemplarSettings, estimator: str, confidence: dict[str
 
 
 def roughness_of(estimated: Floats, options: ExemplarSettings) -> Floats:
-    """An estimated roughness of any shape, with what the row gives in its place."""
+    """``estimated`` roughness of any shape, replaced or rescaled as the row requests."""
     if options.roughness is not None:
         return np.full_like(estimated, options.roughness)
     low, high = float(estimated.min()), float(estimated.max())
@@ -170,7 +170,7 @@ def flat_images(maps: ExemplarMaps, names: tuple[str, ...]) -> dict[str, NDArray
 
 
 def height_image(height: Floats) -> tuple[NDArray[np.uint16], float]:
-    """A height (H, W) as 16-bit grey from its lowest to its highest point, and the distance of the two in its unit."""
+    """A height (H, W) as 16-bit grey from its lowest to its highest point, and the range of heights in its unit."""
     low, span = float(height.min()), float(np.ptp(height))
     grey = (height - low) / (span or 1.0)
     return np.ascontiguousarray(np.rint(grey * 65535).astype(np.uint16)), span

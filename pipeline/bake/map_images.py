@@ -1,4 +1,4 @@
-"""From what is known at each texel to the images of an asset's maps."""
+"""Converts the material of each texel to the images of an asset's maps."""
 
 from __future__ import annotations
 
@@ -18,8 +18,14 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class TexelMaterial:
-    """What M texels are made of: roughness, metalness and glow (M,) in [0, 1]; height (M,) in units of the input mesh;
-    gradient (M, 3) of the height in the working frame; colour (M, 3) sRGB in [0, 1]."""
+    """The material of M texels, float32.
+
+    Attributes:
+        roughness, metalness, glow: (M,) in [0, 1].
+        height: (M,) in units of the input mesh.
+        gradient: (M, 3) gradient of the height on the surface, working frame.
+        colour: (M, 3) sRGB in [0, 1].
+    """
 
     roughness: Floats
     metalness: Floats
@@ -31,8 +37,13 @@ class TexelMaterial:
 
 @dataclass(frozen=True)
 class MeshFrame:
-    """How the input mesh lies in the working frame. rotation: (3, 3), takes its directions there (as rows times its
-    transpose). scale: working units per input unit. crease_angle: of the shading normals, radians."""
+    """How the input mesh lies in the working frame.
+
+    Attributes:
+        rotation: (3, 3) from the input frame to the working frame: ``working = input @ rotation.T`` for row vectors.
+        scale: working units per input unit.
+        crease_angle: of the shading normals, radians.
+    """
 
     rotation: NDArray[np.float64]
     scale: float = 1.0
@@ -40,7 +51,7 @@ class MeshFrame:
 
 
 def map_images(surface: Surface, material: TexelMaterial, options: ExemplarSettings, frame: MeshFrame) -> BakedMaps:
-    """The images that ``options`` ask for, besides the base colour; notes say what was measured."""
+    """The maps that ``options`` request, except the base colour. The notes give the height map's span."""
     maps: dict[str, NDArray[np.uint8]] = {}
     notes: dict[str, Any] = {}
     if NORMAL in options.maps:

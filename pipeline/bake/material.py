@@ -34,7 +34,7 @@ _LEAST_SIDE = 16
 
 @dataclass(frozen=True)
 class ExtraMaps:
-    """Maps besides the base colour: the exemplar's, which of them are wanted, and how the mesh lies."""
+    """What ``bake_material`` needs for maps besides the base colour."""
 
     exemplar: ExemplarMaps
     options: ExemplarSettings
@@ -114,7 +114,7 @@ def _bake_extra(
     tile: float,
     seed: int,
 ) -> BakedMaps:
-    """The maps besides the base colour, laid over the surface as the colour is."""
+    """The maps besides the base colour, projected in the same way as the colour."""
     exemplar = extra.exemplar
     scalars = [exemplar.roughness, exemplar.metalness, exemplar.glow, exemplar.height]
     planes = _filtered(np.stack([*scalars, *exemplar.slopes.transpose(2, 0, 1)], axis=2), share)

@@ -49,7 +49,7 @@ class ProjectionSettings:
 
     sharp: float = 12.0
     broad: float = 3.0
-    # Power of how much a view counts at a place, in the high band: the more, the narrower the zones of transition.
+    # Power of a view's weight in the high band. A larger power makes the transitions between views narrower.
     decisive: float = 1.0
     # Views at a steeper angle are not used.
     least_cosine: float = 0.15

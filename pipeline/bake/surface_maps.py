@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,22 @@ from pipeline.mesh.normals import corner_normals, smooth_normals
 from pipeline.mesh.tangents import corner_tangents
 from pipeline.raster.rasterise import interpolate
 
-# Occlusion is smooth, so it is measured for a texture of at most this side and enlarged.
+NumberT = TypeVar("NumberT", bound=np.number)
+FloatT = TypeVar("FloatT", bound=np.floating)
+
+# Occlusion is smooth, so it is measured for a texture of at most this side and upscaled.
 _OCCLUSION_SIDE = 512
 
 
 @dataclass(frozen=True)
 class Surface:
-    """The texels of a mesh in the working frame. vertices: (V, 3) float64; position, smooth: (M, 3) of the texels,
-    smooth the normal that projections follow."""
+    """The texels of a mesh in the working frame.
+
+    Attributes:
+        vertices: (V, 3) float64.
+        position: (M, 3) points of the texels.
+        smooth: (M, 3) unit normals, interpolated over faces, which weigh projections.
+    """
 
     uvmesh: UVMesh
     texels: TexelMap
@@ -40,7 +48,7 @@ class Surface:
 
     @functools.cached_property
     def _nearest(self) -> NDArray[np.int64]:
-        """(S, S) the number of the texel on the surface that is nearest to each texel."""
+        """Index (S, S) of the nearest texel on the surface."""
         mask = self.texels.mask
         number = np.zeros(mask.shape, np.int64)
         number[mask] = np.arange(int(mask.sum()))
@@ -50,11 +58,11 @@ class Surface:
         nearest: NDArray[np.int64] = number[row, column]
         return nearest
 
-    def spread(self, values: NDArray[Any]) -> NDArray[Any]:
-        """(S, S, C) of ``values`` (M, C), which spread over all empty texels."""
+    def spread(self, values: NDArray[NumberT]) -> NDArray[NumberT]:
+        """An image (S, S, C) of ``values`` (M, C); empty texels take the value of the nearest one."""
         if len(values) == 0:
             return np.zeros((*self.texels.mask.shape, values.shape[1]), values.dtype)
-        result: NDArray[Any] = values[self._nearest]
+        result: NDArray[NumberT] = values[self._nearest]
         return result
 
 
@@ -69,10 +77,10 @@ def tangent_normals(
     mesh = uvmesh.mesh
     normals, normal_faces = corner_normals(mesh, crease_angle)
     corners = corner_tangents(mesh.vertices, mesh.faces, normals, normal_faces, uvmesh.uv, uvmesh.uv_faces)
-    every = np.arange(mesh.faces.size).reshape(-1, 3)
+    corner_index = np.arange(mesh.faces.size).reshape(-1, 3)
     normal = _unit(interpolate(texels.face, texels.bary, normals, normal_faces))
     flat = np.ascontiguousarray(corners.reshape(-1, 4)[:, :3])
-    tangent = _unit(interpolate(texels.face, texels.bary, flat, every))
+    tangent = _unit(interpolate(texels.face, texels.bary, flat, corner_index))
     handedness = corners[texels.face[texels.mask], 0, 3:]
     bitangent = _unit(handedness * np.cross(normal, tangent))
     rise = np.asarray(gradient, np.float32)
@@ -86,20 +94,21 @@ def tangent_normals(
 
 
 def occlusion_of_texels(surface: Surface) -> NDArray[np.float32]:
-    """The share of the sky (M,) that each texel sees, measured on the geometry."""
+    """Measure the share of the sky (M,), in [0, 1], that each texel on the surface sees."""
     size = surface.texels.size
     if size <= _OCCLUSION_SIDE:
-        return _measured(surface.uvmesh, surface.vertices, surface.texels)
+        return _measure(surface.uvmesh, surface.vertices, surface.texels)
     coarse = texel_map(surface.uvmesh, _OCCLUSION_SIDE, LEVEL_MARGIN)
     image = np.zeros((1, _OCCLUSION_SIDE, _OCCLUSION_SIDE), np.float32)
-    image[0, coarse.mask] = _measured(surface.uvmesh, surface.vertices, coarse)
+    image[0, coarse.mask] = _measure(surface.uvmesh, surface.vertices, coarse)
     filled = extend_nearest(image, coarse.mask)[0]
-    enlarged = np.asarray(Image.fromarray(filled).resize((size, size), Image.Resampling.BILINEAR))
-    result: NDArray[np.float32] = enlarged[surface.texels.mask]
+    upscaled = np.asarray(Image.fromarray(filled).resize((size, size), Image.Resampling.BILINEAR))
+    result: NDArray[np.float32] = upscaled[surface.texels.mask]
     return result
 
 
-def _measured(uvmesh: UVMesh, vertices: NDArray[np.float64], texels: TexelMap) -> NDArray[np.float32]:
+def _measure(uvmesh: UVMesh, vertices: NDArray[np.float64], texels: TexelMap) -> NDArray[np.float32]:
+    """Visible share of the sky (M,) for the M texels on the surface of ``texels``."""
     faces = uvmesh.mesh.faces
     flat = _unit(face_normals(vertices, faces))[texels.face[texels.mask]]
     normals, normal_faces = smooth_normals(vertices, faces)
@@ -108,13 +117,14 @@ def _measured(uvmesh: UVMesh, vertices: NDArray[np.float64], texels: TexelMap) -
     return measure_occlusion(vertices, faces, points, flat, smooth)
 
 
-def _unit(vectors: NDArray[Any]) -> NDArray[Any]:
-    """Unit vectors (M, 3), in the type they have."""
+def _unit(vectors: NDArray[FloatT]) -> NDArray[FloatT]:
+    """``vectors`` (M, 3) at unit length, in their dtype."""
     length = np.sqrt(_dot(vectors, vectors))
-    result: NDArray[Any] = vectors / np.maximum(length, 1e-12)
+    result: NDArray[FloatT] = vectors / np.maximum(length, 1e-12)
     return result
 
 
-def _dot(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
-    result: NDArray[Any] = np.einsum("mi,mi->m", one, other)[:, None]
+def _dot(one: NDArray[FloatT], other: NDArray[FloatT]) -> NDArray[FloatT]:
+    """Dot products (M, 1) of vectors (M, 3)."""
+    result: NDArray[FloatT] = np.einsum("mi,mi->m", one, other)[:, None]
     return result

@@ -1,4 +1,6 @@
-"""A texture that views of a mesh are laid on, group by group: what later views go on from, and the finished map.
+"""The texture that painted views are projected onto, group by group.
+
+Later groups start from renderings of it, and in the end it becomes the base colour map.
 
 N views, S the texture's side, M texels on the surface, H the side of the square images.
 """
@@ -23,28 +25,30 @@ from pipeline.raster.camera import Cameras
 
 Float32Array = NDArray[np.float32]
 
-# How well a texel must be shown to have a view's colour instead of the start's: not at all, and fully.
-_PAINTED = (0.02, 0.2)
-# Views are drawn one by one and need not agree to the pixel, so one of them decides at each place: only what is coarser
-# than the pattern, the tint, is blended broadly.
+# Over this range of the quality a texel's colour changes from the base's to that of the views.
+_PAINTED_QUALITY = (0.02, 0.2)
+# Views are sampled independently and may disagree by a pixel, so a single view decides at each texel. Only the low band
+# (tint, coarser than the pattern) is blended broadly.
 _PROJECTION = ProjectionSettings(sharp=24.0, decisive=4.0, band=1 / 8, feather=0.02)
-# From RGB to brightness, at less weight, and two differences of colours; distances there from which on a colour is none
-# of the sample's.
+# From RGB to opponent colours: brightness, at less weight, and two colour differences. Over this range of distances to
+# the nearest colour of the sample, a colour changes from one of the sample to a foreign one.
 _OPPONENT = np.array([[0.3, 0.5, -0.25], [0.3, -0.5, -0.25], [0.3, 0.0, 0.5]], np.float32)
-_OTHER = (0.07, 0.15)
-# Such colours count as painted this well: later views make their outlines sharp, but nothing else of them.
-_KEPT = 0.35
-# A view counts this much even where it shows another view's work: it decides only where no other view does.
-_LEAST_SHARE = 1e-4
+_FOREIGN_DISTANCE = (0.07, 0.15)
+# Quality of texels with a foreign colour after ``start_layer``: later views only sharpen their outlines.
+_PROTECTED_QUALITY = 0.35
+# Smallest weight of a view's pixels. It gives texels a colour that no view has painted itself.
+_MIN_SHARE = 1e-4
 
 
 class ViewCanvas:
-    """The texture of one mesh while views are painted.
+    """The texture of one mesh while views are painted (``painting.view_painting.Canvas``).
+
+    Unpainted texels show the base: the start, later the result of earlier layers.
 
     Args:
         vertices: (V, 3) positions of ``uvmesh.mesh`` in the cameras' world.
-        start: (S, S, 3) in [0, 1], the colours of texels that no view has painted; None: they are filled in from
-            their neighbours.
+        texture_size: S.
+        start: (S, S, 3) float32 in [0, 1], the first base; None: unpainted texels are inpainted from painted ones.
     """
 
     def __init__(
@@ -62,44 +66,45 @@ class ViewCanvas:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all views."""
-        self._before, self._complete = self._start, self._has_start
-        self._seen = np.zeros(len(self._start), bool)
-        self._open()
-        self._views = self._side = 0
+        """Remove all views."""
+        self._base, self._base_is_complete = self._start, self._has_start
+        self._visible = np.zeros(len(self._start), bool)
+        self._reset_blend()
+        self._views = self._image_side = 0
 
     def add(self, cameras: Cameras, images: Float32Array, shares: Float32Array) -> None:
-        """Lay views on the texture.
+        """Project views onto the texture.
 
         Args:
-            images: (N, 3, H, H) RGB; values are clamped to [0, 1].
-            shares: (N, h, h) in [0, 1]: how much each image counts at each place.
+            cameras: N cameras.
+            images: (N, 3, H, H) float32 RGB; values are clamped to [0, 1].
+            shares: (N, h, h) float32 in [0, 1], weight of each pixel, of any side h.
         """
         for n in range(len(cameras)):
-            counts = np.maximum(shares[n], _LEAST_SHARE)
-            chosen, shown = add_view(
-                self._blend, self._surface, cameras[n : n + 1], images[n], None, counts, self._settings
+            weights = np.maximum(shares[n], _MIN_SHARE)
+            texels, quality = add_view(
+                self._blend, self._surface, cameras[n : n + 1], images[n], None, weights, self._settings
             )
-            self._worth[chosen] = np.maximum(self._worth[chosen], shown)
-            self._seen[chosen] = True
+            self._quality[texels] = np.maximum(self._quality[texels], quality)
+            self._visible[texels] = True
         self._views += len(cameras)
-        self._side = images.shape[-1]
+        self._image_side = images.shape[-1]
 
     def texture(self) -> Float32Array:
-        """(4, S, S) float32: RGB in [0, 1] and how well each texel is painted, in [0, 1]; spread over the gutters."""
+        """(4, S, S) float32 in [0, 1]: RGB and the quality of each texel, both extended into the gutters."""
         image = np.zeros((self._size, self._size, 4), np.float32)
-        worth = np.maximum(self._worth, self._kept)
-        image[self._texels.mask] = np.concatenate([self._colours(), worth[:, None]], axis=1)
+        quality = np.maximum(self._quality, self._protected)
+        image[self._texels.mask] = np.concatenate([self._colours(), quality[:, None]], axis=1)
         return extend_nearest(np.ascontiguousarray(image.transpose(2, 0, 1)), self._texels.mask)
 
-    def reopen(self, sample: Float32Array | None = None) -> None:
-        """Count all texels as unpainted; their colours stay until a view paints them anew.
+    def start_layer(self, sample: Float32Array | None = None) -> None:
+        """Mark all texels as unpainted. Their colours become the base of the next layer.
 
-        With a ``sample`` (H, W, 3) of the material, texels that have one of its colours get the start's again, which is
-        sharper and of one scale; what has others (a window, a door) stays.
+        With a ``sample`` (H, W, 3) of the material, texels with colours of the sample get the start's colours again,
+        because the start is sharper and has one scale. Other texels (a window, a door) keep theirs.
         """
-        colours, kept = self._colours(), np.zeros(len(self._start), np.float32)
-        if not self._complete:
+        colours, protected = self._colours(), np.zeros(len(self._start), np.float32)
+        if not self._base_is_complete:
             mask = self._texels.mask
             image = np.zeros((*mask.shape, 3), np.float32)
             image[mask] = colours
@@ -109,72 +114,72 @@ class ViewCanvas:
             planes = np.ascontiguousarray(image.transpose(2, 0, 1))
             if painted.any():
                 colours = inpaint_smoothly(planes, self._texels, painted, borders).transpose(1, 2, 0)[mask]
-            self._complete = True
+            self._base_is_complete = True
         elif sample is not None:
-            other = _other_than(colours, sample)
-            colours = other[:, None] * colours + (1 - other[:, None]) * self._start
-            kept = _KEPT * other
-        self._before = colours
-        self._open()
-        self._kept = kept
+            foreign = _foreign_share(colours, sample)
+            colours = foreign[:, None] * colours + (1 - foreign[:, None]) * self._start
+            protected = _PROTECTED_QUALITY * foreign
+        self._base = colours
+        self._reset_blend()
+        self._protected = protected
 
-    def _open(self) -> None:
+    def _reset_blend(self) -> None:
         count = len(self._surface.position)
         self._blend = BlendedViews.empty(count)
-        self._worth, self._kept = np.zeros(count, np.float32), np.zeros(count, np.float32)
+        self._quality, self._protected = np.zeros(count, np.float32), np.zeros(count, np.float32)
 
     def _colours(self) -> Float32Array:
-        """(M, 3) of the texels on the surface."""
-        x = np.clip((self._worth - _PAINTED[0]) / (_PAINTED[1] - _PAINTED[0]), 0, 1)
-        painted = (x * x * (3 - 2 * x))[:, None]
-        if not self._complete:
+        """Current colours (M, 3) of the texels on the surface."""
+        t = np.clip((self._quality - _PAINTED_QUALITY[0]) / (_PAINTED_QUALITY[1] - _PAINTED_QUALITY[0]), 0, 1)
+        painted = (t * t * (3 - 2 * t))[:, None]
+        if not self._base_is_complete:
             painted = (self._blend.broad > 0)[:, None].astype(np.float32)
-        colours: Float32Array = painted * self._blend.colours() + (1 - painted) * self._before
+        colours: Float32Array = painted * self._blend.colours() + (1 - painted) * self._base
         return colours
 
     def bake(self, report: Reporter = no_report) -> BakedMaps:
-        """The base colour map: seams levelled, colours spread over the gutters."""
-        started = time.perf_counter()
+        """The base colour map, with seams levelled and colours extended into the gutters."""
+        start_time = time.perf_counter()
         borders, _ = shared_edges(self._uvmesh)
         mask = self._texels.mask
         colours = np.zeros((self._size, self._size, 3), np.float32)
         colours[mask] = self._colours()
         painted = np.zeros(mask.shape, bool)
-        painted[mask] = self._worth > _PAINTED[0] if self._complete else self._blend.broad > 0
+        painted[mask] = self._quality > _PAINTED_QUALITY[0] if self._base_is_complete else self._blend.broad > 0
         planes = np.ascontiguousarray(colours.transpose(2, 0, 1))
-        if not self._complete and painted.any():
+        if not self._base_is_complete and painted.any():
             planes = inpaint_smoothly(planes, self._texels, painted, borders)
         pixels, before, after = level_and_dilate(planes, self._uvmesh, borders, report)
-        unseen = np.zeros(mask.shape, bool)
+        unreached = np.zeros(mask.shape, bool)
         if not self._has_start:
-            unseen[mask] = ~self._seen
+            unreached[mask] = ~self._visible
         notes = {
             "texture_size": self._size,
             "views": self._views,
-            "view_size": self._side,
+            "view_size": self._image_side,
             "texels_per_radius": round(self._density, 1),
             "texels_on_surface": int(mask.sum()),
-            "texels_unreached": int(unseen.sum()),
-            "unreached_share": round(surface_share(self._uvmesh, self._texels, unseen), 4),
-            # What close-ups did not paint: it has the start's colours, or those of whole views.
+            "texels_unreached": int(unreached.sum()),
+            "unreached_share": round(surface_share(self._uvmesh, self._texels, unreached), 4),
+            # Texels that show the base: the start's colours, or those of overviews.
             "unpainted_share": round(surface_share(self._uvmesh, self._texels, mask & ~painted), 4),
             "chart_borders": len(borders),
             "seam_ratio_decoded": round(seam_ratio(*before), 3),
             "seam_ratio": round(seam_ratio(*after), 3),
-            "seconds": round(time.perf_counter() - started, 2),
+            "seconds": round(time.perf_counter() - start_time, 2),
         }
         return BakedMaps({BASE_COLOUR: pixels}, notes)
 
 
-def _other_than(colours: Float32Array, sample: Float32Array) -> Float32Array:
-    """(M,) in [0, 1]: how far ``colours`` (M, 3) are from all those of ``sample`` (H, W, 3).
+def _foreign_share(colours: Float32Array, sample: Float32Array) -> Float32Array:
+    """How foreign ``colours`` (M, 3) are to ``sample`` (H, W, 3): (M,) float32, 0 for its colours, 1 for others.
 
-    Brightness counts less than hue, since whole views are shaded.
+    Brightness counts less than hue, because overviews are shaded.
     """
     coarse = sample[: len(sample) // 4 * 4, : sample.shape[1] // 4 * 4]
     coarse = coarse.reshape(len(coarse) // 4, 4, -1, 4, 3).mean(axis=(1, 3))
     palette = np.concatenate([sample[::4, ::4].reshape(-1, 3), coarse.reshape(-1, 3)])
     distance, _ = cKDTree(palette @ _OPPONENT).query(colours @ _OPPONENT)
-    x = np.clip((distance - _OTHER[0]) / (_OTHER[1] - _OTHER[0]), 0, 1)
-    other: Float32Array = (x * x * (3 - 2 * x)).astype(np.float32)
-    return other
+    t = np.clip((distance - _FOREIGN_DISTANCE[0]) / (_FOREIGN_DISTANCE[1] - _FOREIGN_DISTANCE[0]), 0, 1)
+    foreign: Float32Array = (t * t * (3 - 2 * t)).astype(np.float32)
+    return foreign

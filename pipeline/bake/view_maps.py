@@ -1,4 +1,4 @@
-"""Maps of a mesh from pictures of it: estimated in each picture, and projected by the weights of its colours.
+"""Estimates material maps in pictures of a mesh, and projects them onto its texture.
 
 N views of H x H pixels, S the texture's side, M texels on the surface.
 """
@@ -27,8 +27,8 @@ from pipeline.raster.rasterise import interpolate, rasterise
 
 Floats = NDArray[np.float32]
 
-# Slopes and heights (pixels) go through the projection as colours: these are 0 and 1.
-_STEEPEST, _HIGHEST = 4.0, 32.0
+# Slopes and heights (in pixels) are projected as colours in [0, 1], which stand for -limit to +limit.
+_MAX_SLOPE, _MAX_HEIGHT = 4.0, 32.0
 
 
 def bake_view_maps(
@@ -44,15 +44,19 @@ def bake_view_maps(
     shares: Floats | None = None,
     settings: ProjectionSettings | None = None,
 ) -> BakedMaps:
-    """The maps that ``options`` ask for, of a mesh that ``images`` show, and its base colour without their light.
+    """Bake the maps that ``options`` request, and the base colour with light and shadow removed.
 
     Args:
         vertices: (V, 3) positions of ``uvmesh.mesh`` in the cameras' world.
-        images: (N, 3, H, H) in [0, 1], one a camera. shares, settings: as ``bake_projected`` had for the colours.
-        base_colour: (S, S, 3) uint8, the finished colours. Only what the estimator changes of the pictures' colours is
-            projected onto them, so they stay as sharp as they are.
+        cameras: N cameras.
+        images: (N, 3, H, H) float32 RGB in [0, 1], one per camera.
+        base_colour: (S, S, 3) uint8, the finished colours. They stay sharp: only the difference between the estimated
+            colours and those of the images is projected and added.
+        estimator: estimates materials; None if the prior has none.
+        frame: how the input mesh lies in the cameras' world.
+        shares, settings: as for ``bake_projected``; the same as for the base colour if that was projected.
 
-    Raises ValueError where ``options`` need an estimator and there is none.
+    Raises ValueError if ``options`` need an estimator and there is none.
     """
     positions = np.asarray(vertices, np.float64)
     texels = texel_map(uvmesh, len(base_colour), LEVEL_MARGIN)
@@ -66,12 +70,12 @@ def bake_view_maps(
     if options.needs_estimator:
         if estimator is None:
             raise ValueError("maps: the prior has no network that estimates materials")
-        said = estimator.estimate(np.ascontiguousarray(images, np.float32))
-        material = _projected(
-            points, surface, cameras, images, said, material, shares, settings or ProjectionSettings()
+        estimates = estimator.estimate(np.ascontiguousarray(images, np.float32))
+        material = _project_estimates(
+            points, surface, cameras, images, estimates, material, shares, settings or ProjectionSettings()
         )
-        shown = np.stack([_covered(points, cameras[n : n + 1], images.shape[-1]) for n in range(len(cameras))])
-        means = [float(said.confidence[:, k][shown].mean()) if shown.any() else 0.0 for k in range(3)]
+        covered = np.stack([_covered_pixels(points, cameras[n : n + 1], images.shape[-1]) for n in range(len(cameras))])
+        means = [float(estimates.confidence[:, k][covered].mean()) if covered.any() else 0.0 for k in range(3)]
         names = ("base_colour", "roughness_and_metalness", "height")
         confidence = {name: round(mean, 3) for name, mean in zip(names, means, strict=True)}
         if not options.delight:
@@ -88,66 +92,68 @@ def bake_view_maps(
     baked = map_images(surface, material, options, frame)
     name = estimator.identity if estimator is not None and options.needs_estimator else ""
     notes = {**source_notes(options, name, confidence), **baked.notes}
-    finished = surface.spread(to_bytes(material.colour)) if options.needs_estimator and options.delight else base_colour
-    return BakedMaps({BASE_COLOUR: finished, **baked.maps}, notes, baked.height)
+    final_colour = (
+        surface.spread(to_bytes(material.colour)) if options.needs_estimator and options.delight else base_colour
+    )
+    return BakedMaps({BASE_COLOUR: final_colour, **baked.maps}, notes, baked.height)
 
 
-def _projected(
+def _project_estimates(
     points: SurfaceTexels,
     surface: Surface,
     cameras: Cameras,
     images: Floats,
-    said: MaterialMaps,
+    estimates: MaterialMaps,
     material: TexelMaterial,
     shares: Floats | None,
     settings: ProjectionSettings,
 ) -> TexelMaterial:
-    """``material`` with what each picture says of it; texels that no picture shows take what lies near."""
+    """``material`` with the projected estimates. Texels that no picture shows are inpainted."""
     blend = BlendedViews.empty(len(points.position), 9)
     for n in range(len(cameras)):
         camera = cameras[n : n + 1]
-        height = said.height[n, 0]
+        height = estimates.height[n, 0]
         down, right = np.gradient(height) if min(height.shape) > 1 else (height, height)
         axes = camera.view[0, :2, :3]
         rise = right[None] * axes[0][:, None, None] - down[None] * axes[1][:, None, None]
         encoded = (
-            0.5 + (said.base_colour[n] - images[n]) / 2,
-            np.stack([said.roughness[n, 0], said.metalness[n, 0], 0.5 + height / (2 * _HIGHEST)]),
-            0.5 + rise / (2 * _STEEPEST),
+            0.5 + (estimates.base_colour[n] - images[n]) / 2,
+            np.stack([estimates.roughness[n, 0], estimates.metalness[n, 0], 0.5 + height / (2 * _MAX_HEIGHT)]),
+            0.5 + rise / (2 * _MAX_SLOPE),
         )
-        counts = None if shares is None else shares[n]
-        add_view(blend, points, camera, np.concatenate(encoded).astype(np.float32), None, counts, settings)
+        weights = None if shares is None else shares[n]
+        add_view(blend, points, camera, np.concatenate(encoded).astype(np.float32), None, weights, settings)
     painted = blend.broad > 0
     if not painted.any():
         return material
-    change, scalars, rise = np.split(_filled(surface, blend.colours(), painted), 3, axis=1)
+    change, scalars, rise = np.split(_inpaint_values(surface, blend.colours(), painted), 3, axis=1)
     return replace(
         material,
         colour=np.clip(material.colour + 2 * change - 1, 0, 1).astype(np.float32),
         roughness=scalars[:, 0],
         metalness=scalars[:, 1],
-        height=(scalars[:, 2] - np.float32(0.5)) * np.float32(2 * _HIGHEST),
-        gradient=(rise - np.float32(0.5)) * np.float32(2 * _STEEPEST),
+        height=(scalars[:, 2] - np.float32(0.5)) * np.float32(2 * _MAX_HEIGHT),
+        gradient=(rise - np.float32(0.5)) * np.float32(2 * _MAX_SLOPE),
     )
 
 
-def _filled(surface: Surface, values: Floats, painted: NDArray[np.bool_]) -> Floats:
-    """Values (M, C), where none is ``painted`` a smooth membrane between those that are."""
+def _inpaint_values(surface: Surface, values: Floats, painted: NDArray[np.bool_]) -> Floats:
+    """Values (M, C) in which texels that are not ``painted`` (M,) form a smooth membrane between the others."""
     mask = surface.texels.mask
-    image, reached = np.zeros((values.shape[1], *mask.shape), np.float32), np.zeros(mask.shape, bool)
-    image[:, mask], reached[mask] = values.T, painted
+    image, painted_texels = np.zeros((values.shape[1], *mask.shape), np.float32), np.zeros(mask.shape, bool)
+    image[:, mask], painted_texels[mask] = values.T, painted
     borders, _ = shared_edges(surface.uvmesh)
-    result: Floats = inpaint_smoothly(image, surface.texels, reached, borders)[:, mask].T
+    result: Floats = inpaint_smoothly(image, surface.texels, painted_texels, borders)[:, mask].T
     return result
 
 
-def _covered(points: SurfaceTexels, camera: Cameras, side: int) -> NDArray[np.bool_]:
+def _covered_pixels(points: SurfaceTexels, camera: Cameras, side: int) -> NDArray[np.bool_]:
     result: NDArray[np.bool_] = np.isfinite(rasterise(points.vertices, points.faces, camera, side, side).depth[0])
     return result
 
 
 def _pixel_size(cameras: Cameras, side: int) -> float:
-    """What a pixel shows at the distance of the origin, in the cameras' world: the mean over the views."""
+    """Side of a pixel at the distance of the origin, in units of the cameras' world: the mean over the views."""
     distance = np.linalg.norm(cameras.eye, axis=1)
     return float((2 * np.tan(cameras.fov / 2) * distance).mean() / side)
 
@@ -155,17 +161,17 @@ def _pixel_size(cameras: Cameras, side: int) -> float:
 def draw_unlit(
     uvmesh: UVMesh, vertices: NDArray[np.floating], base_colour: NDArray[np.uint8], cameras: Cameras, side: int
 ) -> Floats:
-    """Pictures (N, 3, side, side) in [0, 1] of the mesh in its base colours, without light, on their mean colour."""
+    """Unlit pictures (N, 3, side, side) float32 in [0, 1] of the mesh; the background has the mean base colour."""
     mean = base_colour.reshape(-1, 3).mean(axis=0).astype(np.float32) / 255
     images = np.empty((len(cameras), side, side, 3), np.float32)
     uv = uvmesh.uv.astype(np.float64)
     for n in range(len(cameras)):
-        seen = rasterise(vertices, uvmesh.mesh.faces, cameras[n : n + 1], side, side)
+        fragments = rasterise(vertices, uvmesh.mesh.faces, cameras[n : n + 1], side, side)
         images[n] = mean
-        at = interpolate(seen.face, seen.bary, uv, uvmesh.uv_faces)
-        images[n][seen.face[0] >= 0] = sample_bilinear(base_colour, at) / np.float32(255)
+        pixel_uv = interpolate(fragments.face, fragments.bary, uv, uvmesh.uv_faces)
+        images[n][fragments.face[0] >= 0] = sample_bilinear(base_colour, pixel_uv) / np.float32(255)
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
-#: Angle of view of the pictures in which a finished asset's material is estimated.
+#: Field of view, in radians, of the pictures in which a finished asset's material is estimated.
 VIEW_FOV = math.radians(35)

@@ -1,1 +1,1 @@
-"""Mesh surfaces that are painted: by score distillation, or by views sampled together."""
+"""Scenes that paint the surface of a mesh: by score distillation, by sampled views, or with a tiled material."""

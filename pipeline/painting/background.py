@@ -1,4 +1,4 @@
-"""Learnable latents on a sphere around the scene: what a view shows where the mesh is not."""
+"""Learnable latents on a sphere around the scene: the background of latent views (docs/method.md, section 3)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS, COLUMNS = 16, 32
 class EnvironmentMap:
     """A grid of ROWS x COLUMNS latents over the polar angle and the azimuth, interpolated bilinearly.
 
-    ``values``: (C, ROWS, COLUMNS) float32, a leaf tensor. Column 0 follows the last one, so there is no seam.
+    ``values``: (C, ROWS, COLUMNS) float32, a leaf tensor. Columns wrap around: column 0 is beside the last one.
     """
 
     def __init__(self, values: torch.Tensor):
@@ -35,19 +35,20 @@ class EnvironmentMap:
         return self.background_on_device(cameras, height, width)
 
     def background_on_device(self, cameras: Cameras, height: int, width: int) -> torch.Tensor:
-        """As ``background`` up to rounding, with the rays computed where ``values`` are."""
+        """As ``background`` up to rounding; computes the rays on the device of ``values``."""
         return self._sample_uv(_uv_on_device(self.values.device, cameras, height, width))
 
     def _sample_uv(self, uv: torch.Tensor) -> torch.Tensor:
-        # One column more on either side, so that interpolation runs across the wrap-around.
+        # Pad with one column on either side, so that interpolation crosses the wrap-around.
         padded = torch.cat([self.values[..., -1:], self.values, self.values[..., :1]], dim=-1)
         return sample_texture(padded, uv)
 
 
 def _uv_on_device(device: torch.device, cameras: Cameras, height: int, width: int) -> torch.Tensor:
-    """What ``EnvironmentMap.sample`` makes of ``ray_directions``, computed on ``device``: (N height width, 2) float32.
+    """Lookup coordinates of every pixel's ray, computed on ``device``: (N height width, 2) float32.
 
-    For CUDA: on the host it takes as long for one view as all else there.
+    They equal those that ``EnvironmentMap.sample`` computes from ``ray_directions`` up to rounding. On CUDA this saves
+    the time of computing them on the host, which is as long for one view as the rest of the rendering.
     """
     scale = to_device(torch.from_numpy(1 / cameras.projection[:, [0, 1], [0, 1]]), device).double()
     axes = to_device(torch.from_numpy(np.ascontiguousarray(cameras.view[:, :3, :3])), device).double()

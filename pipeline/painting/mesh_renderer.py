@@ -1,4 +1,4 @@
-"""Views of a fixed mesh: where cameras stand at a step, and which texel each of their pixels shows."""
+"""Draws a fixed mesh: the cameras of a step, and the texture coordinates that each of their pixels shows."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ _SURFACE_POINTS = 4096
 
 @dataclass(frozen=True)
 class GBuffer:
-    """What V square views show. covered: (V, side, side) bool; of the M covered pixels, row-major, uv: (M, 2) float32,
-    face: (M,) int32, depth: (M,) float32 along the view axis.
+    """The surface in V square views. M is the number of pixels that the mesh covers, in row-major order.
 
-    ``outlines``: along which colours mix; None leaves pixels as they are.
+    Attributes:
+        covered: (V, side, side) bool.
+        uv: (M, 2) float32 texture coordinates, top-left origin.
+        face: (M,) int32.
+        depth: (M,) float32 along the view axis, working frame.
+        outlines: outlines to smooth in ``composite``; None leaves pixels unchanged.
     """
 
     covered: np.ndarray
@@ -35,7 +39,7 @@ class GBuffer:
     outlines: Outlines | None = None
 
     def composite(self, texture: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
-        """Views (V, C, side, side) of ``texture`` (C, S, S) over ``background`` (V side side, C)."""
+        """Images (V, C, side, side) of ``texture`` (C, S, S) in front of ``background`` (V side side, C)."""
         count, side, _ = self.covered.shape
         pixels = to_device(torch.from_numpy(self.covered.reshape(-1).nonzero()[0]), texture.device)
         colours = sample_texture(texture, to_device(torch.from_numpy(self.uv), texture.device))
@@ -45,14 +49,15 @@ class GBuffer:
 
 
 class MeshRenderer:
-    """A mesh with texture coordinates, and the cameras that are drawn around it.
+    """A mesh with texture coordinates, and random cameras around it.
 
     Args:
         vertices: (V, 3) float64, working frame.
         faces: (F, 3) int64 into vertices.
         uv: (T, 2) float32 in [0, 1], top-left origin; uv_faces: (F, 3) int64 into uv.
-        seed: of every draw.
-        antialias: whether outlines are smoothed; see ``uv.antialias``.
+        cameras: default distribution of the cameras.
+        seed: seed of all cameras and surface points.
+        antialias: whether outlines are smoothed (``raster.antialias``).
     """
 
     def __init__(
@@ -68,31 +73,34 @@ class MeshRenderer:
         self._vertices, self._faces, self._cameras, self._seed = vertices, faces, cameras, seed
         self._uv, self._uv_faces = np.ascontiguousarray(uv, dtype=np.float32), uv_faces
         self._adjacent_vertices = adjacent_vertices(faces) if antialias else None
-        # Points that close-ups look at, and their normals, which point to where a viewer stands.
+        # Points that close-ups look at, and their outward normals. An inside-out mesh is flipped.
         inside_out = outward_signs(vertices, faces)[:, None] < 0
-        turned = np.where(inside_out, faces[:, ::-1], faces)
-        self.details = sample_surface(numpy_generator(seed, "details"), vertices, turned, _SURFACE_POINTS)
+        outward_faces = np.where(inside_out, faces[:, ::-1], faces)
+        self.details = sample_surface(numpy_generator(seed, "details"), vertices, outward_faces, _SURFACE_POINTS)
 
     def sample_cameras(
         self, step: int, count: int, purpose: str = "cameras", settings: CameraSettings | None = None
     ) -> tuple[Cameras, list[View]]:
-        """``count`` cameras for ``step``, and how the guidance sees them; drawn by other ``settings`` if given."""
+        """``count`` random cameras of ``step`` and the views they describe to the guidance.
+
+        ``purpose`` names the random stream; ``settings`` replace the default distribution.
+        """
         rng = numpy_generator(self._seed, purpose, step)
         settings = settings or self._cameras
         cameras = sample_paint_cameras(rng, count, settings, *self.details, near=settings.near)
         return cameras, [View(w, bool(c)) for w, c in zip(cameras.words(), cameras.close, strict=True)]
 
     def render(self, cameras: Cameras, side: int) -> GBuffer:
-        """Views of ``side`` x ``side`` pixels."""
+        """Rasterise views of ``side`` x ``side`` pixels."""
         fragments = rasterise(self._vertices, self._faces, cameras, side, side)
         uv = interpolate(fragments.face, fragments.bary, self._uv, self._uv_faces)
-        smooth = None
+        outlines = None
         if self._adjacent_vertices is not None:
-            smooth = find_outlines(fragments, self._vertices, self._faces, cameras, self._adjacent_vertices)
+            outlines = find_outlines(fragments, self._vertices, self._faces, cameras, self._adjacent_vertices)
         mask = fragments.mask
-        return GBuffer(mask, uv, fragments.face[mask], fragments.depth[mask], smooth)
+        return GBuffer(mask, uv, fragments.face[mask], fragments.depth[mask], outlines)
 
     def depth(self, camera: Cameras, side: int) -> np.ndarray:
-        """(side, side) float32 distance along the view axis of what one camera sees; inf where nothing."""
+        """(side, side) float32 depth along the view axis for one camera, working frame; inf off the mesh."""
         result: np.ndarray = rasterise(self._vertices, self._faces, camera, side, side).depth[0]
         return result

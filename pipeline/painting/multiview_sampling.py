@@ -1,17 +1,23 @@
-"""A painted mesh whose texture is sampled, close-ups a group at a time, instead of descending along a score.
+"""A painted mesh whose latent texture is sampled with DDIM in groups of views, instead of optimised along a score.
 
-Score distillation seeks the mode of the model: smooth surfaces whose colours get stronger the longer it runs, and what
-many views of a place make of it is their average. Here views are sampled (DDIM, Song et al., 2021). Those of a group
-are noised alike where they show the same place (``correlated_noise``) and held together while noise goes down
-(``multiview_sync``), so that one pattern runs through all of them; views that see a part of it later go on from there:
-as in inpainting by a diffusion model (RePaint, Lugmayr et al., 2022), what is known is put back after each step.
-TEXTure (Richardson et al., 2023) and Text2Tex (Chen et al., 2023) paint meshes view by view with depth-guided models.
+Score distillation seeks a mode of the model: it gives smooth surfaces, colours that saturate with time, and the average
+of all views at each point. Sampling (DDIM, Song et al., 2021) avoids this. The views of a group share their noise on
+the surface (``correlated_noise``) and are synchronised while they are denoised (``multiview_sync``), so one pattern
+continues across them. Later groups keep the painted texels: as in inpainting with RePaint (Lugmayr et al., 2022), known
+latents are restored after each step. TEXTure (Richardson et al., 2023) and Text2Tex (Chen et al., 2023) also paint a
+mesh view by view, with depth-guided models.
 
-Two phases. First the colour: fresh noise and other views at every step, all texels move as one; what many pictures of
-the prompt agree on is the object's colour. Then the patches: groups of views, those that show most of what is still
-unknown, are taken from high noise to none, starting from the colour. Where the surface has colours already, only these
-are looked at closely: the patches begin from them, at less noise, so that what lies where stays (as SDEdit does, Meng
-et al., 2022).
+There are two phases:
+
+1. Colour. Each step draws new views and new noise, and moves all texels by the same amount, towards the colour on which
+   pictures of the prompt agree.
+2. Patches. Each group takes the candidate views that show most unpainted surface and denoises them from high noise to
+   none, starting from the colour.
+
+If the surface already has colours (``initial_latents``), the first phase is skipped. The patches then start from these
+colours at a lower timestep, which keeps the layout (SDEdit, Meng et al., 2022).
+
+Shapes: V views of h x w latent pixels, C channels, M covered samples of all views (supersample^2 per latent pixel).
 """
 
 from __future__ import annotations
@@ -33,51 +39,53 @@ from pipeline.painting.correlated_noise import correlated_noise
 from pipeline.painting.mesh_renderer import GBuffer
 from pipeline.painting.multiview_sync import sync_correction
 from pipeline.painting.painted_mesh import PaintedMesh, PaintedMeshSettings
-from pipeline.painting.view_heights import suited
+from pipeline.painting.view_heights import adapt_close_ups
 from pipeline.painting.view_selection import select_views, view_weights
 from pipeline.raster.camera import Cameras, CameraSettings
 from pipeline.raster.texture import scatter_texture
 
-# The share of the steps that look for the colour, the guidance they take, and the timestep they end at.
-_COLOUR = 0.12
+# Colour phase: share of the steps, factor of the guidance scale, and last timestep (share of T).
+_COLOUR_SHARE = 0.12
 _COLOUR_GUIDANCE = 0.6
 _COLOUR_END = 0.6
-# Steps that one group of patches takes, as nearly as the number of steps allows, and the timestep it begins at: from
-# there on the found colour still tells, and the model lays out the rest.
+# Patches: approximate number of steps of a group, and its first timestep (share of T). At this timestep the model still
+# sees the colour and lays out the pattern itself.
 _PATCH_STEPS = 16
 _PATCH_START = 0.85
-# ... where it begins from given colours that are to stay where they are.
-_GIVEN_START = 0.6
-# Close-ups that are looked at to choose the views of a group, shares of the height asked for that their heights have,
-# how far they lean, and their field of view: so narrow that what is nearer is hardly larger.
+# First timestep of a group that starts from ``initial_latents``.
+_RECOLOUR_START = 0.6
+# Candidate close-ups of a group: their number, the range of their height relative to the requested one, the largest
+# angle from the surface normal (radians), and the field of view (radians). It is narrow to keep perspective weak.
 CANDIDATES = 64
 _HEIGHTS = (0.9, 1.1)
-_LEAN = 0.3
+_CLOSE_ANGLE = 0.3
 _FOV = np.radians(30)
-# What of the model's changes is kept behind close-ups after each step: all, since a model that sees the whole picture
-# takes a plain edge for a background and makes a plainer pattern beside it; half where colours are given already (all
-# was not tried there).
-_FREE_BEHIND, _FREE_BEHIND_GIVEN = 1.0, 0.5
-# Texels a side of the texture that holds what is known, per texel asked for: views that go on from it see it sharper.
-_FINER = 2
-# Behind whole views stands a grey far from the object's own brightness, so that the model sees where the object ends.
+# Share of the model's changes that close-ups keep in the background after each step. All are kept: beside a plain
+# background the model draws a plainer pattern. With ``initial_latents`` half are kept (1 is untested there).
+_FREE_BACKGROUND, _FREE_BACKGROUND_RECOLOUR = 1.0, 0.5
+# The texture's side relative to the requested one. A finer texture gives later groups sharper views of it.
+_TEXTURE_SCALE = 2
+# Greys behind views of the full object. The one that differs more from the object's brightness makes its outline clear.
 _LIGHT, _DARK = 0.75, 0.25
-# A texel of which the views of a group showed less than this is left for others.
-_LEAST_WEIGHT = 0.05
-# Latent pixels that show the object as purely as this share of the purest tell its colour.
-_PURE = 0.9
-# How much more a place counts in views that show it well: a power of the quality, and what it counts in the worst ones.
-_BEST, _BADLY = 2, 1e-4
-# Cells of surface noise along a side of a latent pixel.
-_CELLS = 3
+# Texels with less total view weight than this stay unpainted and go to the next group.
+_MIN_WEIGHT = 0.05
+# The colour phase uses latent pixels whose coverage is above this share of the largest coverage.
+_PURE_COVERAGE = 0.9
+# Weights of samples in means over views: quality to this power, plus a minimum for the synchronisation.
+_WEIGHT_POWER, _MIN_SYNC_WEIGHT = 2, 1e-4
+# Cells of correlated noise along a side of a latent pixel.
+_NOISE_CELLS = 3
 
 
 @dataclass(frozen=True)
 class SampledViews:
     """Finished views of the surface.
 
-    ``cameras``: N of them; ``latents`` (N, C, h, w), of close-ups the surface goes on where the mesh ends; ``shares``
-    (N, h, w) float32 in [0, 1], how much of each latent pixel is the view's own work and shows the mesh well.
+    Attributes:
+        cameras: N cameras.
+        latents: (N, C, h, w) float32. The background of close-ups is painted like the surface.
+        shares: (N, h, w) float32 in [0, 1], weight of each latent pixel: its quality, times the share that this view
+            painted itself.
     """
 
     cameras: Cameras
@@ -87,8 +95,13 @@ class SampledViews:
 
 @dataclass(frozen=True)
 class SampledRendering(Rendering):
-    """``coverage``: (V, 1, h, w), how much of each latent pixel the mesh covers. ``group``: number of the patches, None
-    while the colour is found; ``last``: whether they are finished after this step."""
+    """A rendering of one step of this scene.
+
+    Attributes:
+        coverage: (V, 1, h, w) share of each latent pixel that the mesh covers; None in the patch phase.
+        group: number of the group; None in the colour phase.
+        last: whether this is the group's last step.
+    """
 
     coverage: Tensor | None = None
     group: int | None = None
@@ -97,27 +110,26 @@ class SampledRendering(Rendering):
 
 @dataclass(frozen=True)
 class _ViewGroup:
-    """The views that are being made."""
+    """The group of views that is being denoised."""
 
     number: int
     cameras: Cameras
     views: list[View]
     gbuffer: GBuffer
-    weights: np.ndarray  # (M,) quality of the covered samples
-    known_latents: Tensor  # (V, C, h, w) what the views show of the texture and what is behind it
-    free_share: Tensor  # (V, 1, h, w) how much of each latent pixel is unknown surface
+    weights: np.ndarray  # (M,) quality of the covered samples, in [0, 1]
+    initial_latents: Tensor  # (V, C, h, w) rendered texture and background at the group's start
+    free_share: Tensor  # (V, 1, h, w) share of each latent pixel that may change
     noise: Tensor  # (V, C, h, w)
 
 
 class SampledTextureMesh(PaintedMesh):
-    """As ``PaintedMesh``, with one texture and no optimiser.
+    """A ``FlowScene`` that samples the latent texture of a mesh: one texture without a pyramid, and no optimiser.
 
     Args (besides those of ``PaintedMesh``):
-        steps: of the whole run.
-        t_min, t_max: ends of the timesteps, shares of T.
-        two_sided: whether faces are seen from behind as well; not so for a closed surface.
-        known_latents: (C, s, s) float32 latents that the surface has already, of a texture of any side; None: it has
-        none.
+        steps: number of steps of both phases together.
+        t_min, t_max: smallest and largest timestep as shares of T.
+        two_sided: whether views may paint the back of faces; False for a closed surface.
+        initial_latents: (C, s, s) float32 latents of the surface, of any side s; None for an unpainted surface.
     """
 
     def __init__(
@@ -127,7 +139,7 @@ class SampledTextureMesh(PaintedMesh):
         t_min: float,
         t_max: float,
         two_sided: bool,
-        known_latents: Tensor | None = None,
+        initial_latents: Tensor | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
@@ -136,55 +148,54 @@ class SampledTextureMesh(PaintedMesh):
         self._normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
         self._two_sided = two_sided
         self._t_min, self._t_max = t_min, t_max
-        self._starts = schedule(steps, 0.0 if known_latents is not None else _COLOUR)
-        self._patch_start = min(_PATCH_START if known_latents is None else _GIVEN_START, t_max)
-        self._has_colours = known_latents is not None
-        if known_latents is not None:
-            self._resize_known(known_latents)
+        self._starts = schedule(steps, 0.0 if initial_latents is not None else _COLOUR_SHARE)
+        self._patch_start = min(_PATCH_START if initial_latents is None else _RECOLOUR_START, t_max)
+        self._has_colours = initial_latents is not None
+        if initial_latents is not None:
+            self._set_initial_texture(initial_latents)
         self._steps = steps
         settings = self._settings
         groups = len(self._starts)
         self._count = settings.patches.count or settings.views
-        self._candidates = suited(self.renderer, _close_up_settings(settings), self._count * groups)
+        self._candidate_settings = adapt_close_ups(self.renderer, _close_up_settings(settings), self._count * groups)
         self._size = settings.patches.size or settings.view_size
         shape = (self._count, self.texture.shape[0], self._size, self._size)
         self._colour = self.texture.detach()[:, 0, 0].clone()
-        self._known = torch.zeros(1, settings.texture_size, settings.texture_size, device=self._device)
-        self._now = _as_rendered(torch.zeros(shape, device=self._device))
-        self._chosen = torch.zeros(groups, self._count, dtype=torch.int64)
-        self._made = torch.zeros(groups, *shape, device=self._device)
+        self._painted = torch.zeros(1, settings.texture_size, settings.texture_size, device=self._device)
+        self._latents = _as_rendered(torch.zeros(shape, device=self._device))
+        self._view_indices = torch.zeros(groups, self._count, dtype=torch.int64)
+        self._finished_latents = torch.zeros(groups, *shape, device=self._device)
         self._shares = torch.zeros(groups, self._count, self._size, self._size)
-        self._done = torch.zeros((), dtype=torch.int64)
+        self._finished_groups = torch.zeros((), dtype=torch.int64)
         self._group: _ViewGroup | None = None
-        self._heights = _heights(self._candidates)
-        self._cell = sum(self._heights) / 2 / self._size / _CELLS
+        self._heights = _heights(self._candidate_settings)
+        self._cell = sum(self._heights) / 2 / self._size / _NOISE_CELLS
 
     @torch.no_grad()
-    def _resize_known(self, known_latents: Tensor) -> None:
-        """Brings given colours to the texture's size."""
+    def _set_initial_texture(self, initial_latents: Tensor) -> None:
+        """Set the texture to ``initial_latents`` (C, s, s), resized."""
         (texture,) = self._levels
-        sized = torch.nn.functional.interpolate(
-            known_latents[None].to(texture), size=texture.shape[1:], mode="bilinear", align_corners=False
+        resized = torch.nn.functional.interpolate(
+            initial_latents[None].to(texture), size=texture.shape[1:], mode="bilinear", align_corners=False
         )
-        texture.copy_(sized[0])
+        texture.copy_(resized[0])
 
-    def _adapted(self, settings: PaintedMeshSettings) -> PaintedMeshSettings:
-        """Plain backgrounds, since nothing here would learn others; no noise at the start, which the flow would take
-        for something to keep."""
-        size = settings.texture_size * _FINER
+    def _adapt_settings(self, settings: PaintedMeshSettings) -> PaintedMeshSettings:
+        """Plain backgrounds, because nothing is learned here. No initial noise, because sampling would keep it."""
+        size = settings.texture_size * _TEXTURE_SCALE
         return dataclasses.replace(settings, background="random", initial_noise=0.0, texture_size=size)
 
-    def _levels_from(self, base: Tensor) -> list[Tensor]:
+    def _make_levels(self, base: Tensor) -> list[Tensor]:
         return [base.requires_grad_(True)]
 
     def parameters(self) -> list[dict[str, object]]:
-        """The texture, which ``follow`` moves; Adam has no part in it."""
+        """The texture, with a learning rate of 0: ``follow`` changes it, not Adam."""
         return [{"params": list(self._levels), "lr": 0.0}]
 
     def render(self, step: int, steps: int) -> SampledRendering:
-        """As ``Scene.render``. Raises ValueError for another number of steps than the scene was made for."""
+        """As ``Scene.render``. Raises ValueError if ``steps`` is not the number that the scene was made for."""
         if steps != self._steps:
-            raise ValueError(f"the patches are laid out for {self._steps} steps, not {steps}")
+            raise ValueError(f"this scene was made for {self._steps} steps, not {steps}")
         if step < self._starts[0]:
             return self._render_colour_phase(step)
         number = bisect.bisect_right(self._starts, step) - 1
@@ -199,7 +210,7 @@ class SampledTextureMesh(PaintedMesh):
         times = np.linspace(self._patch_start, self._t_min, count + 1)
         last = group_step == count - 1
         return SampledRendering(
-            self._now,
+            self._latents,
             group.views,
             noise=group.noise,
             time=float(times[group_step]),
@@ -229,17 +240,17 @@ class SampledTextureMesh(PaintedMesh):
         return torch.nn.functional.avg_pool2d(gbuffer.composite(texture, background), self._settings.supersample)
 
     def _begin_group(self, number: int) -> None:
-        """Chooses the views of a group. Doing so again changes nothing before the group's first step is followed."""
+        """Select the views of group ``number``. Repeating this before ``follow`` gives the same views."""
         cameras, _ = self._candidate_cameras(number)
         gbuffer = self._render_gbuffer(cameras, self._size)
-        known = self._known[0].cpu().numpy()
+        known = self._painted[0].cpu().numpy()
         chosen = select_views(self._count, gbuffer, self._view_weights(gbuffer, cameras), known)
-        self._chosen[number] = torch.from_numpy(np.resize(chosen, self._count))
+        self._view_indices[number] = torch.from_numpy(np.resize(chosen, self._count))
         self._group = self._load_group(number)
-        self._now = _as_rendered(self._group.known_latents.clone())
+        self._latents = _as_rendered(self._group.initial_latents.clone())
 
     def _candidate_cameras(self, number: int) -> tuple[Cameras, list[View]]:
-        return self.renderer.sample_cameras(number, max(CANDIDATES, self._count), "patches", self._candidates)
+        return self.renderer.sample_cameras(number, max(CANDIDATES, self._count), "patches", self._candidate_settings)
 
     def _render_gbuffer(self, cameras: Cameras, size: int) -> GBuffer:
         return self.renderer.render(cameras, size * self._settings.supersample)
@@ -250,185 +261,191 @@ class SampledTextureMesh(PaintedMesh):
 
     @torch.no_grad()
     def _load_group(self, number: int) -> _ViewGroup:
-        """The group's views of the texture as it was when they were chosen: it does not change before they are done."""
+        """Render the group's views. The texture does not change until the group is finished."""
         cameras, views = self._candidate_cameras(number)
-        chosen = self._chosen[number].numpy()
+        chosen = self._view_indices[number].numpy()
         cameras, views = cameras[chosen], [views[i] for i in chosen]
         gbuffer = self._render_gbuffer(cameras, self._size)
         self.texel_coverage.add(gbuffer.uv)
-        unknown = torch.cat([self.texture, 1 - self._known])
+        unknown = torch.cat([self.texture, 1 - self._painted])
         image = self._downsampled(gbuffer, unknown, self._group_background(cameras, gbuffer))
-        channels = self._now.shape[1]
+        channels = self._latents.shape[1]
         noise_array = correlated_noise(gbuffer, cameras, self._settings.supersample, channels, self._cell, self._seed)
         noise = to_device(torch.from_numpy(noise_array), self._device)
         weights = self._view_weights(gbuffer, cameras)
-        free = image[:, -1:].clamp(0, 1)
-        return _ViewGroup(number, cameras, views, gbuffer, weights, image[:, :-1], free, noise)
+        free_background = image[:, -1:].clamp(0, 1)
+        return _ViewGroup(number, cameras, views, gbuffer, weights, image[:, :-1], free_background, noise)
 
     def _group_background(self, cameras: Cameras, gbuffer: GBuffer) -> Tensor:
-        """(V size, C + 1) latents behind the mesh, and how unknown they are.
+        """Background latents and the share of them that may change, (V side side, C + 1).
 
-        Behind close-ups the object's own colour, on which the model may go on painting: given another background it
-        would carry that over to thin parts.
+        Close-ups get the object's colour, which the model may paint over: another background would bleed into thin
+        parts. Views of the full object get a grey, which is fixed.
         """
         size = gbuffer.covered[0].size
         colour = self._object_colours(gbuffer)
         rgb = colour.mean(dim=0).cpu().numpy() @ self._latent_rgb.matrix + self._latent_rgb.bias
         grey = self._latent_rgb.invert(np.full(3, _LIGHT if rgb.mean() < (_LIGHT + _DARK) / 2 else _DARK))
         plain = to_device(torch.from_numpy(np.append(grey, 0.0)).float(), self._device)
-        free = _FREE_BEHIND_GIVEN if self._has_colours else _FREE_BEHIND
-        own = torch.cat([colour, torch.full_like(colour[:, :1], free)], dim=1)
+        free_background = _FREE_BACKGROUND_RECOLOUR if self._has_colours else _FREE_BACKGROUND
+        object_background = torch.cat([colour, torch.full_like(colour[:, :1], free_background)], dim=1)
         close = to_device(torch.from_numpy(cameras.close), self._device)
-        return torch.where(close[:, None], own, plain).repeat_interleave(size, dim=0)
+        return torch.where(close[:, None], object_background, plain).repeat_interleave(size, dim=0)
 
     def _object_colours(self, gbuffer: GBuffer) -> Tensor:
-        """(V, C) the object's colour in each view: the one that was found, or the mean of those it shows."""
+        """Latent colour (V, C) of the object in each view: of the colour phase, or the mean of ``initial_latents``."""
         views = len(gbuffer.covered)
         if not self._has_colours:
             return self._colour.expand(views, -1)
-        nothing = torch.zeros(gbuffer.covered.size, len(self._colour), device=self._device)
-        total = gbuffer.composite(self.texture.detach(), nothing).sum(dim=(2, 3))
+        zeros = torch.zeros(gbuffer.covered.size, len(self._colour), device=self._device)
+        total = gbuffer.composite(self.texture.detach(), zeros).sum(dim=(2, 3))
         counts = to_device(torch.from_numpy(gbuffer.covered.sum(axis=(1, 2)).astype(np.float32)), self._device)
         return total / counts.clamp(min=1)[:, None]
 
     @torch.no_grad()
     def follow(self, rendering: Rendering, residual: Tensor, share: Tensor) -> None:
-        """Goes the ``share`` () of the way from the rendered latents to the clean ones that the model sees in them.
+        """Take one DDIM step: move the latents by the ``share`` () of the way to the predicted clean latents.
 
-        residual: (V, C, h, w) the rendered latents less the clean ones.
+        ``residual`` (V, C, h, w) is the rendered latents minus the clean ones. Raises TypeError for a rendering of
+        another scene.
         """
         if not isinstance(rendering, SampledRendering):
-            raise TypeError("a patchwork continues only from a rendering of this scene")
+            raise TypeError("follow takes only renderings of this scene")
         if rendering.group is None:
             self._follow_colour(rendering, residual, share)
             return
         group = self._group
         assert group is not None and group.number == rendering.group
-        residual = residual - self._sync_correction(group, self._now - residual)
-        now = _as_rendered(
-            group.free_share * (self._now - share * residual) + (1 - group.free_share) * group.known_latents
+        residual = residual - self._sync_correction(group, self._latents - residual)
+        latents = _as_rendered(
+            group.free_share * (self._latents - share * residual) + (1 - group.free_share) * group.initial_latents
         )
         if rendering.last:
-            self._write_texels(group, now)
-        # Last, so that a step that memory did not suffice for can be taken again.
-        self._now = now
+            self._write_texels(group, latents)
+        # Assign this last, so that a step that runs out of memory can be repeated.
+        self._latents = latents
 
     def _sync_correction(self, group: _ViewGroup, clean: Tensor) -> Tensor:
-        """(V, C, h, w) what is to be added to each view's clean latents, so that all show a place alike."""
+        """The correction (V, C, h, w) of the views' clean latents (``multiview_sync.sync_correction``)."""
         settings = self._settings
-        weights = to_device(torch.from_numpy(group.weights**_BEST + _BADLY), self._device)
+        weights = to_device(torch.from_numpy(group.weights**_WEIGHT_POWER + _MIN_SYNC_WEIGHT), self._device)
         return sync_correction(clean, group.gbuffer, weights, settings.supersample, settings.texture_size)
 
     def _follow_colour(self, rendering: SampledRendering, residual: Tensor, share: Tensor) -> None:
-        """Moves all texels by what the latent pixels that show little but the object agree on: thin parts, which the
-        model would take for background by themselves, then have the object's colour."""
-        reach = rendering.coverage
-        assert reach is not None
-        weight = reach * (reach > _PURE * reach.max())
+        """Move all texels by the mean residual of the latent pixels that the object covers.
+
+        So thin parts, which the model alone would take for background, get the object's colour.
+        """
+        coverage = rendering.coverage
+        assert coverage is not None
+        weight = coverage * (coverage > _PURE_COVERAGE * coverage.max())
         total = weight.sum().clamp(min=1e-6)
         (texture,) = self._levels
         self._colour -= share * (residual * weight).sum(dim=(0, 2, 3)) / total
         texture.copy_(self._colour[:, None, None].expand_as(texture))
 
     def _write_texels(self, group: _ViewGroup, latents: Tensor) -> None:
-        """Lays finished views, ``latents`` (V, C, h, w), on the texture where it is not known yet, and keeps them."""
+        """Write finished views, ``latents`` (V, C, h, w), to the unpainted texels, and store them."""
         settings = self._settings
-        worth = to_device(torch.from_numpy(group.weights), self._device)[:, None]
-        weights = worth**_BEST
+        quality = to_device(torch.from_numpy(group.weights), self._device)[:, None]
+        weights = quality**_WEIGHT_POWER
         view, row, column = (to_device(torch.from_numpy(i), self._device) for i in np.nonzero(group.gbuffer.covered))
         smooth = torch.nn.functional.interpolate(
             latents, scale_factor=settings.supersample, mode="bilinear", align_corners=False
         )
         values = smooth[view, :, row, column]
         uv = to_device(torch.from_numpy(group.gbuffer.uv), self._device)
-        sums = scatter_texture(torch.cat([values * weights, weights, worth], dim=1), uv, settings.texture_size)
+        sums = scatter_texture(torch.cat([values * weights, weights, quality], dim=1), uv, settings.texture_size)
         colours, weight, total = sums[:-2], sums[-2], sums[-1]
-        painted = (total > _LEAST_WEIGHT) & (weight > 0)
-        mean = torch.where(painted, weight / total.clamp(min=_LEAST_WEIGHT), torch.zeros_like(weight))
-        fresh = mean * (1 - self._known[0])
+        painted = (total > _MIN_WEIGHT) & (weight > 0)
+        mean = torch.where(painted, weight / total.clamp(min=_MIN_WEIGHT), torch.zeros_like(weight))
+        gain = mean * (1 - self._painted[0])
         (texture,) = self._levels
-        mixed = fresh / (fresh + self._known[0]).clamp(min=1e-6)
-        change = torch.where(painted, mixed, torch.zeros_like(mixed)) * (colours / weight.clamp(min=1e-6) - texture)
+        change_share = gain / (gain + self._painted[0]).clamp(min=1e-6)
+        change = torch.where(painted, change_share, torch.zeros_like(change_share)) * (
+            colours / weight.clamp(min=1e-6) - texture
+        )
         covered = torch.from_numpy(group.gbuffer.covered)
         shares = torch.zeros(2, *covered.shape)
         shares[0, covered], shares[1, covered] = torch.from_numpy(group.weights), 1.0
-        small = torch.nn.functional.avg_pool2d(shares, settings.supersample)
-        covered_mean = small[0] / small[1].clamp(min=1 / settings.supersample**2)
+        latent_shares = torch.nn.functional.avg_pool2d(shares, settings.supersample)
+        covered_mean = latent_shares[0] / latent_shares[1].clamp(min=1 / settings.supersample**2)
         self._shares[group.number] = covered_mean * group.free_share[:, 0].cpu()
         texture += change
-        self._known[0] += fresh
-        self._made[group.number] = latents
-        self._done.fill_(group.number + 1)
+        self._painted[0] += gain
+        self._finished_latents[group.number] = latents
+        self._finished_groups.fill_(group.number + 1)
 
     def sampled_views(self) -> SampledViews | None:
-        """The views that are finished; None where no view shows anything well."""
-        finished_groups = int(self._done)
+        """The finished views; None if no view shows the surface well."""
+        finished_groups = int(self._finished_groups)
         if finished_groups == 0 or not bool((self._shares[:finished_groups] > 0).any()):
             return None
         cameras = [
-            self._candidate_cameras(number)[0][self._chosen[number].numpy()] for number in range(finished_groups)
+            self._candidate_cameras(number)[0][self._view_indices[number].numpy()] for number in range(finished_groups)
         ]
         fields = {f.name: np.concatenate([getattr(c, f.name) for c in cameras]) for f in dataclasses.fields(Cameras)}
         return SampledViews(
             Cameras(**fields),
-            self._made[:finished_groups].flatten(0, 1),
+            self._finished_latents[:finished_groups].flatten(0, 1),
             self._shares[:finished_groups].flatten(0, 1).numpy(),
         )
 
     def state(self) -> Mapping[str, Tensor]:
+        return {**super().state(), **self._sampling_state()}
+
+    def _sampling_state(self) -> dict[str, Tensor]:
         return {
-            **super().state(),
             "colour": self._colour,
-            "known": self._known,
-            "now": self._now,
-            "chosen": self._chosen,
-            "made": self._made,
+            "known": self._painted,
+            "now": self._latents,
+            "chosen": self._view_indices,
+            "made": self._finished_latents,
             "shares": self._shares,
-            "done": self._done,
+            "done": self._finished_groups,
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        chosen, done = state.get("chosen"), state.get("done")
+        chosen, finished = state.get("chosen"), state.get("done")
         candidates = max(CANDIDATES, self._count)
         if chosen is not None and not bool(((chosen >= 0) & (chosen < candidates)).all()):
             raise ValueError(f"checkpoint: chosen views are numbered 0 to {candidates - 1}")
-        if done is not None and not 0 <= int(done) <= len(self._made):
-            raise ValueError(f"checkpoint: {int(done)} of {len(self._made)} groups are done")
+        if finished is not None and not 0 <= int(finished) <= len(self._finished_latents):
+            raise ValueError(f"checkpoint: {int(finished)} of {len(self._finished_latents)} groups are done")
         super().load_state(state)
         self._group = None
         with torch.no_grad():
-            for name in ("colour", "known", "now", "chosen", "made", "shares", "done"):
-                getattr(self, f"_{name}").copy_(state[name])
+            for name, tensor in self._sampling_state().items():
+                tensor.copy_(state[name])
 
 
 def _as_rendered(latents: Tensor) -> Tensor:
-    """``latents`` (V, C, h, w) laid out in memory as views are rendered, channels last.
+    """``latents`` (V, C, h, w) in the memory layout of rendered views, channels last.
 
-    Sums over views round differently in another layout, so it must be the same before and after a checkpoint, which
-    restores values alone.
+    The rounding of sums depends on the layout, and a checkpoint restores only values. So the layout must always be the
+    same.
     """
     return latents.contiguous(memory_format=torch.channels_last)
 
 
-def schedule(steps: int, colour_share: float = _COLOUR) -> list[int]:
-    """The first step of each group of patches; before the first of them, for ``colour_share`` of all, the colour is
-    found. ``steps`` >= 1."""
+def schedule(steps: int, colour_share: float = _COLOUR_SHARE) -> list[int]:
+    """The first step of each group of patches, after the colour phase of ``colour_share`` of all ``steps`` (>= 1)."""
     colour = round(colour_share * steps)
     groups = max(1, round((steps - colour) / _PATCH_STEPS))
     return [colour + (steps - colour) * group // groups for group in range(groups)]
 
 
 def _close_up_settings(settings: PaintedMeshSettings) -> CameraSettings:
-    """The cameras that patches are chosen from: close-ups, unless those are not wanted at all."""
+    """The distribution of candidate views: close-ups, unless the settings exclude close-ups."""
     cameras = settings.cameras
     if cameras.close_up == 0:
         return cameras
     least, most = (settings.patches.height * share for share in _HEIGHTS)
-    return dataclasses.replace(cameras, close_up=1.0, close_height=(least, most), close_angle=_LEAN, fov=_FOV)
+    return dataclasses.replace(cameras, close_up=1.0, close_height=(least, most), close_angle=_CLOSE_ANGLE, fov=_FOV)
 
 
 def _heights(cameras: CameraSettings) -> tuple[float, float]:
-    """Least and greatest height of what patches show at what the cameras look at."""
+    """Smallest and largest height of the views at the cameras' target, in the working frame."""
     low, high = cameras.close_height
     if cameras.close_up == 0:
         low, high = (2 / fill for fill in reversed(cameras.fill))

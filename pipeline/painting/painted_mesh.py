@@ -1,4 +1,4 @@
-"""A mesh with a latent texture (Latent-Paint, docs/method.md, section 6)."""
+"""A mesh with a latent texture that score distillation optimises (Latent-Paint, docs/method.md, section 6)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.raster.backdrop import plain_backgrounds
 from pipeline.raster.camera import Cameras, CameraSettings
 
-# Initial latents: the base colour weakly, as published, under noise.
+# Weight of the base colour in the initial latents, as published.
 _COLOUR_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
 class SampledViewSettings:
-    """``count``: patches that are made together; ``size``: latent pixels a side, ``height``: of what one shows, object
-    radii. None: as for other views."""
+    """Settings of sampled views (patches).
+
+    Attributes:
+        count: views of a group; None: ``PaintedMeshSettings.views``.
+        size: side of a view in latent pixels; None: ``PaintedMeshSettings.view_size``.
+        height: height of a close-up in object radii.
+    """
 
     count: int | None = None
     size: int | None = None
@@ -35,11 +40,22 @@ class SampledViewSettings:
 
 @dataclass(frozen=True)
 class PaintedMeshSettings:
-    """``view_size``: latent pixels a side of a view. ``texture_size``: latent texels a side.
+    """Settings of a ``PaintedMesh``.
 
-    Each latent pixel is the mean of ``supersample``^2 texture lookups. Without that a 16x16 view touches a
-    few texels in a hundred, and the rest keeps its random start. ``initial_noise`` is what a fine texture keeps
-    as speckle where many texels share a latent pixel. ``antialias``: outlines are smoothed besides.
+    Attributes:
+        views: views per step.
+        view_size: side of a view in latent pixels.
+        texture_size: side of the texture in latent texels.
+        learning_rate: of Adam.
+        cameras: distribution of the cameras.
+        background: ``random`` plain colours or a ``learned`` environment map.
+        base_colour: RGB in [0, 1] of the initial texture.
+        initial_noise: standard deviation of the initial noise. A fine texture keeps it as speckle where many texels
+            share a latent pixel.
+        supersample: texture lookups along a side of a latent pixel, which is their mean. With a single lookup a 16x16
+            view touches a few per cent of the texels, and the others keep their random start.
+        antialias: whether outlines are smoothed as well.
+        patches: settings of sampled views.
     """
 
     views: int
@@ -56,7 +72,7 @@ class PaintedMeshSettings:
 
 
 class PaintedMesh:
-    """The scene of the ``paint`` recipe.
+    """The scene of the recipe ``paint`` with score distillation.
 
     The latent texture is optimised as the sum of a pyramid of textures (see ``_pyramid``).
 
@@ -64,9 +80,9 @@ class PaintedMesh:
         vertices: (V, 3) float64, working frame.
         faces: (F, 3) int64 into vertices.
         uv: (T, 2) float32 in [0, 1], top-left origin; uv_faces: (F, 3) int64 into uv.
-        latent_rgb: the prior's linear map, for the initial colour.
-        seed: of every draw.
-        device: where the latent texture lives.
+        latent_rgb: the prior's linear map from latents to RGB; its inverse gives the initial latents.
+        seed: seed of the initial noise, the cameras and the backgrounds.
+        device: device of the latent texture.
     """
 
     def __init__(
@@ -80,33 +96,33 @@ class PaintedMesh:
         seed: int,
         device: torch.device,
     ):
-        settings = self._adapted(settings)
+        settings = self._adapt_settings(settings)
         self._settings, self._seed = settings, seed
         self.renderer = MeshRenderer(vertices, faces, uv, uv_faces, settings.cameras, seed, settings.antialias)
         self._device = device
         channels = latent_rgb.matrix.shape[0]
         size = settings.texture_size
         noise = settings.initial_noise
-        base = _initial(latent_rgb, settings.base_colour, (channels, size, size), seed, "texture", noise)
-        self._levels = self._levels_from(base.to(device))
-        sphere = _initial(latent_rgb, (0.5, 0.5, 0.5), (channels, ROWS, COLUMNS), seed, "background", noise)
+        base = _initial_latents(latent_rgb, settings.base_colour, (channels, size, size), seed, "texture", noise)
+        self._levels = self._make_levels(base.to(device))
+        sphere = _initial_latents(latent_rgb, (0.5, 0.5, 0.5), (channels, ROWS, COLUMNS), seed, "background", noise)
         self._environment = EnvironmentMap(sphere.to(device))
         self._latent_rgb = latent_rgb
         self.texel_coverage = TexelCoverage(size)
 
-    def _adapted(self, settings: PaintedMeshSettings) -> PaintedMeshSettings:
-        """What this kind of scene makes of ``settings``."""
+    def _adapt_settings(self, settings: PaintedMeshSettings) -> PaintedMeshSettings:
+        """``settings`` as this class uses them; subclasses override it."""
         return settings
 
-    def _levels_from(self, base: torch.Tensor) -> list[torch.Tensor]:
+    def _make_levels(self, base: torch.Tensor) -> list[torch.Tensor]:
         return _pyramid(base, self._settings.view_size)
 
     @property
     def texture(self) -> torch.Tensor:
-        """The latent texture (C, S, S): the sum of its levels, each brought to full size."""
+        """The latent texture (C, S, S): the sum of its levels, each upsampled to full size."""
         total = self._levels[0]
         for level in self._levels[1:]:
-            total = total + enlarged(level, total.shape[-1])
+            total = total + upsample(level, total.shape[-1])
         return total
 
     def parameters(self) -> list[dict[str, object]]:
@@ -121,7 +137,7 @@ class PaintedMesh:
         return Rendering(self.render_views(cameras, step), views)
 
     def render_views(self, cameras: Cameras, step: int) -> torch.Tensor:
-        """Latent views (V, C, view_size, view_size) from ``cameras``; counts what they reach as visible."""
+        """Render latent views (V, C, view_size, view_size), and add their texels to ``texel_coverage``."""
         settings = self._settings
         gbuffer = self.renderer.render(cameras, settings.view_size * settings.supersample)
         self.texel_coverage.add(gbuffer.uv)
@@ -129,18 +145,18 @@ class PaintedMesh:
         return torch.nn.functional.avg_pool2d(image, settings.supersample)
 
     def _background(self, cameras: Cameras, covered: np.ndarray, step: int) -> torch.Tensor:
-        """(V side side, C) latents behind the mesh.
+        """Background latents (V side side, C).
 
-        ``random``: one plain colour a view, another at each step, so that the texture cannot lean on what
-        surrounds it. ``learned``: the latent sphere of the paper.
+        ``random``: a plain colour per view and step, so that the texture does not adapt to its surroundings.
+        ``learned``: the environment map of the paper.
         """
         count, height, width = covered.shape
         if self._settings.background == "learned":
             return self._environment.background(cameras, height, width)
         colours = plain_backgrounds(self._seed, step, count)
         latents = np.stack([self._latent_rgb.invert(colour) for colour in colours]).astype(np.float32)
-        rows = to_device(torch.from_numpy(latents), self._device)
-        return rows[:, None].expand(-1, height * width, -1).reshape(count * height * width, -1)
+        view_latents = to_device(torch.from_numpy(latents), self._device)
+        return view_latents[:, None].expand(-1, height * width, -1).reshape(count * height * width, -1)
 
     def state(self) -> Mapping[str, torch.Tensor]:
         return {
@@ -150,8 +166,8 @@ class PaintedMesh:
         }
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        for name, mine in self.state().items():
-            if name not in state or state[name].shape != mine.shape:
+        for name, tensor in self.state().items():
+            if name not in state or state[name].shape != tensor.shape:
                 raise ValueError(f"checkpoint: {name} is missing or has another shape")
         with torch.no_grad():
             for level in self._levels:
@@ -163,8 +179,8 @@ class PaintedMesh:
 def _pyramid(base: torch.Tensor, smallest: int) -> list[torch.Tensor]:
     """Leaf tensors: ``base`` (C, S, S), then zeros of half the side each, down to about ``smallest``.
 
-    Adam moves every texel by about the same step whatever its gradient's size. Alone, the texels below one latent
-    pixel each go their own way and stay as speckle; with coarser levels, what they agree on moves them together.
+    Adam moves each texel by about the same step, whatever the size of its gradient. In a single texture, texels of the
+    same latent pixel drift apart and remain as speckle. Coarser levels move such texels together.
     """
     levels = [base.requires_grad_(True)]
     side = base.shape[-1]
@@ -174,35 +190,39 @@ def _pyramid(base: torch.Tensor, smallest: int) -> list[torch.Tensor]:
     return levels
 
 
-def enlarged(level: torch.Tensor, side: int) -> torch.Tensor:
-    """(C, s, s) as (C, side, side), ``side`` a multiple of s, bilinear between texel centres, as ``interpolate`` does.
+def upsample(level: torch.Tensor, side: int) -> torch.Tensor:
+    """Upsample (C, s, s) bilinearly to (C, side, side), as ``interpolate`` does; ``side`` is a multiple of s.
 
-    On CUDA by plain sums: the gradient of torch's own adds there in no fixed order, and runs would differ.
+    On CUDA the gradient of torch's ``interpolate`` is not deterministic, so ``upsample_deterministic`` replaces it.
     """
     if level.device.type == "cpu":
         size = (side, side)
         return torch.nn.functional.interpolate(level[None], size, mode="bilinear", align_corners=False)[0]
-    return enlarged_by_sums(level, side)
+    return upsample_deterministic(level, side)
 
 
-def enlarged_by_sums(level: torch.Tensor, side: int) -> torch.Tensor:
-    """As ``enlarged`` on CUDA, on any device: its gradient adds in a fixed order."""
+def upsample_deterministic(level: torch.Tensor, side: int) -> torch.Tensor:
+    """As ``upsample``, with a gradient that sums in a fixed order on every device."""
     factor = side // level.shape[-1]
-    return _stretched(_stretched(level, factor, -1), factor, -2)
+    return _upsample_axis(_upsample_axis(level, factor, -1), factor, -2)
 
 
-def _stretched(values: torch.Tensor, factor: int, axis: int) -> torch.Tensor:
-    """``values`` with ``factor`` times as many along ``axis``: each lies between two old ones, or is the outermost."""
+def _upsample_axis(values: torch.Tensor, factor: int, axis: int) -> torch.Tensor:
+    """Upsample ``values`` linearly by ``factor`` along ``axis``. The ends are clamped."""
     x = values.movedim(axis, -1)
-    before, after = torch.cat([x[..., :1], x[..., :-1]], -1), torch.cat([x[..., 1:], x[..., -1:]], -1)
-    # Where the new centres lie, from the old one's, in old texels: -1/2 to 1/2.
+    previous, following = torch.cat([x[..., :1], x[..., :-1]], -1), torch.cat([x[..., 1:], x[..., -1:]], -1)
+    # Offsets of the new texel centres from the old one, in old texels: -1/2 to 1/2.
     offset = (torch.arange(factor, device=x.device) + 0.5) / factor - 0.5
-    back, ahead = (-offset).clamp(min=0), offset.clamp(min=0)
-    stretched = before[..., None] * back + x[..., None] * (1 - back - ahead) + after[..., None] * ahead
-    return stretched.flatten(-2).movedim(-1, axis)
+    previous_weight, next_weight = (-offset).clamp(min=0), offset.clamp(min=0)
+    upsampled = (
+        previous[..., None] * previous_weight
+        + x[..., None] * (1 - previous_weight - next_weight)
+        + following[..., None] * next_weight
+    )
+    return upsampled.flatten(-2).movedim(-1, axis)
 
 
-def _initial(
+def _initial_latents(
     latent_rgb: LatentRgb,
     colour: tuple[float, float, float],
     shape: tuple[int, ...],
@@ -210,7 +230,7 @@ def _initial(
     purpose: str,
     strength: float,
 ) -> torch.Tensor:
-    """0.3 x pseudo-inverse of the colour + ``strength`` x noise, (C, H, W) float32 on the CPU."""
+    """Initial latents (C, H, W) float32 on the CPU: 0.3 latents of ``colour`` + ``strength`` noise."""
     noise = torch.randn(shape, generator=torch_generator(seed, purpose))
     base = torch.from_numpy(latent_rgb.invert(np.asarray(colour))).float()
     return _COLOUR_WEIGHT * base[:, None, None] + strength * noise

@@ -1,4 +1,6 @@
-"""A painted mesh refined in RGB (docs/method.md, section 4): its decoded texture, through the encoder."""
+"""The scene that refines a painted mesh in RGB: its decoded texture, seen by the prior through the encoder
+(docs/method.md, section 4).
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,16 @@ from pipeline.raster.backdrop import plain_backgrounds
 
 @dataclass(frozen=True)
 class RefinedMeshSettings:
-    """``view_size``: latent pixels a side of a view, each of ``prior.reduction`` pixels.
+    """Settings of a ``RefinedMesh``.
 
-    ``keep_colour`` weighs the mean squared difference between the texture and the decoded one, both averaged over
-    blocks of ``block`` texels: refinement is for detail, and without it strong guidance saturates the colours. It
-    stands against the guidance of one view, whatever the number of ``views``.
+    Attributes:
+        views: views per step.
+        view_size: side of a view in latent pixels, each of ``prior.vae_scale_factor`` image pixels.
+        learning_rate: of Adam.
+        supersample: texture lookups along a side of an image pixel.
+        keep_colour: weight of the mean squared difference between the texture and the decoded one, both averaged over
+            blocks. It prevents strong guidance from saturating the colours. It is relative to the guidance of one view.
+        block: side of these blocks in texels.
     """
 
     views: int
@@ -34,13 +41,13 @@ class RefinedMeshSettings:
 
 
 class RefinedMesh:
-    """The scene of the refinement of ``paint``.
+    """The refinement scene of the recipe ``paint``.
 
     Args:
-        renderer: the mesh and its cameras, as it was painted.
-        texture: (3, S, S) float32 RGB in [0, 1]: the decoded texture it starts from.
-        prior: whose encoder the gradient goes through.
-        seed: of every draw.
+        renderer: the painted mesh and its cameras.
+        texture: (3, S, S) float32 RGB in [0, 1], the decoded texture to start from.
+        prior: its encoder maps views to latents; its device is the scene's.
+        seed: seed of the backgrounds.
     """
 
     def __init__(
@@ -67,10 +74,10 @@ class RefinedMesh:
         texture = self.texture.clamp(0, 1)
         colours = plain_backgrounds(self._seed, step, len(cameras)).astype(np.float32)
         _, side, _ = gbuffer.covered.shape
-        behind = (
+        background = (
             to_device(torch.from_numpy(colours), texture.device)[:, None].expand(-1, side * side, -1).reshape(-1, 3)
         )
-        image = functional.avg_pool2d(gbuffer.composite(texture, behind), settings.supersample)
+        image = functional.avg_pool2d(gbuffer.composite(texture, background), settings.supersample)
         drift = (self._blocks(texture) - self._anchor).square().mean()
         return Rendering(self._prior.encode(image), views, settings.keep_colour * drift)
 

@@ -1,8 +1,8 @@
-"""How much close-ups show and how far they lean, where usual ones would show too little of an object.
+"""Adapts the height and the tilt of close-ups to meshes of which the default close-ups show too little.
 
-A place that an image shows only right beside an outline gets no colour from it (``bake.project``): a spoke of a wheel
-is all outline in a view that is framed for the wheel. What suits a mesh is tried, not derived from its shape:
-close-ups are drawn, as many of them are chosen as will be painted, and the points that they show well are counted.
+Projection ignores pixels beside outlines (``bake.projection``), so a view framed for a wheel paints none of its spokes.
+Several settings are tested: for each, candidate close-ups are drawn, the best ones are selected greedily, as many as
+will be painted, and the surface points that they show well are counted.
 """
 
 from __future__ import annotations
@@ -16,79 +16,84 @@ from pipeline.painting.mesh_renderer import MeshRenderer
 from pipeline.painting.point_visibility import points_in_view
 from pipeline.raster.camera import Cameras, CameraSettings
 
-# Heights that are tried, each half of the one before, each with close-ups that lean as asked for and far enough that
-# they also see the sides of what stands close together. Where the first shows as much as this, or the best of the
-# others not as much more, it stays. Still lower heights are not tried once this share of the best is not reached.
-_LEVELS = 6
-_FAR_LEAN = 0.9
-_ENOUGH, _BETTER, _HOPELESS = 0.8, 0.1, 0.7
+# Number of tested heights, each half of the previous one, with the default tilt and with a wide one (radians), which
+# sees the sides of parts that stand close together. The default settings stay if they show a sufficient share of the
+# surface, or if no other settings gain enough. The search stops below this ratio of the best share.
+_HALVINGS = 6
+_WIDE_ANGLE = 0.9
+_SUFFICIENT_SHARE, _MIN_GAIN, _STOP_RATIO = 0.8, 0.1, 0.7
 _CANDIDATES = 64
-# Points on the surface that are counted.
+# Number of surface points that are counted.
 _POINTS = 2048
-# Side of the drawn views in pixels, and how near to an outline, in those, a place is shown too badly.
+# Side of the depth images in pixels, and the margin along outlines, in pixels, that does not count as well visible.
 _SIDE = 192
-_MARGIN = 0.013 * _SIDE
-_LEAST_COSINE = 0.35
-# Beyond this multiple of the height asked for, what is seen is too far away to count.
-_FARTHEST = 1.75
+_OUTLINE_MARGIN = 0.013 * _SIDE
+_MIN_COSINE = 0.35
+# Points farther away than where an image shows this multiple of the height at its target do not count.
+_MAX_HEIGHT_RATIO = 1.75
 
 
-def suited(views: MeshRenderer, cameras: CameraSettings, count: int) -> CameraSettings:
-    """``cameras``, with close-ups of a lower height or a wider lean where ``count`` of them then show clearly more."""
+def adapt_close_ups(renderer: MeshRenderer, cameras: CameraSettings, count: int) -> CameraSettings:
+    """``cameras``, with lower or more tilted close-ups if ``count`` of them then show clearly more of the mesh."""
     if cameras.close_up == 0:
         return cameras
-    first = most = shown_share(views, cameras, count)
+    default_share = best_share = visible_share(renderer, cameras, count)
     best = cameras
-    if first >= _ENOUGH:
+    if default_share >= _SUFFICIENT_SHARE:
         return cameras
-    leaning = dataclasses.replace(cameras, close_angle=max(_FAR_LEAN, cameras.close_angle))
-    for level in range(_LEVELS):
-        tries = [lowered(each, 0.5**level) for each in ((cameras, leaning) if level else (leaning,))]
-        shares = [shown_share(views, tried, count) for tried in tries]
-        if max(shares) > most:
-            best, most = tries[int(np.argmax(shares))], max(shares)
-        elif most > first + _BETTER and max(shares) < _HOPELESS * most:
+    wide = dataclasses.replace(cameras, close_angle=max(_WIDE_ANGLE, cameras.close_angle))
+    for level in range(_HALVINGS):
+        candidates = [scale_close_ups(settings, 0.5**level) for settings in ((cameras, wide) if level else (wide,))]
+        shares = [visible_share(renderer, candidate, count) for candidate in candidates]
+        if max(shares) > best_share:
+            best, best_share = candidates[int(np.argmax(shares))], max(shares)
+        elif best_share > default_share + _MIN_GAIN and max(shares) < _STOP_RATIO * best_share:
             break
-    return best if most > first + _BETTER else cameras
+    return best if best_share > default_share + _MIN_GAIN else cameras
 
 
-def lowered(cameras: CameraSettings, factor: float) -> CameraSettings:
-    """``cameras`` whose close-ups show ``factor`` times the height, from as much nearer."""
+def scale_close_ups(cameras: CameraSettings, factor: float) -> CameraSettings:
+    """``cameras`` with height and near plane of close-ups scaled by ``factor``."""
     low, high = cameras.close_height
     return dataclasses.replace(cameras, close_height=(low * factor, high * factor), near=cameras.near * factor)
 
 
-def shown_share(views: MeshRenderer, cameras: CameraSettings, count: int) -> float:
-    """Share of the surface that the best ``count`` close-ups of some drawn by ``cameras`` show well."""
-    drawn, _ = views.sample_cameras(0, max(_CANDIDATES, count), "heights", cameras)
+def visible_share(renderer: MeshRenderer, cameras: CameraSettings, count: int) -> float:
+    """Share of the surface, in [0, 1], that the best ``count`` of the candidate close-ups show well."""
+    candidates, _ = renderer.sample_cameras(0, max(_CANDIDATES, count), "heights", cameras)
     height = cameras.close_height[1] * cameras.object_radius
-    points, normals = (each[:_POINTS] for each in views.details)
-    shown = np.stack([_shown(views, drawn[n : n + 1], points, normals, height, cameras) for n in range(len(drawn))])
-    known = np.zeros(len(points), bool)
+    points, normals = (array[:_POINTS] for array in renderer.details)
+    visible = np.stack(
+        [
+            _well_visible(renderer, candidates[n : n + 1], points, normals, height, cameras)
+            for n in range(len(candidates))
+        ]
+    )
+    covered = np.zeros(len(points), bool)
     for _ in range(count):
-        known |= shown[int((shown & ~known).sum(axis=1).argmax())]
-    return float(known.mean())
+        covered |= visible[int((visible & ~covered).sum(axis=1).argmax())]
+    return float(covered.mean())
 
 
-def _shown(
-    views: MeshRenderer,
+def _well_visible(
+    renderer: MeshRenderer,
     camera: Cameras,
     points: NDArray[np.float64],
     normals: NDArray[np.float64],
     height: float,
     cameras: CameraSettings,
 ) -> NDArray[np.bool_]:
-    """(P,) which ``points`` (P, 3) one camera sees from in front, away from outlines, and not far behind its target."""
-    seen = points_in_view(
-        views,
+    """Whether one camera shows each of ``points`` (P, 3) well, (P,): facing it, off outlines, not too far away."""
+    in_view = points_in_view(
+        renderer,
         camera,
         points,
         normals,
         side=_SIDE,
-        least_cosine=_LEAST_COSINE,
-        farthest=_FARTHEST * height,
+        min_cosine=_MIN_COSINE,
+        max_height=_MAX_HEIGHT_RATIO * height,
         radius=cameras.object_radius,
     )
-    result = np.zeros(len(points), bool)
-    result[seen.chosen] = (seen.away > _MARGIN) & seen.visible
-    return result
+    visible = np.zeros(len(points), bool)
+    visible[in_view.indices] = (in_view.outline_distance > _OUTLINE_MARGIN) & in_view.visible
+    return visible

@@ -1,10 +1,10 @@
-"""Chooses the views that paint a mesh, before the first of them is drawn.
+"""Chooses the views that paint a mesh, in groups, before any of them is sampled.
 
-Which views are worth painting follows from the shape alone: points on the surface are weighed in many candidate views,
-and views are taken one after the other, each time the one that adds most. Views of a group are denoised together, so
-they are chosen to overlap little: where two views show a place, one of them draws it and the other goes on from there.
+The choice depends on the shape alone. Surface points are weighted in many candidate views, and the view that adds most
+weight is taken repeatedly (greedy coverage). The views of a group are denoised together, so they are chosen to overlap
+little: a point that two views show is then painted in one group and continued from in a later one.
 
-P is the number of surface points, N of candidates.
+P surface points, N candidate views.
 """
 
 from __future__ import annotations
@@ -22,93 +22,100 @@ from pipeline.raster.camera import Cameras
 
 Float32Array = NDArray[np.float32]
 
-# Points that are weighed, and side in pixels of the depth images that tell which of them a view sees.
-_POINTS, _SIDE = 2048, 96
-# Cosines between view and normal: a place counts from the first on, fully from the second.
+# Number of surface points, and side in pixels of the depth images that test their visibility.
+_POINT_COUNT, _SIDE = 2048, 96
+# A point's weight rises from 0 to 1 over this range of the cosine between view and normal ...
 _FACING = (0.3, 0.75)
-# Distance from the image's border and from outlines, as a share of the side, over which a place comes to count.
+# ... and over this range of the distance from outlines and from the image's border, as a share of the image's side.
 _BORDER = (0.01, 0.06)
-# A view whose weight lies by more than this share on places that its group shows already is left for another group.
-_OVERLAP = 0.25
-# Another group must show at least this share of new surface, of all that its views show.
-LEAST_NEW = 0.1
+# A view that shares more than this part of its weight with its group is left for another group.
+_MAX_OVERLAP = 0.25
+# No further group is added if less than this share of its weight is on surface that no group shows yet.
+MIN_NEW_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class ViewGroup:
     """Views that are denoised together.
 
-    ``start``: timestep that they begin at, a share of T. ``height``: of what they show where they look, in the cameras'
-    world. ``whole``: whether they show the whole object.
+    Attributes:
+        cameras, views: the group's cameras, and their descriptions for the guidance.
+        start: first timestep, as a share of T.
+        height: height of the image at the cameras' target, working frame.
+        overview: whether each view shows the full object.
     """
 
     cameras: Cameras
     views: list[View]
     start: float
     height: float
-    whole: bool
+    overview: bool
 
 
 def point_weights(renderer: MeshRenderer, cameras: Cameras, radius: float) -> Float32Array:
-    """How well each camera shows each surface point, (N, P) in [0, 1]. ``radius``: of the object."""
-    points, normals = (each[:_POINTS] for each in renderer.details)
+    """Weights (N, P) in [0, 1] of the surface points in each camera. ``radius`` is the object's, in working units."""
+    points, normals = (array[:_POINT_COUNT] for array in renderer.details)
     weights = np.zeros((len(cameras), len(points)), np.float32)
     for n, row in enumerate(weights):
-        _weigh(renderer, cameras[n : n + 1], points, normals, radius, row)
+        _weigh_points(renderer, cameras[n : n + 1], points, normals, radius, row)
     return weights
 
 
-def _weigh(
+def _weigh_points(
     renderer: MeshRenderer,
     camera: Cameras,
     points: NDArray[np.float64],
     normals: NDArray[np.float64],
     radius: float,
-    out: Float32Array,
+    weights: Float32Array,
 ) -> None:
-    """Fills ``out`` (P,) for one camera."""
-    seen = points_in_view(
+    """Set ``weights`` (P,) for one camera."""
+    in_view = points_in_view(
         renderer,
         camera,
         points,
         normals,
         side=_SIDE,
-        least_cosine=_FACING[0],
-        farthest=np.inf,
+        min_cosine=_FACING[0],
+        max_height=np.inf,
         radius=radius,
     )
-    out[seen.chosen] = smooth_ramp(seen.cosine, _FACING) * smooth_ramp(seen.away / _SIDE, _BORDER) * seen.visible
+    weights[in_view.indices] = (
+        smooth_ramp(in_view.cosine, _FACING) * smooth_ramp(in_view.outline_distance / _SIDE, _BORDER) * in_view.visible
+    )
 
 
-def choose_groups(weights: Float32Array, count: int, most: int, known: Float32Array) -> list[NDArray[np.int64]]:
-    """At most ``most`` groups of ``count`` candidates each, by number; one at least.
+def choose_groups(
+    weights: Float32Array, count: int, max_groups: int, coverage: Float32Array
+) -> list[NDArray[np.int64]]:
+    """Choose up to ``max_groups`` groups, and at least one, of ``count`` candidates each. Returns candidate indices.
 
     Args:
-        weights: (N, P) of the candidates, as ``point_weights``; N >= ``count``.
-        known: (P,) how well each point is shown already; raised in place by the chosen views.
+        weights: (N, P) as returned by ``point_weights``; N >= ``count``.
+        coverage: (P,) weight with which earlier views show each point. The chosen views are added in place.
     """
     groups: list[NDArray[np.int64]] = []
     used = np.zeros(len(weights), bool)
     total = weights.sum(axis=1)
-    for _ in range(most):
-        shown = known.copy()
-        here = np.zeros_like(known)
+    for _ in range(max_groups):
+        covered = coverage.copy()
+        group_coverage = np.zeros_like(coverage)
         group: list[int] = []
-        gained = 0.0
+        total_gain = 0.0
         for _ in range(count):
-            gain = np.maximum(weights - shown, 0).sum(axis=1)
-            overlap = np.minimum(weights, here).sum(axis=1) / np.maximum(total, 1e-6)
-            gain = np.where(used, -1.0, np.where(overlap > _OVERLAP, gain * 1e-3, gain))
+            gain = np.maximum(weights - covered, 0).sum(axis=1)
+            overlap = np.minimum(weights, group_coverage).sum(axis=1) / np.maximum(total, 1e-6)
+            gain = np.where(used, -1.0, np.where(overlap > _MAX_OVERLAP, gain * 1e-3, gain))
             best = int(gain.argmax())
-            gained += float(np.maximum(weights[best] - shown, 0).sum())
+            total_gain += float(np.maximum(weights[best] - covered, 0).sum())
             used[best] = True
             group.append(best)
-            np.maximum(shown, weights[best], out=shown)
-            np.maximum(here, weights[best], out=here)
-        if groups and gained < LEAST_NEW * max(float(total[group].sum()), 1e-6):
+            np.maximum(covered, weights[best], out=covered)
+            np.maximum(group_coverage, weights[best], out=group_coverage)
+        if groups and total_gain < MIN_NEW_SHARE * max(float(total[group].sum()), 1e-6):
             break
         groups.append(np.array(group, np.int64))
-        known[:] = shown
+        coverage[:] = covered
         if used.sum() + count > len(weights):
             break
     return groups

@@ -54,7 +54,7 @@ class Prior:
 
     Attributes:
         name, identity: as in ``PriorIdentity``.
-        latent_channels (C), reduction (r: image pixels per latent pixel), sample_size (native latent side),
+        latent_channels (C), vae_scale_factor (r: image pixels per latent pixel), sample_size (native latent side),
         train_steps (T), prediction_type (``epsilon`` or ``v_prediction``).
         scheduler: diffusers' scheduler of the training noise (DDPM).
         alphas_cumprod: (T,) float32, abar_t of the noise schedule.
@@ -128,8 +128,10 @@ class Prior:
 
     @functools.cached_property
     def material_estimator(self) -> MaterialEstimator | None:
-        """What tells from pictures what they are made of: the network of this prior's folder, else the embedded
-        prior's, else None. Another estimator may be set in its place. Raises PriorError for damaged files."""
+        """Estimates materials in pictures: the network of this prior's folder, else the embedded prior's, else None.
+
+        Another estimator may be assigned. Raises PriorError for damaged files.
+        """
         folder = estimator_folder(self.folder)
         return None if folder is None else load_estimator(folder, self.device)
 

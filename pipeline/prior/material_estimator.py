@@ -1,8 +1,8 @@
-"""Estimates what pictures are made of: unlit base colour, roughness, metalness and height.
+"""Estimates the material in pictures: unlit base colour, roughness, metalness and height.
 
 ``MaterialEstimator`` is the interface; ``load_estimator`` reads the network that a prior's folder brings along in
-``material/`` (``config.json`` and ``model.safetensors``). What the network is not sure of falls back to a matt, flat
-surface of the picture's own colours.
+``material/`` (``config.json`` and ``model.safetensors``). Unsure estimates are replaced by a matt, flat surface with
+the picture's own colours.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from pipeline.prior.single_file import read_header
 # Limits of the network in a folder: bytes of its files, channels of a level and blocks of a level.
 _LARGEST_CONFIG, _LARGEST_WEIGHTS, _LARGEST_HEADER = 64 << 10, 256 << 20, 1 << 20
 _WIDEST, _MOST_BLOCKS = 512, 16
-# Mean confidence up to which an estimate is not used at all, and from which it is used in full.
+# Over this range of the mean confidence an estimate's weight rises from 0 to 1.
 _UNSURE, _SURE = 0.12, 0.3
-# Roughness of what the estimator knows nothing of.
+# Roughness where the estimate is unsure.
 _PLAIN_ROUGHNESS = 0.8
 # Weights of the network's own relief and of smoothness beside its slopes, when heights are integrated.
 _RELIEF_WEIGHT, _DAMPING = 3e-4, 1e-2
@@ -36,11 +36,14 @@ _RELIEF_WEIGHT, _DAMPING = 3e-4, 1e-2
 
 @dataclass(frozen=True)
 class MaterialMaps:
-    """What N pictures are made of, float32.
+    """Estimated material of N pictures, float32.
 
-    base_colour: (N, 3, H, W) unlit, sRGB in [0, 1]. roughness: (N, 1, H, W) perceptual, in [0, 1]. metalness:
-    (N, 1, H, W) in [0, 1]. height: (N, 1, H, W) in pixels of the picture, 0 on average, greater towards the viewer.
-    confidence: (N, 3, H, W) in [0, 1]: of the base colour, of roughness and metalness, of the height.
+    Attributes:
+        base_colour: (N, 3, H, W) unlit, sRGB in [0, 1].
+        roughness: (N, 1, H, W) perceptual, in [0, 1].
+        metalness: (N, 1, H, W) in [0, 1].
+        height: (N, 1, H, W) in pixels of the picture, 0 on average, greater towards the viewer.
+        confidence: (N, 3, H, W) in [0, 1]: of the base colour, of roughness and metalness, of the height.
     """
 
     base_colour: NDArray[np.float32]
@@ -51,7 +54,7 @@ class MaterialMaps:
 
 
 class MaterialEstimator(Protocol):
-    """Whatever tells from pictures what they are made of."""
+    """Estimates materials in pictures."""
 
     @property
     def identity(self) -> str:
@@ -59,8 +62,10 @@ class MaterialEstimator(Protocol):
         ...
 
     def estimate(self, pictures: NDArray[np.float32], *, tileable: bool = False) -> MaterialMaps:
-        """Maps of pictures (N, 3, H, W), float32 sRGB in [0, 1]; ``tileable`` where they wrap around, as their maps do
-        then. The maps of a picture do not depend on the other pictures."""
+        """Estimate the maps of ``pictures`` (N, 3, H, W), float32 sRGB in [0, 1], each independently.
+
+        ``tileable`` pictures wrap around, and so do their maps.
+        """
         ...
 
 
@@ -70,31 +75,35 @@ class NetworkEstimator:
     def __init__(self, net: MaterialNet, identity: str, device: torch.device) -> None:
         self.identity, self._device = identity, device
         # torch's stubs do not know the memory format.
-        moved: MaterialNet = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._net = moved.eval().requires_grad_(False)
+        placed: MaterialNet = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._net = placed.eval().requires_grad_(False)
 
     @torch.no_grad()
     def estimate(self, pictures: NDArray[np.float32], *, tileable: bool = False) -> MaterialMaps:
         """As ``MaterialEstimator.estimate``."""
-        each = [self._one(torch.from_numpy(np.array(picture, np.float32))[None], tileable) for picture in pictures]
+        estimates = [
+            self._estimate_one(torch.from_numpy(np.array(picture, np.float32))[None], tileable) for picture in pictures
+        ]
         names = MaterialMaps.__dataclass_fields__
-        return MaterialMaps(*(np.concatenate([getattr(maps, name) for maps in each]) for name in names))
+        return MaterialMaps(*(np.concatenate([getattr(maps, name) for maps in estimates]) for name in names))
 
-    def _one(self, picture: Tensor, tileable: bool) -> MaterialMaps:
+    def _estimate_one(self, picture: Tensor, tileable: bool) -> MaterialMaps:
         maps = estimate(self._net, picture.to(self._device), tileable=tileable)
         rise = -maps.normal[:, :2] / maps.normal[:, 2:].clamp_min(0.1)
         slopes, relief = (x[0].double().cpu().numpy() for x in (rise, maps.relief))
-        height = integrated(slopes, relief[0], tileable=tileable)[None, None]
+        height = integrate_slopes(slopes, relief[0], tileable=tileable)[None, None]
         arrays = (maps.albedo, maps.roughness, maps.metalness)
         colour, roughness, metalness = (x.float().cpu().numpy() for x in arrays)
         confidence = maps.confidence.float().cpu().numpy()
         raw = MaterialMaps(colour, roughness, metalness, height.astype(np.float32), confidence)
-        return settled(raw, picture.numpy())
+        return replace_unsure(raw, picture.numpy())
 
 
-def settled(maps: MaterialMaps, pictures: NDArray[np.float32]) -> MaterialMaps:
-    """``maps`` of ``pictures`` (N, 3, H, W), in which unsure estimates give way to a matt, flat surface of the
-    picture's colours. Numbers that are not finite count as unsure."""
+def replace_unsure(maps: MaterialMaps, pictures: NDArray[np.float32]) -> MaterialMaps:
+    """Replace unsure estimates in ``maps`` by a matt, flat surface with the colours of ``pictures`` (N, 3, H, W).
+
+    Numbers that are not finite count as unsure.
+    """
     confidence = np.nan_to_num(maps.confidence, nan=0.0, posinf=0.0, neginf=0.0).clip(0, 1)
     share = np.clip((confidence.mean(axis=(2, 3), keepdims=True) - _UNSURE) / (_SURE - _UNSURE), 0, 1)
     share = (share * share * (3 - 2 * share)).astype(np.float32)
@@ -114,11 +123,14 @@ def settled(maps: MaterialMaps, pictures: NDArray[np.float32]) -> MaterialMaps:
     )
 
 
-def integrated(slopes: NDArray[np.float64], relief: NDArray[np.float64], *, tileable: bool) -> NDArray[np.float64]:
-    """The height (H, W) whose slopes are nearest to ``slopes`` (2, H, W), to the right and up (Frankot and Chellappa,
-    1988); at the longest wavelengths it follows ``relief`` (H, W). All in pixels; 0 on average.
+def integrate_slopes(
+    slopes: NDArray[np.float64], relief: NDArray[np.float64], *, tileable: bool
+) -> NDArray[np.float64]:
+    """Integrate ``slopes`` (2, H, W), to the right and up, to a height (H, W) by least squares.
 
-    Slopes are central differences. What does not wrap around is continued by its mirror image.
+    Follows Frankot and Chellappa ("A Method for Enforcing Integrability in Shape from Shading Algorithms", 1988). At
+    the longest wavelengths the height follows ``relief`` (H, W). All are in pixels; the mean height is 0. Slopes are
+    central differences. Pictures that are not ``tileable`` are continued by mirroring.
     """
     right, down = slopes[0], -slopes[1]
     height, width = relief.shape
@@ -129,29 +141,31 @@ def integrated(slopes: NDArray[np.float64], relief: NDArray[np.float64], *, tile
     rows, columns = relief.shape
     across = 1j * np.sin(2 * np.pi * np.fft.fftfreq(columns))[None, :]
     along = 1j * np.sin(2 * np.pi * np.fft.fftfreq(rows))[:, None]
-    gx, gy, own = (np.fft.fft2(x) for x in (right, down, relief))
-    # Central differences do not see the finest waves, which second differences do.
+    gx, gy, relief_waves = (np.fft.fft2(x) for x in (right, down, relief))
+    # Central differences ignore the shortest wavelengths, so second differences damp those.
     waves = 2 - np.cos(2 * np.pi * np.fft.fftfreq(columns))[None, :] - np.cos(2 * np.pi * np.fft.fftfreq(rows))[:, None]
     square = np.abs(across) ** 2 + np.abs(along) ** 2 + _RELIEF_WEIGHT + _DAMPING * waves**2
-    total = (np.conj(across) * gx + np.conj(along) * gy + _RELIEF_WEIGHT * own) / square
+    total = (np.conj(across) * gx + np.conj(along) * gy + _RELIEF_WEIGHT * relief_waves) / square
     total[0, 0] = 0
     result: NDArray[np.float64] = np.fft.ifft2(total).real[:height, :width]
     return np.asarray(result - result.mean(), np.float64)
 
 
 def load_estimator(folder: Path, device: torch.device | str = "cpu") -> NetworkEstimator | None:
-    """The estimator in ``folder / "material"``; None where there is no such folder. Raises PriorError, in one line, for
-    missing or damaged files, and for a network larger than any that is trained for this."""
-    own = folder / MATERIAL_FOLDER
-    if not own.is_dir():
+    """Load the estimator in ``folder / "material"``; None if there is no such folder.
+
+    Raises PriorError, in one line, for missing or damaged files and for networks above the size limits.
+    """
+    material_folder = folder / MATERIAL_FOLDER
+    if not material_folder.is_dir():
         return None
-    config, weights = own / CONFIG_FILE, own / WEIGHTS_FILE
+    config, weights = material_folder / CONFIG_FILE, material_folder / WEIGHTS_FILE
     net = _network(config)
     if not weights.is_file() or weights.stat().st_size > _LARGEST_WEIGHTS:
         raise PriorError(f"{weights}: missing, or larger than {_LARGEST_WEIGHTS >> 20} MiB; copy the prior again")
-    shapes, wanted = read_header(weights, _LARGEST_HEADER).shapes, net.state_dict()
-    different = [name for name in wanted if shapes.get(name) != tuple(wanted[name].shape)]
-    if different or len(shapes) != len(wanted):
+    shapes, expected = read_header(weights, _LARGEST_HEADER).shapes, net.state_dict()
+    different = [name for name in expected if shapes.get(name) != tuple(expected[name].shape)]
+    if different or len(shapes) != len(expected):
         name = next(iter(different), "another tensor than it needs")
         raise PriorError(f"{weights}: it does not fit {CONFIG_FILE} beside it (the first difference: {name})")
     from safetensors.torch import load_file

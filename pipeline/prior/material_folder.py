@@ -1,4 +1,4 @@
-"""Where a prior's network for materials lies. Loads no torch."""
+"""Finds a prior's network that estimates materials. Loads no torch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ NO_ESTIMATOR = (
 
 
 def estimator_folder(prior: Path) -> Path | None:
-    """The folder whose ``material/`` serves the prior in ``prior``: its own, else the embedded prior's, which knows
-    pictures by any prior. None where neither has one."""
+    """The folder with the ``material/`` that the prior in folder ``prior`` uses: its own, else the embedded prior's,
+    which works for pictures of any prior. None if neither has one."""
     return next((f for f in (prior, EMBEDDED_FOLDER) if (f / MATERIAL_FOLDER / CONFIG_FILE).is_file()), None)
 
 
 def needs_estimator(maps: Sequence[object], *, given: bool) -> bool:
-    """Whether one of ``maps``, by name, holds what only an estimator can say. ``given``: the row says how metallic and
-    how rough the surface is."""
+    """Whether one of ``maps`` (names) has to be estimated. ``given``: the row gives metalness and roughness itself."""
     return "normal" in maps or "height" in maps or ("metallic_roughness" in maps and not given)

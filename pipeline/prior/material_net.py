@@ -1,7 +1,7 @@
-"""The material network: from a picture to what it is made of.
+"""The network that estimates the material in a picture.
 
-Fully convolutional, for pictures of any size divisible by 8. No normalisation layers: what is said of a pixel depends
-on what is near it and on the mean of the picture, not on how the picture was cut.
+It is fully convolutional, for pictures with sides divisible by 8. It has no normalisation layers, so the estimate of a
+pixel depends on its surroundings and on the mean of the picture, not on how the picture was cropped.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ MULTIPLE = 8
 
 @dataclass
 class Maps:
-    """What the network says of pictures, float32 (N, C, H, W).
+    """Estimates of the network for N pictures, float32.
 
-    albedo: (N, 3, H, W) sRGB in [0, 1]. roughness, metalness: (N, 1, H, W) in [0, 1]. relief: (N, 1, H, W), height in
-    pixels, without an absolute level. normal: (N, 3, H, W), x right, y up the picture, z towards the viewer.
-    confidence: (N, 3, H, W) in (0, 1], of colour, of roughness and metalness, of the normal.
+    Attributes:
+        albedo: (N, 3, H, W) sRGB in [0, 1].
+        roughness, metalness: (N, 1, H, W) in [0, 1].
+        relief: (N, 1, H, W) height in pixels, without an absolute level.
+        normal: (N, 3, H, W) unit vectors, x right, y up the picture, z towards the viewer.
+        confidence: (N, 3, H, W) in (0, 1]: of colour, of roughness and metalness, of the normal.
     """
 
     albedo: Tensor
@@ -100,7 +103,7 @@ def log_scales(raw: Tensor) -> Tensor:
 
 
 def maps_of(raw: Tensor, picture: Tensor) -> Maps:
-    """What a raw output (N, `CHANNELS`, H, W) says of its pictures (N, 3, H, W)."""
+    """Convert a raw output (N, `CHANNELS`, H, W) for pictures (N, 3, H, W) to maps."""
     slopes = raw[:, 6:8]
     n = torch.cat([-slopes, torch.ones_like(slopes[:, :1])], 1)
     half = torch.tensor(_HALF, dtype=raw.dtype, device=raw.device).view(1, 3, 1, 1)
@@ -116,9 +119,9 @@ def maps_of(raw: Tensor, picture: Tensor) -> Maps:
 
 @torch.no_grad()
 def estimate(net: MaterialNet, picture: Tensor, *, tileable: bool = False) -> Maps:
-    """Maps of pictures (N, 3, H, W) of any size: they are continued by their mirror image up to a multiple of 8.
+    """Estimate the maps of pictures (N, 3, H, W) of any size, which are padded by mirroring to a multiple of 8.
 
-    ``tileable``: the pictures wrap around, and so do their maps.
+    ``tileable`` pictures wrap around, and so do their maps.
     """
     h, w = picture.shape[-2:]
     bottom, right = -h % MULTIPLE, -w % MULTIPLE

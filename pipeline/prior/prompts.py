@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.core.errors import PriorError
 from pipeline.prior.suggestions import suggest
 from pipeline.prior.tokens import TokenCounter, token_counters
-from pipeline.prior.words import keep_known, known_words, says_something, split_words, unknown_words
+from pipeline.prior.words import keep_known, known_words, names_known_content, split_words, unknown_words
 
 VIEWS = ("front", "side", "back", "overhead", "bottom")
 CLOSE_UP = ", close up"
@@ -152,7 +152,7 @@ class PromptReader:
     def is_empty(self, prompt: str, concepts: Concepts = _NO_CONCEPTS) -> bool:
         """Tells whether the text names nothing that the prior knows or learns with ``concepts``."""
         pieces = split_at(prompt, concepts)
-        return len(pieces) == 1 and not says_something(self._folder, prompt)
+        return len(pieces) == 1 and not names_known_content(self._folder, prompt)
 
     def row_warnings(
         self, prompt: str, negative: str, suffixes: Sequence[str], concepts: Concepts = _NO_CONCEPTS

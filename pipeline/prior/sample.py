@@ -1,4 +1,4 @@
-"""Image sampling with a prior (DDIM), to see its knowledge before painting with it."""
+"""Samples images from a prior by DDIM, to inspect the prior before painting with it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sample_images(
     seed: int = 0,
     size: int | None = None,
 ) -> torch.Tensor:
-    """Samples one image per prompt: (N, 3, S, S) float32 in [0, 1] on the CPU, S = ``size`` x reduction.
+    """Samples one image per prompt: (N, 3, S, S) float32 in [0, 1] on the CPU, S = ``size`` x ``vae_scale_factor``.
 
     ``guidance_scale`` defaults to the prior's own (``SampleDefaults``). ``size`` is the side in latent pixels (default:
     the prior's native size). Image i depends only on ``seed``, i and its own prompt.

@@ -17,8 +17,8 @@ from pipeline.prior.sample import denoise
 STEPS = 25
 # A sample is drawn again if its ``Tile.wrap`` exceeds this limit, up to this number of draws; then the best is used.
 GOOD_WRAP, MOST_DRAWS = 1.1, 4
-# Where a larger tile starts from, as a share of T, and how often it is drawn again. Of 1, 0.9, 0.8, 0.7 and 0.6 on
-# bricks and oak: 1 (nothing known) slants, below 0.7 the repetition of the smaller tile can be seen.
+# First timestep, as a share of T, at which a doubled tile is denoised again, and the number of draws. Of 1, 0.9, 0.8,
+# 0.7 and 0.6 on bricks and oak: 1 (nothing known) slants, below 0.7 the repetition of the smaller tile can be seen.
 REDRAWN, MOST_REDRAWS = 0.85, 2
 
 

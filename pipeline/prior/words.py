@@ -67,7 +67,7 @@ def keep_known(folder: Path, prompt: str) -> str:
     return ", ".join(phrase for phrase in phrases if phrase)
 
 
-def says_something(folder: Path, prompt: str) -> bool:
+def names_known_content(folder: Path, prompt: str) -> bool:
     """Tells whether ``prompt`` names a material, an object or a colour that the prior in ``folder`` knows.
 
     Returns True for a prior without a list, or with a list without kinds of words. Raises PriorError for an unreadable

@@ -280,7 +280,7 @@ def _textured_scene(asset_build: FieldBuild, variant: FieldVariant, prior: Prior
             t_min=settings.t_min,
             t_max=settings.t_max,
             two_sided=not is_closed(uvmesh.mesh),
-            known_latents=latent_texture(variant.scenes.latest, uvmesh, size),
+            initial_latents=latent_texture(variant.scenes.latest, uvmesh, size),
         )
     variant.scenes.textured = scene
     return PhaseScene(scene, (paintable.layout,))

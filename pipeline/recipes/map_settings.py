@@ -1,7 +1,7 @@
-"""Settings of the maps besides the base colour: which are made, and what the row gives in place of estimates.
+"""Settings of the maps besides the base colour: the requested maps, and values that replace estimates. Loads no torch.
 
-Loads no torch. A setting that a row leaves out is not in its dump either: rows that ask for no maps keep their
-fingerprints and their bytes.
+Map settings with their default are left out of dumps, so rows without maps keep the fingerprints that they had before
+there were maps.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ NormalConvention = Literal["opengl", "directx"]
 OnOff = Literal["on", "off"]
 
 
-def in_order(names: Sequence[object], *, without: Sequence[MapName] = ()) -> list[MapName]:
-    """``names`` each once and in their usual order, the base colour among them; unknown ones and those of ``without``
-    are left out."""
-    every: tuple[MapName, ...] = get_args(MapName)
-    return [name for name in every if name == "base_colour" or (name in names and name not in without)]
+def sort_maps(names: Sequence[object], *, without: Sequence[MapName] = ()) -> list[MapName]:
+    """Sort ``names``, each once, and add the base colour. Leaves out unknown names and those in ``without``."""
+    known: tuple[MapName, ...] = get_args(MapName)
+    return [name for name in known if name == "base_colour" or (name in names and name not in without)]
 
 
 class MapOptions(BaseModel):
@@ -40,7 +39,7 @@ class MapOptions(BaseModel):
     maps: list[MapName] | None = Field(
         default=None,
         max_length=12,
-        description="Maps of the material; base_colour is always among them. normal, metallic_roughness and height are "
+        description="Maps of the material; base_colour is always included. normal, metallic_roughness and height are "
         "estimated, occlusion is measured on the mesh. Left out: what the prior recommends.",
     )
     metallic: float | None = Field(
@@ -50,10 +49,10 @@ class MapOptions(BaseModel):
         default=None, ge=0, le=1, description="Roughness of the whole surface, in place of an estimate."
     )
     roughness_min: float | None = Field(
-        default=None, ge=0, le=1, description="What the smoothest part of an estimated roughness becomes."
+        default=None, ge=0, le=1, description="Roughness of the smoothest part, where roughness is estimated."
     )
     roughness_max: float | None = Field(
-        default=None, ge=0, le=1, description="What the roughest part of an estimated roughness becomes."
+        default=None, ge=0, le=1, description="Roughness of the roughest part, where roughness is estimated."
     )
     normal_strength: float = Field(default=1, ge=0, le=10, description="Factor of the relief in normal and height.")
     normal_convention: NormalConvention = Field(
@@ -61,15 +60,15 @@ class MapOptions(BaseModel):
         description="Green of the normal map's file beside the asset: up (opengl) or down (directx). Inside the GLB it "
         "is always up, as glTF requires.",
     )
-    occlusion_strength: float = Field(default=1, ge=0, le=1, description="How much occlusion darkens, in the GLB.")
+    occlusion_strength: float = Field(default=1, ge=0, le=1, description="Strength of the occlusion in the GLB.")
     delight: OnOff = Field(
-        default="on", description="Take light and shadow out of the base colour where a material is estimated."
+        default="on", description="Remove light and shadow from the base colour where a material is estimated."
     )
 
     @field_validator("maps")
     @classmethod
     def _each_once(cls, value: list[MapName] | None) -> list[MapName] | None:
-        return value if value is None else in_order(value)
+        return value if value is None else sort_maps(value)
 
     @model_validator(mode="after")
     def _one_roughness(self) -> Self:
@@ -113,7 +112,7 @@ class MapSettings(BaseModel):
     def _base_colour_alone(cls, value: object) -> object:
         if value is None:
             return ["base_colour"]
-        return in_order(list(value)) if isinstance(value, list | tuple) else value
+        return sort_maps(list(value)) if isinstance(value, list | tuple) else value
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -53,8 +53,8 @@ def texture_maps(
     """The maps of a sample, ``size`` pixels a side: its base colour, and those of ``maps`` that ``names`` names and
     that lie in a plane. Each entry is written and recorded."""
     if maps is None:
-        return [TextureMap(BASE_COLOUR, _resized(tile.image, size), "baseColorTexture")]
-    scaled = at_size(maps, lambda plane: _scaled(plane, size), size)
+        return [TextureMap(BASE_COLOUR, _resize_to_bytes(tile.image, size), "baseColorTexture")]
+    scaled = at_size(maps, lambda plane: _resize(plane, size), size)
     images = flat_images(scaled, (BASE_COLOUR, *names))
     return [
         TextureMap(name, image, "baseColorTexture" if name == BASE_COLOUR else _SLOTS[name])
@@ -70,7 +70,7 @@ class Material(Recipe[MaterialSettings, None, None]):
     def resolve(self, job: Job, prior: Prior) -> MaterialSettings:
         """The job's settings, completed with what the prior recommends. Raises SettingError."""
         options = MaterialOptions.model_validate(dict(job.settings))
-        return resolve_material(options, prior.material_defaults, _native(prior), prior.vae_scale_factor)
+        return resolve_material(options, prior.material_defaults, _native_size(prior), prior.vae_scale_factor)
 
     def prepare(self, row: RowContext, settings: MaterialSettings, prior: Prior, out: Path) -> None:
         """Nothing: a row has no inputs."""
@@ -89,7 +89,7 @@ class Material(Recipe[MaterialSettings, None, None]):
     def finish(self, asset_build: MaterialBuild, variant: Variant[None], prior: Prior) -> Asset:
         """Draw the sample, make the maps of it, and put them on the ball. Raises LatentkilnError."""
         row, settings = asset_build.row, asset_build.settings
-        base, doublings = base_size(settings.sample_size, _native(prior), _multiple(prior))
+        base, doublings = base_size(settings.sample_size, _native_size(prior), _side_multiple(prior))
         tile = draw_sample(row, settings, variant.seed, prior, size=base, doublings=doublings)
         pixels = len(tile.image)
         if settings.texture_size > _SOFT * pixels:
@@ -101,7 +101,7 @@ class Material(Recipe[MaterialSettings, None, None]):
             options = exemplar_settings(settings)
             estimated = estimated_maps(tile, options, prior) if options.maps else None
             maps = texture_maps(tile, settings.texture_size, estimated, options.maps)
-            height = _height(estimated, settings.texture_size) if estimated and HEIGHT in options.maps else None
+            height = _height_image(estimated, settings.texture_size) if estimated and HEIGHT in options.maps else None
             ball = preview_ball()
         tiling = (2 * settings.repeats, settings.repeats)
         notes = {
@@ -127,41 +127,44 @@ material = functools.partial(build, Material())
 
 
 def base_size(size: int, native: int, multiple: int) -> tuple[int, int]:
-    """(side, doublings) of the tile that a sample of ``size`` latent pixels grows from: the least side that the prior
-    draws well, at least ``native`` where ``size`` allows it, and a multiple of ``multiple``."""
+    """The (side, doublings) from which a sample of ``size`` latent pixels is drawn.
+
+    The side is the smallest one that the prior draws well: a multiple of ``multiple``, and at least ``native`` unless
+    ``size`` is smaller.
+    """
     side, doublings = size, 0
     while side % 2 == 0 and side // 2 >= native and side // 2 % multiple == 0:
         side, doublings = side // 2, doublings + 1
     return side, doublings
 
 
-def _native(prior: Prior) -> int:
+def _native_size(prior: Prior) -> int:
     return prior.material_defaults.size or prior.sample_size
 
 
-def _multiple(prior: Prior) -> int:
-    """The UNet halves its input this many times over: sides of another size would not wrap around inside it."""
+def _side_multiple(prior: Prior) -> int:
+    """Sides of a tile must be a multiple of this: the UNet halves its input, and other sides would not wrap around."""
     return int(2 ** (len(prior.unet.config.block_out_channels) - 1))
 
 
-def _height(maps: ExemplarMaps, size: int) -> NDArray[np.uint16]:
-    return height_image(_scaled(maps.height[..., None], size)[..., 0])[0]
+def _height_image(maps: ExemplarMaps, size: int) -> NDArray[np.uint16]:
+    return height_image(_resize(maps.height[..., None], size)[..., 0])[0]
 
 
-def _resized(image: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
-    """(size, size, 3) sRGB bytes of ``image`` (H, W, 3) in [0, 1], which wraps around, with Lanczos filtering."""
-    return np.ascontiguousarray(np.rint(np.clip(_scaled(image, size), 0, 1) * 255).astype(np.uint8))
+def _resize_to_bytes(image: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
+    """Resize ``image`` (H, W, 3) in [0, 1] to (size, size, 3) uint8 with a Lanczos filter that wraps around."""
+    return np.ascontiguousarray(np.rint(np.clip(_resize(image, size), 0, 1) * 255).astype(np.uint8))
 
 
-def _scaled(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """(size, size, C) of ``image`` (H, W, C), which wraps around, with Lanczos filtering."""
+def _resize(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Resize ``image`` (H, W, C) to (size, size, C) with a Lanczos filter that wraps around."""
     side = len(image)
     if side != size:
-        # With a margin of its neighbours around it, so that the filter sees what lies across the borders.
+        # Pad with the opposite border, so that the filter wraps around.
         margin = min(side, 8 * max(1, -(-side // size)))
-        around = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="wrap")
+        padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="wrap")
         box = (margin, margin, margin + side, margin + side)
-        planes = [Image.fromarray(np.ascontiguousarray(around[..., c])) for c in range(image.shape[2])]
+        planes = [Image.fromarray(np.ascontiguousarray(padded[..., c])) for c in range(image.shape[2])]
         planes = [plane.resize((size, size), Image.Resampling.LANCZOS, box) for plane in planes]
         image = np.stack([np.asarray(plane) for plane in planes], axis=-1)
     return image

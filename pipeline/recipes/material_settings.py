@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.prior.defaults import MaterialDefaults
-from pipeline.recipes.map_settings import MapOptions, MapSettings, in_order
+from pipeline.recipes.map_settings import MapOptions, MapSettings, sort_maps
 from pipeline.recipes.shared_settings import CommonOptions, CommonSettings
 
 # Left out, a sample is at most this many times as wide as what the prior draws at once. Each doubling takes four times
@@ -74,7 +74,7 @@ def resolve_material(
     sample = options.sample_size or min(max(texture // vae_scale_factor, native), largest)
     return MaterialSettings(
         **options.model_dump(exclude={"steps", "guidance_scale", "texture_size", "sample_size", "repeats", "maps"}),
-        maps=in_order(defaults.maps, without=("occlusion",)) if options.maps is None else options.maps,
+        maps=sort_maps(defaults.maps, without=("occlusion",)) if options.maps is None else options.maps,
         steps=options.steps or defaults.steps,
         guidance_scale=defaults.guidance_scale if options.guidance_scale is None else options.guidance_scale,
         texture_size=texture,

@@ -1,4 +1,4 @@
-"""Paint with a material: one tileable sample of the prior covers the whole surface at one scale."""
+"""Paint with a material: one tileable sample of the prior covers the surface at one scale."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from pipeline.recipes.map_settings import MapSettings
 from pipeline.recipes.paint_settings import PaintSettings
 from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh
 
-# Pictures of a finished asset in which its material is estimated, and their pixels a side.
+# Number and side in pixels of the pictures in which a finished asset's material is estimated.
 _VIEWS, _VIEW_SIDE = 8, 256
 
 
 def material_defaults(prior: Prior) -> dict[str, object]:
     """The prior's defaults for a row that is painted with a material, by setting."""
-    own = prior.material_defaults
+    defaults = prior.material_defaults
     return {
         **vars(prior.defaults),
         "distillation": "material",
-        "steps": own.steps,
-        "guidance_scale": own.guidance_scale,
-        "texture_size": own.texture_size,
-        "maps": own.maps,
+        "steps": defaults.steps,
+        "guidance_scale": defaults.guidance_scale,
+        "texture_size": defaults.texture_size,
+        "maps": defaults.maps,
     }
 
 
 def exemplar_settings(settings: MapSettings) -> ExemplarSettings:
-    """What baking has to know of the row's map settings."""
+    """The map settings as baking takes them."""
     return ExemplarSettings(
         tuple(name for name in settings.maps if name != BASE_COLOUR),
         settings.metallic,
@@ -60,8 +60,11 @@ def mesh_frame(settings: PaintSettings, paintable: PaintableMesh) -> MeshFrame:
 def maps_of_views(
     row: RowContext, settings: PaintSettings, paintable: PaintableMesh, baked: BakedMaps, prior: Prior
 ) -> BakedMaps:
-    """The maps that the row asks for, of an asset whose base colour is finished: estimated in pictures of it from all
-    around. ``baked`` itself where the row asks for none. Raises LatentkilnError."""
+    """Add the maps that the row requests to ``baked``, whose base colour is finished.
+
+    Materials are estimated in pictures of the asset from all around. Returns ``baked`` if the row requests no maps.
+    Raises LatentkilnError.
+    """
     options = exemplar_settings(settings)
     if not options.maps:
         return baked
@@ -72,7 +75,7 @@ def maps_of_views(
         cameras = covering_cameras(_VIEWS, radius=distance, fov=VIEW_FOV)
         colour = baked.maps[BASE_COLOUR]
         images = draw_unlit(paintable.uvmesh, paintable.vertices, colour, cameras, _VIEW_SIDE)
-        more = bake_view_maps(
+        extra = bake_view_maps(
             paintable.uvmesh,
             paintable.vertices,
             cameras,
@@ -82,18 +85,18 @@ def maps_of_views(
             prior.material_estimator,
             mesh_frame(settings, paintable),
         )
-    return BakedMaps({**baked.maps, **more.maps}, {**baked.notes, **more.notes}, more.height)
+    return BakedMaps({**baked.maps, **extra.maps}, {**baked.notes, **extra.notes}, extra.height)
 
 
 def estimated_maps(tile: Tile, options: ExemplarSettings, prior: Prior) -> ExemplarMaps:
-    """The maps of a sample. Raises SettingError where the row needs an estimator and there is none."""
+    """The maps of a sample. Raises SettingError if the row needs an estimator and there is none."""
     if options.needs_estimator and prior.material_estimator is None:
         raise SettingError(f"maps: {NO_ESTIMATOR}", stage="sample")
     return exemplar_maps(tile.image, options, prior.material_estimator)
 
 
 class SampleSettings(Protocol):
-    """The settings of a row that a tileable sample is drawn with."""
+    """The part of a row's settings that ``draw_sample`` uses."""
 
     prompt_close_up: bool
     guidance_scale: float

@@ -37,7 +37,7 @@ def score(asset_build: AssetBuild[SettingsT, InputsT, ScenesT], variant: Variant
 
 
 def score_texture(asset: Asset, prior: Prior, prompt: str) -> float:
-    """The score of a tileable texture under ``prompt``, lowered by what shows of its borders."""
+    """The score of a tileable texture under ``prompt``, reduced if its borders show."""
     side = prior.sample_size * prior.vae_scale_factor
     image = Image.fromarray(np.ascontiguousarray(asset.maps[BASE_COLOUR])).resize((side, side), Image.Resampling.BOX)
     wrap = asset.notes.get("wrap")

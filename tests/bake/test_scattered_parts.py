@@ -22,7 +22,7 @@ from pipeline.mesh.mesh import Mesh
 from pipeline.mesh.normals import is_closed
 from pipeline.mesh.parts import gathered, outward_signs, part_labels
 from pipeline.painting.mesh_renderer import MeshRenderer
-from pipeline.painting.view_heights import lowered, shown_share, suited
+from pipeline.painting.view_heights import adapt_close_ups, scale_close_ups, visible_share
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import CameraSettings, orbit
 from pipeline.recipes.paint import paint
@@ -121,14 +121,14 @@ def views_of(vertices: NDArray, faces: NDArray) -> MeshRenderer:
 def test_close_ups_come_nearer_where_the_object_is_thin() -> None:
     asked = CameraSettings(close_up=1.0, close_height=(1.4, 1.7), close_angle=0.3, fov=math.radians(30))
     round_one = views_of(BALL.vertices * 0.6, BALL.faces)
-    assert suited(round_one, asked, 12) == asked
+    assert adapt_close_ups(round_one, asked, 12) == asked
     ring = meshes.torus(96, 8, radius=0.59, thickness=0.01)
     thin = views_of(ring.vertices, ring.faces)
-    found = suited(thin, asked, 12)
+    found = adapt_close_ups(thin, asked, 12)
     assert found.close_height[1] < 0.6 * asked.close_height[1] and found.near < asked.near
-    assert shown_share(thin, found, 12) > shown_share(thin, asked, 12) + 0.1
+    assert visible_share(thin, found, 12) > visible_share(thin, asked, 12) + 0.1
     never = CameraSettings(close_up=0.0)
-    assert suited(thin, never, 12) == never
+    assert adapt_close_ups(thin, never, 12) == never
 
 
 def test_close_ups_lean_where_parts_stand_close_together() -> None:
@@ -137,10 +137,10 @@ def test_close_ups_lean_where_parts_stand_close_together() -> None:
     moved = gathered(mesh.vertices, mesh.faces, 0.6)
     assert moved is not None
     views = views_of(moved, mesh.faces)
-    found = suited(views, asked, 24)
+    found = adapt_close_ups(views, asked, 24)
     assert found.close_angle > asked.close_angle
-    assert shown_share(views, found, 24) > 0.9
-    assert lowered(asked, 0.5).close_height == (0.7, 0.85)
+    assert visible_share(views, found, 24) > 0.9
+    assert scale_close_ups(asked, 0.5).close_height == (0.7, 0.85)
 
 
 def test_the_coarse_pass_takes_no_colour_away() -> None:

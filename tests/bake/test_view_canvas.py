@@ -35,50 +35,50 @@ def everywhere() -> NDArray[np.float32]:
 
 
 def test_views_colour_what_they_show_and_the_start_remains_elsewhere() -> None:
-    made = canvas()
-    made.add(look_at_half(-0.3), plain(RED), everywhere())
-    rgb, worth = made.texture()[:3], made.texture()[3]
+    texture_canvas = canvas()
+    texture_canvas.add(look_at_half(-0.3), plain(RED), everywhere())
+    rgb, quality = texture_canvas.texture()[:3], texture_canvas.texture()[3]
     np.testing.assert_allclose(rgb[:, 32, 10], RED, atol=0.01)
     np.testing.assert_allclose(rgb[:, 32, 60], START, atol=0.01)
-    assert worth[32, 10] > 0.9 and worth[32, 60] == 0
-    baked = made.bake()
+    assert quality[32, 10] > 0.9 and quality[32, 60] == 0
+    baked = texture_canvas.bake()
     assert baked.maps[BASE_COLOUR].shape == (SIZE, SIZE, 3)
     assert baked.notes["unreached_share"] == 0 and 0.6 < baked.notes["unpainted_share"] < 0.8
     assert baked.notes["views"] == 1 and baked.notes["texels_per_radius"] == round(SIZE * 0.5**0.5, 1)
 
 
 def test_without_a_start_the_gaps_are_filled_from_around() -> None:
-    made = canvas(None)
-    made.add(look_at_half(-0.3), plain(RED), everywhere())
-    baked = made.bake()
+    texture_canvas = canvas(None)
+    texture_canvas.add(look_at_half(-0.3), plain(RED), everywhere())
+    baked = texture_canvas.bake()
     np.testing.assert_allclose(baked.maps[BASE_COLOUR][32, 60] / 255, RED, atol=0.05)
     assert 0.6 < baked.notes["unreached_share"] < 0.8
 
 
 def test_the_view_that_counts_more_decides() -> None:
-    made = canvas()
-    made.add(look_at_half(0.0), plain(RED), 0.4 * everywhere())
-    made.add(look_at_half(0.0), plain(BLUE), everywhere())
+    texture_canvas = canvas()
+    texture_canvas.add(look_at_half(0.0), plain(RED), 0.4 * everywhere())
+    texture_canvas.add(look_at_half(0.0), plain(BLUE), everywhere())
     # Tints are blended broadly, by 0.4 to 1; a plain picture is all tint.
-    red, _, blue = made.texture()[:3, 32, 32]
+    red, _, blue = texture_canvas.texture()[:3, 32, 32]
     assert blue > red
 
 
 def test_cleared_it_is_as_at_first() -> None:
-    made = canvas()
-    made.add(look_at_half(0.0), plain(RED), everywhere())
-    made.reopen()
-    made.clear()
-    np.testing.assert_array_equal(made.texture(), canvas().texture())
+    texture_canvas = canvas()
+    texture_canvas.add(look_at_half(0.0), plain(RED), everywhere())
+    texture_canvas.start_layer()
+    texture_canvas.clear()
+    np.testing.assert_array_equal(texture_canvas.texture(), canvas().texture())
 
 
 def test_reopened_the_material_is_the_starts_and_other_colours_stay() -> None:
-    made = canvas()
+    texture_canvas = canvas()
     sample = np.full((16, 16, 3), RED, np.float32)
-    made.add(look_at_half(-0.3), plain(RED), everywhere())
-    made.add(look_at_half(0.3), plain(BLUE), everywhere())
-    made.reopen(sample)
-    texture = made.texture()
+    texture_canvas.add(look_at_half(-0.3), plain(RED), everywhere())
+    texture_canvas.add(look_at_half(0.3), plain(BLUE), everywhere())
+    texture_canvas.start_layer(sample)
+    texture = texture_canvas.texture()
     np.testing.assert_allclose(texture[:3, 32, 8], START, atol=0.02)
     np.testing.assert_allclose(texture[:3, 32, 56], BLUE, atol=0.02)
     # Later views may paint over the material, and less so over the rest.

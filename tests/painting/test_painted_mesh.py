@@ -8,7 +8,7 @@ import torch
 
 from pipeline.core.rng import torch_generator
 from pipeline.painting.background import COLUMNS, ROWS, EnvironmentMap
-from pipeline.painting.painted_mesh import PaintedMesh, PaintedMeshSettings, enlarged, enlarged_by_sums
+from pipeline.painting.painted_mesh import PaintedMesh, PaintedMeshSettings, upsample, upsample_deterministic
 from pipeline.prior.latent_rgb import LatentRgb
 from pipeline.raster.camera import CameraSettings, orbit, ray_directions
 
@@ -166,7 +166,7 @@ def test_the_texture_is_the_sum_of_its_levels() -> None:
 def test_what_cuda_enlarges_by_is_interpolation(factor: int) -> None:
     level = torch.randn(3, 5, 5, generator=torch_generator(3, "level"), requires_grad=True)
     weight = torch.randn(3, 5 * factor, 5 * factor, generator=torch_generator(4, "weight"))
-    both = (enlarged(level, 5 * factor), enlarged_by_sums(level, 5 * factor))
+    both = (upsample(level, 5 * factor), upsample_deterministic(level, 5 * factor))
     answers = [(made, *torch.autograd.grad((made * weight).sum(), level)) for made in both]
     for mine, torchs in zip(answers[1], answers[0], strict=True):
         torch.testing.assert_close(mine, torchs, atol=1e-5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""A mesh painted by views: order and noise of the groups, the sampler, what stays, and checkpoints."""
+"""A mesh painted by views: order and noise of the groups, the sampler, painted texels, and checkpoints."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ class PlainCodec:
 
 
 class RememberingCanvas:
-    """A texture that is grey at first; what is laid on it is kept as it came."""
+    """A grey texture that records the projected images."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        self.laid: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-        self.reopened = 0
+        self.projected_images: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        self.layers = 0
 
     def add(self, cameras: Cameras, images: NDArray[np.float32], shares: NDArray[np.float32]) -> None:
-        self.laid.append((images, shares))
+        self.projected_images.append((images, shares))
 
-    def reopen(self, sample: NDArray[np.float32] | None = None) -> None:
-        self.reopened += 1
+    def start_layer(self, sample: NDArray[np.float32] | None = None) -> None:
+        self.layers += 1
 
     def texture(self) -> NDArray[np.float32]:
         texture = np.full((4, 16, 16), 0.5, np.float32)
-        # Once something is laid, the left half counts as painted.
+        # After the first projection the left half counts as painted.
         texture[3] = 0
-        texture[3, :, :8] = 1.0 if self.laid else 0.0
+        texture[3, :, :8] = 1.0 if self.projected_images else 0.0
         return texture
 
 
 def scene(kinds: str = "cc", seed: int = 0, sample: NDArray[np.float32] | None = None) -> ViewPaintedMesh:
-    """Groups of two views of a sheet: whole ones (w) and close-ups (c)."""
+    """A sheet painted by groups of two views: overviews (w) or close-ups (c)."""
     sheet = meshes.plane(4, 1.0)
     assert sheet.uv is not None and sheet.uv_faces is not None
     uv = sheet.uv.astype(np.float32)
@@ -76,101 +76,103 @@ def scene(kinds: str = "cc", seed: int = 0, sample: NDArray[np.float32] | None =
     )
 
 
-def go(made: ViewPaintedMesh, first: int, last: int) -> None:
-    """Steps towards GOAL, as a model would ask for that sees it everywhere."""
+def run_steps(mesh: ViewPaintedMesh, first: int, last: int) -> None:
+    """Take steps with a model that predicts GOAL everywhere."""
     for step in range(first, last):
-        rendering = made.render(step, made.steps)
+        rendering = mesh.render(step, mesh.steps)
         share = 1.0 if rendering.next_time is None else 0.4
-        made.follow(rendering, rendering.latents - GOAL, torch.tensor(share))
+        mesh.follow(rendering, rendering.latents - GOAL, torch.tensor(share))
 
 
-def laid(made: ViewPaintedMesh) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    assert isinstance(made.canvas, RememberingCanvas)
-    return made.canvas.laid
+def projected_images(mesh: ViewPaintedMesh) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    assert isinstance(mesh.canvas, RememberingCanvas)
+    return mesh.canvas.projected_images
 
 
 def test_a_group_starts_from_the_texture_at_its_timestep_and_ends_without_noise() -> None:
-    made = scene()
-    assert isinstance(made, FlowScene) and made.steps == 2 * STEPS
+    mesh = scene()
+    assert isinstance(mesh, FlowScene) and mesh.steps == 2 * STEPS
     renderings = []
     for step in range(STEPS):
-        renderings.append(made.render(step, made.steps))
-        go(made, step, step + 1)
+        renderings.append(mesh.render(step, mesh.steps))
+        run_steps(mesh, step, step + 1)
     assert torch.allclose(renderings[0].latents, torch.full((2, 3, SIZE, SIZE), 0.5), atol=1e-5)
     times = [rendering.time for rendering in renderings]
     assert times[0] == 0.7 and np.all(np.diff(times) < 0) and renderings[-1].next_time is None
     assert all(torch.equal(rendering.noise, renderings[0].noise) for rendering in renderings)
     assert renderings[0].noise is not None and 0.8 < renderings[0].noise.std() < 1.2
-    ((images, shares),) = laid(made)
+    ((images, shares),) = projected_images(mesh)
     np.testing.assert_allclose(images, np.broadcast_to(GOAL, images.shape), atol=1e-5)
     assert shares[:, 4, 4].min() > 0.9 and shares[:, 0].max() < 0.2 and images.shape == (2, 3, 16, 16)
 
 
 def test_what_is_painted_stays_and_counts_for_the_view_that_painted_it() -> None:
-    made = scene()
-    go(made, 0, 2 * STEPS)
-    images, shares = laid(made)[1]
+    mesh = scene()
+    run_steps(mesh, 0, 2 * STEPS)
+    images, shares = projected_images(mesh)[1]
     assert shares[0, 4, 1] == 0 and shares[0, 4, 6] > 0.3
     np.testing.assert_allclose(images[0, :, 8, 1], 0.5, atol=1e-5)
     np.testing.assert_allclose(images[0, :, 8, 14], GOAL[:, 0, 0], atol=1e-4)
 
 
 def test_close_ups_paint_anew_over_whole_views() -> None:
-    made = scene("wwc")
-    go(made, 0, STEPS)
-    assert isinstance(made.canvas, RememberingCanvas) and made.canvas.reopened == 0
-    go(made, STEPS, 2 * STEPS)
-    assert made.canvas.reopened == 1
-    assert made.render(2 * STEPS, made.steps).time == 0.7
+    mesh = scene("wwc")
+    run_steps(mesh, 0, STEPS)
+    assert isinstance(mesh.canvas, RememberingCanvas) and mesh.canvas.layers == 0
+    run_steps(mesh, STEPS, 2 * STEPS)
+    assert mesh.canvas.layers == 1
+    assert mesh.render(2 * STEPS, mesh.steps).time == 0.7
 
 
 def test_the_sampler_is_of_second_order() -> None:
-    made = scene()
-    first = made.render(0, made.steps)
-    made.follow(first, first.latents - GOAL, torch.tensor(0.4))
-    second = made.render(1, made.steps)
+    mesh = scene()
+    first = mesh.render(0, mesh.steps)
+    mesh.follow(first, first.latents - GOAL, torch.tensor(0.4))
+    second = mesh.render(1, mesh.steps)
     np.testing.assert_allclose(second.latents, first.latents + 0.4 * (GOAL - first.latents), atol=1e-5)
     # A clean picture that moves by 0.1 is followed half a step ahead, in logarithms of the noise level.
-    made.follow(second, second.latents - (GOAL + 0.1), torch.tensor(0.6))
+    mesh.follow(second, second.latents - (GOAL + 0.1), torch.tensor(0.6))
     ahead = np.log1p(-0.6) / (2 * np.log1p(-0.4)) * 0.1
     goal = GOAL + 0.1 + ahead
-    third = made.render(2, made.steps)
+    third = mesh.render(2, mesh.steps)
     np.testing.assert_allclose(third.latents, second.latents + 0.6 * (goal - second.latents), atol=1e-4)
 
 
 def test_the_sample_is_behind_close_ups_and_grey_behind_whole_views() -> None:
     sample = np.zeros((8, 8, 3), np.float32)
     sample[:, :4] = 1.0
-    cut = scene("c", sample=sample)
+    close_up = scene("c", sample=sample)
     turned = orbit(np.pi / 2, [0.0, 0.1], 1.0, 2 * np.arctan(1.2))
-    group = cut.groups[0]
-    cut.groups[0] = ViewGroup(turned, group.views, group.start, 2.4, False)
-    corner = cut.render(0, cut.steps).latents[0, 0, 0]
+    group = close_up.groups[0]
+    close_up.groups[0] = ViewGroup(turned, group.views, group.start, 2.4, False)
+    corner = close_up.render(0, close_up.steps).latents[0, 0, 0]
     assert corner.max() - corner.min() >= 0.5
-    whole = scene("w")
-    whole.groups[0] = ViewGroup(turned, group.views, group.start, 2.4, True)
-    assert abs(float(whole.render(0, whole.steps).latents[0, 0, 0, 0]) - 0.5) == 0.25
+    overview = scene("w")
+    overview.groups[0] = ViewGroup(turned, group.views, group.start, 2.4, True)
+    assert abs(float(overview.render(0, overview.steps).latents[0, 0, 0, 0]) - 0.5) == 0.25
 
 
 @pytest.mark.parametrize("at", [1, STEPS, STEPS + 2])
 def test_a_checkpoint_goes_on_as_if_nothing_had_been(at: int) -> None:
-    through, cut, later = scene(), scene(), scene()
-    go(through, 0, 2 * STEPS)
-    go(cut, 0, at)
-    later.load_state({name: value.clone() for name, value in cut.state().items()})
-    go(later, at, 2 * STEPS)
-    for (images, shares), (others, other_shares) in zip(laid(through), laid(later), strict=True):
+    through, close_up, later = scene(), scene(), scene()
+    run_steps(through, 0, 2 * STEPS)
+    run_steps(close_up, 0, at)
+    later.load_state({name: value.clone() for name, value in close_up.state().items()})
+    run_steps(later, at, 2 * STEPS)
+    for (images, shares), (others, other_shares) in zip(
+        projected_images(through), projected_images(later), strict=True
+    ):
         assert np.array_equal(images, others) and np.array_equal(shares, other_shares)
     with pytest.raises(ValueError, match="missing"):
-        later.load_state({name: value for name, value in cut.state().items() if name != "made"})
+        later.load_state({name: value for name, value in close_up.state().items() if name != "made"})
     with pytest.raises(ValueError, match="groups"):
-        later.load_state({**cut.state(), "done": torch.tensor(7)})
+        later.load_state({**close_up.state(), "done": torch.tensor(7)})
 
 
 def test_only_its_own_renderings_and_steps_are_followed() -> None:
-    made = scene()
+    mesh = scene()
     with pytest.raises(ValueError, match="8 steps, not 9"):
-        made.render(0, 9)
-    latents = made.render(0, made.steps).latents
+        mesh.render(0, 9)
+    latents = mesh.render(0, mesh.steps).latents
     with pytest.raises(TypeError):
-        made.follow(Rendering(latents, []), latents, torch.tensor(1.0))
+        mesh.follow(Rendering(latents, []), latents, torch.tensor(1.0))

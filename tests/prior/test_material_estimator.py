@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from pipeline.core.errors import PriorError
 from pipeline.prior.material_estimator import (
     MaterialMaps,
-    integrated,
+    integrate_slopes,
     load_estimator,
-    settled,
+    replace_unsure,
 )
 from pipeline.prior.material_net import MaterialNet
 
@@ -78,13 +78,13 @@ def test_what_it_is_not_sure_of_is_matt_and_flat_and_has_the_pictures_colours() 
     ones = np.ones((1, 1, 16, 16), np.float32)
     confidence = np.concatenate([0.01 * ones, 0.9 * ones, 0.02 * ones], axis=1)
     wild = MaterialMaps(1 - picture, 0.2 * ones, ones, np.nan * ones, confidence)
-    maps = settled(wild, picture)
+    maps = replace_unsure(wild, picture)
     assert (maps.base_colour == picture).all() and (maps.height == 0).all()
     np.testing.assert_allclose(maps.roughness, 0.2, atol=1e-6)
     np.testing.assert_allclose(maps.metalness, 1, atol=1e-6)
-    unsure = settled(MaterialMaps(picture, 0.2 * ones, ones, ones, 0 * confidence), picture)
+    unsure = replace_unsure(MaterialMaps(picture, 0.2 * ones, ones, ones, 0 * confidence), picture)
     assert unsure.metalness.max() == 0 and unsure.roughness.min() > 0.7
-    lost = settled(MaterialMaps(picture, np.nan * ones, ones, ones, np.nan * confidence), picture)
+    lost = replace_unsure(MaterialMaps(picture, np.nan * ones, ones, ones, np.nan * confidence), picture)
     assert np.isfinite(lost.roughness).all() and lost.confidence.max() == 0
 
 
@@ -100,7 +100,7 @@ def test_a_height_is_found_again_from_its_slopes(tileable: bool) -> None:
     up = (around[:-2, 1:-1] - around[2:, 1:-1]) / 2
     # The longest waves are the relief's.
     relief = np.zeros_like(height) if tileable else height
-    found = integrated(np.stack([right, up]), relief, tileable=tileable)
+    found = integrate_slopes(np.stack([right, up]), relief, tileable=tileable)
     error = found - (height - height.mean())
     inside = error if tileable else error[4:-4, 4:-4]
     assert np.abs(inside).max() < 0.15 * np.ptp(height) and error.std() < 0.05 * height.std()

@@ -21,7 +21,7 @@ from pipeline.prior.load import Prior, load_prior
 from pipeline.prior.prompts import PromptReader, suffixes
 from pipeline.prior.suggestions import suggest
 from pipeline.prior.tokens import token_counters
-from pipeline.prior.words import keep_known, known_words, says_something, split_words, surface_prompt
+from pipeline.prior.words import keep_known, known_words, names_known_content, split_words, surface_prompt
 
 LONG = "a box with bands and boards and a ball and a block and a barrel and a box and a ball, "
 LONG += LONG
@@ -84,9 +84,9 @@ def test_full_width_letters_name_a_surface_too() -> None:
     ],
 )  # fmt: skip
 def test_what_says_something(prompt: str, something: bool, folder: Path, tmp_path: Path) -> None:
-    assert says_something(EMBEDDED_FOLDER, prompt) == something
+    assert names_known_content(EMBEDDED_FOLDER, prompt) == something
     # A list that does not tell its words by kind, and no list at all: nothing can be said.
-    assert says_something(folder, prompt) and says_something(tmp_path, prompt)
+    assert names_known_content(folder, prompt) and names_known_content(tmp_path, prompt)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,14 @@
-"""Lays a tileable exemplar over a surface: one scale everywhere, no visible repetition, contrast kept.
+"""Covers a surface with a tileable exemplar at one scale, without visible repetition and without loss of contrast.
 
-The colour at a surface point is a function of its position and normal alone, so chart borders agree by construction
-and a texture of any size shows the same pattern. The exemplar is projected along several directions; each point takes
-the directions that its normal is closest to.
+The exemplar is projected along several directions, and each point blends the directions closest to its normal. The
+colour of a point depends on its position and normal alone. So both sides of a chart border get the same colour, and the
+pattern does not depend on the texture's size.
 
 * A *stochastic* exemplar (moss, rust, leather) is looked up by hexagonal tiles with random offsets (Heitz and Neyret,
-  "High-Performance By-Example Noise using a Histogram-Preserving Blending Operator", 2018). Blending happens on
-  Gaussianised values and divides by the norm of the weights, which keeps variance, and with it contrast.
-* A *regular* exemplar (bricks, checks, planks) must keep its period: it is looked up periodically, and neighbouring
-  directions share the height coordinate, so that courses meet at corners; the bands where directions blend are narrow.
+  "High-Performance By-Example Noise using a Histogram-Preserving Blending Operator", 2018). Gaussianised values are
+  blended and divided by the norm of the weights, which preserves variance and contrast.
+* A *regular* exemplar (bricks, checks, planks) is looked up periodically to keep its period. Neighbouring directions
+  share the height coordinate, so courses meet at corners. The bands in which directions blend are narrow.
 
 Shapes: M surface points, D directions, H x W pixels of the exemplar. Positions are in the working frame (+Y up).
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Layout = Literal["auto", "periodic", "hexagonal"]
 
-# An exemplar whose autocorrelation rises again to this, away from the origin, repeats itself: it is regular. Measured
+# An exemplar is regular if its autocorrelation exceeds this value away from the origin. Measured
 # on the embedded prior: bricks 0.73, checks 0.80, scales 0.56; moss 0.27, leather 0.13, leopard 0.11.
 REGULAR = 0.45
 # Concentration of the weights around the closest direction: exp(k cos) falls to a tenth within a few degrees of the
@@ -61,7 +61,7 @@ def prepare_exemplar(image: Float[Float32Array, "height width 3"], layout: Layou
 
     ``auto`` chooses by ``regularity``.
     """
-    chosen = layout if layout != "auto" else "periodic" if regularity(image) > REGULAR else "hexagonal"
+    layout_kind = layout if layout != "auto" else "periodic" if regularity(image) > REGULAR else "hexagonal"
     pixels = np.asarray(image, np.float64).reshape(-1, 3)
     mean = pixels.mean(axis=0)
     _, _, axes = np.linalg.svd(pixels - mean, full_matrices=False)
@@ -76,8 +76,8 @@ def prepare_exemplar(image: Float[Float32Array, "height width 3"], layout: Layou
         order = np.argsort(components[:, channel], kind="stable")
         gaussian[order, channel] = ndtri(ranks)
         table[channel] = np.interp(quantiles, ranks, components[order, channel])
-    values = gaussian.reshape(image.shape) if chosen == "hexagonal" else image
-    return Exemplar(_floats(values), chosen, _floats(table), _floats(axes), _floats(mean))
+    values = gaussian.reshape(image.shape) if layout_kind == "hexagonal" else image
+    return Exemplar(_floats(values), layout_kind, _floats(table), _floats(axes), _floats(mean))
 
 
 def _floats(values: NDArray[np.floating]) -> Float32Array:
@@ -86,9 +86,12 @@ def _floats(values: NDArray[np.floating]) -> Float32Array:
 
 @functools.lru_cache(maxsize=64)
 def projectors(layout: Literal["periodic", "hexagonal"], seed: int) -> Projectors:
-    """The directions for a layout. Eight around the upright axis, the top and the bottom; for ``hexagonal`` also eight
-    each at 45 degrees above and below, so that nothing is stretched by more than a fifth. Offsets are drawn from
-    ``seed``; for ``periodic`` along the horizontal only, and rows of the pattern run through."""
+    """The directions of projection for ``layout``.
+
+    There are eight around the upright axis, the top and the bottom. ``hexagonal`` has eight more at 45 degrees above
+    and eight below, which limit the stretching to a fifth. ``seed`` draws the offsets. For ``periodic`` the eight
+    upright directions have no vertical offset, so that rows of the pattern continue around the object.
+    """
     random = np.random.default_rng([seed, 7331])
     elevations = (0.0,) if layout == "periodic" else (0.0, 45.0, -45.0)
     normals, rights = [], []
@@ -147,7 +150,7 @@ def tile_maps(
     *,
     backend: str = "auto",
 ) -> tuple[Float32[Float32Array, "points channels"], Float32[Float32Array, "points 3"]]:
-    """Further maps of an exemplar at surface points, laid exactly as ``shade_surface`` lays its colours.
+    """Further maps of an exemplar at surface points, projected in the same way as the colours of ``shade_surface``.
 
     Args:
         values: (H, W, K) any K channels; (H, W, 2) ``slopes`` of its height, to the right and down the picture, as

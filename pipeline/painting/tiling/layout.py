@@ -1,4 +1,4 @@
-"""Types that every backend of the tiling shares: the exemplar and the directions it is projected along."""
+"""Types of all backends of the tiling: the exemplar and its directions of projection."""
 
 from __future__ import annotations
 
@@ -34,8 +34,13 @@ class Exemplar:
 
 @dataclass(frozen=True)
 class Projectors:
-    """D directions of projection: normal, right and down (D, 3) float32, unit and right-handed as seen from outside;
-    offset (D, 2) float32 in tiles; sharpness of the choice between them."""
+    """D directions of projection.
+
+    Attributes:
+        normal, right, down: (D, 3) float32 unit vectors; the exemplar's axes as seen from outside.
+        offset: (D, 2) float32 offsets of the lookups, in tiles.
+        sharpness: exponent k of the weights exp(k cos).
+    """
 
     normal: Float32[Float32Array, "directions 3"]
     right: Float32[Float32Array, "directions 3"]

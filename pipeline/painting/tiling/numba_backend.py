@@ -1,6 +1,6 @@
-"""Compiled lookups of an exemplar on a surface; the rules are in ``tiling`` and its plain twin ``numpy_backend``.
+"""Compiled lookups of an exemplar on a surface. ``numpy_backend`` is its plain twin.
 
-Each point is computed by itself, so the number of threads changes no bit.
+Points are independent, so the result does not depend on the number of threads.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-incomplete-defs=False
@@ -105,7 +105,7 @@ def _add_hexagonal(values, right, down, seed, weight, out):
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _weigh(hexagonal, normal, sharpness, towards, weights):
-    """Sets weights (D,) of the directions for a point's normal (3,); returns what scales them."""
+    """Sets weights (D,) of the directions for a point's normal (3,); returns the factor that normalises them."""
     directions = len(normal)
     most = -2.0
     for d in range(directions):

@@ -1,4 +1,4 @@
-"""Plain lookups of an exemplar on a surface: the twin that ``numba_backend`` is held against."""
+"""Plain lookups of an exemplar on a surface. Tests compare ``numba_backend`` with it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from pipeline.painting.tiling.layout import Exemplar, Float32Array, Projectors
 
-# A direction whose weight is below this share of the greatest is left out.
+# Directions with less than this share of the largest weight are left out.
 LEAST_WEIGHT = 0.02
-# Hexagonal tiles: corners of the triangular grid lie this many to a side of the exemplar; weights are sharpened by a
-# power, so that less of the surface is a mixture.
+# Hexagonal tiles: corners of the triangular grid per side of the exemplar, and the power that sharpens the weights of
+# the three lookups.
 GRID, POWER = 1.7320508, 4
 
 
 def blend(
     exemplar: Exemplar, directions: Projectors, points: Float32Array, normals: Float32Array, seed: np.uint32
 ) -> NDArray[np.float32]:
-    """Colours (M, 3) at ``points`` (M, 3), in tiles, with ``normals`` (M, 3)."""
+    """Colours (M, 3) in [0, 1] at ``points`` (M, 3), in units of tiles, with unit ``normals`` (M, 3)."""
     weight = _weights(directions, normals)
     total = np.zeros((len(points), 3), np.float32)
     hexagonal = exemplar.layout == "hexagonal"
@@ -46,10 +46,10 @@ def blend_maps(
     normals: Float32Array,
     seed: np.uint32,
 ) -> NDArray[np.float32]:
-    """(M, K + 3) at ``points`` (M, 3), in tiles, with ``normals`` (M, 3): K blended channels and a gradient.
+    """K blended channels and a gradient, (M, K + 3), at ``points`` (M, 3), in tiles, with unit ``normals`` (M, 3).
 
-    ``values`` (H, W, K + 2) hold K channels of mean 0, then slopes to the right and down, which each direction turns
-    into its own vectors. Weights are those of ``blend``.
+    ``values`` (H, W, K + 2) are K channels of mean 0, then the slopes to the right and down, which each direction
+    converts to a vector. The weights are those of ``blend``.
     """
     weight, scalars = _weights(directions, normals), values.shape[2] - 2
     total = np.zeros((len(points), scalars + 3), np.float32)
@@ -75,7 +75,7 @@ def _weights(directions: Projectors, normals: Float32Array) -> Float32Array:
 
 
 def _bilinear(values: Float32Array, right: Float32Array, down: Float32Array) -> Float32Array:
-    """``values`` (H, W, 3), which wrap around, at coordinates in tiles."""
+    """Bilinear lookups (M, C) in ``values`` (H, W, C), which wrap around, at coordinates in tiles."""
     height, width = values.shape[:2]
     x, y = right * width - 0.5, down * height - 0.5
     column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
@@ -89,7 +89,7 @@ def _bilinear(values: Float32Array, right: Float32Array, down: Float32Array) -> 
 
 
 def _hexagonal(values: Float32Array, right: Float32Array, down: Float32Array, seed: np.uint32) -> Float32Array:
-    """Three lookups at the corners of the triangle of the grid, each shifted by the corner's own random offset."""
+    """Blend three lookups (M, C), one for each corner of the grid's triangle, with random offsets per corner."""
     x, y = GRID * (right - down * np.float32(0.57735027)), GRID * down * np.float32(1.15470054)
     column, row = np.floor(x), np.floor(y)
     fx, fy = x - column, y - row
@@ -110,7 +110,7 @@ def _hexagonal(values: Float32Array, right: Float32Array, down: Float32Array, se
 
 
 def _offsets(column: NDArray[np.int64], row: NDArray[np.int64], seed: np.uint32) -> tuple[Float32Array, Float32Array]:
-    """Two numbers in [0, 1) for each corner of the grid, by mixing bits."""
+    """Two pseudo-random numbers in [0, 1) for each corner of the grid, by hashing."""
     key = (column.astype(np.uint32) * np.uint32(0x9E3779B1)) ^ (row.astype(np.uint32) * np.uint32(0x85EBCA77)) ^ seed
     first = _mix(key)
     second = _mix(first + np.uint32(0x9E3779B9))
@@ -128,7 +128,7 @@ def _mix(key: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def _to_rgb(exemplar: Exemplar, gaussian: Float32Array) -> Float32Array:
-    """Gaussian values (M, 3) to the exemplar's colours, so that their distribution is the exemplar's."""
+    """Convert Gaussian values (M, 3) to colours (M, 3) with the exemplar's distribution."""
     from pipeline.painting.tiling.layout import TABLE_REACH, TABLE_SIZE
 
     table_index = np.clip((gaussian + TABLE_REACH) * ((TABLE_SIZE - 1) / (2 * TABLE_REACH)), 0, TABLE_SIZE - 1.001)

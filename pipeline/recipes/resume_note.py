@@ -1,4 +1,4 @@
-"""Read from an interrupted row's folder the step from which the row will go on. Loads no torch."""
+"""Reads the step from which an interrupted row continues. Loads no torch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from pipeline.core.errors import PriorError
 from pipeline.prior.single_file import read_header
 from pipeline.recipes import PHASE_STAGES
 
-# Bytes at the end of a log that are searched for the last start.
-_SEEN = 64 << 10
+# Number of bytes at a log's end in which the last start is searched.
+_TAIL_BYTES = 64 << 10
 _LARGEST_HEADER = 1 << 20
 
 
-def goes_on_from(folder: Path, fingerprint: str) -> str:
-    """``goes on from step 40 (distill)`` where ``folder`` holds a checkpoint of this ``fingerprint``, else "".
+def resume_note(folder: Path, fingerprint: str) -> str:
+    """Returns "continues from step 40 (distill)" if ``folder`` has a checkpoint of this ``fingerprint``, else "".
 
-    Only the run that loads the checkpoint can tell whether the rest of its key fits, as ``--lockstep``. Raises nothing.
+    The checkpoint's key has further parts, such as ``--lockstep``, which only the run that loads it compares. Never
+    raises.
     """
     work = folder / WORK_DIR
-    # A link may lead anywhere.
+    # Links are not followed.
     if work.is_symlink() or not work.is_dir() or _last_fingerprint(folder / LOG) != fingerprint:
         return ""
     for name, stage in reversed(PHASE_STAGES.items()):
@@ -39,13 +40,13 @@ def _step(path: Path) -> int | None:
 
 
 def _last_fingerprint(log: Path) -> str:
-    """The fingerprint of the last start in ``log``; "" where there is none."""
+    """The fingerprint of the last start in ``log``; "" if there is none."""
     try:
         if log.is_symlink():
             return ""
         with log.open("rb") as stream:
-            stream.seek(max(0, log.stat().st_size - _SEEN))
-            lines = stream.read(_SEEN).splitlines()
+            stream.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+            lines = stream.read(_TAIL_BYTES).splitlines()
     except OSError:
         return ""
     for line in reversed(lines):
