@@ -140,8 +140,8 @@ def iterate(
         if not reason:
             yield PlanItem(job, "keep", "up to date", mark)
             continue
-        if others := foreign_without_record(folder):
-            foreign = f"{folder} contains files that do not belong to an asset ({_one_line(others[0])})"
+        if foreign_files := foreign_without_record(folder):
+            foreign = f"{folder} contains files that do not belong to an asset ({_one_line(foreign_files[0])})"
             yield PlanItem(job, "blocked", f"{foreign}; choose another id or --out", mark, foreign=True)
             continue
         if why := refuse(job):

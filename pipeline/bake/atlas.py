@@ -97,10 +97,10 @@ def shared_edges(uvmesh: UVMesh) -> tuple[Edges, Edges]:
     first = np.nonzero(same & ((np.arange(len(order)) - run_start)[:-1] % 2 == 0))[0]
     a, b = order[first], order[first + 1]
     uv_start, uv_end = uv_faces.ravel(), np.roll(uv_faces, -1, axis=1).ravel()
-    turned = start[a] != start[b]
+    same_direction = start[a] != start[b]
     side_a = np.stack([uv[uv_start[a]], uv[uv_end[a]]], axis=1)
     side_b = np.stack([uv[uv_start[b]], uv[uv_end[b]]], axis=1)
-    side_b = np.where(turned[:, None, None], side_b[:, ::-1], side_b)
+    side_b = np.where(same_direction[:, None, None], side_b[:, ::-1], side_b)
     ends = np.stack([side_a, side_b], axis=1)  # (E, 2, 2, 2)
     opposite = np.stack([uv[np.roll(uv_faces, -2, axis=1).ravel()[h]] for h in (a, b)], axis=1)
     along = ends[:, :, 1] - ends[:, :, 0]

@@ -77,12 +77,12 @@ def exemplar_maps(image: Floats, options: ExemplarSettings, estimator: MaterialE
     if options.needs_estimator:
         if estimator is None:
             raise ValueError("maps: the prior has no network that estimates materials")
-        said = estimator.estimate(np.ascontiguousarray(image.transpose(2, 0, 1))[None], tileable=True)
-        rough, metal, height = said.roughness[0, 0], said.metalness[0, 0], said.height[0, 0]
+        estimates = estimator.estimate(np.ascontiguousarray(image.transpose(2, 0, 1))[None], tileable=True)
+        rough, metal, height = estimates.roughness[0, 0], estimates.metalness[0, 0], estimates.height[0, 0]
         if options.delight:
-            colour = np.ascontiguousarray(said.base_colour[0].transpose(1, 2, 0))
+            colour = np.ascontiguousarray(estimates.base_colour[0].transpose(1, 2, 0))
         names = ("base_colour", "roughness_and_metalness", "height")
-        means = said.confidence[0].mean(axis=(1, 2))
+        means = estimates.confidence[0].mean(axis=(1, 2))
         confidence = {name: round(float(mean), 3) for name, mean in zip(names, means, strict=True)}
     height = (height * np.float32(options.normal_strength)).astype(np.float32)
     name = estimator.identity if estimator is not None and options.needs_estimator else ""

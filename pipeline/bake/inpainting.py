@@ -209,14 +209,14 @@ def _quilt_patches(
     for y, x in (windows[i] for i in order):
         window = (slice(y, y + side), slice(x, x + side))
         for chart in np.unique(texels.chart[window][unset[window]]):
-            own = texels.chart[window] == chart
-            fixed, empty = own & ~unset[window], own & unset[window]
+            in_chart = texels.chart[window] == chart
+            fixed, empty = in_chart & ~unset[window], in_chart & unset[window]
             target = texture[(slice(None), *window)]
             misfit = np.square(patches[:, :, fixed] - target[:, fixed]).sum(axis=(1, 2))
             # A window without set texels takes any patch. Vary the choice.
             best = int(misfit.argmin()) if fixed.any() else (7919 * (y * size + x)) % len(patches)
             target[:, empty] = patches[best][:, empty]
-            unset[window] &= ~own
+            unset[window] &= ~in_chart
     return True
 
 
@@ -255,9 +255,11 @@ def surface_graph(texels: TexelMap, borders: Edges | None) -> tuple[sparse.csr_a
         # Half a texel inside, so that the texel belongs to the chart wherever the chart has one there.
         points = edge_points(borders, edge, t, 0.5 / size)
         cell = np.clip((points * size).astype(np.int64), 0, size - 1)
-        one, two = cell[:, 0, 1] * size + cell[:, 0, 0], cell[:, 1, 1] * size + cell[:, 1, 0]
-        meet = (chart[one] == borders.chart[edge, 0]) & (chart[two] == borders.chart[edge, 1]) & (one != two)
-        a, b = np.concatenate([a, one[meet]]), np.concatenate([b, two[meet]])
+        side_a, side_b = cell[:, 0, 1] * size + cell[:, 0, 0], cell[:, 1, 1] * size + cell[:, 1, 0]
+        meet = (
+            (chart[side_a] == borders.chart[edge, 0]) & (chart[side_b] == borders.chart[edge, 1]) & (side_a != side_b)
+        )
+        a, b = np.concatenate([a, side_a[meet]]), np.concatenate([b, side_b[meet]])
     position = texels.position.reshape(-1, 3).astype(np.float64)
     gap = np.linalg.norm(position[a] - position[b], axis=1)
     # In a sparse matrix a link of length zero would count as no link.

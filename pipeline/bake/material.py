@@ -83,9 +83,9 @@ def bake_material(
     pixels = np.ascontiguousarray(np.clip(np.rint(spread.transpose(1, 2, 0) * 255), 0, 255).astype(np.uint8))
     across, _ = seam_step(pixels, uvmesh)
     surface = Surface(uvmesh, texels, positions, position, smooth)
-    more = BakedMaps({})
+    extra_maps = BakedMaps({})
     if extra is not None:
-        more = _bake_extra(surface, extra, colours[texels.mask], exemplar.layout, share, tile, seed)
+        extra_maps = _bake_extra(surface, extra, colours[texels.mask], exemplar.layout, share, tile, seed)
     report("bake", 2, 2)
     radius = float(np.linalg.norm(positions - (positions.min(axis=0) + positions.max(axis=0)) / 2, axis=1).max())
     notes = {
@@ -99,10 +99,10 @@ def bake_material(
         "texels_unreached": 0,
         "chart_borders": len(shared_edges(uvmesh)[0]),
         "seam_step": round(across, 3),
-        **more.notes,
+        **extra_maps.notes,
         "seconds": round(time.perf_counter() - started, 2),
     }
-    return BakedMaps({BASE_COLOUR: pixels, **more.maps}, notes, more.height)
+    return BakedMaps({BASE_COLOUR: pixels, **extra_maps.maps}, notes, extra_maps.height)
 
 
 def _bake_extra(
@@ -132,8 +132,8 @@ def texels_per_unit(uvmesh: UVMesh, positions: NDArray[np.float64], texels: Texe
     corners = positions[uvmesh.mesh.faces]
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
     flat = np.asarray(uvmesh.uv, np.float64)[uvmesh.uv_faces] * texels.size
-    one, other = flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0]
-    texel_area = np.abs(one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]) / 2
+    edge1, edge2 = flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0]
+    texel_area = np.abs(edge1[:, 0] * edge2[:, 1] - edge1[:, 1] * edge2[:, 0]) / 2
     valid = area > 0
     density = np.sqrt(texel_area[valid] / area[valid])
     order = np.argsort(density, kind="stable")
@@ -149,9 +149,9 @@ def _filtered(image: Floats, share: float) -> Floats:
     if side >= len(image):
         return image
     # Add the neighbouring tiles, so that the filter wraps around.
-    around = np.tile(image, (3, 3, 1))
+    tiled = np.tile(image, (3, 3, 1))
     planes = [
-        np.asarray(Image.fromarray(np.ascontiguousarray(around[..., c])).resize((3 * side,) * 2, Image.Resampling.BOX))
+        np.asarray(Image.fromarray(np.ascontiguousarray(tiled[..., c])).resize((3 * side,) * 2, Image.Resampling.BOX))
         for c in range(image.shape[2])
     ]
     return np.ascontiguousarray(np.stack(planes, axis=-1)[side : 2 * side, side : 2 * side], np.float32)

@@ -54,8 +54,8 @@ def measure_occlusion(
     if radius <= 0 or len(points) == 0:
         return np.ones(len(points), np.float32)
     positions = positions / radius
-    at = np.ascontiguousarray((np.asarray(points, np.float64) - centre) / radius, np.float32)
-    arrays = at, np.ascontiguousarray(flat, np.float32), np.ascontiguousarray(smooth, np.float32)
+    centred = np.ascontiguousarray((np.asarray(points, np.float64) - centre) / radius, np.float32)
+    arrays = centred, np.ascontiguousarray(flat, np.float32), np.ascontiguousarray(smooth, np.float32)
     height = 1 - 2 * (np.arange(directions) + 0.5) / directions
     cameras = orbit(
         np.arccos(height),
@@ -65,7 +65,7 @@ def measure_occlusion(
         near=_DISTANCE / 2,
         far=2 * _DISTANCE,
     )
-    seen, total = np.zeros(len(at), np.float32), np.zeros(len(at), np.float32)
+    visible_sky, total_sky = np.zeros(len(centred), np.float32), np.zeros(len(centred), np.float32)
     add: Any = _add_directions
     for start in range(0, directions, _BATCH):
         some = cameras[start : start + _BATCH]
@@ -77,14 +77,14 @@ def measure_occlusion(
             some.clip_from_world[:, (0, 1, 3)].astype(np.float32),
             towards,
             np.float32(2.04 / side),
-            seen,
-            total,
+            visible_sky,
+            total_sky,
         )
-    return np.where(total > 0, seen / np.maximum(total, 1e-12), 1).astype(np.float32)
+    return np.where(total_sky > 0, visible_sky / np.maximum(total_sky, 1e-12), 1).astype(np.float32)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def _add_directions(points, flat, smooth, depth, matrix, towards, pixel, seen, total):  # type: ignore[no-untyped-def]
+def _add_directions(points, flat, smooth, depth, matrix, towards, pixel, visible_sky, total_sky):  # type: ignore[no-untyped-def]
     """Adds to each point (M,) the visible sky and the whole sky. matrix: (D, 3, 4) to x, y and w of clip space."""
     side = depth.shape[1]
     for m in prange(len(points)):
@@ -94,7 +94,7 @@ def _add_directions(points, flat, smooth, depth, matrix, towards, pixel, seen, t
             weight = smooth[m, 0] * towards[d, 0] + smooth[m, 1] * towards[d, 1] + smooth[m, 2] * towards[d, 2]
             if cosine < _LEAST_COSINE or weight <= 0:
                 continue
-            total[m] += weight
+            total_sky[m] += weight
             w = matrix[d, 2, 0] * x + matrix[d, 2, 1] * y + matrix[d, 2, 2] * z + matrix[d, 2, 3]
             u = (matrix[d, 0, 0] * x + matrix[d, 0, 1] * y + matrix[d, 0, 2] * z + matrix[d, 0, 3]) / w
             v = (matrix[d, 1, 0] * x + matrix[d, 1, 1] * y + matrix[d, 1, 2] * z + matrix[d, 1, 3]) / w
@@ -109,4 +109,4 @@ def _add_directions(points, flat, smooth, depth, matrix, towards, pixel, seen, t
                 share = (fx if corner % 2 else 1 - fx) * (fy if corner // 2 else 1 - fy)
                 if i < 0 or j < 0 or i >= side or j >= side or depth[d, j, i] >= near:
                     open_sky += share
-            seen[m] += weight * open_sky
+            visible_sky[m] += weight * open_sky

@@ -146,9 +146,9 @@ def _smoothness(texels: TexelMap, unknown: NDArray[np.bool_], number: NDArray[np
         diagonal += np.bincount(side[owned], weight[owned], minlength=count).astype(np.float32)
     both = (i >= 0) & (j >= 0)
     i, j, weight = i[both], j[both], weight[both]
-    own = np.arange(count)
+    diagonal_index = np.arange(count)
     values = np.concatenate([-weight, -weight, diagonal])
-    coordinates = (np.concatenate([i, j, own]), np.concatenate([j, i, own]))
+    coordinates = (np.concatenate([i, j, diagonal_index]), np.concatenate([j, i, diagonal_index]))
     return sparse.csr_array((values, coordinates), shape=(count, count))
 
 

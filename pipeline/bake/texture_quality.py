@@ -148,13 +148,13 @@ def _contrast(luminance: Floats, at: Floats, weight: Floats, period: int = 0) ->
         number = np.zeros(len(cell), np.int64)
         for axis in range(cell.shape[1]):
             number = number * (int(cell[:, axis].max()) + 1) + cell[:, axis]
-        _, place = np.unique(number, return_inverse=True)
-        total = np.bincount(place, weight)
-        kept = total > 0
-        mean = np.bincount(place, weight * luminance)[kept] / total[kept]
-        square = np.bincount(place, weight * luminance**2)[kept] / total[kept]
+        _, cell_index = np.unique(number, return_inverse=True)
+        total = np.bincount(cell_index, weight)
+        occupied = total > 0
+        mean = np.bincount(cell_index, weight * luminance)[occupied] / total[occupied]
+        square = np.bincount(cell_index, weight * luminance**2)[occupied] / total[occupied]
         deviation.append(np.sqrt(np.maximum(square - mean**2, 0)))
-        share.append(total[kept])
+        share.append(total[occupied])
     values: Floats = np.concatenate(deviation)
     weights: Floats = np.concatenate(share).astype(np.float64)
     usual = _weighted_median(values, weights)

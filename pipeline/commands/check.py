@@ -50,7 +50,7 @@ def check(
         overrides=overrides,
         allow_outside=allow_outside,
         mesh_reason=checker.meshes.reason if checker.meshes else None,
-        adapter_faults=checker.adapter_faults,
+        adapter_errors=checker.adapter_errors,
     )
     problems, warnings = 0, 0
     bad_rows: set[int] = set()
@@ -101,7 +101,7 @@ class _RowChecker:
         """Why rows could not be checked against the prior; "" if they could."""
         return self._missing or (self._jobs.problem if self._jobs else "")
 
-    def adapter_faults(self, files: Sequence[AdapterFile]) -> list[tuple[str, str]]:
+    def adapter_errors(self, files: Sequence[AdapterFile]) -> list[tuple[str, str]]:
         """Returns the errors of a row's LoRAs and concepts. Checks remote ones for good rows only."""
         local = [adapter for adapter in files if not adapter.file.is_remote]
         return list(self._jobs.adapter_errors(local)) if self._jobs else []

@@ -44,8 +44,8 @@ def inspect_asset(path: Location, json: bool = False) -> int:
     if record is not None and record["fingerprint"] != asset["provenance"].get("fingerprint"):
         record, reason = None, f"{path.parent / RECORD}: belongs to another asset (other fingerprint)"
     if json:
-        more = {"record": record, "record_problem": reason or None, "damage": damage or None}
-        say_json({"path": str(path), **asset, **more})
+        details = {"record": record, "record_problem": reason or None, "damage": damage or None}
+        say_json({"path": str(path), **asset, **details})
         return code
     for label, value in _lines(path, asset, record):
         say(f"{label:<15} {value}")

@@ -124,7 +124,7 @@ def run_manifest(options: RunOptions, *, hooks: Hooks | None = None) -> int:
     or with ``strict`` if any row is. Imports neither Ray nor torch if all rows are up to date. ``hooks`` replaces prior
     and recipes. Raises ManifestError, UsageError, PriorError or SchedulerError.
     """
-    begun = time.monotonic()
+    start_time = time.monotonic()
     require_folder(options.out)
     refuse_links_in(options.out)
     if options.address == "":
@@ -155,7 +155,7 @@ def run_manifest(options: RunOptions, *, hooks: Hooks | None = None) -> int:
 
     def conclude(summary: RunSummary) -> int:
         nonlocal code
-        summary.seconds = time.monotonic() - begun
+        summary.seconds = time.monotonic() - start_time
         code = EXIT_ROWS_FAILED if summary.exit_code == EXIT_OK and validated.bad else summary.exit_code
         code = _tell_the_end(summary, validated.bad, wrong_rows.reported, options, code)
         return code
@@ -240,8 +240,8 @@ def _bad_files(validated: ValidatedManifest, checker: JobChecker | None, options
     meshes = MeshChecker()
     for job in _jobs(validated, lambda problem: None):
         problem = meshes.problem(job)
-        if problem is None and checker and (faults := checker.faults(job)):
-            field, message = faults[0]
+        if problem is None and checker and (errors := checker.errors(job)):
+            field, message = errors[0]
             problem = Problem(job.row_location.file, job.row_location.row, field, message, job.id)
         if problem is not None:
             count += 1
@@ -371,8 +371,8 @@ def _print_summary(
             "seconds": round(summary.seconds, 3),
             "exit_code": code,
         }
-        more = {"problem": summary.problem, "resume": resume}
-        say_json(event | {name: text for name, text in more.items() if text}, flush=True)
+        details = {"problem": summary.problem, "resume": resume}
+        say_json(event | {name: text for name, text in details.items() if text}, flush=True)
         return
     for result in (*summary.refused, *summary.failed):
         say(f"{result.state}: {result.job_id}: {result.stage}: {result.message}")

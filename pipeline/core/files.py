@@ -26,9 +26,9 @@ def path_on_disk(path: Path) -> Path:
         if os.path.lexists(path):
             return path
         parent = path.parent if path.parent == path else path_on_disk(path.parent)
-        wanted = unicodedata.normalize("NFC", path.name)
+        normalised = unicodedata.normalize("NFC", path.name)
         with os.scandir(parent) as entries:
-            same = sorted(entry.name for entry in entries if unicodedata.normalize("NFC", entry.name) == wanted)
+            same = sorted(entry.name for entry in entries if unicodedata.normalize("NFC", entry.name) == normalised)
     except (OSError, ValueError):
         return path
     return parent / same[0] if same else path

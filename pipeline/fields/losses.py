@@ -35,8 +35,8 @@ def orientation(
     weights (M,), unit normals (M, 3), unit ray directions (R, 3). The weights get no gradient, because the loss would
     make surfaces vanish instead of turning them.
     """
-    turned = (normals * directions[packed.rays]).sum(1).clamp(min=0).square()
-    return (weights.detach() * turned).sum() / max(len(directions), 1)
+    facing_away = (normals * directions[packed.rays]).sum(1).clamp(min=0).square()
+    return (weights.detach() * facing_away).sum() / max(len(directions), 1)
 
 
 def total_variation(images: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:

@@ -60,9 +60,9 @@ class _Recoded(io.RawIOBase):
             block = self._stream.read(PEEKED_BYTES)
             self._ended = not block
             self._ready = self._recode(block, self._ended)
-        taken, self._ready = self._ready[: len(target)], self._ready[len(target) :]
-        target[: len(taken)] = taken
-        return len(taken)
+        chunk, self._ready = self._ready[: len(target)], self._ready[len(target) :]
+        target[: len(chunk)] = chunk
+        return len(chunk)
 
 
 def _from_utf16(encoding: str) -> _Recode:

@@ -80,5 +80,5 @@ def _row(recipe: str, definitions: dict[str, object]) -> dict[str, Any]:
 def _allow_null(schema: dict[str, object]) -> None:
     if "anyOf" in schema:
         return
-    moved = {key: schema.pop(key) for key in list(schema) if key not in ("default", "description", "title")}
-    schema["anyOf"] = [moved, {"type": "null"}]
+    constraints = {key: schema.pop(key) for key in list(schema) if key not in ("default", "description", "title")}
+    schema["anyOf"] = [constraints, {"type": "null"}]

@@ -10,7 +10,7 @@ from pipeline.core.job import Job
 from pipeline.core.location import Location, RemotePath
 from pipeline.manifest.problems import Problem, quoted, suggestion
 from pipeline.manifest.readers import Fields, read_rows
-from pipeline.manifest.rows import AdapterFaults, MeshReason, RowChecker
+from pipeline.manifest.rows import AdapterErrors, MeshReason, RowChecker
 from pipeline.manifest.schema import FIELDS
 from pipeline.storage.errors import StorageError
 from pipeline.storage.store import store_of
@@ -78,9 +78,9 @@ class IdIndex:
 class ManifestStream:
     """Yields a Job for each good row and the Problems of each bad one, in file order.
 
-    Memory is bounded by the longest row and the ids. Problems with ``whole`` set make the whole manifest unusable;
+    Memory is bounded by the longest row and the ids. Problems with ``unusable`` set make the whole manifest unusable;
     iteration continues after them if possible, to report all problems. ``rows`` and ``ids`` are complete after the
-    iteration. ``mesh_reason`` and ``adapter_faults`` as in RowChecker. Raises UsageError at once for ``overrides`` that
+    iteration. ``mesh_reason`` and ``adapter_errors`` as in RowChecker. Raises UsageError at once for ``overrides`` that
     no recipe has, and at the end for those that no row's recipe has.
     """
 
@@ -93,7 +93,7 @@ class ManifestStream:
         check_files: bool = True,
         unique: bool = False,
         mesh_reason: MeshReason | None = None,
-        adapter_faults: AdapterFaults | None = None,
+        adapter_errors: AdapterErrors | None = None,
     ):
         self.path = path
         self.rows = 0
@@ -105,7 +105,7 @@ class ManifestStream:
             allow_outside=allow_outside,
             check_files=check_files,
             mesh_reason=mesh_reason,
-            adapter_faults=adapter_faults,
+            adapter_errors=adapter_errors,
         )
 
     def __iter__(self) -> Iterator[Job | Problem]:
@@ -131,7 +131,7 @@ class ManifestStream:
             if job is not None:
                 yield job
         if sound and not self.rows:
-            yield Problem(str(self.path), 0, "", "the manifest has no rows", whole=True)
+            yield Problem(str(self.path), 0, "", "the manifest has no rows", unusable=True)
         self._checker.raise_for_unused()
 
     def _duplicate_id(self, row_id: str, row: int, written: bool, first: int) -> Problem:
@@ -145,7 +145,7 @@ class ManifestStream:
                 f"{quoted(row_id)} clashes with {quoted(first_id)} of row {first_row}: on many systems file "
                 "names that differ only in case are the same; allowed: ids that differ in more than case"
             )
-        return Problem(str(self.path), row, "id", message, row_id, whole=True)
+        return Problem(str(self.path), row, "id", message, row_id, unusable=True)
 
 
 class ValidatedManifest:
@@ -181,7 +181,7 @@ class ValidatedManifest:
         for item in stream:
             if isinstance(item, Job):
                 self.good += self._wanted(item.id)
-            elif item.whole:
+            elif item.unusable:
                 file_problems.append(item)
                 if len(file_problems) > _MAX_PROBLEMS:
                     break
@@ -207,7 +207,7 @@ class ValidatedManifest:
             if isinstance(item, Job):
                 if self._wanted(item.id):
                     yield item
-            elif item.whole:
+            elif item.unusable:
                 raise _as_error([item])
             elif self._wanted(item.row_id):
                 yield item
@@ -278,7 +278,7 @@ def load_manifest(
         if isinstance(item, Job):
             if not selected or item.id in selected:
                 jobs.append(item)
-        elif item.whole:
+        elif item.unusable:
             file_problems.append(item)
         elif not selected or item.row_id in selected:
             problems.append(item)
@@ -294,6 +294,6 @@ def load_manifest(
 
 def _as_error(problems: Sequence[Problem]) -> ManifestError:
     named = " | ".join(str(problem) for problem in problems[:_MAX_NAMED])
-    more = len(problems) - _MAX_NAMED
-    remainder = f" | and {more} more ('latentkiln check' lists them all)" if more > 0 else ""
+    unnamed = len(problems) - _MAX_NAMED
+    remainder = f" | and {unnamed} more ('latentkiln check' lists them all)" if unnamed > 0 else ""
     return ManifestError(named + remainder)

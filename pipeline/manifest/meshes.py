@@ -43,8 +43,8 @@ class MeshChecker:
         mesh, source, field = job.mesh.location, job.row_location, MESH_FIELDS[job.recipe]
         reason, warnings = self._read(mesh, int(job.settings["max_faces"]))
         lines = [] if reason else [f"{mesh.name}: {line}" for line in warnings]
-        if not reason and job.recipe == "paint" and (lost := self._not_kept(mesh)):
-            lines.append(lost)
+        if not reason and job.recipe == "paint" and (not_kept := self._not_kept(mesh)):
+            lines.append(not_kept)
         return [Problem(source.file, source.row, field, line, job.id) for line in lines]
 
     def _not_kept(self, mesh: Location) -> str:
@@ -81,7 +81,7 @@ def _read(mesh: Location, max_faces: int) -> tuple[str, list[str]]:
 
 def _unkept(mesh: Location) -> str:
     try:
-        lost = unkept(fetch_mesh(mesh)[0] if isinstance(mesh, RemotePath) else mesh)
+        not_kept = unkept(fetch_mesh(mesh)[0] if isinstance(mesh, RemotePath) else mesh)
     except (MeshError, StorageError):
         return ""
-    return not_in_asset(lost)
+    return not_in_asset(not_kept)

@@ -15,7 +15,7 @@ _MAX_QUOTED = 60
 class Problem:
     """One error; ``str`` gives ``file:row: field: what is wrong, what is allowed``.
 
-    ``row`` 0 and an empty ``field`` mean that there is none. ``row_id`` is the row's id if that is valid. ``whole``
+    ``row`` 0 and an empty ``field`` mean that there is none. ``row_id`` is the row's id if that is valid. ``unusable``
     means that the error makes the whole manifest unusable, not only this row.
     """
 
@@ -24,7 +24,7 @@ class Problem:
     field: str
     message: str
     row_id: str | None = None
-    whole: bool = False
+    unusable: bool = False
 
     def __str__(self) -> str:
         row = f":{self.row}" if self.row else ""

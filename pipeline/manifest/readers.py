@@ -1,7 +1,7 @@
 """Reads untrusted CSV, JSON and JSON Lines files as raw rows, in bounded memory.
 
-Readers do not interpret fields. A reader yields a ``RawRow`` for each row and a ``Problem`` (``whole=True``) for each
-error that makes the file unusable; it continues after a problem if possible.
+Readers do not interpret fields. A reader yields a ``RawRow`` for each row, and a ``Problem`` for each error that makes
+the file unusable (``Problem.unusable``). It continues after a problem if possible.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _read(reader: Reader, stream: BinaryIO, name: str, fields: Fields) -> Iterat
 
 
 def _file_problem(file: str, message: str, row: int = 0, field: str = "") -> Problem:
-    return Problem(file, row, field, message, whole=True)
+    return Problem(file, row, field, message, unusable=True)
 
 
 class Lines:

@@ -51,7 +51,7 @@ FieldError = tuple[str, str]
 # Returns the error of a mesh of at most so many faces; "" if it is usable.
 MeshReason = Callable[[Location, int], str]
 # Returns the errors of a row's LoRAs and concepts.
-AdapterFaults = Callable[[Sequence[AdapterFile]], list[FieldError]]
+AdapterErrors = Callable[[Sequence[AdapterFile]], list[FieldError]]
 
 
 def id_problem(text: str) -> str:
@@ -81,7 +81,7 @@ _NO_INPUT = RowInput({}, {}, ())
 class RowChecker:
     """Checks rows one by one. Caches the results of equal settings and meshes.
 
-    ``mesh_reason`` and ``adapter_faults``, if given, check the files of rows that have other errors, so that all
+    ``mesh_reason`` and ``adapter_errors``, if given, check the files of rows that have other errors, so that all
     errors of a row are reported at once.
     """
 
@@ -93,7 +93,7 @@ class RowChecker:
         allow_outside: bool = False,
         check_files: bool = True,
         mesh_reason: MeshReason | None = None,
-        adapter_faults: AdapterFaults | None = None,
+        adapter_errors: AdapterErrors | None = None,
     ):
         self.file = str(manifest)
         # A manifest at a URL has a remote folder.
@@ -102,7 +102,7 @@ class RowChecker:
         self.allow_outside = allow_outside
         self.check_files = check_files
         self._mesh_reason = mesh_reason
-        self._adapter_faults = adapter_faults
+        self._adapter_errors = adapter_errors
         self._settings: dict[object, RowInput] = {}
         self._recipes: set[str] = set()
         # Maps a field's text to the mesh, its path as hashed into a derived id, and its error.
@@ -148,7 +148,9 @@ class RowChecker:
         """Returns the errors of a manifest's ``defaults``. Each makes the whole manifest unusable."""
         errors = [("id", "an id cannot be a default: it names one row")] if "id" in raw.values else []
         self._check(raw, errors, partial=True)
-        return [Problem(self.file, 0, f"defaults: {_field(field)}", message, whole=True) for field, message in errors]
+        return [
+            Problem(self.file, 0, f"defaults: {_field(field)}", message, unusable=True) for field, message in errors
+        ]
 
     def check(self, raw: RawRow) -> tuple[Job | None, list[Problem], str | None]:
         """Returns the row's job (None if it has problems), its problems, and its id if that is valid."""
@@ -193,8 +195,8 @@ class RowChecker:
             limit = row_input.settings.get("max_faces", _MAX_FACES)
             if reason := self._mesh_reason(mesh, limit):
                 errors.append((mesh_field, reason))
-        if errors and not partial and adapters and self._adapter_faults:
-            errors += self._adapter_faults(adapters)
+        if errors and not partial and adapters and self._adapter_errors:
+            errors += self._adapter_errors(adapters)
         if errors or partial:
             return None, row_id
         if row_id is None:

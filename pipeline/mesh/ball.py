@@ -19,7 +19,7 @@ def preview_ball() -> UVMesh:
     """
     theta = np.linspace(0, np.pi, RINGS + 1)[1:-1]
     phi = np.linspace(-np.pi, np.pi, SEGMENTS, endpoint=False)
-    around = np.stack(
+    circle = np.stack(
         [
             np.outer(np.sin(theta), np.sin(phi)),
             np.repeat(np.cos(theta)[:, None], SEGMENTS, axis=1),
@@ -27,7 +27,7 @@ def preview_ball() -> UVMesh:
         ],
         axis=-1,
     ).reshape(-1, 3)
-    normals = np.concatenate([[(0.0, 1.0, 0.0)], around, [(0.0, -1.0, 0.0)]])
+    normals = np.concatenate([[(0.0, 1.0, 0.0)], circle, [(0.0, -1.0, 0.0)]])
     u, v = np.arange(SEGMENTS + 1) / SEGMENTS, np.arange(1, RINGS) / RINGS
     # Each triangle at a pole has its own corner there, above the middle of its edge.
     middle = (np.arange(SEGMENTS) + 0.5) / SEGMENTS

@@ -173,9 +173,11 @@ def keep_components(mesh: Mesh, rule: ComponentRule | None = None) -> Mesh:
     kept_components = kept_components or [int(order[0])]
     if len(kept_components) == len(areas):
         return mesh
-    lost = len(areas) - len(kept_components)
+    dropped = len(areas) - len(kept_components)
     away = 1 - areas[kept_components].sum() / areas.sum()
-    message = f"{lost} loose pieces of the surface were dropped ({away:.1%} of its area); {len(kept_components)} kept"
+    message = (
+        f"{dropped} loose pieces of the surface were dropped ({away:.1%} of its area); {len(kept_components)} kept"
+    )
     result = _cleaned(mesh.vertices, mesh.faces[np.isin(label, kept_components)], mesh.source_format)
     return replace(result, warnings=[*mesh.warnings, message])
 
@@ -232,7 +234,7 @@ def decimate(mesh: Mesh, face_budget: int) -> Mesh:
     if len(mesh.faces) <= face_budget:
         return mesh
     was_closed = open_edges(mesh.faces) == 0
-    tried: list[tuple[bool, int, int, Mesh]] = []
+    attempts: list[tuple[bool, int, int, Mesh]] = []
     for eagerness in _EAGERNESS:
         points, faces = simplify(
             np.ascontiguousarray(mesh.vertices),
@@ -246,12 +248,12 @@ def decimate(mesh: Mesh, face_budget: int) -> Mesh:
             continue
         decimated = _cleaned(points.astype(np.float32).astype(np.float64), faces, mesh.source_format)
         left_open = open_edges(decimated.faces) if was_closed else 0
-        tried.append((len(decimated.faces) > face_budget, left_open, len(tried), decimated))
+        attempts.append((len(decimated.faces) > face_budget, left_open, len(attempts), decimated))
         if len(decimated.faces) <= face_budget and left_open == 0:
             break
-    if not tried:
+    if not attempts:
         return replace(mesh, warnings=[*mesh.warnings, f"the surface could not be reduced to {face_budget} faces"])
-    over, left_open, _, best = min(tried, key=lambda entry: entry[:3])
+    over, left_open, _, best = min(attempts, key=lambda entry: entry[:3])
     messages = list(mesh.warnings)
     if over:
         messages.append(f"the surface could only be reduced to {len(best.faces)} faces; face_budget is {face_budget}")
@@ -278,10 +280,10 @@ def _repaired(faces: NDArray[np.int64]) -> NDArray[np.int64]:
     if len(faces) == 0:
         return faces
     turn = np.argmin(faces, axis=1)[:, None]
-    turned = np.take_along_axis(faces, (turn + np.arange(3)) % 3, axis=1)
+    rotated = np.take_along_axis(faces, (turn + np.arange(3)) % 3, axis=1)
     _, group = np.unique(np.sort(faces, axis=1), axis=0, return_inverse=True)
     group = group.ravel()
-    side = np.where(turned[:, 1] < turned[:, 2], 1, -1)
+    side = np.where(rotated[:, 1] < rotated[:, 2], 1, -1)
     surplus = np.bincount(group, side)[group]
     # Of the faces on one set of corners, keep one if its side outnumbers the other, else none.
     first = np.zeros(len(faces), bool)

@@ -91,9 +91,9 @@ def smooth_normals(
     has_direction: NDArray[np.bool_] = np.asarray(direction.any(axis=1))
 
     pairs = paired_half_edges(faces)
-    one, two = pairs[:, 0] // 3, pairs[:, 1] // 3
-    bend: NDArray[np.float64] = np.einsum("pi,pi->p", direction[one], direction[two])
-    smooth = (bend >= math.cos(crease_angle) - 1e-6) & has_direction[one] & has_direction[two]
+    face_a, face_b = pairs[:, 0] // 3, pairs[:, 1] // 3
+    bend: NDArray[np.float64] = np.einsum("pi,pi->p", direction[face_a], direction[face_b])
+    smooth = (bend >= math.cos(crease_angle) - 1e-6) & has_direction[face_a] & has_direction[face_b]
     pairs = pairs[smooth]
     # Half-edge i starts at corner i, where its twin ends.
     ends = 3 * (pairs // 3) + (pairs + 1) % 3
@@ -110,21 +110,21 @@ def smooth_normals(
     usable = length > _SUM_TOO_SHORT
     normals = summed / np.where(usable, length, 1.0)[:, None]
 
-    lost = np.flatnonzero(~usable[group])
-    if len(lost):
-        normals, group = _replace_lost_normals(normals, group, lost, usable, direction, faces)
+    undefined = np.flatnonzero(~usable[group])
+    if len(undefined):
+        normals, group = _replace_undefined_normals(normals, group, undefined, usable, direction, faces)
     return (normals + 0.0).astype(np.float32), group.reshape(-1, 3)
 
 
-def _replace_lost_normals(
+def _replace_undefined_normals(
     normals: NDArray[np.float64],
     group: NDArray[np.int64],
-    lost: NDArray[np.int64],
+    undefined: NDArray[np.int64],
     usable: NDArray[np.bool_],
     direction: NDArray[np.float64],
     faces: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Gives ``lost`` corners (no usable sum) their face's direction, else a neighbour's normal, else +Y.
+    """Gives ``undefined`` corners (no usable sum) their face's direction, else a neighbour's normal, else +Y.
 
     Drops normals that are no longer used.
     """
@@ -134,13 +134,13 @@ def _replace_lost_normals(
     at_position = np.full(int(position.max()) + 1, -1, dtype=np.int64)
     at_position[position[known]] = group[known]
 
-    own = direction[lost // 3]
-    has_own = own.any(axis=1)
-    neighbour = at_position[position[lost]]
+    corner_direction = direction[undefined // 3]
+    defined = corner_direction.any(axis=1)
+    neighbour = at_position[position[undefined]]
     group = group.copy()
-    group[lost] = np.where(neighbour >= 0, neighbour, len(normals))
-    group[lost[has_own]] = len(normals) + 1 + np.arange(int(has_own.sum()))
-    normals = np.concatenate([normals, [_UP], own[has_own]])
+    group[undefined] = np.where(neighbour >= 0, neighbour, len(normals))
+    group[undefined[defined]] = len(normals) + 1 + np.arange(int(defined.sum()))
+    normals = np.concatenate([normals, [_UP], corner_direction[defined]])
     used, group = np.unique(group, return_inverse=True)
     return normals[used], group
 

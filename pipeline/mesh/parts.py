@@ -56,14 +56,14 @@ def outward_signs(vertices: NDArray[np.floating], faces: NDArray[np.integer]) ->
     middle = np.stack([np.bincount(part, area * centres[:, axis], count) / total for axis in range(3)], axis=1)
     towards = np.einsum("fi,fi->f", normals, centres - middle[part])
     volume, most = np.bincount(part, towards, count), np.bincount(part, np.abs(towards), count)
-    turned = np.where(closed, volume < -1e-9 * most, volume < -_LEAST_ENCLOSED * most)
-    outer = np.flatnonzero(closed & ~turned)
-    if turned.any() and len(outer):
+    inside_out = np.where(closed, volume < -1e-9 * most, volume < -_LEAST_ENCLOSED * most)
+    outer = np.flatnonzero(closed & ~inside_out)
+    if inside_out.any() and len(outer):
         lows, highs = _boxes(points, faces, part, count)
-        for number in np.flatnonzero(turned & closed):
-            around = (lows[outer] <= lows[number]).all(axis=1) & (highs[outer] >= highs[number]).all(axis=1)
-            turned[number] = not around.any()
-    return np.where(turned, -1, 1).astype(np.int8)[part]
+        for number in np.flatnonzero(inside_out & closed):
+            encloses = (lows[outer] <= lows[number]).all(axis=1) & (highs[outer] >= highs[number]).all(axis=1)
+            inside_out[number] = not encloses.any()
+    return np.where(inside_out, -1, 1).astype(np.int8)[part]
 
 
 def _closed_parts(faces: NDArray[np.integer], part: NDArray[np.int64], vertex_count: int) -> NDArray[np.bool_]:
@@ -104,11 +104,11 @@ def gathered(vertices: NDArray[np.floating], faces: NDArray[np.integer], radius:
     low, high = _boxes(points, faces, group, count)
     of_vertex = np.zeros(len(points), np.int64)
     of_vertex[faces] = group[:, None]
-    moved = points + (_rows(high - low) - (low + high) / 2)[of_vertex]
-    moved -= (moved.min(axis=0) + moved.max(axis=0)) / 2
-    farthest = float(np.linalg.norm(moved, axis=1).max())
+    shifted = points + (_rows(high - low) - (low + high) / 2)[of_vertex]
+    shifted -= (shifted.min(axis=0) + shifted.max(axis=0)) / 2
+    farthest = float(np.linalg.norm(shifted, axis=1).max())
     before = float(np.linalg.norm(points - (low.min(axis=0) + high.max(axis=0)) / 2, axis=1).max())
-    return moved * (radius / farthest) if farthest < _WORTHWHILE * before else None
+    return shifted * (radius / farthest) if farthest < _WORTHWHILE * before else None
 
 
 def _groups(low: Floats, high: Floats) -> NDArray[np.int64]:

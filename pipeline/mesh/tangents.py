@@ -67,11 +67,11 @@ def _directions(
     points: Float64Array, texture: NDArray[np.float32]
 ) -> tuple[Float64Array, NDArray[np.bool_], NDArray[np.bool_]]:
     """Per face: its unit direction of u (F, 3), whether its texture is not mirrored, whether it has no area there."""
-    one, other = texture[:, 1] - texture[:, 0], texture[:, 2] - texture[:, 0]
-    area = one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]
+    edge1, edge2 = texture[:, 1] - texture[:, 0], texture[:, 2] - texture[:, 0]
+    area = edge1[:, 0] * edge2[:, 1] - edge1[:, 1] * edge2[:, 0]
     edges = points[:, 1] - points[:, 0], points[:, 2] - points[:, 0]
-    along = other[:, 1, None].astype(np.float64) * edges[0] - one[:, 1, None].astype(np.float64) * edges[1]
-    across = -other[:, 0, None].astype(np.float64) * edges[0] + one[:, 0, None].astype(np.float64) * edges[1]
+    along = edge2[:, 1, None].astype(np.float64) * edges[0] - edge1[:, 1, None].astype(np.float64) * edges[1]
+    across = -edge2[:, 0, None].astype(np.float64) * edges[0] + edge1[:, 0, None].astype(np.float64) * edges[1]
     upright = area > 0
     plain = np.abs(area) <= _ZERO
     plain |= (np.linalg.norm(along, axis=1) <= _ZERO) | (np.linalg.norm(across, axis=1) <= _ZERO)
@@ -187,12 +187,12 @@ def _averaged(
 
 def _across(tangent: Float64Array, normal: Float64Array) -> Float64Array:
     """``tangent`` (C, 3), replaced by a unit vector at right angles to ``normal`` (C, 3) where it is zero."""
-    lost = ~tangent.any(axis=1)
-    if not lost.any():
+    undefined = ~tangent.any(axis=1)
+    if not undefined.any():
         return tangent
-    axis = np.eye(3)[np.abs(normal[lost]).argmin(axis=1)]
+    axis = np.eye(3)[np.abs(normal[undefined]).argmin(axis=1)]
     tangent = tangent.copy()
-    tangent[lost] = _unit(np.cross(axis, normal[lost]))
+    tangent[undefined] = _unit(np.cross(axis, normal[undefined]))
     return tangent
 
 

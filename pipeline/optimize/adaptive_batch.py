@@ -171,20 +171,20 @@ def _estimate(prior: Prior, step: Callable[[int], object], *, two_fit: bool = Tr
     """Estimate the number of scenes that fit, from a step of one and, with ``two_fit``, a step of two; None if one does
     not fit."""
     device = prior.device
-    one = _peak_bytes(prior, step, 1)
-    if one is None:
+    peak_one = _peak_bytes(prior, step, 1)
+    if peak_one is None:
         return None
     before = _bytes_of_others(device)
-    two = _peak_bytes(prior, step, 2) if two_fit else None
-    if two is None:
+    peak_two = _peak_bytes(prior, step, 2) if two_fit else None
+    if peak_two is None:
         return 1
     # All scenes cost the same. If the second scene seems to be free, its memory was hidden by one-time allocations of
     # the first call.
-    each = max(two - one, 1 << 20)
+    each = max(peak_two - peak_one, 1 << 20)
     # Other libraries take at most as much for a scene as torch. Any further increase belongs to another process.
     each += min(max(_bytes_of_others(device) - before, 0), each)
     _, total = torch.cuda.mem_get_info(device.index)
-    return max(1, int(1 + (_USABLE_SHARE * total - one - before) / each))
+    return max(1, int(1 + (_USABLE_SHARE * total - peak_one - before) / each))
 
 
 def _bytes_of_others(device: torch.device) -> int:

@@ -146,8 +146,8 @@ def _check_specs(stream: _OpenFile, required: Specs, optional: Sequence[Specs]) 
         stored = stream.get_slice(name)
         shape, dtype = tuple(stored.get_shape()), str(stored.get_dtype())
         if shape != spec.shape or dtype != _STORED[spec.dtype]:
-            wanted = f"{_STORED[spec.dtype]} {list(spec.shape)}"
-            raise CheckpointError(f"{name} is {dtype} {list(shape)}, not {wanted}")
+            expected_layout = f"{_STORED[spec.dtype]} {list(spec.shape)}"
+            raise CheckpointError(f"{name} is {dtype} {list(shape)}, not {expected_layout}")
 
 
 # The names that safetensors gives to the dtypes of a scene's state.

@@ -342,11 +342,11 @@ def _step(optimizations: list[Optimization], prior: Prior, lockstep: int) -> Non
     gradients = sds_gradients(prior, [request for _, _, request in requests], lockstep)
     guided = time.perf_counter()
     for (optimization, rendering, request), gradient in zip(requests, gradients, strict=True):
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         _guard(
             optimization, functools.partial(optimization.update, rendering, gradient, request.t, prior.alphas_cumprod)
         )
-        optimization.seconds["scene"] += time.perf_counter() - begun + (rendered - start) / len(requests)
+        optimization.seconds["scene"] += time.perf_counter() - start_time + (rendered - start) / len(requests)
         optimization.seconds["prior"] += (guided - rendered) / len(requests)
         optimization.report("distill", optimization.step, optimization.steps)
 

@@ -68,13 +68,13 @@ def match_lora(tensors: Shapes, networks: Mapping[str, Shapes]) -> list[LoraMatc
     for layer, pair in pairs.items():
         network, short = _network(layer)
         known = networks.get(network, {})
-        ours = _find(known, short)
-        if ours is None:
+        diffusers_name = _find(known, short)
+        if diffusers_name is None:
             raise ValueError(f"its layer {_name(layer)} is not in this prior (made for another model?)")
         if set(pair) != {"down", "up"}:
             raise ValueError(f"its layer {_name(layer)} is missing a matrix")
-        _check_shapes(layer, tensors[pair["down"]], tensors[pair["up"]], known[ours])
-        matches.append(LoraMatch(network, ours, pair["down"], pair["up"], alphas.get(layer, "")))
+        _check_shapes(layer, tensors[pair["down"]], tensors[pair["up"]], known[diffusers_name])
+        matches.append(LoraMatch(network, diffusers_name, pair["down"], pair["up"], alphas.get(layer, "")))
     return matches
 
 
@@ -128,8 +128,8 @@ def with_original_names(layers: Mapping[str, T], unet_config: Any) -> dict[str, 
 
 def with_diffusers_names(layers: Mapping[str, T], unet_config: Any) -> dict[str, T]:
     """``layers`` of a UNet in a single file, by flattened name, each also by the name that diffusers has for it."""
-    blocks = {theirs: ours for ours, theirs in original_blocks(unet_config).items()}
-    return _with_names(layers, blocks, {theirs: ours for ours, theirs in _INSIDE.items()})
+    blocks = {original: diffusers_name for diffusers_name, original in original_blocks(unet_config).items()}
+    return _with_names(layers, blocks, {original: diffusers_name for diffusers_name, original in _INSIDE.items()})
 
 
 def _with_names(layers: Mapping[str, T], blocks: Mapping[str, str], inside: Mapping[str, str]) -> dict[str, T]:
@@ -139,8 +139,8 @@ def _with_names(layers: Mapping[str, T], blocks: Mapping[str, str], inside: Mapp
     for name, layer in layers.items():
         for before, after in flattened.items():
             if name == before or name.startswith(f"{before}_"):
-                rest = name.removeprefix(before)
-                named.setdefault(after + inside.get(rest, rest), layer)
+                suffix = name.removeprefix(before)
+                named.setdefault(after + inside.get(suffix, suffix), layer)
     return named
 
 

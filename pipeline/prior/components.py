@@ -101,11 +101,11 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Components:
     index = read_config(folder, "", "model_index.json")
     pipeline, vae = _checked_pipeline(folder, index), _checked_vae(folder, index)
 
-    def weights(component: str, cls: Any, **more: Any) -> Any:
+    def weights(component: str, cls: Any, **options: Any) -> Any:
         component_folder = folder / component
         variant = weights_variant(p.name for p in component_folder.iterdir()) if component_folder.is_dir() else None
         return cls.from_pretrained(
-            component_folder, local_files_only=True, use_safetensors=True, variant=variant, **more
+            component_folder, local_files_only=True, use_safetensors=True, variant=variant, **options
         )
 
     classes = [("", CLIPTextModel)] + ([("_2", CLIPTextModelWithProjection)] if "XL" in pipeline else [])
@@ -129,10 +129,12 @@ def _from_file(path: Path, dtype: torch.dtype) -> Components:
     pipeline, vae_class = _checked_pipeline(path, index), _checked_vae(path, index)
     tensors = load_file(path)
 
-    def converted(component: str, cls: Any, prefix: str, **more: Any) -> Any:
-        own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    def converted(component: str, cls: Any, prefix: str, **options: Any) -> Any:
+        component_tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         config = str(single_file.config_folder(path, kind, component))
-        return cls.from_single_file(own, config=config, subfolder=component, local_files_only=True, **more)
+        return cls.from_single_file(
+            component_tensors, config=config, subfolder=component, local_files_only=True, **options
+        )
 
     def text(component: str, cls: Any, prefix: str) -> Any:
         config = cls.config_class.from_pretrained(single_file.config_folder(path, kind, component) / component)

@@ -97,8 +97,8 @@ def prior_identity(spec: str | Path, *, download: bool = False) -> PriorIdentity
         folder, name = single_file.sidecar(path), path.stem
         kind = single_file.family(path)
         # Our configs first, by their names in the package, so that its location does not matter.
-        own = [(_config_name(p, folder), p) for p in single_file.deciding_files(path, kind)]
-        files = [*own, ("checkpoint", path)]
+        config_files = [(_config_name(p, folder), p) for p in single_file.deciding_files(path, kind)]
+        files = [*config_files, ("checkpoint", path)]
     else:
         folder = path
         name = EMBEDDED if str(spec) == EMBEDDED else _name(spec, path)

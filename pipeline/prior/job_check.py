@@ -26,7 +26,7 @@ _LARGEST_HEADER = 16 << 20
 _REMEMBERED = 1 << 12
 _HOW = "give --allow-unknown to build it with the remaining words"
 
-Fault = tuple[str, str]
+FieldError = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class JobFindings:
     """``errors`` and ``warnings`` of a row: (field, message) each. ``seen``: the parts of its two prompts that the
     prior sees, or None if it sees all."""
 
-    errors: tuple[Fault, ...] = ()
-    warnings: tuple[Fault, ...] = ()
+    errors: tuple[FieldError, ...] = ()
+    warnings: tuple[FieldError, ...] = ()
     seen: tuple[str, str] | None = None
 
 
@@ -64,9 +64,9 @@ class JobChecker:
 
     def reason(self, job: Job) -> str:
         """Returns why ``job`` cannot be built; "" if it can."""
-        return "; ".join(f"{field}: {message}" for field, message in self.faults(job))
+        return "; ".join(f"{field}: {message}" for field, message in self.errors(job))
 
-    def faults(self, job: Job) -> tuple[Fault, ...]:
+    def errors(self, job: Job) -> tuple[FieldError, ...]:
         """As ``check``, but returns only errors. Skips remote files that are not on this machine."""
         local = tuple(adapter for adapter in job.adapters if adapter.file.is_local)
         return self.check(dataclasses.replace(job, adapters=local), errors_only=True).errors
@@ -86,7 +86,7 @@ class JobChecker:
         self.problem = self.problem or self._reader.problem
         return JobFindings(tuple(errors), tuple(warnings), visible)
 
-    def adapter_errors(self, files: Sequence[AdapterFile]) -> Iterator[Fault]:
+    def adapter_errors(self, files: Sequence[AdapterFile]) -> Iterator[FieldError]:
         """Yields the errors of a row's LoRAs and concepts."""
         words: dict[str, str] = {}
         for adapter in files:
@@ -115,10 +115,10 @@ class JobChecker:
         return {word: n for file in job.adapters for word, n in self._adapter(file)[1].items()}
 
     def _prompts(
-        self, job: Job, reader: PromptReader, errors: list[Fault], errors_only: bool
-    ) -> tuple[list[Fault], tuple[str, str] | None]:
+        self, job: Job, reader: PromptReader, errors: list[FieldError], errors_only: bool
+    ) -> tuple[list[FieldError], tuple[str, str] | None]:
         concepts = self.concepts(job)
-        warnings: list[Fault] = []
+        warnings: list[FieldError] = []
         if errors_only:
             if not self._allow_unknown and not _has_lora(job) and reader.is_empty(job.prompt, concepts):
                 errors.append(("prompt", self._empty(reader, reader.review(job.prompt, (), concepts))))

@@ -30,17 +30,19 @@ def prior_layers(folder: Path, file: Path | None = None) -> PriorLayers:
     try:
         if file is not None:
             kind = single_file.family(file)
-            configs = [single_file.config_folder(file, kind, part) for part in _text_parts(kind == "sdxl")]
+            configs = [single_file.config_folder(file, kind, part) for part in _text_components(kind == "sdxl")]
             config = read_config(single_file.config_folder(file, kind, "unet"), "unet")
             stored = _matrices(single_file.read_header(file).shapes, single_file.UNET)
             unet = with_diffusers_names(stored, config)
         else:
-            two = (folder / "text_encoder_2").is_dir()
-            configs = [folder for _ in _text_parts(two)]
+            has_second = (folder / "text_encoder_2").is_dir()
+            configs = [folder for _ in _text_components(has_second)]
             files = [path for path in sorted((folder / "unet").glob("*.safetensors")) if _is_loaded(path)]
             shapes = {name: s for path in files for name, s in single_file.read_header(path).shapes.items()}
             unet = with_original_names(_matrices(shapes), read_config(folder, "unet"))
-        texts = [read_config(where, part) for where, part in zip(configs, _text_parts(len(configs) > 1), strict=True)]
+        texts = [
+            read_config(where, part) for where, part in zip(configs, _text_components(len(configs) > 1), strict=True)
+        ]
         networks: dict[str, Shapes] = {"unet": unet}
         networks |= {name: _text_layers(text) for name, text in zip(("text", "text2"), texts, strict=False)}
         return PriorLayers(networks, [int(text["hidden_size"]) for text in texts])
@@ -49,8 +51,8 @@ def prior_layers(folder: Path, file: Path | None = None) -> PriorLayers:
         raise PriorError(f"{where}: its configs cannot be understood ({type(error).__name__}: {error})") from None
 
 
-def _text_parts(two: bool) -> list[str]:
-    return ["text_encoder", "text_encoder_2"] if two else ["text_encoder"]
+def _text_components(has_second: bool) -> list[str]:
+    return ["text_encoder", "text_encoder_2"] if has_second else ["text_encoder"]
 
 
 def _is_loaded(path: Path) -> bool:

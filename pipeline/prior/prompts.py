@@ -159,10 +159,10 @@ class PromptReader:
     ) -> list[str]:
         """Returns the warnings about a row's two prompts, for records."""
         review = self.review(prompt, suffixes, concepts)
-        own = [f"prompt: {self.emptiness(review)}"] if review.empty else []
-        own += [f"prompt: {text}" for text in self.warnings(review)]
+        warnings_of_prompt = [f"prompt: {self.emptiness(review)}"] if review.empty else []
+        warnings_of_prompt += [f"prompt: {text}" for text in self.warnings(review)]
         other = self.review(negative, (), concepts, positive=False)
-        return own + [f"negative_prompt: {text}" for text in self.warnings(other)]
+        return warnings_of_prompt + [f"negative_prompt: {text}" for text in self.warnings(other)]
 
     def warnings(self, review: Review) -> Iterator[str]:
         """Yields the warnings about a text, one line each, except that it is empty."""

@@ -154,15 +154,15 @@ def config_folder(path: Path, kind: str, component: str) -> Path:
     """Returns the folder with the config of ``component`` in a subfolder: the sidecar, else ours. ``kind``: the
     family."""
     name = CONFIG_NAMES.get(component.removesuffix("_2"), "config.json")
-    own = sidecar(path)
-    return own if (own / component / name).is_file() else CONFIGS / kind
+    sidecar_path = sidecar(path)
+    return sidecar_path if (sidecar_path / component / name).is_file() else CONFIGS / kind
 
 
 def describe(path: Path) -> tuple[str, dict[str, Any]]:
     """Returns the file's family, and the pipeline's index (as ``model_index.json``)."""
     kind = family(path)
-    own = sidecar(path) / "model_index.json"
-    index = own if own.is_file() else CONFIGS / kind / "model_index.json"
+    sidecar_path = sidecar(path) / "model_index.json"
+    index = sidecar_path if sidecar_path.is_file() else CONFIGS / kind / "model_index.json"
     return kind, json.loads(index.read_text(encoding="utf-8"))
 
 

@@ -103,9 +103,9 @@ def surface_prompt(folder: Path, prompt: str) -> str:
         return prompt
     prompt = _plain(prompt)
     material = kinds.materials.search(prompt)
-    if match := kinds.anything.search(prompt) or (kinds.things.search(prompt) if material else None):
+    if match := kinds.anything.search(prompt) or (kinds.objects_with_parts.search(prompt) if material else None):
         return prompt[: match.start()] + kinds.surface + prompt[match.end() :]
-    if material is None or kinds.things.search(prompt):
+    if material is None or kinds.objects_with_parts.search(prompt):
         return prompt
     first, comma, remainder = prompt.partition(",")
     return f"{first.rstrip()} {kinds.surface}{comma}{remainder}"
@@ -117,7 +117,7 @@ class _Kinds:
 
     surface: str
     materials: re.Pattern[str]
-    things: re.Pattern[str]
+    objects_with_parts: re.Pattern[str]
     with_parts: re.Pattern[str]
     anything: re.Pattern[str]
 
@@ -153,7 +153,7 @@ def _content(folder: Path) -> re.Pattern[str] | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         kinds = [values[kind] for kind in ("materials", "objects", "colours") if kind in values]
-        named = [phrase for kind in kinds for name, others in kind.items() for phrase in (name, *others)]
+        named = [phrase for kind in kinds for name, synonyms in kind.items() for phrase in (name, *synonyms)]
         return _phrases(named) if named else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PriorError(f"{path}: not a list of words ({type(error).__name__}: {error})") from None
@@ -161,7 +161,7 @@ def _content(folder: Path) -> re.Pattern[str] | None:
 
 def _names(kind: Mapping[str, Iterable[str]]) -> list[str]:
     """Returns a kind's names and their synonyms."""
-    return [phrase for name, others in kind.items() for phrase in (name, *others)]
+    return [phrase for name, synonyms in kind.items() for phrase in (name, *synonyms)]
 
 
 def _phrases(phrases: Iterable[str]) -> re.Pattern[str]:

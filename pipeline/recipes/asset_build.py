@@ -87,7 +87,7 @@ class RowContext:
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage, and name it in the errors that are raised in it. Raises LatentkilnError for all of them."""
         self.report(name, 0, 1)
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         try:
             yield
         except LatentkilnError:
@@ -98,7 +98,7 @@ class RowContext:
             reason = " ".join(str(error).split())[:300]
             raise LatentkilnError(f"{self.job.id}: {type(error).__name__} in {name}: {reason}", stage=name) from error
         finally:
-            self.add_seconds(name, time.perf_counter() - begun)
+            self.add_seconds(name, time.perf_counter() - start_time)
         self.report(name, 1, 1)
 
 

@@ -114,16 +114,16 @@ def begin_next_phase(asset_build: AssetBuild[SettingsT, InputsT, ScenesT], prior
     """Begin the next phase of every variant whose earlier phases are done. A variant whose scene cannot be made fails
     alone."""
     for variant in asset_build.variants:
-        begun = variant.optimizations
-        if not 0 < len(begun) < len(asset_build.phases) or variant.failed or not all(o.finished for o in begun):
+        runs = variant.optimizations
+        if not 0 < len(runs) < len(asset_build.phases) or variant.failed or not all(o.finished for o in runs):
             continue
         try:
             with asset_build.row.stage("checkpoint"):
                 # An interruption of the next phase must not repeat this one.
-                begun[-1].save()
+                runs[-1].save()
             _begin_phase(asset_build, variant, prior, lockstep)
         except LatentkilnError as error:
-            begun[-1].error = error
+            runs[-1].error = error
 
 
 def _begin_phase(
@@ -204,8 +204,8 @@ def _run_phases(
             if index and not stop():
                 begin_next_phase(asset_build, prior, lockstep)
         variants = [variant for asset_build in due for variant in asset_build.variants]
-        begun = [variant.optimizations[index] for variant in variants if len(variant.optimizations) > index]
-        for group in _lockstep_groups(begun, lockstep):
+        runs = [variant.optimizations[index] for variant in variants if len(variant.optimizations) > index]
+        for group in _lockstep_groups(runs, lockstep):
             optimize(group, prior, lockstep=lockstep, checkpoint_seconds=checkpoint_seconds, stop=stop)
 
 
@@ -252,8 +252,8 @@ def _is_unfinished(asset_build: AssetBuild[SettingsT, InputsT, ScenesT], variant
     """Whether the variant was interrupted before its last phase ended."""
     if variant.failed:
         return False
-    begun = variant.optimizations
-    return len(begun) < len(asset_build.phases) or not all(optimization.finished for optimization in begun)
+    runs = variant.optimizations
+    return len(runs) < len(asset_build.phases) or not all(optimization.finished for optimization in runs)
 
 
 def _finish_variants(

@@ -41,8 +41,8 @@ def done_record(
     assert best.asset is not None
     uvmesh = best.asset.uvmesh
     mesh = uvmesh.mesh
-    begun = list(zip(asset_build.phases, best.optimizations, strict=False))
-    parts = {f"{phase.stage}_{part}": value for phase, o in begun for part, value in o.seconds.items()}
+    phase_runs = list(zip(asset_build.phases, best.optimizations, strict=False))
+    parts = {f"{phase.stage}_{part}": value for phase, o in phase_runs for part, value in o.seconds.items()}
     batch_sizes = [o.batch_size for v in asset_build.variants for o in v.optimizations if o.batch_size]
     record: dict[str, object] = {
         "schema": 1,

@@ -104,7 +104,7 @@ class ActorPool:
         self._going: frozenset[str] = frozenset()
         self._noted: set[str] = set()  # ids of draining nodes that the user was told of
         self._asked_to_stop = False
-        self._begun = time.monotonic()
+        self._start_time = time.monotonic()
         self._next_check = self._next_heartbeat = 0.0
         self._patient = True
         self._worker_loaded = False
@@ -417,7 +417,7 @@ class ActorPool:
 
     def _check_patience(self) -> None:
         """Tell the user when no worker starts, because a joined cluster may have no room."""
-        if self._patient and time.monotonic() - self._begun > DEADLINE_SECONDS:
+        if self._patient and time.monotonic() - self._start_time > DEADLINE_SECONDS:
             self._patient = False
             if self._workers and all(worker.state == "loading" for worker in self._workers):
                 self._note("still waiting for a worker: is there room in the cluster?")

@@ -131,7 +131,7 @@ def _build(
     """Call the recipe. If it raises for a batch of several rows, build each row alone to find the cause."""
     if not rows:
         return []
-    begun = time.monotonic()
+    start_time = time.monotonic()
 
     def report_for(index: int) -> Reporter:
         job_id = rows[index].job.id
@@ -157,7 +157,7 @@ def _build(
         stage = error.stage if isinstance(error, LatentkilnError) else "internal"
         words = describe_os_error(error) if isinstance(error, OSError) else str(error)
         message = one_line(f"{rows[0].job.id}: {words}")
-        return [_failed(rows[0], stage, type(error).__name__, message, time.monotonic() - begun)]
+        return [_failed(rows[0], stage, type(error).__name__, message, time.monotonic() - start_time)]
     return [_with_attempt(result, row) for row, result in zip(rows, results, strict=True)]
 
 

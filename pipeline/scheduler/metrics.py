@@ -28,21 +28,21 @@ class Metrics(Progress):
         self._seconds = metrics.Histogram(
             "latentkiln_row_seconds", "Wall time of finished rows.", boundaries=_SECONDS, tag_keys=keys
         )
-        self._begun: set[str] = set()
+        self._running_ids: set[str] = set()
 
     def planned(self, *, build: int, kept: int) -> None:
         self._build.set(build, self._tags)
         self._kept.set(kept, self._tags)
 
     def row_began(self, job_id: str, attempt: int) -> None:
-        if job_id in self._begun:
+        if job_id in self._running_ids:
             self._retried.inc(1, self._tags)
-        self._begun.add(job_id)
-        self._running.set(len(self._begun), self._tags)
+        self._running_ids.add(job_id)
+        self._running.set(len(self._running_ids), self._tags)
 
     def row_ended(self, result: TaskResult) -> None:
-        self._begun.discard(result.job_id)
-        self._running.set(len(self._begun), self._tags)
+        self._running_ids.discard(result.job_id)
+        self._running.set(len(self._running_ids), self._tags)
         self._ended.inc(1, self._tags | {"state": result.state})
         if result.state == "done":
             self._seconds.observe(max(result.seconds, 1e-6), self._tags)

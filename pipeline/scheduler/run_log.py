@@ -173,8 +173,8 @@ class RunLog:
         stream.write(escape_json(text) + "\n")
 
     def _write(self, state: str, *, force: bool = False) -> None:
-        begun = time.monotonic()
-        if not force and begun < self._next_write:
+        start_time = time.monotonic()
+        if not force and start_time < self._next_write:
             return
         with self._forgiving():
             write_json(
@@ -194,7 +194,7 @@ class RunLog:
                 },
             )
         ended = time.monotonic()
-        self._next_write = ended + max(_MIN_INTERVAL, (ended - begun) / _WRITE_SHARE)
+        self._next_write = ended + max(_MIN_INTERVAL, (ended - start_time) / _WRITE_SHARE)
 
     @contextlib.contextmanager
     def _forgiving(self, path: Path | None = None) -> Iterator[None]:

@@ -120,7 +120,7 @@ def run(
     Ray is not imported when there is nothing to build. Raises LatentkilnError when no worker can be started, the prior
     cannot be loaded or the plan cannot be read at all, and UsageError when ``out`` cannot be made.
     """
-    begun = time.monotonic()
+    start_time = time.monotonic()
     progress, settings, hooks = progress or Progress(), settings or RunSettings(), hooks or Hooks()
     out = out if isinstance(out, RemotePath) else out.resolve()
     root = local_root(out)
@@ -151,7 +151,7 @@ def run(
     with publish_run(root, out, PUBLISHED, (RUNS_FOLDER,)):
         try:
             interrupted = _run(tracker, context)
-            summary = tracker.close(interrupted=interrupted, seconds=time.monotonic() - begun)
+            summary = tracker.close(interrupted=interrupted, seconds=time.monotonic() - start_time)
             summary.run_id = run_log.run_id
             progress.close()
             if problem := run_log.problem:

@@ -27,7 +27,7 @@ class TaskLog:
 
     def __init__(self, folder: Path, row: Task, run_id: str):
         self._path = folder / LOG
-        self._begun = time.monotonic()
+        self._start_time = time.monotonic()
         self._stage = ""
         self._common = {"run": run_id, "id": row.job.id, "attempt": row.attempt}
         with contextlib.suppress(OSError):
@@ -49,7 +49,7 @@ class TaskLog:
         self._write("ended", state=result.state, warnings=[scrub(text) for text in result.warnings], **values)
 
     def _write(self, event: str, **values: object) -> None:
-        moment = {"time": round(time.time(), 3), "seconds": round(time.monotonic() - self._begun, 3)}
+        moment = {"time": round(time.time(), 3), "seconds": round(time.monotonic() - self._start_time, 3)}
         line = escape_json(json.dumps({"event": event} | self._common | moment | values, ensure_ascii=False))
         with contextlib.suppress(OSError):
             # A single append of the whole line, so that lines of two processes never mix.

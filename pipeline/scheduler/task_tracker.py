@@ -244,8 +244,8 @@ class TaskTracker:
         return min(ends, default=None)
 
     def _limit(self, row: Task) -> float | None:
-        own = row.job.settings.get("max_seconds")
-        return float(own) if own is not None else self._max_seconds
+        row_limit = row.job.settings.get("max_seconds")
+        return float(row_limit) if row_limit is not None else self._max_seconds
 
     def is_overdue(self, row: Task) -> bool:
         """Return whether the running ``row`` is overdue."""

@@ -104,13 +104,13 @@ class Worker:
 
     def load(self) -> LoadReport:
         """Load the prior. Return an error as a value, so that its message reaches the driver unchanged."""
-        begun, chosen = time.monotonic(), self._settings
+        start_time, chosen = time.monotonic(), self._settings
         try:
             prior = chosen.hooks.load_prior(chosen.prior_spec, chosen.threads)
             capacity = chosen.hooks.measure(prior, chosen.lockstep)
         except Exception as error:
             stage = error.stage if isinstance(error, LatentkilnError) else "prior"
-            seconds = time.monotonic() - begun
+            seconds = time.monotonic() - start_time
             return LoadReport(os.getpid(), seconds, type(error).__name__, one_line(str(error)), stage)
         self._context = BatchContext(
             open_output_root(chosen.out, run_id=chosen.run_id),
@@ -122,7 +122,7 @@ class Worker:
         )
         return LoadReport(
             os.getpid(),
-            time.monotonic() - begun,
+            time.monotonic() - start_time,
             node=platform.node(),
             node_id=_node_id(),
             memory=self._memory(),

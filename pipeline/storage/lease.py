@@ -80,13 +80,13 @@ class Lease:
         with self._lock:
             if self._lost:
                 return
-            begun = time.monotonic()
+            start_time = time.monotonic()
             # The body, and with it the tag, changes each time: others see that the holder lives.
-            body = self._body + b" " * (1 + int(begun) % 512)
+            body = self._body + b" " * (1 + int(start_time) % 512)
             try:
                 with deadline(self.seconds / _RENEWALS):
                     self._tag = store_of(self.location).write(self.location, body, expect=self._tag)
-                self._since = begun
+                self._since = start_time
             except PreconditionFailed:
                 self._lost = True
             except StorageError:
@@ -108,10 +108,10 @@ def acquire(folder: RemotePath, owner: Owner, *, seconds: float = LEASE_SECONDS)
     body = json.dumps(vars(owner) | {"token": token, "seconds": seconds, "taken": time.time()}).encode()
     expect = ABSENT
     for _ in range(3):
-        begun = time.monotonic()
+        start_time = time.monotonic()
         try:
             tag = store.write(location, body, expect=expect)
-            return Lease(location, body, tag, seconds, begun) if _is_still_held(store, location, token) else None
+            return Lease(location, body, tag, seconds, start_time) if _is_still_held(store, location, token) else None
         except PreconditionFailed:
             try:
                 data, meta = store.read(location, _MAX_BYTES)

@@ -154,11 +154,11 @@ class Store:
 
     def _retry(self, verb: str, location: RemotePath, call: Callable[[float], T], size: int = 0) -> T:
         """Call ``call(seconds)`` until it returns, an error is final, or the time is up."""
-        begun, pause, refused, tried = time.monotonic(), _FIRST_BACKOFF, 0, 0
+        start_time, pause, refused, attempts = time.monotonic(), _FIRST_BACKOFF, 0, 0
         limit = limit_seconds()
         while True:
-            tried += 1
-            left = limit - (time.monotonic() - begun)
+            attempts += 1
+            left = limit - (time.monotonic() - start_time)
             try:
                 return call(max(0.1, min(left, _ATTEMPT_SECONDS + size / _SLOWEST_BYTES)))
             except StorageError:
@@ -170,13 +170,13 @@ class Store:
                 if kind == "clash":
                     raise PreconditionFailed(f"{location}: another writer changed it first") from None
                 refused += kind == "refused"
-                left = limit - (time.monotonic() - begun)
+                left = limit - (time.monotonic() - start_time)
                 if refused >= _MAX_REFUSED_ATTEMPTS or (refused and not _is_transient(error)):
                     raise StorageError(f"{location}: {verb} was refused: {describe_error(error)}") from None
                 if left <= pause:
                     raise StorageError(
-                        f"{location}: {verb} failed {tried} time{'s' * (tried > 1)} in {limit:g} s; the last error was "
-                        f"{describe_error(error)}; run again when the store answers"
+                        f"{location}: {verb} failed {attempts} time{'s' * (attempts > 1)} in {limit:g} s; "
+                        f"the last error was {describe_error(error)}; run again when the store answers"
                     ) from None
             # Randomised, so that many workers that failed together do not retry together.
             time.sleep(pause * random.uniform(0.5, 1.0))

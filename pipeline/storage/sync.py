@@ -73,10 +73,10 @@ class FileSync:
     def _run(self) -> None:
         pause = self._seconds
         while not self._end.wait(pause):
-            begun = time.monotonic()
+            start_time = time.monotonic()
             with contextlib.suppress(OSError):
                 self.sync()
-            pause = max(self._seconds, (time.monotonic() - begun) / _SHARE)
+            pause = max(self._seconds, (time.monotonic() - start_time) / _SHARE)
 
 
 def files_below(folder: Path, location: RemotePath) -> list[LocalAndRemote]:

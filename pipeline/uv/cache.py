@@ -72,13 +72,13 @@ def load_unwrapped(
         unwrapped = _as_stored(unwrap(mesh, texture_size=texture_size, mode=mode, time_limit=time_limit, report=report))
         _write(entry, unwrapped)
         if shared is not None and shared.publish(entry):
-            theirs = _read(entry, mesh)
-            if theirs is None:
+            shared_atlas = _read(entry, mesh)
+            if shared_atlas is None:
                 # Another node has shared a damaged entry, which no node could use. Replace it.
                 _write(entry, unwrapped)
                 shared.replace(entry)
             else:
-                unwrapped = theirs
+                unwrapped = shared_atlas
     with _lock:
         _memory[key] = unwrapped
         while len(_memory) > _IN_MEMORY:

@@ -115,13 +115,13 @@ def _smoothed(
     for _ in range(int(_BLUR * count**0.5)):
         blurred = 0.5 * blurred + 0.5 * (average @ blurred)
     blurred = blurred / np.maximum(np.abs(blurred).max(axis=1, keepdims=True), 1e-9)
-    own = (1.0 - _BLUR_SHARE) * facing + _BLUR_SHARE * blurred
+    direction_score = (1.0 - _BLUR_SHARE) * facing + _BLUR_SHARE * blurred
     allowed = facing > np.minimum(_SMOOTHING_COSINE, facing.max(axis=1, keepdims=True) - 1e-9)
-    own = np.where(allowed, own, -np.inf)
-    share = np.eye(facing.shape[1])[np.argmax(own, axis=1)]
+    direction_score = np.where(allowed, direction_score, -np.inf)
+    share = np.eye(facing.shape[1])[np.argmax(direction_score, axis=1)]
     for _ in range(_SMOOTHING_STEPS):
         # Use shares instead of hard labels, with which neighbours that change together would swap forever.
-        score = own + _SMOOTHING_WEIGHT * (average @ share)
+        score = direction_score + _SMOOTHING_WEIGHT * (average @ share)
         sharp = np.exp(8.0 * (score - score.max(axis=1, keepdims=True)))
         share = sharp / sharp.sum(axis=1, keepdims=True)
     result: NDArray[np.int64] = np.argmax(share, axis=1)
@@ -157,10 +157,10 @@ def _absorbed(
         np.add.at(gain, (a[up], of_chart[b[up]]), border[up])
         gain[worst < _ABSORBING_COSINE] = 0.0
         chosen = np.argmax(gain, axis=1)
-        moved = small & (gain[np.arange(count), chosen] > 0) & (chosen != of_chart)
-        if not moved.any():
+        reassigned = small & (gain[np.arange(count), chosen] > 0) & (chosen != of_chart)
+        if not reassigned.any():
             break
-        of_chart[moved] = chosen[moved]
+        of_chart[reassigned] = chosen[reassigned]
         label = of_chart[chart]
     return label
 
@@ -201,8 +201,8 @@ def _flatten(
     chart = _unfolded(flat, chart, depth, surface, first, second)
 
     # Scale each chart to its area on the mesh. Slanted faces would otherwise get fewer texels.
-    one, two = flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0]
-    projected = 0.5 * np.abs(one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0])
+    edge1, edge2 = flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0]
+    projected = 0.5 * np.abs(edge1[:, 0] * edge2[:, 1] - edge1[:, 1] * edge2[:, 0])
     stretch = np.sqrt(np.bincount(chart, area) / np.maximum(np.bincount(chart, projected), 1e-300))
     flat = flat * np.clip(stretch, 1.0, 4.0)[chart][:, None, None]
 

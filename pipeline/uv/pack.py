@@ -57,19 +57,19 @@ def pack(
     if not area > 0:
         area = max(float((extent[:, 0] * extent[:, 1]).sum()), 1e-30)
 
-    grid, best, used_padding, tried = GRID, None, padding, padding
+    grid, best, used_padding, trial_padding = GRID, None, padding, padding
     for _ in range(12):
-        layout = _largest_scale(points, corner, charts, point_chart, extent, area, tried * grid, grid)
+        layout = _largest_scale(points, corner, charts, point_chart, extent, area, trial_padding * grid, grid)
         if layout is not None and (best is None or layout[0] > best[0] * WORTH_HALVING):
-            best, used_padding = layout, tried
+            best, used_padding = layout, trial_padding
         elif best is not None:
             break  # less padding does not help
-        if best is not None and (best[0] ** 2 * area >= MIN_COVERAGE * grid**2 or tried * grid < 0.25):
+        if best is not None and (best[0] ** 2 * area >= MIN_COVERAGE * grid**2 or trial_padding * grid < 0.25):
             break
-        if tried * grid < 0.25:
+        if trial_padding * grid < 0.25:
             # Even without padding they do not fit, because there are more charts than cells. Refine the grid.
             grid *= 2
-        tried /= 2
+        trial_padding /= 2
     if best is None:
         return _tiles(points, point_chart, extent, area, count)
     scale, column, row, turn = best
@@ -94,10 +94,10 @@ def _upright(points: NDArray[np.float64], point_chart: NDArray[np.int64], count:
         smallest[better] = (width * height)[better]
         angle[better] = candidate
     c, s = np.cos(angle)[point_chart], np.sin(angle)[point_chart]
-    turned = np.stack([points[:, 0] * c - points[:, 1] * s, points[:, 0] * s + points[:, 1] * c], axis=1)
+    rotated = np.stack([points[:, 0] * c - points[:, 1] * s, points[:, 0] * s + points[:, 1] * c], axis=1)
     low = np.full((count, 2), np.inf)
-    np.minimum.at(low, point_chart, turned)
-    result: NDArray[np.float64] = turned - low[point_chart]
+    np.minimum.at(low, point_chart, rotated)
+    result: NDArray[np.float64] = rotated - low[point_chart]
     return result
 
 

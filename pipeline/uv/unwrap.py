@@ -181,9 +181,9 @@ def _first_tile(uv: NDArray[np.float32]) -> NDArray[np.float32]:
     tile = np.floor((uv.min(axis=0) + uv.max(axis=0)) / 2)
     if not (np.abs(tile) < 1e6).all() or not tile.any():
         return uv
-    moved = (uv.astype(np.float64) - tile).astype(np.float32)
-    inside = (moved.min() >= -TILE_TOLERANCE) and (moved.max() <= 1 + TILE_TOLERANCE)
-    return moved if inside else uv
+    shifted = (uv.astype(np.float64) - tile).astype(np.float32)
+    inside = (shifted.min() >= -TILE_TOLERANCE) and (shifted.max() <= 1 + TILE_TOLERANCE)
+    return shifted if inside else uv
 
 
 def _with_own_uv(mesh: Mesh) -> UVMesh:

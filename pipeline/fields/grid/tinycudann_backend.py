@@ -76,11 +76,12 @@ def without_parameters(module: Any, operation: str, expected: int) -> Any:
 
     Raises BackendError for another number, because then the library would interpret our parameters differently.
     """
-    own = module.params.numel()
-    if own != expected:
+    actual = module.params.numel()
+    if actual != expected:
         raise BackendError(
-            f"{operation}: tinycudann lays this {operation} out in {own} parameters, the other backends in {expected}; "
-            f"use LATENTKILN_{operation.upper()}=torch, and report both numbers with the settings"
+            f"{operation}: tinycudann lays this {operation} out in {actual} parameters, "
+            f"the other backends in {expected}; use LATENTKILN_{operation.upper()}=torch, and report both numbers "
+            "with the settings"
         )
     module.params = torch.nn.Parameter(torch.empty(0), requires_grad=False)
     return module

@@ -84,8 +84,8 @@ def adjacent_vertices(faces: Int[NDArray[np.integer], "faces 3"]) -> Int64[NDArr
     new = np.append(True, (np.diff(ends[order], axis=0) != 0).any(axis=1)) if len(order) else np.zeros(0, bool)
     first = np.flatnonzero(new)
     pairs = first[np.diff(np.append(first, len(order))) == 2]
-    one, other = order[pairs], order[pairs + 1]
+    edge_a, edge_b = order[pairs], order[pairs + 1]
     across = np.full(faces.size, -1, np.int64)
     # An edge has the number of the opposite corner.
-    across[one], across[other] = faces.ravel()[other], faces.ravel()[one]
+    across[edge_a], across[edge_b] = faces.ravel()[edge_b], faces.ravel()[edge_a]
     return across.reshape(-1, 3)

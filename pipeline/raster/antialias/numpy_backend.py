@@ -49,9 +49,9 @@ def _shares(
 ) -> NDArray[np.float32]:
     """``Outlines.right`` of one view: face and depth (H, W), screen (V, 2) -> (H, W - 1)."""
     row, column = np.nonzero(face[:, :-1] != face[:, 1:])
-    one, other = face[row, column], face[row, column + 1]
-    near_one = (other < 0) | ((one >= 0) & (depth[row, column] < depth[row, column + 1]))
-    owner = np.where(near_one, one, other)
+    face_a, face_b = face[row, column], face[row, column + 1]
+    near_one = (face_b < 0) | ((face_a >= 0) & (depth[row, column] < depth[row, column + 1]))
+    owner = np.where(near_one, face_a, face_b)
     # From the centre of the nearer face's pixel: x runs towards the other pixel's centre, which is at 1.
     ahead = np.where(near_one, 1.0, -1.0)
     centre = np.stack([column + np.where(near_one, 0.5, 1.5), row + 0.5], axis=1)

@@ -102,10 +102,10 @@ def _draw_ranges(
     lengths = np.array([len(visible_ids) for visible_ids in frontface_ids])
     ids = torch.from_numpy(np.concatenate(frontface_ids)).to(clip.device)
     # One list has the vertices of all views, view after view; shift the indices accordingly.
-    moved = torch.from_numpy(np.repeat(np.arange(views, dtype=np.int32) * count, lengths)).to(clip.device)
-    own = (triangles[ids] + moved[:, None]).contiguous()
+    vertex_offset = torch.from_numpy(np.repeat(np.arange(views, dtype=np.int32) * count, lengths)).to(clip.device)
+    view_triangles = (triangles[ids] + vertex_offset[:, None]).contiguous()
     ranges = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1).astype(np.int32)
-    raster, depth = _draw(clip.reshape(-1, 4), own, (height, width), torch.from_numpy(ranges))
+    raster, depth = _draw(clip.reshape(-1, 4), view_triangles, (height, width), torch.from_numpy(ranges))
     range_index = face_ids(raster[..., 3])
     known = (range_index >= 0) & ~torch.from_numpy(blank).to(clip.device)[:, None, None]
     return raster, torch.where(known, ids[range_index.clamp(min=0).long()].int(), -1), depth

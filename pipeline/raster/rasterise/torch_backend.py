@@ -107,11 +107,13 @@ def _draw_view(
         first = torch.where(distance == nearest, torch.arange(len(distance))[:, None], len(distance)).min(dim=0)
         new = nearest < depth
         chosen = first.values[new]
-        own = b[chosen, :, new] / total[chosen, new][:, None]  # (M, 3), of the triangle's corners
+        barycentric = b[chosen, :, new] / total[chosen, new][:, None]  # (M, 3), of the triangle's corners
         w = weights[face_range][chosen]  # (M, 3, 3): those corners on the face
         depth[new] = nearest[new]
         face[new] = ids[face_range][chosen].int()
-        bary[new] = (own[:, 0:1] * w[:, 0] + own[:, 1:2] * w[:, 1] + own[:, 2:3] * w[:, 2]).float()
+        bary[new] = (
+            barycentric[:, 0:1] * w[:, 0] + barycentric[:, 1:2] * w[:, 1] + barycentric[:, 2:3] * w[:, 2]
+        ).float()
     return face, bary, depth
 
 
