@@ -1,9 +1,9 @@
-"""What a step of score distillation with Stable Diffusion 1.x must cost: counted on the architecture, not measured.
+"""Lower bounds of the cost of score distillation with Stable Diffusion 1.x, computed from the architecture.
 
     python -m benchmarks.cost [--config pipeline/prior/configs/sd1]
 
 Runs the UNet and the autoencoder on torch's ``meta`` device (shapes without numbers) and counts the operations of
-their matrix products and convolutions, and the bytes that have to cross the memory bus at least: each weight once a
+their matrix products and convolutions, and the least number of bytes that cross the memory bus: each weight once per
 call, each product's operands and result once. Prints the tables of docs/cost.md.
 """
 
@@ -45,14 +45,14 @@ GPUS = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one call: operations (a multiply-add is two), bytes moved at least, parameters used."""
+    """Cost of one call: operations (a multiply-add is two), least number of bytes moved, number of parameters."""
 
     flops: float
     moved: float
     parameters: int
 
     def seconds(self, gpu: Gpu) -> float:
-        """No kernel can be faster: the larger of arithmetic and memory traffic at their peaks."""
+        """Lower bound of the time: the larger of operations and memory traffic, each at its peak rate."""
         return max(self.flops / gpu.flops, self.moved / gpu.bandwidth)
 
     def __add__(self, other: Cost) -> Cost:
@@ -60,7 +60,7 @@ class Cost:
 
 
 class _Traffic(TorchDispatchMode):
-    """Counts the elements that products and convolutions read and write; what lies between can be fused into them."""
+    """Counts the elements that products and convolutions read and write. Other operations can be fused into them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,12 +73,12 @@ class _Traffic(TorchDispatchMode):
         return result
 
     def count(self, *values: Any) -> None:
-        """Adds the elements of every tensor in ``values``."""
+        """Add the elements of every tensor in ``values``."""
         self.elements += sum(x.numel() for x in tree_leaves(values) if isinstance(x, torch.Tensor))
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Attention as its fused kernel does it: queries, keys, values and result move, the matrix of weights does not."""
+    """Fused attention: queries, keys, values and result are moved, the matrix of weights is not."""
 
     def __init__(self, traffic: _Traffic):
         super().__init__()
@@ -101,7 +101,7 @@ def _counted(model: torch.nn.Module, call: Any) -> Cost:
 
 
 def unet_cost(config: Path, batch: int, size: int = 64) -> Cost:
-    """One call of the UNet on ``batch`` latents of ``size`` x ``size``."""
+    """Cost of a UNet call on ``batch`` latents of ``size`` x ``size``."""
     unet = _network("UNet2DConditionModel", config / "unet")
     settings = unet.config
     latents = torch.zeros(batch, settings.in_channels, size, size, device="meta")
@@ -111,14 +111,14 @@ def unet_cost(config: Path, batch: int, size: int = 64) -> Cost:
 
 
 def decode_cost(config: Path, size: int = 128) -> Cost:
-    """One decode of a latent texture of ``size`` x ``size``: once an asset."""
+    """Cost of decoding a latent texture of ``size`` x ``size``, once per asset."""
     vae = _network("AutoencoderKL", config / "vae")
     latents = torch.zeros(1, vae.config.latent_channels, size, size, device="meta")
     return _counted(vae, lambda: vae.decode(latents))
 
 
 def encode_cost(config: Path, size: int = 512) -> Cost:
-    """One encode of a view of ``size`` x ``size`` pixels and its gradient (twice the work): a refinement step."""
+    """Cost of encoding a view of ``size`` x ``size`` pixels with its gradient (twice the work), per refinement step."""
     vae = _network("AutoencoderKL", config / "vae")
     image = torch.zeros(1, 3, size, size, device="meta")
     once = _counted(vae, lambda: vae.encode(image))
@@ -135,7 +135,7 @@ def _network(kind: str, folder: Path) -> Any:
 
 
 def floor(cost: Cost, lockstep: int, steps: int, gpu: Gpu) -> float:
-    """Seconds an asset: ``steps`` calls shared by ``lockstep`` assets."""
+    """Lower bound in seconds per asset: ``steps`` calls, each shared by ``lockstep`` assets."""
     return steps * cost.seconds(gpu) / lockstep
 
 
@@ -166,7 +166,7 @@ def tables(config: Path = SD1) -> str:
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=SD1)
     print(tables(parser.parse_args().config))

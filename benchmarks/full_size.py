@@ -1,9 +1,9 @@
-"""Paints a few steps with Stable Diffusion in its full size (random weights, nothing downloaded): memory and time.
+"""Measures memory and time of a few paint steps with a full-size Stable Diffusion of random weights (no download).
 
     python benchmarks/full_size.py [--kind sd1] [--steps 3] [--lockstep 1] [--precision bfloat16] [--texture-size 512]
 
-The model is made in one process and used in another, so that the peak is that of a worker. Needs about 6 GB of memory
-and 2.5 GB of disk for sd1; minutes on a CPU.
+One process makes the model and another uses it, so that the peak is that of a worker. sd1 needs about 6 GB of memory,
+2.5 GB of disk, and some minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ print(json.dumps({"load": load, "after_load": after_load, "peak": peak_rss_mb(),
 
 
 def main() -> None:
-    """Prints peak memory and where the time went."""
+    """Print peak memory and the time of each stage."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", default="sd1", choices=["sd1", "sd2", "sd2-768-v", "sdxl"])
     parser.add_argument("--steps", type=int, default=3)
@@ -65,24 +65,26 @@ def main() -> None:
         "--mesh", type=Path, default=next(iter(sorted((ROOT / "manifests/meshes").glob("*.obj"))), None)
     )
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / args.kind
-        begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / args.kind
+        start_time = time.monotonic()
         subprocess.run([sys.executable, "-c", MAKE, str(ROOT / "tests" / "fakes"), folder, args.kind], check=True)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        print(f"{args.kind}: {size / 1e9:.2f} GB made in {time.monotonic() - begun:.0f} s")
+        print(f"{args.kind}: {size / 1e9:.2f} GB made in {time.monotonic() - start_time:.0f} s")
         options = [str(args.steps), str(args.lockstep), args.precision, str(args.texture_size)]
         done = subprocess.run(
-            [sys.executable, "-c", PAINT, folder, args.mesh, Path(place) / "out", *options],
+            [sys.executable, "-c", PAINT, folder, args.mesh, Path(temporary) / "out", *options],
             check=True,
             stdout=subprocess.PIPE,
             text=True,
         )
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(f"device {found['device']}, {args.precision}, lockstep {args.lockstep}, {args.steps} steps")
-    print(f"peak memory {found['peak']:.0f} MB ({found['after_load']:.0f} MB after loading in {found['load']:.1f} s)")
-    print(f"asset.glb {found['bytes']} bytes")
-    for stage, seconds in found["timings"].items():
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(f"device {result['device']}, {args.precision}, lockstep {args.lockstep}, {args.steps} steps")
+    print(
+        f"peak memory {result['peak']:.0f} MB ({result['after_load']:.0f} MB after loading in {result['load']:.1f} s)"
+    )
+    print(f"asset.glb {result['bytes']} bytes")
+    for stage, seconds in result["timings"].items():
         print(f"  {stage:<20} {seconds:>9.1f} s")
 
 

@@ -16,7 +16,7 @@ _LABEL = 18
 
 
 def main() -> None:
-    """Writes the picture."""
+    """Write the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("picture", type=Path)
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def tile(folder: Path, views: int, side: int) -> Image.Image:
-    """The first views of one asset in a row, its prompt below."""
+    """The first views of one asset in a row, with its prompt below."""
     preview = Image.open(folder / "preview.png").convert("RGB")
     cell = preview.width // 4
     image = Image.new("RGB", (views * side, side + _LABEL), (255, 255, 255))

@@ -1,10 +1,10 @@
-"""Where the time of a step goes on a GPU, part by part, beside the floor of docs/cost.md. Runs on the CPU, too.
+"""Times the parts of a step on a GPU, to compare with the lower bounds of docs/cost.md. Also runs on the CPU.
 
     python -m benchmarks.gpu_step --prior /models/stable-diffusion-v1-5 [--lockstep 1,2,4,8] [--repeats 20]
 
-Each part is timed alone, the device waited for before and after, and the median of the repeats is printed. For the
-prior's own parts the operations are counted in the same run, so the last column says what share of the device's
-published rate they reached. Has not been run on a GPU yet.
+Each part is timed alone, with synchronisation before and after. The median of the repeats is printed. Operations of the
+prior's parts are counted in the same run, so the last column gives the share of the device's published rate. Not yet
+run on a GPU.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ Part = tuple[str, Callable[[], object], bool]  # name, what to time, whether its
 
 
 def seconds(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median wall time of ``call``, after two that warm up, the device idle at both ends."""
+    """Median wall time of ``call`` in seconds, after two warm-up calls, with the device idle at both ends."""
     taken = []
     for turn in range(repeats + 2):
         _wait(device)
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         call()
         _wait(device)
         if turn >= 2:
-            taken.append(time.perf_counter() - begun)
+            taken.append(time.perf_counter() - start_time)
     return statistics.median(taken)
 
 
@@ -60,7 +60,7 @@ def _wait(device: torch.device) -> None:
 
 
 def scene_parts(prior: Prior, mesh: Path, views: int = 1) -> Iterator[Part]:
-    """One scene's share of a step: drawing its views by each backend that works, lookups and their gradient."""
+    """A scene's part of a step: drawing views with each working backend, and texture lookups with their gradient."""
     loaded = load_mesh(mesh)
     frame = normalise(loaded.vertices, radius=0.6)
     vertices = np.ascontiguousarray(frame.apply(loaded.vertices))
@@ -93,7 +93,7 @@ def prior_parts(prior: Prior, lockstep: int) -> Iterator[Part]:
 
 
 def image_parts(prior: Prior) -> Iterator[Part]:
-    """Once an asset, and each step of a refinement."""
+    """Decoding, once per asset, and encoding, at each step of a refinement."""
     texels = prior.defaults.texture_size // prior.vae_scale_factor
     latents = torch.zeros(1, prior.latent_channels, texels, texels, device=prior.device)
 
@@ -112,7 +112,7 @@ def image_parts(prior: Prior) -> Iterator[Part]:
 
 
 def grid_parts(device: torch.device, points: int, settings: GridSettings) -> Iterator[Part]:
-    """The radiance field's encoding by each backend that works, and with its MLP, each with its gradient."""
+    """The radiance field's encoding with each working backend, alone and with its MLP, with gradients."""
     places = torch.rand(points, 3, generator=torch_generator(0, "bench")).to(device)
     table = torch.zeros(settings.parameter_count, device=device, requires_grad=True)
     for name in ("tinycudann", "numba", "torch"):
@@ -137,9 +137,9 @@ def grid_parts(device: torch.device, points: int, settings: GridSettings) -> Ite
 
 
 def volume_parts(device: torch.device, settings: GridSettings, step: float = 0.0068) -> Iterator[Part]:
-    """What else a radiance field's step has: finding the samples of a view, and adding them up with the gradient.
+    """The other parts of a radiance field's step: marching the rays of a view, and compositing with its gradient.
 
-    The object is a ball of radius 0.5, so that about as many samples are taken as of a real one.
+    The object is a ball of radius 0.5, which has about as many samples as a typical object.
     """
     occupancy = OccupancyGrid(CELLS, device=device)
     centres = (np.arange(occupancy.resolution) + 0.5) / occupancy.resolution * 2 - 1
@@ -161,11 +161,11 @@ def volume_parts(device: torch.device, settings: GridSettings, step: float = 0.0
     yield f"march {RAYS}^2 rays", march, False
     yield f"composite {len(packed.t)} samples, with gradient", composite, False
     field = RadianceField(FieldSettings(settings, channels=4), seed=0).to(device)
-    yield "a look at which space is occupied (1 step in 16)", lambda: occupancy.update(field.density, 0, 0), False
+    yield "update of the occupancy grid (1 step in 16)", lambda: occupancy.update(field.density, 0, 0), False
 
 
 def measure(parts: Iterator[Part], device: torch.device, repeats: int) -> Iterator[tuple[str, float, float]]:
-    """(name, seconds, operations; nan where they are not counted) of each part."""
+    """Measure each part: name, seconds, and operations (nan if not counted)."""
     for name, call, counted in parts:
         flops = math.nan
         if counted:
@@ -176,7 +176,7 @@ def measure(parts: Iterator[Part], device: torch.device, repeats: int) -> Iterat
 
 
 def published_rate(device: torch.device) -> float:
-    """Peak float16 operations a second of this device, nan where benchmarks.cost does not list it."""
+    """Peak float16 operations per second of this device; nan if benchmarks.cost does not list it."""
     if device.type != "cuda":
         return math.nan
     name = torch.cuda.get_device_name(device)
@@ -201,7 +201,7 @@ def report(
     points: int = 1 << 18,
     settings: GridSettings | None = None,
 ) -> list[str]:
-    """The table's lines."""
+    """The lines of the table."""
     rate = published_rate(prior.device)
     parts = every_part(prior, mesh, locksteps, points, settings or GridSettings())
     lines = [f"{'part':<56} {'ms':>9} {'T operations':>13} {'of peak':>8}"]
@@ -214,7 +214,7 @@ def report(
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prior", default="embedded")
     parser.add_argument("--mesh", type=Path, default=MESHES / "teapot.obj")

@@ -1,4 +1,4 @@
-"""Peak memory of one paint worker: a small mesh beside one of 330,000 faces, each in its own process.
+"""Measures the peak memory of a paint worker with a small mesh and with 330,000 faces, each in its own process.
 
 python benchmarks/memory.py [--prior DIR] [--steps 20]
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 
 def bumpy_sphere(path: Path, faces: int) -> int:
-    """Writes a sphere with bumps of about ``faces`` triangles as binary STL; returns how many it has."""
+    """Write a bumpy sphere of about ``faces`` triangles as binary STL. Returns the number of its triangles."""
     rows = max(8, int(np.sqrt(faces / 4)))
     theta = np.linspace(0, np.pi, rows + 1)[:, None]
     phi = np.linspace(0, 2 * np.pi, 2 * rows + 1)[None, :-1]
@@ -35,7 +35,7 @@ def bumpy_sphere(path: Path, faces: int) -> int:
     right_a, right_b = np.roll(a, -1, axis=1), np.roll(b, -1, axis=1)
     upper = np.stack([a, b, right_b], axis=2)[1:].reshape(-1, 3, 3)
     lower = np.stack([a, right_b, right_a], axis=2)[:-1].reshape(-1, 3, 3)
-    # The pole rows have one triangle a column, the others two.
+    # Rows at the poles have one triangle per column, the others two.
     first = np.stack([a[0], b[0], right_b[0]], axis=1)
     last = np.stack([a[-1], b[-1], right_a[-1]], axis=1)
     triangles = np.concatenate([first, upper[: -2 * rows], lower[2 * rows :], last])
@@ -66,18 +66,18 @@ print(json.dumps(peak_rss_mb()))
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prior", default="embedded")
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
     print(f"{'faces':>8} {'lockstep':>9} {'peak MB':>8} {'wall s':>7}")
     with tempfile.TemporaryDirectory() as folder:
-        for wanted, lockstep in ((5_000, 1), (5_000, 8), (330_000, 1)):
-            mesh = Path(folder) / f"{wanted}.stl"
-            faces = bumpy_sphere(mesh, wanted)
-            out = Path(folder) / f"out-{wanted}-{lockstep}"
-            begun = time.monotonic()
+        for face_count, lockstep in ((5_000, 1), (5_000, 8), (330_000, 1)):
+            mesh = Path(folder) / f"{face_count}.stl"
+            faces = bumpy_sphere(mesh, face_count)
+            out = Path(folder) / f"out-{face_count}-{lockstep}"
+            start_time = time.monotonic()
             done = subprocess.run(
                 [sys.executable, "-c", CHILD, args.prior, mesh, out, str(args.steps), str(lockstep)],
                 check=True,
@@ -85,7 +85,7 @@ def main() -> None:
                 text=True,
             )
             peak = json.loads(done.stdout.splitlines()[-1])
-            print(f"{faces:>8} {lockstep:>9} {peak:>8.0f} {time.monotonic() - begun:>7.1f}")
+            print(f"{faces:>8} {lockstep:>9} {peak:>8.0f} {time.monotonic() - start_time:>7.1f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How near drawn views come to what a mesh covers of each pixel, with and without smoothed outlines, and what it costs.
+"""Measures the error of pixel coverage in drawn views, with and without smoothed outlines, and its cost.
 
     python benchmarks/outlines.py
 
-For views of a cube and of the demo's meshes: the root mean square error of coverage over the pixels that an outline
-runs through, against views of 16 times as many samples along a side.
+Draws views of a cube and of the demo's meshes. The error is the root mean square over pixels that an outline crosses,
+relative to views with 16 times as many samples along a side.
 """
 
 from __future__ import annotations
@@ -28,24 +28,27 @@ from pipeline.raster.rasterise import rasterise
 MESHES = Path(__file__).parent.parent / "manifests" / "meshes"
 FINE = 16
 VIEWS = 2
-# Latent views as paint draws them, and views in RGB as refinement does: pixels a side, samples along each.
+# Views as in painting (latents) and in refinement (RGB): pixels along a side, samples along a side of a pixel.
 KINDS = ((16, 4), (64, 4), (256, 2))
 
 
 def measure(vertices: np.ndarray, faces: np.ndarray, side: int, samples: int) -> tuple[float, float, float, float]:
-    """Errors as drawn and smoothed, and CPU milliseconds a view for drawing and for the outlines."""
+    """Errors without and with smoothing, and CPU milliseconds per view for drawing and for smoothing."""
     cameras = camera.sample_paint_cameras(numpy_generator(0, "bench"), VIEWS, camera.CameraSettings(close_up=0.0))
     across = antialias.adjacent_vertices(faces)
     truth = _pooled(rasterise(vertices, faces, cameras, side * FINE, side * FINE).mask, FINE)
     border = (truth > 0) & (truth < 1)
-    begun = time.process_time()
-    seen = rasterise(vertices, faces, cameras, side * samples, side * samples)
+    start_time = time.process_time()
+    fragments = rasterise(vertices, faces, cameras, side * samples, side * samples)
     drawn = time.process_time()
-    found = antialias.find_outlines(seen, vertices, faces, cameras, across, backend="numpy")
+    outlines = antialias.find_outlines(fragments, vertices, faces, cameras, across, backend="numpy")
     done = time.process_time()
-    smooth = avg_pool2d(antialias.blend_outlines(_image(seen.mask), found), samples)
-    errors = [float((made - truth)[border].square().mean().sqrt()) for made in (_pooled(seen.mask, samples), smooth)]
-    return errors[0], errors[1], (drawn - begun) * 1e3 / VIEWS, (done - drawn) * 1e3 / VIEWS
+    smooth = avg_pool2d(antialias.blend_outlines(_image(fragments.mask), outlines), samples)
+    errors = [
+        float((coverage - truth)[border].square().mean().sqrt())
+        for coverage in (_pooled(fragments.mask, samples), smooth)
+    ]
+    return errors[0], errors[1], (drawn - start_time) * 1e3 / VIEWS, (done - drawn) * 1e3 / VIEWS
 
 
 def _image(mask: np.ndarray) -> torch.Tensor:
@@ -57,7 +60,7 @@ def _pooled(mask: np.ndarray, factor: int) -> torch.Tensor:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     cube = combine([{"shape": "box", "size": [0.7, 0.7, 0.7]}])
     meshes = {"cube": cube}
     for name in ("vase.obj", "teapot.obj", "knight.glb"):

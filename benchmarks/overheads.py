@@ -1,9 +1,9 @@
-"""What is spent beside the optimisation: the start of the command, a run's own records, texture layouts, previews.
+"""Measures overheads: start of the command, records of a run, texture layouts, previews.
 
     python benchmarks/overheads.py
 
-Prints each time as a multiple of that of something simple on the same machine, and in milliseconds. The best of three
-tries counts.
+Prints each time in milliseconds and as a multiple of the time of a simple operation on the same machine. Uses the best
+of three repeats.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ TRIES = 3
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """Of the best of some tries, so that other work on the machine decides less."""
+    """Seconds of the fastest of some repeats, which other load on the machine affects least."""
     times = []
     for _ in range(TRIES):
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         action()
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start_time)
     return min(times)
 
 
 def command(*words: str) -> Callable[[], object]:
-    """A process of this Python with ``words``."""
+    """A call that runs this Python with the arguments ``words``."""
     return lambda: subprocess.run([sys.executable, *words], check=True, capture_output=True, cwd=ROOT)
 
 
 def commands() -> Iterator[tuple[str, float, float]]:
-    """The first answers that a user waits for."""
+    """Start-up times that a user waits for."""
     python, usage = seconds(command("-c", "pass")), seconds(command("-m", "pipeline", "--help"))
     yield "latentkiln --help / start of Python", usage, python
     plan = seconds(command("-m", "pipeline", "plan", str(ROOT / "manifests" / "demo.csv")))
@@ -64,7 +64,7 @@ def commands() -> Iterator[tuple[str, float, float]]:
 
 
 def records() -> Iterator[tuple[str, float, float]]:
-    """Log, queue, locks and record of a recipe that does nothing, for each row."""
+    """Log, queue, locks and record per row, with a recipe that does nothing."""
     with tempfile.TemporaryDirectory() as folder:
         root, tries = Path(folder), iter(range(TRIES))
 
@@ -83,7 +83,7 @@ def records() -> Iterator[tuple[str, float, float]]:
 
 
 def large_meshes() -> Iterator[tuple[str, float, float]]:
-    """Steps that grow with the faces of a mesh, beside a sort of three numbers a face."""
+    """Operations on large meshes, relative to sorting three numbers per face."""
     mesh = meshes.large()
     unsorted = np.random.default_rng(0).integers(0, 1 << 40, 3 * len(mesh.faces))
     sort = seconds(lambda: np.sort(unsorted))
@@ -94,7 +94,7 @@ def large_meshes() -> Iterator[tuple[str, float, float]]:
 
 
 def many_charts() -> Iterator[tuple[str, float, float]]:
-    """More charts than a texture has room for, beside a quarter of them."""
+    """Packing more charts than a texture has room for, relative to a quarter of them."""
 
     def action(count: int) -> Callable[[], object]:
         square = 0.01 * np.array([(0.0, 0), (1, 0), (1, 1), (0, 1)])
@@ -108,7 +108,7 @@ def many_charts() -> Iterator[tuple[str, float, float]]:
 
 
 def previews() -> Iterator[tuple[str, float, float]]:
-    """Eight views of an asset beside one."""
+    """Drawing eight views of an asset, relative to one."""
     mesh = unwrap(meshes.blob(2000), texture_size=256)
     image = np.full((1024, 1024, 3), 128, np.uint8)
     frame = normalise(mesh.mesh.vertices)
@@ -117,7 +117,7 @@ def previews() -> Iterator[tuple[str, float, float]]:
 
 
 def main() -> None:
-    """Prints a line for each."""
+    """Print a line for each measurement."""
     for measured in (commands, records, large_meshes, many_charts, previews):
         for name, time_taken, base in measured():
             print(f"{name:56} {time_taken / base:8.1f}   {1000 * time_taken:9.1f} ms", flush=True)

@@ -1,4 +1,4 @@
-"""Where the time of a paint step goes, and what lockstep saves. Ratios measured side by side in one run.
+"""Measures the share of the prior in a paint step, and the gain of lockstep, as ratios within one run.
 
 python benchmarks/paint_step.py [--prior DIR] [--steps 20]
 """
@@ -23,33 +23,35 @@ from pipeline.recipes.paint_settings import PaintOptions
 MESHES = Path(__file__).parent.parent / "manifests" / "meshes"
 
 
-def subjects(prior: Prior, mesh: Path, count: int, steps: int, out: Path, lockstep: int) -> list[Optimization]:
-    """``count`` paint jobs on ``mesh`` with the prior's own settings, prepared as the recipe prepares them."""
-    made = []
+def prepare_optimizations(
+    prior: Prior, mesh: Path, count: int, steps: int, out: Path, lockstep: int
+) -> list[Optimization]:
+    """Prepare ``count`` paint jobs on ``mesh`` with the prior's default settings, as the recipe does."""
+    optimizations = []
     for seed in range(count):
         settings = PaintOptions(steps=steps, preview=False).model_dump(mode="json")
         job = Job(f"bench-{seed}", "paint", "a red brick object", "", seed, InputFile(mesh), settings)
         asset_build = start(Paint(), RowContext(job, "bench", out / job.id, no_report), prior, out, lockstep)
-        subject = asset_build.variants[0].optimizations[0]
-        subject.checkpoint = None
-        made.append(subject)
-    return made
+        optimization = asset_build.variants[0].optimizations[0]
+        optimization.checkpoint = None
+        optimizations.append(optimization)
+    return optimizations
 
 
 def measure(prior: Prior, mesh: Path, lockstep: int, steps: int, out: Path) -> tuple[float, float]:
-    """Seconds per step and asset: (in the prior, beside it)."""
-    group = subjects(prior, mesh, lockstep, steps + 2, out, lockstep)
-    # Two steps to warm up (compiled kernels, allocator), not counted.
+    """Seconds per step and asset: (in the prior, elsewhere)."""
+    group = prepare_optimizations(prior, mesh, lockstep, steps + 2, out, lockstep)
+    # Warm up for two steps (compiled kernels, allocator).
     optimize(group, prior, lockstep=lockstep, stop=lambda: group[0].step >= 2)
-    for subject in group:
-        subject.seconds = {"prior": 0.0, "scene": 0.0}
+    for optimization in group:
+        optimization.seconds = {"prior": 0.0, "scene": 0.0}
     optimize(group, prior, lockstep=lockstep)
     parts = [[s.seconds[name] / steps for s in group] for name in ("prior", "scene")]
     return statistics.mean(parts[0]), statistics.mean(parts[1])
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prior", default="embedded")
     parser.add_argument("--steps", type=int, default=20)

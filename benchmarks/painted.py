@@ -1,11 +1,11 @@
-"""Twelve materials on every given mesh: does the painted mesh show what was asked for?
+"""Writes a manifest of twelve materials on each given mesh, to measure whether painted meshes show their prompts.
 
     python benchmarks/painted.py outputs/painted-rows manifests/meshes/{vase.obj,boulder.off,knight.glb} ...
     latentkiln run outputs/painted-rows/painted.json --out outputs/painted
     python -m training.judge assets --config training/configs/embedded.toml --out outputs/painted
 
-Writes the manifest, with the meshes beside it. The prompts were chosen before anything was painted; half of them name a
-colour. The noun is "object", so that the mesh alone decides the shape.
+The meshes are copied beside the manifest. The prompts were chosen before anything was painted; half of them name a
+colour. The noun is "object", so that the prompt does not suggest a shape.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PROMPTS = {
 
 
 def manifest(meshes: list[Path], seed: int) -> dict:
-    """Rows of every prompt on every mesh; mesh paths are names in ``meshes/``."""
+    """A manifest with a row for each prompt and mesh; mesh paths are names in ``meshes/``."""
     rows = [
         {"id": f"{name}-{mesh.stem.lower()}", "prompt": prompt, "mesh": f"meshes/{mesh.name}", "seed": seed}
         for name, prompt in PROMPTS.items()

@@ -1,11 +1,11 @@
-"""Time and memory of a step of the radiance field: the compiled backends beside plain torch, in one run.
+"""Measures time and memory of a step of the radiance field: compiled backends and plain torch, in one run.
 
     python benchmarks/radiance_field.py [--points 8192 60000] [--log2-table 15 19] [--repeats 3] [--threads 1]
 
-A step is forward, backward and Adam. The backends take turns, repeat by repeat, so that other load on the machine
-falls on both; the median counts. CPU time sums the threads and is the steadier figure on a shared machine, with
-``--threads 1`` above all. Memory is the peak of a step over what was there before it (table, MLP, Adam's state), each
-in a process of its own.
+A step is forward, backward and Adam. The backends take turns in each repeat, so that other load on the machine affects
+both, and the median is printed. CPU time is the sum over threads. It is more stable on a shared machine, especially
+with ``--threads 1``. Memory is the peak of a step above the memory before it (table, MLP, Adam's state), measured in a
+separate process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Step = Callable[[int], None]
 
 
 def grid_step(field: RadianceField, points: torch.Tensor) -> torch.Tensor:
-    """The encoding alone; returns what is differentiated."""
+    """The encoding alone. Returns the loss."""
     return encode(points * 0.5 + 0.5, field.table, field.settings.grid, backend=field.backend).sum()
 
 
@@ -51,12 +51,12 @@ def field_step(field: RadianceField, points: torch.Tensor) -> torch.Tensor:
 
 
 def rendered_step(field: RadianceField, points: torch.Tensor) -> torch.Tensor:
-    """March, field and compositing: rays from around the scene through a ball, about as many samples as ``points``."""
+    """March, field and compositing of rays through a ball, with about as many samples as ``points``."""
     eye, directions = rays(len(points) // 32)
     packed = march(eye, directions, ball(), step=0.02, backend=field.backend)
     sigma, values = field(packed.points)
-    seen = composite(sigma, values, packed, backend=field.backend)
-    return seen.values.square().mean() + seen.weight.mean()
+    rendered = composite(sigma, values, packed, backend=field.backend)
+    return rendered.values.square().mean() + rendered.weight.mean()
 
 
 @functools.cache
@@ -70,7 +70,7 @@ def rays(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @functools.cache
 def ball(radius: float = 0.45) -> OccupancyGrid:
-    """Five in a hundred cells occupied: what is left once an object has formed."""
+    """An occupancy grid with five per cent of its cells occupied, as after an object has formed."""
     occupancy = OccupancyGrid()
     centres = (np.arange(occupancy.resolution) + 0.5) / occupancy.resolution * 2 - 1
     x, y, z = np.meshgrid(centres, centres, centres, indexing="ij")
@@ -86,7 +86,7 @@ PARTS: dict[str, Callable[[RadianceField, torch.Tensor], torch.Tensor]] = {
 
 
 def make_step(part: str, backend: str, log2_table: int) -> Step:
-    """A step of ``part`` at points in the middle of the scene, 16 levels x 2 features."""
+    """A step of ``part`` at points in the centre of the scene, with 16 levels of 2 features."""
     field = RadianceField(FieldSettings(GridSettings(log2_table=log2_table), channels=4), 0, backend=backend)
     parameters = [field.table] if part == "grid" else [field.table, *field.network.parameters()]
     adam = torch.optim.Adam(parameters, lr=1e-3, betas=(0.9, 0.99), eps=1e-15, fused=True)
@@ -98,13 +98,13 @@ def make_step(part: str, backend: str, log2_table: int) -> Step:
         loss.backward()
         adam.step()
 
-    # A small step first: code is compiled and loaded, and Adam's state is there.
+    # Warm up with a small step: compile kernels and create Adam's state.
     step(256)
     return step
 
 
 def seconds(steps: dict[str, Step], count: int, repeats: int) -> dict[str, tuple[float, float]]:
-    """Median (wall, CPU) seconds of a step by backend, the backends taking turns."""
+    """Median (wall, CPU) seconds of a step by backend. The backends take turns."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
@@ -118,7 +118,7 @@ def seconds(steps: dict[str, Step], count: int, repeats: int) -> dict[str, tuple
 
 
 def print_peak(part: str, backend: str, count: int, log2_table: int) -> None:
-    """Prints the peak memory in MB of a step over what was there before it (Linux)."""
+    """Print the peak memory of a step above the memory before it, in MB (Linux)."""
     step = make_step(part, backend, log2_table)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = psutil.Process().memory_info().rss
@@ -129,14 +129,14 @@ def print_peak(part: str, backend: str, count: int, log2_table: int) -> None:
 
 
 def megabytes(part: str, backend: str, count: int, log2_table: int) -> float:
-    """``print_peak`` in a process of its own."""
+    """Run ``print_peak`` in a separate process and return the number."""
     arguments = ["--peak", part, backend, str(count), str(log2_table)]
     done = subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout.split()[-1])
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, nargs="+", default=[8192, 60000])
     parser.add_argument("--log2-table", type=int, nargs="+", default=[15, 19])

@@ -1,15 +1,18 @@
-"""Whether refinement in RGB starts where decoding left off, and whether it keeps the colours.
+"""Measures whether RGB refinement starts from the decoded latents, and whether it keeps their colours.
 
     python benchmarks/refine.py [--prior embedded] [--prompt TEXT] [--steps 300] [--refine-steps 150]
 
-A mushroom of two solids is grown in latent space, then refined. Printed: PSNR of the first refined renders (linear map
-of the field, no decoder), as the prior's encoder gets them, against the decoded latent renders of the same views;
-beside it what the linear map gives at best, on pictures such as it is fitted on, and on those very latent renders; and
-mean chroma (CIE LCh, D65) of the object before and after. The pictures that are baked have a ray a pixel, which is
-sharper than anything that comes through a decoder, whose latents are few: they are measured as they are, and at the
-latents' own sampling.
+A mushroom of two solids is grown in latent space and then refined. The program prints the PSNR, against decoded latent
+renders of the same views, of:
 
-Then a mesh is painted with and without refinement, which begins as the very texture that was decoded: mean chroma of
+* the first refined renders (the field's linear map, no decoder) at the resolution of the encoder's input;
+* the prior's linear map of the same latents;
+* the first refined renders with one ray per pixel, as they are baked, and the same averaged to the latents' sampling.
+
+It also prints the PSNR of the linear map on pictures like those it is fitted on, and the object's mean chroma (CIE LCh,
+D65) before and after refinement.
+
+Then it paints a mesh without and with refinement, which starts from the decoded texture, and prints the mean chroma of
 both textures.
 """
 
@@ -43,24 +46,24 @@ from pipeline.recipes.paint import paint
 from pipeline.recipes.paint_settings import PaintOptions
 
 _AZIMUTHS = 6
-# Pixels along outlines, where colours are mixed with the background before or after they are clamped to [0, 1].
-_RIM = 6
+# Width in pixels of the margin along outlines, where clamping before or after mixing with the background matters.
+_MARGIN = 6
 
 
 def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:
-    """dB between images (N, 3, H, W) in [0, 1] over the pixels (N, H, W)."""
+    """PSNR in dB between images (N, 3, H, W) in [0, 1] over the pixels ``where`` (N, H, W)."""
     error = ((a - b) ** 2).transpose(0, 2, 3, 1)[where].mean()
     return float(-10 * np.log10(max(error, 1e-12)))
 
 
 def chroma(images: np.ndarray, where: np.ndarray) -> float:
-    """Mean CIE chroma of the pixels (N, H, W) of images (N, 3, H, W) in [0, 1]."""
+    """Mean CIE chroma of the pixels ``where`` (N, H, W) of images (N, 3, H, W) in [0, 1]."""
     lab = rgb2lab(images.transpose(0, 2, 3, 1))
     return float(np.hypot(lab[..., 1], lab[..., 2])[where].mean())
 
 
 def views(prior: Prior) -> Cameras:
-    """A ring of cameras, a little closer than those of training."""
+    """A ring of cameras, slightly closer than those of the optimisation."""
     azimuth = np.arange(_AZIMUTHS) * 2 * np.pi / _AZIMUTHS
     return orbit(
         np.full(_AZIMUTHS, np.pi / 2 - 0.2), azimuth, np.full(_AZIMUTHS, 2.0), np.full(_AZIMUTHS, np.radians(45))
@@ -68,23 +71,23 @@ def views(prior: Prior) -> Cameras:
 
 
 def pictures(scene: RadianceFieldScene, cameras: Cameras, prior: Prior) -> tuple[np.ndarray, np.ndarray]:
-    """Decoded (or refined) images (N, 3, H, W) in [0, 1] and where the object is (N, H, W)."""
+    """Decoded (or refined) images (N, 3, H, W) in [0, 1], and the object's mask (N, H, W)."""
     size = 2 * prior.sample_size if prior.sample_size < 64 else prior.sample_size
-    made = [render_picture(scene, cameras[i : i + 1], size, prior) for i in range(len(cameras))]
-    images = np.concatenate([image for image, _ in made])
-    depth = torch.from_numpy(np.concatenate([depth for _, depth in made]))[:, None]
+    rendered = [render_picture(scene, cameras[i : i + 1], size, prior) for i in range(len(cameras))]
+    images = np.concatenate([image for image, _ in rendered])
+    depth = torch.from_numpy(np.concatenate([depth for _, depth in rendered]))[:, None]
     inside = torch.nn.functional.interpolate(depth.isfinite().float(), size=images.shape[-2:], mode="nearest")
     return images, inside[:, 0].numpy() > 0
 
 
 @torch.no_grad()
 def mapped(scene: RadianceFieldScene, cameras: Cameras, prior: Prior, side: int) -> np.ndarray:
-    """The prior's linear map of the latent renders, enlarged: (N, 3, side, side) in [0, 1]."""
-    return enlarged(scene.render_views(cameras, side // prior.vae_scale_factor)[0].cpu(), prior, side)
+    """The prior's linear map of the latent renders, upsampled: (N, 3, side, side) in [0, 1]."""
+    return upsample_linear(scene.render_views(cameras, side // prior.vae_scale_factor)[0].cpu(), prior, side)
 
 
-def enlarged(latents: torch.Tensor, prior: Prior, side: int) -> np.ndarray:
-    """Linear colours (N, 3, side, side) in [0, 1] of latents (N, C, h, w), a pixel of theirs spread over its block."""
+def upsample_linear(latents: torch.Tensor, prior: Prior, side: int) -> np.ndarray:
+    """Linear colours (N, 3, side, side) in [0, 1] of latents (N, C, h, w), repeated over each latent's block."""
     linear = prior.latent_rgb
     rgb = torch.einsum("nchw,cd->ndhw", latents, torch.from_numpy(linear.matrix).float())
     rgb = rgb + torch.from_numpy(linear.bias).float()[:, None, None]
@@ -93,31 +96,31 @@ def enlarged(latents: torch.Tensor, prior: Prior, side: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def judged(scene: RadianceFieldScene, cameras: Cameras, prior: Prior, side: int) -> np.ndarray:
-    """Refined views as the encoder gets them: as many rays as latent views have, enlarged: (N, 3, side, side)."""
+def refined_as_encoded(scene: RadianceFieldScene, cameras: Cameras, prior: Prior, side: int) -> np.ndarray:
+    """Refined views at the latent views' number of rays, upsampled as for the encoder: (N, 3, side, side)."""
     rays = side // prior.vae_scale_factor * scene.settings.supersample
     image = scene.render_views(cameras, rays, supersample=1)[0].cpu()
     return torch.nn.functional.interpolate(image, size=(side, side), mode="bilinear", align_corners=False).numpy()
 
 
 @torch.no_grad()
-def fitted(prior: Prior, images: int = 32) -> float:
-    """PSNR of the linear map against the decoder on latents of pictures such as ``latentkiln prior fit-rgb`` makes."""
+def fit_psnr(prior: Prior, images: int = 32) -> float:
+    """PSNR of the linear map against the decoder, on pictures like those of ``latentkiln prior fit-rgb``."""
     side = prior.sample_size * prior.vae_scale_factor
     latents = torch.cat([prior.encode(made_picture(1, i, side)[None]).cpu() for i in range(images)])
     decoded = np.stack([decode_texture(z.to(prior.device), prior).cpu().numpy() for z in latents])
-    return psnr(enlarged(latents, prior, side), decoded, np.ones((images, side, side), bool))
+    return psnr(upsample_linear(latents, prior, side), decoded, np.ones((images, side, side), bool))
 
 
-def sampled(images: np.ndarray, reduction: int) -> np.ndarray:
-    """Images (N, 3, H, W) of as many samples as the latents that a decoder sees, enlarged again as ``mapped`` does."""
+def at_latent_sampling(images: np.ndarray, scale_factor: int) -> np.ndarray:
+    """Images (N, 3, H, W) averaged to the latents' sampling and upsampled as in ``mapped``."""
     big = torch.from_numpy(images)
-    small = torch.nn.functional.avg_pool2d(big, reduction)
+    small = torch.nn.functional.avg_pool2d(big, scale_factor)
     return torch.nn.functional.interpolate(small, size=big.shape[-2:], mode="bilinear", align_corners=False).numpy()
 
 
 def texture_of(glb: Path) -> np.ndarray:
-    """The one image of an asset: (1, 3, H, W) in [0, 1]."""
+    """The base colour texture of an asset, (1, 3, H, W) in [0, 1]."""
     gltf = GLTF2().load(glb)
     view = gltf.bufferViews[gltf.images[0].bufferView]
     data = gltf.binary_blob()[view.byteOffset : view.byteOffset + view.byteLength]
@@ -126,7 +129,7 @@ def texture_of(glb: Path) -> np.ndarray:
 
 
 def painted(prior: Prior, mesh: Path, prompt: str, refine_steps: int, out: Path) -> None:
-    """Prints the mean chroma of a painted texture without and with refinement."""
+    """Print the mean chroma of a painted texture without and with refinement."""
     jobs = []
     for refine in (False, True):
         more = {"refine_steps": refine_steps} if refine else {}
@@ -143,7 +146,7 @@ def painted(prior: Prior, mesh: Path, prompt: str, refine_steps: int, out: Path)
 
 
 def grown(prior: Prior, prompt: str, steps: int, refine_steps: int, out: Path) -> FieldVariant:
-    """A field after its latent steps, with its refinement about to begin."""
+    """A field after its latent steps, before refinement."""
     settings = GenerateOptions(steps=steps, refine=True, refine_steps=refine_steps, shapes=MUSHROOM)  # type: ignore[arg-type]
     job = Job("refine", "generate", prompt, "", 0, None, settings.model_dump(mode="json"), RowLocation("benchmark", 1))
     asset_build = start(Generate(), RowContext(job, "benchmark", out / job.id, no_report), prior, out, 1)
@@ -158,7 +161,7 @@ def grown(prior: Prior, prompt: str, steps: int, refine_steps: int, out: Path) -
 
 
 def main() -> None:
-    """Prints the figures and writes before.png and after.png."""
+    """Print the figures and write before.png and after.png."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prior", default="embedded")
     parser.add_argument("--prompt", default="a red mushroom")
@@ -178,19 +181,19 @@ def main() -> None:
     decoded, inside = pictures(latent_scene, cameras, prior)
     first, _ = pictures(refined_scene, cameras, prior)
     linear = mapped(latent_scene, cameras, prior, decoded.shape[-1])
-    coarse = sampled(first, prior.vae_scale_factor)
-    within = np.stack([binary_erosion(mask, iterations=_RIM) for mask in inside])
-    inner = f"{_RIM} pixels and more inside its outline"
-    print(f"against what the decoder shows of the latents: all of the object / {inner} / whole pictures")
+    coarse = at_latent_sampling(first, prior.vae_scale_factor)
+    within = np.stack([binary_erosion(mask, iterations=_MARGIN) for mask in inside])
+    inner = f"{_MARGIN} pixels and more inside its outline"
+    print(f"PSNR against the decoded latents: all of the object / {inner} / whole pictures")
     for name, images in (
-        ("first refined, as the encoder gets it", judged(refined_scene, cameras, prior, decoded.shape[-1])),
+        ("first refined, as the encoder gets it", refined_as_encoded(refined_scene, cameras, prior, decoded.shape[-1])),
         ("the linear map of the latents", linear),
-        ("first refined, a ray a pixel", first),
+        ("first refined, one ray per pixel", first),
         ("the same at the latents' sampling", coarse),
     ):
-        found = (psnr(images, decoded, where) for where in (inside, within, np.ones_like(inside)))
-        print(f"  {name:37s} {' / '.join(f'{value:.1f}' for value in found)} dB")
-    print(f"what the map's fit gives on pictures of its own, whole ones: {fitted(prior):.1f} dB")
+        decibels = (psnr(images, decoded, where) for where in (inside, within, np.ones_like(inside)))
+        print(f"  {name:37s} {' / '.join(f'{value:.1f}' for value in decibels)} dB")
+    print(f"linear map on pictures like those it is fitted on, whole pictures: {fit_psnr(prior):.1f} dB")
     optimize([refinement], prior, lockstep=1)
     after, still_inside = pictures(refined_scene, cameras, prior)
     colours = chroma(decoded, inside), chroma(first, inside), chroma(after, still_inside)

@@ -1,10 +1,11 @@
-"""Ray Core actors beside Ray Data (``map_batches`` with a class) on the same rows, in one run, in turn.
+"""Compares Ray Core actors with Ray Data (``map_batches`` with a class) on the same rows, in turn, in one run.
 
     python benchmarks/scheduling.py [--rows 2000] [--milliseconds 2]
 
-Each row sleeps a little and says when it was done. Printed for both, with the ratios: rows a second, the driver's
-memory, the time from a row's end until the driver knows of it, and what becomes of the others when one row kills its
-worker each time (for so many seconds at most). Ray Data needs pandas and pyarrow, which latentkiln does not install.
+Each row sleeps briefly and returns the time at which it ended. The program prints for both, with ratios: rows per
+second, the driver's memory, and the delay from a row's end until the driver knows of it. It also prints how many other
+rows are built if one row always kills its worker, within a time limit. Ray Data needs pandas and pyarrow, which
+latentkiln does not install.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ KILLER = -1
 
 
 def work(number: int, seconds: float) -> tuple[int, float]:
-    """One row: its number, and when it was done."""
+    """Process one row: returns its number and the time at which it ended."""
     if number == KILLER:
         os._exit(1)
     time.sleep(seconds)
@@ -33,7 +34,7 @@ def work(number: int, seconds: float) -> tuple[int, float]:
 
 
 class Builder:
-    """The actor of both: for Ray Core ``build``, for Ray Data a call."""
+    """The actor of both variants: Ray Core calls ``build``, Ray Data calls the object."""
 
     def __init__(self, seconds: float):
         self._seconds = seconds
@@ -47,11 +48,13 @@ class Builder:
 
 
 def with_actors(numbers: list[int], seconds: float) -> Iterator[tuple[int, float]]:
-    """As ``fleet/actor_pool.py`` does it: one group in flight for each actor; a group whose actor died is tried row by
-    row, and a row whose actor dies twice is given up."""
+    """Process rows as ``scheduler/actor_pool.py`` does: one group in flight per actor.
+
+    Rows of a group whose actor died are retried one by one. A row whose actor dies twice is dropped.
+    """
     actor: Any = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(Builder)
     groups = [numbers[at : at + GROUP] for at in range(0, len(numbers), GROUP)]
-    tried: dict[int, int] = {}
+    attempts: dict[int, int] = {}
     flying: dict[Any, tuple[Any, list[int]]] = {}
     idle = [actor.remote(seconds) for _ in range(WORKERS)]
     while groups or flying:
@@ -66,13 +69,13 @@ def with_actors(numbers: list[int], seconds: float) -> Iterator[tuple[int, float
             except ray.exceptions.RayActorError:
                 idle.append(actor.remote(seconds))
                 for number in group:
-                    tried[number] = tried.get(number, 0) + 1
-                    if tried[number] < 2:
+                    attempts[number] = attempts.get(number, 0) + 1
+                    if attempts[number] < 2:
                         groups.append([number])
 
 
 def with_data(numbers: list[int], seconds: float) -> Iterator[tuple[int, float]]:
-    """The same rows through a Ray Data pipeline."""
+    """Process the same rows in a Ray Data pipeline."""
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -86,18 +89,18 @@ WAYS = {"actors": with_actors, "data": with_data}
 
 
 def measure(way: str, rows: int, seconds: float) -> dict[str, float]:
-    """All rows, none of which does harm. The driver's memory is what it has more of at the end than at the start."""
+    """Measure a run without failures. The driver's memory is its growth from start to end."""
     process = psutil.Process()
-    begun, before, late = time.time(), process.memory_info().rss, []
+    start_time, before, late = time.time(), process.memory_info().rss, []
     first = 0.0
     for _, done in WAYS[way](list(range(rows)), seconds):
         first = first or done
         late.append(time.time() - done)
-    spent = time.time() - begun
+    spent = time.time() - start_time
     return {
         "rows_per_second": round(rows / spent, 1),
-        # Without the start of the workers.
-        "rows_per_second_after_the_first": round((rows - 1) / (begun + spent - first), 1),
+        # Exclude the start of the workers.
+        "rows_per_second_after_the_first": round((rows - 1) / (start_time + spent - first), 1),
         "driver_mb_more": round((process.memory_info().rss - before) / 1e6, 1),
         "known_after_ms_median": round(1000 * statistics.median(late), 1),
         "known_after_ms_most": round(1000 * max(late), 1),
@@ -105,21 +108,21 @@ def measure(way: str, rows: int, seconds: float) -> dict[str, float]:
 
 
 def measure_death(way: str, rows: int, seconds: float) -> dict[str, Any]:
-    """One row in the middle kills its worker whenever it is tried: the others that were built, and how it ended."""
+    """Measure a run in which one row always kills its worker: the number of other rows built, and the run's end."""
     numbers = list(range(rows))
     numbers.insert(rows // 2, KILLER)
-    begun, found, end = time.time(), set[int](), "ended"
+    start_time, results, end = time.time(), set[int](), "ended"
     try:
         for number, _ in WAYS[way](numbers, seconds):
-            found.add(number)
-            print(f"built {number}", flush=True)  # counted by whoever ends this process
+            results.add(number)
+            print(f"built {number}", flush=True)  # counted by the process that ends this one
     except Exception as error:
-        end = f"{type(error).__name__} after {time.time() - begun:.0f} s"
-    return {"others_built": len(found), "of": rows, "end": end, "seconds": round(time.time() - begun, 1)}
+        end = f"{type(error).__name__} after {time.time() - start_time:.0f} s"
+    return {"others_built": len(results), "of": rows, "end": end, "seconds": round(time.time() - start_time, 1)}
 
 
 def in_a_process(way: str, part: str, rows: int, seconds: float, limit: float) -> dict[str, Any]:
-    """One measurement in a process of its own, so that neither leaves the other anything; ended after ``limit``."""
+    """Run one measurement in a separate process, which is ended after ``limit`` seconds."""
     import subprocess
     import sys
 
@@ -128,8 +131,8 @@ def in_a_process(way: str, part: str, rows: int, seconds: float, limit: float) -
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
     except subprocess.TimeoutExpired as late:
-        told = [line for line in (late.stdout or b"").decode().splitlines() if line.startswith("built ")]
-        return {"end": f"still at it after {limit:g} s", "others_built": len(told), "of": rows}
+        built_lines = [line for line in (late.stdout or b"").decode().splitlines() if line.startswith("built ")]
+        return {"end": f"still running after {limit:g} s", "others_built": len(built_lines), "of": rows}
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     return (
         json.loads(lines[-1]) if lines else {"end": done.stderr.strip().splitlines()[-1][:200] if done.stderr else "?"}
@@ -140,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--milliseconds", type=float, default=2.0)
-    parser.add_argument("--limit", type=float, default=180.0, help="seconds for each measurement")
+    parser.add_argument("--limit", type=float, default=180.0, help="time limit of each measurement, in seconds")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--part", choices=("plain", "death"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -150,14 +153,16 @@ def main() -> None:
         run = measure if chosen.part == "plain" else measure_death
         print(json.dumps(run(chosen.way, chosen.rows, seconds)), flush=True)
         return
-    found: dict[str, Any] = {way: {} for way in WAYS}
+    results: dict[str, Any] = {way: {} for way in WAYS}
     for part, rows in (("plain", chosen.rows), ("death", chosen.rows // 10)):
         for way in WAYS:
-            found[way][part] = in_a_process(way, part, rows, seconds, chosen.limit)
-            print(way, part, json.dumps(found[way][part]), flush=True)
-    one, other = found["actors"]["plain"], found["data"]["plain"]
-    ratios = {key: round(one[key] / other[key], 2) for key in one if isinstance(other.get(key), float) and other[key]}
-    print(json.dumps({"rows": chosen.rows, "actors_by_data": ratios, **found}))
+            results[way][part] = in_a_process(way, part, rows, seconds, chosen.limit)
+            print(way, part, json.dumps(results[way][part]), flush=True)
+    actors, data = results["actors"]["plain"], results["data"]["plain"]
+    ratios = {
+        key: round(actors[key] / data[key], 2) for key in actors if isinstance(data.get(key), float) and data[key]
+    }
+    print(json.dumps({"rows": chosen.rows, "actors_by_data": ratios, **results}))
 
 
 if __name__ == "__main__":

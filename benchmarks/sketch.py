@@ -1,9 +1,10 @@
-"""How well Sketch-Shape follows its sketch: volumetric IoU of mesh and sketch by sigma_S, and without any sketch.
+"""Measures how well Sketch-Shape follows its sketch: volumetric IoU of mesh and sketch by sigma_S, and without a
+sketch.
 
     python benchmarks/sketch.py [--prior embedded] [--prompt TEXT] [--steps 300] [--lambda-shape L]
 
-The sketch is a mushroom of two solids. Both are measured as their winding numbers on the same 64^3 grid. Also prints
-how far the result moves and how much wider it grows when the sketch is moved and stretched.
+The sketch is a mushroom of two solids. Winding numbers on a 64^3 grid give the volumes of both. The program also prints
+how far the result moves and how much wider it becomes if the sketch is moved and stretched.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MUSHROOM: list[dict[str, Any]] = [
 
 
 def inside(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(R, R, R) bool: the cells of the scene that a surface encloses."""
+    """The cells of the scene that a surface encloses, (R, R, R) bool."""
     return build_winding_grid(vertices, faces, resolution=RESOLUTION).winding > 0.5
 
 
@@ -40,7 +41,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def grown(prior: Prior, out: Path, name: str, prompt: str, **settings: object) -> np.ndarray | None:
-    """Cells of the asset that is generated, or None (and why, printed) where there is none."""
+    """Generate an asset and return its cells. Prints the reason and returns None if there is none."""
     values = GenerateOptions(preview=False, texture_size=64, texturing="views", **settings).model_dump(mode="json")  # type: ignore[arg-type]
     job = Job(name, "generate", prompt, "", 0, None, values, RowLocation("benchmark", 1))
     (outcome,) = generate([job], prior, out, fingerprints=[name], lockstep=1)
@@ -58,12 +59,12 @@ def centre_and_width(cells: np.ndarray) -> tuple[float, float]:
 
 
 def _changed(shape: dict[str, Any], move: float, stretch: float) -> dict[str, Any]:
-    (x, *place), (width, *size) = shape["position"], shape["size"]
-    return {**shape, "position": [x + move, *place], "size": [width * stretch, *size]}
+    (x, *rest_of_position), (width, *size) = shape["position"], shape["size"]
+    return {**shape, "position": [x + move, *rest_of_position], "size": [width * stretch, *size]}
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prior", default="embedded")
     parser.add_argument("--prompt", default="a red mushroom")

@@ -1,7 +1,7 @@
-"""Measures of what people look at on a textured asset, taken from unlit pictures of the finished GLB.
+"""Measures the visible quality of a textured asset in unlit pictures of the finished GLB.
 
-The pictures are cast by trimesh (with embreex where it is installed), which shares no code with latentkiln: it reads
-the GLB, finds the surface by rays and looks the texture up by itself. H x W: pixels of a picture.
+trimesh (with embreex if installed) renders the pictures: it reads the GLB, intersects rays with the surface and samples
+the texture without code of latentkiln. Pictures have H x W pixels.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_erosion, gaussian_filter, laplace, uniform_filter
 
-# Pixels that a radius of the object takes in a picture; samples a side for each pixel.
+# Pixels per radius of the object, and samples along a side of a pixel.
 RADIUS, SAMPLES = 160, 2
-# Directions that pictures are taken from: azimuth and elevation in degrees.
+# Directions of the pictures: azimuth and elevation in degrees.
 DIRECTIONS = ((0, 15), (90, 15), (180, 15), (270, 15), (45, -10), (225, 50))
 _LUMA = np.array([0.299, 0.587, 0.114])
-# Pixels around an outline that are left out: their differences are the outline's.
+# Pixels within this distance of an outline are left out, because the outline dominates their differences.
 _MARGIN = 3
-# Side of the window that local contrast is taken over, in pixels.
+# Side in pixels of the window for local contrast.
 _WINDOW = 24
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """N orthographic pictures: luminance (N, H, W) in 8-bit steps, and where they show the surface (N, H, W)."""
+    """N orthographic pictures: luminance (N, H, W) in 8-bit steps, and the surface's mask (N, H, W)."""
 
     rgb: NDArray[np.float64]
     mask: NDArray[np.bool_]
@@ -63,17 +63,17 @@ def cast(path: Path) -> Pictures:
         looked_up = np.einsum("ni,nic->nc", weights, uv[mesh.faces[face]])
         colours = np.zeros((side * side, 3))
         colours[ray] = _look_up(texture, looked_up)
-        shown = np.zeros(side * side, bool)
-        shown[ray] = True
+        hit_mask = np.zeros(side * side, bool)
+        hit_mask[ray] = True
         small = _shrink(colours.reshape(side, side, 3))
-        covered = _shrink(shown.reshape(side, side, 1).astype(float))[..., 0]
+        covered = _shrink(hit_mask.reshape(side, side, 1).astype(float))[..., 0]
         images.append(small / np.maximum(covered, 1e-9)[..., None] * (covered > 0)[..., None])
         masks.append(covered > 0.999)
     return Pictures(np.stack(images), np.stack(masks))
 
 
 def _look_up(texture: NDArray[np.float64], uv: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bilinear lookups; trimesh has the origin of texture coordinates at the bottom left."""
+    """Bilinear lookups. trimesh has the origin of texture coordinates at the bottom left."""
     height, width = texture.shape[:2]
     x = np.clip(uv[:, 0] * width - 0.5, 0, width - 1.001)
     y = np.clip((1 - uv[:, 1]) * height - 0.5, 0, height - 1.001)
@@ -90,7 +90,7 @@ def _shrink(image: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def sample_pictures(image: NDArray[np.float32], pixels_per_radius: float) -> Pictures:
-    """The prior's own sample (H, W, 3) in [0, 1] at the size at which the asset shows it."""
+    """The prior's sample (H, W, 3) in [0, 1], scaled to its size on the asset."""
     side = max(32, round(len(image) * RADIUS / pixels_per_radius))
     resized = Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize((side, side), Image.Resampling.LANCZOS)
     rgb = np.asarray(resized, np.float64)[None]
@@ -124,7 +124,7 @@ def measures(pictures: Pictures) -> dict[str, float]:
 
 
 def _local_contrast(luminance: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Standard deviation over a window, of the surface alone."""
+    """Standard deviation over a window, of surface pixels only."""
     share = uniform_filter(mask.astype(float), _WINDOW)
     mean = uniform_filter(luminance * mask, _WINDOW) / np.maximum(share, 1e-6)
     square = uniform_filter(luminance**2 * mask, _WINDOW) / np.maximum(share, 1e-6)
@@ -132,12 +132,15 @@ def _local_contrast(luminance: NDArray[np.float64], mask: NDArray[np.bool_]) -> 
 
 
 def scale_spread(pictures: Pictures, side: int = 64) -> float:
-    """Largest over smallest mean wavelength of the windows (side x side) that the surface fills, between the 10th and
-    90th percentile of them; 1 where there are too few."""
+    """Ratio of the 90th to the 10th percentile of the mean wavelength, over windows (side x side) that the surface
+    fills.
+
+    1 if there are too few windows.
+    """
     window = np.hanning(side)[:, None] * np.hanning(side)
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side))
     band = (frequency > 2 / side) & (frequency < 0.35)
-    found = []
+    wavelengths = []
     for luminance, mask in zip(pictures.luminance, pictures.mask, strict=True):
         for top in range(0, len(mask) - side + 1, side // 2):
             for left in range(0, len(mask) - side + 1, side // 2):
@@ -147,8 +150,8 @@ def scale_spread(pictures: Pictures, side: int = 64) -> float:
                 detail = luminance[part] - gaussian_filter(luminance[part], side / 4)
                 power = np.abs(np.fft.fft2(detail * window)) ** 2 * band
                 if power.sum() > 1e-6:
-                    found.append(power.sum() / (power * frequency).sum())
-    if len(found) < 4:
+                    wavelengths.append(power.sum() / (power * frequency).sum())
+    if len(wavelengths) < 4:
         return 1.0
-    low, high = np.quantile(found, [0.1, 0.9])
+    low, high = np.quantile(wavelengths, [0.1, 0.9])
     return float(high / low)

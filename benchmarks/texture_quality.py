@@ -1,4 +1,4 @@
-"""Ways of painting beside each other, and beside the simplest one: how sharp, how even, at what cost?
+"""Compares the ways of painting with each other and with a simple baseline: sharpness, evenness, cost.
 
     python benchmarks/texture_quality.py outputs/quality [--rows benchmarks/texture_quality.json] [--only ID ...]
 
@@ -40,7 +40,7 @@ COLUMNS = ("gradient", "laplacian", "contrast", "faded", "scale_spread", "second
 
 
 def triplanar(row: dict[str, Any], mesh: Path, prior: Prior, out: Path) -> np.ndarray:
-    """Writes the baseline's GLB; returns the sample (H, W, 3) it is made of."""
+    """Write the baseline's GLB. Returns its sample (H, W, 3)."""
     prompt = f"{prior.surface_prompt(row['prompt'])}, close up"
     own = prior.material_defaults
     sample = sample_images(prior, [prompt], steps=own.steps, seed=row["seed"], size=own.size or None)[0]
@@ -68,39 +68,39 @@ def triplanar(row: dict[str, Any], mesh: Path, prior: Prior, out: Path) -> np.nd
 
 
 def run_way(way: str, manifest: Path, out: Path) -> None:
-    """Paints all rows one way, by the command."""
+    """Paint all rows in one way with the command."""
     command = [sys.executable, "-m", "pipeline", "run", str(manifest), "--out", str(out), "--allow-outside", "--serial"]
     subprocess.run([*command, "--set", f"distillation={way}", "--set", "preview=false"], check=True)
 
 
 def measure_row(row: dict[str, Any], prior: Prior, out: Path) -> dict[str, dict[str, float]]:
-    """The measures of one row by way."""
+    """The measures of one row, by way of painting."""
     folder = out / "triplanar" / row["id"]
     folder.mkdir(parents=True, exist_ok=True)
-    begun = time.perf_counter()
+    start_time = time.perf_counter()
     image = triplanar(row, Path(row["mesh"]), prior, folder)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start_time
     own = prior.material_defaults
     near = len(image) / own.coverage
     far = len(image) / float(prior.defaults.patch_height)
-    found: dict[str, dict[str, float]] = {}
+    measures_by_way: dict[str, dict[str, float]] = {}
     sheet = [np.asarray(Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize((320, 320)))]
     for way in ("triplanar", *WAYS):
         pictures = cast(out / way / row["id"] / "asset.glb")
         sample = measures(sample_pictures(image, far if way == "patches" else near))
         own_measures = measures(pictures)
-        found[way] = own_measures | {f"{name}_share": own_measures[name] / max(sample[name], 1e-6)
+        measures_by_way[way] = own_measures | {f"{name}_share": own_measures[name] / max(sample[name], 1e-6)
                                      for name in ("gradient", "laplacian", "contrast")}  # fmt: skip
         if way == "triplanar":
-            found[way]["seconds"] = seconds
+            measures_by_way[way]["seconds"] = seconds
         else:
             record = json.loads((out / way / row["id"] / "record.json").read_text())
-            found[way]["seconds"] = record["finished"] - record["started"]
+            measures_by_way[way]["seconds"] = record["finished"] - record["started"]
         white = np.where(pictures.mask[..., None], pictures.rgb, 255)
         sheet.append(np.concatenate([np.rint(white[n]).astype(np.uint8) for n in (0, 1)], axis=1))
     (out / "sheets").mkdir(exist_ok=True)
     Image.fromarray(np.concatenate(sheet, axis=1)).save(out / "sheets" / f"{row['id']}.jpg", quality=90)
-    return found
+    return measures_by_way
 
 
 def main() -> None:
@@ -120,17 +120,19 @@ def main() -> None:
     for way in WAYS:
         run_way(way, manifest, args.out / way)
     prior = load_prior("embedded")
-    found = {}
+    measures_by_way = {}
     for row in rows:
-        found[row["id"]] = measure_row(row, prior, args.out)
-        print(row["id"], {way: round(m["gradient_share"], 2) for way, m in found[row["id"]].items()}, flush=True)
-    (args.out / "measures.json").write_text(json.dumps(found, indent=1))
+        measures_by_way[row["id"]] = measure_row(row, prior, args.out)
+        print(
+            row["id"], {way: round(m["gradient_share"], 2) for way, m in measures_by_way[row["id"]].items()}, flush=True
+        )
+    (args.out / "measures.json").write_text(json.dumps(measures_by_way, indent=1))
     columns = [*(f"{name}_share" for name in ("gradient", "laplacian", "contrast")), *COLUMNS]
     print("| way | " + " | ".join(columns) + " |\n|---" * 1 + "|---" * len(columns) + "|")
     for way in ("triplanar", *WAYS):
         means = []
         for column in columns:
-            values = np.array([found[row][way][column] for row in found])
+            values = np.array([measures_by_way[row][way][column] for row in measures_by_way])
             means.append(values.mean() if column == "faded" else np.exp(np.log(values.clip(1e-6)).mean()))
         print(f"| {way} | " + " | ".join(f"{value:.2f}" for value in means) + " |")
 

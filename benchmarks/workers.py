@@ -1,9 +1,9 @@
-"""One worker with all cores against one worker a core, on the same rows, in turn, in one run.
+"""Compares one worker with all cores to one worker per core, on the same rows, in turn, in one run.
 
     python benchmarks/workers.py [MANIFEST] [--rows 8] [--turns 2]
 
-Prints the wall time of each run, and the ratio of their sums. Without a GPU a small UNet has little to share among
-threads, which wait for each other at the end of every layer.
+Prints the wall time of each run, and the ratio of their sums. On a CPU a small UNet gains little from threads, which
+synchronise at the end of each layer.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from pipeline.scheduler import resources
 
 
 def seconds(manifest: Path, ids: list[str], workers: int, threads: int) -> float:
-    """Wall time of building the rows into an empty folder, Ray's start included; raises SystemExit if one fails."""
+    """Seconds to build the rows into an empty folder, with Ray's start. Raises SystemExit if a row fails."""
     with tempfile.TemporaryDirectory() as out, mock.patch.object(resources, "threads_per_worker", lambda: threads):
-        begun = time.monotonic()
+        start_time = time.monotonic()
         code = run_manifest(RunOptions(manifest=manifest, out=Path(out), only=ids, workers=workers, quiet=True))
         if code:
             raise SystemExit(f"{manifest}: a row failed (exit code {code})")
-        return time.monotonic() - begun
+        return time.monotonic() - start_time
 
 
 def main() -> None:
-    """Prints a line a run, then the ratio."""
+    """Print a line per run, then the ratio."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("manifest", type=Path, nargs="?", default=Path("manifests/demo.csv"))
     p.add_argument("--rows", type=int, default=8)

@@ -1,1 +1,1 @@
-"""How the weights of the embedded prior are made: data, training, evaluation, export (see README.md)."""
+"""Makes the weights of the embedded prior: data, training, evaluation and export (see README.md)."""

@@ -23,7 +23,7 @@ _LUMA = torch.tensor([[0.30, 0.59, 0.11], [0.50, -0.42, -0.08], [-0.17, -0.33, 0
 
 
 def build(c: dict) -> AutoencoderTiny:
-    """The network from its settings table."""
+    """Build the autoencoder from its settings table."""
     n = len(c["encoder_blocks"])
     return AutoencoderTiny(
         encoder_block_out_channels=(c["encoder_width"],) * n,
@@ -36,12 +36,12 @@ def build(c: dict) -> AutoencoderTiny:
 
 
 def tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 (N, S, S, 3) to float (N, 3, S, S) in [-1, 1]."""
+    """Convert uint8 images (N, S, S, 3) to float32 (N, 3, S, S) in [-1, 1]."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def bytes_of(x: Tensor) -> np.ndarray:
-    """uint8 images (N, S, S, 3) of what a decoder gives (N, 3, S, S) in [-1, 1] and beyond."""
+    """Convert decoded images (N, 3, S, S) to uint8 (N, S, S, 3); values outside [-1, 1] are clamped."""
     return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 
@@ -52,15 +52,15 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 
 def luma_targets(x: Tensor, scale: Tensor) -> Tensor:
-    """(N, 3, H/4, W/4) normalised luma and chroma means of images in [-1, 1]."""
+    """Normalised luma and chroma of images (N, 3, H, W) in [-1, 1], averaged to (N, 3, H/4, W/4)."""
     y = torch.einsum("ck,nkhw->nchw", _LUMA, F.avg_pool2d(x, 4))
     return (y - scale[0].view(1, 3, 1, 1)) / scale[1].view(1, 3, 1, 1)
 
 
 def latent_rgb(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Least-squares map from latents (N, 4, h, w) to mean colours of images in [-1, 1]: matrix (4, 3), bias, R2 (3,).
+    """Fit the linear map from latents (N, 4, h, w) to mean colours of images (N, 3, H, W) in [-1, 1].
 
-    Colours are in [0, 1]: rgb = latent @ matrix + bias.
+    Returns matrix (4, 3), bias (3,) and R2 (3,) of rgb = latent @ matrix + bias, with colours in [0, 1].
     """
     rgb = F.avg_pool2d(x, x.shape[-1] // z.shape[-1]).permute(0, 2, 3, 1).reshape(-1, 3).double() / 2 + 0.5
     a = z.permute(0, 2, 3, 1).reshape(-1, 4).double()
@@ -74,7 +74,8 @@ def latent_rgb(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def normalise(vae: AutoencoderTiny, mean: Tensor, std: Tensor) -> None:
     """Fold per-channel statistics into the last encoder and first decoder convolution.
 
-    The stock pipelines know one scaling factor and no shift, so the channels themselves must be standard.
+    diffusers pipelines have one scaling factor and no shift, so each channel itself must have zero mean and unit
+    variance.
     """
     last = [m for m in vae.encoder.modules() if isinstance(m, torch.nn.Conv2d)][-1]
     last.weight.div_(std.view(-1, 1, 1, 1))
@@ -86,7 +87,7 @@ def normalise(vae: AutoencoderTiny, mean: Tensor, std: Tensor) -> None:
 
 @torch.no_grad()
 def encode_all(vae: AutoencoderTiny, pixels: np.ndarray, batch: int = 128) -> Tensor:
-    """float16 scaled latents (N, 4, S/4, S/4) of uint8 images."""
+    """Encode uint8 images (N, S, S, 3) to float16 scaled latents (N, 4, S/4, S/4)."""
     out = []
     k = vae.config.scaling_factor
     for i in range(0, len(pixels), batch):
@@ -99,7 +100,7 @@ def encode_all(vae: AutoencoderTiny, pixels: np.ndarray, batch: int = 128) -> Te
 
 @torch.no_grad()
 def assess(vae: AutoencoderTiny, pixels: np.ndarray) -> dict:
-    """Held-out figures: PSNR, latent statistics, linear latent->RGB fit."""
+    """Measure on held-out images: PSNR in dB, latent statistics, and the linear fit from latents to RGB."""
     x = tensor(pixels)
     z = encode_all(vae, pixels).float()
     y = torch.cat([vae.decode(p / vae.config.scaling_factor).sample for p in z.split(64)])
@@ -117,10 +118,10 @@ def assess(vae: AutoencoderTiny, pixels: np.ndarray) -> dict:
     }
 
 
-def moved(z: Tensor, x: Tensor, g: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Latents (N, 4, h, w) and their images, both shifted by the same random part of a latent pixel.
+def shift_randomly(z: Tensor, x: Tensor, g: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Shift latents (N, 4, h, w) and their images by the same random fraction of a latent pixel.
 
-    Painted latents are looked up bilinearly: a shifted latent must decode to the shifted image.
+    Painted latents are sampled bilinearly, so shifted latents must decode to the shifted image.
     """
     move = torch.tensor(g.uniform(-1, 1, (len(z), 2)), dtype=torch.float32) / z.shape[-1]
     theta = torch.eye(2, 3).repeat(len(z), 1, 1)
@@ -134,9 +135,9 @@ def moved(z: Tensor, x: Tensor, g: np.random.Generator) -> tuple[Tensor, Tensor]
 
 
 def picture_loss(y: Tensor, x: Tensor, mse: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What the decoder is trained on, of images (N, 3, H, W); and its absolute and squared errors alone.
+    """The decoder's loss on images (N, 3, H, W), and its absolute and squared errors alone.
 
-    The squared error has weight `mse`; steps between neighbouring pixels count besides.
+    `mse` weighs the squared error. The loss also compares differences of neighbouring pixels.
     """
     d = y - x
     l1, l2 = d.abs().mean(), d.square().mean()
@@ -144,14 +145,17 @@ def picture_loss(y: Tensor, x: Tensor, mse: float) -> tuple[Tensor, Tensor, Tens
     return l1 + mse * l2 + 0.5 * grad, l1, l2
 
 
-def noised(z: Tensor, most: float, g: np.random.Generator) -> Tensor:
-    """Latents with a random part of `most` of noise, in three of five batches: painted latents are noisy."""
+def add_noise(z: Tensor, most: float, g: np.random.Generator) -> Tensor:
+    """Add noise of a random standard deviation up to `most` to the latents of three in five batches.
+
+    Painted latents are noisy, too.
+    """
     sigma = torch.rand(len(z), 1, 1, 1) * most * float(g.random() < 0.6)
     return z + sigma * torch.randn_like(z)
 
 
 def train(cfg: Settings) -> None:
-    """Train until the step count is reached, resuming from the last checkpoint."""
+    """Train up to the step count of the settings; resumes from the last checkpoint."""
     c = cfg["autoencoder"]
     torch.manual_seed(c["seed"])
     log = Log(cfg.work / "autoencoder.jsonl")
@@ -159,9 +163,9 @@ def train(cfg: Settings) -> None:
     held = read_pool(cfg.work / "pool" / "held", 1)[0][: c["held"]]
     vae = build(c).to(memory_format=torch.channels_last)
     decay = [p for p in vae.parameters() if p.ndim > 1]
-    rest = [p for p in vae.parameters() if p.ndim <= 1]
+    no_decay = [p for p in vae.parameters() if p.ndim <= 1]
     opt = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 1e-3}, {"params": rest, "weight_decay": 0.0}],
+        [{"params": decay, "weight_decay": 1e-3}, {"params": no_decay, "weight_decay": 0.0}],
         lr=c["lr"],
         fused=True,
     )
@@ -173,7 +177,7 @@ def train(cfg: Settings) -> None:
     pooled = torch.einsum("ck,nkhw->nchw", _LUMA, F.avg_pool2d(tensor(pixels[:2000]), 4))
     scale = torch.stack([pooled.mean((0, 2, 3)), pooled.std((0, 2, 3))])
     g = np.random.default_rng([c["seed"], step])
-    start, seen = time.time(), 0
+    start, samples_done = time.time(), 0
     size = pixels.shape[1]
     while step < c["steps"]:
         progress = step / c["steps"]
@@ -191,9 +195,9 @@ def train(cfg: Settings) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=c["bf16"]):
             z = vae.encoder(x)
         z = z.float()
-        seen_z, target = moved(z, x, g) if g.random() < c["shift"] else (z, x)
+        seen_z, target = shift_randomly(z, x, g) if g.random() < c["shift"] else (z, x)
         with torch.autocast("cpu", torch.bfloat16, enabled=c["bf16"]):
-            y = vae.decoder(noised(seen_z, c["noise"], g))
+            y = vae.decoder(add_noise(seen_z, c["noise"], g))
         y = y.float()
         loss, l1, mse = picture_loss(y, target, c["mse"])
         tie = (z[:, :3] - luma_targets(x, scale)).square().mean()
@@ -206,7 +210,7 @@ def train(cfg: Settings) -> None:
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         opt.step()
         step += 1
-        seen += batch
+        samples_done += batch
         ema.update(vae, step)
         if step % c["log_every"] == 0 or step == c["steps"]:
             log(
@@ -216,7 +220,7 @@ def train(cfg: Settings) -> None:
                 mse=round(mse.item(), 5),
                 tie=round(tie.item(), 3),
                 norm=round(norm.item(), 4),
-                per_s=round(seen / (time.time() - start), 1),
+                per_s=round(samples_done / (time.time() - start), 1),
                 crop=crop,
                 **(assess(ema.model, held[:200]) if step % (2 * c["log_every"]) == 0 else {}),
             )

@@ -1,4 +1,4 @@
-"""Write the prior's card: the words it knows come from the vocabulary, the measured figures from the logs.
+"""Writes the prior's model card, with words from the vocabulary and measured figures from the logs.
 
 python -m training.card --config training/configs/embedded.toml --out pipeline/prior/embedded/README.md
 """
@@ -42,7 +42,7 @@ Forms of prompt: *a red brick object*, *a house made of white marble, front view
 
 - **Colours** ({n_colours}): {colours}. Shades: {shades}.
 - **Materials** ({n_materials}; each in its own colours, or in any of the colours above): {materials}.
-- **Objects** ({n_things}; those with a front in bold): {things}. For anything else: {generic}.
+- **Objects** ({n_things}; those with a front in bold): {things}. For other shapes: {generic}.
 - **Views**: {views}, as in "..., front view". "close up" for details.
 
 It does **not** know: living things other than those above, scenes, people's names, styles of artists, text, numbers,
@@ -55,14 +55,14 @@ counts, spatial relations, negations. Unknown words are dropped.
 Questions to samples use one word a material, and the plain names of colours, objects and views; synonyms, "made of",
 two materials in a prompt, close-ups and views from below are trained but not measured. Sheets to look at, in the
 repository: `docs/samples.jpg` (96 samples, one of each kind of question in turn), `docs/samples-128.jpg` (the same with
-128 pixels), `docs/reconstructions.jpg` (held-out images above what the autoencoder gives back), `docs/painted.jpg`
+128 pixels), `docs/reconstructions.jpg` (held-out images above their reconstructions), `docs/painted.jpg`
 (painted meshes), `docs/recognition.jpg` (assets grown from prompts), `docs/demo.jpg`; `docs/held-out.svg` draws the
 errors above.
 
 ## How it was made
 
 {made} Autoencoder, decoder, text encoder and judge took further
-hours, which are not counted. `training/README.md` tells how to repeat it and how to go on from these weights.
+hours, which are not counted. `training/README.md` describes how to repeat it and how to continue from these weights.
 
 ## What is still ugly
 
@@ -78,13 +78,13 @@ def _rows(path: Path) -> list[dict]:
 
 
 def _last_samples(rows: list[dict], size: int = 16) -> list[dict]:
-    """The last judgement of each seed's samples of `size` latent pixels a side, at the guidance that is used."""
+    """The last judgement of each seed's samples of `size` latent pixels a side, at the default guidance."""
     rows = [row for row in rows if row.get("stage") == "samples" and row.get("size", 16) == size]
     return list({row["seed"]: row for row in rows if row["guidance"] == GUIDANCE}.values())
 
 
 def quality(cfg: Settings) -> str:
-    """The measured figures as Markdown, from the logs of the stages."""
+    """The measured figures as Markdown, read from the stages' logs."""
     out = ["| measured | value | target |", "|---|---|---|"]
     auto = [r for r in _rows(cfg.work / "autoencoder.jsonl") if r.get("done")]
     if auto:
@@ -159,7 +159,7 @@ def quality(cfg: Settings) -> str:
 
 
 def card(cfg: Settings) -> str:
-    """The whole card."""
+    """The card as Markdown."""
     last = _rows(cfg.work / "unet.jsonl")[-1]
     c = cfg["card"]
     return _TEXT.format(

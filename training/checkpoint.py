@@ -16,7 +16,7 @@ from torch import Tensor, nn
 def save(
     path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer | None = None, **state: Any
 ) -> None:
-    """Write everything to a temporary file, then rename: a reader or a crash never sees half a checkpoint."""
+    """Write the checkpoint to a temporary file and rename it, so that it is never incomplete."""
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         for key, value in module.state_dict().items():
@@ -32,7 +32,7 @@ def save(
 
 
 def load(path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer | None = None) -> dict[str, Any]:
-    """Restore modules (and the optimiser, if given and stored) in place; returns the JSON state."""
+    """Restore modules in place, and the optimiser if it is given and stored. Returns the JSON state."""
     with safe_open(path, "pt") as f:
         state = json.loads(f.metadata()["state"])
         keys = list(f.keys())
@@ -53,10 +53,10 @@ def load(path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optim
 
 
 def _in_layout_of_parameters(optimiser: torch.optim.Optimizer) -> None:
-    """Gives moments the strides of their parameters: they are stored plainly, parameters may be channels-last.
+    """Give the optimiser's moments the strides of their parameters, which may be channels-last.
 
-    The fused step walks both in memory order and would pair each weight with the moments of another one: at every
-    resume some weights jumped by many times the learning rate.
+    Checkpoints store moments contiguously. The fused step iterates over both in memory order, so with other strides it
+    pairs weights with the moments of other weights: some weights then jump by many times the learning rate.
     """
     for parameter, entry in optimiser.state.items():
         for key, value in entry.items():
@@ -76,8 +76,8 @@ class Average(nn.Module):
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move towards the current weights."""
+        """Update the average with the weights of ``model`` at ``step``."""
         d = min(self.decay, (1 + step) / (10 + step))
-        mine, theirs = list(self.model.parameters()), [p.detach() for p in model.parameters()]
-        torch._foreach_mul_(mine, d)
-        torch._foreach_add_(mine, theirs, alpha=1 - d)
+        averages, parameters = list(self.model.parameters()), [p.detach() for p in model.parameters()]
+        torch._foreach_mul_(averages, d)
+        torch._foreach_add_(averages, parameters, alpha=1 - d)

@@ -1,4 +1,4 @@
-"""What a training image shows and says: a scene, a camera and a caption, a pure function of (seed, index)."""
+"""Chooses scene, camera, caption and labels of a training image, as a pure function of (seed, index)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ from training.shading import Light
 from training.vocabulary import MATERIALS, VIEWS, swatch, tinted
 
 OBJECT_NAMES = ["surface", "object", *shapes.THINGS]
-#: Words for how large a pattern is, and its size in close-ups; without a word it is 1. All within `_SPREAD`.
+#: Words for a pattern's size, and the factors they stand for. Without a word it is 1. `_SPREAD` is the random spread of
+#: the logarithm.
 SCALES = {"fine": 0.6, "large": 1.7}
 _SPREAD = 0.06
-#: What patches of another material are made of, and the adjective for what they cover.
+#: Materials of patches, and the adjective for an object that they cover.
 _COVERS = {"moss": "mossy", "rust": "rusty", "snow": "snowy", "gold": "", "leaves": ""}
-#: No pattern whose size could be named.
+#: Materials without a pattern whose size could be named.
 _PLAIN = ("plastic", "metal", "clouds")
 
 
 @dataclass
 class Composition:
-    """One training image before it is drawn. ``camera`` is None for flat pieces. Labels are -1 where not said."""
+    """One training image before it is drawn.
+
+    ``camera`` is None for flat pieces. A label is -1 if the caption names none.
+    """
 
     scene: Scene
     camera: np.ndarray | None
@@ -41,8 +45,11 @@ class Composition:
 
 
 def slot_of(g: Rng, look: Look, pixels: float, scale: float = 1.0) -> Slot:
-    """A slot that shows a look. ``pixels``: pixels a unit of the scene; patterns are ``scale`` times as large as in a
-    close-up of the same pixels, up to `_SPREAD`."""
+    """A slot with the material of ``look``.
+
+    ``pixels`` is the number of pixels per unit of the scene. Patterns are ``scale`` times as large as in a close-up
+    with as many pixels, with a random spread of `_SPREAD`.
+    """
     m = look.material
     turn = m.turn * math.pi if g.random() < 0.8 or m.turn < 0.1 else 0.04
     a = g.uniform(-turn, turn)
@@ -66,7 +73,7 @@ def _cover(g: Rng, names: tuple[str, ...], pixels: float, scale: float) -> tuple
 
 
 def background(g: Rng, avoid: np.ndarray) -> tuple[np.ndarray, str]:
-    """Background row (15,) and its caption word ('' when it has none); unlike the colour ``avoid`` (3,)."""
+    """A background row (15,) that differs from the colour ``avoid`` (3,), and its caption word or ''."""
     bg = np.zeros(15)
 
     def one() -> tuple[np.ndarray, str]:
@@ -101,8 +108,11 @@ def background(g: Rng, avoid: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def any_camera(g: Rng, close: bool) -> tuple[np.ndarray, str, float]:
-    """Camera row (14,), its view word, and half of what it sees. The words are those of the program's buckets (front is
-    +-35 degrees about +Z); none within 8 degrees of where one word ends and another begins, where either is right."""
+    """A camera row (14,), its view word, and half the height of what it sees.
+
+    The words are those of the prior's view prompts (docs/method.md, section 2). Within 8 degrees of the border of two
+    words there is none, because either would be right.
+    """
     k = g.random()
     if k < 0.10:
         theta = math.radians(g.uniform(2, 30))
@@ -112,7 +122,7 @@ def any_camera(g: Rng, close: bool) -> tuple[np.ndarray, str, float]:
         theta = math.radians(np.clip(g.normal(76, 13), 31, 120))
     phi = g.uniform(-math.pi, math.pi)
     k = g.random()
-    # The two narrow buckets are worth more than their share of the circle.
+    # Front and back views are drawn more often than their share of the circle.
     if k < 0.22:
         phi = math.radians(g.uniform(-35, 35))
     elif k < 0.34:
@@ -126,7 +136,7 @@ def any_camera(g: Rng, close: bool) -> tuple[np.ndarray, str, float]:
         view = "front" if deg <= 35 else "back" if deg >= 145 else "side"
         if min(abs(deg - 35), abs(deg - 145)) < 8:
             view = ""
-    # As the program's own cameras look; what varies here without need is learned at the cost of shapes.
+    # Use the range of painting's own cameras: the model has to learn any further variation at the cost of shapes.
     fov = math.radians(g.uniform(36, 52))
     half = g.uniform(1.1, 1.3) if not close else g.uniform(0.5, 0.8)
     dist = (half if not close else 1.3) / math.tan(fov / 2)
@@ -136,14 +146,14 @@ def any_camera(g: Rng, close: bool) -> tuple[np.ndarray, str, float]:
 
 
 def _shape(g: Rng, k: float) -> tuple[np.ndarray, np.ndarray, str]:
-    """Primitives, displacement and name ('' for any shape); k in [0, 1): which kind."""
+    """Primitives, displacement and name ('' for an arbitrary shape). ``k`` in [0, 1) selects the kind."""
     if k < 0.19:
         return shapes.assembly(g), np.zeros(3), ""
     if k < 0.31:
         return *shapes.blob(g), ""
-    # Simple solids count less than things with a front, which have more to learn; so do those with parts to name.
+    # Objects with a front or with named parts are drawn more often than simple solids: there is more to learn.
     names = list(shapes.THINGS)
-    p = np.array([(2.2 if shapes.THINGS[n].front else 1.0) + 0.8 * bool(shapes.THINGS[n].said) for n in names])
+    p = np.array([(2.2 if shapes.THINGS[n].front else 1.0) + 0.8 * bool(shapes.THINGS[n].named_parts) for n in names])
     name = names[int(g.choice(len(names), p=p / p.sum()))]
     prims = shapes.THINGS[name].build(g).array(float(g.uniform(1.05, 1.15)))
     if not shapes.THINGS[name].front and len(prims) <= 2 and g.random() < 0.12:
@@ -152,7 +162,7 @@ def _shape(g: Rng, k: float) -> tuple[np.ndarray, np.ndarray, str]:
 
 
 def _tilted(prims: np.ndarray, g: Rng) -> np.ndarray:
-    """A simple solid turned as a whole."""
+    """``prims`` rotated at random as one body."""
     m = shapes.rotation(*g.uniform(-0.8, 0.8, 3))
     prims = prims.copy()
     for row in prims:
@@ -162,15 +172,15 @@ def _tilted(prims: np.ndarray, g: Rng) -> np.ndarray:
 
 
 def _main_look(g: Rng, thing: shapes.Thing | None, noun: str) -> tuple[Look, str]:
-    """The look of an object, and the phrase for it where it is not the material that is said ('' where it is)."""
+    """The look of an object, and its phrase if the caption does not name the material, else ''."""
     if thing and thing.own and g.random() < 0.12:
-        # A thing in its own materials, no material word.
+        # The object has its own materials, and the caption names none.
         name, word = pick(g, thing.own)
         if word not in ("", "cow", "skin") and name == "plastic" and g.random() < 0.6:
-            said, cid, rgb = any_colour(g)
-            return Look("plastic", said, cid, tinted(g, rgb, MATERIALS["plastic"].tint)), f"{said} {noun}"
+            colour, label, rgb = any_colour(g)
+            return Look("plastic", colour, label, tinted(g, rgb, MATERIALS["plastic"].tint)), f"{colour} {noun}"
         return fixed_look(g, name, word), noun
-    # The shape of a thing shows best where nothing is drawn on it.
+    # A plain surface shows the object's shape best.
     if thing and g.random() < 0.1:
         return any_look(g, "plastic"), ""
     if thing and thing.usual and g.random() < 0.3:
@@ -183,19 +193,17 @@ def _phrase(g: Rng, look: Look, noun: str) -> str:
         return f"{look.colour} {noun}"
     form = g.random()
     if form < 0.6:
-        said = f"{look.adjective(g)} {noun}"
-    elif form < 0.82:
-        said = f"{noun} made of {look.noun(g)}"
-    elif form < 0.92 and look.colour:
-        said = f"{look.colour} {noun} made of {pick(g, look.material.nouns)}"
-    else:
-        said = f"{noun} of {look.noun(g)}"
-    return said
+        return f"{look.adjective(g)} {noun}"
+    if form < 0.82:
+        return f"{noun} made of {look.noun(g)}"
+    if form < 0.92 and look.colour:
+        return f"{look.colour} {noun} made of {pick(g, look.material.nouns)}"
+    return f"{noun} of {look.noun(g)}"
 
 
 @dataclass
 class _Draft:
-    """An object while it is put together."""
+    """An object under construction."""
 
     slots: dict[int, Slot]
     prims: np.ndarray
@@ -207,7 +215,7 @@ class _Draft:
 
 
 def _object(g: Rng, prims: np.ndarray, name: str, pixels: float, scale: float, eye: np.ndarray) -> _Draft:
-    """Materials and words of a shape that is seen from a direction (3,)."""
+    """Choose materials and words of a shape that is seen from the direction ``eye`` (3,)."""
     thing = shapes.THINGS[name] if name else None
     generic = shapes.GENERIC_NOUNS[:3] if g.random() < 0.8 else shapes.GENERIC_NOUNS
     noun = pick(g, thing.nouns if thing else generic)
@@ -234,15 +242,15 @@ def _object(g: Rng, prims: np.ndarray, name: str, pixels: float, scale: float, e
 
 
 def _parts(g: Rng, d: _Draft, thing: shapes.Thing, eye: np.ndarray) -> None:
-    """Names parts that can be seen from there: doors are in front, windows in the walls."""
+    """Name parts that are visible from ``eye``: doors are in front, windows in the walls."""
     hidden = [word for word, gone in (("door", eye[2] < 0.35), ("windows", abs(eye[1]) > 0.85)) if gone]
-    said = [part for part in thing.said if not any(word in part for word in hidden)]
-    if said and g.random() < 0.4:
-        d.phrase += " with " + pick(g, said)
+    visible = [part for part in thing.named_parts if not any(word in part for word in hidden)]
+    if visible and g.random() < 0.4:
+        d.phrase += " with " + pick(g, visible)
 
 
 def _roof(g: Rng, d: _Draft, thing: shapes.Thing, eye: np.ndarray) -> None:
-    """The roof takes the named material, else nothing would show it from above; or it is said to be another one."""
+    """Give the roof the named material, which is all that shows from above, or name another material for it."""
     if g.random() < 0.2:
         d.phrase += " with " + pick(g, ("a red roof", "a tiled roof", "a red tiled roof"))
         d.material = d.colour = -1
@@ -252,7 +260,7 @@ def _roof(g: Rng, d: _Draft, thing: shapes.Thing, eye: np.ndarray) -> None:
 
 
 def _second(g: Rng, d: _Draft, name: str, two: bool, pixels: float, scale: float) -> None:
-    """A second material that is said, on the parts of slot 1."""
+    """Add a second, named material on the parts of slot 1."""
     if not two or (not name and g.random() < 0.7):
         d.prims[:, SLOT] = 0
         return
@@ -291,17 +299,17 @@ def _object_light(g: Rng, cam: np.ndarray, look: Look, any_light: bool) -> Light
 def compose(seed: int, index: int, size: int = 64, finer: float = 0.0, any_light: bool = False) -> Composition:
     """Image number ``index`` of stream ``seed``, for pictures of size x size pixels.
 
-    Patterns have the same pixels at every size. On half of the whole shapes they are up to exp(``finer``) times finer.
-    ``any_light``: lit in any way, not as the prior's images are, to tell light from colour.
+    A pattern has the same size in pixels at every ``size``. On half of the shapes seen as a whole it is up to
+    exp(``finer``) times finer. ``any_light`` draws varied lighting instead of the soft lighting of the prior's images.
     """
     g = np.random.default_rng([seed, index])
     apart = np.random.default_rng([seed, index, 1])
     k = g.random()
     if k < 0.34:
         return _flat(g, any_light)
-    rest = (k - 0.34) / 0.66
-    close = g.random() < (0.3 if rest < 0.31 else 0.03)
-    prims, warp, name = _shape(g, rest)
+    kind_draw = (k - 0.34) / 0.66
+    close = g.random() < (0.3 if kind_draw < 0.31 else 0.03)
+    prims, warp, name = _shape(g, kind_draw)
     cam, view, half = any_camera(g, close)
     pixels = size / 2 / half
     scale = 1.0 if close else WHOLE / (math.exp(apart.uniform(0, finer)) if apart.random() < 0.5 else 1.0)
@@ -314,12 +322,12 @@ def compose(seed: int, index: int, size: int = 64, finer: float = 0.0, any_light
         caption += f" on a {bg_word} background"
     if close:
         caption = caption + ", close up" if g.random() < 0.8 else "a close up of " + caption
-    said = -1
+    view_label = -1
     if g.random() < (0.85 if thing else 0.4) and view:
         caption += f", {view} view"
-        said = VIEWS.index(view) if thing and not close else -1
+        view_label = VIEWS.index(view) if thing and not close else -1
     kind = OBJECT_NAMES.index(name) if name else 1
-    return Composition(scene, cam, caption, d.material, d.colour, kind, said, close)
+    return Composition(scene, cam, caption, d.material, d.colour, kind, view_label, close)
 
 
 def _flat(g: Rng, any_light: bool) -> Composition:
@@ -344,7 +352,7 @@ def _flat(g: Rng, any_light: bool) -> Composition:
 
 
 def _flat_caption(g: Rng, look: Look, scale: str, tail: str) -> tuple[str, bool]:
-    """The caption of a flat piece, and whether it says that it is near."""
+    """The caption of a flat piece, and whether it calls it a close-up."""
     close = g.random() < 0.7
     noun = f"{scale} {look.noun(g)}".strip()
     word = noun if g.random() < 0.65 else f"{scale} {look.adjective(g)}".strip()

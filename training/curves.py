@@ -1,4 +1,4 @@
-"""Curves of the held-out error of the UNet over its training, from its log, as an SVG.
+"""Draws the UNet's held-out error over its training, from its log, as an SVG.
 
 python -m training.curves --config training/configs/embedded.toml --out docs/held-out.svg --from-step 2600
 """
@@ -17,7 +17,7 @@ _WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 360, 220, 60, 40, 90
 def points(log: Path, first: int) -> list[dict]:
     """The log's measurements on held-out images from step `first` on, in order.
 
-    A run that ended at `first` is left out: the run that went on from there has measured the same weights again.
+    A run that ended at `first` is left out, because the run that continued from there measured the same weights again.
     """
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     rows = [row for row in rows if "caption" in row and row["step"] >= first]
@@ -25,7 +25,7 @@ def points(log: Path, first: int) -> list[dict]:
 
 
 def panel(rows: list[dict], suffix: str, title: str, left: int) -> list[str]:
-    """One diagram: the error by thousands of samples, with caption, empty and another image's caption."""
+    """One diagram of the error over thousands of samples: with the caption, the empty one and another image's."""
     xs = [row["samples"] / 1000 for row in rows]
     values = [row[kind + suffix] for row in rows for kind in _KINDS]
     low, high = min(values), max(values)
@@ -52,7 +52,7 @@ def panel(rows: list[dict], suffix: str, title: str, left: int) -> list[str]:
 
 
 def draw(rows: list[dict]) -> str:
-    """The whole SVG. Raises ValueError when there are fewer than two measurements."""
+    """The SVG. Raises ValueError for fewer than two measurements."""
     if len(rows) < 2:
         raise ValueError("curves: the log has fewer than two held-out measurements from that step on")
     width = 2 * (_WIDTH + _GAP) + _LEFT
@@ -70,7 +70,9 @@ def main() -> None:
     """Command line of this module."""
     p = parser(__doc__)
     p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--from-step", type=int, default=0, help="earlier ones were with other latents, say")
+    p.add_argument(
+        "--from-step", type=int, default=0, help="first step of the curve, for example where the latents changed"
+    )
     a = p.parse_args()
     a.out.write_text(draw(points(load(a.config, a.work).work / "unet.jsonl", a.from_step)), encoding="utf-8")
 

@@ -37,7 +37,7 @@ __all__ = [
 
 
 def sheet(images: np.ndarray, columns: int, zoom: int = 2) -> Image.Image:
-    """Contact sheet of uint8 images (N, S, S, 3)."""
+    """Make a contact sheet of uint8 images (N, S, S, 3)."""
     n, s = len(images), images.shape[1]
     rows = -(-n // columns)
     canvas = np.full((rows * (s + 2), columns * (s + 2), 3), 255, np.uint8)
@@ -50,8 +50,10 @@ def sheet(images: np.ndarray, columns: int, zoom: int = 2) -> Image.Image:
 def close_up(
     name: str, seed: int, size: int = 128, scale: str = "", varied: bool = False, look: Look | None = None
 ) -> Picture:
-    """A flat piece of a material, in its own colours if no look is given, as the prior's images show it; or ``varied``:
-    lit in any way."""
+    """Draw a flat piece of a material, in its own colours unless ``look`` is given.
+
+    The lighting is that of the prior's images, or with ``varied`` any lighting.
+    """
     g = np.random.default_rng([seed, 3])
     look = look or any_look(g, name, 0.0)
     facing, up = np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.0, 0.0])
@@ -60,8 +62,8 @@ def close_up(
 
 
 def materials_sheet(names: list[str], seed: int, size: int = 128) -> Image.Image:
-    """A row a material: three close-ups, a fine and a large one, one lit in any way, base colour, roughness, metalness,
-    normals."""
+    """A sheet with a row per material: three close-ups, a fine and a large one, one under varied light, base colour,
+    roughness, metalness and normals."""
     rows = []
     for name in names:
         plain = [close_up(name, seed + k, size) for k in range(3)]
@@ -77,19 +79,19 @@ def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sub = p.add_subparsers(dest="command", required=True)
-    q = sub.add_parser("sheet", help="images of a stream, with their captions on standard output")
+    q = sub.add_parser("sheet", help="draw images of a stream, with their captions on standard output")
     q.add_argument("--out", type=Path, required=True)
     q.add_argument("--seed", type=int, default=1)
     q.add_argument("--start", type=int, default=0)
     q.add_argument("--count", type=int, default=96)
     q.add_argument("--size", type=int, default=64)
-    q = sub.add_parser("materials", help="close-ups of every material, and their maps")
+    q = sub.add_parser("materials", help="draw close-ups of every material, and their maps")
     q.add_argument("--out", type=Path, required=True)
     q.add_argument("--seed", type=int, default=1)
     q.add_argument("--only", nargs="*", default=MATERIAL_NAMES)
-    q = sub.add_parser("pool", help="shards of a stream that are not there yet")
+    q = sub.add_parser("pool", help="write the missing shards of a stream")
     q.add_argument("--config", type=Path, required=True)
-    q.add_argument("--work", type=Path, help="the work folder, in place of the one of the settings")
+    q.add_argument("--work", type=Path, help="work folder; default: that of the settings")
     q.add_argument("--which", default="train")
     q.add_argument("--shards", type=int)
     q.add_argument("--part", type=int, default=0)

@@ -1,12 +1,12 @@
-"""Stage 1b: a larger decoder for an autoencoder whose encoder stays as it is.
+"""Stage 1b: a larger decoder for an unchanged encoder.
 
     python -m training.decoder --config training/configs/embedded.toml --minutes 40
 
-Nothing but the decoder changes, so no latent does: the UNet and its cached latents know nothing of it, and this may be
-done before, after or between its runs. It begins as the old decoder, given more channels and more blocks that do
-nothing yet. Besides the loss of the autoencoder the logarithm of each image's squared error counts, the likelihood
-under a noise of the size that fits that image best (Rybkin et al., 2021): plain images, in which errors are small and
-seen at once, count as much as busy ones. Resumes like the other stages; the old autoencoder is kept in `vae-before`.
+Latents do not change, so this stage can run before, after or between runs of the UNet. The new decoder starts as the
+old one, with additional channels and blocks that have no effect yet. The loss is that of the autoencoder plus the
+logarithm of each image's squared error, which is the likelihood under noise of the size that fits the image best
+(Rybkin et al., 2021). So plain images, in which small errors are visible, count as much as busy ones. Resumes like the
+other stages, and keeps the old autoencoder in `vae-before`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from torch import nn
 
 from training import checkpoint
-from training.autoencoder import assess, build, moved, noised, picture_loss, tensor
+from training.autoencoder import add_noise, assess, build, picture_loss, shift_randomly, tensor
 from training.data import read_pool
 from training.optimiser import Orthogonal
 from training.settings import Log, Settings, load, parser
@@ -30,7 +30,7 @@ from training.settings import Log, Settings, load, parser
 
 @torch.no_grad()
 def _widen(old: nn.Conv2d, new: nn.Conv2d) -> None:
-    """`new` does to the old channels what `old` does; what it adds to them from the new ones is nothing."""
+    """Initialise `new` with the weights of `old`; the additional input channels have no effect."""
     out, inner = old.weight.shape[:2]
     new.weight[:out, inner:] = 0
     new.weight[:out, :inner] = old.weight
@@ -55,10 +55,10 @@ def _convolutions(block: AutoencoderTinyBlock) -> list[nn.Conv2d]:
 
 
 @torch.no_grad()
-def enlarged(old: AutoencoderTiny, c: dict) -> AutoencoderTiny:
-    """An autoencoder with the old encoder and a larger decoder that decodes just as the old one does.
+def enlarge_decoder(old: AutoencoderTiny, c: dict) -> AutoencoderTiny:
+    """An autoencoder with the old encoder and a larger decoder that gives the same images.
 
-    Raises ValueError where the settings ask for fewer channels or blocks than the old one has.
+    Raises ValueError if the settings ask for fewer channels or blocks than the old one has.
     """
     new = build(c)
     new.encoder.load_state_dict(old.encoder.state_dict())
@@ -73,7 +73,9 @@ def enlarged(old: AutoencoderTiny, c: dict) -> AutoencoderTiny:
         for a, b in zip(a_level, b_level, strict=False):
             for a_conv, b_conv in zip(_convolutions(a), _convolutions(b), strict=True):
                 _widen(a_conv, b_conv)
-        for b in b_level[len(a_level) :]:  # follows a block, which gives nothing negative: passes it on as it is
+        for b in b_level[
+            len(a_level) :
+        ]:  # its input is a block's output, which is not negative, so it passes it on unchanged
             last = _convolutions(b)[-1]
             last.weight.zero_()
             last.bias.zero_()
@@ -81,7 +83,7 @@ def enlarged(old: AutoencoderTiny, c: dict) -> AutoencoderTiny:
 
 
 def train(cfg: Settings, minutes: float | None = None, steps: int | None = None) -> None:
-    """Train for `minutes` of wall time or `steps` more steps, one of the two; the rate comes down over each run."""
+    """Train for either `minutes` of wall time or `steps` more steps. The learning rate falls over each run."""
     c = {**cfg["autoencoder"], **cfg["decoder"]}
     torch.manual_seed(c["seed"])
     log = Log(cfg.work / "autoencoder.jsonl")
@@ -94,7 +96,7 @@ def train(cfg: Settings, minutes: float | None = None, steps: int | None = None)
     now = AutoencoderTiny.from_pretrained(cfg.work / "vae").encoder.state_dict()
     if any(not torch.equal(v, now[k]) for k, v in old.encoder.state_dict().items()):
         raise SystemExit(f"{before} is of another autoencoder than vae: delete it and decoder.safetensors beside it")
-    vae = enlarged(old, c).to(memory_format=torch.channels_last)
+    vae = enlarge_decoder(old, c).to(memory_format=torch.channels_last)
     vae.encoder.requires_grad_(False)
     decoder = vae.decoder
     between, blocks = _levels(decoder)
@@ -121,8 +123,8 @@ def train(cfg: Settings, minutes: float | None = None, steps: int | None = None)
         x = tensor(np.ascontiguousarray(part)).contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=c["bf16"]):
             z = vae.encoder(x).float()
-        z, x = moved(z, x, g) if g.random() < c["shift"] else (z, x)
-        z = noised(z, c["noise"], g).contiguous(memory_format=torch.channels_last)
+        z, x = shift_randomly(z, x, g) if g.random() < c["shift"] else (z, x)
+        z = add_noise(z, c["noise"], g).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=c["bf16"]):
             y = decoder(z).float()
         loss, l1, mse = picture_loss(y, x, c["mse"])

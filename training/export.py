@@ -1,9 +1,9 @@
-"""Stage 4: write the trained averages as a diffusers folder.
+"""Stage 4: writes the averaged weights as a diffusers folder.
 
     python -m training.export --config training/configs/embedded.toml --out pipeline/prior/embedded
 
-Everything is written to a temporary folder beside the target and moved in file by file, so that a reader never sees
-half a file.
+Files are written to a temporary folder beside the target and moved in one by one, so that no reader sees an incomplete
+file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from training.vocabulary import COLOUR_WORDS, COLOURS, MATERIALS, SHADES, VIEWS,
 
 
 def pipeline(cfg: Settings) -> StableDiffusionPipeline:
-    """The float32 pipeline of the current averages in the work folder."""
+    """The float32 pipeline of the averaged weights in the work folder."""
     vocabulary = text.Vocabulary()
     model = Trainee(build_unet(cfg["unet"], cfg["text"]["width"]), text.build(vocabulary, cfg["text"]))
     ema = checkpoint.Average(model, 0.0)
@@ -59,7 +59,7 @@ def pipeline(cfg: Settings) -> StableDiffusionPipeline:
 
 
 def word_list() -> dict:
-    """What `words.json` says: every known word, and the words by kind."""
+    """The content of `words.json`: every known word, and the words by kind."""
     return {
         "words": words(),
         "materials": {
@@ -69,7 +69,7 @@ def word_list() -> dict:
         "shades": list(SHADES),
         "objects": {n: [w for w in t.nouns if w != n] for n, t in THINGS.items()},
         "objects_with_front": [n for n, t in THINGS.items() if t.front],
-        # Things of several materials: one tile all over does not make them.
+        # Objects of several materials: a single tile cannot paint them.
         "objects_with_parts": [n for n, t in THINGS.items() if t.parts],
         "any_object": list(GENERIC_NOUNS),
         "surface": "surface",
@@ -78,7 +78,7 @@ def word_list() -> dict:
 
 
 def export(cfg: Settings, out: Path) -> None:
-    """Write the folder `out` from the work folder; files of `out` that we do not write (the card) stay."""
+    """Write the folder `out` from the work folder. Other files in `out`, such as the card, stay."""
     pipe = pipeline(cfg).to(torch.float16)
     pixels = read_pool(cfg.work / "pool" / "held", 1)[0][: cfg["export"]["fit"]]
     vae = AutoencoderTiny.from_pretrained(cfg.work / "vae")
@@ -91,7 +91,7 @@ def export(cfg: Settings, out: Path) -> None:
             values = json.loads(config.read_text())
             if not isinstance(values, dict):
                 continue
-            # Where the parts lay on the machine that trained them is nobody's business, and changes the hash.
+            # Remove local paths, which are private and would change the hash.
             changed = values.pop("_name_or_path", None) is not None
             # transformers loads a model in the format that its config names, diffusers its own models in float32. The
             # weights stay float16 on disk, and every part of the pipeline is loaded in one format.
@@ -100,7 +100,7 @@ def export(cfg: Settings, out: Path) -> None:
                     changed, values[key] = True, "float32"
             if changed:
                 config.write_text(json.dumps(values, indent=2) + "\n")
-        # What these weights have seen, so that training that goes on from them counts on.
+        # Number of samples of these weights, so that training that continues from them counts on.
         with safe_open(cfg.work / "unet.safetensors", "pt") as f:
             (new / "training.json").write_text(f.metadata()["state"] + "\n")
         (new / "words.json").write_text(json.dumps(word_list(), indent=1) + "\n")

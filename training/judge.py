@@ -1,4 +1,4 @@
-"""The judge: a small classifier that says what an image shows, trained on data the prior never saw.
+"""The judge: a small classifier of images, trained on images that the prior has not seen.
 
     python -m training.judge train --config training/configs/embedded.toml
     python -m training.judge real --config training/configs/embedded.toml
@@ -6,8 +6,8 @@
     python -m training.judge assets --config training/configs/embedded.toml --out outputs/generate
     python -m training.judge keep --config training/configs/embedded.toml
 
-`keep` writes the trained weights beside this file, in half precision: they judge wherever none are in the work folder,
-so that what is said of a prior can be measured again without training a judge for an hour first.
+`keep` writes the trained weights beside this file in half precision. They are used if the work folder has none, so the
+figures of a prior can be reproduced without first training a judge for an hour.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from training.text import HEADS
 from training.vocabulary import COLOUR_WORDS, COLOURS, MATERIALS, VIEWS
 
 NAMES = {"material": MATERIAL_NAMES, "colour": COLOUR_NAMES, "thing": OBJECT_NAMES, "view": list(VIEWS)}
-# Of the mean of the weights over steps, which is what is kept; and images that its norms are settled on.
-_EMA, _SETTLED = 0.998, 4096
+# Decay of the averaged weights, which are the ones stored, and the number of images that recompute their norm
+# statistics.
+_EMA, _NORM_IMAGES = 0.998, 4096
 KEPT = Path(__file__).parent / "judge.safetensors"
 EMBEDDED = Path(__file__).parents[1] / "pipeline" / "prior" / "embedded"
 
@@ -56,7 +57,7 @@ class _Block(nn.Module):
 
 
 class Judge(nn.Module):
-    """Residual classifier; images (N, 3, 64, 64) in [-1, 1] to logits by head."""
+    """Residual classifier: images (N, 3, 64, 64) in [-1, 1] to logits by head."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -72,12 +73,13 @@ class Judge(nn.Module):
         return {k: m(x) for k, m in self.out.items()}
 
 
-def _moved(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Every image shifted by up to four pixels, half of them nearer or farther, too: patterns on a painted mesh have
-    other sizes than those of the renderer."""
+def _shift_and_scale(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Shift each image by up to four pixels, and scale half of them: patterns on painted meshes vary in size."""
     count = len(x)
     nearer = np.where(rng.random(count) < 0.5, np.exp(rng.uniform(-0.45, 0.6, count)), 1.0)
-    shifts = rng.integers(-4, 5, (count, 2)) * 2 / x.shape[-1]  # whole pixels: what is only shifted stays sharp
+    shifts = (
+        rng.integers(-4, 5, (count, 2)) * 2 / x.shape[-1]
+    )  # Shift by whole pixels, so that images which are not scaled stay sharp.
     theta = np.zeros((count, 2, 3), np.float32)
     theta[:, 0, 0] = theta[:, 1, 1] = nearer
     theta[:, :, 2] = shifts
@@ -86,12 +88,11 @@ def _moved(x: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _augment(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Blur, noise and small shifts, others for each image: the judge shall look at the thing, not at the pixels of our
-    renderer."""
+    """Add random blur, noise and shifts to each image, so that the judge does not learn the renderer's artefacts."""
     count = len(x)
     flipped = torch.from_numpy(rng.random(count) < 0.5)
     x = torch.where(flipped[:, None, None, None], torch.flip(x, [3]), x)
-    x = _moved(x, rng)
+    x = _shift_and_scale(x, rng)
     side = int(rng.integers(36, 60))
     soft = F.interpolate(F.interpolate(x, size=(side, side), mode="area"), size=(64, 64), mode="bilinear")
     x = torch.where(torch.from_numpy(rng.random(count) < 0.4)[:, None, None, None], soft, x)
@@ -103,8 +104,8 @@ def _augment(x: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _through(vae: AutoencoderTiny, pixels: np.ndarray) -> np.ndarray:
-    """Images uint8 (N, S, S, 3) as the autoencoder gives them back: what it loses is not what the judge shall miss."""
+def _reconstruct(vae: AutoencoderTiny, pixels: np.ndarray) -> np.ndarray:
+    """Reconstruct uint8 images (N, S, S, 3) with the autoencoder, so that its losses do not affect the judge."""
     out = []
     for part in np.array_split(pixels, max(1, len(pixels) // 128)):
         z = encode_all(vae, part).float().contiguous(memory_format=torch.channels_last)
@@ -115,23 +116,26 @@ def _through(vae: AutoencoderTiny, pixels: np.ndarray) -> np.ndarray:
 
 
 def recolour(x: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A quarter of the images with their colour channels in another order, and no colour to name.
+    """Permute the colour channels of a quarter of the images, and remove their colour labels.
 
-    A material is to be known by its pattern, in colours that it rarely has, too: of those in their natural ones 87%
-    were known, of the others 73%.
+    So the judge recognises materials by their patterns, in rare colours too. Without this it recognised 87% of
+    materials in natural colours and 73% in other colours.
     """
-    turned = torch.from_numpy(rng.random(len(x)) < 0.25)
+    permuted = torch.from_numpy(rng.random(len(x)) < 0.25)
     order = torch.from_numpy(np.stack([rng.permutation(3) for _ in range(len(x))]))
     mixed = x.gather(1, order[:, :, None, None].expand_as(x))
     labels = labels.clone()
-    labels[turned, list(HEADS).index("colour")] = -1
-    return torch.where(turned[:, None, None, None], mixed, x), labels
+    labels[permuted, list(HEADS).index("colour")] = -1
+    return torch.where(permuted[:, None, None, None], mixed, x), labels
 
 
 @torch.no_grad()
-def _settle_norms(model: Judge, batches: list[Tensor]) -> None:
-    """Means and variances of the norms as they are over images as they are: those that follow training jump with each
-    batch and know blurred images only (material: .63 before, .78 after)."""
+def _recompute_norms(model: Judge, batches: list[Tensor]) -> None:
+    """Recompute the norms' means and variances over unaugmented images.
+
+    The running statistics of training vary with each batch and include blurred images only. (Accuracy on materials rose
+    from .63 to .78.)
+    """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
@@ -141,18 +145,18 @@ def _settle_norms(model: Judge, batches: list[Tensor]) -> None:
         model(batch)
 
 
-def _both_ways(model: Judge, x: Tensor) -> dict[str, Tensor]:
-    """Logits by head of images (N, 3, 64, 64): the mean of what is said of each and of its mirror image."""
+def _mirrored_logits(model: Judge, x: Tensor) -> dict[str, Tensor]:
+    """Logits by head of images (N, 3, 64, 64), averaged over each image and its mirror image."""
     plain, mirrored = model(x), model(torch.flip(x, [3]))
     return {head: (plain[head] + mirrored[head]) / 2 for head in plain}
 
 
 @torch.no_grad()
 def accuracy(model: Judge, x: Tensor, labels: Tensor) -> dict:
-    """Top-1 by head over the labelled images; of materials also by kind, as ``material_of``."""
+    """Top-1 accuracy by head over the labelled images; for materials also by kind, as ``material_of``."""
     was_training = model.training
     model.eval()
-    logits = [_both_ways(model, p) for p in x.split(100)]
+    logits = [_mirrored_logits(model, p) for p in x.split(100)]
     out = {}
     for j, k in enumerate(HEADS):
         p, y = torch.cat([q[k] for q in logits]).argmax(1), labels[:, j]
@@ -170,8 +174,10 @@ def accuracy(model: Judge, x: Tensor, labels: Tensor) -> dict:
 
 
 def train(cfg: Settings, resume: bool = False) -> None:
-    """Train on the judge's own stream, report on the held-out stream of the prior. ``resume``: from the weights that
-    are there or were kept, at half the rate."""
+    """Train on the judge's own stream, and report on the prior's held-out stream.
+
+    ``resume`` starts from the existing weights at half the learning rate.
+    """
     c = cfg["judge"]
     torch.manual_seed(c["seed"])
     log = Log(cfg.work / "judge.jsonl")
@@ -182,7 +188,7 @@ def train(cfg: Settings, resume: bool = False) -> None:
     passed = int(len(pixels) * c["through"])
     if passed:
         vae = AutoencoderTiny.from_pretrained(cfg.work / "vae").eval().requires_grad_(False)
-        pixels[-passed:] = _through(vae.to(memory_format=torch.channels_last), pixels[-passed:])
+        pixels[-passed:] = _reconstruct(vae.to(memory_format=torch.channels_last), pixels[-passed:])
     model = Judge(c["width"]).to(memory_format=torch.channels_last)
     groups = [{"params": list(model.parameters()), "weight_decay": 0.05}]
     opt = Orthogonal(groups, matrices(model), lr=c["lr"])
@@ -191,7 +197,7 @@ def train(cfg: Settings, resume: bool = False) -> None:
     mean = copy.deepcopy(model)
     rate = c["lr"] / 2 if resume else c["lr"]
     lab = torch.from_numpy(labels)
-    plain = [tensor(part) for part in np.array_split(pixels[:_SETTLED], max(1, _SETTLED // 64)) if len(part)]
+    plain = [tensor(part) for part in np.array_split(pixels[:_NORM_IMAGES], max(1, _NORM_IMAGES // 64)) if len(part)]
     rng = np.random.default_rng(c["seed"])
     start = time.time()
     for step in range(c["steps"]):
@@ -200,22 +206,22 @@ def train(cfg: Settings, resume: bool = False) -> None:
             group["lr"] = rate * min(1.0, (step + 1) / 100) * (1.0 - 0.98 * progress)
         i = torch.from_numpy(rng.integers(0, len(pixels), c["batch"]))
         x = tensor(pixels[i.numpy()])
-        x, wanted = recolour(_augment(x, rng), lab[i], rng)
+        x, targets = recolour(_augment(x, rng), lab[i], rng)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=c["bf16"]):
             logits = model(x)
         losses = [
-            F.cross_entropy(logits[k].float(), wanted[:, j], ignore_index=-1, label_smoothing=0.05)
+            F.cross_entropy(logits[k].float(), targets[:, j], ignore_index=-1, label_smoothing=0.05)
             for j, k in enumerate(HEADS)
         ]
         opt.zero_grad(set_to_none=True)
         sum(v for v in losses if torch.isfinite(v)).backward()
         opt.step()
         with torch.no_grad():
-            for kept, now in zip(mean.parameters(), model.parameters(), strict=True):
-                kept.lerp_(now, 1 - min(_EMA, (step + 1) / (step + 10)))
+            for average, current in zip(mean.parameters(), model.parameters(), strict=True):
+                average.lerp_(current, 1 - min(_EMA, (step + 1) / (step + 10)))
         if (step + 1) % c["log_every"] == 0 or step + 1 == c["steps"]:
-            _settle_norms(mean, plain)
+            _recompute_norms(mean, plain)
             log(
                 stage="judge",
                 step=step + 1,
@@ -227,41 +233,43 @@ def train(cfg: Settings, resume: bool = False) -> None:
 
 
 def _by_kind(hits: np.ndarray, things: np.ndarray) -> dict[str, float]:
-    """Shares of `hits` (N,) bool by what is shown: a surface, any shape, a named object (`things` (N,): 0, 1, more)."""
+    """Shares of `hits` (N,) bool by kind: surfaces, arbitrary shapes, named objects (`things` (N,): 0, 1, larger)."""
     kinds = {"surfaces": things == 0, "shapes": things == 1, "objects": things > 1}
     return {kind: round(float(hits[these].mean()), 3) for kind, these in kinds.items() if these.any()}
 
 
 def real(cfg: Settings) -> dict:
-    """What the judge says of real held-out images, and of the same images as the autoencoder gives them back: what
-    samples are to be held against. Figures as those of ``accuracy``."""
+    """Accuracy of the judge on held-out images of the renderer and on their reconstructions by the autoencoder.
+
+    They are the reference for samples. Returns the figures of ``accuracy``.
+    """
     pixels, _, labels = (part[: cfg["judge"]["held"]] for part in read_pool(cfg.work / "pool" / "held", 1))
     model = _load(weights_of(cfg))
     trained = cfg.work / "vae"
     folder = trained if trained.exists() else EMBEDDED / "vae"
     vae = AutoencoderTiny.from_pretrained(folder).eval().requires_grad_(False)
-    found: dict = {}
-    for name, images in (("", pixels), ("_through_autoencoder", _through(vae, pixels))):
-        found |= {k + name: v for k, v in accuracy(model, tensor(images), torch.from_numpy(labels)).items()}
-    return found
+    labels_found: dict = {}
+    for name, images in (("", pixels), ("_through_autoencoder", _reconstruct(vae, pixels))):
+        labels_found |= {k + name: v for k, v in accuracy(model, tensor(images), torch.from_numpy(labels)).items()}
+    return labels_found
 
 
 def weights_of(cfg: Settings) -> Path:
-    """The weights in the work folder, or, where none are, those that were kept."""
+    """The weights in the work folder, or the committed ones if there are none."""
     trained = cfg.work / "judge.safetensors"
     return trained if trained.exists() else KEPT
 
 
 def keep(cfg: Settings, out: Path) -> None:
-    """Writes the weights of the work folder to ``out``, in half precision but for the norms' own statistics."""
+    """Write the weights of the work folder to ``out``, in half precision except for the norms' statistics."""
     trained = cfg.work / "judge.safetensors"
     if not trained.exists():
-        raise SystemExit(f"{trained} is not there: train the judge first")
+        raise SystemExit(f"{trained} is missing: train the judge first")
     model = _load(trained)
-    kept = copy.deepcopy(model)
-    for parameter in kept.parameters():
+    average = copy.deepcopy(model)
+    for parameter in average.parameters():
         parameter.data = parameter.data.half()
-    checkpoint.save(out, {"model": kept}, width=cfg["judge"]["width"])
+    checkpoint.save(out, {"model": average}, width=cfg["judge"]["width"])
 
 
 @cache
@@ -277,10 +285,10 @@ def _load(path: Path) -> Judge:
 
 @torch.no_grad()
 def score(images: np.ndarray, weights: Path = KEPT) -> list[dict]:
-    """What each image shows.
+    """Classify images (N, H, W, 3), uint8 or float in [0, 1], which are resized to 64 x 64.
 
-    images: uint8 (N, H, W, 3) or float (N, H, W, 3) in [0, 1]; resized to 64 x 64.  Returns for each image, by head
-    (material, colour, thing, view), the best name, its probability, and all logits as `<head>_logits` (n,) float32.
+    Returns for each image and head (material, colour, thing, view) the best name, its probability, and all logits as
+    `<head>_logits` (n,) float32.
     """
     x = torch.from_numpy(np.ascontiguousarray(images))
     x = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x.float() * 2 - 1
@@ -291,7 +299,7 @@ def score(images: np.ndarray, weights: Path = KEPT) -> list[dict]:
     )
     rows: list[dict] = []
     for part in x.split(100):
-        logits = _both_ways(_load(weights), part)
+        logits = _mirrored_logits(_load(weights), part)
         for i in range(len(part)):
             row: dict = {}
             for k, names in NAMES.items():
@@ -304,7 +312,7 @@ def score(images: np.ndarray, weights: Path = KEPT) -> list[dict]:
 
 
 def questions(count: int, seed: int) -> list[tuple[str, dict[str, str]]]:
-    """Prompts with the labels a sample of them must show; three kinds in turn: surfaces, any shapes, things."""
+    """Prompts with the labels of their samples, in turn of three kinds: surfaces, arbitrary shapes, named objects."""
     g = np.random.default_rng([seed, 77])
     out: list[tuple[str, dict[str, str]]] = []
     materials = [m for m in MATERIAL_NAMES if m != "plastic"]
@@ -333,18 +341,18 @@ def questions(count: int, seed: int) -> list[tuple[str, dict[str, str]]]:
     return out
 
 
-def together(rows: list[dict], head: str) -> str:
-    """The name that rows of `score` say together: that of the largest product of their probabilities."""
+def joint_answer(rows: list[dict], head: str) -> str:
+    """The joint answer of several rows of `score`: the name with the largest product of probabilities."""
     total = sum(torch.from_numpy(row[head + "_logits"]).log_softmax(0) for row in rows)
     return NAMES[head][int(total.argmax())]
 
 
 def score_tiles(image: np.ndarray, weights: Path) -> dict[str, str]:
-    """What the 64-pixel tiles of a larger flat piece (S, S, 3) show together, by head."""
+    """Classify the 64-pixel tiles of a larger flat piece (S, S, 3) jointly, by head."""
     n = image.shape[0] // 64
     tiles = image[: 64 * n, : 64 * n].reshape(n, 64, n, 64, 3).swapaxes(1, 2).reshape(-1, 64, 64, 3)
     rows = score(tiles, weights)
-    return {head: together(rows, head) for head in NAMES}
+    return {head: joint_answer(rows, head) for head in NAMES}
 
 
 def judge_samples(
@@ -357,9 +365,9 @@ def judge_samples(
     prior: Path | None = None,
     size: int = 16,
 ) -> dict:
-    """Draw `count` samples, of the exported folder `prior` or of the work folder, and return top-1 by label.
+    """Draw `count` samples with the exported folder `prior`, or with the work folder, and return top-1 by label.
 
-    size: latent pixels a side. Of larger samples surfaces are judged by their tiles, all else at 64 pixels.
+    size: latent pixels a side. Larger samples of surfaces are judged by their tiles, others at 64 pixels.
     """
     from training.sample import draw, load_pipeline
 
@@ -386,30 +394,30 @@ def judge_samples(
     }
 
 
-def asked_of(prompt: str) -> dict[str, str]:
-    """What a prompt names, by head: the material, the colour and the object that it has a word for."""
+def labels_in(prompt: str) -> dict[str, str]:
+    """The labels that a prompt names, by head: material, colour and object."""
     words = " ".join(w.strip(",.") for w in prompt.lower().split())
     names = {
         "material": {w: m for m, about in MATERIALS.items() for w in (*about.nouns, *about.adjectives)},
         "colour": {c: c for c in COLOURS} | {w: about[0] for w, about in COLOUR_WORDS.items()},
         "thing": {w: n for n, about in THINGS.items() for w in about.nouns},
     }
-    found = {}
+    labels_found = {}
     for head, table in names.items():
-        # "polka dots" before "dots", and the word that comes first.
+        # Prefer longer phrases ("polka dots" to "dots"), then the first word.
         hits = [(f" {words} ".find(f" {w} "), -len(w), name) for w, name in table.items() if f" {w} " in f" {words} "]
         if hits:
-            found[head] = min(hits)[2]
-    return found
+            labels_found[head] = min(hits)[2]
+    return labels_found
 
 
 def judge_assets(root: Path, weights: Path) -> dict:
-    """Top-1 by label over the finished assets below ``root``: of six views of each, together and one by one.
+    """Top-1 by label over the finished assets below ``root``, from six views of each, jointly and one by one.
 
-    The views are those of ``preview.png``: level from four sides and from two corners. ``all`` is the share of assets
-    of which everything that the prompt names is right.
+    The views are those of ``preview.png``: level from four sides, and from two corners. ``all`` is the share of assets
+    with every label of the prompt right.
     """
-    whole: list[bool] = []
+    all_right: list[bool] = []
     guessed: list[float] = []
     asset: dict[str, list[bool]] = {}
     view: dict[str, list[bool]] = {}
@@ -419,26 +427,26 @@ def judge_assets(root: Path, weights: Path) -> dict:
         side = picture.shape[1] // 4
         tiles = picture.reshape(-1, side, 4, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)[:6]
         rows = score(tiles, weights)
-        said = {}
-        asked = asked_of(prompt)
+        answers = {}
+        asked = labels_in(prompt)
         for head, name in asked.items():
             if name not in NAMES[head]:
                 continue
-            said[head] = together(rows, head)
-            asset.setdefault(head, []).append(said[head] == name)
+            answers[head] = joint_answer(rows, head)
+            asset.setdefault(head, []).append(answers[head] == name)
             view.setdefault(head, []).extend(row[head] == name for row in rows)
-        if said:
-            whole.append(all(name == asked[head] for head, name in said.items()))
-            guessed.append(float(np.prod([1 / len(NAMES[head]) for head in said])))
-        print(f"{record.parent.name}: {prompt!r} looks like {said}", flush=True)
-    found = {}
-    if whole:
-        found["all"] = {
-            "top1": round(float(np.mean(whole)), 3),
-            "n": len(whole),
+        if answers:
+            all_right.append(all(name == asked[head] for head, name in answers.items()))
+            guessed.append(float(np.prod([1 / len(NAMES[head]) for head in answers])))
+        print(f"{record.parent.name}: {prompt!r} looks like {answers}", flush=True)
+    labels_found = {}
+    if all_right:
+        labels_found["all"] = {
+            "top1": round(float(np.mean(all_right)), 3),
+            "n": len(all_right),
             "chance": round(float(np.mean(guessed)), 4),
         }
-    return found | {
+    return labels_found | {
         k: {
             "top1": round(float(np.mean(v)), 3),
             "views": round(float(np.mean(view[k])), 3),
@@ -461,8 +469,8 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--size", type=int, default=16, help="samples: latent pixels a side")
     p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--resume", action="store_true", help="train: go on from the weights that are there")
-    p.add_argument("--prior", type=Path, help="samples: of an exported folder, not of the work folder")
+    p.add_argument("--resume", action="store_true", help="train: continue from existing weights")
+    p.add_argument("--prior", type=Path, help="samples: exported folder; default: the work folder")
     p.add_argument("--out", type=Path, help="samples: a contact sheet; assets: the output root of a run; keep: a file")
     a = p.parse_args(argv)
     torch.set_num_threads(a.threads)

@@ -1,4 +1,4 @@
-"""Lightings: soft ones that leave colours what words call them, and varied ones to learn from what light did."""
+"""Random lighting: soft, so that colours match their words, or varied, to learn to separate material from light."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def _unit(v: Array) -> Array:
 
 
 def _tint(g: Rng, spread: float) -> Array:
-    """A light colour: from warm to cool, and a little of green or magenta."""
+    """A random light colour from warm to cool, with a little green or magenta."""
     warm, green = g.normal(0, spread), g.normal(0, 0.25 * spread)
     return np.array([1 + warm, 1 + green, 1 - warm])
 
 
 def exposed(light: Light, facing: Array, level: float) -> Light:
-    """The same lighting, as bright as makes a white matt surface of normal ``facing`` reflect ``level``."""
+    """``light`` scaled so that a white matt surface with the normal ``facing`` reflects ``level``."""
     k = level / max(float(irradiance(light, facing).mean()), 1e-3)
     boxes, key = light.boxes.copy(), light.key.copy()
     boxes[:, 4:7] *= k
@@ -31,10 +31,10 @@ def exposed(light: Light, facing: Array, level: float) -> Light:
 
 
 def soft(g: Rng, facing: Array, upward: Array, metallic: bool, flat: bool) -> Light:
-    """A broad, nearly white lighting without hot spots.
+    """Broad, nearly white lighting without hot spots.
 
-    facing: normal of what shows most; upward: where the sky is; metallic: for what mirrors, the halves of the
-    environment differ more, else it would show nothing.
+    ``facing`` is the normal of the most visible surface, ``upward`` the direction of the sky. For ``metallic`` surfaces
+    sky and ground differ more, so that there is something to mirror.
     """
     up = _unit(np.asarray(upward) + (0.08 if metallic else 0.35) * np.asarray(facing) + g.normal(0, 0.1, 3))
     if metallic:
@@ -53,7 +53,7 @@ def soft(g: Rng, facing: Array, upward: Array, metallic: bool, flat: bool) -> Li
 
 
 def varied(g: Rng, facing: Array, upward: Array) -> Light:
-    """Any lighting between an overcast sky and one hard lamp, warm or cold, too bright or too dark."""
+    """Random lighting between an overcast sky and one hard lamp, of any warmth and exposure."""
     side = np.cross(upward, facing)
     up = _unit(np.asarray(upward) + g.normal(0, 0.35, 3))
     contrast = math.exp(g.uniform(0.0, 2.2))

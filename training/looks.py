@@ -18,12 +18,12 @@ SKINS = ("e8b894", "c68e64", "8c5a3c", "f0c8a8")
 
 
 def pick(g: Rng, options: Sequence[T]) -> T:
-    """One of the options, all equally likely."""
+    """Draw one of ``options`` uniformly."""
     return options[int(g.integers(len(options)))]
 
 
 def colour(g: Rng) -> tuple[str, int, np.ndarray]:
-    """A colour word or phrase, its label and an rgb (3,)."""
+    """Draw a colour: its word or phrase, its label and an RGB (3,) in [0, 1]."""
     if g.random() < 0.16:
         word = pick(g, list(COLOUR_WORDS))
         base, value, white = COLOUR_WORDS[word]
@@ -38,7 +38,7 @@ def colour(g: Rng) -> tuple[str, int, np.ndarray]:
 
 @dataclass
 class Look:
-    """A material with a colour: the words for it and its palette (3, 3). ``patina``: copper that is partly green."""
+    """A material in a colour: its words and its palette (3, 3). ``patina`` marks copper that is partly green."""
 
     name: str
     colour: str
@@ -55,20 +55,20 @@ class Look:
         return "copper with patina" if self.patina else self.name
 
     def adjective(self, g: Rng) -> str:
-        """The look before a noun: red wooden."""
+        """The adjectives before a noun, such as "red wooden"."""
         return f"{self.colour} {pick(g, self.material.adjectives)}".strip()
 
     def noun(self, g: Rng) -> str:
-        """The look as a substance: red wood."""
+        """The name as a substance, such as "red wood"."""
         return f"{self.colour} {pick(g, self.material.nouns)}".strip()
 
 
 def any_look(g: Rng, name: str | None = None, coloured: float = 0.58) -> Look:
-    """A random look, of the material ``name`` if one is given; in its own colours or, with probability ``coloured``, in
-    one that is said."""
+    """Draw a look, of the material ``name`` if given: in its own colours, or with probability ``coloured`` in a named
+    one."""
     name = name or pick(g, MATERIAL_NAMES)
     m = MATERIALS[name]
-    # What a metal reflects is its nature: it is said in another colour less often.
+    # A metal's colour is part of its nature, so it is recoloured less often.
     if name in METALS:
         coloured *= 0.5
     if name == "plastic" or g.random() < coloured:
@@ -84,7 +84,7 @@ def any_look(g: Rng, name: str | None = None, coloured: float = 0.58) -> Look:
 
 
 def fixed_look(g: Rng, name: str, word: str) -> Look:
-    """A part's own material: ``word`` is a plain colour, '', or one of two special palettes."""
+    """The fixed material of a part: ``word`` is a plain colour, '', or one of two special palettes."""
     if word == "skin":
         tone = pick(g, SKINS)
         return Look(name, "", -1, np.tile([int(tone[i : i + 2], 16) / 255 for i in (0, 2, 4)], (3, 1)))
@@ -96,7 +96,7 @@ def fixed_look(g: Rng, name: str, word: str) -> Look:
 
 
 def with_article(g: Rng, phrase: str) -> str:
-    """The phrase with a, an, the or nothing before it."""
+    """``phrase`` after a, an, the or nothing."""
     k = g.random()
     if k < 0.72:
         return ("an " if phrase[0] in "aeiou" else "a ") + phrase

@@ -1,4 +1,4 @@
-"""The material network's training: pictures under any light to unlit base colour, roughness, metalness and relief.
+"""Trains the material network: pictures under any light to unlit base colour, roughness, metalness and relief.
 
     python -m training.data pool --config training/configs/embedded.toml --which material
     python -m training.data pool --config training/configs/embedded.toml --which material_held
@@ -7,7 +7,7 @@
     python -m training.material sheet --config training/configs/embedded.toml --out materials.png
     python -m training.material export --config training/configs/embedded.toml --out material
 
-Goes on from `material.safetensors` in the work folder. New shards are used from the next start on.
+Continues from `material.safetensors` in the work folder. New shards are used after the next start.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from training.settings import Log, Settings, load
 
 
 class Shards:
-    """The shards of a pool of the material network, read where they are needed."""
+    """The shards of a pool of the material network, read on demand."""
 
     def __init__(self, folder: Path) -> None:
         self.parts = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))]
@@ -48,15 +48,21 @@ class Shards:
         return int(self.starts[-1])
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """One picture, uint8 (S, S, 12): lit, base colour, maps as of `samples.MaterialSample`."""
+        """One picture, uint8 (S, S, 12): lit, base colour, and maps as in `samples.MaterialSample`."""
         k = int(np.searchsorted(self.starts, index, side="right")) - 1
         return np.asarray(self.parts[k][index - self.starts[k]])
 
 
 @dataclass
 class Batch:
-    """Pictures and what they are made of, float32; lit, albedo: (N, 3, H, W); rest: (N, 1, H, W); slopes: (N, 2, H, W)
-    to the right and up; mask: 1 where the subject fills the pixel."""
+    """Pictures and their true maps, float32.
+
+    Attributes:
+        lit, albedo: (N, 3, H, W).
+        slopes: (N, 2, H, W) to the right and up.
+        mask: (N, 1, H, W), 1 where the subject fills the pixel.
+        All others: (N, 1, H, W).
+    """
 
     lit: Tensor
     albedo: Tensor
@@ -68,7 +74,7 @@ class Batch:
 
 
 def batch_of(rows: np.ndarray) -> Batch:
-    """A batch of uint8 rows (N, H, W, 12)."""
+    """Convert uint8 rows (N, H, W, 12) to a batch."""
     x = torch.from_numpy(np.array(rows)).permute(0, 3, 1, 2).float()
     n = (x[:, 9:11] - 128) / 127
     slopes = -n / (1 - n.square().sum(1, keepdim=True)).clamp_min(0.02).sqrt()
@@ -83,8 +89,8 @@ def batch_of(rows: np.ndarray) -> Batch:
     )
 
 
-def turned(row: np.ndarray, g: np.random.Generator) -> np.ndarray:
-    """A picture mirrored or turned, its normals with it."""
+def rotate_randomly(row: np.ndarray, g: np.random.Generator) -> np.ndarray:
+    """Mirror or rotate a picture at random, with its normals."""
     row = row.copy()
     if g.random() < 0.5:
         row = row[:, ::-1].copy()
@@ -93,15 +99,15 @@ def turned(row: np.ndarray, g: np.random.Generator) -> np.ndarray:
         row = row[::-1].copy()
         row[..., 10] = 256 - np.maximum(row[..., 10], 1).astype(int)
     if g.random() < 0.25:
-        # A quarter turn to the left: what was right is up now.
+        # A quarter turn to the left: right becomes up.
         row = np.rot90(row).copy()
         x, y = row[..., 9].astype(int), row[..., 10].astype(int)
         row[..., 9], row[..., 10] = 256 - np.maximum(y, 1), x
     return row
 
 
-def _coloured(row: np.ndarray, g: np.random.Generator) -> np.ndarray:
-    """A tenth of the pictures with their colour channels in another order."""
+def _permute_channels(row: np.ndarray, g: np.random.Generator) -> np.ndarray:
+    """Permute the colour channels of a tenth of the pictures."""
     if g.random() < 0.1:
         order = g.permutation(3)
         row = np.concatenate([row[..., order], row[..., 3 + order], row[..., 6:]], -1)
@@ -109,20 +115,20 @@ def _coloured(row: np.ndarray, g: np.random.Generator) -> np.ndarray:
 
 
 def draw(shards: Shards, count: int, crop: int, g: np.random.Generator) -> Batch:
-    """A random batch of cut-outs."""
+    """Draw a random batch of crops."""
     rows = []
     for i in g.integers(0, len(shards), count):
         row = shards[int(i)]
         free = len(row) - crop
         y, x = (int(v) for v in g.integers(0, free + 1, 2))
-        rows.append(_coloured(turned(row[y : y + crop, x : x + crop], g), g))
+        rows.append(_permute_channels(rotate_randomly(row[y : y + crop, x : x + crop], g), g))
     b = batch_of(np.stack(rows))
-    _disturb(b, g)
+    _degrade(b, g)
     return b
 
 
-def _disturb(b: Batch, g: np.random.Generator) -> None:
-    """What decoders and cameras do to pictures: some blur, noise and other exposures, in place."""
+def _degrade(b: Batch, g: np.random.Generator) -> None:
+    """Imitate decoders and cameras with some blur, noise and exposure, in place."""
     n = len(b.lit)
     soft = F.avg_pool2d(F.pad(b.lit, (1, 1, 1, 1), mode="replicate"), 3, 1)
     share = torch.from_numpy((g.random((n, 1, 1, 1)) * (g.random((n, 1, 1, 1)) < 0.5)).astype(np.float32))
@@ -139,8 +145,9 @@ def relief_steps(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def losses(raw: Tensor, b: Batch) -> dict[str, Tensor]:
-    """Parts of the loss. Errors are divided by the scales that the network says of them (a Laplace likelihood, damped:
-    Seitzer et al., 2022), so that it learns where it knows little."""
+    """Parts of the loss. Errors are divided by the scales that the network predicts for them: a Laplace likelihood,
+    damped
+    as in Seitzer et al. (2022), so that the network also predicts its confidence."""
     log_b = log_scales(raw)
     mask, area = b.mask, b.mask.sum().clamp_min(1)
 
@@ -153,9 +160,9 @@ def losses(raw: Tensor, b: Batch) -> dict[str, Tensor]:
     sharp = (edges[0][0] - edges[1][0]).abs().mean() + (edges[0][1] - edges[1][1]).abs().mean()
     gloss = (torch.sigmoid(raw[:, 3:4]) - b.roughness).abs()
     is_metal = F.binary_cross_entropy_with_logits(raw[:, 4:5], b.metalness, reduction="none")
-    # Slopes are compared as normals are: steep ones differ by little.
-    said, true = (s / (1 + s.square().sum(1, keepdim=True)).sqrt() for s in (raw[:, 6:8], b.slopes))
-    shape = (said - true).abs().sum(1, keepdim=True)
+    # Compare slopes like normals, among which steep slopes differ little.
+    predicted, true = (s / (1 + s.square().sum(1, keepdim=True)).sqrt() for s in (raw[:, 6:8], b.slopes))
+    shape = (predicted - true).abs().sum(1, keepdim=True)
     right, up = relief_steps(raw[:, 5:6])
     rise, lift = relief_steps(b.relief)
     relief = ((right - rise).abs() + (up - lift).abs()).clamp_max(2) * mask
@@ -170,9 +177,9 @@ def losses(raw: Tensor, b: Batch) -> dict[str, Tensor]:
 def assess(net: MaterialNet, held: Shards, count: int, size: int = 16) -> dict[str, float]:
     """Figures on held-out pictures, over the pixels that the subject fills.
 
-    psnr: of the base colour, mean over pictures, dB; psnr_lit: of the picture as it is, light left in; gain: their
-    difference; roughness: mean error; metalness: share of pixels that are said right; angle: mean between normals,
-    degrees; flat_angle: the same if every normal were straight; trust: rank correlation of confidence and error.
+    psnr: of the base colour, dB, mean over pictures. psnr_lit: the same for the lit picture as an estimate. gain: their
+    difference. roughness: mean error. metalness: share of correct pixels. angle: mean angle between normals, degrees.
+    flat_angle: the same for a flat estimate. trust: rank correlation of confidence and error.
     """
     rows: list[list[float]] = []
     sure: list[tuple[float, float]] = []
@@ -212,18 +219,18 @@ def assess(net: MaterialNet, held: Shards, count: int, size: int = 16) -> dict[s
 
 
 def build(c: dict) -> MaterialNet:
-    """The network of the settings."""
+    """Build the network from its settings table."""
     return MaterialNet(tuple(c["widths"]), tuple(c["blocks"]))
 
 
 def _rate(c: dict, step: int, progress: float) -> float:
-    """Warm up, hold, and come down over the rest of this run."""
+    """Learning rate: warm-up, constant, then falling over the rest of this run."""
     rate = c["lr"] * min(1.0, (step + 1) / c["warmup"])
     return rate if progress < c["hold"] else rate * (0.02 + 0.98 * (1 - (progress - c["hold"]) / (1 - c["hold"])))
 
 
 def train(cfg: Settings, minutes: float | None = None, steps: int | None = None) -> None:
-    """Train for so many minutes of wall time or so many steps more."""
+    """Train for either ``minutes`` of wall time or ``steps`` more steps."""
     c = cfg["material"]
     log = Log(cfg.work / "material.jsonl")
     shards, held = (Shards(cfg.work / "pool" / name) for name in ("material", "material_held"))
@@ -270,8 +277,8 @@ def train(cfg: Settings, minutes: float | None = None, steps: int | None = None)
             )
 
 
-def trained(cfg: Settings) -> MaterialNet:
-    """The averaged weights of the work folder."""
+def load_average(cfg: Settings) -> MaterialNet:
+    """The network with the averaged weights of the work folder."""
     net = build(cfg["material"]).to(memory_format=torch.channels_last)
     mean = checkpoint.Average(net, 0.0)
     checkpoint.load(cfg.work / "material.safetensors", {"mean": mean})
@@ -280,7 +287,7 @@ def trained(cfg: Settings) -> MaterialNet:
 
 def export(cfg: Settings, out: Path) -> None:
     """Write the network as a folder: config.json, model.safetensors in half precision, and the held-out figures."""
-    net = trained(cfg)
+    net = load_average(cfg)
     out.mkdir(parents=True, exist_ok=True)
     weights = {k: v.half().contiguous() for k, v in net.state_dict().items()}
     save_file(weights, out / "model.safetensors")
@@ -290,16 +297,16 @@ def export(cfg: Settings, out: Path) -> None:
 
 
 def picture_sheet(net: MaterialNet, pictures: Tensor, truth: Tensor | None = None) -> Image.Image:
-    """A row a picture (N, 3, S, S): the picture, base colour (and the true one), roughness, metalness, normal, relief,
-    confidence."""
+    """A sheet with a row per picture (N, 3, S, S): the picture, base colour (and the true one), roughness, metalness,
+    normal, relief, confidence."""
     m = estimate(net, pictures)
     relief = (m.relief - m.relief.mean((2, 3), keepdim=True)) / 8 + 0.5
     grey = [t.expand(-1, 3, -1, -1) for t in (m.roughness, m.metalness, relief)]
     columns = [pictures, m.albedo, *([] if truth is None else [truth]), *grey[:2], m.normal / 2 + 0.5, grey[2]]
     columns.append(m.confidence)
     rows = [F.pad(torch.cat(list(row), 2), (0, 0, 0, 2), value=1) for row in zip(*columns, strict=True)]
-    whole = torch.cat(rows, 1).clamp(0, 1).permute(1, 2, 0)
-    return Image.fromarray((whole.numpy() * 255).round().astype(np.uint8))
+    sheet = torch.cat(rows, 1).clamp(0, 1).permute(1, 2, 0)
+    return Image.fromarray((sheet.numpy() * 255).round().astype(np.uint8))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -307,7 +314,7 @@ def main(argv: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("command", choices=("train", "assess", "sheet", "export"))
     p.add_argument("--config", type=Path, required=True)
-    p.add_argument("--work", type=Path, help="the work folder, in place of the one of the settings")
+    p.add_argument("--work", type=Path, help="work folder; default: that of the settings")
     p.add_argument("--minutes", type=float, help="how long to train")
     p.add_argument("--steps", type=int, help="how many steps to train")
     p.add_argument("--threads", type=int, default=1)
@@ -323,7 +330,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     if a.command == "assess":
         held = Shards(cfg.work / "pool" / "material_held")
-        print(json.dumps(assess(trained(cfg), held, len(held))))
+        print(json.dumps(assess(load_average(cfg), held, len(held))))
         return
     if a.out is None:
         p.error(f"{a.command} needs --out")
@@ -334,11 +341,11 @@ def main(argv: list[str] | None = None) -> None:
         opened = [Image.open(path).convert("RGB") for path in a.pictures]
         squares = [im.crop((0, 0, min(im.size), min(im.size))).resize((256, 256)) for im in opened]
         x = torch.from_numpy(np.stack([np.asarray(im) for im in squares])).permute(0, 3, 1, 2).float() / 255
-        picture_sheet(trained(cfg), x).save(a.out)
+        picture_sheet(load_average(cfg), x).save(a.out)
         return
     held = Shards(cfg.work / "pool" / "material_held")
     b = batch_of(np.stack([held[i] for i in range(min(24, len(held)))]))
-    picture_sheet(trained(cfg), b.lit, b.albedo).save(a.out)
+    picture_sheet(load_average(cfg), b.lit, b.albedo).save(a.out)
 
 
 if __name__ == "__main__":

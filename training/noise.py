@@ -1,7 +1,7 @@
 """Solid noise for the procedural materials, compiled with numba.
 
 Everything is a pure function of its coordinates and an integer seed, so an image is the same on every machine and
-in every process.  Values are in [0, 1] unless said otherwise; distances are in units of one noise cell.
+in every process. Values are in [0, 1] unless stated otherwise; distances are in units of one noise cell.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Noise over arrays of points: gradient noise, Voronoi cells and stamps scattered over a plane.
+"""Noise over arrays of points: gradient noise, Voronoi cells, and blades scattered over a plane.
 
 All functions take float32 arrays (N,), or numbers that are broadcast against them, in units of one noise cell, and
 return float32 arrays (N,). They are pure functions of coordinates and an integer seed.
@@ -126,7 +126,7 @@ def _stamps(u, v, length, width, angle, spread, layers, shape, seed, out):
             layer = layers - 1 - back
             x, y = u[i] / length + 0.618 * layer, v[i] / length + 0.381 * layer
             fx, fy = math.floor(x), math.floor(y)
-            best, found = -1.0, False
+            best, covered = -1.0, False
             for dx in range(-1, 2):
                 for dy in range(-1, 2):
                     h = hash3(int(fx) + dx, int(fy) + dy, layer, seed)
@@ -139,25 +139,25 @@ def _stamps(u, v, length, width, angle, spread, layers, shape, seed, out):
                     across = py * math.cos(turn) - px * math.sin(turn)
                     if along <= 0.0 or along >= 1.0:
                         continue
-                    # A leaf is pointed at both ends and widest behind its middle; a stalk is even.
+                    # A leaf is pointed at both ends and widest behind its middle; a stalk has constant width.
                     half = width * math.sqrt(along) * (1 - along) * 2.6 if shape == 0 else width
                     if abs(across) < half:
-                        best, found = h, True
+                        best, covered = h, True
                         out[0, i], out[1, i], out[2, i] = along, across / half, (h * 33331.7) % 1.0
                         out[3, i] = (layer + h) / layers
                         out[4, i] = turn
-            if found:
+            if covered:
                 break
 
 
 @njit(**_FAST)
 def _rows(u, v, pitch, rise, spacing, width, lean, layers, seed, out):
-    """Topmost blade at each point of rows of blades that stand up, each row in front of those above it."""
+    """Foremost blade at each point, for rows of upright blades. Each row is in front of those above it."""
     reach = int(lean * rise / spacing) + 1
     for i in range(len(u)):
         out[0, i] = -1.0
         top = math.floor(v[i] / pitch)
-        found = False
+        covered = False
         # The lowest row whose blades reach this high is in front.
         for back in range(layers):
             row = int(top) - layers + 1 + back
@@ -175,10 +175,10 @@ def _rows(u, v, pitch, rise, spacing, width, lean, layers, seed, out):
                 across = u[i] - root - tip * t * t
                 half = width * (1 - t) ** 0.6
                 if abs(across) < half:
-                    best, found = h, True
+                    best, covered = h, True
                     out[0, i], out[1, i], out[2, i] = t, across / half, (h * 33331.7) % 1.0
                     out[3, i] = (h * 2713.9) % 1.0
-            if found:
+            if covered:
                 break
 
 
@@ -202,7 +202,7 @@ def noise(x: Array, y: Array, z: Array | float, seed: int) -> Array:
 
 def cells(x: Array, y: Array, z: Array, jitter: float, seed: int) -> Array:
     """Solid Voronoi cells, (6, N): distance to the centre, distance to the border, random value of the cell, and the
-    point's place relative to the centre (x, y, z)."""
+    point's position relative to the centre (x, y, z)."""
     x, y, z = _same(x, y, z)
     out = np.empty((6, len(x)), np.float32)
     _cells(x, y, z, jitter, int(seed), False, out)
@@ -210,7 +210,7 @@ def cells(x: Array, y: Array, z: Array, jitter: float, seed: int) -> Array:
 
 
 def dents(x: Array, y: Array, z: Array, jitter: float, seed: int, sharp: float = 9.0) -> Array:
-    """Bowls side by side with rounded rims: about the squared distance to the nearest centre of a cell."""
+    """Adjacent bowls with rounded rims: about the squared distance to the nearest cell centre."""
     x, y, z = _same(x, y, z)
     out = np.empty_like(x)
     _dents(x, y, z, jitter, sharp, int(seed), out)
@@ -218,7 +218,7 @@ def dents(x: Array, y: Array, z: Array, jitter: float, seed: int, sharp: float =
 
 
 def cells2(u: Array, v: Array, jitter: float, seed: int) -> Array:
-    """Voronoi cells of a plane, rows as those of `cells`."""
+    """Voronoi cells of a plane, with the rows of `cells`."""
     u, v = _same(u, v)
     out = np.empty((6, len(u)), np.float32)
     _cells(u, v, np.zeros_like(u), jitter, int(seed), True, out)
@@ -226,7 +226,7 @@ def cells2(u: Array, v: Array, jitter: float, seed: int) -> Array:
 
 
 def hashed(a: Array, b: Array | float, c: Array | float, seed: int) -> Array:
-    """A random value in [0, 1) for each triple of whole numbers."""
+    """A pseudo-random value in [0, 1) for each triple of integers."""
     a, b, c = _same(a, b, c)
     out = np.empty_like(a)
     _hashed(a, b, c, int(seed), out)
@@ -239,12 +239,12 @@ LEAF, STALK = 0, 1
 def rows(
     u: Array, v: Array, pitch: float, rise: float, spacing: float, width: float, lean: float, layers: int, seed: int
 ) -> Array:
-    """Rows of pointed blades that stand up, the lower rows in front, (4, N): what the foremost one shows at each point.
+    """Rows of upright, pointed blades, the lower rows in front. Returns (4, N) values of the foremost blade.
 
-    ``pitch``: between rows; ``rise``: length of a blade; ``spacing``: between the roots of a row; ``width``: half that
-    of a blade at its root; all in units of u and v. ``lean``: how far a tip lies to one side, as a share of the length.
-    Rows of the result: place along the blade (0 root, 1 tip; -1 where there is none), place across it (-1 to 1), random
-    value of the blade, another one.
+    Lengths are in units of u and v: ``pitch`` between rows, ``rise`` of a blade, ``spacing`` of the roots in a row, and
+    ``width``, half the width of a blade at its root. ``lean`` is the sideways offset of a tip as a share of the length.
+    The values are: position along the blade (0 root, 1 tip; -1 without a blade), position across it (-1 to 1), and two
+    random values of the blade.
     """
     u, v = _same(u, v)
     out = np.zeros((4, len(u)), np.float32)
@@ -255,11 +255,11 @@ def rows(
 def stamps(
     u: Array, v: Array, length: float, width: float, angle: float, spread: float, layers: int, shape: int, seed: int
 ) -> Array:
-    """Blades scattered over a plane in layers, (5, N): what the topmost one shows at each point.
+    """Blades scattered over a plane in layers. Returns (5, N) values of the topmost blade.
 
-    ``length`` is that of a blade in units of u and v, ``width`` half its width as a share of it; blades point along
-    ``angle`` plus or minus ``spread`` radians. Rows: place along the blade (0 root, 1 tip; -1 where there is none),
-    place across it (-1 to 1), random value of the blade, how far up the blade lies (0 to 1), direction in radians.
+    ``length`` of a blade is in units of u and v, ``width`` is half its width as a share of the length. Blades point
+    along ``angle`` plus or minus ``spread``, radians. The values are: position along the blade (0 root, 1 tip; -1
+    without a blade), position across it (-1 to 1), random value of the blade, its layer (0 to 1), direction in radians.
     """
     u, v = _same(u, v)
     out = np.zeros((5, len(u)), np.float32)

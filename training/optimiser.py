@@ -1,9 +1,9 @@
 """The optimiser of the UNet: orthogonalised momentum for its matrices, AdamW for everything else.
 
-The update of a matrix (a convolution is one of its output channels by the rest) is its momentum with all singular
-values set to about one, so that rare directions are learned as fast as common ones (Muon: Jordan et al., 2024), scaled
-to the size of AdamW's steps, so that one learning rate serves both (Liu et al., "Muon is Scalable for LLM Training",
-2025). Small diffusion models reach a lower error with it for the same samples (Schaipp et al., 2025).
+A matrix is updated by its momentum with all singular values set to about one (Muon: Jordan et al., 2024), so that rare
+directions are learned as fast as common ones. A convolution counts as a matrix of output channels by everything else.
+The update is scaled to the size of AdamW's steps, so that one learning rate serves both (Liu et al., "Muon is Scalable
+for LLM Training", 2025). Small diffusion models reach a lower error with the same samples (Schaipp et al., 2025).
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Quintic of Newton's iteration that takes singular values in (0, 1] near 1 within five rounds.
+# Coefficients of a quintic iteration that brings singular values in (0, 1] near 1 within five rounds.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
 _SIZE_OF_ADAM = 0.2
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """``matrix`` (A, B) with its singular values moved to within about 0.7 to 1.2; bfloat16."""
+    """``matrix`` (A, B) with its singular values brought to about 0.7 to 1.2, as bfloat16."""
     a, b, c = _QUINTIC
     x = matrix.bfloat16()
     if x.shape[0] > x.shape[1]:
-        x = x.T.contiguous()  # products of transposed views take twice as long
+        x = x.T.contiguous()  # products of transposed views are half as fast
     x = x / (x.norm() + 1e-7)
     for _ in range(_ROUNDS):
         gram = x @ x.T
@@ -34,7 +34,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are matrices: not embeddings, not the first and the last convolution, not vectors."""
+    """The parameters that Muon trains: matrices except embeddings and the first and last convolution."""
     apart = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     return [
         p
@@ -48,13 +48,12 @@ def matrices(model: nn.Module) -> list[nn.Parameter]:
 
 
 class Orthogonal(torch.optim.Optimizer):
-    """Muon for ``hidden``, AdamW for the other parameters of ``groups``, each of which brings ``lr`` and
-    ``weight_decay``.
+    """Muon for ``hidden``, AdamW for the other parameters of ``groups``, which have ``lr`` and ``weight_decay`` each.
 
-    ``rest`` is AdamW's learning rate as a share of Muon's, which bears a higher one.
-    ``rank`` of ``workers`` orthogonalises its share of the matrices; ``gather`` sums a tensor over the workers in
-    place. State: ``exp_avg`` for all, ``exp_avg_sq`` and ``step`` for those of AdamW, which takes over and hands over
-    at a checkpoint without a jump.
+    ``rest`` is AdamW's learning rate as a share of Muon's. Worker ``rank`` of ``workers`` orthogonalises its share of
+    the matrices; ``gather`` sums a tensor over the workers in place. The state has ``exp_avg`` of all parameters, and
+    ``exp_avg_sq`` and ``step`` of AdamW's. At a checkpoint
+    training can switch to AdamW and back.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Orthogonal(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0})
         self._betas, self._momentum, self._rest, self._gather = betas, momentum, rest, gather
         self._hidden = {id(p) for p in hidden}
-        # The costliest first, each to the worker that has least to do by then.
+        # Assign the most expensive first, each to the worker with the least work so far.
         load = [0.0] * workers
         self._mine = set()
         for p in sorted(hidden, key=_cost, reverse=True):
@@ -84,7 +83,7 @@ class Orthogonal(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step along the gradients."""
+        """Take one step along the gradients."""
         hidden = []
         for group in self.param_groups:
             for p in group["params"]:

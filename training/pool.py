@@ -1,4 +1,4 @@
-"""Shards of training images on disk: written once, resumable, each by itself."""
+"""Shards of training images on disk, each written once and independently."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _SOURCES = (
 
 
 def generator_hash() -> str:
-    """Of the sources that decide what a stream shows."""
+    """Hash of the sources that determine the images of a stream."""
     here = Path(__file__).parent
     files = [here / f"{name}.py" for name in _SOURCES] + sorted((here / "patterns").glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def _save(path: Path, array: np.ndarray, meta: dict[str, object]) -> None:
-    """Shard and labels, each whole or not at all; the shard last."""
+    """Write labels and then the shard, each atomically."""
     path.with_suffix(".json.tmp").write_text(json.dumps(meta))
     os.replace(path.with_suffix(".json.tmp"), path.with_suffix(".json"))
     with open(path.with_suffix(".tmp"), "wb") as f:
@@ -54,17 +54,18 @@ def write_pool(
     finer: float = 0.0,
     maps: bool = False,
 ) -> None:
-    """Fill ``folder`` with the shards that are not there yet (.npy uint8 and .json).
+    """Write the missing shards of a pool to ``folder`` (.npy uint8 and .json).
 
-    Images of ``make``: (N, S, S, 3), with captions and labels; with ``maps`` those of ``make_material``: (N, S, S, 12),
-    lit, base colour and maps. Prints how many of the shards that are there other sources than the present ones made.
+    A shard holds images of ``make``, (N, S, S, 3), with captions and labels. With ``maps`` it holds pictures of
+    ``make_material``, (N, S, S, 12): lit, base colour and maps. Prints how many shards other versions of the sources
+    made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     made_by = generator_hash()
     others = [p for p in folder.glob("*.json") if json.loads(p.read_text()).get("made_by") != made_by]
     if others:
         print(
-            f"{folder}: {len(others)} shards were made by other sources; delete the folder to make them anew",
+            f"{folder}: {len(others)} shards were made by other sources; delete the folder to make them again",
             flush=True,
         )
     for k in range(part, shards, parts):
@@ -91,18 +92,18 @@ def write_pool(
 
 
 def read_labels(path: Path) -> np.ndarray:
-    """The labels of one shard alone, int64 (N, 5)."""
+    """Read only the labels of one shard, int64 (N, 5)."""
     return np.array(json.loads(path.with_suffix(".json").read_text())["labels"], np.int64)
 
 
 def read_shard(path: Path) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """One shard: pixels uint8 (N, S, S, 3), captions, labels int64 (N, 5) = material, colour, thing, view, close."""
+    """Read a shard: pixels uint8 (N, S, S, 3), captions, labels int64 (N, 5): material, colour, thing, view, close."""
     meta = json.loads(path.with_suffix(".json").read_text())
     return np.load(path), meta["captions"], np.array(meta["labels"], np.int64)
 
 
 def read_pool(folder: Path, limit: int | None = None) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """All finished shards: pixels uint8 (N, S, S, 3), captions, labels int64 (N, 5)."""
+    """Read all finished shards: pixels uint8 (N, S, S, 3), captions, labels int64 (N, 5)."""
     parts = [read_shard(path) for path in sorted(folder.glob("*.npy"))[:limit]]
     pixels, labels = np.concatenate([p[0] for p in parts]), np.concatenate([p[2] for p in parts])
     return pixels, [c for p in parts for c in p[1]], labels

@@ -1,7 +1,7 @@
-"""Geometry of training images: what each pixel of a camera sees of sphere-traced primitives.
+"""Renders the geometry of training images by sphere tracing primitives.
 
-Conventions are the program's: right-handed, +Y up, +Z towards the viewer, angles in radians. Objects live in the unit
-ball. Materials and light come later, see `scene`.
+Conventions are those of `pipeline`: right-handed, +Y up, +Z towards the viewer, angles in radians. Objects lie in the
+unit ball. `scene` adds materials and light.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _primitive(row, x, y, z):
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _distance(prims, warp, x, y, z):
-    """Signed distance of the assembly and the slot of the nearest part."""
+    """Signed distance of the assembly, and the slot of the nearest part."""
     best, slot, near = 1e9, 0, 1e9
     for i in range(prims.shape[0]):
         row = prims[i]
@@ -121,7 +121,7 @@ def _background(bg, u, v, out):
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _normal(prims, warp, x, y, z, out):
-    """Unit normal at a point into out[0:3]; returns the part there."""
+    """Write the unit normal at a point to out[0:3]; returns the part there."""
     e = 0.004
     d1, slot = _distance(prims, warp, x + e, y - e, z - e)
     d2, _ = _distance(prims, warp, x - e, y - e, z + e)
@@ -135,7 +135,7 @@ def _normal(prims, warp, x, y, z, out):
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _ray(cam, u, v, out):
-    """Unit direction through screen coordinates u, v in [-1, 1] into out[0:3]."""
+    """Write the unit direction through screen coordinates u, v in [-1, 1] to out[0:3]."""
     tan = cam[12]
     for c in range(3):
         out[c] = cam[9 + c] + (cam[3 + c] * u + cam[6 + c] * v) * tan
@@ -146,25 +146,25 @@ def _ray(cam, u, v, out):
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _shadow(prims, warp, x, y, z, key):
-    """How much of a lamp in direction key a point sees, with a soft border."""
-    t, seen = 0.05, 1.0
+    """Visibility, in [0, 1], of a lamp in direction ``key`` from a point, with soft shadows."""
+    t, visibility = 0.05, 1.0
     for _ in range(14):
         d, _s = _distance(prims, warp, x + key[0] * t, y + key[1] * t, z + key[2] * t)
-        seen = min(seen, 8.0 * d / t)
-        if seen <= 0.0:
+        visibility = min(visibility, 8.0 * d / t)
+        if visibility <= 0.0:
             return 0.0
         t += max(d, 0.06)
         if t > 2.0:
             break
-    return min(seen, 1.0)
+    return min(visibility, 1.0)
 
 
-_TILE = 8  # pixels a side that share a list of primitives
+_TILE = 8  # side in pixels of the tiles that share a list of primitives
 
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _in_reach(size, cam, prims, warp, left, top, axis, corner):
-    """The primitives that rays through a tile can meet, in their order."""
+    """The primitives that rays through a tile can hit, in their order."""
     half = _TILE / size
     u, v = 2 * left / size - 1 + half, 1 - 2 * top / size - half
     _ray(cam, u, v, axis)
@@ -188,11 +188,11 @@ def _in_reach(size, cam, prims, warp, left, top, axis, corner):
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _trace_pixel(j, i, size, cam, near, prims, warp, key, part, position, normal, depth, open_, lit, ray, n, own):
-    """Fills the four samples of a pixel. near: the primitives that its rays can meet."""
+    """Fill the four samples of a pixel. near: the primitives that its rays can hit."""
     px, tan = 1.0 / size, cam[12]
     step = 0.9 if warp[0] == 0.0 else 0.7
     _ray(cam, 2 * (i + 0.5) * px - 1, 1 - 2 * (j + 0.5) * px, ray)
-    # Skip what cannot meet the unit ball.
+    # Skip rays that miss the unit ball.
     bb = cam[0] * ray[0] + cam[1] * ray[1] + cam[2] * ray[2]
     near2 = cam[0] ** 2 + cam[1] ** 2 + cam[2] ** 2 - bb * bb
     if near2 >= 1.35 * 1.35:
@@ -220,7 +220,7 @@ def _trace_pixel(j, i, size, cam, near, prims, warp, key, part, position, normal
         bb = cam[0] * ray[0] + cam[1] * ray[1] + cam[2] * ray[2]
         start = max(-bb - 1.35, 0.05)
         if hit:
-            # Where the tangent plane of the pixel's middle is met, a little before.
+            # Start a little before the tangent plane at the pixel's centre.
             flat = (n[0] * (x - cam[0]) + n[1] * (y - cam[1]) + n[2] * (z - cam[2])) / min(
                 n[0] * ray[0] + n[1] * ray[1] + n[2] * ray[2], -0.05
             )
@@ -244,7 +244,7 @@ def _trace_pixel(j, i, size, cam, near, prims, warp, key, part, position, normal
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _trace(size, cam, prims, warp, key, part, position, normal, depth, open_, lit):
-    """Fills the buffers of `trace`, two samples a pixel and direction."""
+    """Fill the buffers of `trace`, with two by two samples per pixel."""
     ray, n, own = np.zeros(3), np.zeros(3), np.zeros(3)
     for top in range(0, size, _TILE):
         for left in range(0, size, _TILE):
@@ -260,11 +260,10 @@ def _trace(size, cam, prims, warp, key, part, position, normal, depth, open_, li
 
 @dataclass
 class Geometry:
-    """What a camera sees, at two samples a pixel and direction: arrays of H = W = 2 * size.
+    """The visible surface, with two by two samples per pixel: arrays of H = W = 2 * size.
 
-    part: int64, the slot of the part that is seen, -1 where nothing is. position, normal: (H, W, 3) float32 in the
-    object's frame. depth: along the ray, 0 where nothing is. open: share of the sky that the shape leaves free. lit:
-    how much of the key light the shape lets through.
+    part: int64, slot of the visible part, -1 for background. position, normal: (H, W, 3) float32, object's frame.
+    depth: along the ray, 0 for background. open: unoccluded share of the sky. lit: unoccluded share of the key light.
     """
 
     part: np.ndarray
@@ -276,7 +275,7 @@ class Geometry:
 
 
 def trace(size: int, cam: np.ndarray, prims: np.ndarray, warp: np.ndarray, key: np.ndarray) -> Geometry:
-    """Geometry of a picture of size x size pixels.
+    """Render the geometry of a picture of size x size pixels.
 
     cam: (14,) eye, right, up, forward, tangent of half the field of view, unused. prims: (P, ROW). warp: (3,)
     amplitude, frequency, seed of a displacement. key: (3,) unit direction to the key light.
@@ -307,7 +306,7 @@ def _fill_backdrop(bg, img):
 
 
 def backdrop(size: int, bg: np.ndarray) -> np.ndarray:
-    """What lies behind an object, sRGB float32 (2 * size, 2 * size, 3). bg: (15,), see `_background`."""
+    """Draw the background, sRGB float32 (2 * size, 2 * size, 3). bg: (15,), see `_background`."""
     img = np.empty((2 * size, 2 * size, 3), np.float32)
     _fill_backdrop(bg, img)
     return img

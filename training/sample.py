@@ -1,4 +1,4 @@
-"""Contact sheets of samples and of reconstructions, to be looked at.
+"""Makes contact sheets of samples and of reconstructions.
 
 python -m training.sample --config training/configs/embedded.toml --out samples.png
 python -m training.sample --config training/configs/embedded.toml --out recon.png --reconstruct
@@ -75,7 +75,7 @@ PROMPTS = (
 
 
 def load_pipeline(cfg: Settings, prior: Path | None = None) -> StableDiffusionPipeline:
-    """The float32 pipeline of an exported folder, or of the averages in the work folder."""
+    """Load the float32 pipeline of an exported folder, or of the averages in the work folder."""
     if prior is None:
         from training.export import pipeline
 
@@ -94,7 +94,7 @@ def load_pipeline(cfg: Settings, prior: Path | None = None) -> StableDiffusionPi
 def draw(
     pipe: StableDiffusionPipeline, prompts: list[str], seed: int, guidance: float, steps: int, size: int = 16
 ) -> np.ndarray:
-    """uint8 samples (N, 4 * size, 4 * size, 3), one per prompt; each sample has its own seeded generator."""
+    """Draw uint8 samples (N, 4 * size, 4 * size, 3), one per prompt, each with its own seeded generator."""
 
     def states(texts: list[str]) -> Tensor:
         ids = pipe.tokenizer(
@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
     p = parser(__doc__)
     p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--prior", type=Path, help="sample an exported folder, not the work folder")
+    p.add_argument("--prior", type=Path, help="exported folder to sample; default: the work folder")
     p.add_argument("--prompt", action="append")
     p.add_argument("--guidance", type=float, default=GUIDANCE)
     p.add_argument("--steps", type=int, default=20)

@@ -10,15 +10,15 @@ import numpy as np
 from training.compose import Composition, compose
 from training.scene import Picture, flat_picture, view_picture
 
-#: Share of the material network's pictures that are lit in any way; the rest are lit as the prior's.
+#: Share of the material network's pictures under varied light. The others are lit like the prior's images.
 _ANY_LIGHT = 0.7
-#: Steps of a byte a pixel of relief.
+#: 8-bit steps per pixel of relief.
 RELIEF = 16.0
 
 
 @dataclass
 class Sample:
-    """One training image: pixels uint8 (S, S, 3), caption, labels (-1: not said or not sure)."""
+    """One training image: pixels uint8 (S, S, 3), caption, labels (-1: none or ambiguous)."""
 
     pixels: np.ndarray
     caption: str
@@ -30,31 +30,33 @@ class Sample:
 
 
 def picture(c: Composition, size: int) -> Picture:
-    """The composition drawn at size x size pixels."""
+    """Draw a composition at size x size pixels."""
     return flat_picture(c.scene, size) if c.camera is None else view_picture(c.scene, c.camera, size)
 
 
 def to_bytes(a: np.ndarray) -> np.ndarray:
-    """[0, 1] to uint8."""
+    """Convert values in [0, 1] to uint8."""
     return (np.clip(a, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def make(seed: int, index: int, size: int = 64, finer: float = 0.0) -> Sample:
-    """Image number ``index`` of stream ``seed``, see `compose`."""
+    """Draw image number ``index`` of stream ``seed`` (`compose`)."""
     c = compose(seed, index, size, finer)
     return Sample(to_bytes(picture(c, size).lit), c.caption, c.material, c.colour, c.thing, c.view, c.close)
 
 
 def stream(seed: int, start: int = 0, size: int = 64) -> Iterator[Sample]:
-    """Endless samples of one stream from an index on."""
+    """Yield the samples of a stream endlessly, from index ``start`` on."""
     while True:
         yield make(seed, start, size)
         start += 1
 
 
 def views(seed: int, index: int, cameras: list[np.ndarray], size: int) -> list[Picture]:
-    """The object of image ``index`` from other cameras (see `scene.around`), with depth and normals; the light stays
-    where it is. Raises ValueError where the image shows no object."""
+    """Draw the object of image ``index`` from other cameras (`scene.around`), under the same light.
+
+    Raises ValueError if the image shows no object.
+    """
     c = compose(seed, index, size)
     if c.camera is None:
         raise ValueError(f"image {index} of stream {seed} is a flat piece, which has no other views")
@@ -65,8 +67,8 @@ def views(seed: int, index: int, cameras: list[np.ndarray], size: int) -> list[P
 class MaterialSample:
     """One picture for the material network, uint8.
 
-    lit, albedo: (S, S, 3), sRGB. maps: (S, S, 6): roughness, metalness, relief (128 + `RELIEF` a pixel), the detail
-    normal's x and y (128 + 127 n), and how much of the pixel the subject covers.
+    lit, albedo: (S, S, 3) sRGB. maps: (S, S, 6): roughness, metalness, relief (128 + `RELIEF` per pixel), the detail
+    normal's x and y (128 + 127 n), and the share of the pixel that the subject covers.
     """
 
     lit: np.ndarray
@@ -75,7 +77,7 @@ class MaterialSample:
 
 
 def make_material(seed: int, index: int, size: int = 128) -> MaterialSample:
-    """Picture number ``index`` of a stream for the material network."""
+    """Draw picture number ``index`` of a stream for the material network."""
     g = np.random.default_rng([seed, index, 2])
     c = compose(seed, index, size, any_light=bool(g.random() < _ANY_LIGHT))
     p = picture(c, size)

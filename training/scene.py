@@ -1,7 +1,7 @@
-"""A scene and its pictures: surfaces on a flat piece or on a shape, lit, with the maps they are made of.
+"""Draws a scene: materials on a flat piece or a shape, under a light, with the maps of the materials.
 
-Maps are averages over a pixel, and the picture is those maps under the light: what a network sees is explained by what
-it is asked for.
+Maps are averaged over each pixel first, and then lit. So the maps that a network has to estimate explain the picture
+exactly.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from training.patterns.surface import smooth
 from training.shading import (
     Array,
     Light,
-    bumped,
     cast_shadow,
+    displaced_normals,
     height_normals,
     occlusion,
     shade,
@@ -27,16 +27,17 @@ from training.shading import (
     to_srgb,
 )
 
-#: Texture units of a whole view are so many times as wide as in a close-up, in pixels.
+#: Width in pixels of a texture unit in views of a full object, relative to close-ups.
 WHOLE = 0.6
 _OVER = 2
 
 
 @dataclass
 class Slot:
-    """A material on a part: pattern, palette (3, 3) sRGB, texture units a unit of the scene, turn, place and seed.
+    """A material on a part: pattern, palette (3, 3) sRGB, texture units per unit of the scene, rotation, offset and
+    seed.
 
-    Of flat pieces the unit of the scene is a pixel.
+    In flat pieces the unit of the scene is a pixel.
     """
 
     pattern: str
@@ -47,7 +48,7 @@ class Slot:
     seed: int = 1
 
     def at(self, position: Array, normal: Array) -> Surface:
-        """The material at positions (3, N) with normals (3, N), or (3, 1) where all are the same."""
+        """The material at positions (3, N) with normals (3, N), or (3, 1) if all are the same."""
         turn = self.turn.astype(np.float32)
         across = turn * np.float32(self.frequency)
         x, y, z = (
@@ -58,7 +59,7 @@ class Slot:
             for c in range(3)
         )
         m = np.abs(turn @ normal)
-        # Box mapping with a bias to the sides: courses stay level around a round shape.
+        # Box mapping that prefers the sides, so that courses stay level around a round shape.
         above = (0.8 * m[1] > m[0]) & (0.8 * m[1] > m[2])
         front = ~above & (m[2] >= m[0])
         u = np.where(above | front, x, z + np.float32(17.3))
@@ -69,7 +70,10 @@ class Slot:
 
 @dataclass
 class Cover:
-    """Patches of another material over slots: their share, patches a unit of the scene, how much more upwards."""
+    """Patches of another material over slots.
+
+    share: of the surface. frequency: patches per unit of the scene. upward: preference for upward faces.
+    """
 
     slot: Slot
     share: float
@@ -80,7 +84,7 @@ class Cover:
 
 @dataclass
 class Scene:
-    """What there is: materials by slot, a shape (none: a flat piece), patches, light, background (15,)."""
+    """Materials by slot, a shape (None: a flat piece), patches, light, and a background row (15,)."""
 
     slots: dict[int, Slot]
     light: Light
@@ -92,12 +96,12 @@ class Scene:
 
 @dataclass
 class Picture:
-    """One rendered picture and what it is made of, float32, (S, S) or (S, S, 3).
+    """A rendered picture and its maps, float32, (S, S) or (S, S, 3).
 
-    lit, albedo: sRGB in [0, 1]; albedo is unlit and, where nothing is, the background. roughness, metalness in [0, 1].
+    lit: sRGB in [0, 1]. albedo: unlit sRGB in [0, 1], including the background. roughness, metalness: in [0, 1].
     relief: height in pixels, 0 on average. detail: normal of the relief, z away from the surface, x right and y up in
     the picture. normal: shading normal in the camera's frame (x right, y up, z to the viewer). depth: along the ray
-    from the eye in units of the scene, 0 where nothing is. coverage: how much of a pixel the subject fills.
+    from the eye in units of the scene, 0 for background. coverage: share of the pixel that the subject fills.
     """
 
     lit: Array
@@ -111,14 +115,14 @@ class Picture:
     coverage: Array
 
 
-def _pooled(a: Array) -> Array:
-    """Means over pixels: (..., 2 S, 2 S) to (..., S, S)."""
+def _pool_samples(a: Array) -> Array:
+    """Average samples over pixels: (..., 2 S, 2 S) to (..., S, S)."""
     rows = a[..., 0::2, :] + a[..., 1::2, :]
     return (rows[..., 0::2] + rows[..., 1::2]) * np.float32(0.25)
 
 
-def _last(a: Array) -> Array:
-    """(3, S, S) to (S, S, 3)."""
+def _channels_last(a: Array) -> Array:
+    """Move channels last: (3, S, S) to (S, S, 3)."""
     return np.ascontiguousarray(np.moveaxis(a, 0, -1))
 
 
@@ -127,7 +131,7 @@ def _units(n: Array) -> Array:
 
 
 def _blend(a: Surface, b: Surface, t: Array) -> Surface:
-    """b over a by weights (N,)."""
+    """Blend b over a by weights (N,)."""
     glow = None
     if a.emissive is not None or b.emissive is not None:
         none = np.zeros_like(a.albedo)
@@ -142,7 +146,7 @@ def _blend(a: Surface, b: Surface, t: Array) -> Surface:
 
 
 def _slot_material(scene: Scene, k: int, position: Array, normal: Array) -> Surface:
-    """The material of slot k, patches included, at positions (3, N); heights in units of the scene."""
+    """The material of slot k with its patches at positions (3, N); heights are in units of the scene."""
     slot, cover = scene.slots[k], scene.cover
     s = slot.at(position, normal)
     if cover is not None and cover.only in (-1, k):
@@ -154,7 +158,7 @@ def _slot_material(scene: Scene, k: int, position: Array, normal: Array) -> Surf
 
 
 def _materials(scene: Scene, part: Array, position: Array, normal: Array) -> Surface:
-    """Materials at N points of parts (N,)."""
+    """The materials at N points that belong to parts (N,)."""
     n = len(part)
     out = Surface(np.zeros((3, n), np.float32), *(np.zeros(n, np.float32) for _ in range(3)))
     for k in scene.slots:
@@ -172,21 +176,21 @@ def _materials(scene: Scene, part: Array, position: Array, normal: Array) -> Sur
 
 
 def _glow(lit: Array, emissive: Array | None) -> Array:
-    """Linear light with a material's own light over it; emissive sRGB (S, S, 3)."""
+    """Add emission, sRGB (S, S, 3), to linear light."""
     if emissive is None:
         return lit
     return lit * (1 - emissive.max(-1, keepdims=True)) + to_linear(emissive)
 
 
 def _light_up(p: Picture, view: Array, open_: Array, shadow: Array, light: Light, emissive: Array | None) -> Array:
-    """Linear light (S, S, 3) of a picture's maps."""
+    """Light a picture's maps: linear radiance (S, S, 3)."""
     flat = [np.ascontiguousarray(a.reshape(-1, a.shape[-1]) if a.ndim == 3 else a.ravel()) for a in (
         to_linear(p.albedo), p.normal, view, p.roughness, p.metalness, open_, shadow)]  # fmt: skip
     return _glow(shade(*flat, light).reshape(p.albedo.shape), emissive)
 
 
 def flat_picture(scene: Scene, size: int) -> Picture:
-    """A flat piece that fills the picture, seen from the front; its light's frame is the picture's."""
+    """Draw a flat piece from the front, filling the picture. The light is in the picture's frame."""
     n = size * _OVER
     c = (np.arange(n, dtype=np.float32) + 0.5) / _OVER - size / 2
     x, y = (a.ravel() for a in np.meshgrid(c, -c))
@@ -194,15 +198,15 @@ def flat_picture(scene: Scene, size: int) -> Picture:
     s = _slot_material(scene, 0, position, np.array([[0], [0], [1]], np.float32))
     fine = s.height.reshape(n, n)
     fine = fine - fine.mean()
-    relief = _pooled(fine)
-    detail = _units(_last(_pooled(np.moveaxis(height_normals(fine, 1 / _OVER), -1, 0))))
+    relief = _pool_samples(fine)
+    detail = _units(_channels_last(_pool_samples(np.moveaxis(height_normals(fine, 1 / _OVER), -1, 0))))
     unit = 1 / scene.slots[0].frequency
-    albedo = _last(_pooled(s.albedo.reshape(3, n, n)))
-    rough, metal = (_pooled(a.reshape(n, n)) for a in (s.roughness, s.metalness))
-    glow = None if s.emissive is None else _last(_pooled(s.emissive.reshape(3, n, n)))
+    albedo = _channels_last(_pool_samples(s.albedo.reshape(3, n, n)))
+    rough, metal = (_pool_samples(a.reshape(n, n)) for a in (s.roughness, s.metalness))
+    glow = None if s.emissive is None else _channels_last(_pool_samples(s.emissive.reshape(3, n, n)))
     full = np.ones((size, size), np.float32)
     out = Picture(albedo, albedo, rough, metal, relief, detail, detail, full, full)
-    # A slight perspective: a level mirror shows more than one tone.
+    # Use a slight perspective, so that a flat mirror shows more than one tone.
     q = (np.arange(size, dtype=np.float32) + 0.5 - size / 2) / 64 * 0.1
     vx, vy = np.meshgrid(-q, q)
     view = _units(np.stack([vx, vy, np.ones_like(vx)], -1))
@@ -211,8 +215,8 @@ def flat_picture(scene: Scene, size: int) -> Picture:
     return out
 
 
-def _turned(n: Array, base: Array) -> Array:
-    """Directions n (..., 3) after the shortest turn that takes the unit vectors ``base`` (..., 3) to +z."""
+def _rotated(n: Array, base: Array) -> Array:
+    """Apply to directions n (..., 3) the shortest rotation that takes the unit vectors ``base`` (..., 3) to +z."""
     both = base + np.array([0, 0, 1], np.float32)
     k = (both * n).sum(-1, keepdims=True) / np.maximum(1 + base[..., 2:3], 1e-3)
     out = n - k * both
@@ -221,31 +225,31 @@ def _turned(n: Array, base: Array) -> Array:
 
 
 def view_picture(scene: Scene, cam: Array, size: int) -> Picture:
-    """The scene's shape from a camera (14,), see `render.trace`; its light's frame is the object's."""
+    """Draw the scene's shape from a camera (14,) (`render.trace`). The light is in the object's frame."""
     g = render.trace(size, cam, scene.prims, scene.warp, scene.light.key[:3])
     n = size * _OVER
-    seen = g.part >= 0
-    i = np.flatnonzero(seen.ravel())
+    visible = g.part >= 0
+    i = np.flatnonzero(visible.ravel())
     s = _materials(scene, g.part.ravel()[i], *(a.reshape(-1, 3)[i].T for a in (g.position, g.normal)))
 
     def put(a: Array) -> Array:
-        """Values at the points that are seen, (N,) or (3, N), as a picture."""
+        """Scatter values of the visible points, (N,) or (3, N), to a picture."""
         full = np.zeros((*a.shape[:-1], n * n), np.float32)
         full[..., i] = a
         return full.reshape(*a.shape[:-1], n, n)
 
-    coverage = _pooled(seen.astype(np.float32))
+    coverage = _pool_samples(visible.astype(np.float32))
     share = np.maximum(coverage, 1e-6)
 
     def inside(a: Array) -> Array:
-        """Means over the covered samples of each pixel, (S, S) or (S, S, 3)."""
-        return _pooled(a) / share if a.ndim == 2 else _last(_pooled(a) / share)
+        """Average over the covered samples of each pixel, (S, S) or (S, S, 3)."""
+        return _pool_samples(a) / share if a.ndim == 2 else _channels_last(_pool_samples(a) / share)
 
     height = put(s.height)
-    normal = bumped(g.position, g.normal, height, g.part)
+    normal = displaced_normals(g.position, g.normal, height, g.part)
     turn = np.stack([cam[3:6], cam[6:9], -cam[9:12]]).astype(np.float32)
-    shading, base = (_units(inside(np.moveaxis(a, -1, 0))) for a in (normal * seen[..., None], g.normal))
-    # Pixels a unit of the scene, at the distance of its middle.
+    shading, base = (_units(inside(np.moveaxis(a, -1, 0))) for a in (normal * visible[..., None], g.normal))
+    # Pixels per unit of the scene, at the distance of its centre.
     pixels = size / 2 / (cam[12] * np.linalg.norm(cam[:3]))
     in_view = shading @ turn.T
     albedo = inside(put(s.albedo))
@@ -253,17 +257,25 @@ def view_picture(scene: Scene, cam: Array, size: int) -> Picture:
     glow = None if s.emissive is None else inside(put(s.emissive))
     relief = inside(height) * np.float32(pixels)
     relief -= (relief * coverage).sum() / max(coverage.sum(), 1e-6)
-    depth, open_, lit = inside(g.depth), inside(g.open * seen), inside(g.lit * seen)
+    depth, open_, lit = inside(g.depth), inside(g.open * visible), inside(g.lit * visible)
     frequency = scene.slots[0].frequency
     unit = pixels / frequency
     open_ = open_ * occlusion(relief / unit, 1 / unit, coverage > 0.5)
     eye = _units(cam[:3].astype(np.float32) - inside(np.moveaxis(g.position, -1, 0)))
     out = Picture(
-        albedo, albedo, rough, metal, relief * (coverage > 0), _turned(in_view, base @ turn.T), shading, depth, coverage
+        albedo,
+        albedo,
+        rough,
+        metal,
+        relief * (coverage > 0),
+        _rotated(in_view, base @ turn.T),
+        shading,
+        depth,
+        coverage,
     )
     light = to_srgb(_light_up(out, eye, open_, lit, scene.light, glow))
     k = coverage[..., None]
-    back = _last(_pooled(np.moveaxis(render.backdrop(size, scene.background), -1, 0)))
+    back = _channels_last(_pool_samples(np.moveaxis(render.backdrop(size, scene.background), -1, 0)))
     out.lit = light * k + back * (1 - k)
     out.albedo = albedo * k + back * (1 - k)
     out.normal = in_view
@@ -271,7 +283,7 @@ def view_picture(scene: Scene, cam: Array, size: int) -> Picture:
 
 
 def camera(eye: Array, half: float, distance: float | None = None, look: Array | None = None) -> Array:
-    """Camera row (14,) that sees ``half`` to each side of the middle from an eye point (3,), +Y up."""
+    """A camera row (14,) at the point ``eye`` (3,) that sees ``half`` to each side of the centre, +Y up."""
     eye = np.asarray(eye, np.float64)
     forward = (np.zeros(3) if look is None else np.asarray(look, np.float64)) - eye
     forward /= np.linalg.norm(forward)
@@ -282,7 +294,7 @@ def camera(eye: Array, half: float, distance: float | None = None, look: Array |
 
 
 def around(polar: float, azimuths: Array, half: float = 1.35, fov: float = 0.8) -> list[Array]:
-    """Cameras about the object: polar angle from +Y and azimuths from +Z in radians, as the program's."""
+    """Cameras around the object: polar angle from +Y and azimuths from +Z, radians, as in `pipeline`."""
     far = half / math.tan(fov / 2)
     return [
         camera(far * np.array([math.sin(polar) * math.sin(a), math.cos(polar), math.sin(polar) * math.cos(a)]), half)

@@ -1,4 +1,4 @@
-"""Settings of all stages, one TOML file each for the real run and the smoke run."""
+"""Settings of all stages: one TOML file for the real run and one for the smoke run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Settings(dict):
-    """The tables of a settings file; `work` is the folder all stages read and write."""
+    """The tables of a settings file; `work` is the folder that all stages read and write."""
 
     work: Path
 

@@ -1,9 +1,9 @@
-"""Light on materials: normals and occlusion from heights, environments, and a GGX reflection model.
+"""Lights materials: normals and occlusion from heights, environments, and a GGX reflection model.
 
 The key light: Cook-Torrance with the GGX distribution, Smith's height-correlated shadowing and Schlick's Fresnel term.
 The environment: a sky over a ground and a few soft boxes (spherical Gaussians), blurred by roughness in closed form,
-with Karis's fit of the split sum. Light that is reflected more than once is made up for. Colours are linear here;
-pictures and base colours are sRGB elsewhere.
+with Karis's fit of the split sum. Multiple reflections are compensated. Colours are linear here; pictures and base
+colours are sRGB elsewhere.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _FAST = {"cache": True, "fastmath": True, "nogil": True}
 class Light:
     """One lighting. Directions point to the light, in the frame of the normals; colours are linear radiance.
 
-    sky, ground: (3,), the two halves of the environment about ``up`` (3,), which run into each other over ``blend``.
-    boxes: (K, 7), soft boxes: direction, sharpness, colour. key: direction (3,) of a lamp far away and its colour
-    (3,): what it adds to a white matt surface that faces it. mirror: share of the environment that shows in what is no
-    metal; less than 1 as behind a polarising filter, so that black is black.
+    sky, ground: (3,) the two halves of the environment about ``up`` (3,), which blend over ``blend``. boxes: (K, 7)
+    soft boxes: direction, sharpness, colour. key: direction (3,) of a distant lamp, and its colour (3,), which is what
+    it adds to a white matt surface that faces it. mirror: share of the environment that dielectrics reflect; below 1,
+    as behind a polarising filter, black stays black.
     """
 
     sky: Array
@@ -42,7 +42,7 @@ class Light:
 
 @njit(**_FAST)
 def _radiance(light, boxes, x, y, z, alpha, out):
-    """Environment in a direction, blurred as by a surface of GGX width alpha."""
+    """The environment in a direction, blurred for a surface of GGX width alpha."""
     t = (x * light[6] + y * light[7] + z * light[8]) / (light[9] + alpha)
     t = min(max(0.5 + 0.5 * t, 0.0), 1.0)
     t = t * t * (3 - 2 * t)
@@ -59,7 +59,7 @@ def _radiance(light, boxes, x, y, z, alpha, out):
 
 @njit(**_FAST)
 def _irradiance(light, boxes, x, y, z, out):
-    """What the environment sends to a matt surface of that normal, over pi."""
+    """The environment's irradiance for a normal, divided by pi."""
     t = 0.5 + 0.42 * (x * light[6] + y * light[7] + z * light[8])
     for c in range(3):
         out[c] = light[3 + c] + (light[c] - light[3 + c]) * t
@@ -75,7 +75,7 @@ def _irradiance(light, boxes, x, y, z, out):
 
 @njit(**_FAST)
 def _lamp(nl, nv, nh, vh, alpha, f0):
-    """Cook-Torrance term times n.l, so that a lamp of colour 1 gives a white matt surface n.l."""
+    """The Cook-Torrance term times n.l, scaled so that a lamp of colour 1 gives n.l on a white matt surface."""
     a2 = alpha * alpha
     d = nh * nh * (a2 - 1) + 1
     distribution = a2 / (d * d)  # over pi: the lamp's colour is irradiance over pi
@@ -108,20 +108,20 @@ def _shade(albedo, normal, view, rough, metal, occlusion, shadow, light, boxes, 
         nh = min(max((nx * hx + ny * hy + nz * hz) * n, 0.0), 1.0)
         vh = min(max((vx * hx + vy * hy + vz * hz) * n, 0.0), 1.0)
         ao = occlusion[i]
-        # What is in a hollow mirrors the hollow, not the sky.
+        # Points in a hollow reflect the hollow, not the sky.
         glossy_ao = min(max((nv + ao) ** (2.0 ** (-16 * r - 1)) - 1 + ao, 0.0), 1.0)
-        glossy_ao += (1 - glossy_ao) * 0.6 * metal[i]  # hollows of metals mirror each other
-        shown = light[16] + (1 - light[16]) * metal[i]
+        glossy_ao += (1 - glossy_ao) * 0.6 * metal[i]  # hollows of metals reflect themselves
+        reflected_share = light[16] + (1 - light[16]) * metal[i]
         for c in range(3):
             base = albedo[i, c]
             f0 = 0.04 + (base - 0.04) * metal[i]
             mirrored = max(f0 * scale + max(offset, 0.0), 0.0)
-            # What rough surfaces reflect more than once, and what is left for the matt part.
-            more = 1 + f0 * (1 / max(scale + offset, 0.1) - 1)
-            matt = base * (1 - metal[i]) * (1 - min(mirrored * more, 1.0))
-            total = matt * irr[c] * ao + env[c] * mirrored * more * glossy_ao * shown
+            # Energy of multiple reflections on rough surfaces, and the remainder for the diffuse part.
+            compensation = 1 + f0 * (1 / max(scale + offset, 0.1) - 1)
+            matt = base * (1 - metal[i]) * (1 - min(mirrored * compensation, 1.0))
+            total = matt * irr[c] * ao + env[c] * mirrored * compensation * glossy_ao * reflected_share
             if nl > 0:
-                total += light[13 + c] * (matt * nl + more * _lamp(nl, nv, nh, vh, max(alpha, 0.004), f0))
+                total += light[13 + c] * (matt * nl + compensation * _lamp(nl, nv, nh, vh, max(alpha, 0.004), f0))
             out[i, c] = total
 
 
@@ -135,8 +135,11 @@ def shade(
     shadow: Array,
     light: Light,
 ) -> Array:
-    """Linear radiance (N, 3) of points. albedo: (N, 3) linear; normal, view: (N, 3) unit vectors, view to the eye;
-    occlusion and shadow of the key light: (N,), 1 where nothing is in the way."""
+    """Shade N points. Returns linear radiance (N, 3).
+
+    albedo: (N, 3) linear. normal, view: (N, 3) unit vectors, view towards the eye. occlusion, shadow: (N,) visibility
+    of the environment and of the key light, 1 if unoccluded.
+    """
     packed = np.concatenate([light.sky, light.ground, light.up, [light.blend], light.key, [light.mirror]]).astype(
         np.float64
     )
@@ -148,7 +151,7 @@ def shade(
 
 
 def irradiance(light: Light, normal: Array) -> Array:
-    """What a white matt surface of a normal (3,) reflects, (3,): the exposure of a picture is set by it."""
+    """The light (3,) that a white matt surface with a normal (3,) reflects. It sets a picture's exposure."""
     white, one = np.ones((1, 3), np.float32), np.ones(1, np.float32)
     n = np.asarray(normal, np.float32)[None]
     rough, metal = np.ones(1, np.float32), np.zeros(1, np.float32)
@@ -156,20 +159,20 @@ def irradiance(light: Light, normal: Array) -> Array:
 
 
 def to_linear(c: Array) -> Array:
-    """sRGB in [0, 1] to linear light, float32."""
+    """Convert sRGB in [0, 1] to linear light, float32."""
     c = np.asarray(c, np.float32)
     return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def to_srgb(c: Array) -> Array:
-    """Linear light to sRGB in [0, 1], float32. What is brighter than white fades into it."""
+    """Convert linear light to sRGB in [0, 1], float32. Values brighter than white fade into white."""
     c = np.clip(np.asarray(c, np.float32), 0.0, None)
     c = np.where(c > 0.8, 1 - 0.2 * np.exp(-(c - 0.8) / 0.2), c)
     return np.where(c <= 0.0031308, c * 12.92, 1.055 * c ** (1 / 2.4) - 0.055).astype(np.float32)
 
 
 def occlusion(height: Array, pixel: float, covered: Array | None = None) -> Array:
-    """Ambient occlusion (H, W) of a height field: how far below its surroundings a point lies, at two ranges.
+    """Ambient occlusion (H, W) of a height field, from a point's depth below its surroundings at two ranges.
 
     height: (H, W) in texture units; pixel: texture units a pixel; covered: (H, W) bool, where there is a surface.
     """
@@ -215,8 +218,10 @@ def _cast(height, pixel, lx, ly, lz, steps, out):
 
 
 def cast_shadow(height: Array, pixel: float, direction: Array) -> Array:
-    """How much of a lamp each point of a height field sees, (H, W) in [0, 1], with soft borders. ``direction`` (3,) to
-    the lamp, frame as of `height_normals`."""
+    """Visibility (H, W), in [0, 1], of a lamp from a height field, with soft shadows.
+
+    ``direction`` (3,) points to the lamp, in the frame of `height_normals`.
+    """
     out = np.empty_like(height)
     lx, ly, lz = (float(v) for v in direction)
     if lz <= 0.02:
@@ -252,7 +257,7 @@ def _bump(position, normal, height, part, limit, out):
                 position[d, i, 2] - position[e, i, 2],
             )
             hu, hv = height[j, a] - height[j, b], height[d, i] - height[e, i]
-            # Faces of the box mapping meet in steps, which are no slopes.
+            # Ignore the steps where faces of the box mapping meet.
             lu, lv = math.sqrt(ux * ux + uy * uy + uz * uz), math.sqrt(vx * vx + vy * vy + vz * vz)
             if abs(hu) > limit * lu or abs(hv) > limit * lv:
                 hu, hv = min(max(hu, -0.3 * lu), 0.3 * lu), min(max(hv, -0.3 * lv), 0.3 * lv)
@@ -270,9 +275,11 @@ def _bump(position, normal, height, part, limit, out):
                 out[j, i, 0], out[j, i, 1], out[j, i, 2] = px / n, py / n, pz / n
 
 
-def bumped(position: Array, normal: Array, height: Array, part: Array) -> Array:
-    """Normals (H, W, 3) of a surface whose height varies by ``height`` (H, W), of the unit of ``position`` (H, W, 3).
-    ``part`` (H, W) int: pixels of different parts, or of none (-1), know nothing of each other."""
+def displaced_normals(position: Array, normal: Array, height: Array, part: Array) -> Array:
+    """Normals (H, W, 3) of a surface displaced by ``height`` (H, W), in the unit of ``position`` (H, W, 3).
+
+    ``part`` (H, W) int: pixels of different parts, or without one (-1), do not affect each other.
+    """
     out = np.empty_like(normal)
     _bump(position, normal, height, part, 3.0, out)
     return out

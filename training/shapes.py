@@ -1,7 +1,7 @@
-"""What the training images show: named objects, and arbitrary assemblies for "any mesh".
+"""Shapes of the training images: named objects, and arbitrary assemblies.
 
-A shape is a float64 array of primitives (P, ROW), see `render`.  Slot 0 takes the material of the caption; slots 1..3
-keep the object's own materials (`parts`).  Objects with a real front face +Z.
+A shape is a float64 array of primitives (P, ROW) (`render`). Slot 0 has the material of the caption; slots 1 to 3 have
+the object's own materials (`parts`). Objects with a front face +Z.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Shape:
         slot: int = 0,
         blend: float | None = None,
     ) -> Shape:
-        """Append one primitive; dims as in `render._primitive`, rot in radians."""
+        """Append a primitive; ``dims`` as in `render._primitive`, ``rot`` in radians."""
         row = np.zeros(r.ROW)
         row[r.KIND] = kind
         row[r.POS : r.POS + 3] = at
@@ -63,32 +63,32 @@ class Shape:
         return self
 
     def ball(self, radius, at=(0, 0, 0), slot=0, blend=None):
-        """A sphere, or an ellipsoid when radius is a triple."""
+        """Append a sphere, or an ellipsoid if radius is a triple."""
         dims = tuple(radius) if isinstance(radius, tuple) else (radius, radius, radius)
         return self.add(r.ELLIPSOID, dims, at, slot=slot, blend=blend)
 
     def box(self, half, at=(0, 0, 0), slot=0, round_=0.03, rot=(0, 0, 0), blend=None):
-        """A rounded box of half extents `half`."""
+        """Append a rounded box with half extents `half`."""
         return self.add(r.BOX, (*half, min(round_, 0.9 * min(half))), at, rot, slot, blend)
 
     def rod(self, radius, half, at=(0, 0, 0), slot=0, rot=(0, 0, 0), round_=0.02, blend=None):
-        """A cylinder along y."""
+        """Append a cylinder along y."""
         return self.add(r.CYLINDER, (radius, half, 0, min(round_, 0.8 * min(radius, half))), at, rot, slot, blend)
 
     def cone(self, bottom, half, top=0.0, at=(0, 0, 0), slot=0, rot=(0, 0, 0), blend=None):
-        """A (truncated) cone along y."""
+        """Append a (truncated) cone along y."""
         return self.add(r.CONE, (bottom, half, top, 0.01), at, rot, slot, blend)
 
     def ring(self, major, minor, at=(0, 0, 0), slot=0, rot=(0, 0, 0), blend=None):
-        """A torus around y."""
+        """Append a torus around y."""
         return self.add(r.TORUS, (major, minor), at, rot, slot, blend)
 
     def pill(self, radius, half, at=(0, 0, 0), slot=0, rot=(0, 0, 0), blend=None):
-        """A capsule along y."""
+        """Append a capsule along y."""
         return self.add(r.CAPSULE, (radius, half), at, rot, slot, blend)
 
     def limb(self, p, q, radius, slot=0, blend=None):
-        """A capsule from p to q."""
+        """Append a capsule from p to q."""
         p, q = np.asarray(p, float), np.asarray(q, float)
         d = q - p
         n = float(np.linalg.norm(d)) + 1e-9
@@ -103,7 +103,7 @@ class Shape:
         )
 
     def array(self, fit: float = 1.0) -> np.ndarray:
-        """All primitives, centred on their bounding box and scaled so that the farthest bound lies at `fit`."""
+        """All primitives, with their bounding box centred and scaled so that its farthest bound lies at `fit`."""
         a = np.stack(self.rows)
         low, high = np.full(3, 9.0), np.full(3, -9.0)
         for row in a:
@@ -128,10 +128,10 @@ class Shape:
             high = np.maximum(high, row[r.POS : r.POS + 3] + ext)
         centre = (low + high) / 2
         a[:, r.POS : r.POS + 3] -= centre
-        # Half the diagonal over-estimates round things: take the mean with the largest half side.
+        # Half the diagonal overestimates round objects, so average it with the largest half side.
         half = (high - low) / 2
         scale = fit / (0.45 * float(np.linalg.norm(half)) + 0.55 * float(half.max()))
-        if len(a) == 1:  # rays end 1.35 from the centre: a cube keeps its corners
+        if len(a) == 1:  # rays end 1.35 from the centre, so a cube keeps its corners
             scale = min(scale, 1.33 / float(a[0, r.BOUND]))
         a[:, r.POS : r.POS + 3] *= scale
         a[:, r.DIM : r.DIM + 4] *= scale
@@ -413,10 +413,12 @@ def _boat(g: Rng) -> Shape:
 
 @dataclass(frozen=True)
 class Thing:
-    """A named object: nouns of the caption, builder, own materials of slots 1.. and of slot 0 when not said.
+    """A named object.
 
-    ``roof``: slot 1 takes the material of the caption, too, when one is said. From above it is all that is seen.
-    ``said``: parts that captions may name. ``usual``: materials that it is often made of. ``upright``: boards stand.
+    nouns: names in captions. build: makes its shape. parts: its own materials of slots 1 and up. own: those of slot 0
+    if the caption names none. roof: a named material applies to slot 1 as well, which is all that is visible from
+    above.
+    named_parts: parts that captions may name. usual: materials that it is often made of. upright: boards are vertical.
     """
 
     nouns: tuple[str, ...]
@@ -425,7 +427,7 @@ class Thing:
     parts: tuple[tuple[str, str], ...] = ()
     own: tuple[tuple[str, str], ...] = ()
     roof: bool = False
-    said: tuple[str, ...] = ()
+    named_parts: tuple[str, ...] = ()
     usual: tuple[str, ...] = ()
     upright: bool = False
 
@@ -448,7 +450,7 @@ ALL_THINGS: dict[str, Thing] = {
         (("tiles", "red"), GLASS, ("planks", "")),
         (("brick", ""), ("plastic", "white"), ("planks", ""), ("stone", "")),
         roof=True,
-        said=("windows", "a door", "windows and a door", "a roof"),
+        named_parts=("windows", "a door", "windows and a door", "a roof"),
         usual=("brick", "wood", "planks", "stone"),
     ),
     "castle": Thing(
@@ -458,7 +460,7 @@ ALL_THINGS: dict[str, Thing] = {
         (("tiles", "red"), DARK, ("planks", "brown")),
         (("stone", ""), ("brick", "grey"), ("cobblestone", "")),
         roof=True,
-        said=("towers", "a door", "windows", "towers and a door"),
+        named_parts=("towers", "a door", "windows", "towers and a door"),
         usual=("stone", "brick", "cobblestone"),
     ),
     "tree": Thing(("tree",), _tree, False, (("wood", "brown"),), (("leaves", ""), ("moss", ""), ("grass", ""))),
@@ -468,7 +470,7 @@ ALL_THINGS: dict[str, Thing] = {
         True,
         (DARK, GLASS, ("plastic", "yellow")),
         (("plastic", "red"), ("plastic", "blue"), ("plastic", "yellow"), ("plastic", "green"), ("metal", "")),
-        said=("wheels", "windows", "wheels and windows"),
+        named_parts=("wheels", "windows", "wheels and windows"),
     ),
     "rocket": Thing(
         ("rocket", "spaceship"),
@@ -530,7 +532,7 @@ ALL_THINGS: dict[str, Thing] = {
         False,
         (("metal", "grey"),),
         (("planks", ""), ("wood", "")),
-        said=("hoops", "iron hoops", "metal hoops", "bands"),
+        named_parts=("hoops", "iron hoops", "metal hoops", "bands"),
         usual=("wood", "planks"),
         upright=True,
     ),
@@ -547,8 +549,9 @@ ALL_THINGS: dict[str, Thing] = {
     ),
 }
 
-#: Built here, but not taught: they pass for a box, a cylinder or a cone at 64 pixels, or have so many turns and parts
-#: that a model of this size draws blobs. See vocabulary.RESERVE.
+# Objects that are built here, but that no caption names: at 64 pixels they look like a box, a cylinder or a cone, or
+# they
+#: have so many parts that a model of this size draws blobs. See vocabulary.RESERVE.
 RESERVE = frozenset(
     (
         *("capsule", "mug", "rocket", "robot", "teddy", "crate", "boat"),
@@ -562,7 +565,7 @@ GENERIC_NOUNS = ("object", "shape", "thing", "form", "sculpture", "model", "stat
 
 
 def assembly(g: Rng) -> np.ndarray:
-    """A random assembly of 2 to 7 primitives, hard or smooth joins; slots 0 or 1 by part."""
+    """A random assembly of 2 to 7 primitives with hard or smooth joints, each in slot 0 or 1."""
     s = Shape(float(g.choice([0.0, 0.08, 0.2, 0.35])))
     upright = g.random() < 0.5
     where = np.zeros(3)
@@ -591,7 +594,7 @@ def assembly(g: Rng) -> np.ndarray:
 
 
 def blob(g: Rng) -> tuple[np.ndarray, np.ndarray]:
-    """A noise-displaced body: primitives and the displacement (amplitude, frequency, seed)."""
+    """A body displaced by noise: primitives and the displacement (amplitude, frequency, seed)."""
     s = Shape(0.3)
     for _ in range(int(g.integers(1, 4))):
         s.add(

@@ -1,10 +1,10 @@
-"""Stage 2: tokenizer with one token per known word, text encoder, and its short pretraining on the labels.
+"""Stage 2: the tokenizer, with one token per known word, and the text encoder with a short pretraining on the labels.
 
     python -m training.text --config training/configs/embedded.toml
 
-Unknown words fall apart into pieces.  In training every piece has the id of one "empty" token, which word dropout
-teaches to mean nothing; `fill_pieces` copies its embedding to all pieces for export.  Names in reserve (`vocabulary`)
-have tokens, and are unknown words like any other.
+Unknown words are split into pieces. In training all pieces have the id of one empty token, and word dropout trains that
+token to mean nothing. `fill_pieces` copies its embedding to all pieces for export. Reserved names
+(`vocabulary.RESERVE`) have tokens, but are unknown words as well.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ HEADS = {
 
 
 def _alphabet() -> list[str]:
-    """The 256 printable stand-ins of byte-level BPE."""
+    """The 256 printable characters that stand for bytes in byte-level BPE."""
     keep = [*range(33, 127), *range(161, 173), *range(174, 256)]
     extra = [b for b in range(256) if b not in keep]
     return [chr(b) for b in keep] + [chr(256 + i) for i in range(len(extra))]
 
 
 def _learn(words_: list[str], vocab: list[str], merges: list[tuple[str, str]]) -> None:
-    """Append the merges that make each word one symbol, and their symbols; merges that are known come first."""
+    """Append the merges that make each word one symbol, and their symbols, after the known merges."""
     seqs = [[*w[:-1], w[-1] + "</w>"] for w in words_]
     for pair in merges:
         for s in seqs:
@@ -60,7 +60,7 @@ def _learn(words_: list[str], vocab: list[str], merges: list[tuple[str, str]]) -
 
 
 def _merge(symbols: list[str], pair: tuple[str, str]) -> None:
-    """Join every occurrence of a pair in place."""
+    """Merge every occurrence of a pair in place."""
     i = 0
     while i < len(symbols) - 1:
         if (symbols[i], symbols[i + 1]) == pair:
@@ -71,9 +71,9 @@ def _merge(symbols: list[str], pair: tuple[str, str]) -> None:
 def make_tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer in which every known word is one token.
 
-    Byte-pair merges are learned on the word list until each word is a single symbol; encoding replays the merges in
-    the same order, so known words always come out whole. Words that came later have their merges and tokens after all
-    others, behind the two special tokens: none of the first tokens changes its number.
+    Byte-pair merges are learned on the word list until each word is a single symbol. Encoding replays the merges in the
+    same order, so known words are never split. Words that were added later have their merges and tokens after all
+    others and the two special tokens, so that the numbers of earlier tokens do not change.
     """
     vocab = [*_alphabet(), *(c + "</w>" for c in _alphabet())]
     merges: list[tuple[str, str]] = []
@@ -107,18 +107,18 @@ class Vocabulary:
         self.remap[self.pieces] = self.empty
 
     def ids(self, captions: list[str]) -> Tensor:
-        """int64 (N, 24) token ids, pieces already mapped to the empty token."""
+        """Token ids (N, 24) int64 of captions, with pieces mapped to the empty token."""
         out = self.tokenizer(
             captions, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
         ).input_ids
         return self.remap[out]
 
     def corrupt(self, ids: Tensor, word_drop: float, caption_drop: float, g: torch.Generator) -> Tensor:
-        """Training noise: words become empty, commas vanish the same way, whole captions become ''."""
+        """Training noise: some words and commas become the empty token, and some captions become empty."""
         r = torch.rand(ids.shape, generator=g)
         special = (ids == self.bos) | (ids == self.eos)
         out = torch.where((r < word_drop) & ~special, torch.full_like(ids, self.empty), ids)
-        # Stray pieces of unknown words may also stand anywhere after the text's start: shift right by one.
+        # Pieces of unknown words may stand anywhere after the start, so insert empty tokens by shifting right by one.
         grow = torch.rand(len(ids), generator=g) < 2 * word_drop
         at = torch.randint(1, 8, (len(ids),), generator=g)
         pos = torch.arange(ids.shape[1])[None]
@@ -146,22 +146,22 @@ def build(vocabulary: Vocabulary, c: dict) -> CLIPTextModel:
         eos_token_id=vocabulary.eos,
         pad_token_id=vocabulary.eos,
     )
-    # Fused attention has a very slow backward on the CPU.
+    # On the CPU the backward pass of fused attention is very slow.
     config._attn_implementation = "eager"
     return CLIPTextModel(config)
 
 
 @torch.no_grad()
 def fill_pieces(model: CLIPTextModel, vocabulary: Vocabulary) -> None:
-    """Give every piece of an unknown word the embedding of the empty token."""
+    """Copy the embedding of the empty token to every piece."""
     weight = model.get_input_embeddings().weight
     weight[vocabulary.pieces] = weight[vocabulary.empty].clone()
 
 
 @torch.no_grad()
 def load_encoder(model: CLIPTextModel, stored: dict[str, Tensor], vocabulary: Vocabulary) -> None:
-    """Load weights that may know fewer tokens: those that came later begin as the empty token, as which the stored
-    weights have read their words so far."""
+    """Load weights that may have fewer tokens. Later tokens start as the empty token, which is how the stored weights
+    have read those words."""
     key = next(k for k in stored if k.endswith("token_embedding.weight"))
     rows = stored[key]
     if len(rows) < vocabulary.size:
@@ -178,7 +178,7 @@ class Heads(nn.Module):
         self.out = nn.ModuleDict({k: nn.Linear(width, n) for k, n in HEADS.items()})
 
     def forward(self, states: Tensor) -> dict[str, Tensor]:
-        """states (N, 24, width) to logits by head."""
+        """Token states (N, 24, width) to logits by head."""
         mean = states.mean(1)
         return {k: m(mean) for k, m in self.out.items()}
 

@@ -2,11 +2,11 @@
 
     python -m training.unet --config training/configs/embedded.toml --minutes 90
 
-`--workers 2` trains with two single-threaded processes that average their gradients once a step.  On shared cores that
-is up to three times faster than one process with two threads, which meet at a barrier thousands of times a step.
+`--workers 2` trains with two single-threaded processes that average their gradients once per step. On shared cores this
+is up to three times as fast as one process with two threads, which synchronise thousands of times per step.
 
 Resumes from `unet.safetensors` in the work folder, else from the weights named by `--from` (an exported prior), else
-from scratch.  New shards of the pool are encoded and used as they appear.
+from scratch. New shards of the pool are encoded and used as they appear.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ from training.settings import Log, Settings, load, parser
 
 
 class _Float32Norm(nn.GroupNorm):
-    """As its base, computed in float32: forward and backward of torch's kernel for bfloat16 and channels last take four
-    times as long as those for float32, and were a fifth of a step."""
+    """Group norm in float32: in bfloat16 and channels last torch's kernel takes four times as long."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=False):
@@ -47,7 +46,7 @@ class _Float32Norm(nn.GroupNorm):
 
 
 def build(c: dict, width: int) -> UNet2DConditionModel:
-    """The network from its settings table; `width` is the text encoder's."""
+    """Build the UNet from its settings table. `width` is that of the text encoder."""
     n = len(c["channels"])
     unet = UNet2DConditionModel(
         sample_size=c["sample_size"],
@@ -63,7 +62,7 @@ def build(c: dict, width: int) -> UNet2DConditionModel:
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
     )
-    # Fused attention has a very slow backward on the CPU.
+    # On the CPU the backward pass of fused attention is very slow.
     unet.set_attn_processor(AttnProcessor())
     for module in unet.modules():
         if type(module) is nn.GroupNorm:
@@ -72,7 +71,7 @@ def build(c: dict, width: int) -> UNet2DConditionModel:
 
 
 def schedule() -> DDPMScheduler:
-    """The noise schedule of SD 1.x: its ``alphas_cumprod`` are what is used of it."""
+    """The noise schedule of SD 1.x, of which only ``alphas_cumprod`` is used."""
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -82,20 +81,19 @@ def schedule() -> DDPMScheduler:
 
 
 def odds(labels: np.ndarray, more: dict[str, float]) -> np.ndarray:
-    """How much oftener than a plain one each image is to be drawn, (N,), from its labels as of `data.read_shard`.
+    """Sampling weights (N,) of images, from their labels (`pool.read_shard`).
 
-    `more` has factors by material, one for named objects that show a named material, called "named", and one for flat
-    pieces, called "surface".
+    `more` has factors by material, the factor "named" for named objects with a named material, and the factor "surface"
+    for flat pieces. All others have weight 1.
     """
-    factors = np.array([more.get(name, 1.0) for name in MATERIAL_NAMES] + [1.0])  # the last: no material is said
+    factors = np.array([more.get(name, 1.0) for name in MATERIAL_NAMES] + [1.0])  # the last one stands for no material
     material, thing = labels[:, 0], labels[:, 2]
     named = np.where((material >= 0) & (thing > 1), more.get("named", 1.0), 1.0)
     return factors[material] * named * np.where(thing == 0, more.get("surface", 1.0), 1.0)
 
 
 class Latents:
-    """Latents and token ids of all shards of one pool that exist by now; encodes each shard once. ``more``: what is
-    drawn oftener, see ``odds``."""
+    """Latents and token ids of all existing shards of a pool. Encodes each shard once. ``more`` as in ``odds``."""
 
     def __init__(
         self,
@@ -106,7 +104,7 @@ class Latents:
         more: dict[str, float] | None = None,
     ) -> None:
         self.source = cfg.work / "pool" / which
-        # Latents of another encoder must never be mistaken for this one's.
+        # The name contains the encoder's hash, so that latents of other encoders are not used.
         weights = b"".join(v.numpy().tobytes() for v in vae.encoder.state_dict().values())
         self.cache = cfg.work / "latents" / hashlib.sha256(weights).hexdigest()[:8] / which
         self.cache.mkdir(parents=True, exist_ok=True)
@@ -118,11 +116,11 @@ class Latents:
         self.odds: list[np.ndarray] = []
 
     def refresh(self, limit: int = 1000) -> int:
-        """Take in all encoded shards and encode up to `limit` more; returns the number of samples now held."""
+        """Load all encoded shards and encode up to `limit` more. Returns the number of loaded samples."""
         zs, ids = ([self.z], [self.ids]) if self.z is not None else ([], [])
         for path in sorted(self.source.glob("*.npy")):
             cached = self.cache / f"{path.stem}.safetensors"
-            # Latents of an older shard of the same number are of other images.
+            # Latents of an earlier shard with the same number belong to other images.
             there = cached.exists() and cached.stat().st_mtime >= path.stat().st_mtime
             if path.stem in self.done or (limit <= 0 and not there):
                 continue
@@ -144,13 +142,13 @@ class Latents:
         return 0 if self.z is None else len(self.z)
 
     def batch(self, n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Random float latents (n, 4, h, w) and token ids (n, 24)."""
+        """Draw float32 latents (n, 4, h, w) and token ids (n, 24)."""
         i = torch.from_numpy(np.searchsorted(self.sums, rng.uniform(0, self.sums[-1], n), side="right"))
         return self.z[i].float(), self.ids[i].long()
 
 
 class Trainee(nn.Module):
-    """UNet and text encoder as one module, so that they share average, optimiser and checkpoint."""
+    """UNet and text encoder as one module, which share average, optimiser and checkpoint."""
 
     def __init__(self, unet: UNet2DConditionModel, encoder: CLIPTextModel) -> None:
         super().__init__()
@@ -164,7 +162,7 @@ class Trainee(nn.Module):
 
 
 def groups(model: Trainee, c: dict) -> list[dict]:
-    """Parameter groups: text and time projections learn faster than the convolutions."""
+    """Parameter groups. Text and time projections have a higher learning rate than convolutions."""
     fast, slow = [], []
     for name, p in model.named_parameters():
         quick = any(k in name for k in ("time_emb", "add_embedding", "attn2", "encoder."))
@@ -176,17 +174,17 @@ def groups(model: Trainee, c: dict) -> list[dict]:
 
 
 def draw_t(n: int, late: float, g: torch.Generator) -> Tensor:
-    """Time steps (n,): uniform, but a share `late` from the upper half, where colour and layout are decided."""
+    """Draw timesteps (n,): uniform, but a share `late` from the upper half, where colour and layout are decided."""
     t = torch.randint(0, 1000, (n,), generator=g)
     high = torch.randint(500, 1000, (n,), generator=g)
     return torch.where(torch.rand(n, generator=g) < late, high, t)
 
 
 class LevelErrors:
-    """Running mean of the noise error by noise level; a sample's weight is one over that of its level.
+    """Running mean of the noise error by noise level. A sample's weight is the inverse of its level's mean.
 
-    So each level counts as much as any other (what the learned uncertainties of Karras et al., 2024, come to). Weights
-    by SNR let little noise count for a tenth of much: fine lines and even surfaces were never learned.
+    So all levels count the same, as with the learned uncertainties of Karras et al. (2024). With weights by SNR, low
+    noise counts a tenth of high noise, and fine lines and even surfaces are not learned.
     """
 
     LEVELS, KEPT = 25, 0.98
@@ -195,25 +193,25 @@ class LevelErrors:
         self.means = torch.zeros(self.LEVELS)
 
     def weights(self, t: Tensor, error: Tensor) -> Tensor:
-        """Weights (N,) for errors (N,) at time steps t (N,), which are taken into the means."""
+        """Add errors (N,) at timesteps t (N,) to the means, and return their weights (N,)."""
         level = t * self.LEVELS // 1000
         count = torch.bincount(level, minlength=self.LEVELS)
         mean = torch.bincount(level, error, minlength=self.LEVELS) / count.clamp_min(1)
-        kept = torch.where(self.means == 0, 0.0, torch.where(count > 0, self.KEPT, 1.0))
-        self.means = kept * self.means + (1 - kept) * mean
+        decay = torch.where(self.means == 0, 0.0, torch.where(count > 0, self.KEPT, 1.0))
+        self.means = decay * self.means + (1 - decay) * mean
         return 1 / self.means[level].clamp_min(1e-6)
 
 
-def noise_error(said: Tensor, z: Tensor, noise: Tensor, a: Tensor, kind: str) -> Tensor:
-    """Mean squared error (N,) of the noise that the network's output stands for.
+def noise_error(output: Tensor, z: Tensor, noise: Tensor, a: Tensor, kind: str) -> Tensor:
+    """Mean squared error (N,) of the noise that the network's output implies.
 
-    said, z, noise: (N, 4, h, w); a: abar (N, 1, 1, 1). kind: ``epsilon``, or ``v_prediction`` where the output is
+    output, z, noise: (N, 4, h, w); a: abar (N, 1, 1, 1). kind: ``epsilon``, or ``v_prediction`` where the output is
     v = sqrt(abar) noise - sqrt(1 - abar) z (Salimans and Ho, 2022): the error of the noise is sqrt(abar) times its.
     """
     if kind == "epsilon":
-        return (said - noise).square().flatten(1).mean(1)
+        return (output - noise).square().flatten(1).mean(1)
     v = a.sqrt() * noise - (1 - a).sqrt() * z
-    return a.flatten() * (said - v).square().flatten(1).mean(1)
+    return a.flatten() * (output - v).square().flatten(1).mean(1)
 
 
 @torch.no_grad()
@@ -243,7 +241,7 @@ def held_error(model: Trainee, z: Tensor, ids: Tensor, vocabulary: text.Vocabula
 
 
 class Team:
-    """Averages gradients over worker processes and spreads the first worker's clock; a team of one does nothing."""
+    """Averages gradients over worker processes and shares the first worker's clock. Does nothing for one process."""
 
     def __init__(self, rank: int, workers: int, meeting: Path) -> None:
         self.rank, self.workers = rank, workers
@@ -251,7 +249,7 @@ class Team:
             dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers)
 
     def meet(self, model: nn.Module, progress: float) -> float:
-        """Replace gradients by their mean over workers, in place; returns the first worker's progress."""
+        """Average gradients over workers, in place. Returns the first worker's progress."""
         if self.workers == 1:
             return progress
         grads = [p.grad for p in model.parameters() if p.grad is not None]
@@ -268,7 +266,7 @@ class Team:
 
 @dataclass
 class Plan:
-    """How long and from what this run trains."""
+    """Duration and starting point of this run."""
 
     minutes: float | None = None
     steps: int | None = None
@@ -281,7 +279,7 @@ class Plan:
 
 @dataclass
 class State:
-    """What a run trains, and how far it is."""
+    """The trained modules and the progress of a run."""
 
     model: Trainee
     mean: checkpoint.Average
@@ -297,7 +295,7 @@ class State:
 
 
 def begin(cfg: Settings, plan: Plan, vocabulary: text.Vocabulary) -> State:
-    """Model and optimiser: of the checkpoint, else of the prior that the plan names, else fresh."""
+    """Model and optimiser from the checkpoint, else from the prior that the plan names, else new."""
     c = cfg["unet"]
     encoder = text.build(vocabulary, cfg["text"])
     torch.manual_seed(c["seed"])
@@ -329,7 +327,7 @@ def begin(cfg: Settings, plan: Plan, vocabulary: text.Vocabulary) -> State:
 
 
 class Images:
-    """The pools a run draws from, and fixed held-out images."""
+    """The pools that a run draws from, and fixed held-out images."""
 
     def __init__(self, cfg: Settings, plan: Plan, vocabulary: text.Vocabulary) -> None:
         c = cfg["unet"]
@@ -340,7 +338,7 @@ class Images:
         self.pools = [self.small_pool]
         if self.large > 0:
             self.pools.append(Latents(cfg, "large", vae, vocabulary, c.get("more_large")))
-        # Training starts on what is encoded already; the first worker takes in the rest shard by shard on the way.
+        # Training starts with the encoded shards; the first worker encodes the others one by one during training.
         if plan.rank:
             while not all(each.refresh(0) for each in self.pools):
                 time.sleep(1)
@@ -354,23 +352,23 @@ class Images:
         self.held = held.z[: c["held"]].float(), held.ids[: c["held"]].long()
 
     def refresh(self, limit: int) -> None:
-        """Take in what was encoded meanwhile, and encode up to ``limit`` shards of each pool."""
+        """Load newly encoded shards, and encode up to ``limit`` shards of each pool."""
         for each in self.pools:
             each.refresh(limit)
 
     def batch(self, share: int, large: bool, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Latents and token ids of ``share`` small images, or of a quarter as many large ones, which cost as much."""
+        """Draw latents and token ids of ``share`` small images, or of a quarter as many large ones at the same cost."""
         return self.pools[1].batch(max(share // 4, 1), rng) if large else self.small_pool.batch(share, rng)
 
 
 def rate_at(c: dict, step: int, progress: float) -> float:
-    """Learning rate: warm up, hold, and come down over the last part of this run."""
+    """Learning rate: warm-up, constant, then falling over the last part of this run."""
     rate = c["lr"] * min(1.0, (step + 1) / c["warmup"])
     return rate if progress <= c["hold"] else rate * (0.03 + 0.97 * (1 - (progress - c["hold"]) / (1 - c["hold"])))
 
 
 class Errors:
-    """Errors of a batch that are to be brought down: noise is drawn, and every level counts the same."""
+    """The training loss of a batch, in which all noise levels count the same."""
 
     def __init__(self, c: dict, vocabulary: text.Vocabulary, seed: int) -> None:
         self.c, self.vocabulary = c, vocabulary
@@ -378,7 +376,7 @@ class Errors:
         self.g = torch.Generator().manual_seed(seed)
 
     def __call__(self, model: Trainee, z: Tensor, ids: Tensor) -> tuple[Tensor, float]:
-        """The loss, and the mean error of the noise, for latents (N, 4, h, w) and token ids (N, 24)."""
+        """Draw noise, and return loss and mean noise error for latents (N, 4, h, w) and token ids (N, 24)."""
         c, g = self.c, self.g
         ids = self.vocabulary.corrupt(ids, c["word_drop"], c["caption_drop"], g)
         t = draw_t(len(z), c["late"], g)
@@ -389,7 +387,7 @@ class Errors:
         return (self.levels.weights(t, error.detach()) * error).mean(), error.mean().item()
 
     def held(self, model: Trainee, images: Images) -> dict:
-        """Errors on the held-out images, see `held_error`."""
+        """Errors on the held-out images (`held_error`)."""
         return held_error(model, *images.held, self.vocabulary, self.alphas, self.c["prediction"])
 
 
@@ -401,16 +399,16 @@ def train(cfg: Settings, plan: Plan) -> None:
     run = begin(cfg, plan, vocabulary)
     team = Team(plan.rank, plan.workers, plan.meeting)
     images = Images(cfg, plan, vocabulary)
-    # Every worker and every resumed run draws its own batches; what size a step has is drawn alike by all: they wait
-    # for the slowest.
+    # Workers and resumed runs draw their own batches. All workers draw the same image size for a step, because they
+    # wait for the slowest.
     rng, sizes = np.random.default_rng([c["seed"], run.step, plan.rank]), np.random.default_rng([c["seed"], run.step])
     errors = Errors(c, vocabulary, c["seed"] * 1000 + run.step * 8 + plan.rank)
     torch.manual_seed(errors.g.initial_seed())
-    first, begun, saved, progress = run.step, time.time(), time.time(), 0.0
+    first, start_time, saved, progress = run.step, time.time(), time.time(), 0.0
     base_hours, base_samples, recent = run.hours, run.samples, []
     if plan.rank == 0:
         count = sum(p.numel() for p in run.model.unet.parameters())
-        # Of the weights as they come: what a run brings is told by the same images.
+        # Measure the initial weights, so that the run's gain is known on the same images.
         before = errors.held(run.mean.model, images) if run.step else {}
         about = {"samples_held": len(images.small_pool.z), "workers": plan.workers, "parameters": count}
         log(stage="unet", begins=True, step=run.step, samples=run.samples, **about, **before)
@@ -422,9 +420,9 @@ def train(cfg: Settings, plan: Plan) -> None:
         loss, error = errors(run.model, z, ids)
         run.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        elapsed = time.time() - begun
-        mine = (run.step + 1 - first) / plan.steps if plan.steps else elapsed / 60 / plan.minutes
-        progress = team.meet(run.model, mine)
+        elapsed = time.time() - start_time
+        own_progress = (run.step + 1 - first) / plan.steps if plan.steps else elapsed / 60 / plan.minutes
+        progress = team.meet(run.model, own_progress)
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
         run.optimiser.step()
         run.step, run.samples = run.step + 1, run.samples + len(z) * plan.workers
@@ -435,10 +433,10 @@ def train(cfg: Settings, plan: Plan) -> None:
                 images.refresh(0)
             continue
         run.mean.update(run.model, run.step)
-        run.hours = base_hours + (time.time() - begun) / 3600
+        run.hours = base_hours + (time.time() - start_time) / 3600
         if due:
             held = errors.held(run.mean.model, images) if run.step % c["held_every"] == 0 else {}
-            per_s = round((run.samples - base_samples) / (time.time() - begun), 1)
+            per_s = round((run.samples - base_samples) / (time.time() - start_time), 1)
             about = {"hours": round(run.hours, 3), "error": round(float(np.mean(recent)), 5), "lr": round(rate, 6)}
             about |= {"per_s": per_s, "pool": len(images.small_pool.z)}
             log(stage="unet", step=run.step, samples=run.samples, **about, **held)
@@ -460,8 +458,8 @@ def main(argv: list[str] | None = None) -> None:
     p = parser(__doc__)
     p.add_argument("--minutes", type=float)
     p.add_argument("--steps", type=int)
-    p.add_argument("--from", dest="start_from", type=Path, help="an exported prior to go on from")
-    p.add_argument("--large", type=float, help="share of steps on large images; default: of the settings")
+    p.add_argument("--from", dest="start_from", type=Path, help="exported prior to continue from")
+    p.add_argument("--large", type=float, help="share of steps on large images; default: that of the settings")
     p.add_argument("--workers", type=int, default=1, help="processes of one thread each; 1: one process, two threads")
     p.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     a = p.parse_args(argv)

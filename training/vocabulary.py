@@ -1,7 +1,7 @@
-"""What the prior can name: colours, materials, objects, views, and the words for them.
+"""The vocabulary of the prior: colours, materials, objects, views, and their words.
 
-A material is a pattern with a palette.  `natural` palettes apply when a caption names no colour; `tint` says what each
-palette slot becomes when it does:  B the colour itself, B- B-- darker, B+ B++ lighter, C a contrast to it, or a hex.
+A material is a pattern with a palette. The `natural` palettes apply if a caption names no colour. Otherwise `tint`
+defines each palette slot: B the colour itself, B- B-- darker, B+ B++ lighter, C a contrast to it, or a hex colour.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ class Material:
     natural: tuple[str, ...]
     tint: tuple[str, str, str]
     scale: float = 0.9
-    #: How far the texture may be turned in its plane: 0 upright, 1 any angle. Patterns that have a direction are
-    #: upright: a mesh is painted patch by patch, and patches that choose a direction each do not join. Nor does a model
-    #: of this size lay bricks, stitches or blades in rows that may run at any slant.
+    #: Largest rotation of the texture in its plane: 0 upright, 1 any angle. Directional patterns are upright: views of
+    #: a painted mesh that choose different directions do not join, and a model of this size does not learn rows of
+    #: bricks, stitches or blades at any slant.
     turn: float = 0.004
 
 
@@ -268,8 +268,9 @@ ALL_MATERIALS: dict[str, Material] = {
     ),
 }
 
-#: Drawn by the renderer, but not taught: at 64 pixels the autoencoder loses them or they pass for another material,
-#: and a model of this size follows fewer names better. Take a name out and train on to teach it.
+# Materials that the renderer draws, but that no caption names: at 64 pixels the autoencoder loses them or they look
+# like another material, and a model of this size learns fewer names better. To teach one, remove it here and continue
+# training.
 RESERVE = frozenset(
     (
         "denim",
@@ -289,7 +290,7 @@ RESERVE = frozenset(
 #: The materials of captions.
 MATERIALS = {name: material for name, material in ALL_MATERIALS.items() if name not in RESERVE}
 
-#: Words of the caption grammar that are none of the above.
+#: Further words of the caption grammar.
 GRAMMAR = [
     "a",
     "an",
@@ -332,7 +333,7 @@ GRAMMAR = [
     "shaped",
 ]
 
-#: Words that have tokens, but that no caption holds: they mean nothing to the model, as any word that it does not know.
+#: Words that have tokens, but that no caption uses. To the model they are unknown words.
 UNSAID = frozenset(
     [
         *["big", "small", "old", "new", "one", "some", "from", "in", "over", "left", "right", "top", "shaped"],
@@ -345,12 +346,12 @@ assert tuple(ALL_MATERIALS) == PATTERNS, "material order is the pattern id"
 
 
 def rgb(hex_: str) -> np.ndarray:
-    """(3,) float64 in [0, 1] of a hex colour."""
+    """Convert a hex colour to RGB (3,) float64 in [0, 1]."""
     return np.array([int(hex_[i : i + 2], 16) for i in (0, 2, 4)]) / 255.0
 
 
 def swatch(g: np.random.Generator, colour: str, value: float = 1.0, white: float = 0.0) -> np.ndarray:
-    """A random rgb (3,) that people would call `colour`."""
+    """Draw an RGB (3,) in [0, 1] that people would call `colour`."""
     (h0, h1), (s0, s1), (v0, v1) = COLOURS[colour]
     h, s, v = g.uniform(h0, h1) / 360 % 1.0, g.uniform(s0, s1), g.uniform(v0, v1)
     c = np.array(colorsys.hsv_to_rgb(h, s, min(v * value, 1.0)))
@@ -358,8 +359,11 @@ def swatch(g: np.random.Generator, colour: str, value: float = 1.0, white: float
 
 
 def tinted(g: np.random.Generator, base: np.ndarray, rule: tuple[str, str, str]) -> np.ndarray:
-    """Palette (3, 3) of a material in a colour, see `MATERIALS`. What would be darker than a dark colour is lighter,
-    and what would be lighter than a light one is darker: joints of black stones, waves of white water would be lost."""
+    """The palette (3, 3) of a material in the colour ``base`` by the tint ``rule`` (`Material.tint`).
+
+    Slots darker than a dark colour become lighter, and slots lighter than a light one become darker. Otherwise joints
+    of black stones and waves of white water would be invisible.
+    """
     luma = float(base @ (0.3, 0.59, 0.11))
     rows = []
     for r in rule:
@@ -395,7 +399,7 @@ def tinted(g: np.random.Generator, base: np.ndarray, rule: tuple[str, str, str])
 
 
 def natural(g: np.random.Generator, material: str) -> np.ndarray:
-    """One of the material's own palettes (3, 3), slightly varied."""
+    """Draw one of the material's own palettes (3, 3), slightly varied."""
     m = MATERIALS[material]
     pick = m.natural[int(g.integers(len(m.natural)))]
     if not pick:
@@ -404,29 +408,30 @@ def natural(g: np.random.Generator, material: str) -> np.ndarray:
     return np.clip(p * g.uniform(0.92, 1.08) * g.uniform(0.97, 1.03, (1, 3)), 0, 1)
 
 
-#: Words that came after the first tokenizer. Their tokens follow all others, so that none of those changed its number.
-#: Append only.
+#: Words added after the first tokenizer. Their tokens follow all others, whose numbers did not change. Append only.
 LATER = ("fine", "large", "patina", "windows", "door", "roof", "hoops", "wheels", "towers")
 
 
 def words() -> list[str]:
-    """Every word a caption can hold, sorted."""
+    """Every word that captions use, sorted."""
     return sorted((set(_words(MATERIALS, THINGS)) | set(LATER)) - UNSAID)
 
 
 def token_words() -> list[str]:
-    """Every word that had a token of its own from the first, sorted: also the names in reserve, so that tokens keep
-    their ids when one of them is taught or no longer taught. `LATER` has those that came after."""
+    """Every word with a token in the first tokenizer, sorted. `LATER` has words that were added since.
+
+    The list includes reserved names, so that token ids do not change when one of them is taught or no longer taught.
+    """
     return _words(ALL_MATERIALS, ALL_THINGS)
 
 
 def _words(materials: dict[str, Material], things: dict[str, Thing]) -> list[str]:
-    found = set(GRAMMAR) | set(COLOURS) | set(COLOUR_WORDS) | set(SHADES) | set(VIEWS)
+    vocabulary = set(GRAMMAR) | set(COLOURS) | set(COLOUR_WORDS) | set(SHADES) | set(VIEWS)
     for m in materials.values():
-        found |= {w for phrase in m.nouns + m.adjectives for w in phrase.split()}
+        vocabulary |= {w for phrase in m.nouns + m.adjectives for w in phrase.split()}
     for name, t in things.items():
-        found |= {name} | {w for phrase in t.nouns for w in phrase.split()}
+        vocabulary |= {name} | {w for phrase in t.nouns for w in phrase.split()}
     for n in GENERIC_NOUNS:
-        found.add(n)
-    found |= {"objects", "shapes", "left", "right", "top", "patches"}
-    return sorted(found)
+        vocabulary.add(n)
+    vocabulary |= {"objects", "shapes", "left", "right", "top", "patches"}
+    return sorted(vocabulary)

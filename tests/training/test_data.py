@@ -194,7 +194,7 @@ def test_patterns_show_in_the_lightest_and_the_darkest_colour(name: str, colour:
 
 
 def test_what_shows_two_materials_has_no_label() -> None:
-    parts = {f" with {said}" for t in THINGS.values() for said in t.said} | {" with patina"}
+    parts = {f" with {said}" for t in THINGS.values() for said in t.named_parts} | {" with patina"}
     for index in range(600):
         c = compose(11, index)
         two = (" with ", " and ", " covered ", "mossy ", "rusty ", "snowy ")

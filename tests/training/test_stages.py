@@ -114,7 +114,7 @@ def test_a_larger_decoder_leaves_the_latents_alone(work: Path) -> None:
 
     from training.autoencoder import tensor
     from training.data import read_pool
-    from training.decoder import enlarged
+    from training.decoder import enlarge_decoder
     from training.settings import load
 
     old, new = (AutoencoderTiny.from_pretrained(work / name) for name in ("vae-before", "vae"))
@@ -125,13 +125,13 @@ def test_a_larger_decoder_leaves_the_latents_alone(work: Path) -> None:
 
     cfg = load(CONFIG, work)
     c = {**cfg["autoencoder"], **cfg["decoder"]}
-    begun = enlarged(old, c)
+    begun = enlarge_decoder(old, c)
     z = old.encode(x).latents
     assert torch.allclose(begun.decode(z).sample, old.decode(z).sample, atol=1e-5)
     assert not torch.allclose(new.decode(z).sample, old.decode(z).sample, atol=1e-3)
     assert sum(p.numel() for p in new.decoder.parameters()) > sum(p.numel() for p in old.decoder.parameters())
     with pytest.raises(ValueError, match="smaller"):
-        enlarged(begun, cfg["autoencoder"])
+        enlarge_decoder(begun, cfg["autoencoder"])
 
 
 def test_the_card_tells_what_was_measured(work: Path) -> None:
@@ -286,9 +286,9 @@ def test_a_resumed_optimiser_steps_as_an_uninterrupted_one(tmp_path: Path) -> No
     ],
 )
 def test_a_prompt_says_what_an_asset_must_show(prompt: str, asked: dict[str, str]) -> None:
-    from training.judge import asked_of
+    from training.judge import labels_in
 
-    assert asked_of(prompt) == asked
+    assert labels_in(prompt) == asked
 
 
 def test_assets_are_judged_by_what_six_views_say_together(work: Path, tmp_path: Path) -> None:
@@ -383,12 +383,12 @@ def test_a_mean_of_latents_is_the_nearest_at_little_noise_and_all_at_much() -> N
 
 def test_painted_has_every_prompt_on_every_mesh() -> None:
     from benchmarks.painted import PROMPTS, manifest
-    from training.judge import asked_of
+    from training.judge import labels_in
 
     rows = manifest([Path("a/vase.obj"), Path("b/Rock.glb")], 5)["rows"]
     assert len({row["id"] for row in rows}) == len(rows) == 24
     assert {row["mesh"] for row in rows} == {"meshes/vase.obj", "meshes/Rock.glb"}
-    assert [asked_of(prompt)["material"] for prompt in PROMPTS.values()] == list(PROMPTS)
+    assert [labels_in(prompt)["material"] for prompt in PROMPTS.values()] == list(PROMPTS)
 
 
 def test_what_samples_miss_is_drawn_oftener(work: Path) -> None:

@@ -54,7 +54,7 @@ def test_slopes_are_those_of_the_relief_however_a_picture_is_turned(turn: bool) 
     g = np.random.default_rng(2)
     for row in _flats(2, "brick") + _flats(2, "scales"):
         for _ in range(6 if turn else 1):
-            b = material.batch_of((material.turned(row, g) if turn else row)[None])
+            b = material.batch_of((material.rotate_randomly(row, g) if turn else row)[None])
             right, up = material.relief_steps(b.relief)
             for k, step in enumerate((right, up)):
                 said, measured = b.slopes[0, k, 2:-2, 2:-2].flatten(), step[0, 0, 2:-2, 2:-2].flatten()
@@ -134,7 +134,7 @@ def test_training_resumes_and_its_export_says_the_same(cfg: Settings, tmp_path: 
     net = MaterialNet(config["widths"], config["blocks"])
     net.load_state_dict({k: v.float() for k, v in load_file(tmp_path / "model.safetensors").items()})
     x = torch.rand(1, 3, 40, 40)
-    kept = estimate(material.trained(cfg), x)
+    kept = estimate(material.load_average(cfg), x)
     assert torch.allclose(estimate(net, x).albedo, kept.albedo, atol=5e-3)
     held = material.Shards(cfg.work / "pool" / "material_held")
     image = material.picture_sheet(net, material.batch_of(held[0][None]).lit)

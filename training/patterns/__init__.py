@@ -1,8 +1,8 @@
-"""The surface patterns, a table of small functions by name.
+"""The surface patterns: a table of functions by name.
 
 A pattern takes points of a surface and a palette (3, 3) of sRGB colours, and returns the material there: unlit base
-colour, height, roughness, metalness and light of its own. It knows no light. One unit of texture space is `UNIT` pixels
-of a close-up of any size: the same words are always drawn at the same scale.
+colour, height, roughness, metalness and emission. It does not depend on light. One unit of texture space is `UNIT`
+pixels of a close-up of any size, so the same words are always drawn at the same scale.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from training.patterns import cloth, hide, masonry, metal, nature, printed, wood
 from training.patterns.surface import Array, Points, Surface
 
-#: Pixels of a close-up that one unit of texture space fills.
+#: Pixels of a close-up per unit of texture space.
 UNIT = 16.0
 
 Pattern = Callable[[Points, Array, int], Surface]
@@ -66,7 +66,7 @@ TABLE: dict[str, Pattern] = {
 }
 PATTERNS = tuple(TABLE)
 
-#: A material under another name of its own: drawn where a caption says so.
+#: Variants of a material, which are drawn if the caption names them.
 VARIANTS: dict[str, Pattern] = {"copper with patina": metal.patinated}
 
 __all__ = ["PATTERNS", "TABLE", "UNIT", "VARIANTS", "Pattern", "Points", "Surface"]

@@ -51,11 +51,11 @@ def plaid(p: Points, pal: Array, seed: int) -> Surface:
 def leather(p: Points, pal: Array, seed: int) -> Surface:
     """Pebbled grain between fine creases, worn lighter in places."""
     bent = 0.3 * (noise(p.x * 1.2, p.y * 1.2, p.z * 1.2, seed + 5) - 0.5)
-    _, edge, own, *_ = cells(p.x * 1.7 + bent, p.y * 1.7 - bent, p.z * 1.7 + bent, 0.75, seed)
+    _, edge, cell_value, *_ = cells(p.x * 1.7 + bent, p.y * 1.7 - bent, p.z * 1.7 + bent, 0.75, seed)
     fold = 1 - smooth(0.004, 0.03, np.abs(fbm(p.x * 0.22, p.y * 0.22, p.z * 0.22, 3, seed + 3) - 0.5))
     fold = fold * smooth(0.5, 0.68, noise(p.x * 0.3, p.y * 0.3, p.z * 0.3, seed + 7))
     worn = smooth(0.35, 0.75, fbm(p.x * 0.3, p.y * 0.3, p.z * 0.3, 3, seed + 4))
     pebble = smooth(0.0, 0.34, edge)
-    c = tone(mix(pal[0], pal[2], 0.8 * worn), (0.88 + 0.2 * own) * (0.86 + 0.2 * pebble))
+    c = tone(mix(pal[0], pal[2], 0.8 * worn), (0.88 + 0.2 * cell_value) * (0.86 + 0.2 * pebble))
     c = mix(c, pal[1], np.clip(0.36 * (1 - smooth(0.0, 0.13, edge)) + 0.6 * fold, 0, 0.92))
     return surface(c, 0.11 * np.sqrt(pebble) - 0.12 * fold, 0.36 + 0.22 * (1 - pebble))

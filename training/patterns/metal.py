@@ -1,4 +1,4 @@
-"""Metals: what they reflect is their colour, and light is not painted in."""
+"""Metals. The base colour is their reflectance; no light is painted in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PATINA = np.array([0.40, 0.69, 0.60], np.float32)
 
 
 def gold(p: Points, pal: Array, seed: int) -> Surface:
-    """Planished: many small dents of the hammer, each of which mirrors something else."""
+    """Hammered gold: many small dents that mirror different directions."""
     bent = 0.2 * (noise(p.x * 0.9, p.y * 0.9, p.z * 0.9, seed + 4) - 0.5)
     dent = dents(p.x * 0.8 + bent, p.y * 0.8 - bent, p.z * 0.8 + bent, 0.8, seed, 22.0)
     grain = noise(p.x * 2.4, p.y * 2.4, p.z * 2.4, seed + 2)
@@ -21,7 +21,7 @@ def gold(p: Points, pal: Array, seed: int) -> Surface:
 
 
 def metal(p: Points, pal: Array, seed: int) -> Surface:
-    """Brushed: long level lines."""
+    """Brushed metal: long horizontal lines."""
     lines = noise(p.u * 0.1, p.v * 2.7, p.z * 0.1, seed) * 0.6 + 0.4 * noise(p.u * 0.22, p.v * 4.8, 3.0, seed + 1)
     broad = fbm(p.u * 0.08, p.v * 0.7, p.z * 0.1, 2, seed + 2)
     streak = smooth(0.3, 0.7, lines)
@@ -30,7 +30,7 @@ def metal(p: Points, pal: Array, seed: int) -> Surface:
 
 
 def copper(p: Points, pal: Array, seed: int) -> Surface:
-    """A sheet with fine level lines, slightly uneven; without patina."""
+    """A slightly uneven copper sheet with fine horizontal lines and no patina."""
     wave = fbm(p.x * 0.13, p.y * 0.2, p.z * 0.13, 2, seed + 3)
     brush = 0.6 * noise(p.x * 0.12, p.y * 2.6, p.z * 0.12, seed + 4) + 0.4 * noise(p.x * 0.25, p.y * 4.6, 2.0, seed + 5)
     c = tone(mix(pal[1], pal[0], 0.42 * smooth(0.3, 0.75, brush)), 0.94 + 0.12 * brush)

@@ -12,21 +12,25 @@ def moss(p: Points, pal: Array, seed: int) -> Surface:
     """Cushions of small bright tufts over dark green."""
     cushion = fbm(p.x * 0.28, p.y * 0.28, p.z * 0.28, 3, seed + 4)
     bent = 0.7 * (noise(p.x * 1.3, p.y * 1.3, p.z * 1.3, seed + 1) - 0.5)
-    d, _, own, *_ = cells(p.x * 1.3 + bent, p.y * 1.3 + bent, p.z * 1.3 - bent, 1.0, seed)
+    d, _, cell_value, *_ = cells(p.x * 1.3 + bent, p.y * 1.3 + bent, p.z * 1.3 - bent, 1.0, seed)
     tuft = np.clip(1 - 1.15 * d, 0, 1)
     fine = noise(p.x * 4.2, p.y * 4.2, p.z * 4.2, seed + 2)
     lift = smooth(0.1, 0.75, tuft + 0.5 * (fine - 0.5))
     c = mix(pal[1] * 0.42, pal[0], lift)
-    c = mix(c, pal[2], smooth(0.5, 0.9, lift) * (0.3 + 0.7 * smooth(0.35, 0.6, cushion)) * (0.4 + 0.6 * own))
+    c = mix(c, pal[2], smooth(0.5, 0.9, lift) * (0.3 + 0.7 * smooth(0.35, 0.6, cushion)) * (0.4 + 0.6 * cell_value))
     return surface(tone(c, 0.7 + 0.6 * fine), 0.9 * cushion + 0.55 * tuft + 0.1 * fine, 0.95)
 
 
 def grass(p: Points, pal: Array, seed: int) -> Surface:
-    """Upright pointed blades, each in front of the ones behind."""
-    along, across, own, level = rows(p.u, p.v, 0.62, 2.9, 0.72, 0.26, 0.42, 6, seed)
+    """Upright pointed blades in overlapping rows."""
+    along, across, cell_value, level = rows(p.u, p.v, 0.62, 2.9, 0.72, 0.26, 0.42, 6, seed)
     bare = along < 0
-    light = (0.66 + 0.4 * level) * (0.34 + 0.85 * along) * (0.82 + 0.4 * own)
-    c = mix(mix(tone(pal[0], np.ones_like(own)), pal[1], own), pal[2], (own > 0.8) * 0.75 + 0.25 * along)
+    light = (0.66 + 0.4 * level) * (0.34 + 0.85 * along) * (0.82 + 0.4 * cell_value)
+    c = mix(
+        mix(tone(pal[0], np.ones_like(cell_value)), pal[1], cell_value),
+        pal[2],
+        (cell_value > 0.8) * 0.75 + 0.25 * along,
+    )
     c = tone(c, light * (1.06 - 0.3 * (across > 0) - 0.25 * np.abs(across)))
     height = np.where(bare, 0.0, 0.2 + 0.35 * level + 0.45 * along + 0.08 * (1 - np.abs(across)))
     return surface(mix(c, pal[0] * 0.2, bare * 1.0), height, 0.7)
@@ -34,14 +38,14 @@ def grass(p: Points, pal: Array, seed: int) -> Surface:
 
 def leaves(p: Points, pal: Array, seed: int) -> Surface:
     """Pointed leaves that overlap, with midribs and side veins."""
-    along, across, own, level, _ = stamps(p.u, p.v, 2.7, 0.27, -np.pi / 2, 1.3, 7, LEAF, seed)
+    along, across, cell_value, level, _ = stamps(p.u, p.v, 2.7, 0.27, -np.pi / 2, 1.3, 7, LEAF, seed)
     bare = along < 0
     rib = line(0.045, 0.06, across) * (along < 0.94)
     side = line(0.05, 0.09, fraction(along * 5.5 - np.abs(across) * 0.9) - 0.5) * (1 - rib) * 0.5
     c = mix(
-        mix(tone(pal[0], np.ones_like(own)), pal[2], smooth(0.55, 1.0, own)),
+        mix(tone(pal[0], np.ones_like(cell_value)), pal[2], smooth(0.55, 1.0, cell_value)),
         pal[1] * 1.15,
-        smooth(0.45, 0.0, own) * 0.7,
+        smooth(0.45, 0.0, cell_value) * 0.7,
     )
     half = np.where(across > 0, 1.08, 0.84)
     rim = smooth(1.0, 0.8, np.abs(across))
@@ -52,16 +56,16 @@ def leaves(p: Points, pal: Array, seed: int) -> Surface:
 
 
 def ice(p: Points, pal: Array, seed: int) -> Surface:
-    """Clear blue depth, long white cracks with frost along one side, bubbles."""
+    """Clear blue ice with bubbles and long white cracks, frosted on one side."""
     bent = 0.8 * (fbm(p.x * 0.5, p.y * 0.5, p.z * 0.5, 3, seed + 3) - 0.5)
-    _, edge, own, *_ = cells(p.x * 0.27 + bent, p.y * 0.27, p.z * 0.27 + bent, 1.0, seed)
+    _, edge, cell_value, *_ = cells(p.x * 0.27 + bent, p.y * 0.27, p.z * 0.27 + bent, 1.0, seed)
     _, fine, *_ = cells(p.x * 0.62 + bent, p.y * 0.62 - bent, p.z * 0.62, 1.0, seed + 9)
     depth = fbm(p.x * 0.3, p.y * 0.3, p.z * 0.3, 4, seed + 5, 0.55)
     frost = (1 - smooth(0.0, 0.2, edge)) * (0.25 + 0.6 * smooth(0.35, 0.7, depth))
     crack = line(0.012, 0.025, edge) + 0.6 * line(0.008, 0.03, fine) * smooth(0.45, 0.6, depth)
     d, *_ = cells2(p.u * 1.1, p.v * 1.1, 1.0, seed + 6)
     bubble = line(0.07, 0.05, d) * smooth(0.56, 0.7, noise(p.x * 0.4, p.y * 0.4, p.z * 0.4, seed + 7))
-    c = mix(pal[2], pal[0], smooth(0.25, 0.75, depth + 0.3 * (own - 0.5)))
+    c = mix(pal[2], pal[0], smooth(0.25, 0.75, depth + 0.3 * (cell_value - 0.5)))
     c = mix(c, pal[1], np.clip(0.75 * frost + crack + 0.7 * bubble, 0, 0.97))
     return surface(c, -0.05 * np.clip(crack, 0, 1) + 0.15 * depth, 0.1 + 0.35 * frost)
 
@@ -75,28 +79,28 @@ def snow(p: Points, pal: Array, seed: int) -> Surface:
     lump = fbm(p.x * 0.55, p.y * 0.55, p.z * 0.55, 4, seed, 0.5)
     hollow = smooth(0.75, 0.2, 0.5 * drift + 0.75 * lump)
     grain = fbm(p.x * 2.4, p.y * 2.4, p.z * 2.4, 2, seed + 2)
-    glint, _, own, *_ = cells(p.x * 1.6, p.y * 1.6, p.z * 1.6, 1.0, seed + 8)
+    glint, _, cell_value, *_ = cells(p.x * 1.6, p.y * 1.6, p.z * 1.6, 1.0, seed + 8)
     c = tone(mix(pal[0], pal[2], 0.95 * hollow), 0.88 + 0.2 * grain)
-    c = mix(c, pal[1], (1 - smooth(0.1, 0.2, glint)) * (own > 0.45))
+    c = mix(c, pal[1], (1 - smooth(0.1, 0.2, glint)) * (cell_value > 0.45))
     return surface(c, 0.6 * drift + 0.55 * lump + 0.07 * grain, 0.7)
 
 
 def lava(p: Points, pal: Array, seed: int) -> Surface:
-    """Black crust, and cracks that glow."""
+    """Black crust with glowing cracks."""
     bent = 0.9 * (fbm(p.x * 0.5, p.y * 0.5, p.z * 0.5, 3, seed + 7) - 0.5)
-    _, edge, own, *_ = cells(p.x * 0.42 + bent, p.y * 0.42 + bent, p.z * 0.42, 1.0, seed)
+    _, edge, cell_value, *_ = cells(p.x * 0.42 + bent, p.y * 0.42 + bent, p.z * 0.42, 1.0, seed)
     grain = fbm(p.x * 1.5, p.y * 1.5, p.z * 1.5, 4, seed + 2)
     wide = edge + 0.06 * (grain - 0.5)
     glow = 1 - smooth(0.03, 0.13, wide)
     heat = 1 - smooth(0.0, 0.06, wide)
-    crust = tone(pal[0], (0.6 + 0.7 * own) * (0.5 + 1.0 * grain))
+    crust = tone(pal[0], (0.6 + 0.7 * cell_value) * (0.5 + 1.0 * grain))
     hot = mix(pal[1], pal[2], heat)
     c = mix(crust, hot, glow)
     return surface(c, 0.5 * smooth(0.0, 0.25, edge) + 0.25 * grain * (1 - glow), 0.9, 0.0, tone(hot, glow))
 
 
 def clouds(p: Points, pal: Array, seed: int) -> Surface:
-    """White heaps over a blue sky, grey below."""
+    """White clouds in a blue sky, grey below."""
     x, y, z = p.x * 0.22, p.y * 0.3, p.z * 0.22
     bent = 0.5 * (fbm(x * 1.5, y * 1.5, z * 1.5, 3, seed + 3) - 0.5)
     n = fbm(x + bent, y, z - bent, 5, seed, 0.55)
@@ -126,10 +130,10 @@ def water(p: Points, pal: Array, seed: int) -> Surface:
 
 
 def galaxy(p: Points, pal: Array, seed: int) -> Surface:
-    """Mist of light and stars."""
+    """Luminous mist and stars."""
     n = fbm(p.x * 0.3, p.y * 0.3, p.z * 0.3, 4, seed)
-    d, _, own, *_ = cells2(p.u * 0.8, p.v * 0.8, 0.9, seed + 3)
-    star = (1 - smooth(0.04 + 0.1 * own.mean(), 0.14, d)) * (own > 0.35)
+    d, _, cell_value, *_ = cells2(p.u * 0.8, p.v * 0.8, 0.9, seed + 3)
+    star = (1 - smooth(0.04 + 0.1 * cell_value.mean(), 0.14, d)) * (cell_value > 0.35)
     c = mix(tone(pal[0], 0.6 + 0.8 * n), pal[1], smooth(0.45, 0.85, n))
     light = mix(c * 0.3, pal[2], star)
     return surface(mix(c, pal[2], star), 0.0, 0.9, 0.0, light)
@@ -137,7 +141,7 @@ def galaxy(p: Points, pal: Array, seed: int) -> Surface:
 
 def crystal(p: Points, pal: Array, seed: int) -> Surface:
     """Facets with bright edges."""
-    _, edge, own, dx, dy, _ = cells(p.x * 0.5, p.y * 0.5, p.z * 0.5, 1.0, seed)
-    slope = (fraction(own * 71) - 0.5) * dx + (fraction(own * 131) - 0.5) * dy
-    c = mix(tone(pal[0], 0.45 + 0.9 * own), pal[2], (own > 0.75) * 0.6)
+    _, edge, cell_value, dx, dy, _ = cells(p.x * 0.5, p.y * 0.5, p.z * 0.5, 1.0, seed)
+    slope = (fraction(cell_value * 71) - 0.5) * dx + (fraction(cell_value * 131) - 0.5) * dy
+    c = mix(tone(pal[0], 0.45 + 0.9 * cell_value), pal[2], (cell_value > 0.75) * 0.6)
     return surface(mix(c, pal[1], line(0.015, 0.03, edge)), 1.2 * slope, 0.08)

@@ -9,7 +9,7 @@ from training.patterns.surface import Array, Points, Surface, fraction, mix, smo
 
 
 def plastic(p: Points, pal: Array, seed: int) -> Surface:
-    """Smooth, of one colour."""
+    """A smooth surface of one colour."""
     return surface(tone(pal[0], 0.98 + 0.04 * noise(p.x * 0.3, p.y * 0.3, p.z * 0.3, seed)), 0.0, 0.32)
 
 
@@ -20,14 +20,14 @@ def checker(p: Points, pal: Array, seed: int) -> Surface:
 
 
 def stripes(p: Points, pal: Array, seed: int) -> Surface:
-    """Level stripes of two colours."""
+    """Horizontal stripes of two colours."""
     second = (fraction(p.v * 0.5) < 0.5) * 1.0
     weave = 0.96 + 0.08 * noise(p.u * 3.0, p.v * 3.0, 1.0, seed)
     return surface(tone(mix(pal[0], pal[1], second), weave), 0.02 * weave, 0.8)
 
 
 def dots(p: Points, pal: Array, seed: int) -> Surface:
-    """Round dots, each row moved by half a step."""
+    """Round dots; every other row is shifted by half a step."""
     v = p.v / 1.333
     row = np.floor(v)
     u = p.u / 1.6 + 0.5 * (row % 2)

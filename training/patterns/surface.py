@@ -1,4 +1,4 @@
-"""What a pattern takes and gives: points of a surface, and the material there."""
+"""Input and output of a pattern: points of a surface, and the material there."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Points:
 class Surface:
     """A material at N points, float32.
 
-    albedo: (3, N), unlit base colour, sRGB in [0, 1]; of metals what they reflect. height: (N,), in texture units.
-    roughness, metalness: (N,), in [0, 1]. emissive: (3, N), light of its own, sRGB, or None.
+    albedo: (3, N) unlit base colour, sRGB in [0, 1]; the reflectance of metals. height: (N,) in texture units.
+    roughness, metalness: (N,) in [0, 1]. emissive: (3, N) emitted light, sRGB, or None.
     """
 
     albedo: Array
@@ -45,7 +45,7 @@ def surface(
     metalness: Array | float = 0.0,
     emissive: Array | None = None,
 ) -> Surface:
-    """A `Surface` of arrays or numbers, clipped to what is possible."""
+    """Make a `Surface` from arrays or numbers, clipped to their valid ranges."""
     n = albedo.shape[1]
 
     def full(a: Array | float, low: float, high: float) -> Array:
@@ -67,23 +67,23 @@ def smooth(low: float, high: float, x: Array) -> Array:
 
 
 def line(half: float, soft: float, d: Array) -> Array:
-    """1 within ``half`` of nought, 0 beyond ``half + soft``."""
+    """1 for distances ``d`` up to ``half``, 0 beyond ``half + soft``."""
     return 1.0 - smooth(half, half + soft, np.abs(d))
 
 
 def spread(c: Array) -> Array:
-    """A colour (3,) as (3, 1), to go with points; colours of points (3, N) as they are."""
+    """A colour (3,) as (3, 1), to broadcast over points; (3, N) unchanged."""
     return c[:, None] if c.ndim == 1 else c
 
 
 def mix(a: Array, b: Array, t: Array) -> Array:
-    """Colours (3, N) between a and b, each (3,) or (3, N), by weights (N,)."""
+    """Interpolate colours a and b, each (3,) or (3, N), by weights (N,): (3, N)."""
     a, b = spread(a), spread(b)
     return a + (b - a) * np.asarray(t, np.float32)
 
 
 def tone(c: Array, s: Array) -> Array:
-    """Colour (3,) or (3, N) times brightness (N,)."""
+    """Multiply a colour (3,) or (3, N) by brightness (N,)."""
     return spread(c) * s
 
 
@@ -93,7 +93,7 @@ def tinted(c: Array, t: Array, by: tuple[float, float, float]) -> Array:
 
 
 def fraction(x: Array) -> Array:
-    """What is left of x above the next whole number below it."""
+    """The fractional part of x, in [0, 1)."""
     return x - np.floor(x)
 
 

@@ -1,4 +1,4 @@
-"""Wood, and what grows like it."""
+"""Wood, bark, straw and other plant materials."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from training.patterns.surface import Array, Points, Surface, fraction, line, mi
 
 
 def _grain(s: Array, t: Array, k: Array | float, seed: int) -> tuple[Array, Array]:
-    """Growth rings and pores of a sawn board; s runs along the grain, t across it, k tells boards apart."""
+    """Growth rings and pores of a sawn board. s runs along the grain, t across it, k identifies the board."""
     bend = fbm(s * 0.07, t * 0.16, k, 3, seed)
     ring = t * 1.25 + 3.4 * bend + 0.12 * noise(s * 0.3, t * 1.5, k, seed + 1)
     f = fraction(ring)
@@ -29,10 +29,10 @@ def wood(p: Points, pal: Array, seed: int) -> Surface:
 
 
 def _knots(s: Array, t: Array, row: Array, seed: int) -> tuple[Array, Array]:
-    """Bulge of the grain around knots and how deep in a knot a point lies; every second stretch of a board has one."""
+    """Bulge of the grain around knots, and a point's depth in a knot; two in five sections of a board have one."""
     stretch = np.floor(s / 5.0)
-    chance, place = hashed(row, stretch, 11, seed), hashed(row, stretch, 12, seed)
-    ds = s - (stretch + 0.25 + 0.5 * place) * 5.0
+    chance, position = hashed(row, stretch, 11, seed), hashed(row, stretch, 12, seed)
+    ds = s - (stretch + 0.25 + 0.5 * position) * 5.0
     dt = t - (0.3 + 0.4 * hashed(row, stretch, 13, seed))
     r = np.hypot(ds * 0.55, dt * 1.5)
     there = (chance < 0.42).astype(np.float32)
@@ -43,10 +43,10 @@ def planks(p: Points, pal: Array, seed: int) -> Surface:
     """Boards laid side by side: grain along them, knots, nails at the ends, dark gaps."""
     pitch = 2.0
     row = np.floor(p.v / pitch)
-    own = hashed(row, 5, 1, seed)
-    q = p.u / 9.0 + own
+    cell_value = hashed(row, 5, 1, seed)
+    q = p.u / 9.0 + cell_value
     column = np.floor(q)
-    s, t = p.u + 40 * own, (p.v - row * pitch) / pitch
+    s, t = p.u + 40 * cell_value, (p.v - row * pitch) / pitch
     board = hashed(row, column, 2, seed)
     d = slab((q - column) * 9.0, p.v - row * pitch, 9.0, pitch, 0.05)
     gap = 1 - smooth(0.06, 0.11, d)
@@ -75,10 +75,10 @@ def bark(p: Points, pal: Array, seed: int) -> Surface:
 
 
 def straw(p: Points, pal: Array, seed: int) -> Surface:
-    """Stalks that lie nearly upright over each other."""
-    along, across, own, level, _ = stamps(p.u, p.v, 3.0, 0.035, np.pi / 2, 0.5, 9, STALK, seed)
+    """Overlapping, nearly upright stalks."""
+    along, across, cell_value, level, _ = stamps(p.u, p.v, 3.0, 0.035, np.pi / 2, 0.5, 9, STALK, seed)
     bare = along < 0
-    c = tone(mix(pal[0], pal[1], own), (0.62 + 0.4 * level) * (1 - 0.45 * across * across))
+    c = tone(mix(pal[0], pal[1], cell_value), (0.62 + 0.4 * level) * (1 - 0.45 * across * across))
     height = np.where(bare, 0.0, 0.3 * level + 0.1 * (1 - across * across))
     return surface(mix(c, pal[2], bare * 1.0), height, 0.8)
 
@@ -87,8 +87,8 @@ def wicker(p: Points, pal: Array, seed: int) -> Surface:
     """Basket weave of flat strips."""
     iu, iv = np.floor(p.u), np.floor(p.v)
     fu, fv = p.u - iu, p.v - iv
-    turned = ((iu + iv) % 2) > 0
-    s, t = np.where(turned, fv, fu), np.where(turned, fu, fv)
+    vertical = ((iu + iv) % 2) > 0
+    s, t = np.where(vertical, fv, fu), np.where(vertical, fu, fv)
     over = np.sin(np.pi * s)
     gap = 1 - smooth(0.04, 0.12, np.minimum(t, 1 - t))
     fibre = 0.8 + 0.4 * noise(t * 7, s * 0.8 + iu * 3.3, iv * 1.7, seed)
@@ -103,17 +103,17 @@ def honeycomb(p: Points, pal: Array, seed: int) -> Surface:
     bu, bv = fraction(q + 0.5) - 0.5, (fraction(w + 0.5) - 0.5) * 1.732
     other = au * au + av * av > bu * bu + bv * bv
     x, y = np.where(other, bu, au), np.where(other, bv, av)
-    own = hashed(np.where(other, np.floor(q + 0.5), np.floor(q) + 99), np.floor(w + 0.5 * other), other, seed)
+    cell_value = hashed(np.where(other, np.floor(q + 0.5), np.floor(q) + 99), np.floor(w + 0.5 * other), other, seed)
     d = 0.5 - np.maximum(np.abs(x), np.abs(x) * 0.5 + np.abs(y) * 0.866)
     wall = 1 - smooth(0.06, 0.1, d)
-    c = tone(mix(pal[0], pal[2], (own > 0.6) * 0.7), 0.7 + 0.4 * own)
+    c = tone(mix(pal[0], pal[2], (cell_value > 0.6) * 0.7), 0.7 + 0.4 * cell_value)
     return surface(mix(c, pal[1], wall), -0.45 * smooth(0.05, 0.2, d), 0.45)
 
 
 def cheese(p: Points, pal: Array, seed: int) -> Surface:
     """Round holes in a smooth face."""
-    d, _, own, *_ = cells2(p.u * 0.5, p.v * 0.5, 0.8, seed)
-    r = 0.16 + 0.2 * own
+    d, _, cell_value, *_ = cells2(p.u * 0.5, p.v * 0.5, 0.8, seed)
+    r = 0.16 + 0.2 * cell_value
     hole = 1 - smooth(r - 0.02, r + 0.02, d)
     c = mix(tone(pal[0], 0.95 + 0.1 * noise(p.x, p.y, p.z, seed + 1)), tone(pal[1], 0.7 + 0.5 * d / r), hole)
     return surface(c, -0.5 * np.sqrt(np.clip(1 - (d / r) ** 2, 0, 1)) * hole, 0.5)
