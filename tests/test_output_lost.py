@@ -17,7 +17,7 @@ import pytest
 from pipeline.core.terminal import Display, OutputLost, is_run_command, say, shell_join
 
 HERE = Path(__file__).parent
-COMMAND = [sys.executable, "-m", "pipeline.cli"]
+COMMAND = [sys.executable, "-m", "pipeline"]
 SLOW = [sys.executable, str(HERE / "faults" / "slow_run.py")]
 CUBE = "v -1 -1 -1\nv 1 -1 -1\nv 1 1 -1\nv -1 1 1\nf 1 2 3\nf 1 3 4\nf 1 4 2\nf 2 4 3\n"
 

@@ -68,7 +68,7 @@ def test_each_part_is_timed(lines):
         "grid",
         "march",
         "composite",
-        "a look",
+        "update of the occupancy grid",
     ):
         assert any(part in line for line in lines[1:]), part
     assert all(float(line[56:].split()[0]) > 0 for line in lines[1:])

@@ -19,7 +19,7 @@ import pytest
 from pipeline import __version__, cli
 from pipeline.core.errors import Interrupted, LatentkilnError, ManifestError, MeshError, PriorError, UsageError
 
-MODULE = [sys.executable, "-m", "pipeline.cli"]
+MODULE = [sys.executable, "-m", "pipeline"]
 
 
 def verbs(group: click.Group = cli.cli, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

@@ -418,7 +418,7 @@ def test_text_is_escaped_and_ordinary_text_stays():
     assert "wörfel" in escape_json(json.dumps(value, ensure_ascii=False))
 
 
-ROOT = Path(cli.__file__).parent
+ROOT = Path(cli.__file__).parent.parent
 
 
 def test_nothing_prints_but_by_the_one_module():

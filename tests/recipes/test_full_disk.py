@@ -140,7 +140,7 @@ def test_names_of_other_alphabets_end_nothing(encoding, name, tmp_path):
     (tmp_path / "prior").mkdir()
     (tmp_path / "prior" / "model_index.json").write_text("{}")
     for verb, code in (("check", 2), ("plan", 1), ("run", 1)):
-        command = [sys.executable, "-m", "pipeline.cli", verb, name, "--prior", "prior"]
+        command = [sys.executable, "-m", "pipeline", verb, name, "--prior", "prior"]
         command += ["--serial"] if verb == "run" else []
         done = subprocess.run(
             command, cwd=tmp_path, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding}, check=False
@@ -157,7 +157,7 @@ def test_a_locale_that_cannot_name_a_file_is_told(tmp_path):
         (["check", "m.csv"], "set LC_ALL=C.UTF-8 or PYTHONUTF8=1"),
         (["plan", "m.csv", "--out", "\u00f6"], "its name is not UTF-8 in this locale"),
     ):
-        command = [sys.executable, "-m", "pipeline.cli", *arguments]
+        command = [sys.executable, "-m", "pipeline", *arguments]
         done = subprocess.run(
             command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | plain, check=False
         )
