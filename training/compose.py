@@ -14,6 +14,7 @@ from training.patterns import UNIT
 from training.render import SLOT
 from training.scene import WHOLE, Cover, Scene, Slot, camera
 from training.shading import Light
+from training.shape_builder import rotation
 from training.vocabulary import MATERIALS, VIEWS, swatch, tinted
 
 OBJECT_NAMES = ["surface", "object", *shapes.THINGS]
@@ -59,7 +60,7 @@ def slot_of(g: Rng, look: Look, pixels: float, scale: float = 1.0) -> Slot:
         look.pattern,
         look.palette,
         pixels / (UNIT * scale * spread),
-        shapes.rotation(b, 0.0, a),
+        rotation(b, 0.0, a),
         g.uniform(-40, 40, 3),
         int(g.integers(1, 1 << 20)),
     )
@@ -163,7 +164,7 @@ def _shape(g: Rng, k: float) -> tuple[np.ndarray, np.ndarray, str]:
 
 def _tilted(prims: np.ndarray, g: Rng) -> np.ndarray:
     """``prims`` rotated at random as one body."""
-    m = shapes.rotation(*g.uniform(-0.8, 0.8, 3))
+    m = rotation(*g.uniform(-0.8, 0.8, 3))
     prims = prims.copy()
     for row in prims:
         row[1:4] = m @ row[1:4]
@@ -222,7 +223,7 @@ def _object(g: Rng, prims: np.ndarray, name: str, pixels: float, scale: float, e
     look, phrase = _main_look(g, thing, noun)
     d = _Draft({0: slot_of(g, look, pixels, scale)}, prims.copy(), look, phrase, -1, -1)
     if thing and thing.upright and look.name == "planks":
-        d.slots[0].turn = shapes.rotation(0, 0, math.pi / 2) @ d.slots[0].turn
+        d.slots[0].turn = rotation(0, 0, math.pi / 2) @ d.slots[0].turn
     for slot, own in enumerate(thing.parts if thing else (), 1):
         d.slots[slot] = slot_of(g, fixed_look(g, *own), pixels, scale)
     named = phrase == ""

@@ -15,8 +15,8 @@ from torch import Tensor
 from pipeline.prior.load import load_prior
 from training import text
 from training.data import OBJECT_NAMES, read_pool
+from training.latent_pools import Latents
 from training.settings import load, parser
-from training.unet import Latents
 
 SIGMAS = (11.0, 6.5, 4.1, 2.75, 1.9, 1.4, 0.7)
 

@@ -19,6 +19,8 @@ _SOURCES = (
     "shading",
     "lights",
     "scene",
+    "shape_builder",
+    "objects",
     "shapes",
     "vocabulary",
     "looks",

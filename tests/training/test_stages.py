@@ -354,7 +354,7 @@ def test_a_level_nothing_was_drawn_of_keeps_its_mean() -> None:
 
 
 def test_recoloured_images_have_no_colour_to_name() -> None:
-    from training.judge import recolour
+    from training.judge_network import recolour
     from training.text import HEADS
 
     x = torch.rand(400, 3, 4, 4)
@@ -396,8 +396,8 @@ def test_what_samples_miss_is_drawn_oftener(work: Path) -> None:
 
     from training import text
     from training.data import MATERIAL_NAMES, read_labels
+    from training.latent_pools import Latents, odds
     from training.settings import load
-    from training.unet import Latents, odds
 
     stone, gold = MATERIAL_NAMES.index("stone"), MATERIAL_NAMES.index("gold")
     labels = np.array(
