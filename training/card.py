@@ -16,12 +16,12 @@ from training.vocabulary import COLOUR_WORDS, COLOURS, MATERIALS, SHADES, VIEWS,
 
 _TEXT = """# The embedded prior
 
-A small text-conditional latent diffusion model, trained from nothing on images rendered by `training/` in this
-repository. It is here so that `latentkiln` runs, is tested and can be shown without a download and without a GPU.
+A small text-conditional latent diffusion model, trained from scratch on images rendered by `training/` in this
+repository. With it `latentkiln` runs, can be tested and can be demonstrated without a download and without a GPU.
 
 **Use it for** continuous integration, demonstrations, tests and stylised assets.
 **For production use Stable Diffusion** (`--prior <folder>`): this model knows {n_words} words and pictures of
-64 to 128 pixels, nothing of the real world.
+64 to 128 pixels, and nothing of the real world.
 
 Licence: Apache-2.0, ours. No third-party image, caption or weight went into it.
 
@@ -33,7 +33,7 @@ Licence: Apache-2.0, ours. No third-party image, caption or weight went into it.
 | text encoder | CLIP text model, 128 wide, 3 layers, 24 tokens, every known word one token |
 | UNet | (64, 128, 192), one layer a block, 10.9 M parameters, v-prediction; native at 16x16 latents, tuned at 32x32 |
 | latent -> colour | `latent_rgb.json`, least squares on scaled latents |
-| words | `words.json`; a word that is not in it means nothing to the model |
+| words | `words.json`; other words have no meaning for the model |
 
 ## What it knows
 
@@ -52,8 +52,8 @@ counts, spatial relations, negations. Unknown words are dropped.
 
 {quality}
 
-Questions to samples use one word a material, and the plain names of colours, objects and views; synonyms, "made of",
-two materials in a prompt, close-ups and views from below are trained but not measured. Sheets to look at, in the
+The prompts of judged samples use one word per material, and the plain names of colours, objects and views. Synonyms,
+"made of", two materials in a prompt, close-ups and views from below are trained but not measured. Pictures in the
 repository: `docs/samples.jpg` (96 samples, one of each kind of question in turn), `docs/samples-128.jpg` (the same with
 128 pixels), `docs/reconstructions.jpg` (held-out images above their reconstructions), `docs/painted.jpg`
 (painted meshes), `docs/recognition.jpg` (assets grown from prompts), `docs/demo.jpg`; `docs/held-out.svg` draws the
@@ -64,7 +64,7 @@ errors above.
 {made} Autoencoder, decoder, text encoder and judge took further
 hours, which are not counted. `training/README.md` describes how to repeat it and how to continue from these weights.
 
-## What is still ugly
+## Known weaknesses
 
 {ugly}
 """
@@ -134,16 +134,18 @@ def quality(cfg: Settings) -> str:
                 f"chance {row[k]['chance']:.0%}) | {row[k]['top1']:.0%} | {want} |"
             )
     if judge and samples and judge[-1]["material"] < 0.9:
-        out += ["", "The judge is not good enough yet to be the last word on samples: what it misses on real images it",
-                "misses here, too."]  # fmt: skip
+        out += [
+            "",
+            "The judge's own errors affect these figures: what it misses on held-out images it also misses on samples.",
+        ]
     # Errors on the latents of another autoencoder cannot be compared.
     errors = points(cfg.work / "unet.jsonl", cfg["card"].get("since_step", 0))
     if errors:
         out += [
             "",
             "Held-out noise error of the averaged weights over training, for all noise levels and for high noise",
-            "(t >= 600), with the caption, the empty caption and another image's caption: the wider apart, the more",
-            "the text steers.",
+            "(t >= 600), with the caption, the empty caption and another image's caption. The wider apart they are,",
+            "the stronger is the influence of the text.",
             "",
             "| samples | caption | empty | shuffled | caption, high | empty, high | shuffled, high |",
             "|---|---|---|---|---|---|---|",

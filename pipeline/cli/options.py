@@ -110,7 +110,10 @@ prior_option = option(
     "org/name@revision).",
 )
 download_option = option(
-    INPUT, "--download/--offline", default=False, help="Download a hub id that is not on this machine, or refuse to."
+    INPUT,
+    "--download/--offline",
+    default=False,
+    help="Download a hub id that is missing on this machine, or never download.",
 )
 only_option = option(
     BUILD, "--only", multiple=True, metavar="ID", help="Take only the row with this id; may be repeated."
@@ -122,7 +125,7 @@ set_option = option(
     multiple=True,
     metavar="KEY=VALUE",
     callback=_overrides,
-    help="Set a field of every row, in place of the manifest's value; may be repeated.",
+    help="Override a field in all rows; may be repeated.",
 )
 outside_option = flag(INPUT, "--allow-outside", help="Allow meshes outside the manifest's folder.")
 unknown_option = flag(

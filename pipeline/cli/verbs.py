@@ -39,7 +39,7 @@ from pipeline.core.location import Location
 @click.group(
     cls=GroupWithHeadings,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 all well, 1 some rows failed, 2 wrong usage or manifest, 3 interrupted, resumable.",
+    epilog="Exit codes: 0 success, 1 some rows failed, 2 wrong usage or unusable manifest, 3 interrupted, resumable.",
 )
 @click.version_option(__version__, prog_name="latentkiln", message="%(prog)s %(version)s")
 def cli() -> None:
@@ -74,25 +74,25 @@ def cli() -> None:
     "--lockstep",
     type=LOCKSTEP,
     metavar="K",
-    help="Optimise K assets per call of the prior. Left out or auto: as many as fit into the GPU's memory, measured by "
-    "a probe; 1 without a GPU.",
+    help="Optimise K assets per call of the prior. Default: auto, as many as fit into the GPU's memory, measured by a "
+    "probe; 1 without a GPU.",
 )
 @option(
     RESOURCES,
     "--workers",
     type=click.IntRange(1, 4096),
     metavar="N",
-    help="Start N worker processes. Left out: one per GPU; without a GPU as many as cores and memory allow.",
+    help="Start N worker processes. Default: one per GPU; without a GPU as many as cores and memory allow.",
 )
 @option(
     RESOURCES,
     "--gpus-per-worker",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="F",
-    help="Give each worker this share of a GPU. Left out: measured if --lockstep K is given, else a whole GPU.",
+    help="Give each worker this share of a GPU. Default: measured if --lockstep K is given, else a whole GPU.",
 )
 @option(
-    RESOURCES, "--address", metavar="RAY", help="Use a running Ray cluster. Left out: start a local one for this run."
+    RESOURCES, "--address", metavar="RAY", help="Use a running Ray cluster. Default: start a local one for this run."
 )
 @option(
     RESOURCES,
@@ -110,14 +110,14 @@ def cli() -> None:
     "--max-seconds",
     type=click.FloatRange(0, min_open=True),
     metavar="S",
-    help="Stop a row after S seconds of wall time, unless the row sets its own limit. Left out: no limit.",
+    help="Stop a row after S seconds of wall time, unless the row sets its own limit. Default: no limit.",
 )
 @option(
     RESILIENCE,
     "--max-memory",
     type=click.FloatRange(0, min_open=True),
     metavar="GB",
-    help="Stop a worker that uses more memory than this. Left out: no limit. No effect with --serial.",
+    help="Stop a worker that uses more memory than this. Default: no limit. No effect with --serial.",
 )
 @option(
     RESILIENCE,
@@ -125,9 +125,9 @@ def cli() -> None:
     type=click.FloatRange(0.1),
     default=30,
     metavar="S",
-    help="Save unfinished assets every S seconds: a machine that dies costs at most that much work.",
+    help="Save unfinished assets every S seconds. If a machine dies, at most that much work is lost.",
 )
-@flag(RESILIENCE, "--fail-fast", help="Start nothing new after a failed row.")
+@flag(RESILIENCE, "--fail-fast", help="Start no further rows after a failed one.")
 @out_option
 @flag(OUTPUT, "--quiet", "-q", help="Print failures and the last line only.")
 @json_option
@@ -160,9 +160,10 @@ def check(manifest: Location | None, schema: bool, **options: Any) -> int:
     """Check a manifest and list every error.
 
     Prints one line per error: file:row: field: what is wrong, what is allowed. The row is the line of the file for
-    CSV and JSON Lines, the position in the list for JSON. Exit 2 if there is an error. A word of a prompt that the
-    prior does not know gives a warning. A prompt in which it knows no word is an error, unless --allow-unknown is
-    given. A part of a mesh that the asset will not keep gives a warning.
+    CSV and JSON Lines, and the position in the list for JSON. Exit 2 if there is an error.
+
+    Warns of words that the prior does not know, and of parts of a mesh that the asset will not keep. A prompt without
+    any known word is an error, unless --allow-unknown is given.
 
     \b
     Example:
@@ -192,7 +193,7 @@ def check(manifest: Location | None, schema: bool, **options: Any) -> int:
 def plan(manifest: Location, **options: Any) -> int:
     """Show what `run` would build, and why.
 
-    Builds nothing. Exit 1 if rows are wrong, 2 if the manifest is.
+    Builds nothing. Exit 1 if rows are wrong, 2 if the manifest is unusable.
 
     \b
     Example:
@@ -238,9 +239,9 @@ def clean(manifest: Location, **options: Any) -> int:
 def status(out: Location, json: bool, csv: bool, watch: bool, check: bool) -> int:
     """Show the progress of the run into OUT, or its result.
 
-    OUT is the folder or URL given to `run` with --out (left out: outputs). An asset that is gone is reported as
-    missing, one that changed since it was built as damaged. Exit 0 unless --check is given; with it 1 if rows failed,
-    are missing or damaged, else 3 if some are unfinished.
+    OUT is the folder or URL given to `run` with --out (default: outputs). An asset that is gone is reported as
+    missing, an asset that changed since it was built as damaged. Exit 0. With --check, exit 1 if rows failed, are
+    missing or damaged, else 3 if rows are unfinished.
 
     \b
     Example:
@@ -302,10 +303,10 @@ def prior() -> None:
 @prior.command("fetch")
 @click.argument("prior")
 def prior_fetch(prior: str) -> int:
-    """Download PRIOR from the Hugging Face hub into this machine's hub cache.
+    """Download PRIOR from the Hugging Face hub.
 
-    PRIOR is a hub id with or without a revision. Only configs, tokenizers and safetensors are downloaded. All other
-    commands work offline.
+    PRIOR is a hub id with or without a revision. Configs, tokenizers and safetensors are downloaded into this machine's
+    hub cache. All other commands work offline.
 
     \b
     Example:
@@ -319,7 +320,12 @@ def prior_fetch(prior: str) -> int:
 @prior.command("fit-rgb")
 @click.argument("prior")
 @option(
-    BUILD, "--images", type=click.IntRange(8, 10_000), default=48, help="Fit on this many pictures; hold out a quarter."
+    BUILD,
+    "--images",
+    type=click.IntRange(8, 10_000),
+    default=48,
+    metavar="N",
+    help="Fit on N pictures, of which a quarter is held out.",
 )
 @json_option
 def prior_fit_rgb(prior: str, images: int, json: bool) -> int:
@@ -341,7 +347,7 @@ def prior_fit_rgb(prior: str, images: int, json: bool) -> int:
 @click.argument("name", default="embedded", metavar="[PRIOR]")
 @json_option
 def prior_show(name: str, json: bool) -> int:
-    """Show a prior's card: constants, sizes, licence, words and identity.
+    """Show a prior's constants, words, licence and identity.
 
     \b
     Example:
@@ -355,26 +361,34 @@ def prior_show(name: str, json: bool) -> int:
 @prior.command("sample")
 @click.argument("prompt")
 @prior_option
-@option(BUILD, "--count", type=click.IntRange(1, 64), default=8, help="Draw this many images.")
+@option(BUILD, "--count", type=click.IntRange(1, 64), default=8, metavar="N", help="Draw this many images.")
 @option(
     BUILD,
     "--size",
     type=click.IntRange(16, 2048),
     metavar="PIXELS",
-    help="Set the side of an image. Left out: the prior's native size.",
+    help="Set the side of an image. Default: the prior's native size.",
 )
-@option(BUILD, "--seed", type=click.IntRange(0), default=0, help="Draw from this seed: same seed, same images.")
-@option(BUILD, "--steps", type=click.IntRange(1, 1000), default=30, help="Take this many denoising steps.")
+@option(
+    BUILD,
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Draw with this seed. The same seed gives the same images.",
+)
+@option(BUILD, "--steps", type=click.IntRange(1, 1000), default=30, metavar="N", help="Take this many denoising steps.")
 @option(
     BUILD,
     "--guidance-scale",
     type=click.FloatRange(0, 1000),
-    help="Set the guidance scale: how strongly the prompt steers. Left out: the prior's own scale, or 7.5.",
+    metavar="SCALE",
+    help="Set the guidance scale, the influence of the prompt. Default: the prior's own scale, or 7.5.",
 )
-@option(BUILD, "--negative-prompt", default="", show_default=False, help="Steer away from this text.")
+@option(BUILD, "--negative-prompt", default="", metavar="TEXT", show_default=False, help="Steer away from TEXT.")
 @option(OUTPUT, "--out", type=FILE, default="sample.png", metavar="FILE", help="Write the images to this PNG.")
 def prior_sample(prompt: str, prior: str, **options: Any) -> int:
-    """Draw images of PROMPT with a prior, to see what it knows.
+    """Draw images of PROMPT with a prior, to test its knowledge.
 
     \b
     Example:

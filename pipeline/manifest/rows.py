@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import functools
-import os
 import posixpath
 import re
-import stat
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UsageError
-from pipeline.core.files import path_on_disk
-from pipeline.core.hashing import canonical_json, sha256_bytes
 from pipeline.core.job import AdapterFile, Job, RowLocation
-from pipeline.core.location import InputFile, Location, RemotePath, is_url, parse_location, url_problem
+from pipeline.core.location import InputFile, Location
 from pipeline.manifest import schema
 from pipeline.manifest.adapters import ADAPTERS, ENDINGS, read_adapters
+from pipeline.manifest.file_finder import FileFinder
+from pipeline.manifest.ids import derive_id, id_problem
 from pipeline.manifest.problems import Problem, join_or, quoted, suggestion
 from pipeline.manifest.readers import RawRow
-from pipeline.manifest.schema import DEFAULT_RECIPE, ID_ALLOWED, MAX_ID, MAX_PATH, MAX_PROMPT, MAX_SEED, RECIPES
+from pipeline.manifest.schema import DEFAULT_RECIPE, MAX_PROMPT, MAX_SEED, RECIPES
 from pipeline.mesh.mesh_hash import FORMATS
 from pipeline.recipes.shared_settings import SharedOptions
 
@@ -33,13 +29,8 @@ _CACHED = 4096
 # Every number with fewer digits is a valid seed.
 _SURE_DIGITS = len(str(MAX_SEED))
 
-_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_ID - 1}}}(?<!\.)")
-# Device names on Windows (with any ending), and names of the run's own files in the output root.
-_DEVICES = frozenset(["con", "prn", "aux", "nul"] + [f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)])
-_RESERVED_NAMES = frozenset(["run.json", "run.events.jsonl", "report.html"])
 # Control characters and lone surrogates; tab and line ends are white space in prompts.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
-_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 _SETTINGS_OF = {name: frozenset(recipe.model.model_fields) for name, recipe in RECIPES.items()}
 _MAX_FACES: int = SharedOptions.model_fields["max_faces"].default
@@ -52,18 +43,6 @@ FieldError = tuple[str, str]
 MeshReason = Callable[[Location, int], str]
 # Returns the errors of a row's LoRAs and concepts.
 AdapterErrors = Callable[[Sequence[AdapterFile]], list[FieldError]]
-
-
-def id_problem(text: str) -> str:
-    """Returns "" if ``text`` is a valid folder name on every system, else what is wrong and what is allowed."""
-    if not _ID.fullmatch(text):
-        return f"{quoted(text)} is not a safe file name; allowed: {ID_ALLOWED}"
-    lower = text.lower()
-    if lower.partition(".")[0] in _DEVICES:
-        return f"{quoted(text)} is the name of a device on Windows; allowed: any other name"
-    if lower in _RESERVED_NAMES:
-        return f"{quoted(text)} is the name of a file that a run writes; allowed: any other name"
-    return ""
 
 
 @dataclass(frozen=True)
@@ -96,11 +75,7 @@ class RowChecker:
         adapter_errors: AdapterErrors | None = None,
     ):
         self.file = str(manifest)
-        # A manifest at a URL has a remote folder.
-        self.base = manifest.parent if isinstance(manifest, RemotePath) else None
-        self.folder = str(self.base) if isinstance(manifest, RemotePath) else os.path.realpath(manifest.parent)
-        self.allow_outside = allow_outside
-        self.check_files = check_files
+        self._finder = FileFinder(manifest, allow_outside=allow_outside, check_files=check_files)
         self._mesh_reason = mesh_reason
         self._adapter_errors = adapter_errors
         self._settings: dict[object, RowInput] = {}
@@ -201,7 +176,7 @@ class RowChecker:
             return None, row_id
         if row_id is None:
             named = {name: values[name] for name in ("lora", "concept") if name in values}
-            row_id = _derived_id(recipe, prompt, negative, mesh_text, seed, row_input.own | named)
+            row_id = derive_id(recipe, prompt, negative, mesh_text, seed, row_input.own | named)
         overrides = self._overrides
         job = Job(
             id=row_id,
@@ -338,7 +313,7 @@ class RowChecker:
         if known is None:
             if len(self._meshes) >= _CACHED:
                 self._meshes.clear()
-            location, wrong = self._find_mesh(value)
+            location, wrong = self._finder.find(value, "mesh", FORMATS)
             known = self._meshes[value] = location, posixpath.normpath(value) if location else "", wrong
         path, text, reason = known
         if reason:
@@ -357,89 +332,7 @@ class RowChecker:
         return adapters
 
     def _find_adapter(self, kind: str, text: str) -> tuple[Location | None, str]:
-        label = "LoRA" if kind == "lora" else kind
-        if self.base is not None or is_url(text):
-            return self._find_remote(text, label, ENDINGS)
-        return self._find_local(text, label, ENDINGS)
-
-    def _find_mesh(self, text: str) -> tuple[Location | None, str]:
-        if self.base is not None or is_url(text):
-            return self._find_remote(text, "mesh", FORMATS)
-        return self._find_local(text, "mesh", FORMATS)
-
-    def _find_local(self, text: str, label: str, endings: Sequence[str]) -> tuple[Path | None, str]:
-        name = quoted(text)
-        if reason := _path_problem(text, self.allow_outside, label, endings):
-            return None, reason
-        try:
-            path = os.path.realpath(path_on_disk(Path(self.folder, text)))
-            if not self.allow_outside and os.path.commonpath([self.folder, path]) != self.folder:
-                return None, (
-                    f"{name} leaves the manifest's folder; allowed: files inside it (or give --allow-outside)"
-                )
-            if self.check_files:
-                file_stat = os.stat(path)
-                if stat.S_ISDIR(file_stat.st_mode):
-                    return None, f"{name} is a folder; allowed: the path of a {label} file"
-                if not stat.S_ISREG(file_stat.st_mode):
-                    return None, f"{name} is not a regular file; allowed: the path of a {label} file"
-                if file_stat.st_size == 0:
-                    return None, f"{name} is an empty file; allowed: a {label} file with content"
-                if not os.access(path, os.R_OK):
-                    return None, f"{name} cannot be read by this user; allowed: a readable file"
-        except FileNotFoundError:
-            return None, f"there is no file {name}; allowed: a path relative to {quoted(self.folder)}"
-        except UnicodeEncodeError:
-            return None, f"{name} cannot be encoded in this locale; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            return None, f"{name} cannot be used: {reason}"
-        return Path(path), ""
-
-    def _find_remote(self, text: str, label: str, endings: Sequence[str]) -> tuple[RemotePath | None, str]:
-        """Resolves a URL, or a path relative to a remote manifest. A missing file is reported by the later fetch."""
-        name = quoted(text)
-        if self.base is not None and not is_url(text):
-            if reason := _path_problem(text, False, label, endings):
-                return None, reason
-            bucket, _, folder = self.base.key.partition("/")
-            path = posixpath.normpath(f"{folder}/{text}".lstrip("/"))
-            if path.startswith("..") or not (self.allow_outside or path.startswith(f"{folder}/" if folder else "")):
-                return None, f"{name} leaves the manifest's folder; allowed: files inside it (or give --allow-outside)"
-            text = f"{self.base.scheme}://{bucket}/{path}"
-        if not self.allow_outside and (self.base is None or not text.startswith(f"{self.base}/")):
-            outside = "is a URL outside the manifest's folder; allowed: files inside it"
-            return None, f"{name if not url_problem(text) else 'this'} {outside} (or give --allow-outside)"
-        if len(text) > MAX_PATH:
-            return None, f"the URL has {len(text)} characters; allowed: at most {MAX_PATH}"
-        if reason := url_problem(text):
-            return None, reason
-        location = parse_location(text)
-        if not isinstance(location, RemotePath):
-            return None, f"{name} is the URL of a file on this machine; allowed: the path of the file"
-        if location.suffix.lower() not in endings:
-            return None, f"{name} is not a {label} format; allowed: {join_or(endings)}"
-        return location, ""
-
-
-def _path_problem(text: str, allow_outside: bool, label: str, endings: Sequence[str]) -> str:
-    """Returns the error of a ``label``'s path that its text alone shows; "" if there is none."""
-    name = quoted(text)
-    if not text.strip():
-        return f"it is empty; allowed: the path of a {label}"
-    if len(text) > MAX_PATH:
-        return f"the path has {len(text)} characters; allowed: at most {MAX_PATH}"
-    if not all(c.isprintable() for c in text):
-        return f"{name} contains a control character; allowed: printable text"
-    if not allow_outside and (text.startswith("/") or _DRIVE.match(text)):
-        return f"{name} is an absolute path; allowed: a path inside the manifest's folder (or give --allow-outside)"
-    if "\\" in text and not _DRIVE.match(text):
-        return f"{name} contains a backslash; allowed: '/' between folders, on every system"
-    ending = posixpath.splitext(text)[1].lower()
-    if ending not in endings:
-        wrong = f"{quoted(ending)} is not a {label} format" if ending else f"{name} has no ending"
-        return f"{wrong}; allowed: {join_or(endings)}"
-    return ""
+        return self._finder.find(text, "LoRA" if kind == "lora" else kind, ENDINGS)
 
 
 def _field(name: str) -> str:
@@ -504,24 +397,3 @@ def _missing(names: Sequence[str], text: bool, recipe: str) -> Iterator[FieldErr
         if name not in names:
             expected = _MESH_OR_RECIPE if name != "prompt" else RECIPES[recipe or DEFAULT_RECIPE].prompt
             yield name, f"{problem}; allowed: {expected}"
-
-
-def _slug(text: str, longest: int) -> str:
-    plain = unicodedata.normalize("NFKD", text[: 4 * longest]).encode("ascii", "ignore").decode().lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
-    if len(slug) <= longest:
-        return slug
-    cut = slug[: longest + 1]
-    # Cut at the end of a word if there is one.
-    return (cut.rsplit("-", 1)[0] if "-" in cut else cut[:longest]).strip("-")
-
-
-def _derived_id(recipe: str, prompt: str, negative: str, mesh: str, seed: int, own: Mapping[str, object]) -> str:
-    """Derives a readable id for a row without one. Equal rows give equal ids.
-
-    Uses the row's own values only, not defaults or ``--set``, which may change from run to run.
-    """
-    content = canonical_json([recipe, prompt, negative, mesh, seed, dict(own)])
-    stem = posixpath.splitext(posixpath.basename(mesh))[0]
-    pieces = [_slug(prompt, 40), _slug(stem, 24), sha256_bytes(content)[:12]]
-    return "-".join(piece for piece in pieces if piece)

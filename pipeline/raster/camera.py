@@ -15,8 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.core.errors import SettingError
 
-VIEW_WORDS = ("front", "side", "back", "overhead", "bottom")
-
 # A direction on the border between two view words, up to rounding, gets the more specific word.
 _BORDER = 1e-9
 
@@ -138,16 +136,6 @@ def view_words(
     word[theta >= math.pi - angle_overhead - _BORDER] = "bottom"
     word[theta <= angle_overhead + _BORDER] = "overhead"
     return [str(w) for w in word]
-
-
-def view_word(
-    theta: float,
-    phi: float,
-    angle_front: float = math.radians(70),
-    angle_overhead: float = math.radians(30),
-) -> str:
-    """``view_words`` of one direction."""
-    return view_words(theta, phi, angle_front, angle_overhead)[0]
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class FieldScenes:
 
     @property
     def latest(self) -> RadianceFieldScene:
-        """The field as the last phase that changed it left it."""
+        """The field after the latest phase that changed it."""
         scene = self.refined or self.grown
         assert scene is not None
         return scene
@@ -115,7 +115,7 @@ class Generate(Recipe[GenerateSettings, Sketch | None, FieldScenes]):
         return FieldScenes()
 
     def phases(self, settings: GenerateSettings) -> list[FieldPhase]:
-        """Growing the field in latents, then refining it in RGB or painting its surface by patches, where asked for."""
+        """Grow the field in latents; then, if requested, refine it in RGB or paint its surface by patches."""
         latent = Phase(
             "latent",
             preparation="prepare",
@@ -149,7 +149,7 @@ class Generate(Recipe[GenerateSettings, Sketch | None, FieldScenes]):
         return [latent, *([rgb] if settings.refine else []), *([texture] if _paints_surface(settings) else [])]
 
     def uses_close_ups(self, settings: GenerateSettings) -> bool:
-        """Where the surface is painted by patches."""
+        """True if the surface is painted by patches."""
         return _paints_surface(settings)
 
     def finish(self, asset_build: FieldBuild, variant: FieldVariant, prior: Prior) -> Asset:
@@ -256,7 +256,7 @@ def _refined_scene(asset_build: FieldBuild, variant: FieldVariant, prior: Prior)
 
 
 def _textured_scene(asset_build: FieldBuild, variant: FieldVariant, prior: Prior) -> PhaseScene:
-    """The field's surface under the field's latents, to be painted by patches."""
+    """The field's surface with the field's latents, to be painted by patches."""
     settings, paintable = asset_build.settings, _surface(asset_build, variant)
     uvmesh, size = paintable.uvmesh, settings.texture_size // prior.vae_scale_factor
     with asset_build.row.stage("prepare_texture"):

@@ -96,8 +96,8 @@ class GenerateOptions(SharedOptions):
         default=None,
         ge=0.1,
         le=2,
-        description="Nothing grows farther than this from the centre of the scene; 2 is all of its cube. Left out: the "
-        "prior's, or 2 with a sketch.",
+        description="Largest distance of the object from the centre of the scene; 2 covers its whole cube. Left out: "
+        "the prior's, or 2 with a sketch.",
     )
     radius_min: float | None = Field(
         default=None, ge=0.2, le=10, description="Nearest camera, from the centre. Left out: the prior's."
@@ -127,55 +127,66 @@ class GenerateOptions(SharedOptions):
         default=None,
         ge=16,
         le=512,
-        description="Cells a side of the grid that says where rays need no samples. Left out: the prior's.",
+        description="Cells per side of the occupancy grid, which skips empty space. Left out: the prior's.",
     )
     samples_step: float | None = Field(
         default=None, gt=0, le=0.5, description="Distance between the samples of a ray. Left out: the prior's."
     )
     lambda_sparsity: float | None = Field(
-        default=None, ge=0, le=1e6, description="How strongly rays should hit or miss. Left out: the prior's."
+        default=None,
+        ge=0,
+        le=1e6,
+        description="Weight of the loss that makes each ray hit or miss. Left out: the prior's.",
     )
     lambda_orientation: float = Field(
-        default=0, ge=0, le=1e6, description="How strongly visible surfaces should face the camera."
+        default=0, ge=0, le=1e6, description="Weight of the loss that turns visible surfaces to the camera."
     )
-    lambda_tv: float = Field(default=0, ge=0, le=1e6, description="How strongly neighbouring depths should agree.")
+    lambda_tv: float = Field(
+        default=0, ge=0, le=1e6, description="Weight of the loss that makes neighbouring depths agree."
+    )
     shapes: list[Shape] | None = Field(
         default=None,
         min_length=1,
         max_length=MAX_SHAPES,
-        description="A sketch made of solids, instead of a mesh: what is inside any of them is inside the sketch.",
+        description="A sketch made of solids, instead of a mesh; it is their union.",
     )
     sketch_fit: SketchFit | None = Field(
         default=None,
-        description="Centre the sketch and bring it to one size, or keep its coordinates as those of the scene, "
+        description="Centre the sketch and scale it to a fixed size, or keep its coordinates as those of the scene, "
         "-1 to 1. Left out: centre for a mesh, keep for shapes.",
     )
     lambda_shape: float | None = Field(
-        default=None, ge=0, le=1e6, description="How strongly the sketch is followed. Left out: the prior's."
+        default=None,
+        ge=0,
+        le=1e6,
+        description="Weight of the loss that makes the field follow the sketch. Left out: the prior's.",
     )
     sigma_shape: float = Field(
-        default=0.3, gt=0, le=10, description="Distance from the sketch's surface up to which it is free."
+        default=0.3, gt=0, le=10, description="Distance from the sketch's surface within which the field is free."
     )
     mesh_resolution: int | None = Field(
-        default=None, ge=16, le=1024, description="Samples a side when the surface is found. Left out: the prior's."
+        default=None,
+        ge=16,
+        le=1024,
+        description="Samples per side for the extraction of the surface. Left out: the prior's.",
     )
     density_threshold: float | None = Field(
         default=None,
         gt=0,
         le=1e6,
-        description="Density at the surface. Left out: the surface is where rays lose half their light.",
+        description="Density at the surface. Left out: the surface is where the transmittance of rays is one half.",
     )
     surface_blur: float | None = Field(
         default=None,
         ge=0,
         le=0.5,
-        description="Blur of the surface before it is cut out, which takes bumps away: sigma in scene units. "
+        description="Blur of the field before the surface is extracted, which removes bumps: sigma in scene units. "
         "Left out: the prior's.",
     )
     texturing: Texturing | None = Field(
         default=None,
-        description="Where the texture comes from: views (what the field's views decode to, projected) or patches "
-        "(the surface is painted anew by close-ups, starting from the field's colours). Left out: the prior's, or "
+        description="Source of the texture: views (decoded views of the field are projected) or patches (close-ups "
+        "paint the surface, starting from the field's colours). Left out: the prior's, or "
         "views after refine.",
     )
     texture_steps: int | None = Field(
@@ -184,7 +195,7 @@ class GenerateOptions(SharedOptions):
     texture_guidance_scale: float | None = Field(
         default=None, ge=0, le=1000, description="Guidance of painting by patches. Left out: the prior's."
     )
-    face_budget: int = Field(default=20_000, ge=100, le=2_000_000, description="Most faces of the mesh.")
+    face_budget: int = Field(default=20_000, ge=100, le=2_000_000, description="Largest number of faces of the mesh.")
 
     @model_validator(mode="after")
     def _textured_once(self) -> Self:

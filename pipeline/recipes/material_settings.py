@@ -29,14 +29,15 @@ class MaterialOptions(MapOptions, CommonOptions):
         ge=8,
         le=1024,
         multiple_of=8,
-        description="Latent pixels a side of the tileable sample: the more, the more of the pattern the texture holds. "
-        "Left out: as many as the texture has pixels for, at most 4 times what the prior draws at once.",
+        description="Latent pixels a side of the tileable sample. A larger sample holds more of the pattern. Left "
+        "out: the texture's size, at most 4 times the size that the prior draws at once.",
     )
     repeats: int | None = Field(
         default=None,
         ge=1,
         le=64,
-        description="How often the texture repeats on the preview ball from pole to pole; round it twice as often. "
+        description="Repetitions of the texture on the preview ball from pole to pole; around the ball there are "
+        "twice as many. "
         "Left out: 2, or 1 for a texture larger than what the prior draws at once.",
     )
     prompt_close_up: bool = Field(default=True, description="Add ', close up' to the prompt of close-ups.")

@@ -25,9 +25,9 @@ class PaintOptions(MapOptions, SharedOptions):
 
     distillation: Distillation | None = Field(
         default=None,
-        description="How the texture is made: score (Adam along the score, as published), patches (close-ups "
-        "are sampled, a group at a time, each going on from the last) or material (one tileable sample is laid over "
-        "the surface). Left out: the prior's choice for the prompt.",
+        description="Way of painting: score (score distillation with Adam, as published), patches (views are sampled "
+        "in groups, each group continuing from earlier ones) or material (one tileable sample covers the surface). "
+        "Left out: the prior's choice for the prompt.",
     )
     tile_size: float | None = Field(
         default=None,
@@ -40,12 +40,11 @@ class PaintOptions(MapOptions, SharedOptions):
     fov: float = Field(default=60, ge=10, le=120, description="Vertical field of view, degrees.")
     prompt_close_up: bool = Field(default=True, description="Add ', close up' to the prompt of close-ups.")
     initial_noise: float | None = Field(
-        default=None, ge=0, le=2, description="Strength of the random latents at the start. Left out: the prior's."
+        default=None, ge=0, le=2, description="Standard deviation of the initial noise. Left out: the prior's."
     )
     antialias: bool = Field(
         default=False,
-        description="Smooth the outlines of drawn views by the share of a pixel that edges leave free: for meshes of "
-        "large faces, and for refinement.",
+        description="Antialias the outlines of drawn views. It helps for meshes with large faces, and for refinement.",
     )
     unwrap: UnwrapMode = Field(default="auto", description="Where texture coordinates come from.")
 

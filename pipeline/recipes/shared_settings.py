@@ -39,10 +39,10 @@ class CommonOptions(BaseModel):
         default=None, ge=64, le=8192, multiple_of=64, description="Pixels a side of the texture. Left out: prior's."
     )
     seeds: int = Field(
-        default=1, ge=1, le=64, description="Variants to build, each from another seed; the best is the asset."
+        default=1, ge=1, le=64, description="Number of variants, each from another seed; the best becomes the asset."
     )
     max_seconds: float | None = Field(
-        default=None, gt=0, le=2_592_000, description="Longest time for the row before it is given up. Left out: none."
+        default=None, gt=0, le=2_592_000, description="Time limit of the row in seconds. Left out: none."
     )
     image_format: ImageFormat = Field(default="png", description="Format of the texture inside the GLB.")
     preview: bool = Field(default=True, description="Write preview.png beside the asset.")
@@ -68,7 +68,8 @@ class SharedOptions(CommonOptions):
         default=None,
         gt=0,
         le=4,
-        description="What a patch shows, in object radii: the more, the larger a pattern. Left out: the prior's.",
+        description="Height of a close-up, in object radii. A larger height gives larger patterns. Left out: the "
+        "prior's.",
     )
     learning_rate: float | None = Field(
         default=None, gt=0, le=10, description="Learning rate of Adam. Left out: the prior's."
@@ -77,7 +78,8 @@ class SharedOptions(CommonOptions):
     t_max: float = Field(default=0.98, ge=0, le=1, description="Most noise, as a share; above t_min.")
     timesteps: Timesteps | None = Field(
         default=None,
-        description="How noise is drawn: uniform, annealed (its upper end falls) or descending (from most to least). "
+        description="Order of noise levels: uniform, annealed (the upper end falls) or descending (from the highest "
+        "to the lowest). "
         "Left out: the prior's.",
     )
     elevation_min: float = Field(default=-60, ge=-90, le=90, description="Lowest camera, degrees above the horizon.")
@@ -87,7 +89,8 @@ class SharedOptions(CommonOptions):
     )
     background: Background | None = Field(
         default=None,
-        description="Behind the object: a random plain colour per view, or learned latents. Left out: the prior's.",
+        description="Background of the object: a random plain colour per view, or learned latents. Left out: the "
+        "prior's.",
     )
     base_colour: str | None = Field(
         default=None, pattern=r"^#[0-9a-fA-F]{6}$", description="Colour to start from, like #c04020. Left out: grey."

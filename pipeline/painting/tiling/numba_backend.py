@@ -120,6 +120,16 @@ def _weigh(hexagonal, normal, sharpness, towards, weights):
     return 1 / math.sqrt(squares) if hexagonal else 1 / total
 
 
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _project(point, right, down, offset):
+    """Coordinates (u, v) of a point (3,) in one direction, in tiles."""
+    u, v = float(offset[0]), float(offset[1])
+    for axis in range(3):
+        u += point[axis] * right[axis]
+        v += point[axis] * down[axis]
+    return u, v
+
+
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 def _shade(values, hexagonal, normal, right, down, offset, sharpness, points, normals, seed, colours):
     """colours (M, 3) = the blended lookups, still Gaussian where ``hexagonal``."""
@@ -131,10 +141,7 @@ def _shade(values, hexagonal, normal, right, down, offset, sharpness, points, no
         for d in range(directions):
             if weights[d] == 0:
                 continue
-            u, v = float(offset[d, 0]), float(offset[d, 1])
-            for axis in range(3):
-                u += points[m, axis] * right[d, axis]
-                v += points[m, axis] * down[d, axis]
+            u, v = _project(points[m], right[d], down[d], offset[d])
             if hexagonal:
                 _add_hexagonal(values, u, v, seed, weights[d] * scale, out)
             else:
@@ -156,10 +163,7 @@ def _tile_maps(values, hexagonal, normal, right, down, offset, sharpness, points
         for d in range(directions):
             if weights[d] == 0:
                 continue
-            u, v = float(offset[d, 0]), float(offset[d, 1])
-            for axis in range(3):
-                u += points[m, axis] * right[d, axis]
-                v += points[m, axis] * down[d, axis]
+            u, v = _project(points[m], right[d], down[d], offset[d])
             out[:] = 0.0
             if hexagonal:
                 _add_hexagonal(values, u, v, seed, weights[d] * scale, out)
