@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bake.bake import BASE_COLOUR, EMISSIVE, HEIGHT, METALLIC_ROUGHNESS, NORMAL, OCCLUSION
+from pipeline.core.arrays import Float32Array
 from pipeline.prior.material_estimator import MaterialEstimator
 from pipeline.prior.material_folder import needs_estimator
-
-Floats = NDArray[np.float32]
 
 #: Maps that need an estimator, unless the row gives their values.
 ESTIMATED = (NORMAL, METALLIC_ROUGHNESS, HEIGHT)
@@ -59,16 +58,16 @@ class ExemplarMaps:
     exemplar, strength included. slopes: (H, W, 2) of that height, to the right and down. notes: for the record.
     """
 
-    base_colour: Floats
-    roughness: Floats
-    metalness: Floats
-    glow: Floats
-    height: Floats
-    slopes: Floats
+    base_colour: Float32Array
+    roughness: Float32Array
+    metalness: Float32Array
+    glow: Float32Array
+    height: Float32Array
+    slopes: Float32Array
     notes: dict[str, Any]
 
 
-def exemplar_maps(image: Floats, options: ExemplarSettings, estimator: MaterialEstimator | None) -> ExemplarMaps:
+def exemplar_maps(image: Float32Array, options: ExemplarSettings, estimator: MaterialEstimator | None) -> ExemplarMaps:
     """The maps of ``image`` (H, W, 3) in [0, 1], which wraps around. Raises ValueError if ``options`` need an estimator
     and there is none."""
     plane = np.zeros(image.shape[:2], np.float32)
@@ -110,7 +109,7 @@ def source_notes(options: ExemplarSettings, estimator: str, confidence: dict[str
     return {"map_sources": sources} | ({"estimator": estimator, "confidence": confidence} if estimator else {})
 
 
-def roughness_of(estimated: Floats, options: ExemplarSettings) -> Floats:
+def roughness_of(estimated: Float32Array, options: ExemplarSettings) -> Float32Array:
     """``estimated`` roughness of any shape, replaced or rescaled as the row requests."""
     if options.roughness is not None:
         return np.full_like(estimated, options.roughness)
@@ -119,11 +118,11 @@ def roughness_of(estimated: Floats, options: ExemplarSettings) -> Floats:
     most = max(least, high if options.roughness_max is None else options.roughness_max)
     least = min(least, most)
     share = (estimated - low) / max(high - low, 1e-6)
-    result: Floats = np.clip(least + share * (most - least), _SMOOTHEST, 1).astype(np.float32)
+    result: Float32Array = np.clip(least + share * (most - least), _SMOOTHEST, 1).astype(np.float32)
     return result
 
 
-def glow_of(colour: Floats) -> Floats:
+def glow_of(colour: Float32Array) -> Float32Array:
     """The share (...) of its colour (..., 3) that each place emits, in [0, 1]: 1 for the bright parts of lava."""
     brightness = colour.max(axis=-1)
     low, high = np.quantile(brightness, _GLOW)
@@ -131,7 +130,7 @@ def glow_of(colour: Floats) -> Floats:
     return np.asarray(share * share * (3 - 2 * share), np.float32)
 
 
-def slopes_of(height: Floats) -> Floats:
+def slopes_of(height: Float32Array) -> Float32Array:
     """Slopes (H, W, 2) of a height (H, W) in pixels that wraps around, to the right and down: central differences."""
     right = (np.roll(height, -1, axis=1) - np.roll(height, 1, axis=1)) / 2
     down = (np.roll(height, -1, axis=0) - np.roll(height, 1, axis=0)) / 2
@@ -140,7 +139,7 @@ def slopes_of(height: Floats) -> Floats:
     return np.asarray(slopes * np.minimum(1, _STEEPEST / np.maximum(steep, 1e-9)), np.float32)
 
 
-def at_size(maps: ExemplarMaps, scale: Callable[[Floats], Floats], size: int) -> ExemplarMaps:
+def at_size(maps: ExemplarMaps, scale: Callable[[Float32Array], Float32Array], size: int) -> ExemplarMaps:
     """``maps`` scaled to ``size`` pixels a side; ``scale`` scales planes (H, W, C). Heights stay in the exemplar's
     pixels, because slopes do not depend on the size."""
     planes = np.stack([maps.roughness, maps.metalness, maps.glow], axis=2)
@@ -169,14 +168,14 @@ def flat_images(maps: ExemplarMaps, names: tuple[str, ...]) -> dict[str, NDArray
     return {name: image for name, image in images.items() if name in names}
 
 
-def height_image(height: Floats) -> tuple[NDArray[np.uint16], float]:
+def height_image(height: Float32Array) -> tuple[NDArray[np.uint16], float]:
     """A height (H, W) as 16-bit grey from its lowest to its highest point, and the range of heights in its unit."""
     low, span = float(height.min()), float(np.ptp(height))
     grey = (height - low) / (span or 1.0)
     return np.ascontiguousarray(np.rint(grey * 65535).astype(np.uint16)), span
 
 
-def emitted(colour: Floats, glow: Floats) -> Floats:
+def emitted(colour: Float32Array, glow: Float32Array) -> Float32Array:
     """The sRGB colour emitted by a surface of ``colour`` (..., 3) sRGB: ``glow`` (...) of its linear colour."""
     return np.asarray(colour * np.maximum(glow, 0)[..., None] ** (1 / 2.4), np.float32)
 

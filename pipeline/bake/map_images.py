@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from pipeline.bake.bake import EMISSIVE, HEIGHT, METALLIC_ROUGHNESS, NORMAL, OCCLUSION, BakedMaps
 from pipeline.bake.exemplar_maps import ExemplarSettings, emitted, height_image, normal_bytes, to_bytes
 from pipeline.bake.surface_maps import Surface, occlusion_of_texels, tangent_normals
-
-Floats = NDArray[np.float32]
+from pipeline.core.arrays import Float32Array
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,12 @@ class TexelMaterial:
         colour: (M, 3) sRGB in [0, 1].
     """
 
-    roughness: Floats
-    metalness: Floats
-    glow: Floats
-    height: Floats
-    gradient: Floats
-    colour: Floats
+    roughness: Float32Array
+    metalness: Float32Array
+    glow: Float32Array
+    height: Float32Array
+    gradient: Float32Array
+    colour: Float32Array
 
 
 @dataclass(frozen=True)

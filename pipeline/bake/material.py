@@ -18,13 +18,12 @@ from pipeline.bake.inpainting import extend_nearest
 from pipeline.bake.map_images import MeshFrame, TexelMaterial, map_images
 from pipeline.bake.seams import LEVEL_MARGIN, seam_step
 from pipeline.bake.surface_maps import Surface
+from pipeline.core.arrays import Float32Array
 from pipeline.core.job import Reporter, no_report
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normals import smooth_normals
 from pipeline.painting.tiling import Layout, prepare_exemplar, regularity, shade_surface, tile_maps
 from pipeline.raster.rasterise import interpolate
-
-Floats = NDArray[np.float32]
 
 # The projection treats edges up to this angle as round. Beyond it, each face is projected by its own normal.
 _CREASE = math.radians(75)
@@ -44,7 +43,7 @@ class ExtraMaps:
 def bake_material(
     uvmesh: UVMesh,
     vertices: NDArray[np.floating],
-    image: Floats,
+    image: Float32Array,
     tile: float,
     texture_size: int,
     seed: int,
@@ -108,7 +107,7 @@ def bake_material(
 def _bake_extra(
     surface: Surface,
     extra: ExtraMaps,
-    colour: Floats,
+    colour: Float32Array,
     layout: Literal["periodic", "hexagonal"],
     share: float,
     tile: float,
@@ -143,7 +142,7 @@ def texels_per_unit(uvmesh: UVMesh, positions: NDArray[np.float64], texels: Texe
     return float(density[order][np.searchsorted(covered, covered[-1] / 2)])
 
 
-def _filtered(image: Floats, share: float) -> Floats:
+def _filtered(image: Float32Array, share: float) -> Float32Array:
     """Scales ``image`` (H, W, C), which wraps around, to ``share`` of its size by an area filter."""
     side = max(_LEAST_SIDE, round(len(image) * share))
     if side >= len(image):

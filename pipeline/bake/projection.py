@@ -19,6 +19,7 @@ from pipeline.bake.bake import BASE_COLOUR, BakedMaps, level_and_dilate
 from pipeline.bake.inpainting import inpaint_smoothly
 from pipeline.bake.seams import LEVEL_MARGIN, seam_ratio
 from pipeline.bake.texture_quality import pixels_per_radius
+from pipeline.core.arrays import Float32Array
 from pipeline.core.errors import SettingError
 from pipeline.core.job import Reporter, no_report
 from pipeline.mesh.mesh import UVMesh, face_normals
@@ -26,8 +27,6 @@ from pipeline.mesh.normals import is_closed, smooth_normals
 from pipeline.raster.bilinear import bilinear_weights, sample_bilinear
 from pipeline.raster.camera import Cameras, orbit
 from pipeline.raster.rasterise import interpolate, rasterise
-
-Float32Array = NDArray[np.float32]
 
 # Visibility is tested with at least this many pixels a side, because small images would give coarse shadows.
 _LEAST_DEPTH_SIDE = 512

@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipeline.bake.atlas import texel_map
 from pipeline.bake.seams import seam_step
+from pipeline.core.arrays import Float64Array
 from pipeline.mesh.mesh import UVMesh, face_areas, uv_areas
 from pipeline.raster.camera import Cameras
 
@@ -29,8 +30,6 @@ _MOST_DENSE = 2.0
 _PLAIN = 0.5
 # Only a corner of this side is measured in a larger texture.
 _MOST_MEASURED = 2048
-
-Floats = NDArray[np.float64]
 
 
 def surface_quality(pixels: NDArray[np.uint8], uvmesh: UVMesh) -> dict[str, float]:
@@ -81,7 +80,7 @@ def tile_quality(pixels: NDArray[np.uint8], sample: int) -> dict[str, float]:
     rows, columns = np.gradient(luminance)
     count = max(1, round(len(part) / PLACE))
     row, column = (grid.ravel() * (count / len(part)) for grid in np.mgrid[: len(part), : len(part)])
-    at: Floats = np.stack([row, column], axis=-1)
+    at: Float64Array = np.stack([row, column], axis=-1)
     borders = ((image[0], image[-1]), (image[:, 0], image[:, -1]))
     across, inside = max(
         (float(np.abs(one - other).mean()), float(np.abs(np.diff(part, axis=axis)).mean()))
@@ -110,20 +109,20 @@ def _radius(vertices: NDArray[np.floating]) -> float:
     return float(np.linalg.norm(points - centre, axis=1).max())
 
 
-def _densities(uvmesh: UVMesh, size: int) -> tuple[Floats, Floats]:
+def _densities(uvmesh: UVMesh, size: int) -> tuple[Float64Array, Float64Array]:
     """(F,) areas of the faces, and (F,) texels along a unit of length on them."""
     area = face_areas(uvmesh.mesh.vertices, uvmesh.mesh.faces)
     texels = np.abs(uv_areas(uvmesh.uv, uvmesh.uv_faces)) * size**2
     return area, np.sqrt(texels / np.maximum(area, 1e-300)) * (area > 0)
 
 
-def _weighted_median(values: Floats, weights: Floats) -> float:
+def _weighted_median(values: Float64Array, weights: Float64Array) -> float:
     order = np.argsort(values, kind="stable")
     covered = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(covered, covered[-1] / 2)])
 
 
-def _gradient(luminance: Floats, chart: NDArray[np.int32]) -> tuple[Floats, NDArray[np.bool_]]:
+def _gradient(luminance: Float64Array, chart: NDArray[np.int32]) -> tuple[Float64Array, NDArray[np.bool_]]:
     """(S, S) length of the gradient a texel, and where all four neighbours lie on the texel's chart."""
     rows, columns = np.gradient(luminance)
     inside = np.zeros(chart.shape, bool)
@@ -133,7 +132,7 @@ def _gradient(luminance: Floats, chart: NDArray[np.int32]) -> tuple[Floats, NDAr
     return np.hypot(rows, columns), inside
 
 
-def _contrast(luminance: Floats, at: Floats, weight: Floats, period: int = 0) -> dict[str, float]:
+def _contrast(luminance: Float64Array, at: Float64Array, weight: Float64Array, period: int = 0) -> dict[str, float]:
     """``contrast`` and ``faded`` of points with ``luminance`` (M,), at positions ``at`` (M, D) in sides of a place.
     Positions repeat after ``period`` places unless that is 0.
 
@@ -155,8 +154,8 @@ def _contrast(luminance: Floats, at: Floats, weight: Floats, period: int = 0) ->
         square = np.bincount(cell_index, weight * luminance**2)[occupied] / total[occupied]
         deviation.append(np.sqrt(np.maximum(square - mean**2, 0)))
         share.append(total[occupied])
-    values: Floats = np.concatenate(deviation)
-    weights: Floats = np.concatenate(share).astype(np.float64)
+    values: Float64Array = np.concatenate(deviation)
+    weights: Float64Array = np.concatenate(share).astype(np.float64)
     usual = _weighted_median(values, weights)
     faded = (values < 0.5 * usual) & (usual > _PLAIN)
     return {

@@ -19,11 +19,10 @@ from pipeline.bake.inpainting import extend_nearest, inpaint_smoothly
 from pipeline.bake.material import texels_per_unit
 from pipeline.bake.projection import BlendedViews, ProjectionSettings, SurfaceTexels, add_view
 from pipeline.bake.seams import LEVEL_MARGIN, seam_ratio
+from pipeline.core.arrays import Float32Array
 from pipeline.core.job import Reporter, no_report
 from pipeline.mesh.mesh import UVMesh
 from pipeline.raster.camera import Cameras
-
-Float32Array = NDArray[np.float32]
 
 # Over this range of the quality a texel's colour changes from the base's to that of the views.
 _PAINTED_QUALITY = (0.02, 0.2)

@@ -19,13 +19,12 @@ from pipeline.bake.map_images import MeshFrame, TexelMaterial, map_images
 from pipeline.bake.projection import BlendedViews, ProjectionSettings, SurfaceTexels, add_view
 from pipeline.bake.seams import LEVEL_MARGIN
 from pipeline.bake.surface_maps import Surface
+from pipeline.core.arrays import Float32Array
 from pipeline.mesh.mesh import UVMesh
 from pipeline.prior.material_estimator import MaterialEstimator, MaterialMaps
 from pipeline.raster.bilinear import sample_bilinear
 from pipeline.raster.camera import Cameras
 from pipeline.raster.rasterise import interpolate, rasterise
-
-Floats = NDArray[np.float32]
 
 # Slopes and heights (in pixels) are projected as colours in [0, 1], which stand for -limit to +limit.
 _MAX_SLOPE, _MAX_HEIGHT = 4.0, 32.0
@@ -35,13 +34,13 @@ def bake_view_maps(
     uvmesh: UVMesh,
     vertices: NDArray[np.floating],
     cameras: Cameras,
-    images: Floats,
+    images: Float32Array,
     base_colour: NDArray[np.uint8],
     options: ExemplarSettings,
     estimator: MaterialEstimator | None,
     frame: MeshFrame,
     *,
-    shares: Floats | None = None,
+    shares: Float32Array | None = None,
     settings: ProjectionSettings | None = None,
 ) -> BakedMaps:
     """Bake the maps that ``options`` request, and the base colour with light and shadow removed.
@@ -62,7 +61,7 @@ def bake_view_maps(
     texels = texel_map(uvmesh, len(base_colour), LEVEL_MARGIN)
     points = SurfaceTexels.of(uvmesh, positions, texels)
     surface = Surface(uvmesh, texels, positions, points.position, points.smooth)
-    colour: Floats = base_colour[texels.mask].astype(np.float32) / np.float32(255)
+    colour: Float32Array = base_colour[texels.mask].astype(np.float32) / np.float32(255)
     count = len(colour)
     zero = np.zeros(count, np.float32)
     material = TexelMaterial(np.ones(count, np.float32), zero, zero, zero, np.zeros((count, 3), np.float32), colour)
@@ -102,10 +101,10 @@ def _project_estimates(
     points: SurfaceTexels,
     surface: Surface,
     cameras: Cameras,
-    images: Floats,
+    images: Float32Array,
     estimates: MaterialMaps,
     material: TexelMaterial,
-    shares: Floats | None,
+    shares: Float32Array | None,
     settings: ProjectionSettings,
 ) -> TexelMaterial:
     """``material`` with the projected estimates. Texels that no picture shows are inpainted."""
@@ -137,13 +136,13 @@ def _project_estimates(
     )
 
 
-def _inpaint_values(surface: Surface, values: Floats, painted: NDArray[np.bool_]) -> Floats:
+def _inpaint_values(surface: Surface, values: Float32Array, painted: NDArray[np.bool_]) -> Float32Array:
     """Values (M, C) in which texels that are not ``painted`` (M,) form a smooth membrane between the others."""
     mask = surface.texels.mask
     image, painted_texels = np.zeros((values.shape[1], *mask.shape), np.float32), np.zeros(mask.shape, bool)
     image[:, mask], painted_texels[mask] = values.T, painted
     borders, _ = shared_edges(surface.uvmesh)
-    result: Floats = inpaint_smoothly(image, surface.texels, painted_texels, borders)[:, mask].T
+    result: Float32Array = inpaint_smoothly(image, surface.texels, painted_texels, borders)[:, mask].T
     return result
 
 
@@ -160,7 +159,7 @@ def _pixel_size(cameras: Cameras, side: int) -> float:
 
 def draw_unlit(
     uvmesh: UVMesh, vertices: NDArray[np.floating], base_colour: NDArray[np.uint8], cameras: Cameras, side: int
-) -> Floats:
+) -> Float32Array:
     """Unlit pictures (N, 3, side, side) float32 in [0, 1] of the mesh; the background has the mean base colour."""
     mean = base_colour.reshape(-1, 3).mean(axis=0).astype(np.float32) / 255
     images = np.empty((len(cameras), side, side, 3), np.float32)

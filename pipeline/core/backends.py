@@ -1,4 +1,4 @@
-"""Which computing backends exist, what they are licensed under, and which of them work on this machine.
+"""Lists the computing backends, their licences, and which of them work on this machine.
 
 ``BACKENDS`` names each backend once. The package of an operation (``raster.rasterise``, ``fields.grid``) has one
 module per backend, ``<name>_backend.py``; it selects a backend with ``select_backend`` and imports the module with

@@ -34,7 +34,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udff
 
 _SETTINGS_OF = {name: frozenset(recipe.model.model_fields) for name, recipe in RECIPES.items()}
 _MAX_FACES: int = SharedOptions.model_fields["max_faces"].default
-# What a row without a mesh may have instead.
+# Allowed values of a row without a mesh, for error messages.
 _MESH_OR_RECIPE = f"the path of a mesh, or recipe {join_or(n for n, r in RECIPES.items() if r.mesh not in r.required)}"
 _REQUIRED = {name: frozenset(recipe.required) for name, recipe in RECIPES.items()}
 

@@ -15,10 +15,9 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.ndimage import label as label_pieces
 from scipy.sparse.csgraph import connected_components
 
+from pipeline.core.arrays import Float64Array
 from pipeline.core.errors import MeshError, SettingError
 from pipeline.mesh.mesh import Mesh, assemble, face_areas, face_normals
-
-Float64Array = NDArray[np.float64]
 
 STAGE = "surface"
 # Samples with a smaller absolute value are moved away from the surface: a vertex exactly on a sample yields slivers,

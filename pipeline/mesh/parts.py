@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from pipeline.core.arrays import Float64Array
 from pipeline.mesh.mesh import face_normals
-
-Floats = NDArray[np.float64]
 
 # An open part has no inside if its signed volume about its middle is below this share of the unsigned one.
 _LEAST_ENCLOSED = 0.1
@@ -77,7 +76,9 @@ def _closed_parts(faces: NDArray[np.integer], part: NDArray[np.int64], vertex_co
     return closed
 
 
-def _boxes(points: Floats, faces: NDArray[np.integer], part: NDArray[np.int64], count: int) -> tuple[Floats, Floats]:
+def _boxes(
+    points: Float64Array, faces: NDArray[np.integer], part: NDArray[np.int64], count: int
+) -> tuple[Float64Array, Float64Array]:
     """(P, 3) lowest and (P, 3) highest corners of the parts' bounding boxes."""
     low, high = np.full((count, 3), np.inf), np.full((count, 3), -np.inf)
     corners = points[faces]
@@ -86,7 +87,7 @@ def _boxes(points: Floats, faces: NDArray[np.integer], part: NDArray[np.int64], 
     return low, high
 
 
-def gathered(vertices: NDArray[np.floating], faces: NDArray[np.integer], radius: float) -> Floats | None:
+def gathered(vertices: NDArray[np.floating], faces: NDArray[np.integer], radius: float) -> Float64Array | None:
     """Moves distant groups of parts next to each other. Returns (V, 3) vertices, or None if that gains little.
 
     Each group keeps its shape, orientation and relative size. The result is centred at the origin, and its farthest
@@ -111,7 +112,7 @@ def gathered(vertices: NDArray[np.floating], faces: NDArray[np.integer], radius:
     return shifted * (radius / farthest) if farthest < _WORTHWHILE * before else None
 
 
-def _groups(low: Floats, high: Floats) -> NDArray[np.int64]:
+def _groups(low: Float64Array, high: Float64Array) -> NDArray[np.int64]:
     """(P,) groups of parts whose boxes (``low`` and ``high``, (P, 3)) overlap or lie near each other."""
     group = _by_cells(low, high)
     while True:
@@ -133,7 +134,7 @@ def _groups(low: Floats, high: Floats) -> NDArray[np.int64]:
             return result
 
 
-def _by_cells(low: Floats, high: Floats) -> NDArray[np.int64]:
+def _by_cells(low: Float64Array, high: Float64Array) -> NDArray[np.int64]:
     """(P,) initial groups: one per part, or for too many parts one per cell of a grid."""
     group = np.arange(len(low))
     middle = (low + high) / 2
@@ -148,7 +149,7 @@ def _by_cells(low: Floats, high: Floats) -> NDArray[np.int64]:
     return group
 
 
-def _rows(extents: Floats) -> Floats:
+def _rows(extents: Float64Array) -> Float64Array:
     """(G, 3) centres for groups of ``extents`` (G, 3): in rows along +X, one below the other, highest first."""
     apart = _APART * np.linalg.norm(extents, axis=1) / 2
     wide, high = extents[:, 0] + apart, extents[:, 1] + apart

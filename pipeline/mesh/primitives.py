@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.arrays import Float64Array
 from pipeline.core.errors import SettingError
 from pipeline.core.json_types import Json
 from pipeline.mesh.mesh import unique_rows
 
-Float64Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Solid = tuple[Float64Array, Indices]
 

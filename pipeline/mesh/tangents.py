@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.arrays import Float64Array
 from pipeline.core.jit import njit
 from pipeline.mesh.mesh import unique_rows
 
-Float64Array = NDArray[np.float64]
 # Values up to the smallest normal float32 count as zero, as in the reference.
 _ZERO = float(np.finfo(np.float32).tiny)
 

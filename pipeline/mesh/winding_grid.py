@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from pipeline.core.arrays import Float64Array
 from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import SettingError
 from pipeline.core.hashing import canonical_json, sha256_arrays
@@ -28,8 +29,6 @@ from pipeline.core.process.child import run_child
 from pipeline.mesh.load import load_mesh
 from pipeline.mesh.normalise import normalise
 from pipeline.mesh.primitives import combine
-
-Float64Array = NDArray[np.float64]
 
 # A centred sketch's farthest vertex (docs/method.md, section 5).
 RADIUS = 0.7

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-Float32Array = NDArray[np.float32]
+from pipeline.core.arrays import Float32Array
 
 # Standard deviation, in pixels, of the blur of the unsharp mask.
 _BLUR = 1.0

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.arrays import Float32Array
 from pipeline.core.device import to_device
 from pipeline.core.scene import Rendering
 from pipeline.painting.correlated_noise import correlated_noise
@@ -35,8 +36,6 @@ from pipeline.painting.tone_matching import match_tones, sharpen
 from pipeline.painting.view_planning import ViewGroup
 from pipeline.painting.view_selection import smooth_ramp
 from pipeline.raster.camera import Cameras, ray_directions
-
-Float32Array = NDArray[np.float32]
 
 # Views are synchronised above this timestep, a share of T.
 _SYNC_ABOVE = 0.5
@@ -57,7 +56,7 @@ _LIGHT, _DARK = 0.75, 0.25
 _MAX_PIXELS = 512**2
 
 
-class Canvas(Protocol):
+class TextureCanvas(Protocol):
     """The texture that finished views are projected onto (``bake.view_canvas``)."""
 
     def clear(self) -> None:
@@ -158,7 +157,7 @@ class ViewPaintedMesh:
         renderer: MeshRenderer,
         normals: NDArray[np.float64],
         groups: list[ViewGroup],
-        canvas: Canvas,
+        canvas: TextureCanvas,
         prior: Codec,
         settings: ViewPaintingSettings,
         seed: int,

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.arrays import Float32Array
 from pipeline.core.scene import View
 from pipeline.painting.mesh_renderer import MeshRenderer
 from pipeline.painting.point_visibility import points_in_view
 from pipeline.painting.view_selection import smooth_ramp
 from pipeline.raster.camera import Cameras
-
-Float32Array = NDArray[np.float32]
 
 # Number of surface points, and side in pixels of the depth images that test their visibility.
 _POINT_COUNT, _SIDE = 2048, 96

@@ -8,10 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.arrays import Float32Array
 from pipeline.painting.mesh_renderer import GBuffer
 from pipeline.raster.camera import Cameras, ray_directions
-
-Float32Array = NDArray[np.float32]
 
 # Quality rises from 0 to 1 over this range of the cosine between view and normal.
 _FACING = (0.25, 0.6)

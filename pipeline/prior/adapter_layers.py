@@ -133,7 +133,7 @@ def with_diffusers_names(layers: Mapping[str, T], unet_config: Any) -> dict[str,
 
 
 def _with_names(layers: Mapping[str, T], blocks: Mapping[str, str], inside: Mapping[str, str]) -> dict[str, T]:
-    """``layers``, each also by its other name: ``blocks`` renames blocks, ``inside`` what lies in them."""
+    """``layers``, each also by its other name. ``blocks`` renames blocks, ``inside`` their layers."""
     named = dict(layers)
     flattened = {flat(before): flat(after) for before, after in blocks.items()}
     for name, layer in layers.items():

@@ -58,7 +58,7 @@ def file_hash(path: Path) -> str:
     return known_hashes[key]
 
 
-# What this process has hashed, by path, size, times and inode.
+# Hashes computed by this process, by path, size, times and inode.
 known_hashes: dict[str, str] = {}
 
 

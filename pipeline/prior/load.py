@@ -284,7 +284,7 @@ class Prior:
         with self._on_device(self.vae, graph=latents.requires_grad):
             images = self._decode(latents, self._vae_dtype)
             if not images.isfinite().all() and self._vae_dtype != torch.float32:
-                # For this call alone: what one row needs must not change another one's bytes.
+                # Only for this call: a row must not change the bytes of other rows.
                 self.vae.to(torch.float32)
                 images = self._decode(latents, torch.float32)
                 self.vae.to(self._vae_dtype)

@@ -1,1 +1,1 @@
-"""Cameras, and what they see of a mesh: rasterising, texture lookups, antialiasing."""
+"""Cameras, and views of meshes: rasterising, texture lookups, antialiasing."""

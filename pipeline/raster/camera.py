@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.core.arrays import Float64Array
 from pipeline.core.errors import SettingError
 
 # A direction on the border between two view words, up to rounding, gets the more specific word.
 _BORDER = 1e-9
-
-Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How assets are made, one module per recipe. This file holds names and versions, and loads nothing heavy."""
+"""Recipes, which build assets, in one module each. This file has their names and versions, and loads nothing heavy."""
 
 # Raised when a recipe's code changes the bytes of its assets: every asset of the recipe is then built again.
 RECIPE_VERSIONS: dict[str, str] = {"paint": "11", "generate": "10", "material": "1"}

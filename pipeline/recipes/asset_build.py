@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import ExportError, LatentkilnError, describe_os_error
 from pipeline.core.job import Job, Reporter
+from pipeline.core.json_types import Json as Json
 from pipeline.core.scene import Scene
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normalise import SimilarityTransform
@@ -23,10 +24,8 @@ from pipeline.recipes import PHASE_STAGES
 from pipeline.recipes.shared_settings import CommonSettings
 from pipeline.storage.shared_cache import SharedCache
 
-Json = Mapping[str, object]
-
-# What a recipe defines for itself: its resolved settings; the inputs that all variants of a row share; and the scenes
-# of one variant.
+# Types that each recipe defines: its resolved settings; the inputs that all variants of a row share; and the scenes of
+# one variant.
 SettingsT = TypeVar("SettingsT", bound=CommonSettings)
 InputsT = TypeVar("InputsT")
 ScenesT = TypeVar("ScenesT")

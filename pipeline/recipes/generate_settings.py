@@ -52,7 +52,7 @@ class Shape(BaseModel):
         description="Its whole extent along x, y and z before it is rotated; one number for a cube's.",
     )
 
-    # What a message says is allowed.
+    # Allowed values, for error messages.
     ALLOWED: ClassVar[dict[str, str]] = {
         "shape": "sphere, box, cylinder, cone, capsule or torus",
         "position": "three numbers from -10 to 10",

@@ -68,7 +68,7 @@ class Material(Recipe[MaterialSettings, None, None]):
     name = "material"
 
     def resolve(self, job: Job, prior: Prior) -> MaterialSettings:
-        """The job's settings, completed with what the prior recommends. Raises SettingError."""
+        """The job's settings, completed with the prior's defaults. Raises SettingError."""
         options = MaterialOptions.model_validate(dict(job.settings))
         return resolve_material(options, prior.material_defaults, _native_size(prior), prior.vae_scale_factor)
 
@@ -83,7 +83,7 @@ class Material(Recipe[MaterialSettings, None, None]):
         return []
 
     def uses_close_ups(self, settings: MaterialSettings) -> bool:
-        """As the row says."""
+        """Whether the row adds ", close up" to the prompt."""
         return settings.prompt_close_up
 
     def finish(self, asset_build: MaterialBuild, variant: Variant[None], prior: Prior) -> Asset:

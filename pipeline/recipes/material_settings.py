@@ -14,7 +14,7 @@ from pipeline.prior.defaults import MaterialDefaults
 from pipeline.recipes.map_settings import MapOptions, MapSettings, sort_maps
 from pipeline.recipes.shared_settings import CommonOptions, CommonSettings
 
-# Left out, a sample is at most this many times as wide as what the prior draws at once. Each doubling takes four times
+# By default a sample is at most this many times as wide as the prior draws at once. Each doubling takes four times
 # as long.
 LARGEST_SAMPLE = 4
 # Tiles of the prior's own size that the ball shows from pole to pole, where the row does not say how many.

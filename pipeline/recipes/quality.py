@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pipeline.bake.texture_quality import ball_density, surface_quality, tile_quality
+from pipeline.core.json_types import Json
 from pipeline.export.gltf import BASE_COLOUR
-from pipeline.recipes.asset_build import Asset, Json
+from pipeline.recipes.asset_build import Asset
 
 
 def asset_quality(asset: Asset) -> dict[str, float]:

@@ -11,12 +11,13 @@ import torch
 
 from pipeline.core.backends import select_backend
 from pipeline.core.errors import LatentkilnError, describe_os_error
+from pipeline.core.json_types import Json
 from pipeline.core.outcome import TaskResult
 from pipeline.export.record import write_failure
 from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.prior.load import Prior
 from pipeline.recipes import RECIPE_VERSIONS
-from pipeline.recipes.asset_build import AssetBuild, InputsT, Json, RowContext, ScenesT, SettingsT, Variant
+from pipeline.recipes.asset_build import AssetBuild, InputsT, RowContext, ScenesT, SettingsT, Variant
 from pipeline.recipes.recipe import Recipe
 
 

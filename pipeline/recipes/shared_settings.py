@@ -33,7 +33,7 @@ class CommonOptions(BaseModel):
         default=None, ge=1, le=100_000, description="Steps of the optimisation. Left out: the prior's."
     )
     guidance_scale: float | None = Field(
-        default=None, ge=0, le=1000, description="Classifier-free guidance. Left out: what the prior recommends."
+        default=None, ge=0, le=1000, description="Classifier-free guidance. Left out: the prior's."
     )
     texture_size: int | None = Field(
         default=None, ge=64, le=8192, multiple_of=64, description="Pixels a side of the texture. Left out: prior's."
@@ -207,7 +207,7 @@ class SharedSettings(CommonSettings):
 
     @property
     def names_views(self) -> bool:
-        """As the row or the prior says."""
+        """Whether prompts get words like 'front view'."""
         return self.view_words
 
     @property

@@ -79,12 +79,12 @@ class OutputRoot(Protocol):
     def clean_up(self, job_id: str) -> None:
         """Remove the lock file, checkpoints and temporaries that a killed builder left beside an up-to-date asset.
 
-        Removes nothing while another process holds the lock, because that process is building the asset anew.
+        Removes nothing while another process holds the lock, because that process is building the asset again.
         """
         ...
 
     def read_failure(self, job_id: str) -> Json | None:
-        """Return what the recipe wrote about the failure of a row."""
+        """Return the recipe's record of a row's failure."""
         ...
 
     def write_failure(self, job_id: str, failure: Json) -> None:

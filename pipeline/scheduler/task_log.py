@@ -15,7 +15,7 @@ from pipeline.core.terminal import escape_json
 from pipeline.scheduler.tasks import Task
 from pipeline.storage.secrets import scrub
 
-# Beyond this size the log starts anew, so that a row which is retried forever does not fill the disk.
+# Beyond this size the log starts again from empty, so that a row which is retried forever does not fill the disk.
 _MAX_BYTES = 1 << 20
 
 

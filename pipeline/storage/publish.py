@@ -79,7 +79,7 @@ def publish_asset(local: Path, location: RemotePath, *, held: Callable[[], bool]
 
     ``local/record.json`` names the outputs. ``held`` returns whether the caller still has the asset's lease; without
     it nothing is written. Raises StorageError if the store refuses, stays unreachable, or the lease is lost. A second
-    call completes what is missing.
+    call completes the missing steps.
     """
     record: dict[str, object] = json.loads((local / RECORD).read_bytes())
     outputs = outputs_of(record)
@@ -178,7 +178,7 @@ def _is_temporary(name: str) -> bool:
 
 
 def outputs_of(record: Json) -> Mapping[str, Json]:
-    """Return what a record that was checked says of each output: ``sha256``, ``bytes``, and at a URL ``tag``."""
+    """Return the entries of each output in a checked record: ``sha256``, ``bytes``, and at a URL ``tag``."""
     return cast("Mapping[str, Json]", record["outputs"])
 
 

@@ -50,7 +50,7 @@ class SharedCache:
         return False
 
     def replace(self, path: Path) -> None:
-        """Share ``path`` in place of what the URL holds, because that cannot be used."""
+        """Share ``path`` in place of the URL's entry, because that cannot be used."""
         remote = self._location / path.name
         with contextlib.suppress(StorageError, PreconditionFailed), deadline(_DEADLINE_SECONDS):
             store_of(remote).write(remote, path.read_bytes())

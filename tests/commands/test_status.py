@@ -21,14 +21,14 @@ from pipeline.scheduler.tasks import TaskResult
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    ledger = RunLog(tmp_path, {"manifest": "m.csv", "command": "latentkiln run m.csv"})
-    ledger.open()
+def run_log(tmp_path):
+    run_log = RunLog(tmp_path, {"manifest": "m.csv", "command": "latentkiln run m.csv"})
+    run_log.open()
     for job_id in ("a", "b", "c"):
-        ledger.planned(job_id, "planned")
-    ledger.planned("old", "kept")
-    ledger.started("a", 1, "worker 1", "node 7")
-    return ledger
+        run_log.planned(job_id, "planned")
+    run_log.planned("old", "kept")
+    run_log.started("a", 1, "worker 1", "node 7")
+    return run_log
 
 
 def write_asset(folder):
@@ -38,11 +38,11 @@ def write_asset(folder):
     write_record(folder, {"id": folder.name, "fingerprint": "f", "outputs": outputs})
 
 
-def test_a_run_is_readable_while_it_goes_on(ledger, tmp_path, monkeypatch):
+def test_a_run_is_readable_while_it_goes_on(run_log, tmp_path, monkeypatch):
     with monkeypatch.context() as later:
         now = time.monotonic()
         later.setattr(time, "monotonic", lambda: now + 3600)  # the record is not written at every step
-        ledger.stage("a", "distill", 3, 10)
+        run_log.stage("a", "distill", 3, 10)
     view = read_run(tmp_path)
     assert view.state == "running"
     assert {job_id: row["state"] for job_id, row in view.rows.items()} == {
@@ -51,10 +51,10 @@ def test_a_run_is_readable_while_it_goes_on(ledger, tmp_path, monkeypatch):
     assert (view.rows["a"]["stage"], view.rows["a"]["done"]) == ("distill", 3)
 
 
-def test_the_end_of_a_run(ledger, tmp_path, capsys):
-    ledger.finished(TaskResult("a", "done", seconds=2.5))
-    ledger.finished(TaskResult("b", "failed", "bake", "E", "it broke", reproduce="again"))
-    ledger.close("failed", 1)
+def test_the_end_of_a_run(run_log, tmp_path, capsys):
+    run_log.finished(TaskResult("a", "done", seconds=2.5))
+    run_log.finished(TaskResult("b", "failed", "bake", "E", "it broke", reproduce="again"))
+    run_log.close("failed", 1)
     view = read_run(tmp_path)
     assert view.header["counts"] == {"done": 1, "failed": 1, "planned": 1, "kept": 1}
     assert view.header["failures"][0]["reproduce"] == "again" and view.header["exit_code"] == 1
@@ -65,7 +65,7 @@ def test_the_end_of_a_run(ledger, tmp_path, capsys):
     assert "b\tfailed\tbake: it broke" in printed and "run ended (failed)" in printed
 
 
-def test_a_killed_run_is_told_from_a_running_one(ledger, tmp_path, capsys):
+def test_a_killed_run_is_told_from_a_running_one(run_log, tmp_path, capsys):
     header = json.loads((tmp_path / "run.json").read_text())
     child = os.fork()
     if not child:
@@ -78,7 +78,7 @@ def test_a_killed_run_is_told_from_a_running_one(ledger, tmp_path, capsys):
     assert "a\tkilled" in printed and "continue with: latentkiln run m.csv" in printed
 
 
-def test_a_line_cut_by_a_crash_is_left_out(ledger, tmp_path):
+def test_a_line_cut_by_a_crash_is_left_out(run_log, tmp_path):
     with (tmp_path / "run.events.jsonl").open("a") as stream:
         stream.write('{"id":"b","state":"do')
     assert read_run(tmp_path).rows["b"]["state"] == "planned"
@@ -103,13 +103,13 @@ def test_a_damaged_record_does_no_harm(tmp_path, damage):
 
 def test_a_disk_that_refuses_the_record_stops_nothing(tmp_path):
     (tmp_path / "file").write_text("")
-    ledger = RunLog(tmp_path / "file" / "below", {})
-    ledger.open()
-    ledger.planned("a", "planned")
-    ledger.started("a", 1, "w")
-    ledger.finished(TaskResult("a", "done"))
-    ledger.close("done", 0)
-    assert "run.json: cannot be written" in ledger.problem
+    run_log = RunLog(tmp_path / "file" / "below", {})
+    run_log.open()
+    run_log.planned("a", "planned")
+    run_log.started("a", 1, "w")
+    run_log.finished(TaskResult("a", "done"))
+    run_log.close("done", 0)
+    assert "run.json: cannot be written" in run_log.problem
 
 
 def test_a_folder_that_is_none(tmp_path):
@@ -170,8 +170,8 @@ def test_a_row_that_is_tried_again_is_counted_once(tmp_path):
     assert read_run(tmp_path).counts == {"done": 1}
 
 
-def test_a_table_for_spreadsheets_holds_no_formula(ledger, tmp_path, capsys):
-    ledger.finished(TaskResult("b", "failed", "", "E", '=HYPERLINK("http://evil","x")'))
+def test_a_table_for_spreadsheets_holds_no_formula(run_log, tmp_path, capsys):
+    run_log.finished(TaskResult("b", "failed", "", "E", '=HYPERLINK("http://evil","x")'))
     show_status(tmp_path, csv=True)
     rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
     assert rows[0] == ["id", "state", "attempts", "node", "seconds", "what"]

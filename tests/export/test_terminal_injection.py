@@ -129,22 +129,22 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "prior" / "model_index.json").write_text("{}")
     (tmp_path / "m.csv").write_text("id,prompt,mesh\na,fine,cube.obj\nb,fine,cube.obj\n")
     out = tmp_path / "out"
-    ledger = RunLog(
+    run_log = RunLog(
         out, {"manifest": "m.csv", "command": "latentkiln run m.csv", "prior": {"name": "p", "identity": "i"}}
     )
     out.mkdir()
-    ledger.open()
+    run_log.open()
     for name in ("a", "b", "c", "d"):
-        ledger.planned(name, "planned")
-        ledger.started(name, 1, "worker 1", "node 7")
-    ledger.stage("d", "distill", 1, 10)
+        run_log.planned(name, "planned")
+        run_log.started(name, 1, "worker 1", "node 7")
+    run_log.stage("d", "distill", 1, 10)
     write_asset(out / "a")
-    ledger.finished(TaskResult("a", "done", warnings=["a hole"]))
+    run_log.finished(TaskResult("a", "done", warnings=["a hole"]))
     write_failure(out / "b", failure("b"))
-    ledger.finished(TaskResult("b", "failed", "load", "MeshError", "no mesh", reproduce="again"))
-    ledger.finished(TaskResult("c", "elsewhere", message="being built by another run"))
-    ledger.refused(TaskResult("e", "failed", "manifest", "ManifestError", "mesh: there is no file"), "m.csv:7")
-    ledger.close("interrupted", 3)
+    run_log.finished(TaskResult("b", "failed", "load", "MeshError", "no mesh", reproduce="again"))
+    run_log.finished(TaskResult("c", "elsewhere", message="being built by another run"))
+    run_log.refused(TaskResult("e", "failed", "manifest", "ManifestError", "mesh: there is no file"), "m.csv:7")
+    run_log.close("interrupted", 3)
     write_asset(out / "g")
     write_failure(out / "h", failure("h"))
     return tmp_path

@@ -119,10 +119,10 @@ def test_temporary_files_that_do_not_fit_are_told(monkeypatch):
 
 def test_a_log_that_does_not_fit_is_told_and_stops_nothing(full, tmp_path):
     full(".json")
-    ledger = RunLog(tmp_path, {})
-    ledger.open()
-    ledger.close("done", 0)
-    assert ledger.problem == f"{tmp_path}/run.json: cannot be written ({ADVICE})"
+    run_log = RunLog(tmp_path, {})
+    run_log.open()
+    run_log.close("done", 0)
+    assert run_log.problem == f"{tmp_path}/run.json: cannot be written ({ADVICE})"
 
 
 def test_an_error_without_a_name_is_given_one():

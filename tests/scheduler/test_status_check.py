@@ -28,14 +28,14 @@ def write_asset(folder):
 @pytest.fixture
 def out(tmp_path):
     """A run of three rows that built them all."""
-    ledger = RunLog(tmp_path, {"manifest": "m.csv", "command": "latentkiln run m.csv"})
-    ledger.open()
+    log_writer = RunLog(tmp_path, {"manifest": "m.csv", "command": "latentkiln run m.csv"})
+    log_writer.open()
     for name in ("a", "b", "c"):
-        ledger.planned(name, "planned")
-        ledger.started(name, 1, "worker 1")
+        log_writer.planned(name, "planned")
+        log_writer.started(name, 1, "worker 1")
         write_asset(tmp_path / name)
-        ledger.finished(TaskResult(name, "done"))
-    ledger.close("done", 0)
+        log_writer.finished(TaskResult(name, "done"))
+    log_writer.close("done", 0)
     return tmp_path
 
 

@@ -68,11 +68,11 @@ def clock():
 @pytest.fixture
 def book(tmp_path, clock):
     def make(items, **options):
-        ledger = RunLog(tmp_path, {})
-        ledger.open()
+        run_log = RunLog(tmp_path, {})
+        run_log.open()
         options = {"lockstep": 2} | options
         return TaskTracker(
-            items, LocalOutputRoot(tmp_path), run_log=ledger, progress=Progress(), clock=clock, **options
+            items, LocalOutputRoot(tmp_path), run_log=run_log, progress=Progress(), clock=clock, **options
         )
 
     return make
@@ -300,12 +300,12 @@ def test_no_failure_is_written_through_a_link_that_leads_out(book, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "a").symlink_to(outside)
-    ledger = RunLog(out, {})
+    run_log = RunLog(out, {})
     made = TaskTracker(
         [item("a", action="blocked", reason="a link")],
         LocalOutputRoot(out),
         lockstep=1,
-        run_log=ledger,
+        run_log=run_log,
         progress=Progress(),
     )
     made.load_more()

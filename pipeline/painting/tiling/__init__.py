@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from pipeline.core import backends
-from pipeline.painting.tiling.layout import TABLE_REACH, TABLE_SIZE, Exemplar, Float32Array, Projectors
+from pipeline.core.arrays import Float32Array
+from pipeline.painting.tiling.layout import TABLE_REACH, TABLE_SIZE, Exemplar, Projectors
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from pipeline.core.arrays import Float32Array
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
 
-Float32Array = NDArray[np.float32]
 # Entries of the table from Gaussian values back to the exemplar's, which covers this many standard deviations.
 TABLE_SIZE, TABLE_REACH = 1024, 4.0
 

@@ -18,7 +18,8 @@ from pipeline.core.jit import njit, prange
 from pipeline.painting.tiling.numpy_backend import GRID, LEAST_WEIGHT, POWER
 
 if TYPE_CHECKING:
-    from pipeline.painting.tiling.layout import Exemplar, Float32Array, Projectors
+    from pipeline.core.arrays import Float32Array
+    from pipeline.painting.tiling.layout import Exemplar, Projectors
 
 _MASK = 0xFFFFFFFF
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from pipeline.painting.tiling.layout import Exemplar, Float32Array, Projectors
+    from pipeline.core.arrays import Float32Array
+    from pipeline.painting.tiling.layout import Exemplar, Projectors
 
 # Directions with less than this share of the largest weight are left out.
 LEAST_WEIGHT = 0.02
