@@ -154,6 +154,16 @@ def add_noise(z: Tensor, most: float, g: np.random.Generator) -> Tensor:
     return z + sigma * torch.randn_like(z)
 
 
+def draw_crops(pixels: np.ndarray, count: int, crop: int, g: np.random.Generator) -> Tensor:
+    """Draw ``count`` crops of uint8 images (N, S, S, 3), mirrored at random, as (count, 3, crop, crop) in [-1, 1]."""
+    index = g.integers(0, len(pixels), count)
+    top, left = (int(v) for v in g.integers(0, (pixels.shape[1] - crop) // 4 + 1, 2) * 4)
+    crops = pixels[index, top : top + crop, left : left + crop]
+    if g.random() < 0.5:
+        crops = crops[:, :, ::-1]
+    return tensor(np.ascontiguousarray(crops)).contiguous(memory_format=torch.channels_last)
+
+
 def train(cfg: Settings) -> None:
     """Train up to the step count of the settings; resumes from the last checkpoint."""
     c = cfg["autoencoder"]
@@ -183,12 +193,7 @@ def train(cfg: Settings) -> None:
         progress = step / c["steps"]
         crop = c["crop"] if progress < c["crop_until"] else size
         batch = c["batch"] * (size // crop) ** 2
-        idx = g.integers(0, len(pixels), batch)
-        oy, ox = (int(v) for v in g.integers(0, (size - crop) // 4 + 1, 2) * 4)
-        part = pixels[idx, oy : oy + crop, ox : ox + crop]
-        if g.random() < 0.5:
-            part = part[:, :, ::-1]
-        x = tensor(np.ascontiguousarray(part)).contiguous(memory_format=torch.channels_last)
+        x = draw_crops(pixels, batch, crop, g)
         lr = c["lr"] * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * progress) * 0.98)
         for group in opt.param_groups:
             group["lr"] = lr

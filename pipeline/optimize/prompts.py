@@ -19,7 +19,7 @@ def view_prompt(
     close_up: bool,
     fit: Callable[[str, str], str] = lambda prompt, suffix: prompt,
 ) -> str:
-    """``"{prompt}, close up"`` for close views, ``"{prompt}, {word} view"`` for whole ones.
+    """``"{prompt}, close up"`` for close-ups, ``"{prompt}, {word} view"`` for overviews.
 
     ``fit(prompt, suffix)`` shortens the prompt if it is too long for the prior with the suffix.
     """

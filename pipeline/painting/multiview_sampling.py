@@ -65,7 +65,7 @@ _FOV = np.radians(30)
 _FREE_BACKGROUND, _FREE_BACKGROUND_RECOLOUR = 1.0, 0.5
 # The texture's side relative to the requested one. A finer texture gives later groups sharper views of it.
 _TEXTURE_SCALE = 2
-# Greys behind views of the full object. The one that differs more from the object's brightness makes its outline clear.
+# Greys behind overviews. The one that differs more from the object's brightness makes its outline clear.
 _LIGHT, _DARK = 0.75, 0.25
 # Texels with less total view weight than this stay unpainted and go to the next group.
 _MIN_WEIGHT = 0.05
@@ -280,7 +280,7 @@ class SampledTextureMesh(PaintedMesh):
         """Background latents and the share of them that may change, (V side side, C + 1).
 
         Close-ups get the object's colour, which the model may paint over: another background would bleed into thin
-        parts. Views of the full object get a grey, which is fixed.
+        parts. Overviews get a grey, which is fixed.
         """
         size = gbuffer.covered[0].size
         colour = self._object_colours(gbuffer)

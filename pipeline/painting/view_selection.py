@@ -16,7 +16,7 @@ from pipeline.raster.camera import Cameras, ray_directions
 _FACING = (0.25, 0.6)
 # The same for the distance from the image's border in latent pixels: convolutions see less context there.
 _BORDER = (0.5, 3.0)
-# The same for the share of a latent pixel that the mesh covers, in views of the full object: other pixels mix in the
+# The same for the share of a latent pixel that the mesh covers, in overviews: other pixels mix in the
 # background. Close-ups have no background.
 _PURITY = (0.6, 0.97)
 # Quality rises over the first range and falls over the second: of the image's height at the point, relative to the

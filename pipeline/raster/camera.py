@@ -145,7 +145,7 @@ class CameraSettings:
     elevation_max: float = math.radians(80)
     fov: float = math.radians(60)
     object_radius: float = 0.6
-    # Whole views: the bounding sphere fills this share of the image's height.
+    # Overviews: the bounding sphere fills this share of the image's height.
     fill: tuple[float, float] = (0.85, 1.1)
     # Close-ups: share of the views, and the height of the image at the target, in object radii.
     close_up: float = 0.5
@@ -170,12 +170,12 @@ def sample_paint_cameras(
     normals: ArrayLike | None = None,
     near: float = 0.02,
 ) -> Cameras:
-    """``n`` cameras for one step: whole views of the object at the origin, and close-ups of points on it.
+    """``n`` cameras for one step: overviews, which show the full object at the origin, and close-ups of points on it.
 
     Directions are uniform by *area* inside the elevation range (uniform angles would crowd the poles) and stratified
     over the batch: each camera's distribution is exactly uniform, but the cameras of a batch spread out. Close-ups look
-    at surface points ``targets`` (M, 3), with ``normals`` (M, 3) if known. Without targets all views are whole. The
-    number of close-ups is n * close_up, rounded at random so that the share holds on average. The count of random
+    at surface points ``targets`` (M, 3), with ``normals`` (M, 3) if known. Without targets there are only overviews.
+    The number of close-ups is n * close_up, rounded at random so that the share holds on average. The count of random
     numbers drawn depends only on the shapes of the arguments.
     """
     low, high = math.sin(settings.elevation_min), math.sin(settings.elevation_max)
