@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.core.errors import MeshError
 from pipeline.core.files import POINTER_ADVICE, is_lfs_pointer, path_on_disk
+from pipeline.mesh.convert.references import CONVERTED
 from pipeline.mesh.mesh import Mesh, assemble
 from pipeline.mesh.mesh_hash import FORMATS, mesh_sha256
 from pipeline.mesh.outliers import outlier_warning
@@ -27,11 +28,12 @@ READER_VERSION = "2"
 
 
 def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 30) -> Mesh:
-    """Reads the mesh at ``path``: OBJ, PLY, STL, OFF, glTF or GLB (also Draco-compressed).
+    """Reads the mesh at ``path``: OBJ, PLY, STL, OFF, glTF or GLB (also Draco-compressed), FBX, DAE, 3DS or USD.
 
-    Positions stay in the file's coordinates and units; glTF node transforms are applied. Texture coordinates get
-    a top-left origin. Opens only the file, and the buffers of a .gltf in its folder. Raises MeshError for every
-    failure, with a message of one line that begins with the file's name.
+    Positions stay in the file's coordinates and units; glTF node transforms are applied. FBX, DAE, 3DS and USD are
+    converted to glTF first: metres, +Y up. Texture coordinates get a top-left origin. Opens only the file, and in its
+    folder the buffers of a .gltf and what a converted file names. Raises MeshError for every failure, with a message of
+    one line that begins with the file's name.
     """
     path = path_on_disk(Path(path))
     name = path.name
@@ -114,6 +116,10 @@ def _read(data: bytes, path: Path, suffix: str, max_faces: int, max_bytes: int) 
     from pipeline.mesh.readers.gltf import read_gltf
     from pipeline.mesh.readers.gltf_file import split_file
 
+    if suffix in CONVERTED:
+        from pipeline.mesh.convert.to_gltf import to_gltf
+
+        data = to_gltf(path, max_faces=max_faces, max_bytes=max_bytes).glb()
     text, binary = split_file(data, name)
     with contextlib.suppress(RecursionError):
         return read_gltf(text, binary, path.parent, name, max_faces, max_bytes)

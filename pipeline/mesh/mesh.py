@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
+from pipeline.mesh.convert.references import CONVERTED
 
 # A face is degenerate if its height over its longest edge is below this share of that edge: float32 positions, which
 # glTF stores, cannot distinguish it from a line.
@@ -148,7 +149,7 @@ def assemble(
     first, number = unique_rows(vertices)
     if len(first) < len(vertices):
         # Formats that cannot share corners (STL, glTF) always have these: not worth a warning there.
-        if source_format not in ("stl", "gltf", "glb"):
+        if source_format not in ("stl", "gltf", "glb") and f".{source_format}" not in CONVERTED:
             messages.append(f"{len(vertices) - len(first)} duplicate vertices were merged")
         vertices, corners = vertices[first], number[corners]
     coordinates, uv_corners = _checked_uv(uv, uv_faces, corners, name, messages)

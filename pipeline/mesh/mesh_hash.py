@@ -7,23 +7,28 @@ from pathlib import Path
 
 from pipeline.core.hashing import sha256_file
 from pipeline.core.location import RemotePath
+from pipeline.mesh.convert.references import CONVERTED, files_beside
 
 # File name endings that load_mesh reads.
-FORMATS = (".obj", ".ply", ".stl", ".off", ".gltf", ".glb")
+FORMATS = (".obj", ".ply", ".stl", ".off", ".gltf", ".glb", *CONVERTED)
 
 
 def mesh_sha256(path: Path) -> str:
-    """Returns the hex digest of the mesh at ``path``: of the file and of a glTF's external buffers.
+    """Returns the hex digest of the mesh at ``path``: of the file and of what is read beside it.
 
-    For a single file it is that file's sha256. Raises MeshError if a .gltf is damaged, or if a buffer is missing or
-    lies outside the glTF's folder; OSError if the file cannot be read.
+    That is a glTF's external buffers, and the textures and layers of an FBX, DAE, 3DS or USD. For a single file it is
+    that file's sha256. Raises MeshError if a .gltf or USD is damaged, or if a buffer is missing or lies outside the
+    glTF's folder; OSError if the file cannot be read.
     """
     if not may_have_buffers(path):
         return sha256_file(path)
-    from pipeline.mesh.readers.gltf_file import buffer_path, document_of, outside_uris
+    if path.suffix.lower() in CONVERTED:
+        buffers = files_beside(path)
+    else:
+        from pipeline.mesh.readers.gltf_file import buffer_path, document_of, outside_uris
 
-    document = document_of(path)
-    buffers = [buffer_path(uri, path.parent, path.name) for uri in outside_uris(document or {})]
+        document = document_of(path)
+        buffers = [buffer_path(uri, path.parent, path.name) for uri in outside_uris(document or {})]
     own = sha256_file(path)
     if not buffers:
         return own
@@ -31,5 +36,5 @@ def mesh_sha256(path: Path) -> str:
 
 
 def may_have_buffers(path: Path | RemotePath) -> bool:
-    """Tells whether the mesh at ``path`` may have external buffers: a .gltf often has, a .glb seldom."""
-    return path.suffix.lower() in (".gltf", ".glb")
+    """Tells whether the mesh at ``path`` may read files beside it: a .gltf often does, a .glb seldom."""
+    return path.suffix.lower() in (".gltf", ".glb", *CONVERTED)

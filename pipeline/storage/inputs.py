@@ -14,7 +14,7 @@ from typing import TypeVar
 from pipeline.core.errors import LatentkilnError, MeshError
 from pipeline.core.job import Job
 from pipeline.core.location import InputFile, RemotePath
-from pipeline.mesh.mesh_hash import may_have_buffers, mesh_sha256
+from pipeline.mesh.mesh_hash import mesh_sha256
 from pipeline.storage import input_cache
 from pipeline.storage.store import store_of
 
@@ -138,7 +138,8 @@ def _fetch_buffers(location: RemotePath, path: Path, folder: Path) -> list[str]:
     """
     from pipeline.mesh.readers.gltf_file import document_of, outside_uris
 
-    uris = outside_uris(document_of(path) or {}) if may_have_buffers(location) else []
+    is_gltf = location.suffix.lower() in (".gltf", ".glb")
+    uris = outside_uris(document_of(path) or {}) if is_gltf else []
     left = MAX_BYTES
     for uri in uris:
         name = urllib.parse.unquote(uri)

@@ -29,7 +29,7 @@ BAD: list[tuple[dict[str, str], str, str]] = [
     ({"mesh": "../outside.obj"}, "mesh", "leaves the manifest's folder"),
     ({"mesh": "meshes/link.obj"}, "mesh", "leaves the manifest's folder"),
     ({"mesh": "/etc/mesh.obj"}, "mesh", "absolute path"),
-    ({"mesh": "meshes/good.fbx"}, "mesh", "'.fbx' is not a mesh format"),
+    ({"mesh": "meshes/good.blend"}, "mesh", "'.blend' is not a mesh format"),
     ({"mesh": "meshes/folder.obj"}, "mesh", "is a folder"),
     ({"mesh": "meshes/empty.obj"}, "mesh", "empty file"),
     ({"seed": "-1"}, "seed", "from 0"),
@@ -61,7 +61,7 @@ def write_thirty(folder: Path) -> Path:
     os.symlink(folder / "outside.obj", meshes / "link.obj")
     (meshes / "folder.obj").mkdir()
     (meshes / "empty.obj").touch()
-    (meshes / "good.fbx").write_bytes(b"fbx")
+    (meshes / "good.blend").write_bytes(b"blend")
     path = home / "thirty_bad_rows.csv"
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, HEADER)

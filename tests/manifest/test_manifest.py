@@ -184,7 +184,12 @@ def test_many_clashes_stay_one_line_of_bounded_length(write: Write) -> None:
         ("mesh", "", "it is empty"),
         ("mesh", 3, "3 is not text"),
         ("mesh", "meshes/c.obj", "there is no file 'meshes/c.obj'; allowed: a path relative to"),
-        ("mesh", "meshes", "'meshes' has no ending; allowed: .obj, .ply, .stl, .off, .gltf or .glb"),
+        (
+            "mesh",
+            "meshes",
+            "'meshes' has no ending; allowed: .obj, .ply, .stl, .off, .gltf, .glb, .fbx, .dae, .3ds, .usd, .usda, "
+            ".usdc or .usdz",
+        ),
         ("mesh", "meshes/a.max", "'.max' is not a mesh format"),
         ("mesh", "../outside.obj", "leaves the manifest's folder"),
         ("mesh", "meshes/../../outside.obj", "leaves the manifest's folder"),

@@ -380,7 +380,7 @@ STL = "solid a\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvert
 
 BAD = {
     "empty": ("a.obj", "", "empty"),
-    "unknown ending": ("a.fbx", "x", "ending .fbx is unknown"),
+    "unknown ending": ("a.blend", "x", "ending .blend is unknown"),
     "no ending": ("mesh", "x", "unknown"),
     "points only": ("a.obj", TRIANGLE, "point cloud"),
     "no vertices": ("a.obj", "hello\n", "no vertices"),

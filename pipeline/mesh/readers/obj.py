@@ -6,6 +6,8 @@ the whole file as one mesh, whatever its objects and groups. v starts at the bot
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,22 +22,43 @@ from pipeline.mesh.readers.raw import (
     tokens_per_line,
 )
 
+_STATES = (b"o", b"g", b"usemtl", b"mtllib")
 _STATEMENTS = (b"v", b"vt", b"vn", b"f")
 # Statements of geometry that is not polygons.
 _NO_POLYGONS = {b"l": "lines", b"p": "points", b"curv": "curves", b"curv2": "curves", b"surf": "free-form surfaces"}
 
 
-def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
-    """Reads an OBJ from its bytes. Raises MeshError."""
+@dataclass
+class ObjText:
+    """The statements of an OBJ, unparsed.
+
+    points, coordinates, normals, faces  arguments of the v, vt, vn and f statements, in order.
+    relative  for each face with negative indices: (its number, vertices, coordinates and normals before it).
+    states  (number of faces before it, statement, argument) of each o, g, usemtl and mtllib statement.
+    left_out  kind of each statement of other geometry.
+    """
+
+    points: list[bytes] = field(default_factory=list)
+    coordinates: list[bytes] = field(default_factory=list)
+    normals: list[bytes] = field(default_factory=list)
+    faces: list[bytes] = field(default_factory=list)
+    relative: list[tuple[int, int, int, int]] = field(default_factory=list)
+    states: list[tuple[int, bytes, bytes]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def left_out_kinds(self) -> str:
+        """The kinds of other geometry, in words."""
+        return ", ".join(dict.fromkeys(self.left_out))
+
+
+def split_statements(data: bytes, name: str) -> ObjText:
+    """Sorts the lines of an OBJ by statement. Raises MeshError if it is not text or has no vertices."""
     lines = plain_text(data, name).splitlines()
     if b"\\" in data:
         lines = _joined(lines)
-    points: list[bytes] = []
-    coordinates: list[bytes] = []
-    normals: list[bytes] = []
-    faces: list[bytes] = []
-    relative: list[tuple[int, int, int, int]] = []
-    left_out: list[str] = []
+    text = ObjText()
+    points, coordinates, normals, faces = text.points, text.coordinates, text.normals, text.faces
     for line in lines:
         head = line[:2]
         if head in (b"v ", b"v\t"):
@@ -43,7 +66,7 @@ def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
         elif head in (b"f ", b"f\t"):
             line = _without_comment(line[2:])
             if b"-" in line:
-                relative.append((len(faces), len(points), len(coordinates), len(normals)))
+                text.relative.append((len(faces), len(points), len(coordinates), len(normals)))
             faces.append(line)
         elif head == b"vt":
             coordinates.append(_without_comment(line[2:]))
@@ -55,35 +78,74 @@ def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
             if len(words) == 2 and words[0] in (b"v", b"vt", b"vn", b"f"):
                 arguments = _without_comment(words[1])
                 if words[0] == b"f" and b"-" in arguments:
-                    relative.append((len(faces), len(points), len(coordinates), len(normals)))
+                    text.relative.append((len(faces), len(points), len(coordinates), len(normals)))
                 {b"v": points, b"vt": coordinates, b"vn": normals, b"f": faces}[words[0]].append(arguments)
+            elif words and words[0] in _STATES:
+                text.states.append((len(faces), words[0], words[1].strip() if len(words) == 2 else b""))
+        elif head[:1] in b"ogum" and (words := line.split(None, 1)) and words[0] in _STATES:
+            text.states.append((len(faces), words[0], words[1].strip() if len(words) == 2 else b""))
         elif head[:1] in b"lpcs" and (kind := _NO_POLYGONS.get(line.split(None, 1)[0] if head else b"")):
-            left_out.append(kind)
-    del lines  # as large as the file
+            text.left_out.append(kind)
     if not points:
         raise MeshError(f"{name}: it has no vertices: empty or not an OBJ file")
+    return text
 
-    positions = _table(points, 3, "vertex", name)
-    kinds = ", ".join(dict.fromkeys(left_out))
-    if not faces:
-        if left_out:
-            raise MeshError(f"{name}: it has no faces, only {kinds}: export it as polygons")
+
+def corner_indices(text: ObjText, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """((C, 3) zero-based indices of position, texture coordinate and normal, negative where absent; (N,) counts).
+
+    Raises MeshError for a face that cannot be read.
+    """
+    corners, counts = _corners(text.faces, name)
+    if text.relative:
+        _resolve_relative(corners, counts, text.relative)
+    return corners, counts
+
+
+def coordinate_table(
+    text: ObjText, corners: NDArray[np.int64], name: str, warnings: list[str]
+) -> NDArray[np.float64] | None:
+    """(T, 2) texture coordinates, v from the bottom; None, with a warning, if they are invalid or unused."""
+    if not (text.coordinates and (corners[:, 1] >= 0).any()):
+        return None
+    # A lone u is allowed; then v is 0.
+    return _optional_table(text.coordinates, 1, "texture coordinate", name, warnings, keep=2)
+
+
+def normal_table(
+    text: ObjText, corners: NDArray[np.int64], name: str, warnings: list[str]
+) -> NDArray[np.float64] | None:
+    """(N, 3) normals; None, with a warning, if they are invalid or unused."""
+    if not (text.normals and (corners[:, 2] >= 0).any()):
+        return None
+    return _optional_table(text.normals, 3, "normal", name, warnings)
+
+
+def position_table(text: ObjText, name: str, columns: int = 3) -> NDArray[np.float64]:
+    """(P, columns) numbers of the vertices: 3 for positions, 6 with colours, 0 where a vertex has none."""
+    return _table(text.points, 3, "vertex", name, 0 if columns == 3 else columns)
+
+
+def read_obj(data: bytes, name: str, max_faces: int) -> RawMesh:
+    """Reads an OBJ from its bytes. Raises MeshError."""
+    text = split_statements(data, name)
+    positions = position_table(text, name)
+    if not text.faces:
+        if text.left_out:
+            raise MeshError(f"{name}: it has no faces, only {text.left_out_kinds}: export it as polygons")
         return RawMesh(positions, np.empty((0, 3), np.int64))
-    corners, counts = _corners(faces, name)
-    if relative:
-        _resolve_relative(corners, counts, relative)
+    corners, counts = corner_indices(text, name)
     triangles, warnings = triangulate(positions, corners[:, 0], counts, name=name, max_faces=max_faces)
-    if left_out:
-        warnings.append(f"{kinds} were left out")
+    if text.left_out:
+        warnings.append(f"{text.left_out_kinds} were left out")
     mesh = RawMesh(positions, corners[:, 0][triangles], warnings=warnings)
-    if coordinates and (corners[:, 1] >= 0).any():
-        # A lone u is allowed; then v is 0.
-        table = _optional_table(coordinates, 1, "texture coordinate", name, warnings, keep=2)
-        if table is not None:
-            mesh.uv = np.stack([table[:, 0], 1.0 - table[:, 1]], axis=1)
-            mesh.uv_faces = corners[:, 1][triangles]
-    if normals and (corners[:, 2] >= 0).any():
-        mesh.normals = _optional_table(normals, 3, "normal", name, warnings)
+    table = coordinate_table(text, corners, name, warnings)
+    if table is not None:
+        mesh.uv = np.stack([table[:, 0], 1.0 - table[:, 1]], axis=1)
+        mesh.uv_faces = corners[:, 1][triangles]
+    normals = normal_table(text, corners, name, warnings)
+    if normals is not None:
+        mesh.normals = normals
         mesh.normal_faces = corners[:, 2][triangles]
     return mesh
 

@@ -1,0 +1,72 @@
+"""Converts a mesh file of another format into a glTF 2.0 document in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core.errors import MeshError
+from pipeline.mesh.convert.assemble import Assembler
+from pipeline.mesh.convert.gltf_builder import Object, glb_bytes
+from pipeline.mesh.convert.scene import Scene
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A glTF document: ``json`` with one buffer at most, that ``buffer``, and what it could not keep, in words."""
+
+    json: Object
+    buffer: bytes
+    losses: tuple[str, ...]
+
+    def glb(self) -> bytes:
+        """The document as GLB."""
+        return glb_bytes(self.json, self.buffer)
+
+
+def to_gltf(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 30) -> Converted:
+    """Converts the FBX, DAE, 3DS, OBJ or USD file at ``path``.
+
+    The document is in metres and +Y up by a node at its root, if the format states its units and axes. Textures are in
+    its buffer as PNG or JPEG. Opens only the file and, in its folder or below, what the file names. Raises MeshError
+    with one line that begins with the file's name.
+    """
+    name = path.name
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise MeshError(f"{name}: {size} bytes are more than is allowed ({max_bytes})")
+        data = path.read_bytes()
+    except OSError as error:
+        raise MeshError(f"{name}: it cannot be read ({error.strerror or error})") from None
+    try:
+        with np.errstate(all="ignore"):
+            assembler = Assembler(_read(data, path), path.parent, name, max_faces)
+            document, buffer = assembler.write()
+    except MeshError as error:
+        own = error.message.startswith(f"{name}: ")
+        raise error if own else MeshError(f"{name}: {error.message}", stage=error.stage) from None
+    except MemoryError:
+        raise MeshError(f"{name}: there is not enough memory to read it") from None
+    return Converted(document, buffer, tuple(assembler.losses))
+
+
+def _read(data: bytes, path: Path) -> Scene:
+    suffix = path.suffix.lower()
+    if suffix == ".fbx":
+        from pipeline.mesh.convert.fbx import read_fbx
+
+        return read_fbx(data, path.name)
+    if suffix in (".dae", ".3ds"):
+        from pipeline.mesh.convert.assimp import read_by_assimp
+
+        return read_by_assimp(data, path.name)
+    if suffix == ".obj":
+        from pipeline.mesh.convert.obj import read_obj_scene
+
+        return read_obj_scene(data, path)
+    from pipeline.mesh.convert.usd import read_usd
+
+    return read_usd(data, path)
