@@ -96,12 +96,15 @@ class Reader:
         }  # fmt: skip
 
     def camera(self, camera: Native) -> Json:
+        # A camera's node has the scale of the root, but its lens is measured in metres.
+        unit = float(self.scene.metadata.root_scale) or 1.0
+        near, far = camera.near_plane * unit, camera.far_plane * unit
         if int(camera.projection_mode) == 1:
             size = camera.orthographic_size
-            return {"name": camera.name, "half_size": [size.x / 2, size.y / 2], "near": camera.near_plane,
-                    "far": camera.far_plane}  # fmt: skip
+            half = [size.x / 2 * unit, size.y / 2 * unit]
+            return {"name": camera.name, "half_size": half, "near": near, "far": far}
         return {"name": camera.name, "fov_y": math.radians(camera.field_of_view_deg.y), "aspect": camera.aspect_ratio,
-                "near": camera.near_plane, "far": camera.far_plane}  # fmt: skip
+                "near": near, "far": far}  # fmt: skip
 
     def light(self, light: Native) -> Json | None:
         kind = {0: "point", 1: "directional", 2: "spot"}.get(int(light.type))
@@ -209,6 +212,12 @@ class Reader:
                 maps["normal"] = self.texture(material.fbx.bump)
             else:
                 self.losses.append(f"the bump map of the material {material.name!r}")
+        if "opacity" not in maps and (clear := self.texture(material.fbx.transparency_color)):
+            # The alpha of the base colour's own image; another image may hold opacity or transparency.
+            if "base_colour" in maps and clear["image"] == maps["base_colour"]["image"]:
+                maps["opacity"] = clear | {"channel": "a"}
+            else:
+                self.losses.append(f"the transparency texture of the material {material.name!r}")
         for label, value in (
             ("displacement", pbr.displacement_map), ("coat", pbr.coat_color), ("sheen", pbr.sheen_color),
             ("specular", pbr.specular_color), ("transmission", pbr.transmission_color),
@@ -219,13 +228,30 @@ class Reader:
             "name": material.name,
             # A texture takes the place of the colour, as in the programs that write FBX.
             "base_colour": [1.0] * 3 if "base_colour" in maps else [min(1.0, max(0.0, c * factor)) for c in base],
-            "alpha": self.number(pbr.opacity, 1.0) if "opacity" not in maps else 1.0,
+            "alpha": self.alpha(material) if "opacity" not in maps else 1.0,
             "metallic": 1.0 if "metallic" in maps else self.number(pbr.metalness, 0.0),
-            "roughness": 1.0 if "roughness" in maps else self.number(pbr.roughness, 1.0),
+            "roughness": 1.0 if "roughness" in maps else self.roughness(material),
             "emissive": [1.0] * 3 if "emissive" in maps else [max(0.0, c * emission) for c in glow],
             "double_sided": bool(material.features.double_sided.enabled),
             "textures": maps,
         }
+
+    def alpha(self, material: Native) -> float:
+        """The opacity: stated, or what a Phong material's transparency (a colour and a factor) leaves."""
+        if material.pbr.opacity.has_value:
+            return self.number(material.pbr.opacity, 1.0)
+        stated = float(ufbx.find_real(material.props, "Opacity", -1.0))
+        if stated >= 0:
+            return stated
+        colour = material.fbx.transparency_color
+        mean = sum(list(colour.value_vec4)[:3]) / 3 if colour.has_value else 1.0
+        return 1.0 - self.number(material.fbx.transparency_factor, 0.0) * mean
+
+    def roughness(self, material: Native) -> float:
+        """The roughness: stated, or of the Blinn-Phong lobe of a shininess."""
+        if material.pbr.roughness.has_value:
+            return self.number(material.pbr.roughness, 1.0)
+        return math.sqrt(2.0 / (max(self.number(material.fbx.specular_exponent, 0.0), 0.0) + 2.0))
 
     def number(self, value: Native, missing: float) -> float:
         return float(value.value_vec4.x) if value.has_value else missing

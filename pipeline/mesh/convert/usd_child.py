@@ -58,15 +58,15 @@ class Reader:
         self.meshes = _meshes["Meshes"](self.out, self.materials, self.losses)
         self.rate = float(self.stage.GetTimeCodesPerSecond()) or 24.0
         self.begin = float(self.stage.GetStartTimeCode())
+        unit = float(UsdGeom.GetStageMetersPerUnit(self.stage))
+        self.unit = unit if math.isfinite(unit) and unit > 0 else 0.01
         self.skinned: list[tuple[int, Native, Native]] = []
 
     def read(self) -> Json:
         """The scene as JSON."""
-        unit = float(UsdGeom.GetStageMetersPerUnit(self.stage))
-        unit = unit if math.isfinite(unit) and unit > 0 else 0.01
         half = math.sqrt(0.5)
         turn = [-half, 0.0, 0.0, half] if UsdGeom.GetStageUpAxis(self.stage) == "Z" else [0.0, 0.0, 0.0, 1.0]
-        self.nodes.append({"name": "root", "parent": None, "rotation": turn, "scale": [unit] * 3})
+        self.nodes.append({"name": "root", "parent": None, "rotation": turn, "scale": [self.unit] * 3})
         iterator = iter(Usd.PrimRange.Stage(self.stage, Usd.TraverseInstanceProxies(Usd.PrimDefaultPredicate)))
         for prim in iterator:
             if not self.visible(prim):
@@ -165,9 +165,10 @@ class Reader:
             })  # fmt: skip
 
     def camera(self, camera: Native) -> Json:
-        near, far = camera.clippingRange.min, camera.clippingRange.max
+        # A camera's node has the scale of the root, but its lens is measured in metres.
+        near, far = camera.clippingRange.min * self.unit, camera.clippingRange.max * self.unit
         if camera.projection == Gf.Camera.Orthographic:
-            scale = Gf.Camera.APERTURE_UNIT / 2
+            scale = Gf.Camera.APERTURE_UNIT / 2 * self.unit
             half = [camera.horizontalAperture * scale, camera.verticalAperture * scale]
             return {"name": "", "half_size": half, "near": near, "far": far}
         return {"name": "", "fov_y": math.radians(camera.GetFieldOfView(Gf.Camera.FOVVertical)),
