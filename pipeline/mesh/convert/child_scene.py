@@ -73,6 +73,8 @@ def run(main: Callable[[Path, bytes, dict[str, object]], None]) -> None:
     except MemoryError:
         print(f"it needs more than {options['memory'] >> 20} MiB of memory", flush=True)
     except BaseException as error:
-        print(" ".join(f"{type(error).__name__}: {error}".split())[:500], flush=True)
+        # What we raise ourselves needs no kind.
+        kind = "" if type(error) is RuntimeError else f"{type(error).__name__}: "
+        print(" ".join(f"{kind}{error}".split())[:500], flush=True)
     sys.stdout.flush()
     os._exit(status)

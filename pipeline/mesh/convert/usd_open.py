@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,22 @@ _MOST_LAYERS = 2000
 Native = Any
 
 
+def plain(error: BaseException) -> str:
+    """What OpenUSD says, without the place in its own source."""
+    said = re.findall(r": '(.*?)'(?:\n|$)", str(error), re.DOTALL)
+    return " ".join(said[0].split()) if said else "it is not USD, or damaged"
+
+
+def _take_out(layer: Native, asset: str) -> None:
+    """Takes every reference to ``asset`` out of ``layer``. Raises RuntimeError if one remains."""
+    # One call may change the sublayers only and leave the references of prims.
+    for _ in range(4):
+        if asset not in layer.GetCompositionAssetDependencies():
+            return
+        layer.UpdateCompositionAssetDependency(asset, "")
+    raise RuntimeError(f"the reference to {asset[-80:]!r} cannot be left out")
+
+
 class Layers:
     """The layers of a USD inside ``root``. ``losses`` names what was not followed.
 
@@ -27,7 +44,10 @@ class Layers:
     def __init__(self, path: str, root: str):
         self.root = os.path.realpath(root)
         self.losses: list[str] = []
-        top = Sdf.Layer.FindOrOpen(path)
+        try:
+            top = Sdf.Layer.FindOrOpen(path)
+        except Tf.ErrorException as error:
+            raise RuntimeError(plain(error)) from None
         if top is None:
             raise RuntimeError("it is not USD, or damaged")
         self.top = top
@@ -40,7 +60,7 @@ class Layers:
             for asset in layer.GetCompositionAssetDependencies():
                 found = self._followed(layer, asset)
                 if found is None:
-                    layer.UpdateCompositionAssetDependency(asset, "")
+                    _take_out(layer, asset)
                 elif found.identifier not in self.layers:
                     if len(self.layers) >= _MOST_LAYERS:
                         raise RuntimeError(f"it has more than {_MOST_LAYERS} layers")
