@@ -70,6 +70,10 @@ class MaterialFactors:
     occlusion_strength: float = 1.0
 
 
+MATT = MaterialFactors()
+"""What a base colour alone is shown with."""
+
+
 class _Document(pygltflib.GLTF2):  # type: ignore[misc]
     """A GLTF2 that writes extras and a sampler name unchanged.
 
@@ -97,7 +101,7 @@ def write_glb(
     crease_angle: float = math.radians(60),
     image_format: str = "png",
     tiling: tuple[float, float] | None = None,
-    factors: MaterialFactors = MaterialFactors(),
+    factors: MaterialFactors = MATT,
     encoded: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes ``uvmesh`` with its textures to ``path``, atomically.

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.export.gltf import BASE_COLOUR, encode_image
-from pipeline.export.preview import render_views
+from pipeline.export.gltf import BASE_COLOUR, MATT, MaterialFactors, encode_image
+from pipeline.export.preview import Look, render_views
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normalise import SimilarityTransform
 
@@ -18,11 +18,16 @@ SIDE = 512
 
 
 def material_preview(
-    ball: UVMesh, maps: Mapping[str, NDArray[np.uint8]], frame: SimilarityTransform, tiling: tuple[float, float]
+    ball: UVMesh,
+    maps: Mapping[str, NDArray[np.uint8]],
+    frame: SimilarityTransform,
+    tiling: tuple[float, float],
+    factors: MaterialFactors = MATT,
 ) -> bytes:
     """A PNG of 1024 x 512 pixels: ``maps``' base colour repeated two by two, and ``ball`` with it in soft light.
 
-    ``frame`` and ``tiling`` as for ``render_views``. The same arguments give the same bytes.
+    ``frame`` and ``tiling`` as for ``render_views``, ``factors`` as for ``write_glb``. The same arguments give the
+    same bytes.
     """
     image = maps[BASE_COLOUR]
     half = SIDE // 2
@@ -30,5 +35,5 @@ def material_preview(
     resampling = Image.Resampling.NEAREST if half % len(image) == 0 else Image.Resampling.BOX
     cell = np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((half, half), resampling))
     flat = np.tile(cell, (2, 2, 1))
-    (view,) = render_views(ball, image, frame, views=1, size=SIDE, tiling=tiling)
+    (view,) = render_views(ball, image, frame, look=Look(maps, factors), views=1, size=SIDE, tiling=tiling)
     return encode_image(np.concatenate([flat, view], axis=1), "png")

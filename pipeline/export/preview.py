@@ -1,28 +1,47 @@
 """Renders the contact sheet: a finished asset from eight directions in soft light.
 
-The light shows shape and preserves colour: a surface that faces the viewer is within a few percent of its texture's
-colour. All filtering and shading is in linear light.
+The light shows shape and preserves colour: a matt surface that faces the viewer is within a few percent of its
+texture's colour. Metals and gloss reflect an environment, and normal maps catch the light. All filtering and shading
+is in linear light.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.arrays import Float32Array
 from pipeline.core.atomic import write_bytes
-from pipeline.export.gltf import BASE_COLOUR, encode_image
+from pipeline.export.gltf import (
+    BASE_COLOUR,
+    EMISSIVE,
+    MATT,
+    METALLIC_ROUGHNESS,
+    NORMAL,
+    OCCLUSION,
+    MaterialFactors,
+    encode_image,
+)
+from pipeline.export.mip_pyramid import (
+    MipPyramid,
+    halved,
+    linear_to_srgb,
+    mip_pyramid,
+    sample_pyramid,
+    srgb_to_linear,
+)
+from pipeline.export.shading import Surface, diffuse_light, shade
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normalise import SimilarityTransform
 from pipeline.mesh.normals import corner_normals, unit_face_normals
+from pipeline.mesh.tangents import corner_tangents
 from pipeline.raster.camera import Cameras, directions, orbit
 from pipeline.raster.rasterise import interpolate, rasterise
-
-Float32Array = NDArray[np.float32]
 
 # Elevation and azimuth in degrees: four sides, then corners, above and below.
 VIEWS = ((12, 0), (12, 90), (12, 180), (12, 270), (28, 38), (28, 218), (72, 0), (-62, 30))
@@ -36,23 +55,22 @@ _CLOSEST = 0.72
 _SAMPLES = 2
 _CREASE = math.radians(60)
 
-# Light, as factors of the colour. The key light is at the upper left behind the viewer (camera space).
-_KEY_FROM = np.array([-0.46, 0.56, 0.69], np.float32)
-_KEY, _SKY, _GROUND = 0.70, 0.42, 0.27
-_WRAP = 0.25
 # Background, sRGB: bright behind the object, darker towards the corners.
 _BACK_CENTRE, _BACK_CORNER = 0.66, 0.47
 
 
 @dataclass(frozen=True)
-class MipPyramid:
-    """Mip levels of a texture in linear light, concatenated. P texels, L levels. ``repeats``: lookups wrap around."""
+class Look:
+    """The material of a preview beside its base colour: further ``maps``, as for ``write_glb``, and its factors."""
 
-    texels: Float32Array  # (P, 3)
-    start: NDArray[np.int64]  # (L,) of each level in ``texels``
-    width: NDArray[np.int64]  # (L,)
-    height: NDArray[np.int64]  # (L,)
-    repeats: bool = False
+    maps: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    factors: MaterialFactors = MATT
+
+    @property
+    def matt(self) -> bool:
+        """Whether nothing but the base colour shows: no map, no metal, no gloss."""
+        shown = {NORMAL, METALLIC_ROUGHNESS, OCCLUSION, EMISSIVE} & set(self.maps)
+        return not shown and self.factors.metallic == 0 and self.factors.roughness == 1
 
 
 def preview_png(
@@ -61,17 +79,19 @@ def preview_png(
     maps: Mapping[str, NDArray[np.uint8]],
     frame: SimilarityTransform,
     *,
+    factors: MaterialFactors = MATT,
     views: int = 8,
     size: int = 256,
     crease_angle: float = _CREASE,
 ) -> None:
     """Writes a contact sheet of the first ``views`` of ``VIEWS``, ``size`` pixels each, four to a row.
 
-    ``maps`` as for ``write_glb``. ``frame`` transforms the mesh to the working frame (+Y up, front +Z). The same
-    arguments give the same bytes.
+    ``maps`` and ``factors`` as for ``write_glb``. ``frame`` transforms the mesh to the working frame (+Y up, front +Z).
+    The same arguments give the same bytes.
     """
-    tiles = render_views(uvmesh, maps[BASE_COLOUR], frame, views=views, size=size, crease_angle=crease_angle)
-    write_bytes(path, encode_sheet(tiles, _linear_to_srgb(_background(size))))
+    look = Look(maps, factors)
+    tiles = render_views(uvmesh, maps[BASE_COLOUR], frame, look=look, views=views, size=size, crease_angle=crease_angle)
+    write_bytes(path, encode_sheet(tiles, linear_to_srgb(_background(size))))
 
 
 def encode_sheet(tiles: NDArray[np.uint8], empty: NDArray[np.uint8]) -> bytes:
@@ -90,25 +110,32 @@ def render_views(
     image: NDArray[np.uint8],
     frame: SimilarityTransform,
     *,
+    look: Look | None = None,
     views: int = 8,
     size: int = 256,
     crease_angle: float = _CREASE,
     tiling: tuple[float, float] | None = None,
 ) -> NDArray[np.uint8]:
-    """Renders the first ``views`` of ``VIEWS``: ``(views, size, size, 3)`` uint8 sRGB. ``tiling`` as ``write_glb``."""
+    """Renders the first ``views`` of ``VIEWS``: ``(views, size, size, 3)`` uint8 sRGB. ``tiling`` as ``write_glb``.
+
+    ``image`` is the base colour, ``look`` the rest of the material; None: it is matt.
+    """
+    look = look or Look()
     vertices = frame.apply(uvmesh.mesh.vertices)
     faces = uvmesh.mesh.faces
     normals, normal_faces = corner_normals(uvmesh.mesh, crease_angle)
-    turned = normals.astype(np.float64) @ frame.matrix[:3, :3].T
-    normals = (turned / np.linalg.norm(turned, axis=1, keepdims=True)).astype(np.float32)
     facing = unit_face_normals(vertices, faces)
-    pyramid = _pyramid(image, limit=4 * _SAMPLES * size, repeats=tiling is not None)
+    across = size * _SAMPLES
+    textures = _Textures(image, look, limit=4 * across, repeats=tiling is not None)
+    tangents = None
+    if NORMAL in look.maps:
+        tangents = corner_tangents(uvmesh.mesh.vertices, faces, normals, normal_faces, uvmesh.uv, uvmesh.uv_faces)
+        tangents[..., :3] = _turned(tangents[..., :3], frame)
+    normals = _turned(normals, frame)
     scale = np.array(tiling or (1, 1), np.float32)
     density = _texel_density(uvmesh, vertices, image.shape[1], image.shape[0]) * scale.prod()
-    halvings = math.log2(max(image.shape[0] / pyramid.height[0], 1))
 
     cameras = sheet_cameras(vertices, views)
-    across = size * _SAMPLES
     tiles = np.empty((views, size, size, 3), np.uint8)
     background = _background(across)
     for n in range(views):
@@ -121,26 +148,110 @@ def render_views(
         normal = interpolate(face, bary, normals, normal_faces)
         # Light both sides of open surfaces: the asset's material is double-sided.
         towards = np.einsum("fi,fi->f", facing, camera.eye[0] - vertices[faces[:, 0]])
-        normal *= np.where(towards < 0, np.float32(-1), np.float32(1))[visible_faces, None]
-        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), np.float32(1e-12))
-        in_camera = normal @ camera.view[0, :3, :3].T.astype(np.float32)
+        side = np.where(towards < 0, np.float32(-1), np.float32(1))[visible_faces, None]
+        normal = _unit(normal * side)
+        to_camera = camera.view[0, :3, :3].T.astype(np.float32)
 
         pixel = fragments.depth[0][covered] * np.float32(2 * math.tan(_FOV / 2) / across)
         # A slanted surface has more texels per pixel; use the geometric mean of both directions.
-        slant = np.maximum(in_camera[:, 2], np.float32(0.1))
-        level = 0.5 * np.log2(np.maximum(density[visible_faces] * pixel**2 / slant, np.float32(1e-9))) - halvings
+        slant = np.maximum((normal @ to_camera)[:, 2], np.float32(0.1))
+        level = 0.5 * np.log2(np.maximum(density[visible_faces] * pixel**2 / slant, np.float32(1e-9)))
         colour = background.copy()
-        colour[covered] = _sample(pyramid, uv, level) * _light(normal, in_camera)[:, None]
-        tiles[n] = _linear_to_srgb(_halved(colour))
+        base_colour = textures.sample(BASE_COLOUR, uv, level)
+        if look.matt:
+            colour[covered] = base_colour * diffuse_light(normal, normal @ to_camera)[:, None]
+        else:
+            if tangents is not None:
+                tangent = interpolate(face, bary, tangents.reshape(-1, 4), _every_corner(len(faces)))
+                normal = _bent(normal * side, tangent, textures.sample(NORMAL, uv, level)) * side
+            view = _unit((camera.eye[0] - _points(vertices, faces, face, bary)).astype(np.float32)) @ to_camera
+            colour[covered] = shade(textures.surface(base_colour, normal, to_camera, view, uv, level))
+        tiles[n] = linear_to_srgb(halved(colour))
     return tiles
 
 
-def _light(normal: Float32Array, in_camera: Float32Array) -> Float32Array:
-    """Light factors (M,) at unit normals (M, 3), given in world and in camera space."""
-    key_from = _KEY_FROM / np.linalg.norm(_KEY_FROM)
-    key = np.maximum((in_camera @ key_from + _WRAP) / (1 + _WRAP), 0)
-    sky = 0.5 + 0.5 * normal[:, 1]
-    return np.asarray(_KEY * key + _GROUND + (_SKY - _GROUND) * sky, np.float32)
+class _Textures:
+    """The maps of a material as mip pyramids, all looked up at the levels of the base colour."""
+
+    def __init__(self, image: NDArray[np.uint8], look: Look, *, limit: int, repeats: bool) -> None:
+        self.factors = look.factors
+        images = {**look.maps, BASE_COLOUR: image}
+        self._pyramids: dict[str, tuple[MipPyramid, float]] = {}
+        for name in (BASE_COLOUR, NORMAL, METALLIC_ROUGHNESS, OCCLUSION, EMISSIVE):
+            if name in images:
+                data = name not in (BASE_COLOUR, EMISSIVE)
+                pyramid = mip_pyramid(images[name], limit, repeats=repeats, data=data)
+                # How many levels the first one lies above the base colour's full size.
+                halvings = math.log2(max(image.shape[0] / pyramid.height[0], 1))
+                self._pyramids[name] = (pyramid, halvings)
+
+    def sample(self, name: str, uv: Float32Array, level: Float32Array) -> Float32Array:
+        """The map (M, 3) at (M, 2), and levels (M,) counted from the base colour's full size."""
+        pyramid, halvings = self._pyramids[name]
+        return sample_pyramid(pyramid, uv, level - np.float32(halvings))
+
+    def surface(
+        self,
+        base_colour: Float32Array,
+        normal: Float32Array,
+        to_camera: Float32Array,
+        view: Float32Array,
+        uv: Float32Array,
+        level: Float32Array,
+    ) -> Surface:
+        """The material at (M, 2), as the maps and, where there is none, the factors say."""
+        count = len(uv)
+        roughness = np.full(count, self.factors.roughness, np.float32)
+        metalness = np.full(count, self.factors.metallic, np.float32)
+        occlusion = np.ones(count, np.float32)
+        if METALLIC_ROUGHNESS in self._pyramids:
+            red, roughness, metalness = self.sample(METALLIC_ROUGHNESS, uv, level).T
+            occlusion = red if OCCLUSION in self._pyramids else occlusion
+        elif OCCLUSION in self._pyramids:
+            occlusion = self.sample(OCCLUSION, uv, level)[:, 0]
+        strength = np.float32(self.factors.occlusion_strength)
+        emits = EMISSIVE in self._pyramids
+        return Surface(
+            base_colour=base_colour,
+            normal=normal,
+            in_camera=normal @ to_camera,
+            view=view,
+            up=to_camera[1],
+            roughness=roughness,
+            metalness=metalness,
+            occlusion=1 + strength * (occlusion - 1),
+            emission=self.sample(EMISSIVE, uv, level) if emits else np.zeros_like(base_colour),
+        )
+
+
+def _bent(normal: Float32Array, tangent: Float32Array, texel: Float32Array) -> Float32Array:
+    """Unit normals (M, 3), bent by a normal map's texels (M, 3) in [0, 1]; tangent: (M, 4) with the handedness last."""
+    bitangent = np.cross(normal, tangent[:, :3]) * tangent[:, 3:]
+    x, y, z = (2 * texel - 1).T[..., None]
+    return _unit(np.asarray(tangent[:, :3] * x + bitangent * y + normal * z, np.float32))
+
+
+def _turned(vectors: NDArray[np.floating], frame: SimilarityTransform) -> Float32Array:
+    """Unit vectors (..., 3) of the mesh, as unit vectors of the working frame."""
+    return _unit((vectors.astype(np.float64) @ frame.matrix[:3, :3].T).astype(np.float64))
+
+
+def _unit(vectors: NDArray[np.floating]) -> Float32Array:
+    """Vectors (..., 3) of length one."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(length, 1e-12), np.float32)
+
+
+def _every_corner(count: int) -> NDArray[np.int64]:
+    """(F, 3) indices of values that are stored corner by corner."""
+    return np.arange(3 * count).reshape(-1, 3)
+
+
+def _points(
+    vertices: NDArray[np.float64], faces: NDArray[np.int64], face: NDArray[np.int32], bary: Float32Array
+) -> NDArray[np.floating]:
+    """(M, 3) the points of the surface that pixels show."""
+    return interpolate(face, bary, vertices, faces)
 
 
 def sheet_cameras(vertices: NDArray[np.float64], views: int) -> Cameras:
@@ -185,86 +296,9 @@ def _texel_density(uvmesh: UVMesh, vertices: NDArray[np.float64], width: int, he
     return np.asarray(texels / np.maximum(area, 1e-12), np.float32)
 
 
-def _pyramid(image: NDArray[np.uint8], limit: int, repeats: bool = False) -> MipPyramid:
-    """Mip levels of ``image``, from the first level of at most ``limit`` on."""
-    linear = _srgb_to_linear(np.asarray(np.arange(256) / 255, np.float32))
-    if max(image.shape[:2]) > limit and min(image.shape[:2]) > 1:
-        image = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
-        level = linear[image[0::2, 0::2]]
-        for y, x in ((0, 1), (1, 0), (1, 1)):
-            level += linear[image[y::2, x::2]]
-        level *= np.float32(0.25)
-    else:
-        level = linear[image]
-    while max(level.shape[:2]) > limit and min(level.shape[:2]) > 1:
-        level = _halved(level)
-    levels = [level]
-    while max(level.shape[:2]) > 1:
-        level = _halved(level)
-        levels.append(level)
-    height, width = np.array([entry.shape[:2] for entry in levels], np.int64).T
-    count = width * height
-    return MipPyramid(
-        np.concatenate([entry.reshape(-1, 3) for entry in levels]), np.cumsum(count) - count, width, height, repeats
-    )
-
-
-def _halved(level: Float32Array) -> Float32Array:
-    """Halves (H, W, 3): each texel is the mean of four. Repeats an odd last row or column."""
-    height, width = level.shape[:2]
-    if height % 2 or width % 2:
-        level = np.pad(level, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    return (level[0::2, 0::2] + level[0::2, 1::2] + level[1::2, 0::2] + level[1::2, 1::2]) * np.float32(0.25)
-
-
-def _sample(pyramid: MipPyramid, uv: Float32Array, level: Float32Array) -> Float32Array:
-    """Trilinear lookup at (M, 2), top-left origin, and fractional levels (M,). Returns linear light (M, 3)."""
-    level = np.clip(level, 0, len(pyramid.start) - 1)
-    low = level.astype(np.int64)
-    high = np.minimum(low + 1, len(pyramid.start) - 1)
-    share = (level - low)[:, None].astype(np.float32)
-    below = _bilinear(pyramid, uv, low)
-    return below + (_bilinear(pyramid, uv, high) - below) * share
-
-
-def _bilinear(pyramid: MipPyramid, uv: Float32Array, level: NDArray[np.int64]) -> Float32Array:
-    """As ``_sample`` at whole levels, clamped at the border unless the texture repeats."""
-    width, height = pyramid.width[level], pyramid.height[level]
-    if pyramid.repeats:
-        x, y = (uv[:, 0] % 1) * width - 0.5, (uv[:, 1] % 1) * height - 0.5
-        left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
-        fx, fy = (x - left)[:, None].astype(np.float32), (y - top)[:, None].astype(np.float32)
-        right, bottom = (left + 1) % width, (top + 1) % height
-        left, top = left % width, top % height
-    else:
-        x = np.clip(uv[:, 0] * width - 0.5, 0, width - 1)
-        y = np.clip(uv[:, 1] * height - 0.5, 0, height - 1)
-        left, top = x.astype(np.int64), y.astype(np.int64)
-        fx, fy = (x - left)[:, None].astype(np.float32), (y - top)[:, None].astype(np.float32)
-        right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    start = pyramid.start[level]
-    first, second = start + top * width, start + bottom * width
-    texels = pyramid.texels
-    upper = texels[first + left] * (1 - fx) + texels[first + right] * fx
-    lower = texels[second + left] * (1 - fx) + texels[second + right] * fx
-    return np.asarray(upper + (lower - upper) * fy)
-
-
 def _background(size: int) -> Float32Array:
     """(size, size, 3) in linear light."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
     away = np.minimum((axis[None, :] ** 2 + (axis[:, None] + 0.15) ** 2) / 2, 1)
-    grey = _srgb_to_linear(np.asarray(_BACK_CENTRE + (_BACK_CORNER - _BACK_CENTRE) * away, np.float32))
+    grey = srgb_to_linear(np.asarray(_BACK_CENTRE + (_BACK_CORNER - _BACK_CENTRE) * away, np.float32))
     return np.repeat(grey[..., None], 3, axis=2)
-
-
-def _srgb_to_linear(srgb: Float32Array) -> Float32Array:
-    """Converts sRGB in [0, 1] to linear light."""
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4).astype(np.float32)
-
-
-def _linear_to_srgb(linear: Float32Array) -> NDArray[np.uint8]:
-    """Converts linear light to sRGB bytes."""
-    linear = np.clip(linear, 0, 1)
-    srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return (srgb * 255 + 0.5).astype(np.uint8)

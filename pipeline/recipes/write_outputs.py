@@ -115,9 +115,18 @@ def _write_variant(
             path = new[preview] = stack.enter_context(atomic_write(folder / preview))
             with naming(folder / preview):
                 if asset.tiling is not None:
-                    path.write_bytes(material_preview(asset.uvmesh, asset.maps, asset.frame, asset.tiling))
+                    path.write_bytes(
+                        material_preview(asset.uvmesh, asset.maps, asset.frame, asset.tiling, _factors(settings))
+                    )
                 else:
-                    preview_png(path, asset.uvmesh, asset.maps, asset.frame, crease_angle=crease_angle)
+                    preview_png(
+                        path,
+                        asset.uvmesh,
+                        asset.maps,
+                        asset.frame,
+                        factors=_factors(settings),
+                        crease_angle=crease_angle,
+                    )
 
 
 def _additional_files(
