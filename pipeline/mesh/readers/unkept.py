@@ -1,7 +1,7 @@
 """Lists the features of a mesh file that the asset will lack, because painting yields one mesh with one material.
 
-Looks at the JSON of a glTF, at headers, and at the first megabytes of text, and decodes nothing. The readers themselves
-report what they skip or convert.
+Looks at the JSON of a glTF, at headers, and at the first megabytes of text, and decodes nothing; FBX, DAE, 3DS and USD
+are converted to glTF for it. The readers themselves report what they skip or convert.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.core.errors import MeshError
+from pipeline.mesh.convert.references import CONVERTED
 from pipeline.mesh.readers.gltf_file import Object, document_of
 
 # Number of bytes of a text file that are searched.
@@ -18,6 +19,8 @@ _SEEN = 64 << 20
 _PLY_HEADER = 1 << 16
 _STL_FACETS = 10_000
 _MOST_NAMES = 10_000
+# Number of things that a conversion loses that are named in one line.
+_MOST_LOSSES = 20
 _TEXTURES = {
     "normalTexture": "normal",
     "occlusionTexture": "occlusion",
@@ -35,6 +38,14 @@ def unkept(path: Path) -> str:
         suffix = path.suffix.lower()
         if suffix in (".gltf", ".glb"):
             return ", ".join(_of_gltf(document_of(path) or {}))
+        if suffix in CONVERTED:
+            from pipeline.mesh.convert.to_gltf import conversion_losses
+
+            document, losses = conversion_losses(path)
+            shown = losses[:_MOST_LOSSES]
+            if len(losses) > len(shown):
+                shown.append(f"{len(losses) - len(shown)} more")
+            return ", ".join([*_of_gltf(document), *shown])
         return ", ".join(_READERS[suffix](path))
     except (MeshError, OSError, KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):
         return ""
