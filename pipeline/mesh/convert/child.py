@@ -58,7 +58,7 @@ def run_reader(
     memory: int = MEMORY,
     task: str = "read it",
     advice: str = "export the file again, or as glTF",
-) -> tuple[bytes, bytes]:
+) -> tuple[bytes, memoryview]:
     """As ``read_in_child``, but returns the JSON and the data as the child wrote them.
 
     ``task`` and ``advice`` word a failure: "OpenUSD cannot <task> (...); <advice>". Raises MeshError.
@@ -70,8 +70,11 @@ def run_reader(
     module = _LIBRARIES.get(module, module)
     arrays, failure = run_child(program, module, inputs, ["scene", "data"], time_limit=seconds, stage="load")
     if arrays is None:
+        # Libraries name the file by its whole path.
+        if root := (options or {}).get("root"):
+            failure = failure.replace(f"{root}/", "")
         raise MeshError(f"{name}: {_reason(failure, module, task)}; {advice}")
-    return arrays["scene"].tobytes(), arrays["data"].tobytes()
+    return arrays["scene"].tobytes(), arrays["data"].data
 
 
 def _reason(failure: str, module: str, task: str) -> str:
