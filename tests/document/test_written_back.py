@@ -13,6 +13,7 @@ from documents import FEATURES, Document, box, png
 from gltf_compare import Glb, read, same_but_for_materials
 from real.validator import complaints, reports
 
+from pipeline import cli
 from pipeline.document.kept import GltfDocument, add_provenance, load_document
 from pipeline.document.layout import DocumentLayout, corner_coordinates, lay_out
 from pipeline.document.materials import ImageFile
@@ -202,3 +203,17 @@ def test_a_texel_lies_where_it_was_painted(base: str, feature: str, tmp_path: Pa
         place[tuple(np.round(point, 4))].add(tuple(np.round(coordinate, 4)))
     for point, coordinate in zip(world.reshape(-1, 3), uv.reshape(-1, 2), strict=True):
         assert any(np.allclose(coordinate, other, atol=1e-3) for other in place[tuple(np.round(point, 4))])
+
+
+@pytest.mark.xdist_group("cluster")
+def test_a_skinned_and_animated_man_is_painted_by_the_command(shared_meshes: Path, tmp_path: Path) -> None:
+    """The command with default settings and the embedded prior; the man is CesiumMan where it is at hand."""
+    mesh = shared_meshes / "CesiumMan.glb"
+    (tmp_path / "man.glb").write_bytes(mesh.read_bytes())
+    (tmp_path / "m.csv").write_text("id,prompt,mesh\nman,red brick,man.glb\n")
+    out = tmp_path / "out"
+    assert cli.main(["run", str(tmp_path / "m.csv"), "--out", str(out), "--workers", "1"]) == 0
+    before, after = read(mesh), read(out / "man" / "asset.glb")
+    before.json["asset"].setdefault("extras", {})
+    same_but_for_materials(before, after, {(0, 0)})
+    assert (out / "man" / "preview.png").stat().st_size > 10_000

@@ -386,7 +386,8 @@ FEATURES: dict[str, Callable[[Document], None]] = {
     each.__name__: each
     for each in (
         skinned, animated, morphed, sparse_morphed, camera, light, with_extras, unknown_extension, two_scenes,
-        instanced, gpu_instanced, mirrored, parented, texture_transform, normal_map, second_uv, quantised, draco, meshopt_packed,
+        instanced, gpu_instanced, mirrored, parented, texture_transform, normal_map, second_uv, quantised, draco,
+        meshopt_packed,
         variants, alpha_mask, two_materials, shared_material, no_material, strip, unindexed, shared_table, coloured,
         glossy,
     )
