@@ -125,6 +125,7 @@ def _paint_part(
     else:
         for mesh, primitive in part.primitives:
             document.json["meshes"][mesh]["primitives"][primitive]["material"] = number
+    change["number"] = number
     if split:
         change["split"] = True
     return {**change, "maps": sorted(paint.images)}

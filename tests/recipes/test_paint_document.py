@@ -168,3 +168,16 @@ def test_rows_of_other_formats_keep_their_fingerprints() -> None:
     assert recipe_version("generate", "a.glb") == recipe_version("generate", "")
     assert {"target", "textures", "uv_set", "variant"}.isdisjoint(PaintOptions().model_dump())
     assert PaintOptions(target=["a"]).model_dump()["target"] == ["a"]
+
+
+def test_inspect_and_diff_show_what_was_painted(
+    prior: Prior, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make("welded", ("two_materials", "skinned"), tmp_path / "in.glb")
+    asset, _ = painted(path, prior, tmp_path / "out", target=["hull"])
+    assert cli.main(["inspect", str(asset)]) == 0
+    lines = [line.split(None, 1) for line in capsys.readouterr().out.splitlines()]
+    parts = [text for label, text in lines if label == "part"]
+    assert parts == ["hull: 1 primitive, 32 x 32 PNG, painted, new TEXCOORD_1", "lid: 1 primitive, the artist's"]
+    assert cli.main(["diff", str(path), str(asset.parent)]) == 0
+    assert "the same but for materials" in capsys.readouterr().out

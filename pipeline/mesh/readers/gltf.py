@@ -156,7 +156,7 @@ class GltfReader:
             if self.faces > self.max_faces:
                 raise self.json.error(f"its faces are more than max_faces = {self.max_faces}")
             if key not in self.primitives:
-                self.primitives[key] = self._primitive(primitive)
+                self.primitives[key] = self.read_primitive(primitive)
             primitive_mesh = self.primitives[key]
             if primitive_mesh is not None:
                 shown = self._posed(primitive_mesh, node, world, weights)
@@ -277,7 +277,8 @@ class GltfReader:
         count = self.json.integer(self.json.item("accessors", index, "accessor"), "count", 0)
         return count // 3 if mode == _TRIANGLES else max(0, count - 2)
 
-    def _primitive(self, primitive: Object) -> Primitive | None:
+    def read_primitive(self, primitive: Object) -> Primitive | None:
+        """The faces and attributes of a primitive of the JSON in its mesh's coordinates; None if it has no faces."""
         mode = primitive.get("mode", _TRIANGLES)
         if mode not in (_TRIANGLES, _STRIP, _FAN):
             self._warn("points and lines were left out")
