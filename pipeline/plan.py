@@ -20,7 +20,7 @@ from pipeline.core.location import Location, RemotePath
 from pipeline.export.record import foreign_without_record, is_ours, load_record, output_problem, read_failure
 from pipeline.mesh.mesh_hash import may_have_buffers, mesh_sha256
 from pipeline.prior.adapter_hashes import adapter_hashes
-from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, RECIPE_VERSIONS
+from pipeline.recipes import LIMIT_SETTINGS, MESH_FIELDS, recipe_version
 from pipeline.recipes.resume_note import resume_note
 from pipeline.storage import publish
 from pipeline.storage.inputs import fetch_mesh, prefetch_inputs, with_local_adapters
@@ -129,7 +129,7 @@ def iterate(
         if problem or adapters_problem:
             yield PlanItem(job, "blocked", problem or adapters_problem, "", foreign=is_foreign(folder))
             continue
-        version = RECIPE_VERSIONS[job.recipe]
+        version = recipe_version(job.recipe, job.mesh.name if job.mesh else "")
         mark = fingerprint(
             job, prior_identity=prior_identity, recipe_version=version, mesh_sha256=mesh, adapters=adapters
         )

@@ -272,6 +272,27 @@ def inspect(asset: Location, json: bool) -> int:
 
 
 @cli.command()
+@click.argument("first", type=LOCATION, metavar="A")
+@click.argument("second", type=LOCATION, metavar="B")
+@json_option
+def diff(first: Location, second: Location, json: bool) -> int:
+    """Show what differs between the glTF files A and B.
+
+    A and B are .gltf or .glb files, folders of assets, or URLs. Compares nodes, skins, animations, vertices by their
+    decoded bytes, materials and images. Exit 0 if at most materials differ: textures, factors, variants, texture
+    coordinates that were added, and vertices that were split for them. Exit 1 if anything else does, 2 if a file cannot
+    be read.
+
+    \b
+    Example:
+        latentkiln diff meshes/robot.glb outputs/shop/robot/asset.glb
+    """
+    from pipeline.commands.diff import diff_assets
+
+    return diff_assets(first, second, json=json)
+
+
+@cli.command()
 @prior_option
 @json_option
 def doctor(prior: str, json: bool) -> int:

@@ -135,6 +135,7 @@ def _lines(path: Location, asset: Mapping[str, Any], record: Mapping[str, Any] |
     if texture:
         pixels = f"{texture['width']} x {texture['height']} {texture['format'].upper()}"
         lines.append(("texture", f"{pixels}, {texture['bytes']:,} bytes"))
+    lines += [("part", _part(part)) for part in asset["parts"]]
     lines.append(("settings", _pairs(provenance.get("settings"))))
     if record is not None:
         lines.append(("lockstep", record.get("lockstep")))
@@ -145,6 +146,21 @@ def _lines(path: Location, asset: Mapping[str, Any], record: Mapping[str, Any] |
         warnings = record.get("warnings")
         lines += [("warning", warning) for warning in warnings] if isinstance(warnings, list) else []
     return [(label, str(value)) for label, value in lines if value not in (None, "")]
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    """A material of the artist's document, and what was painted of it."""
+    count, texture, painted = part["primitives"], part["texture"], part["painted"]
+    words = [f"{part['material']}: {count} primitive{'s' * (count != 1)}"]
+    if texture:
+        words.append(f"{texture['width']} x {texture['height']} {texture['format'].upper()}")
+    if painted is None:
+        words.append("the artist's")
+    else:
+        words.append(f"painted, {painted.get('uv')}")
+        words += ["split from others"] if painted.get("split") else []
+        words += [f"variant {painted['variant']}"] if painted.get("variant") else []
+    return ", ".join(words)
 
 
 def _at(value: object, *keys: str) -> Any:

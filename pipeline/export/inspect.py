@@ -30,9 +30,10 @@ def inspect_glb(path: Path) -> dict[str, Any]:
     """Reads the provenance and figures of a GLB made by latentkiln.
 
     Keys: ``provenance`` (the argument of ``write_glb``), ``generator``, ``bytes``, ``triangles``, ``vertices``,
-    ``bounds`` (lowest and highest corner in the input's coordinates) and ``texture`` (``width``, ``height``,
-    ``format``, ``bytes``). Unknown values are None. Raises InspectError, in one line, for a file that cannot be read,
-    is not a GLB or was not made by latentkiln.
+    ``bounds`` (lowest and highest corner in the input's coordinates), ``texture`` (``width``, ``height``,
+    ``format``, ``bytes``) of the painted base colour, and ``parts``: of a document that was painted, for each material
+    its ``material``, ``primitives``, ``texture``, and ``painted`` (what was changed, or None). Unknown values are None.
+    Raises InspectError, in one line, for a file that cannot be read, is not a GLB or was not made by latentkiln.
     """
     try:
         with path.open("rb") as stream:
@@ -42,12 +43,15 @@ def inspect_glb(path: Path) -> dict[str, Any]:
             provenance = _dict(asset.get("extras")).get(PROVENANCE_KEY)
             if not isinstance(provenance, dict):
                 raise InspectError(f"{path}: not made by latentkiln (no provenance in asset.extras)")
+            parts = _parts(document, _dict(provenance.get("document")), stream, binary)
+            texture = next((part["texture"] for part in parts if part["painted"]), None) if parts else None
             return {
                 "provenance": provenance,
                 "generator": _text(asset.get("generator")),
                 "bytes": size,
-                **_figures(document),
-                "texture": _texture(document, stream, binary),
+                **_figures(document, simple=not parts),
+                "texture": texture if parts else _texture(_item(document, "images", 0), document, stream, binary),
+                "parts": parts,
             }
     except OSError as error:
         raise InspectError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -82,8 +86,38 @@ def _read_json(stream: BinaryIO, size: int, path: Path) -> tuple[dict[str, Any],
     return document, (0, 0)
 
 
-def _figures(document: dict[str, Any]) -> dict[str, Any]:
-    """Returns triangles, vertices and bounds of all primitives. Bounds include the node's translation."""
+def _parts(
+    document: dict[str, Any], painted: dict[str, Any], stream: BinaryIO, binary: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """Returns the parts of an artist's document, in the order of its materials; [] for a document of our own."""
+    if not painted:
+        return []
+    counts: dict[int, int] = {}
+    for mesh in _list(document.get("meshes")):
+        for primitive in _list(_dict(mesh).get("primitives")):
+            number = _dict(primitive).get("material")
+            number = number if isinstance(number, int) else -1
+            counts[number] = counts.get(number, 0) + 1
+    changes = {_dict(each).get("number"): _dict(each) for each in _list(painted.get("painted"))}
+    parts = []
+    for number in sorted({*counts, *(key for key in changes if isinstance(key, int))}):
+        material = _item(document, "materials", number)
+        colour = _dict(_dict(material.get("pbrMetallicRoughness")).get("baseColorTexture"))
+        image = _item(document, "images", _item(document, "textures", colour.get("index")).get("source"))
+        parts.append(
+            {
+                "material": _text(material.get("name")) or ("none" if number < 0 else f"material {number}"),
+                "primitives": counts.get(number, 0),
+                "texture": _texture(image, document, stream, binary),
+                "painted": changes.get(number),
+            }
+        )
+    return parts
+
+
+def _figures(document: dict[str, Any], *, simple: bool) -> dict[str, Any]:
+    """Returns triangles, vertices and bounds of all primitives. Bounds include the node's translation; None unless the
+    document is a ``simple`` one of our own, with one node."""
     triangles = vertices = 0
     lows: list[list[float]] = []
     highs: list[list[float]] = []
@@ -101,7 +135,7 @@ def _figures(document: dict[str, Any]) -> dict[str, Any]:
                 lows.append(low)
                 highs.append(high)
     bounds = None
-    if lows:
+    if lows and simple:
         shift = _numbers(_item(document, "nodes", 0).get("translation")) or [0.0] * 3
         bounds = [
             [min(axis) + s for axis, s in zip(zip(*lows, strict=True), shift, strict=True)],
@@ -110,9 +144,10 @@ def _figures(document: dict[str, Any]) -> dict[str, Any]:
     return {"triangles": triangles, "vertices": vertices, "bounds": bounds}
 
 
-def _texture(document: dict[str, Any], stream: BinaryIO, binary: tuple[int, int]) -> dict[str, Any] | None:
-    """Returns size and format of the first embedded image."""
-    image = _item(document, "images", 0)
+def _texture(
+    image: dict[str, Any], document: dict[str, Any], stream: BinaryIO, binary: tuple[int, int]
+) -> dict[str, Any] | None:
+    """Returns size and format of an embedded image."""
     view = _item(document, "bufferViews", image.get("bufferView"))
     offset, length = _count(view.get("byteOffset", 0)), _count(view.get("byteLength"))
     if not length or offset + length > binary[1]:

@@ -15,11 +15,12 @@ from pipeline.manifest.problems import join_or, quoted
 from pipeline.manifest.readers import decode_json
 from pipeline.recipes.generate_settings import MAX_SHAPES
 
-FieldKind = Literal["whole", "number", "switch", "choice", "text", "words", "shapes"]
+FieldKind = Literal["whole", "number", "switch", "choice", "text", "words", "patterns", "shapes"]
 
 # Wording for fields whose types do not imply it.
 _ALLOWED = {
     "base_colour": "a colour like #c04020",
+    "target": 'a list of 1 to 64 names or patterns, like ["Body", "wheel_*"]',
     "shapes": f'a list of 1 to {MAX_SHAPES} solids, like [{{"shape": "box", "size": [1, 0.5, 1]}}]',
 }
 
@@ -43,6 +44,8 @@ def field_rule(name: str, field: FieldInfo) -> FieldRule:
         (item,) = typing.get_args(annotation)
         if typing.get_origin(item) is Literal:
             return FieldRule("words", f"a list of {join_or(typing.get_args(item))}")
+        if item is str:
+            return FieldRule("patterns", _ALLOWED[name])
         return FieldRule("shapes", _ALLOWED[name])
     if annotation is bool:
         return FieldRule("switch", "true or false")
@@ -84,6 +87,8 @@ def read_text(rule: FieldRule, text: str) -> tuple[Any, str]:
         return (number, "") if math.isfinite(number) else (None, not_allowed(rule, text))
     if rule.kind == "words":
         return [word for word in re.split(r"[\s,;+]+", text) if word], ""
+    if rule.kind == "patterns":
+        return [word.strip() for word in re.split(r"[,;]", text) if word.strip()], ""
     if rule.kind == "shapes":
         shapes, reason = decode_json(text)
         return read_json(rule, shapes) if not reason else (None, f"{reason}; allowed: {rule.allowed}")
@@ -97,6 +102,7 @@ _TYPES: dict[FieldKind, tuple[type, ...]] = {
     "choice": (str,),
     "text": (str,),
     "words": (list,),
+    "patterns": (list,),
     "shapes": (list,),
 }
 

@@ -37,6 +37,7 @@ class Mesh:
     double_sided  (F,) bool, true where the file marks a face as double-sided; None if the file does not specify it.
     source_sha256 hex digest of the file's bytes (and of a .gltf's buffers).
     warnings      one line for each repair or omission.
+    source_faces  (F,) int64: which of the faces as they were read each face is; its corners are in the same order.
     """
 
     vertices: NDArray[np.float64]
@@ -49,6 +50,7 @@ class Mesh:
     source_format: str = ""
     source_sha256: str = ""
     warnings: list[str] = field(default_factory=list)
+    source_faces: NDArray[np.int64] | None = None
 
 
 @dataclass
@@ -180,6 +182,7 @@ def assemble(
         source_format=source_format,
         source_sha256=source_sha256,
         warnings=messages,
+        source_faces=kept,
     )
 
 

@@ -3,6 +3,16 @@
 # Raised when a recipe's code changes the bytes of its assets: every asset of the recipe is then built again.
 RECIPE_VERSIONS: dict[str, str] = {"paint": "11", "generate": "10", "material": "1"}
 
+# ... and where the recipe's mesh is a glTF, which is written back as the document that it came in.
+DOCUMENT_VERSIONS: dict[str, str] = {"paint": "12"}
+
+
+def recipe_version(recipe: str, mesh: str) -> str:
+    """The version of a recipe for an input mesh of that name; "" where there is none."""
+    is_document = mesh.lower().endswith((".gltf", ".glb"))
+    return DOCUMENT_VERSIONS.get(recipe, RECIPE_VERSIONS[recipe]) if is_document else RECIPE_VERSIONS[recipe]
+
+
 # Settings that only limit time or size: raising one must not rebuild the assets that stayed below it.
 LIMIT_SETTINGS: dict[str, frozenset[str]] = {
     "paint": frozenset({"max_faces", "max_seconds"}),

@@ -38,7 +38,8 @@ class Asset:
     maps: (H, W, 3) uint8 sRGB by name (``export.gltf.BASE_COLOUR``). ``notes`` go to the record. ``frame`` takes the
     mesh to the working frame. ``tiling``: how often the maps repeat along u and v of the unit square, for tileable
     maps, which are written as files of their own, too; None for maps that belong to this mesh alone. ``height``:
-    (H, W) uint16, a further map that has no place in glTF.
+    (H, W) uint16, a further map that has no place in glTF. ``document``: writes the asset back into the document that
+    its mesh came in; None: the asset is a document of its own.
     """
 
     uvmesh: UVMesh
@@ -47,6 +48,15 @@ class Asset:
     frame: SimilarityTransform
     tiling: tuple[int, int] | None = None
     height: NDArray[np.uint16] | None = None
+    document: DocumentWriter | None = None
+
+
+@dataclass
+class DocumentWriter:
+    """``write(provenance)`` returns the file of the repainted document, and sets ``notes`` for the record."""
+
+    write: Callable[[Json], bytes]
+    notes: Json = field(default_factory=dict)
 
 
 @dataclass

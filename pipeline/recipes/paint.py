@@ -17,14 +17,31 @@ from pipeline.core.asset_layout import UNWRAP_CACHE
 from pipeline.core.backends import select_backend
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
+from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normalise import normalise
 from pipeline.mesh.readers.unkept import not_in_asset, unkept
 from pipeline.painting.painted_mesh import PaintedMesh, PaintedMeshSettings
 from pipeline.painting.refined_mesh import RefinedMesh, RefinedMeshSettings
 from pipeline.prior.load import Prior
 from pipeline.raster.camera import CameraSettings
-from pipeline.recipes.asset_build import Asset, AssetBuild, Json, Phase, PhaseScene, RowContext, Variant
+from pipeline.recipes.asset_build import (
+    Asset,
+    AssetBuild,
+    DocumentWriter,
+    Json,
+    Phase,
+    PhaseScene,
+    RowContext,
+    Variant,
+)
 from pipeline.recipes.build import build
+from pipeline.recipes.document_paint import (
+    DocumentInput,
+    document_notes,
+    is_document,
+    prepare_document,
+    repainted,
+)
 from pipeline.recipes.material_surface import maps_of_views, material_defaults, paint_with_material
 from pipeline.recipes.paint_settings import PaintOptions, PaintSettings, resolve_paint
 from pipeline.recipes.paintable_mesh import MESH_RADIUS, PaintableMesh, sampled_view_settings
@@ -69,6 +86,10 @@ class Paint(Recipe[PaintSettings, PaintableMesh, PaintScenes]):
         if row.job.mesh is None:
             raise LatentkilnError(f"{row.job.id}: paint needs a mesh", stage="load")
         mesh_path = row.job.mesh.local()
+        if is_document(mesh_path):
+            with row.stage("unwrap"):
+                document = prepare_document(row, settings, mesh_path, out)
+            return _paintable(row, settings, document.layout.uvmesh, document)
         with row.stage("unwrap"):
             uvmesh = load_unwrapped(
                 mesh_path,
@@ -89,11 +110,7 @@ class Paint(Recipe[PaintSettings, PaintableMesh, PaintScenes]):
             row.warnings.append(f"{uneven}: it was unwrapped again")
         if lost := not_in_asset(unkept(mesh_path)):
             row.warnings.append(f"mesh: {lost}")
-        vertices = uvmesh.mesh.vertices
-        frame = normalise(vertices, radius=MESH_RADIUS, up_axis=settings.up_axis, front=settings.front)
-        paintable = PaintableMesh(uvmesh, frame)
-        row.warnings += paintable.warnings
-        return paintable
+        return _paintable(row, settings, uvmesh)
 
     def new_scenes(self) -> PaintScenes:
         """No scene yet."""
@@ -142,9 +159,11 @@ class Paint(Recipe[PaintSettings, PaintableMesh, PaintScenes]):
                 else:
                     baked = _bake_decoded(asset_build, scenes, prior)
             baked = maps_of_views(row, settings, paintable, baked, prior)
-        return Asset(
-            paintable.uvmesh, baked.maps, {**scenes.notes, **baked.notes}, paintable.frame, height=baked.height
-        )
+        maps, writer = baked.maps, None
+        if (document := paintable.document) is not None:
+            maps, writer = document.with_own_look(baked.maps), _document_writer(row, settings, document, baked)
+        notes = {**scenes.notes, **baked.notes}
+        return Asset(paintable.uvmesh, maps, notes, paintable.frame, height=baked.height, document=writer)
 
     def backends(self, settings: PaintSettings, device: str) -> dict[str, str]:
         """Texture lookups, of which only CUDA has several backends, and antialiasing where the row asks for it."""
@@ -153,6 +172,31 @@ class Paint(Recipe[PaintSettings, PaintableMesh, PaintScenes]):
 
 
 paint = functools.partial(build, Paint())
+
+
+def _paintable(
+    row: RowContext, settings: PaintSettings, uvmesh: UVMesh, document: DocumentInput | None = None
+) -> PaintableMesh:
+    """The mesh in the working frame. Adds its warnings to ``row``."""
+    vertices = uvmesh.mesh.vertices
+    frame = normalise(vertices, radius=MESH_RADIUS, up_axis=settings.up_axis, front=settings.front)
+    paintable = PaintableMesh(uvmesh, frame, document)
+    row.warnings += paintable.warnings
+    return paintable
+
+
+def _document_writer(
+    row: RowContext, settings: PaintSettings, document: DocumentInput, baked: BakedMaps
+) -> DocumentWriter:
+    """Writes a variant's maps into the document that the mesh came in."""
+
+    def write(provenance: Json) -> bytes:
+        result = repainted(document, settings, baked.maps, title=row.job.id, provenance=provenance)
+        writer.notes = document_notes(document, result)
+        return result.document.glb()
+
+    writer = DocumentWriter(write)
+    return writer
 
 
 def scene_settings(settings: PaintSettings, prior: Prior) -> PaintedMeshSettings:

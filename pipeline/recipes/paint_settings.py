@@ -13,14 +13,14 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.prior.defaults import PaintDefaults
-from pipeline.recipes.map_settings import MapOptions, MapSettings
+from pipeline.recipes.document_settings import DocumentOptions, DocumentSettings
 from pipeline.recipes.shared_settings import SharedOptions, SharedSettings
 
 Distillation = Literal["score", "patches", "material"]
 UnwrapMode = Literal["auto", "input", "xatlas", "box"]
 
 
-class PaintOptions(MapOptions, SharedOptions):
+class PaintOptions(DocumentOptions, SharedOptions):
     """The options of a row of ``paint``, validated strictly: text and booleans are not numbers."""
 
     distillation: Distillation | None = Field(
@@ -68,7 +68,7 @@ class PaintOptions(MapOptions, SharedOptions):
         return self
 
 
-class PaintSettings(MapSettings, SharedSettings):
+class PaintSettings(DocumentSettings, SharedSettings):
     """The settings that a painted asset is built with."""
 
     distillation: Distillation

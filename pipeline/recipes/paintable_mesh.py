@@ -21,6 +21,7 @@ from pipeline.painting.multiview_sampling import SampledViews
 from pipeline.painting.painted_mesh import SampledViewSettings
 from pipeline.prior.load import Prior
 from pipeline.recipes.asset_build import Json
+from pipeline.recipes.document_paint import DocumentInput
 from pipeline.recipes.shared_settings import SharedSettings
 
 # Of painted meshes in the working frame: their farthest vertex lies here.
@@ -35,10 +36,12 @@ _UNREACHED = 0.1
 
 @dataclass(frozen=True)
 class PaintableMesh:
-    """A mesh to paint on; ``frame`` takes its vertices to the working frame, which is where previews show it."""
+    """A mesh to paint on; ``frame`` takes its vertices to the working frame, which is where previews show it.
+    ``document``: the document that it came in, and goes out in; None: it is a mesh alone."""
 
     uvmesh: UVMesh
     frame: SimilarityTransform
+    document: DocumentInput | None = None
 
     @functools.cached_property
     def vertices(self) -> NDArray[np.float64]:

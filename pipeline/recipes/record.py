@@ -16,7 +16,7 @@ from pipeline.core.outcome import TaskResult
 from pipeline.export.record import write_failure
 from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.prior.load import Prior
-from pipeline.recipes import RECIPE_VERSIONS
+from pipeline.recipes import recipe_version
 from pipeline.recipes.asset_build import AssetBuild, InputsT, RowContext, ScenesT, SettingsT, Variant
 from pipeline.recipes.recipe import Recipe
 
@@ -51,7 +51,7 @@ def done_record(
         "status": "done",
         "fingerprint": row.fingerprint,
         "recipe": job.recipe,
-        "recipe_version": RECIPE_VERSIONS[job.recipe],
+        "recipe_version": recipe_version(job.recipe, job.mesh.name if job.mesh else ""),
         "inputs": {
             "job": {
                 "prompt": job.prompt,
@@ -85,6 +85,8 @@ def done_record(
         "started": row.started,
         "finished": time.time(),
     }
+    if best.asset.document is not None:
+        record["document"] = best.asset.document.notes
     if len(asset_build.variants) > 1:
         record["variants"] = [
             {"seed": v.seed, "score": v.score, "error": v.error.message if v.error else None}

@@ -30,7 +30,7 @@ from pipeline.export.record import read_record, write_record
 from pipeline.export.turntable import turntable_files
 from pipeline.prior.adapter_hashes import adapter_hashes
 from pipeline.prior.load import Prior
-from pipeline.recipes import LIMIT_SETTINGS, RECIPE_VERSIONS
+from pipeline.recipes import LIMIT_SETTINGS, recipe_version
 from pipeline.recipes.asset_build import Asset, AssetBuild, InputsT, Json, ScenesT, SettingsT, Variant
 from pipeline.recipes.map_settings import MapSettings
 from pipeline.recipes.quality import asset_quality
@@ -93,19 +93,23 @@ def _write_variant(
     with row.stage("export"):
         encoded = encode_maps(asset.maps, settings.image_format)
         path = new[f"{stem}.glb"] = stack.enter_context(atomic_write(folder / f"{stem}.glb"))
+        provenance = _provenance(recipe, asset_build, variant, prior)
         with naming(folder / f"{stem}.glb"):
-            write_glb(
-                path,
-                asset.uvmesh,
-                asset.maps,
-                name=row.job.id,
-                provenance=_provenance(recipe, asset_build, variant, prior),
-                crease_angle=crease_angle,
-                image_format=settings.image_format,
-                tiling=asset.tiling,
-                factors=_factors(settings),
-                encoded=encoded,
-            )
+            if asset.document is not None:
+                path.write_bytes(asset.document.write(provenance))
+            else:
+                write_glb(
+                    path,
+                    asset.uvmesh,
+                    asset.maps,
+                    name=row.job.id,
+                    provenance=provenance,
+                    crease_angle=crease_angle,
+                    image_format=settings.image_format,
+                    tiling=asset.tiling,
+                    factors=_factors(settings),
+                    encoded=encoded,
+                )
         for name, data in _additional_files(row.job.id, settings, asset, stem, encoded).items():
             path = new[name] = stack.enter_context(atomic_write(folder / name))
             with naming(folder / name):
@@ -184,7 +188,7 @@ def _provenance(
         "fingerprint": asset_build.row.fingerprint,
         "id": job.id,
         "recipe": recipe.name,
-        "recipe_version": RECIPE_VERSIONS[recipe.name],
+        "recipe_version": recipe_version(recipe.name, job.mesh.name if job.mesh else ""),
         "prompt": job.prompt,
         "negative_prompt": job.negative_prompt,
         "seed": variant.seed,

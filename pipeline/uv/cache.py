@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -64,7 +65,59 @@ def load_unwrapped(
             return _memory[key]
     mesh = load_mesh(path, max_faces=max_faces)
     content = [_LAYOUT_VERSION, READER_VERSION, mesh.source_sha256, mesh.source_format, texture_size, mode, time_limit]
-    entry = cache / f"{sha256_bytes(canonical_json(content))}.safetensors"
+    unwrapped = _unwrapped(
+        mesh,
+        cache / f"{sha256_bytes(canonical_json(content))}.safetensors",
+        texture_size=texture_size,
+        mode=mode,
+        time_limit=time_limit,
+        report=report,
+        shared=shared,
+    )
+    with _lock:
+        _memory[key] = unwrapped
+        while len(_memory) > _IN_MEMORY:
+            _memory.popitem(last=False)
+    return unwrapped
+
+
+def unwrap_cached(
+    mesh: Mesh,
+    cache: Path,
+    *,
+    texture_size: int,
+    mode: str = "auto",
+    time_limit: float = 120.0,
+    report: Reporter = no_report,
+    shared: SharedCache | None = None,
+) -> UVMesh:
+    """As ``load_unwrapped`` for a mesh that is not a file of its own: its arrays name the entry in ``cache``."""
+    arrays: dict[str, NDArray[np.number]] = {"vertices": mesh.vertices, "faces": mesh.faces}
+    if mesh.uv is not None and mesh.uv_faces is not None:
+        arrays |= {"uv": mesh.uv, "uv_faces": mesh.uv_faces}
+    content = [_LAYOUT_VERSION, sha256_arrays("mesh", arrays), texture_size, mode, time_limit]
+    return _unwrapped(
+        mesh,
+        cache / f"{sha256_bytes(canonical_json(content))}.safetensors",
+        texture_size=texture_size,
+        mode=mode,
+        time_limit=time_limit,
+        report=report,
+        shared=shared,
+    )
+
+
+def _unwrapped(
+    mesh: Mesh,
+    entry: Path,
+    *,
+    texture_size: int,
+    mode: str,
+    time_limit: float,
+    report: Reporter,
+    shared: SharedCache | None,
+) -> UVMesh:
+    """The layout in the file ``entry``, or a new one, which is written there."""
     if shared is not None:
         shared.fetch(entry)
     unwrapped = _read(entry, mesh)
@@ -79,10 +132,6 @@ def load_unwrapped(
                 shared.replace(entry)
             else:
                 unwrapped = shared_atlas
-    with _lock:
-        _memory[key] = unwrapped
-        while len(_memory) > _IN_MEMORY:
-            _memory.popitem(last=False)
     return unwrapped
 
 

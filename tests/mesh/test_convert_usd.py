@@ -242,8 +242,8 @@ def test_layers_outside_the_folder_are_not_opened(tmp_path: Path) -> None:
         for n, (name, kind) in enumerate((name, kind) for name in names for kind in ("references", "payload"))
     )
     body += (
-        '\ndef Xform "V" (\n prepend variantSets = "look"\n variants = { string look = "a" }\n)\n'
-        '{\nvariantSet "look" = {\n'
+        '\ndef Xform "V" (\n prepend variantSets = "look"\n '
+        'variants = { string look = "a" }\n)\n{\nvariantSet "look" = {\n'
         '"a" (prepend references = @../secret.usda@) {\n}\n}\n}\n'
     )
     text = world(body + "\n" + mesh()).replace(")\ndef", "    subLayers = [@../secret.usda@, @./part.usda@]\n)\ndef", 1)

@@ -56,8 +56,13 @@ def run_reader(
     options: dict[str, object] | None = None,
     seconds: float = SECONDS,
     memory: int = MEMORY,
-) -> tuple[bytes, bytes]:
-    """As ``read_in_child``, but returns the JSON and the data as the child wrote them. Raises MeshError."""
+    task: str = "read it",
+    advice: str = "export the file again, or as glTF",
+) -> tuple[bytes, memoryview]:
+    """As ``read_in_child``, but returns the JSON and the data as the child wrote them.
+
+    ``task`` and ``advice`` word a failure: "OpenUSD cannot <task> (...); <advice>". Raises MeshError.
+    """
     if not installed(module):
         raise missing(name, module, extra)
     settings = json.dumps({"memory": memory, "output": _OUTPUT, "name": name, **(options or {})}).encode()
@@ -65,15 +70,18 @@ def run_reader(
     module = _LIBRARIES.get(module, module)
     arrays, failure = run_child(program, module, inputs, ["scene", "data"], time_limit=seconds, stage="load")
     if arrays is None:
-        raise MeshError(f"{name}: {_reason(failure, module)}; export the file again, or as glTF")
-    return arrays["scene"].tobytes(), arrays["data"].tobytes()
+        # Libraries name the file by its whole path.
+        if root := (options or {}).get("root"):
+            failure = failure.replace(f"{root}/", "")
+        raise MeshError(f"{name}: {_reason(failure, module, task)}; {advice}")
+    return arrays["scene"].tobytes(), arrays["data"].data
 
 
-def _reason(failure: str, module: str) -> str:
+def _reason(failure: str, module: str, task: str) -> str:
     """What a child's failure means for the file: ``failure`` as ``run_child`` words it."""
     head, _, said = failure.partition("): ")
     if "exit code -" in head:
         return f"{module} crashed on it: it is damaged, or asks for too much memory"
     if said:
-        return f"{module} cannot read it ({printable(said)[:120]})"
-    return excerpt(failure) if not failure.startswith(f"{module} failed") else f"{module} cannot read it"
+        return f"{module} cannot {task} ({printable(said)[:120]})"
+    return excerpt(failure) if not failure.startswith(f"{module} failed") else f"{module} cannot {task}"

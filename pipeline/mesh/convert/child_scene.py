@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import runpy
 import sys
@@ -54,6 +55,16 @@ class SceneWriter:
         os.replace(folder / "data.partial.npy", folder / "data.npy")
 
 
+def in_one_line(error: BaseException) -> str:
+    """What ``error`` says: without its kind if we raised it, without the place in OpenUSD's own source if that did."""
+    kind, text = type(error).__name__, str(error)
+    if kind == "UnicodeDecodeError":
+        return "its text is not UTF-8"
+    said = re.findall(r": '(.*?)'(?:\n|$)", text, re.DOTALL) if kind == "ErrorException" else []
+    text = said[0] if said else text
+    return " ".join((text if kind in ("RuntimeError", "ErrorException") else f"{kind}: {text}").split())
+
+
 def run(main: Callable[[Path, bytes, dict[str, object]], None]) -> None:
     """Runs ``main(folder, source, options)`` as this process's whole work, and never returns.
 
@@ -73,8 +84,6 @@ def run(main: Callable[[Path, bytes, dict[str, object]], None]) -> None:
     except MemoryError:
         print(f"it needs more than {options['memory'] >> 20} MiB of memory", flush=True)
     except BaseException as error:
-        # What we raise ourselves needs no kind.
-        kind = "" if type(error) is RuntimeError else f"{type(error).__name__}: "
-        print(" ".join(f"{kind}{error}".split())[:500], flush=True)
+        print(in_one_line(error)[:500], flush=True)
     sys.stdout.flush()
     os._exit(status)

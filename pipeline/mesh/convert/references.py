@@ -29,6 +29,8 @@ def files_beside(path: Path) -> list[Path]:
         from pipeline.mesh.convert.usd import usd_files
 
         return usd_files(path)
+    if suffix == ".obj":
+        return _of_obj(path)
     finder = {".fbx": _of_fbx, ".dae": _of_dae, ".3ds": _of_3ds}.get(suffix)
     if finder is None:
         return []
@@ -39,6 +41,21 @@ def files_beside(path: Path) -> list[Path]:
         if (file := file_beside([names], path.parent, path.stem)) is not None:
             found[file] = None
     return list(found)
+
+
+def _of_obj(path: Path) -> list[Path]:
+    """The MTL files of an OBJ and their textures."""
+    from pipeline.mesh.convert.mtl import material_files, read_mtl
+
+    found = re.finditer(rb"(?m)^[ \t]*mtllib[ \t]+([^\r\n]+)", path.read_bytes())
+    libraries = material_files([match[1].decode("utf-8", "replace").strip() for match in found], path.parent)
+    files = dict.fromkeys(libraries)
+    for library in libraries:
+        for material in read_mtl(library):
+            for texture in material.textures.values():
+                if (file := file_beside([texture.file], path.parent, path.stem)) is not None:
+                    files[file] = None
+    return list(files)
 
 
 def _of_fbx(data: bytes) -> Iterator[str]:

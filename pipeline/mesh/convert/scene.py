@@ -161,7 +161,7 @@ class Scene:
     source: str = ""
 
 
-def scene_from_child(text: bytes, data: bytes, name: str) -> Scene:
+def scene_from_child(text: bytes, data: bytes | memoryview, name: str) -> Scene:
     """The scene that a child wrote (see ``child_scene.py``). Raises MeshError if it contradicts itself."""
     import json
 
@@ -171,7 +171,7 @@ def scene_from_child(text: bytes, data: bytes, name: str) -> Scene:
         raise MeshError(f"{name}: its contents contradict each other: damaged; export the file again") from None
 
 
-def _with_arrays(value: object, data: bytes) -> Any:
+def _with_arrays(value: object, data: bytes | memoryview) -> Any:
     """``value`` with each reference to an array replaced by the array. Raises ValueError beyond the data."""
     if isinstance(value, list):
         return [_with_arrays(item, data) for item in value]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import MeshError
+from pipeline.core.terminal import printable
 from pipeline.mesh.convert.assemble import Assembler
 from pipeline.mesh.convert.gltf_builder import Object, glb_bytes
 from pipeline.mesh.convert.scene import Scene
@@ -50,7 +51,42 @@ def to_gltf(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 30)
         raise error if own else MeshError(f"{name}: {error.message}", stage=error.stage) from None
     except MemoryError:
         raise MeshError(f"{name}: there is not enough memory to read it") from None
-    return Converted(document, buffer, tuple(assembler.losses))
+    converted = Converted(document, buffer, tuple(printable(loss) for loss in assembler.losses))
+    _remember(path, converted)
+    return converted
+
+
+def conversion_losses(path: Path) -> tuple[Object, list[str]]:
+    """The JSON of the document that the file at ``path`` becomes, and a line for each thing that it cannot keep.
+
+    Converts the file, unless that was just done. Raises MeshError.
+    """
+    stamp = _stamp(path)
+    if stamp is None or stamp not in _recent:
+        converted = to_gltf(path)
+        return converted.json, list(converted.losses)
+    document, losses = _recent[stamp]
+    return document, list(losses)
+
+
+# What ``check`` asks for of the same file, one after the other: its mesh, then its losses.
+_recent: dict[tuple[str, int, int, int], tuple[Object, tuple[str, ...]]] = {}
+_MOST_RECENT = 8
+
+
+def _remember(path: Path, converted: Converted) -> None:
+    if (stamp := _stamp(path)) is not None:
+        while len(_recent) >= _MOST_RECENT:
+            _recent.pop(next(iter(_recent)))
+        _recent[stamp] = (converted.json, converted.losses)
+
+
+def _stamp(path: Path) -> tuple[str, int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 def _read(data: bytes, path: Path) -> Scene:

@@ -19,6 +19,8 @@ Json = dict[str, Any]
 # An object of OpenUSD, which has no types.
 Native = Any
 _MOST_FRAMES = 10_000
+# Joints at frames: about half a minute.
+_MOST_POSES = 500_000
 _SKIPPED = (
     "BasisCurves", "NurbsCurves", "HermiteCurves", "NurbsPatch", "Points", "PointInstancer", "Volume", "TetMesh",
     "Cube", "Sphere", "Cylinder", "Capsule", "Cone", "Plane",
@@ -209,8 +211,10 @@ class Reader:
         self.joints_of[str(prim.GetPath())] = list(range(first, first + len(names)))
         animation = query.GetAnimQuery()
         times = animation.GetJointTransformTimeSamples() if animation else []
-        if len(times) > 1:
-            frames = self.frames(times)
+        frames = self.frames(times) if len(times) > 1 else np.zeros(0)
+        if len(frames) * len(names) > _MOST_POSES:
+            self.losses.append(f"the animation of {prim.GetPath()}, which is too long")
+        elif len(frames):
             poses = [query.ComputeJointLocalTransforms(Usd.TimeCode(frame)) for frame in frames]
             for joint in range(len(names)):
                 self.add_channels(first + joint, frames, [columns(pose[joint]) for pose in poses])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,12 +16,6 @@ _ENDINGS = (".usd", ".usda", ".usdc")
 _MOST_LAYERS = 2000
 # An object of OpenUSD, which has no types.
 Native = Any
-
-
-def plain(error: BaseException) -> str:
-    """What OpenUSD says, without the place in its own source."""
-    said = re.findall(r": '(.*?)'(?:\n|$)", str(error), re.DOTALL)
-    return " ".join(said[0].split()) if said else "it is not USD, or damaged"
 
 
 def _take_out(layer: Native, asset: str) -> None:
@@ -44,10 +37,7 @@ class Layers:
     def __init__(self, path: str, root: str):
         self.root = os.path.realpath(root)
         self.losses: list[str] = []
-        try:
-            top = Sdf.Layer.FindOrOpen(path)
-        except Tf.ErrorException as error:
-            raise RuntimeError(plain(error)) from None
+        top = Sdf.Layer.FindOrOpen(path)
         if top is None:
             raise RuntimeError("it is not USD, or damaged")
         self.top = top

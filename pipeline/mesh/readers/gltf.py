@@ -8,7 +8,6 @@ quantised files need.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,14 +19,15 @@ from pipeline.core.terminal import excerpt
 from pipeline.mesh.readers.draco import draco_claims
 from pipeline.mesh.readers.gltf_buffers import Buffers, as_component, normalised
 from pipeline.mesh.readers.gltf_file import Object, parse_document
+from pipeline.mesh.readers.gltf_instancing import INSTANCING, instance_matrices
 from pipeline.mesh.readers.gltf_json import GltfJson
 from pipeline.mesh.readers.gltf_nodes import Nodes
 from pipeline.mesh.readers.gltf_skin import skin
 from pipeline.mesh.readers.raw import RawMesh, strip_faces
+from pipeline.mesh.texture_transform import TRANSFORM, transformed
 
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
 _DRACO = "KHR_draco_mesh_compression"
-_TRANSFORM = "KHR_texture_transform"
 # Prefixes of extensions that do not change the shape, so a file may require them.
 _KNOWN_EXTENSIONS = (
     _DRACO,
@@ -50,7 +50,8 @@ _MOVES_PER_FACE = 100
 def read_gltf(text: bytes, binary: bytes | None, folder: Path, name: str, max_faces: int, max_bytes: int) -> RawMesh:
     """Reads a glTF document. Its buffers must lie in ``folder``. Raises MeshError."""
     json = GltfJson(parse_document(text, name), name)
-    return _Reader(json, Buffers(json, binary, folder, max_faces, max_bytes), max_faces).read()
+    reader = GltfReader(json, Buffers(json, binary, folder, max_faces, max_bytes), max_faces)
+    return joined(reader.placed(), reader.warnings)
 
 
 @dataclass
@@ -62,9 +63,24 @@ class _Attributes:
     rows: NDArray[np.int64] | None = None
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a placed primitive comes from: numbers of its node, of the node's instance, of the mesh, of the primitive
+    in the mesh and of its material (None: the default material)."""
+
+    node: int
+    instance: int
+    mesh: int
+    primitive: int
+    material: int | None
+
+
 @dataclass
-class _Primitive:
-    """One primitive, in its mesh's coordinates or (placed) in world coordinates of one node."""
+class Primitive:
+    """One primitive, in its mesh's coordinates or (placed) in world coordinates of one node.
+
+    positions (V, 3), faces (F, 3) into them; uv (V, 2) and normals (V, 3), or None. ``source`` of a placed one.
+    """
 
     positions: NDArray[np.float64]
     faces: NDArray[np.int64]
@@ -74,36 +90,55 @@ class _Primitive:
     attributes: _Attributes
     targets: list[object]
     uv_set: str
+    source: Source | None = None
 
 
-class _Reader:
-    def __init__(self, json: GltfJson, buffers: Buffers, max_faces: int):
-        self.json, self.buffers, self.max_faces = json, buffers, max_faces
-        self.primitives: dict[tuple[int, int], _Primitive | None] = {}
+class GltfReader:
+    """Reads the primitives of a document, and places them in the world.
+
+    ``primitives``: by (mesh, primitive), each in its mesh's coordinates; None where it has no faces. ``instances``:
+    read those of EXT_mesh_gpu_instancing, too. All methods raise MeshError.
+    """
+
+    def __init__(self, json: GltfJson, buffers: Buffers, max_faces: int, *, instances: bool = False):
+        self.json, self.buffers, self.max_faces, self.instances = json, buffers, max_faces, instances
+        self.primitives: dict[tuple[int, int], Primitive | None] = {}
         self.skins: dict[int, NDArray[np.float64]] = {}
         self.warnings: list[str] = []
         self.transparent: dict[int, str] = {}
         self.faces = self.parts = self.draco_vertices = 0
         self.left_moves = _MOVES_PER_FACE * max_faces
 
-    def read(self) -> RawMesh:
+    def placed(self) -> list[Primitive]:
+        """The primitives of the default scene in world coordinates, as its nodes show them, depth first."""
         for extension in self.json.array(self.json.document, "extensionsRequired", "its JSON"):
-            if not str(extension).startswith((*_KNOWN_EXTENSIONS, "EXT_mesh_gpu_instancing")):
+            if not str(extension).startswith((*_KNOWN_EXTENSIONS, INSTANCING)):
                 self._warn(f"the required extension {excerpt(extension)} was ignored")
-        if "EXT_mesh_gpu_instancing" in self.json.array(self.json.document, "extensionsUsed", "its JSON"):
+        used = self.json.array(self.json.document, "extensionsUsed", "its JSON")
+        if INSTANCING in used and not self.instances:
             self._warn("instances of EXT_mesh_gpu_instancing were ignored")
         self.nodes = Nodes(self.json)
         primitives = []
         for index, node, world in self.nodes.shown:
-            if node.get("mesh") is not None:
-                primitives += self._mesh(index, node, world)
+            if node.get("mesh") is None:
+                continue
+            local = instance_matrices(self.json, self.buffers, index, node, _MAX_PARTS) if self.instances else None
+            for number, matrix in enumerate([world] if local is None else world @ local):
+                primitives += self._mesh(index, number, node, matrix)
         if not primitives:
             why = f" ({'; '.join(self.warnings)})" if self.warnings else ", or its scene does not show them"
             raise self.json.error(f"it has no faces{why}")
         self._tell_transparency()
-        return _join(primitives, self.warnings)
+        return primitives
 
-    def _mesh(self, index: int, node: Object, world: NDArray[np.float64]) -> list[_Primitive]:
+    def stored(self, primitive: Primitive, name: str) -> NDArray[np.number]:
+        """(V, width) values of the attribute ``name`` of a primitive as they are stored, for all vertices of its vertex
+        table: integers are not normalised."""
+        if name in primitive.attributes.decoded:
+            return primitive.attributes.decoded[name]
+        return self.buffers.stored(primitive.attributes.accessors[name])
+
+    def _mesh(self, index: int, instance: int, node: Object, world: NDArray[np.float64]) -> list[Primitive]:
         mesh = self.json.item("meshes", node["mesh"], "mesh")
         weights = self._weights(node, f"node {index}") or self._weights(mesh, f"mesh {node['mesh']}")
         primitives = self.json.array(mesh, "primitives", f"mesh {node['mesh']}")
@@ -121,10 +156,12 @@ class _Reader:
             if self.faces > self.max_faces:
                 raise self.json.error(f"its faces are more than max_faces = {self.max_faces}")
             if key not in self.primitives:
-                self.primitives[key] = self._primitive(primitive)
+                self.primitives[key] = self.read_primitive(primitive)
             primitive_mesh = self.primitives[key]
             if primitive_mesh is not None:
-                mesh_primitives.append(self._posed(primitive_mesh, node, world, weights))
+                shown = self._posed(primitive_mesh, node, world, weights)
+                source = Source(index, instance, *key, primitive.get("material"))
+                mesh_primitives.append(replace(shown, source=source))
         return mesh_primitives
 
     def _weights(self, parent: Object, where: str) -> list[float]:
@@ -132,7 +169,7 @@ class _Reader:
 
     # -- poses ------------------------------------------------------------------------------------------------
 
-    def _posed(self, part: _Primitive, node: Object, world: NDArray[np.float64], weights: list[float]) -> _Primitive:
+    def _posed(self, part: Primitive, node: Object, world: NDArray[np.float64], weights: list[float]) -> Primitive:
         """Applies the part's morph targets, then its skin or its node's transform. Returns it in world coordinates."""
         if any(weights):
             part = self._morphed(part, weights)
@@ -151,7 +188,7 @@ class _Reader:
         faces = np.where(inside_out[:, None], part.faces[:, ::-1], part.faces)
         return replace(part, positions=moved.positions, normals=moved.normals, faces=faces)
 
-    def _morphed(self, part: _Primitive, weights: list[float]) -> _Primitive:
+    def _morphed(self, part: Primitive, weights: list[float]) -> Primitive:
         """Adds the part's morph targets. Leaves out unusable ones with a warning."""
         arrays: dict[str, NDArray[np.number] | None] = {"POSITION": part.positions, "NORMAL": part.normals}
         for weight, target in zip(weights, part.targets, strict=False):
@@ -174,7 +211,7 @@ class _Reader:
         assert positions is not None
         return replace(part, positions=np.asarray(positions, np.float64), normals=arrays["NORMAL"])
 
-    def _rows_within(self, part: _Primitive, accessor: object) -> NDArray[np.int64] | None:
+    def _rows_within(self, part: Primitive, accessor: object) -> NDArray[np.int64] | None:
         """Returns the vertices that the part's faces use. Raises MeshError if ``accessor`` lacks one."""
         rows = part.attributes.rows
         if rows is not None and len(rows) and rows[-1] >= self.buffers.layout(accessor)[1]:
@@ -208,7 +245,7 @@ class _Reader:
         self.skins[index] = placed
         return placed
 
-    def _joints(self, part: _Primitive, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+    def _joints(self, part: Primitive, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """((V, K) joints, (V, K) weights) of a part, all sets side by side; None if it has none."""
         names = part.attributes.accessors
         joints, weights = [], []
@@ -240,7 +277,8 @@ class _Reader:
         count = self.json.integer(self.json.item("accessors", index, "accessor"), "count", 0)
         return count // 3 if mode == _TRIANGLES else max(0, count - 2)
 
-    def _primitive(self, primitive: Object) -> _Primitive | None:
+    def read_primitive(self, primitive: Object) -> Primitive | None:
+        """The faces and attributes of a primitive of the JSON in its mesh's coordinates; None if it has no faces."""
         mode = primitive.get("mode", _TRIANGLES)
         if mode not in (_TRIANGLES, _STRIP, _FAN):
             self._warn("points and lines were left out")
@@ -253,13 +291,13 @@ class _Reader:
         factors = self.json.object(material, "pbrMetallicRoughness", "a material")
         texture = self.json.object(factors, "baseColorTexture", "a material")
         extensions = self.json.object(texture, "extensions", "a texture")
-        transform = self.json.object(extensions, _TRANSFORM, "a texture")
+        transform = self.json.object(extensions, TRANSFORM, "a texture")
         uv_set = f"TEXCOORD_{self.json.integer(transform if 'texCoord' in transform else texture, 'texCoord', 0)}"
         if uv_set not in attributes.accessors:
             uv_set = "TEXCOORD_0"
         faces = self._faces(primitive, attributes, mode)
         positions = self._attribute(attributes, "POSITION", 3, None).astype(np.float64)
-        part = _Primitive(
+        part = Primitive(
             positions, faces, None, None, material.get("doubleSided") is True, attributes,
             self.json.array(primitive, "targets", "a primitive"), uv_set,
         )  # fmt: skip
@@ -307,6 +345,8 @@ class _Reader:
             raise self.json.error(f"{name} has {entries} entries for {expected} positions")
         if name in attributes.decoded:
             values = attributes.decoded[name]
+            if self.json.item("accessors", index, "accessor").get("normalized") is True:
+                values = normalised(values)
             values = values if attributes.rows is None else values[attributes.rows]
         else:
             values = self.buffers.accessor(index, attributes.rows)
@@ -319,7 +359,7 @@ class _Reader:
             raise self.json.error(f"{name} has {len(values)} entries for {count} positions")
         return values
 
-    def _optional(self, part: _Primitive, name: str, width: int) -> NDArray[np.number] | None:
+    def _optional(self, part: Primitive, name: str, width: int) -> NDArray[np.number] | None:
         """Returns the values of an optional attribute; None, with a warning, if they are unusable."""
         if part.attributes.accessors.get(name) is None:
             return None
@@ -411,27 +451,23 @@ class _Reader:
                 continue
             if not isinstance(identity, int) or identity not in stored:
                 raise self.json.error(f"its Draco data lack {excerpt(attribute)}")
-            accessor, count, dtype, _ = self.buffers.layout(accessors[attribute])
+            _, count, dtype, _ = self.buffers.layout(accessors[attribute])
             array = stored[identity].reshape(len(stored[identity]), -1)
             if len(array) != count:
                 raise self.json.error("its Draco data and its JSON disagree on the number of vertices")
             # The accessor, not the decoder, defines the type of the values.
-            array = as_component(array, dtype)
-            values[attribute] = normalised(array) if accessor.get("normalized") is True else array
+            values[attribute] = as_component(array, dtype)
         return values, index
 
     # -- small things -----------------------------------------------------------------------------------------
 
     def _transformed(self, uv: NDArray[np.number], transform: Object) -> NDArray[np.float64]:
-        """Applies KHR_texture_transform to (n, 2) coordinates: scale, rotation, translation."""
+        """Applies KHR_texture_transform to (n, 2) coordinates. Raises MeshError for damaged values."""
         where = "a texture transform"
-        turn = self.json.number(transform.get("rotation", 0.0), "rotation", where)
-        scale = self.json.numbers(transform, "scale", (1, 1), where)
-        offset = self.json.numbers(transform, "offset", (0, 0), where)
-        cosine, sine = math.cos(turn), math.sin(turn)
-        with np.errstate(all="ignore"):
-            u, v = (uv.astype(np.float64) * scale).T
-            return np.stack([cosine * u + sine * v, cosine * v - sine * u], axis=1) + offset
+        self.json.number(transform.get("rotation", 0.0), "rotation", where)
+        self.json.numbers(transform, "scale", (1, 1), where)
+        self.json.numbers(transform, "offset", (0, 0), where)
+        return transformed(uv, transform)
 
     def _bare(self, error: MeshError) -> str:
         return error.message.removeprefix(f"{self.json.name}: ")
@@ -449,7 +485,8 @@ def _agree(matrices: NDArray[np.float64]) -> bool:
     return bool(spread < 1e-3 * max(1.0, float(np.abs(matrices[0]).max())))
 
 
-def _join(primitives: list[_Primitive], warnings: list[str]) -> RawMesh:
+def joined(primitives: list[Primitive], warnings: list[str]) -> RawMesh:
+    """The placed ``primitives`` as one mesh, one behind the other."""
     starts = np.cumsum([0] + [len(primitive.positions) for primitive in primitives])
     shifted = [primitive.faces + start for primitive, start in zip(primitives, starts[:-1], strict=True)]
     faces = np.concatenate(shifted)
@@ -475,7 +512,7 @@ def _join(primitives: list[_Primitive], warnings: list[str]) -> RawMesh:
     return mesh
 
 
-def _placed(primitive: _Primitive, world: NDArray[np.float64]) -> _Primitive:
+def _placed(primitive: Primitive, world: NDArray[np.float64]) -> Primitive:
     """Transforms the part by a world matrix. A reflection reverses the winding, as the format requires."""
     linear = world[:3, :3]
     if np.array_equal(world, np.eye(4)):

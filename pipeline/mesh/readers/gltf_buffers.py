@@ -48,6 +48,11 @@ class Buffers:
 
         Raises MeshError.
         """
+        values = self.stored(index, rows)
+        return normalised(values) if self.layout(index)[0].get("normalized") is True else values
+
+    def stored(self, index: object, rows: NDArray[np.int64] | None = None) -> NDArray[np.number]:
+        """As ``accessor``, but values as they are stored: integers are not normalised."""
         accessor, count, dtype, width = self.layout(index)
         if "bufferView" in accessor:
             offset = self.json.integer(accessor, "byteOffset", 0)
@@ -61,9 +66,7 @@ class Buffers:
         sparse = self.json.object(accessor, "sparse", f"accessor {index}")
         if sparse:
             values = self._sparse(sparse, values, index)
-        if rows is not None:
-            values = values[rows]
-        return normalised(values) if accessor.get("normalized") is True else values
+        return values if rows is None else values[rows]
 
     def _sparse(self, sparse: Object, values: NDArray[np.number], index: object) -> NDArray[np.number]:
         """Replaces some of ``values`` by those of ``sparse``."""
@@ -122,7 +125,7 @@ class Buffers:
         return isinstance(uri, str) and (is_inline(uri) or not is_fallback(buffer))
 
     def _part(self, view: Object, what: str) -> memoryview:
-        data = self._buffer(view.get("buffer"))
+        data = self.buffer(view.get("buffer"))
         offset, length = self.json.integer(view, "byteOffset", 0), self.json.integer(view, "byteLength")
         if offset + length > len(data):
             raise self.json.error(
@@ -154,7 +157,8 @@ class Buffers:
             raise self.json.error(f"its meshopt data cannot be decoded ({reason})") from None
         return memoryview(np.ascontiguousarray(decoded).view(np.uint8).reshape(-1).tobytes())
 
-    def _buffer(self, index: object) -> bytes:
+    def buffer(self, index: object) -> bytes:
+        """The bytes of a buffer, at least as many as it claims. Raises MeshError."""
         buffer = self.json.item("buffers", index, "buffer")
         number = int(str(index))
         if number in self.buffers:

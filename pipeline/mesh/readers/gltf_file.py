@@ -62,22 +62,24 @@ def parse_document(text: bytes, name: str) -> Object:
     return document
 
 
-def buffer_path(uri: str, folder: Path, name: str) -> Path:
-    """Returns the path of a buffer's ``uri``, which must lie in ``folder`` or below. Raises MeshError."""
+def buffer_path(uri: str, folder: Path, name: str, what: str = "buffer") -> Path:
+    """Returns the path of a buffer's ``uri``, which must lie in ``folder`` or below. ``what`` names it in messages.
+
+    Raises MeshError."""
     decoded = urllib.parse.unquote(uri)
     quoted = excerpt(uri)
     if urllib.parse.urlsplit(uri).scheme or decoded.startswith(("/", "\\")) or "\0" in decoded:
-        raise MeshError(f"{name}: its buffer '{quoted}' is not a relative path; nothing is fetched from elsewhere")
+        raise MeshError(f"{name}: its {what} '{quoted}' is not a relative path; nothing is fetched from elsewhere")
     try:
         path = path_on_disk(folder / decoded).resolve()
         inside, exists = path.is_relative_to(folder.resolve()), path.is_file()
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "not a usable name"
-        raise MeshError(f"{name}: its buffer '{quoted}' cannot be opened ({reason})") from None
+        raise MeshError(f"{name}: its {what} '{quoted}' cannot be opened ({reason})") from None
     if not inside:
-        raise MeshError(f"{name}: its buffer '{quoted}' lies outside the file's own folder")
+        raise MeshError(f"{name}: its {what} '{quoted}' lies outside the file's own folder")
     if not exists:
-        raise MeshError(f"{name}: its buffer '{quoted}' does not exist; copy it beside the file")
+        raise MeshError(f"{name}: its {what} '{quoted}' does not exist; copy it beside the file")
     return path
 
 

@@ -45,6 +45,15 @@ class Nodes:
             world = self._worlds[node] = self._placed(node, world)
         return world
 
+    def ancestors(self, index: int) -> list[int]:
+        """Node ``index`` and the nodes above it. Raises MeshError if they are too many."""
+        line = [index]
+        while (parent := self._parent_of_each().get(line[-1])) is not None:
+            line.append(parent)
+            if len(line) > MAX_DEPTH:
+                raise self._too_deep(index)
+        return line
+
     def _walk(self) -> None:
         scenes = self.json.array(self.json.document, "scenes", "its JSON")
         if scenes:
@@ -91,7 +100,7 @@ class Nodes:
             return self.json.numbers(node, "matrix", np.eye(4).reshape(-1).tolist(), where).reshape(4, 4).T
         matrix = np.eye(4)
         if node.get("rotation") is not None:
-            matrix[:3, :3] = _rotation(self.json.numbers(node, "rotation", (0, 0, 0, 1), where))
+            matrix[:3, :3] = rotation_matrix(self.json.numbers(node, "rotation", (0, 0, 0, 1), where))
         matrix[:3, :3] *= self.json.numbers(node, "scale", (1, 1, 1), where)
         matrix[:3, 3] = self.json.numbers(node, "translation", (0, 0, 0), where)
         return matrix
@@ -100,7 +109,7 @@ class Nodes:
         return self.json.error(f"node {index} lies more than {MAX_DEPTH} levels deep")
 
 
-def _rotation(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
+def rotation_matrix(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
     """(3, 3) of a quaternion (x, y, z, w) of any length."""
     x, y, z, w = (float(v) for v in quaternion)
     length = (x * x + y * y + z * z + w * w) ** 0.5

@@ -1,7 +1,7 @@
-"""Lists the features of a mesh file that the asset will lack, because painting yields one mesh with one material.
+"""Lists the features of a mesh file that the asset will lack: of a glTF hardly any, of other formats all but the shape.
 
-Looks at the JSON of a glTF, at headers, and at the first megabytes of text, and decodes nothing. The readers themselves
-report what they skip or convert.
+Looks at the JSON of a glTF, at headers, and at the first megabytes of text, and decodes nothing; FBX, DAE, 3DS and USD
+are converted to glTF for it. The readers themselves report what they skip or convert.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.core.errors import MeshError
-from pipeline.mesh.readers.gltf_file import Object, document_of
+from pipeline.mesh.convert.references import CONVERTED
+from pipeline.mesh.readers.gltf_file import MESHOPT, Object, document_of
 
 # Number of bytes of a text file that are searched.
 _SEEN = 64 << 20
 _PLY_HEADER = 1 << 16
 _STL_FACETS = 10_000
 _MOST_NAMES = 10_000
-_TEXTURES = {
-    "normalTexture": "normal",
-    "occlusionTexture": "occlusion",
-    "emissiveTexture": "emissive",
-    "metallicRoughnessTexture": "metallic-roughness",
-}
+# Number of things that a conversion loses that are named in one line.
+_MOST_LOSSES = 20
+_COMPRESSIONS = ("KHR_draco_mesh_compression", *MESHOPT)
 
 
 def unkept(path: Path) -> str:
@@ -35,6 +33,14 @@ def unkept(path: Path) -> str:
         suffix = path.suffix.lower()
         if suffix in (".gltf", ".glb"):
             return ", ".join(_of_gltf(document_of(path) or {}))
+        if suffix in CONVERTED:
+            from pipeline.mesh.convert.to_gltf import conversion_losses
+
+            document, losses = conversion_losses(path)
+            shown = losses[:_MOST_LOSSES]
+            if len(losses) > len(shown):
+                shown.append(f"{len(losses) - len(shown)} more")
+            return ", ".join([*_of_gltf(document), *shown])
         return ", ".join(_READERS[suffix](path))
     except (MeshError, OSError, KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):
         return ""
@@ -59,47 +65,11 @@ def _some(names: list[str]) -> str:
 
 
 def _of_gltf(document: Object) -> Iterator[str]:
-    nodes = _objects(document, "nodes")
-    meshes = _objects(document, "meshes")
-    primitives = [primitive for mesh in meshes for primitive in _objects(mesh, "primitives")]
-    attributes = {name for primitive in primitives for name in primitive.get("attributes") or {}}
-    if count := len(_objects(document, "skins")):
-        yield _many(count, "skin")
-    if count := len(_objects(document, "animations")):
-        yield _many(count, "animation")
-    if any(_objects(primitive, "targets") for primitive in primitives):
-        yield "morph targets"
-    if count := len(_objects(document, "cameras")):
-        yield _many(count, "camera")
-    lights = ((document.get("extensions") or {}).get("KHR_lights_punctual") or {}).get("lights") or []
-    if lights:
-        yield _many(len(lights), "light")
-    yield from _but_one(len(_objects(document, "scenes")), "scene")
-    if (count := sum("mesh" in node for node in nodes)) > 1:
-        yield f"the tree of its nodes ({count} with meshes become one)"
-    yield from _of_materials(document, primitives)
-    if any(re.fullmatch(r"TEXCOORD_[1-9][0-9]*", name) for name in attributes):
-        yield "all UV sets but one"
-    if any(name.startswith("COLOR_") for name in attributes):
-        yield "vertex colours"
-    if own := sorted(name for name in attributes if name.startswith("_")):
-        yield f"the attributes {_some(own)}"
-
-
-def _of_materials(document: Object, primitives: list[Object]) -> Iterator[str]:
-    materials = _objects(document, "materials")
-    numbers = {primitive["material"] for primitive in primitives if isinstance(primitive.get("material"), int)}
-    used = [materials[number] for number in sorted(numbers) if 0 <= number < len(materials)]
-    yield from _but_one(len(used), "material")
-    # Metallic and roughness are one level deeper.
-    slots = {key for material in used for key in (*material, *(material.get("pbrMetallicRoughness") or {}))}
-    if named := [name for key, name in _TEXTURES.items() if key in slots]:
-        yield f"its {', '.join(named)} {'texture' if len(named) == 1 else 'textures'}"
-    # The reader reports transparency.
-    if named := sorted({name for material in used for name in material.get("extensions") or {}}):
-        yield f"the material {'extension' if len(named) == 1 else 'extensions'} {_some(named)}"
-    if any("KHR_materials_variants" in (primitive.get("extensions") or {}) for primitive in primitives):
-        yield "material variants"
+    """A glTF goes out as it came, but for what is painted. The reader reports images that are not at hand."""
+    primitives = [p for mesh in _objects(document, "meshes") for p in _objects(mesh, "primitives")]
+    views = _objects(document, "bufferViews")
+    if any(name in (item.get("extensions") or {}) for item in (*primitives, *views) for name in _COMPRESSIONS):
+        yield "the compression of primitives that get new texture coordinates"
 
 
 def _objects(holder: Object, key: str) -> list[Object]:
