@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipeline.core.errors import MeshError
 from pipeline.core.files import POINTER_ADVICE, is_lfs_pointer, path_on_disk
+from pipeline.mesh.convert.references import CONVERTED
 from pipeline.mesh.readers.gltf_buffers import Buffers
 from pipeline.mesh.readers.gltf_file import (
     MESHOPT,
@@ -28,8 +29,8 @@ from pipeline.mesh.readers.gltf_file import (
 )
 from pipeline.mesh.readers.gltf_json import GltfJson
 
-ENDINGS = (".gltf", ".glb")
-"""Endings of the files that are documents."""
+ENDINGS = (".gltf", ".glb", *CONVERTED)
+"""Endings of the files that are documents: glTF as it came, and what is converted to it."""
 
 PROVENANCE_KEY = "latentkiln"
 _MIMES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"\xabKTX 20\xbb": "image/ktx2"}
@@ -108,7 +109,8 @@ def add_provenance(document: GltfDocument, provenance: Mapping[str, object]) -> 
 def load_document(path: Path, *, max_bytes: int = 1 << 30, max_faces: int = 2_000_000) -> GltfDocument:
     """Reads the .gltf or .glb at ``path`` with its buffers and images, which must lie in its folder or below.
 
-    An image that is not at hand stays a reference, with a warning. Raises MeshError, in one line.
+    FBX, DAE, 3DS and USD are converted first; ``mesh.readers.unkept`` says what that loses. An image that is not at
+    hand stays a reference, with a warning. Raises MeshError, in one line.
     """
     path = path_on_disk(Path(path))
     name = path.name
@@ -121,6 +123,11 @@ def load_document(path: Path, *, max_bytes: int = 1 << 30, max_faces: int = 2_00
         raise MeshError(f"{name}: it cannot be read ({error.strerror or error})") from None
     if is_lfs_pointer(data):
         raise MeshError(f"{name}: {POINTER_ADVICE}")
+    if path.suffix.lower() in CONVERTED:
+        # Imported here: most documents need no converter.
+        from pipeline.mesh.convert.to_gltf import to_gltf
+
+        data = to_gltf(path, max_faces=max_faces, max_bytes=max_bytes).glb()
     text, binary = split_file(data, name)
     try:
         checked = GltfJson(parse_document(text, name), name)

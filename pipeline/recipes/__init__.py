@@ -3,13 +3,14 @@
 # Raised when a recipe's code changes the bytes of its assets: every asset of the recipe is then built again.
 RECIPE_VERSIONS: dict[str, str] = {"paint": "11", "generate": "10", "material": "1"}
 
-# ... and where the recipe's mesh is a glTF, which is written back as the document that it came in.
+# ... and where the recipe's mesh is a document, which is written back as the glTF that it is or that it becomes.
 DOCUMENT_VERSIONS: dict[str, str] = {"paint": "12"}
+_DOCUMENTS = (".gltf", ".glb", ".fbx", ".dae", ".3ds", ".usd", ".usda", ".usdc", ".usdz")
 
 
 def recipe_version(recipe: str, mesh: str) -> str:
     """The version of a recipe for an input mesh of that name; "" where there is none."""
-    is_document = mesh.lower().endswith((".gltf", ".glb"))
+    is_document = mesh.lower().endswith(_DOCUMENTS)
     return DOCUMENT_VERSIONS.get(recipe, RECIPE_VERSIONS[recipe]) if is_document else RECIPE_VERSIONS[recipe]
 
 

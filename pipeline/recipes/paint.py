@@ -89,6 +89,8 @@ class Paint(Recipe[PaintSettings, PaintableMesh, PaintScenes]):
         if is_document(mesh_path):
             with row.stage("unwrap"):
                 document = prepare_document(row, settings, mesh_path, out)
+                if lost := not_in_asset(unkept(mesh_path)):
+                    row.warn(f"mesh: {lost}")
             return _paintable(row, settings, document.layout.uvmesh, document)
         with row.stage("unwrap"):
             uvmesh = load_unwrapped(
