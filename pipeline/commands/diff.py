@@ -9,7 +9,7 @@ from pipeline.core.errors import EXIT_OK, EXIT_ROWS_FAILED, EXIT_USAGE, MeshErro
 from pipeline.core.location import Location, RemotePath
 from pipeline.core.terminal import complain, say, say_json
 from pipeline.document.diff import Difference, differences
-from pipeline.document.kept import GltfDocument, load_document
+from pipeline.document.kept import GltfDocument, document_errors, load_document
 from pipeline.storage.errors import StorageError
 from pipeline.storage.inputs import fetch_mesh
 
@@ -20,7 +20,8 @@ def diff_assets(first: Location, second: Location, *, json: bool = False) -> int
     Returns 0 if at most materials differ, 1 if anything else does, 2 if a file cannot be read.
     """
     try:
-        found = differences(_load(first), _load(second))
+        with document_errors(f"{first} or {second}"):
+            found = differences(_load(first), _load(second))
     except (MeshError, StorageError) as error:
         complain(f"latentkiln: error: {error.message}")
         return EXIT_USAGE

@@ -6,14 +6,15 @@ Nothing in it moves while the document is edited: new data are appended. ``docum
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.core.errors import MeshError
+from pipeline.core.errors import LatentkilnError, MeshError
 from pipeline.core.files import POINTER_ADVICE, is_lfs_pointer, path_on_disk
 from pipeline.mesh.convert.references import CONVERTED
 from pipeline.mesh.readers.gltf_buffers import Buffers
@@ -89,6 +90,24 @@ class GltfDocument:
         return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
 
 
+@contextlib.contextmanager
+def document_errors(name: str) -> Iterator[None]:
+    """Turns what a damaged document may raise anywhere into a MeshError of one line."""
+    try:
+        yield
+    except LatentkilnError:
+        raise
+    except RecursionError:
+        raise MeshError(f"{name}: its JSON is nested too deeply") from None
+    except MemoryError:
+        raise MeshError(f"{name}: there is not enough memory to read it") from None
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
+        raise MeshError(
+            f"{name}: it cannot be read: damaged, or unlike other glTF files; open it in the program that made it and "
+            "export it again"
+        ) from error
+
+
 def json_bytes(value: Object) -> bytes:
     """``value`` as compact JSON in UTF-8, keys in their order."""
     try:
@@ -129,13 +148,11 @@ def load_document(path: Path, *, max_bytes: int = 1 << 30, max_faces: int = 2_00
 
         data = to_gltf(path, max_faces=max_faces, max_bytes=max_bytes).glb()
     text, binary = split_file(data, name)
-    try:
+    with document_errors(name):
         checked = GltfJson(parse_document(text, name), name)
         buffers = Buffers(checked, binary, path.parent, max_faces, max_bytes)
         document = GltfDocument(name, checked.document, _merged(checked, buffers))
         _take_images_in(document, checked, path.parent, max_bytes - len(document.data))
-    except RecursionError:
-        raise MeshError(f"{name}: its JSON is nested too deeply") from None
     return document
 
 

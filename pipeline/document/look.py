@@ -109,9 +109,8 @@ def _sampled(picture: NDArray[np.uint8], uv: NDArray[np.floating], sampler: Obje
         mode = sampler.get(key, _REPEAT)
         corners.append((_wrapped(low, size, mode), _wrapped(low + 1, size, mode), (at - low)[:, None]))
     (left, right, fx), (top, bottom, fy) = corners
-    values = _linear(picture)
-    upper = values[top, left] * (1 - fx) + values[top, right] * fx
-    lower = values[bottom, left] * (1 - fx) + values[bottom, right] * fx
+    upper = _linear(picture[top, left]) * (1 - fx) + _linear(picture[top, right]) * fx
+    lower = _linear(picture[bottom, left]) * (1 - fx) + _linear(picture[bottom, right]) * fx
     return np.asarray(upper * (1 - fy) + lower * fy, np.float32)
 
 

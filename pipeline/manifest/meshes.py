@@ -106,7 +106,7 @@ def _is_document(job: Job) -> bool:
 
 def _read_document(job: Job) -> tuple[str, str, list[str]]:
     """(the field of the error, the error or "", warnings) of a row that paints a document."""
-    from pipeline.document.kept import load_document
+    from pipeline.document.kept import document_errors, load_document
     from pipeline.document.parts import find_parts
     from pipeline.document.repaint import variant_names
     from pipeline.document.surface import read_surface
@@ -118,13 +118,14 @@ def _read_document(job: Job) -> tuple[str, str, list[str]]:
         path = fetch_mesh(mesh)[0] if isinstance(mesh, RemotePath) else mesh
         if reason := _read(mesh, int(settings["max_faces"]))[0]:
             return field, reason, []
-        document = load_document(path, max_faces=int(settings["max_faces"]))
-        surface = read_surface(document, max_faces=int(settings["max_faces"]))
-        warnings = [*surface.mesh.warnings, *document.warnings]
-        if (variant := settings.get("variant")) is not None and variant in variant_names(document):
-            return "variant", f"{mesh.name} has a variant of that name already; choose another", []
-        field = "target"
-        find_parts(surface, settings.get("target") or (), settings.get("uv_set"))
+        with document_errors(mesh.name):
+            document = load_document(path, max_faces=int(settings["max_faces"]))
+            surface = read_surface(document, max_faces=int(settings["max_faces"]))
+            warnings = [*surface.mesh.warnings, *document.warnings]
+            if (variant := settings.get("variant")) is not None and variant in variant_names(document):
+                return "variant", f"{mesh.name} has a variant of that name already; choose another", []
+            field = "target"
+            find_parts(surface, settings.get("target") or (), settings.get("uv_set"))
     except (MeshError, StorageError, SettingError) as error:
         return field, error.message.removeprefix("target "), []
     return field, "", warnings

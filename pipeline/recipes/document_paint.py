@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.asset_layout import UNWRAP_CACHE
 from pipeline.core.errors import MeshError
-from pipeline.document.kept import ENDINGS, GltfDocument, add_provenance, load_document
+from pipeline.document.kept import ENDINGS, GltfDocument, add_provenance, document_errors, load_document
 from pipeline.document.layout import DocumentLayout, PartLayout, corner_coordinates, lay_out
 from pipeline.document.look import own_look
 from pipeline.document.materials import Factors, ImageFile
@@ -55,6 +55,11 @@ def is_document(path: Path) -> bool:
 
 def prepare_document(row: RowContext, settings: PaintSettings, path: Path, out: Path) -> DocumentInput:
     """Read the document and lay its parts out. Adds warnings to ``row``. Raises LatentkilnError."""
+    with document_errors(path.name):
+        return _prepared(row, settings, path, out)
+
+
+def _prepared(row: RowContext, settings: PaintSettings, path: Path, out: Path) -> DocumentInput:
     document = load_document(path, max_faces=settings.max_faces)
     row.input_sha256 = mesh_sha256(path)
     surface = read_surface(document, max_faces=settings.max_faces, source_sha256=row.input_sha256)
@@ -74,7 +79,8 @@ def prepare_document(row: RowContext, settings: PaintSettings, path: Path, out: 
         )
 
     layout = lay_out(surface, parts, texture_size=settings.texture_size, mode=settings.unwrap, new_layout=new_layout)
-    row.warnings += surface.mesh.warnings + [f"mesh: {said}" for said in document.warnings]
+    said = [line for line in surface.mesh.warnings if "have no texture coordinates" not in line]
+    row.warnings += said + [f"mesh: {line}" for line in document.warnings]
     for laid in layout.parts:
         row.warn(_uneven(layout, laid))
         if any("COLOR_0" in surface.primitive(key).attributes.accessors for key in laid.part.primitives):
@@ -116,7 +122,10 @@ def repainted(
         corners = None if stays else corner_coordinates(source.surface, layout, laid, whole_atlas=single)
         paints.append(PartPaint(laid.part, images, corners, laid.keeps_transform and stays))
     factors = Factors(settings.metallic, settings.roughness, settings.occlusion_strength)
-    result = repaint(source.document, source.surface, paints, title=title, factors=factors, variant=settings.variant)
+    with document_errors(source.document.name):
+        result = repaint(
+            source.document, source.surface, paints, title=title, factors=factors, variant=settings.variant
+        )
     add_provenance(result.document, {**provenance, "document": document_notes(source, result)})
     return result
 

@@ -132,27 +132,32 @@ def _verified_copy(location: RemotePath, sha256: str) -> Path | None:
 
 
 def _fetch_buffers(location: RemotePath, path: Path, folder: Path) -> list[str]:
-    """Fetch the buffers of the glTF that was copied to ``path``. Return their URIs as the glTF writes them.
+    """Fetch the buffers and images of the glTF that was copied to ``path``. Return their URIs as the glTF writes them.
 
     Refuses URIs that a glTF may not have. Raises MeshError, StorageError.
     """
-    from pipeline.mesh.readers.gltf_file import document_of, outside_uris
+    from pipeline.mesh.readers.gltf_file import document_of, image_uris, outside_uris
 
     is_gltf = location.suffix.lower() in (".gltf", ".glb")
-    uris = outside_uris(document_of(path) or {}) if is_gltf else []
+    document = (document_of(path) or {}) if is_gltf else {}
+    uris, images = outside_uris(document), image_uris(document)
     left = MAX_BYTES
-    for uri in uris:
+    for uri in [*uris, *images]:
+        is_image = uri in images
         name = urllib.parse.unquote(uri)
-        if urllib.parse.urlsplit(uri).scheme or any(part in ("", ".", "..") for part in name.split("/")):
-            raise MeshError(f"{location.name}: its buffer {uri[:60]!r} is not a plain relative path")
-        if "\\" in name or not name.isprintable():
+        scheme = urllib.parse.urlsplit(uri).scheme
+        if scheme or "\\" in name or not name.isprintable() or {"", ".", ".."} & set(name.split("/")):
+            if is_image:
+                continue  # it stays a reference
             raise MeshError(f"{location.name}: its buffer {uri[:60]!r} is not a plain relative path")
         try:
             content, _ = store_of(location).read(location.parent / name, left)
         except FileNotFoundError:
+            if is_image:
+                continue
             raise MeshError(f"{location.name}: its buffer {uri[:60]!r} does not exist") from None
         left -= len(content)
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    return uris
+    return [*uris, *images]

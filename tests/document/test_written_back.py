@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,19 @@ import numpy as np
 import pytest
 from documents import FEATURES, Document, box, png
 from gltf_compare import Glb, read, same_but_for_materials
+from meshes import glb_bytes
 from real.validator import complaints, reports
 
 from pipeline import cli
-from pipeline.document.kept import GltfDocument, add_provenance, load_document
+from pipeline.core.errors import LatentkilnError
+from pipeline.document.kept import GltfDocument, add_provenance, document_errors, load_document
 from pipeline.document.layout import DocumentLayout, corner_coordinates, lay_out
 from pipeline.document.materials import ImageFile
 from pipeline.document.parts import find_parts
 from pipeline.document.repaint import PartPaint, Repainted, repaint
 from pipeline.document.surface import DocumentSurface, read_surface
 from pipeline.mesh.mesh import Mesh, UVMesh
+from pipeline.mesh.mesh_hash import mesh_sha256
 from pipeline.uv.unwrap import unwrap
 
 BASES = ("kept", "welded", "bare")
@@ -217,3 +221,60 @@ def test_a_skinned_and_animated_man_is_painted_by_the_command(shared_meshes: Pat
     before.json["asset"].setdefault("extras", {})
     same_but_for_materials(before, after, {(0, 0)})
     assert (out / "man" / "preview.png").stat().st_size > 10_000
+
+
+def test_files_beside_a_gltf_go_into_one_glb(tmp_path: Path) -> None:
+    made = box("welded")
+    FEATURES["skinned"](made)
+    whole = made.glb()
+    plain = Glb(whole)
+    image = plain.view(made.json["images"][0].pop("bufferView"))
+    (tmp_path / "tex tures").mkdir()
+    (tmp_path / "tex tures" / "a.png").write_bytes(image)
+    made.json["images"][0] = {"uri": "tex%20tures/a.png", "name": "picture 1"}
+    made.json["images"].append({"uri": "missing.png"})
+    made.json["buffers"] = [{"uri": "data.bin", "byteLength": len(made.binary), "name": "store"}]
+    (tmp_path / "data.bin").write_bytes(made.binary)
+    path = tmp_path / "a.gltf"
+    path.write_text(json.dumps(made.json))
+    digest = mesh_sha256(path)
+    document, _, _, result = paint_all(path)
+    same_but_for_materials(plain, Glb(result.document.glb()), {(0, 0)})
+    assert result.document.json["buffers"][0]["name"] == "store"
+    assert document.warnings == [
+        "its image 'missing.png' does not exist; copy it beside the file; it stays a reference"
+    ]
+    (tmp_path / "tex tures" / "a.png").write_bytes(png(2))
+    assert mesh_sha256(path) != digest
+
+
+def test_damaged_documents_end_in_one_line(tmp_path: Path) -> None:
+    """Values of a wrong kind anywhere in the JSON: the document is painted, or refused in one line."""
+    made = box("welded")
+    for name in ("skinned", "variants", "normal_map", "two_materials", "gpu_instanced"):
+        FEATURES[name](made)
+    made.json["buffers"] = [{"byteLength": len(made.binary)}]
+    text, binary = json.dumps(made.json), made.binary
+    generator, refused = np.random.default_rng(1), 0
+    for _ in range(250):
+        made.json = json.loads(text)
+        holder, key = _any_place(made.json, generator)
+        holder[key] = [None, -1, 10**12, "x", [], {}, [None], 1.5, True][generator.integers(9)]
+        path = tmp_path / "a.glb"
+        path.write_bytes(glb_bytes(json.dumps(made.json).encode(), binary))
+        try:
+            with document_errors("a.glb"):
+                paint_all(path)
+        except LatentkilnError as error:
+            refused += 1
+            assert "\n" not in error.message and len(error.message) < 600
+    assert 20 < refused < 250
+
+
+def _any_place(value: Any, generator: np.random.Generator) -> tuple[Any, Any]:
+    while True:
+        keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+        key = keys[generator.integers(len(keys))]
+        if not isinstance(value[key], dict | list) or not value[key] or generator.random() < 0.15:
+            return value, key
+        value = value[key]

@@ -124,6 +124,13 @@ def outside_uris(document: Object) -> list[str]:
     return [uri for uri in uris if isinstance(uri, str) and not is_inline(uri)]
 
 
+def image_uris(document: Object) -> list[str]:
+    """Returns the URIs of a document's images in files of their own, in order."""
+    images = document.get("images")
+    uris = [image.get("uri") for image in (images if isinstance(images, list) else ()) if isinstance(image, dict)]
+    return [uri for uri in uris if isinstance(uri, str) and not is_inline(uri)]
+
+
 def is_fallback(buffer: Object) -> bool:
     """Tells whether a buffer is only for readers that cannot decode meshopt. It may be missing."""
     extensions = buffer.get("extensions")
