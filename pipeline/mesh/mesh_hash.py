@@ -19,8 +19,8 @@ def mesh_sha256(path: Path) -> str:
     """Returns the hex digest of the mesh at ``path``: of the file and of what is read beside it.
 
     That is a glTF's external buffers and images, and the textures and layers of an FBX, DAE, 3DS or USD. For a single
-    file it is that file's sha256. Raises MeshError if a .gltf or USD is damaged, or if a buffer is missing or lies outside the
-    glTF's folder; OSError if the file cannot be read.
+    file it is that file's sha256. Raises MeshError if a .gltf or USD is damaged, or if a buffer is missing or lies
+    outside the glTF's folder; OSError if the file cannot be read.
     """
     if not may_have_buffers(path):
         return sha256_file(path)
