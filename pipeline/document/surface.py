@@ -81,14 +81,17 @@ class DocumentSurface:
             values = normalised(values)
         return values.astype(np.float64) if values.shape[1] == 2 else None
 
-    def stored(self, key: Key, name: str) -> NDArray[np.number]:
-        """(V, width) values of an attribute as they are stored. Raises MeshError unless it has one for each vertex."""
+    def stored(self, key: Key, name: str, rows: NDArray[np.int64] | None = None) -> NDArray[np.number]:
+        """(V, width) values of an attribute as they are stored, or of ``rows`` alone.
+
+        Raises MeshError unless it has one for each vertex.
+        """
         primitive = self.primitive(key)
-        values = self.reader.stored(primitive, name)
-        expected = self.reader.buffers.layout(primitive.attributes.accessors["POSITION"])[1]
-        if len(values) != expected:
-            raise self.reader.json.error(f"{name} has {len(values)} entries for {expected} positions")
-        return values
+        accessors, buffers = primitive.attributes.accessors, self.reader.buffers
+        count, expected = (buffers.layout(accessors[each])[1] for each in (name, "POSITION"))
+        if count != expected:
+            raise self.reader.json.error(f"{name} has {count} entries for {expected} positions")
+        return self.reader.stored(primitive, name, rows)
 
 
 def read_surface(

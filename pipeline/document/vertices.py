@@ -110,16 +110,16 @@ def _rewrite(document: GltfDocument, surface: DocumentSurface, key: Key, primiti
     attributes = primitive["attributes"]
     old = document.json["accessors"]
     for name in list(attributes):
-        values = surface.stored(key, name)[split.rows]
+        values = surface.stored(key, name, split.rows)
         attributes[name] = _add_accessor(document, values, old[attributes[name]])
     json = surface.reader.json
     for target in primitive.get("targets") or ():
         for name in list(target):
-            values = surface.reader.buffers.stored(target[name])
-            if len(values) <= int(split.rows.max()):
+            if surface.reader.buffers.layout(target[name])[1] <= int(split.rows.max()):
                 raise json.error(f"accessor {target[name]} has fewer entries than there are vertices")
+            values = surface.reader.buffers.stored(target[name], split.rows)
             sparse = "sparse" in old[target[name]]
-            target[name] = _add_accessor(document, values[split.rows], old[target[name]], sparse=sparse)
+            target[name] = _add_accessor(document, values, old[target[name]], sparse=sparse)
     short = len(split.rows) <= _SHORT_INDICES
     index = split.faces.reshape(-1).astype("<u2" if short else "<u4")
     view = document.add_view(index.tobytes(), target=_ELEMENT_BUFFER)

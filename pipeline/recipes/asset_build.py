@@ -53,9 +53,10 @@ class Asset:
 
 @dataclass
 class DocumentWriter:
-    """``write(provenance)`` returns the file of the repainted document, and sets ``notes`` for the record."""
+    """``write(provenance, stem)`` returns the files of the repainted document by name, ``<stem>.glb`` first, and sets
+    ``notes`` for the record."""
 
-    write: Callable[[Json], bytes]
+    write: Callable[[Json, str], dict[str, bytes]]
     notes: Json = field(default_factory=dict)
 
 

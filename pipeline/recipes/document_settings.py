@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.recipes.map_settings import MapOptions, MapSettings, without_defaults
 
+Package = Literal["glb", "gltf"]
 Textures = Literal["per_material", "atlas"]
 _MOST_PATTERNS, _LONGEST = 64, 200
 
@@ -41,6 +42,12 @@ class DocumentOptions(MapOptions):
         "default look stays. Left out: the paint is the default look.",
     )
 
+    package: Package = Field(
+        default="glb",
+        description="glb: a painted glTF is one file. gltf: write it, too, as asset.gltf with its buffer and images in "
+        "files beside it.",
+    )
+
     @field_validator("target")
     @classmethod
     def _not_empty(cls, value: list[str] | None) -> list[str] | None:
@@ -67,6 +74,7 @@ class DocumentSettings(MapSettings):
     textures: Textures = "per_material"
     uv_set: int | None = None
     variant: str | None = None
+    package: Package = "glb"
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pipeline.core.asset_layout import UNWRAP_CACHE
 from pipeline.core.backends import select_backend
 from pipeline.core.errors import LatentkilnError
 from pipeline.core.job import Job
+from pipeline.document.package import gltf_files
 from pipeline.mesh.mesh import UVMesh
 from pipeline.mesh.normalise import normalise
 from pipeline.mesh.readers.unkept import not_in_asset, unkept
@@ -192,10 +193,11 @@ def _document_writer(
 ) -> DocumentWriter:
     """Writes a variant's maps into the document that the mesh came in."""
 
-    def write(provenance: Json) -> bytes:
+    def write(provenance: Json, stem: str) -> dict[str, bytes]:
         result = repainted(document, settings, baked.maps, title=row.job.id, provenance=provenance)
         writer.notes = document_notes(document, result)
-        return result.document.glb()
+        files = gltf_files(result.document, stem) if settings.package == "gltf" else {}
+        return {f"{stem}.glb": result.document.glb(), **files}
 
     writer = DocumentWriter(write)
     return writer

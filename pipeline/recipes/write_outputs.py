@@ -92,12 +92,13 @@ def _write_variant(
     crease_angle = float(np.radians(settings.crease_angle)) if isinstance(settings, SharedSettings) else _SMOOTH
     with row.stage("export"):
         encoded = encode_maps(asset.maps, settings.image_format)
-        path = new[f"{stem}.glb"] = stack.enter_context(atomic_write(folder / f"{stem}.glb"))
+        files: dict[str, bytes] = {}
         provenance = _provenance(recipe, asset_build, variant, prior)
-        with naming(folder / f"{stem}.glb"):
-            if asset.document is not None:
-                path.write_bytes(asset.document.write(provenance))
-            else:
+        if asset.document is not None:
+            files = asset.document.write(provenance, stem)
+        else:
+            path = new[f"{stem}.glb"] = stack.enter_context(atomic_write(folder / f"{stem}.glb"))
+            with naming(folder / f"{stem}.glb"):
                 write_glb(
                     path,
                     asset.uvmesh,
@@ -110,7 +111,8 @@ def _write_variant(
                     factors=_factors(settings),
                     encoded=encoded,
                 )
-        for name, data in _additional_files(row.job.id, settings, asset, stem, encoded).items():
+        files |= _additional_files(row.job.id, settings, asset, stem, encoded)
+        for name, data in files.items():
             path = new[name] = stack.enter_context(atomic_write(folder / name))
             with naming(folder / name):
                 path.write_bytes(data)

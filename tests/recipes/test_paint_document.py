@@ -12,6 +12,7 @@ import pytest
 from documents import FEATURES, box, png
 from gltf_compare import read, same_but_for_materials
 from PIL import Image
+from real.validator import reports
 from test_paint import digest, job, run
 
 from pipeline import cli
@@ -166,7 +167,7 @@ def test_a_pattern_is_neither_mirrored_nor_upside_down(
 def test_rows_of_other_formats_keep_their_fingerprints() -> None:
     assert recipe_version("paint", "a.obj") == "11" and recipe_version("paint", "a.GLB") == "12"
     assert recipe_version("generate", "a.glb") == recipe_version("generate", "")
-    assert {"target", "textures", "uv_set", "variant"}.isdisjoint(PaintOptions().model_dump())
+    assert {"target", "textures", "uv_set", "variant", "package"}.isdisjoint(PaintOptions().model_dump())
     assert PaintOptions(target=["a"]).model_dump()["target"] == ["a"]
 
 
@@ -181,3 +182,30 @@ def test_inspect_and_diff_show_what_was_painted(
     assert parts == ["hull: 1 primitive, 32 x 32 PNG, painted, new TEXCOORD_1", "lid: 1 primitive, the artist's"]
     assert cli.main(["diff", str(path), str(asset.parent)]) == 0
     assert "the same but for materials" in capsys.readouterr().out
+
+
+def test_the_package_of_files_is_the_same_document(
+    prior: Prior, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make("welded", ("skinned", "normal_map"), tmp_path / "in.glb")
+    asset, record = painted(path, prior, tmp_path / "out", package="gltf")
+    # The old base colour is the occlusion, too.
+    images = [f"asset-image-{number}.png" for number in range(3)]
+    assert sorted(record["outputs"]) == [*images, "asset.bin", "asset.glb", "asset.gltf"]
+    assert cli.main(["diff", str(asset), str(asset.with_suffix(".gltf"))]) == 0
+    assert capsys.readouterr().out == "the same\n"
+    (report,) = reports([asset.with_suffix(".gltf")])
+    # It is given no files beside the document; diff has read them above.
+    assert {issue["code"] for issue in report["issues"]["messages"]} <= {"UNUSED_OBJECT", "IO_ERROR"}
+
+
+def test_seeds_and_other_formats_of_a_document(prior: Prior, tmp_path: Path) -> None:
+    path = make("kept", ("skinned", "two_materials"), tmp_path / "in.glb")
+    settings = {"seeds": 2, "formats": ["glb", "obj", "ply"], "image_format": "jpeg"}
+    _, record = painted(path, prior, tmp_path / "out", **settings)
+    assets = [name for name in record["outputs"] if name.endswith(".glb")]
+    assert len(assets) == 2 and {"asset.obj", "asset.ply"} <= set(record["outputs"])
+    for name in assets:
+        after = read(tmp_path / "out" / "one" / name)
+        same_but_for_materials(read(path), after, {(0, 0), (1, 0)})
+        assert {image["mimeType"] for image in after.json["images"]} == {"image/jpeg"}

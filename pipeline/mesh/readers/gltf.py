@@ -131,12 +131,13 @@ class GltfReader:
         self._tell_transparency()
         return primitives
 
-    def stored(self, primitive: Primitive, name: str) -> NDArray[np.number]:
+    def stored(self, primitive: Primitive, name: str, rows: NDArray[np.int64] | None = None) -> NDArray[np.number]:
         """(V, width) values of the attribute ``name`` of a primitive as they are stored, for all vertices of its vertex
-        table: integers are not normalised."""
+        table or for ``rows`` of it: integers are not normalised."""
         if name in primitive.attributes.decoded:
-            return primitive.attributes.decoded[name]
-        return self.buffers.stored(primitive.attributes.accessors[name])
+            values = primitive.attributes.decoded[name]
+            return values if rows is None else values[rows]
+        return self.buffers.stored(primitive.attributes.accessors[name], rows)
 
     def _mesh(self, index: int, instance: int, node: Object, world: NDArray[np.float64]) -> list[Primitive]:
         mesh = self.json.item("meshes", node["mesh"], "mesh")
