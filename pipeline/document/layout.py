@@ -8,7 +8,7 @@ what is behind it. F faces of the surface.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from pipeline.uv.unwrap import unwrap, uv_problem
 _FINEST = 6
 # Shares of the atlas per area: what is not painted needs little.
 _CONTEXT_WEIGHT = 0.1
+
+# What ``uv.unwrap`` says of a mesh without coordinates, which is all it is given of a part.
+_BARE = "the mesh has no texture coordinates"
 
 Unwrap = Callable[[Mesh, int, str], UVMesh]
 """Lays out a mesh for a texture of so many texels a side, in a mode of ``uv.unwrap``."""
@@ -82,7 +85,10 @@ def lay_out(
     first, number_of = _painted_faces(surface, parts)
     context = number_of < 0
     areas = face_areas(surface.mesh.vertices, surface.mesh.faces)
-    weights = [float(areas[first & (number_of == number)].sum()) for number in range(len(parts))]
+    painted = np.flatnonzero(first & ~context)
+    painted = painted[np.argsort(number_of[painted], kind="stable")]
+    faces_of = np.split(painted, np.searchsorted(number_of[painted], np.arange(1, len(parts))))
+    weights = [float(areas[faces].sum()) for faces in faces_of]
     if context.any():
         weights.append(float(areas[context].sum()) * _CONTEXT_WEIGHT)
     cells = place_cells(weights)
@@ -91,13 +97,14 @@ def lay_out(
     charts = np.zeros(len(context), np.int32)
     corner_uv = np.zeros((len(context), 3, 2), np.float64)
     laid: list[PartLayout] = []
-    used = 0.0
+    used, count = 0.0, 0
     for number, part in enumerate(parts):
-        faces = np.flatnonzero(first & (number_of == number))
+        faces = faces_of[number]
         size = round(cells[number].side * texture_size)
         uvmesh, kept, transform = _part_uv(surface, part, faces, size, mode, new_layout)
         corner_uv[faces] = _in_cell(uvmesh, cells[number])
-        charts[faces] = uvmesh.charts + int(charts.max(initial=-1)) + 1
+        charts[faces] = uvmesh.charts + count
+        count += int(uvmesh.charts.max(initial=-1)) + 1
         used += uvmesh.coverage * cells[number].side ** 2
         laid.append(PartLayout(part, cells[number], kept, transform, uvmesh.method, uvmesh.reason, faces))
     _follow(surface, first, number_of, corner_uv, charts)
@@ -105,7 +112,7 @@ def lay_out(
         faces = np.flatnonzero(context)
         uvmesh = new_layout(_submesh(surface.mesh, faces), round(cells[-1].side * texture_size), "box")
         corner_uv[faces] = _in_cell(uvmesh, cells[-1])
-        charts[faces] = uvmesh.charts + int(charts.max(initial=-1)) + 1
+        charts[faces] = uvmesh.charts + count
     uv, uv_faces = _indexed(surface.mesh.faces, corner_uv, surface.placement)
     method, reason = _summary(laid)
     whole = UVMesh(surface.mesh, uv, uv_faces, method, reason, charts, 0.0, used)
@@ -146,15 +153,16 @@ def corner_coordinates(
 ) -> dict[Key, NDArray[np.float32]]:
     """By primitive of a part, (F', 3, 2) float32 coordinates at the corners of its own faces: in the part's texture, or
     in the ``whole_atlas``. NaN where the surface has dropped a face."""
-    uv = layout.uvmesh.uv.astype(np.float64)[layout.uvmesh.uv_faces]
-    if not whole_atlas:
-        uv = (uv - (laid.cell.left, laid.cell.top)) / laid.cell.side
+    whole = layout.uvmesh
     result = {
         key: np.full((len(surface.primitive(key).faces), 3, 2), np.nan, np.float32) for key in laid.part.primitives
     }
     for key, values in result.items():
-        faces = laid.faces[surface.placement[laid.faces] == surface.first[key]]
-        corners = np.where(surface.flipped[faces, None, None], uv[faces][:, ::-1], uv[faces])
+        faces = surface.faces_of(surface.first[key])
+        uv = whole.uv[whole.uv_faces[faces]].astype(np.float64)
+        if not whole_atlas:
+            uv = (uv - (laid.cell.left, laid.cell.top)) / laid.cell.side
+        corners = np.where(surface.flipped[faces, None, None], uv[:, ::-1], uv)
         values[surface.own_face[faces]] = np.clip(corners, 0.0, 1.0)
     return result
 
@@ -174,7 +182,7 @@ def _part_uv(
     """(the part's faces with coordinates, whether they are its own, whether under the artist's transform)."""
     bare = _submesh(surface.mesh, faces)
     own = _own_uv(surface, part, faces)
-    problem = "the mesh has no texture coordinates"
+    problem = _BARE
     if own is not None and mode in ("auto", "input"):
         transform = _transform(surface, part)
         problem = ""
@@ -188,23 +196,21 @@ def _part_uv(
             problem = problem or found
     if mode == "input":
         raise UnwrapError(f"the texture coordinates of {part.name} cannot be used: {problem}", stage="unwrap")
-    made = new_layout(bare, size, "xatlas" if mode == "auto" else mode)
-    made.reason = f"{problem}; {made.reason}" if mode == "auto" else made.reason
-    return made, False, False
+    made = new_layout(bare, size, mode)
+    return replace(made, reason=made.reason.replace(_BARE, problem, 1)), False, False
 
 
 def _own_uv(surface: DocumentSurface, part: Part, faces: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """(f, 3, 2) the artist's coordinates of a part's faces, without any transform; None if some have none."""
     result = np.empty((len(faces), 3, 2))
-    placements = surface.placement[faces]
     for key in part.primitives:
-        chosen = placements == surface.first[key]
+        own = surface.faces_of(surface.first[key])
         values = surface.uv_set(key, part.uv_set)
         if values is None:
             return None
-        rows = surface.table_rows(key)[surface.own_face[faces[chosen]]]
-        rows = np.where(surface.flipped[faces[chosen], None], rows[:, ::-1], rows)
-        result[chosen] = values[rows]
+        rows = surface.table_rows(key)[surface.own_face[own]]
+        rows = np.where(surface.flipped[own, None], rows[:, ::-1], rows)
+        result[np.searchsorted(faces, own)] = values[rows]
     return result
 
 
@@ -255,12 +261,12 @@ def _follow(
     keys, counts = surface.keys(), {}
     for number, key in enumerate(keys):
         if surface.first.get(key) == number:
-            faces = np.flatnonzero(surface.placement == number)
+            faces = surface.faces_of(number)
             counts[key] = (faces, np.full(len(surface.placed[number].faces), -1, np.int64))
             counts[key][1][surface.own_face[faces]] = faces
     followers = np.unique(surface.placement[~first & (number_of >= 0)])
     for number in followers:
-        faces = np.flatnonzero(surface.placement == number)
+        faces = surface.faces_of(int(number))
         twins = counts[keys[number]][1][surface.own_face[faces]]
         known = twins >= 0
         faces, twins = faces[known], twins[known]

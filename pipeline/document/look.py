@@ -134,11 +134,8 @@ def _vertex_colours(surface: DocumentSurface, faces: NDArray[np.int64], bary: Fl
     """(M, 4) vertex colours at points of faces; 1 where a primitive has none."""
     result = np.ones((len(faces), 4), np.float32)
     keys, placements = surface.keys(), surface.placement[faces]
-    for number in np.unique(placements):
-        primitive = surface.placed[number]
-        index = primitive.attributes.accessors.get("COLOR_0")
-        if index is None:
-            continue
+    coloured = [n for n, each in enumerate(surface.placed) if each.attributes.accessors.get("COLOR_0") is not None]
+    for number in np.intersect1d(placements, coloured).astype(int).tolist():
         try:
             values = surface.stored(keys[number], "COLOR_0")
         except MeshError:

@@ -39,7 +39,7 @@ def find_parts(surface: DocumentSurface, target: Sequence[str] = (), uv_set: int
     A pattern (as of file names) names materials, meshes, and nodes with all below them. ``uv_set``: number of the set
     of texture coordinates; None: the one of the base colour. Raises SettingError for a pattern that names nothing.
     """
-    targeted = _targeted(surface, target)
+    targeted, users = _targeted(surface, target), _users(surface.reader.json.document)
     groups: dict[int | None, list[Key]] = {}
     for key in surface.first:
         if key in targeted:
@@ -50,7 +50,7 @@ def find_parts(surface: DocumentSurface, target: Sequence[str] = (), uv_set: int
             material_name(surface.reader.json.document, material),
             tuple(keys),
             int(surface.primitive(keys[0]).uv_set.removeprefix("TEXCOORD_")) if uv_set is None else uv_set,
-            _used_elsewhere(surface.reader.json.document, material, set(keys)),
+            material is not None and not users[material] <= set(keys),
         )
         for material, keys in groups.items()
     ]
@@ -104,15 +104,12 @@ def _name(item: Object, otherwise: str) -> str:
     return name if isinstance(name, str) and name else otherwise
 
 
-def _used_elsewhere(document: Object, material: int | None, keys: set[Key]) -> bool:
-    """Whether a primitive that is not in ``keys`` shows ``material``, or a variant of any primitive does."""
-    if material is None:
-        return False
+def _users(document: Object) -> dict[object, set[Key]]:
+    """The primitives that show each material, by default or in a variant."""
+    users: dict[object, set[Key]] = {}
     for mesh_number, mesh in enumerate(document["meshes"]):
         for number, primitive in enumerate(mesh.get("primitives") or ()):
-            if (mesh_number, number) in keys:
-                continue
             mappings = ((primitive.get("extensions") or {}).get(VARIANTS) or {}).get("mappings") or ()
-            if material in [primitive.get("material"), *(each.get("material") for each in mappings)]:
-                return True
-    return False
+            for material in (primitive.get("material"), *(each.get("material") for each in mappings)):
+                users.setdefault(material, set()).add((mesh_number, number))
+    return users

@@ -28,7 +28,7 @@ class DocumentSurface:
 
     mesh        all faces, in the order of ``placed``; vertices that coincide are one, also across primitives.
     placed      the primitives as nodes and their instances show them.
-    placement   (F,) int64 into ``placed``.
+    placement   (F,) int64 into ``placed``, ascending.
     own_face    (F,) int64 number of the face in its primitive.
     flipped     (F,) bool, whether the face's corners are in the opposite order of the primitive's.
     first       by primitive: the placement that is painted, the first that shows any face.
@@ -58,6 +58,11 @@ class DocumentSurface:
         """The primitive of each placement, (P,)."""
         sources = [self.source(number) for number in range(len(self.placed))]
         return [(source.mesh, source.primitive) for source in sources]
+
+    def faces_of(self, placement: int) -> NDArray[np.int64]:
+        """The faces of a placed primitive, which follow each other."""
+        start, end = np.searchsorted(self.placement, [placement, placement + 1])
+        return np.arange(start, end)
 
     def table_rows(self, key: Key) -> NDArray[np.int64]:
         """(F', 3) rows of the vertex table at the corners of a primitive's own faces."""
