@@ -85,7 +85,17 @@ def _prepared(row: RowContext, settings: PaintSettings, path: Path, out: Path) -
         row.warn(_uneven(layout, laid))
         if any("COLOR_0" in surface.primitive(key).attributes.accessors for key in laid.part.primitives):
             row.warn(f"{laid.part.name}: its vertex colours stay, and tint what is painted")
+        if settings.metallic is None and "metallic_roughness" not in settings.maps and _is_metal(document, laid):
+            row.warn(f"{laid.part.name}: the material is a metal, and so is what is painted; metallic: 0 changes that")
     return DocumentInput(document, surface, layout)
+
+
+def _is_metal(document: GltfDocument, laid: PartLayout) -> bool:
+    """Whether the artist's material is a metal all over, which is what glTF means by a factor that is left out."""
+    if laid.part.material is None:
+        return False
+    pbr = document.json["materials"][laid.part.material].get("pbrMetallicRoughness") or {}
+    return "metallicRoughnessTexture" not in pbr and pbr.get("metallicFactor", 1) >= 0.5
 
 
 def _uneven(layout: DocumentLayout, laid: PartLayout) -> str:

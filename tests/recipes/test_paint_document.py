@@ -77,6 +77,16 @@ def test_interrupted_and_resumed_it_is_the_same_to_the_byte(prior: Prior, tmp_pa
     assert record["resumed_from_step"] > 0 and digest(again) == digest(whole)
 
 
+def test_a_metal_stays_a_metal_and_that_is_said(prior: Prior, tmp_path: Path) -> None:
+    path = make("kept", (), tmp_path / "in.glb")
+    _, record = painted(path, prior, tmp_path / "out")
+    assert "hull: the material is a metal, and so is what is painted; metallic: 0 changes that" in record["warnings"]
+    asset, record = painted(path, prior, tmp_path / "other", metallic=0.0)
+    assert not any("metal" in warning for warning in record["warnings"])
+    surface = read(asset).json["materials"][0]["pbrMetallicRoughness"]
+    assert surface["metallicFactor"] == 0 and surface["roughnessFactor"] == 0.4
+
+
 def test_only_what_is_targeted_changes(prior: Prior, tmp_path: Path) -> None:
     path = make("welded", ("shared_material", "skinned"), tmp_path / "in.glb")
     asset, record = painted(path, prior, tmp_path / "out", target=["lid *"], preview=True)
