@@ -6,10 +6,12 @@ textures. The losses name those that the file has.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
+from pipeline.core.errors import MeshError
 from pipeline.mesh.convert.child import read_in_child
 from pipeline.mesh.convert.scene import Scene
 
@@ -19,12 +21,20 @@ _DAE_LOSSES = {
     b"spline": "splines", b"physics_model": "physics", b"brep": "boundary representations",
 }  # fmt: skip
 _MOST_CHUNKS = 100_000
+# What a file of each ending begins with, after comments. Assimp would read other content by another reader, which may
+# open further files.
+_BEGINS = {".dae": (b"<COLLADA",), ".3ds": (b"MM",), ".fbx": (b"Kaydara FBX Binary", b"FBXHeaderExtension")}
+_MOST_COMMENTS = 100
 
 
 def read_by_assimp(data: bytes, name: str) -> Scene:
     """Reads a DAE, 3DS or FBX from its bytes. Raises MeshError."""
-    scene = read_in_child(Path(__file__).with_name("assimp_child.py"), "assimp_py", data, name, extra="formats")
     suffix = PurePath(name).suffix.lower()
+    if not _without_comments(data[:40_000]).startswith(_BEGINS[suffix]):
+        raise MeshError(
+            f"{name}: it does not begin like a {suffix[1:].upper()} file; export the file again, or as glTF"
+        )
+    scene = read_in_child(Path(__file__).with_name("assimp_child.py"), "assimp_py", data, name, extra="formats")
     scene.source = f"{suffix[1:].upper()} by assimp"
     if suffix == ".dae":
         scene.losses += dae_losses(data)
@@ -36,6 +46,20 @@ def read_by_assimp(data: bytes, name: str) -> Scene:
             "skins, morph targets, animations, cameras, lights and embedded textures (assimp read the file)"
         )
     return scene
+
+
+def _without_comments(text: bytes) -> bytes:
+    """``text`` from its first statement on: behind XML's declaration and comments, and the comments of FBX."""
+    text = text.removeprefix(codecs.BOM_UTF8)
+    for _ in range(_MOST_COMMENTS):
+        text = text.lstrip()
+        for begin, end in ((b"<?", b"?>"), (b"<!--", b"-->"), (b";", b"\n")):
+            if text.startswith(begin):
+                text = text.partition(end)[2]
+                break
+        else:
+            break
+    return text
 
 
 def dae_losses(data: bytes) -> list[str]:
@@ -77,7 +101,7 @@ def _restore_names(scene: Scene, data: bytes) -> None:
     for tag, items in ((b"node", scene.nodes), (b"geometry", scene.meshes)):
         names: dict[str, str] = {}
         for match in re.finditer(rb"<" + tag + rb"\s([^<>]{1,2000})>", data):
-            attributes = dict(re.findall(rb"(\w+)\s*=\s*[\"']([^\"'<>]*)[\"']", match[1]))
+            attributes = dict(re.findall(rb"(\w{1,40})\s*=\s*[\"']([^\"'<>]*)[\"']", match[1]))
             if attributes.get(b"id") and attributes.get(b"name"):
                 names.setdefault(attributes[b"id"].decode("utf-8", "replace"), _text(attributes[b"name"]))
         for item in items:

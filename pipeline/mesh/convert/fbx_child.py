@@ -337,6 +337,7 @@ def main(folder: Path, source: bytes, options: Json) -> None:
     """Reads the FBX and writes its scene."""
     scene = ufbx.load_memory(
         source,
+        file_format=ufbx.FileFormat.FBX,  # it would read an OBJ too
         load_external_files=False,
         generate_missing_normals=False,
         clean_skin_weights=True,

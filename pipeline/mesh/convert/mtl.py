@@ -14,6 +14,7 @@ from pipeline.mesh.convert.places import file_beside
 
 _MOST_BYTES = 16 << 20
 _MOST_MATERIALS = 10_000
+_MOST_LIBRARIES = 50
 # Statements with a texture, by slot.
 _MAPS = {
     "map_kd": "base_colour", "map_ke": "emissive", "map_d": "opacity", "norm": "normal", "map_pr": "roughness",
@@ -49,9 +50,9 @@ class MtlMaterial:
 def material_files(names: list[str], folder: Path) -> list[Path]:
     """The existing MTL files that the arguments of ``mtllib`` statements name, inside ``folder``."""
     found: dict[Path, None] = {}
-    for argument in names:
+    for argument in [name[:4096] for name in dict.fromkeys(names)][:_MOST_LIBRARIES]:
         # Names may hold blanks, and one statement may hold several names.
-        for name in (argument, *argument.split()):
+        for name in (argument, *argument.split()[:_MOST_LIBRARIES]):
             if (path := file_beside([name], folder)) is not None:
                 found[path] = None
                 if name == argument:

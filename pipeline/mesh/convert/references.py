@@ -70,7 +70,7 @@ def _of_fbx(data: bytes) -> Iterator[str]:
 
 
 def _of_dae(data: bytes) -> Iterator[str]:
-    for match in re.finditer(rb"<(?:\w{1,20}:)?(?:init_from|ref)>\s*([^<]{1,4096})<", data):
+    for match in re.finditer(rb"<(?:\w{1,20}:)?(?:init_from|ref)>([^<]{1,4096})<", data):
         name = urllib.parse.unquote(html.unescape(match[1].decode("utf-8", "replace").strip()))
         yield name.removeprefix("file://")
 
