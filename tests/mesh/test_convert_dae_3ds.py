@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from fbx_text import CORNER_UV, POINTS, POLYGONS
 from pipeline.core.errors import MeshError
 from pipeline.mesh.convert import assimp
 from pipeline.mesh.convert.child import installed
+from pipeline.mesh.convert.references import files_beside
 from pipeline.mesh.convert.to_gltf import conversion_losses, to_gltf
 from pipeline.mesh.load import load_mesh
 from pipeline.mesh.mesh_hash import mesh_sha256
@@ -157,9 +159,43 @@ def test_a_damaged_file_is_one_line(name: str, tmp_path: Path) -> None:
         assert "\n" not in raised.value.message
 
 
+@pytest.mark.parametrize("name", ["a.dae", "a.3ds", "a.fbx"])
+def test_another_format_under_this_ending_is_not_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / "secret.bin").write_bytes(bytes(100))
+    gltf = (
+        '{"asset": {"version": "2.0"}, "scenes": [{"nodes": [0]}], "scene": 0, "nodes": [{"mesh": 0}],'
+        f' "buffers": [{{"uri": "{tmp_path / "secret.bin"}", "byteLength": 100}}],'
+        ' "bufferViews": [{"buffer": 0, "byteLength": 72}],'
+        ' "accessors": [{"bufferView": 0, "componentType": 5126, "count": 6, "type": "VEC3"}],'
+        ' "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}]}'
+    )
+    with pytest.raises(MeshError, match=rf"^{name}: "):
+        to_gltf(written(tmp_path, gltf, name))
+
+
 def test_chunks_of_a_hostile_3ds_end() -> None:
     assert assimp.tds_losses(chunk(0x4D4D, struct.pack("<HI", 0x3D3D, 0)) * 1000) == []
     nested = b""
     for _ in range(3000):
         nested = chunk(0x3D3D, nested)
     assert assimp.tds_losses(nested) == []
+
+
+@pytest.mark.parametrize("ending", ["fbx", "dae", "3ds", "obj"])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        b"<init_from>" + b" " * 4095, b"<node " + b"a" * 1990 + b">", b"<!--", b"<!-- -->", b"RelativeFilename   ",
+        b"RelativeFilenameS\xff\xff\0\0", b"\0\xa3\xff\0\0\0" + b"a" * 250, b"mtllib   ", b"; \n", b"MM\6\0\0\0",
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_looking_for_names_takes_time_in_proportion_to_the_file(ending: str, unit: bytes, tmp_path: Path) -> None:
+    path = written(tmp_path, unit * (4_000_000 // len(unit)), f"a.{ending}")
+    began = time.monotonic()
+    files_beside(path)
+    with pytest.raises(MeshError):
+        to_gltf(path)
+    assimp.dae_losses(path.read_bytes())
+    assimp.tds_losses(path.read_bytes())
+    assert time.monotonic() - began < 15
