@@ -18,6 +18,7 @@ from pipeline.core.job import Job, RowLocation
 from pipeline.core.location import InputFile
 from pipeline.export.record import read_record
 from pipeline.manifest.schema import RECIPES
+from pipeline.prior import material_folder
 from pipeline.prior.defaults import MAP_NAMES, MaterialDefaults, read_defaults
 from pipeline.prior.job_check import JobChecker
 from pipeline.prior.load import Prior
@@ -159,7 +160,11 @@ def test_a_prior_that_recommends_an_unknown_map_is_refused(tmp_path: Path) -> No
         read_defaults(tmp_path, "material", MaterialDefaults)
 
 
-def test_a_row_that_needs_an_estimator_is_refused_before_anything_is_built(prior: Prior, cube: Path) -> None:
+def test_a_row_that_needs_an_estimator_is_refused_before_anything_is_built(
+    prior: Prior, cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The embedded prior's estimator serves all priors; here it is gone.
+    monkeypatch.setattr(material_folder, "EMBEDDED_FOLDER", tmp_path)
     checker = JobChecker(prior.name, prior.folder, allow_unknown=True)
     assert "network that estimates materials" in checker.reason(job(cube, maps=["normal"]))
     for fine in ({"maps": ["occlusion"]}, {"maps": ["metallic_roughness"], "metallic": 1.0, "roughness": 0.2}, {}):

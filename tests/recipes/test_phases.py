@@ -15,7 +15,7 @@ from pipeline.recipes.paint_settings import Distillation, PaintOptions, PaintSet
 # None is a value of these: no colour, no limit, no sketch, a size, threshold or map that the recipe computes.
 NONE_IS_A_VALUE = {
     "base_colour", "max_seconds", "tile_size", "shapes", "sketch_fit", "density_threshold",
-    "metallic", "roughness", "roughness_min", "roughness_max",
+    "metallic", "roughness", "roughness_min", "roughness_max", "target", "uv_set", "variant",
 }  # fmt: skip
 
 
