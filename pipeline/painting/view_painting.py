@@ -29,6 +29,7 @@ from torch import Tensor
 from pipeline.core.arrays import Float32Array
 from pipeline.core.device import to_device
 from pipeline.core.scene import Rendering
+from pipeline.painting.background_leaks import background_share
 from pipeline.painting.correlated_noise import correlated_noise
 from pipeline.painting.mesh_renderer import GBuffer, MeshRenderer
 from pipeline.painting.multiview_sync import sync_correction
@@ -327,9 +328,12 @@ class ViewPaintedMesh:
         group = self._loaded(number)
         images = _in_batches(self._prior.decode, latents, group.masks[0].size).clamp(0, 1).cpu().numpy()
         images = sharpen(images, self._settings.sharpening)
+        shares = group.shares
+        if self.groups[number].overview:
+            shares = shares * (1 - background_share(images, group.masks, shares.shape[-1]))
         if self._sample is not None:
             images = match_tones(images, group.masks, self._sample, self._settings.tone_matching)
-        self.canvas.add(self.groups[number].cameras, images, group.shares)
+        self.canvas.add(self.groups[number].cameras, images, shares)
         next_groups = self.groups[number + 1 : number + 2]
         if self.groups[number].overview and next_groups and not next_groups[0].overview:
             self.canvas.start_layer(self._sample)
