@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import struct
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -190,12 +190,15 @@ def test_chunks_of_a_hostile_3ds_end() -> None:
     ],
     ids=range(10),
 )  # fmt: skip
-def test_looking_for_names_takes_time_in_proportion_to_the_file(ending: str, unit: bytes, tmp_path: Path) -> None:
+def test_looking_for_names_in_a_hostile_file_ends(ending: str, unit: bytes, tmp_path: Path) -> None:
     path = written(tmp_path, unit * (4_000_000 // len(unit)), f"a.{ending}")
-    began = time.monotonic()
-    files_beside(path)
-    with pytest.raises(MeshError):
-        to_gltf(path)
-    assimp.dae_losses(path.read_bytes())
-    assimp.tds_losses(path.read_bytes())
-    assert time.monotonic() - began < 15
+    # Where the time grows with the square of the size, this takes hours.
+    signal.alarm(120)
+    try:
+        files_beside(path)
+        with pytest.raises(MeshError):
+            to_gltf(path)
+        assimp.dae_losses(path.read_bytes())
+        assimp.tds_losses(path.read_bytes())
+    finally:
+        signal.alarm(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -52,14 +51,12 @@ def program(tmp_path: Path, body: str) -> Path:
     ],
 )
 def test_whatever_a_child_does_the_parent_says_one_line(body: str, message: str, tmp_path: Path) -> None:
-    began = time.monotonic()
     with pytest.raises(MeshError, match=message) as raised:
         child.read_in_child(
             program(tmp_path, body), "numpy", b"data", "a.fbx", extra="formats", seconds=1.0, memory=512 << 20
         )
     assert raised.value.message.startswith("a.fbx: ")
     assert raised.value.message.isprintable()
-    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(
