@@ -119,7 +119,8 @@ def _wrapped(index: NDArray[np.float64], size: int, mode: object) -> NDArray[np.
         return np.mod(index, size).astype(np.int64)
     if mode == _MIRROR:
         folded = np.mod(index, 2 * size)
-        return np.minimum(folded, 2 * size - 1 - folded).astype(np.int64)
+        mirrored: NDArray[np.int64] = np.minimum(folded, 2 * size - 1 - folded).astype(np.int64)
+        return mirrored
     return np.clip(index, 0, size - 1).astype(np.int64)
 
 

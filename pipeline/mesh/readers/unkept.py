@@ -51,10 +51,6 @@ def not_in_asset(lost: str) -> str:
     return f"not kept in the asset: {lost}" if lost else ""
 
 
-def _many(count: int, noun: str, nouns: str = "") -> str:
-    return f"{count} {noun if count == 1 else nouns or f'{noun}s'}"
-
-
 def _but_one(count: int, noun: str) -> Iterator[str]:
     if count > 1:
         yield f"{count - 1} of {count} {noun}s"
