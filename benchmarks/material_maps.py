@@ -26,18 +26,22 @@ MATERIALS = (
     ("red brick", False), ("blue knit", False), ("brown leather", False), ("oak wood", False), ("white marble", False),
     ("grey cobblestone", False), ("green grass", False), ("green dragon scales", False), ("white tiles", False),
 )  # fmt: skip
+_MAPS = "base_colour,normal,metallic_roughness,occlusion"
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
-def paint(mesh: Path, out: Path, *settings: str) -> dict[str, float]:
-    """Paints all materials. Returns the seconds of each asset without unwrapping, which is shared."""
-    out.mkdir(parents=True, exist_ok=True)
+def paint(mesh: Path, out: Path, maps: str) -> dict[str, float]:
+    """Paints all materials into the new folder ``out``.
+
+    Returns the seconds of each asset without unwrapping, which is shared.
+    """
+    out.mkdir(parents=True)
     with (out / "rows.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["id", "mesh", "prompt", "seed"])
         rows.writerows([prompt.replace(" ", "-"), mesh.resolve(), prompt, 1] for prompt, _ in MATERIALS)
     command = [sys.executable, "-m", "pipeline", "run", str(out / "rows.csv"), "--out", str(out)]
-    subprocess.run([*command, "--allow-outside", "--serial", "--force", *settings], check=True)
+    subprocess.run([*command, "--allow-outside", "--serial", "--set", f"maps={maps}"], check=True)
     seconds = {}
     for prompt, _ in MATERIALS:
         record = json.loads((out / prompt.replace(" ", "-") / "record.json").read_text())
@@ -67,9 +71,9 @@ def main() -> None:
     parser.add_argument("--mesh", type=Path, default=Path("manifests/meshes/teapot.obj"))
     args = parser.parse_args()
     # Once before, so that neither of the two runs unwraps the mesh or compiles kernels.
-    paint(args.mesh, args.out / "warm-up", "--set", "maps=base_colour,normal,metallic_roughness,occlusion")
-    plain = paint(args.mesh, args.out / "plain", "--set", "maps=base_colour")
-    mapped = paint(args.mesh, args.out / "mapped", "--set", "maps=base_colour,normal,metallic_roughness,occlusion")
+    paint(args.mesh, args.out / "warm-up", _MAPS)
+    plain = paint(args.mesh, args.out / "plain", "base_colour")
+    mapped = paint(args.mesh, args.out / "mapped", _MAPS)
     print(f"{'material':22}{'metalness':>10}{'roughness':>10}{'lean':>7}{'light left':>11}{'time':>7}")
     for prompt, metal in MATERIALS:
         metalness, roughness, lean, correlation = figures(args.out / "mapped" / prompt.replace(" ", "-"))

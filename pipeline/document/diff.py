@@ -21,7 +21,7 @@ from pipeline.mesh.readers.gltf_buffers import Buffers
 from pipeline.mesh.readers.gltf_file import Object
 from pipeline.mesh.readers.gltf_json import GltfJson
 
-Kind = Literal["material", "content"]
+DifferenceKind = Literal["material", "content"]
 # Lists whose entries are compared where others refer to them, and those that name what a material may need.
 _STORED = ("accessors", "bufferViews", "buffers", "images", "textures", "samplers", "materials", "meshes")
 _LOOK = ("extensionsUsed", "extensionsRequired")
@@ -35,7 +35,7 @@ class Difference:
     """One difference. ``kind``: "material" for looks (materials, textures, variants, added texture coordinates and the
     splits that they need), "content" for all else."""
 
-    kind: Kind
+    kind: DifferenceKind
     where: str
     what: str
 
@@ -102,7 +102,7 @@ def _of_scene(a: _Side, b: _Side) -> Iterator[Difference]:
     """Everything but meshes and materials."""
     first, second = _scene(a), _scene(b)
     for key in dict.fromkeys([*first, *second]):
-        kind: Kind = "material" if key in _LOOK else "content"
+        kind: DifferenceKind = "material" if key in _LOOK else "content"
         yield from _changes(kind, key, first.get(key), second.get(key))
     variants = [(each.json.get("extensions") or {}).get(VARIANTS) for each in (a, b)]
     if variants[0] != variants[1]:
@@ -134,7 +134,7 @@ def _scene(side: _Side) -> Object:
     return result
 
 
-def _changes(kind: Kind, key: str, first: object, second: object) -> Iterator[Difference]:
+def _changes(kind: DifferenceKind, key: str, first: object, second: object) -> Iterator[Difference]:
     """The differences of two values of the document's key: entry by entry where both are lists of objects."""
     if first == second:
         return

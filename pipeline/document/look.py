@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.core.arrays import Float32Array
 from pipeline.core.errors import MeshError
 from pipeline.document.kept import GltfDocument, image_bytes
 from pipeline.document.surface import DocumentSurface
@@ -19,7 +20,6 @@ from pipeline.mesh.readers.gltf_buffers import normalised
 from pipeline.mesh.readers.gltf_file import Object
 from pipeline.raster.rasterise import rasterise_uv
 
-Floats = NDArray[np.float32]
 # Texels around charts that get the look of the nearest face.
 _MARGIN = 4.0
 # Larger pictures are not decoded: their factor alone is shown.
@@ -60,8 +60,8 @@ def _material_number(surface: DocumentSurface, placement: int) -> int:
 
 
 def _look(
-    document: GltfDocument, surface: DocumentSurface, material: Object, faces: NDArray[np.int64], bary: Floats
-) -> Floats:
+    document: GltfDocument, surface: DocumentSurface, material: Object, faces: NDArray[np.int64], bary: Float32Array
+) -> Float32Array:
     """(M, 4) linear colour and alpha of a material at points of faces."""
     pbr = material.get("pbrMetallicRoughness") or {}
     factor = np.array(pbr.get("baseColorFactor") or (1, 1, 1, 1), np.float32)
@@ -99,7 +99,7 @@ def _picture(document: GltfDocument, texture: object) -> tuple[NDArray[np.uint8]
         return None, sampler
 
 
-def _sampled(picture: NDArray[np.uint8], uv: NDArray[np.floating], sampler: Object) -> Floats:
+def _sampled(picture: NDArray[np.uint8], uv: NDArray[np.floating], sampler: Object) -> Float32Array:
     """(M, 4) linear colours and alpha at ``uv`` (M, 2), bilinear."""
     height, width = picture.shape[:2]
     corners = []
@@ -124,14 +124,14 @@ def _wrapped(index: NDArray[np.float64], size: int, mode: object) -> NDArray[np.
     return np.clip(index, 0, size - 1).astype(np.int64)
 
 
-def _linear(picture: NDArray[np.uint8]) -> Floats:
+def _linear(picture: NDArray[np.uint8]) -> Float32Array:
     values = picture.astype(np.float32) / 255
     rgb = values[..., :3]
     values[..., :3] = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return np.asarray(values, np.float32)
 
 
-def _vertex_colours(surface: DocumentSurface, faces: NDArray[np.int64], bary: Floats) -> Floats:
+def _vertex_colours(surface: DocumentSurface, faces: NDArray[np.int64], bary: Float32Array) -> Float32Array:
     """(M, 4) vertex colours at points of faces; 1 where a primitive has none."""
     result = np.ones((len(faces), 4), np.float32)
     keys, placements = surface.keys(), surface.placement[faces]

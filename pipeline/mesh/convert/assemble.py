@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.arrays import Float64Array
 from pipeline.core.errors import MeshError
 from pipeline.mesh.convert.gltf_builder import GltfBuilder, Object
 from pipeline.mesh.convert.materials import MaterialWriter
 from pipeline.mesh.convert.primitives import Triangles, primitives_of, triangles_of
-from pipeline.mesh.convert.scene import Animation, Channel, Floats, Scene, SceneNode, Skin
+from pipeline.mesh.convert.scene import Animation, Channel, Scene, SceneNode, Skin
 
 _LIGHTS = "KHR_lights_punctual"
 _MOST_KEYS = 1 << 24
@@ -200,7 +201,7 @@ class Assembler:
         samplers: list[Object] = []
         entries: list[Object] = []
 
-        def add(node: int, path: str, times: Floats, values: NDArray[np.floating], kind: str) -> None:
+        def add(node: int, path: str, times: Float64Array, values: NDArray[np.floating], kind: str) -> None:
             time = self._builder.keys(times - shift, "SCALAR", bounds=True)
             samplers.append({"input": time, "output": self._builder.keys(values, kind)})
             entries.append({"sampler": len(samplers) - 1, "target": {"node": node, "path": path}})
@@ -244,7 +245,7 @@ def _usable(channel: Channel) -> bool:
     return True
 
 
-def continuous(quaternions: Floats) -> Floats:
+def continuous(quaternions: Float64Array) -> Float64Array:
     """Unit quaternions (K, 4), each of the sign that is nearer to the one before it."""
     length = np.linalg.norm(quaternions, axis=1, keepdims=True)
     unit = np.where(length > 1e-12, quaternions / np.maximum(length, 1e-12), [0.0, 0.0, 0.0, 1.0])
@@ -258,14 +259,14 @@ def unit_quaternion(values: list[float]) -> list[float]:
     return [float(value) / length for value in values] if length > 1e-12 else [0.0, 0.0, 0.0, 1.0]
 
 
-def quaternion_of(rotation: Floats) -> list[float]:
+def quaternion_of(rotation: Float64Array) -> list[float]:
     """(x, y, z, w) of a (3, 3) rotation matrix."""
     from scipy.spatial.transform import Rotation
 
     return [float(value) for value in Rotation.from_matrix(rotation).as_quat()]
 
 
-def decomposed(matrix: Floats) -> tuple[list[float], list[float], list[float], list[float] | None]:
+def decomposed(matrix: Float64Array) -> tuple[list[float], list[float], list[float], list[float] | None]:
     """Translation, rotation and scale of (4, 4) ``matrix``, and the rotation of an inner node if it has a shear.
 
     Every linear map is a rotation, a scale along the axes and another rotation (singular values), so two nodes hold it.

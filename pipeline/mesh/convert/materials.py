@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.core.arrays import Float64Array
 from pipeline.mesh.convert import textures
 from pipeline.mesh.convert.gltf_builder import GltfBuilder, Object
-from pipeline.mesh.convert.scene import Floats, Scene, SceneMaterial, TextureRef
+from pipeline.mesh.convert.scene import Scene, SceneMaterial, TextureRef
 
 _CLAMP, _REPEAT = 33071, 10497
 _TRANSFORM = "KHR_texture_transform"
@@ -137,7 +138,7 @@ class MaterialWriter:
             self._transform(ref.transform, info)
         return info
 
-    def _transform(self, transform: Floats, info: Object) -> None:
+    def _transform(self, transform: Float64Array, info: Object) -> None:
         """Adds KHR_texture_transform for ``transform`` (2, 3), which has its origin at the bottom left."""
         flip = np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 1.0], [0.0, 0.0, 1.0]])
         whole = flip @ np.vstack([transform, [0.0, 0.0, 1.0]]) @ flip

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.core.arrays import Float64Array
 from pipeline.core.errors import MeshError
 from pipeline.mesh.convert.mtl import MtlMaterial, MtlTexture, material_files, read_mtl
 from pipeline.mesh.convert.scene import (
-    Floats,
     Ints,
     Layer,
     Scene,
@@ -89,12 +89,14 @@ def _states(text: ObjText, faces: int, name: str) -> tuple[Ints, list[tuple[str,
 class _Layers:
     """The arrays of an OBJ, from which each part takes its own."""
 
-    def __init__(self, text: ObjText, corners: Ints, counts: Ints, positions: Floats, name: str, losses: list[str]):
+    def __init__(
+        self, text: ObjText, corners: Ints, counts: Ints, positions: Float64Array, name: str, losses: list[str]
+    ):
         self.corners, self.counts, self.positions = corners, counts, positions
         self.starts = np.cumsum(counts) - counts
         self.uv = coordinate_table(text, corners, name, losses)
         self.normals = normal_table(text, corners, name, losses)
-        self.colours: Floats | None = None
+        self.colours: Float64Array | None = None
         if len(text.points[0].split()) >= 6:
             self.colours = position_table(text, name, 6)[:, 3:]
 
@@ -116,7 +118,7 @@ class _Layers:
         return mesh
 
 
-def _layer(values: Floats | None, index: Ints) -> Layer | None:
+def _layer(values: Float64Array | None, index: Ints) -> Layer | None:
     """The values at corners; 0 where a corner has none. None if no corner has one."""
     if values is None or not (index >= 0).any():
         return None

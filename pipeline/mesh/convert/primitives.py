@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.arrays import Float64Array
 from pipeline.core.errors import MeshError
 from pipeline.mesh.convert.gltf_builder import GltfBuilder, Object
-from pipeline.mesh.convert.scene import Floats, Ints, Layer, SceneMesh
+from pipeline.mesh.convert.scene import Ints, Layer, SceneMesh
 from pipeline.mesh.readers.polygons import triangulate
 
 # Joints that move one vertex: two sets of four.
@@ -24,7 +25,7 @@ class Weights:
     """(P, 4 or 8) joints and weights of a mesh's vertices, and whether some follow the mesh's own node."""
 
     joints: Ints
-    weights: Floats
+    weights: Float64Array
     own_node: bool
 
 
@@ -189,7 +190,7 @@ def _shared_vertices(columns: list[Ints]) -> tuple[Ints, Ints]:
     return np.asarray(first[order], np.int64), rank[inverse.reshape(-1)]
 
 
-def _unit_normals(normals: Floats, positions: NDArray[np.float32], faces: Ints) -> Floats:
+def _unit_normals(normals: Float64Array, positions: NDArray[np.float32], faces: Ints) -> Float64Array:
     """``normals`` (V, 3) of length 1; where one has no length, the mean direction of the vertex's triangles."""
     length = np.linalg.norm(normals, axis=1)
     lost = length < 1e-8
@@ -203,5 +204,5 @@ def _unit_normals(normals: Floats, positions: NDArray[np.float32], faces: Ints) 
         length = np.linalg.norm(normals, axis=1)
         normals[length < 1e-30] = (0.0, 1.0, 0.0)
         length = np.linalg.norm(normals, axis=1)
-    unit: Floats = normals / length[:, None]
+    unit: Float64Array = normals / length[:, None]
     return unit

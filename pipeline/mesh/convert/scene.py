@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.arrays import Float64Array
 from pipeline.core.errors import MeshError
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Object = dict[str, Any]
 # Bounds on a scene from a child, beyond real files.
@@ -26,7 +26,7 @@ class Layer:
     """Values at polygon corners: ``values`` (n, k) and the row of each corner, ``corners`` (C,)."""
 
     name: str
-    values: Floats
+    values: Float64Array
     corners: Ints
 
 
@@ -35,10 +35,10 @@ class Skin:
     """Joints as node numbers; ``inverse_bind`` (J, 4, 4); weights as triples of (vertex, joint, weight)."""
 
     joints: list[int]
-    inverse_bind: Floats
+    inverse_bind: Float64Array
     vertex: Ints
     joint: Ints
-    weight: Floats
+    weight: Float64Array
 
 
 @dataclass
@@ -48,8 +48,8 @@ class Shape:
     name: str
     weight: float
     vertex: Ints
-    offsets: Floats
-    normal_offsets: Floats | None = None
+    offsets: Float64Array
+    normal_offsets: Float64Array | None = None
     element: int = -1
 
 
@@ -61,7 +61,7 @@ class SceneMesh:
     """
 
     name: str
-    positions: Floats
+    positions: Float64Array
     corners: Ints
     counts: Ints
     face_material: Ints
@@ -83,7 +83,7 @@ class SceneNode:
     translation: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     rotation: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 1.0])
     scale: list[float] = field(default_factory=lambda: [1.0, 1.0, 1.0])
-    matrix: Floats | None = None
+    matrix: Float64Array | None = None
     mesh: int | None = None
     # Materials of this instance in place of the mesh's own.
     materials: list[int] = field(default_factory=list)
@@ -101,7 +101,7 @@ class TextureRef:
     # r, g, b or a; "" for colours, and for the brightness where one number is wanted.
     channel: str = ""
     clamp: tuple[bool, bool] = (False, False)
-    transform: Floats | None = None
+    transform: Float64Array | None = None
 
 
 @dataclass
@@ -134,8 +134,8 @@ class Channel:
     """Keys of one property: ``times`` (K,) in seconds and ``values`` (K, n). ``element`` for the weight of a shape."""
 
     path: str
-    times: Floats
-    values: Floats
+    times: Float64Array
+    values: Float64Array
     node: int = -1
     element: int = -1
 
