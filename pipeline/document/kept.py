@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.errors import LatentkilnError, MeshError
-from pipeline.core.files import POINTER_ADVICE, is_lfs_pointer, path_on_disk
+from pipeline.core.files import path_on_disk
 from pipeline.mesh.convert.references import CONVERTED
 from pipeline.mesh.readers.gltf_buffers import Buffers
 from pipeline.mesh.readers.gltf_file import (
@@ -29,6 +29,7 @@ from pipeline.mesh.readers.gltf_file import (
     split_file,
 )
 from pipeline.mesh.readers.gltf_json import GltfJson
+from pipeline.mesh.readers.mesh_bytes import read_mesh_bytes
 
 ENDINGS = (".gltf", ".glb", *CONVERTED)
 """Endings of the files that are documents: glTF as it came, and what is converted to it."""
@@ -133,15 +134,7 @@ def load_document(path: Path, *, max_bytes: int = 1 << 30, max_faces: int = 2_00
     """
     path = path_on_disk(Path(path))
     name = path.name
-    try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise MeshError(f"{name}: {size} bytes are more than is allowed ({max_bytes})")
-        data = path.read_bytes()
-    except OSError as error:
-        raise MeshError(f"{name}: it cannot be read ({error.strerror or error})") from None
-    if is_lfs_pointer(data):
-        raise MeshError(f"{name}: {POINTER_ADVICE}")
+    data = read_mesh_bytes(path, max_bytes)
     if path.suffix.lower() in CONVERTED:
         # Imported here: most documents need no converter.
         from pipeline.mesh.convert.to_gltf import to_gltf

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import MeshError
 from pipeline.document.kept import GltfDocument
-from pipeline.mesh.mesh import Mesh, assemble
-from pipeline.mesh.outliers import outlier_warning
+from pipeline.mesh.checked_mesh import checked_mesh
+from pipeline.mesh.mesh import Mesh
 from pipeline.mesh.readers.gltf import GltfReader, Primitive, Source, joined
 from pipeline.mesh.readers.gltf_buffers import Buffers, normalised
 from pipeline.mesh.readers.gltf_json import GltfJson
@@ -110,22 +110,7 @@ def read_surface(
         placed = reader.placed()
         raw = joined(placed, reader.warnings)
         ending = "gltf" if document.name.lower().endswith(".gltf") else "glb"
-        mesh = assemble(
-            raw.positions,
-            raw.faces,
-            uv=raw.uv,
-            uv_faces=raw.uv_faces,
-            normals=raw.normals,
-            normal_faces=raw.normal_faces,
-            double_sided=raw.double_sided,
-            name=document.name,
-            source_format=ending,
-            source_sha256=source_sha256,
-            warnings=raw.warnings,
-            max_faces=max_faces,
-        )
-    if warning := outlier_warning(mesh.vertices, mesh.faces):
-        mesh.warnings.append(warning)
+        mesh = checked_mesh(raw, document.name, ending, source_sha256, max_faces)
     assert mesh.source_faces is not None
     starts = np.cumsum([0] + [len(primitive.faces) for primitive in placed])
     placement = np.searchsorted(starts, mesh.source_faces, side="right") - 1

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import MeshError
-from pipeline.core.files import POINTER_ADVICE, is_lfs_pointer, path_on_disk
+from pipeline.core.files import path_on_disk
+from pipeline.mesh.checked_mesh import checked_mesh
 from pipeline.mesh.convert.references import CONVERTED
-from pipeline.mesh.mesh import Mesh, assemble
+from pipeline.mesh.mesh import Mesh
 from pipeline.mesh.mesh_hash import FORMATS, mesh_sha256
-from pipeline.mesh.outliers import outlier_warning
+from pipeline.mesh.readers.mesh_bytes import read_mesh_bytes
 from pipeline.mesh.readers.raw import RawMesh
 
 __all__ = ["READER_VERSION", "load_mesh"]
@@ -44,14 +45,9 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
         if not path.is_file():
             reason = "is a folder, not a file" if path.is_dir() else "does not exist"
             raise MeshError(f"{name}: it {reason}")
-        size = path.stat().st_size
-        if size == 0:
+        if path.stat().st_size == 0:
             raise MeshError(f"{name}: it is empty")
-        if size > max_bytes:
-            raise MeshError(f"{name}: {size} bytes are more than is allowed ({max_bytes})")
-        data = path.read_bytes()
-        if is_lfs_pointer(data):
-            raise MeshError(f"{name}: {POINTER_ADVICE}")
+        data = read_mesh_bytes(path, max_bytes)
     except OSError as error:
         raise MeshError(f"{name}: it cannot be read ({error.strerror or error})") from None
     try:
@@ -59,23 +55,7 @@ def load_mesh(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 3
         with np.errstate(all="ignore"):
             raw = _read(data, path, suffix, max_faces, max_bytes)
             del data
-            mesh = assemble(
-                raw.positions,
-                raw.faces,
-                uv=raw.uv,
-                uv_faces=raw.uv_faces,
-                normals=raw.normals,
-                normal_faces=raw.normal_faces,
-                double_sided=raw.double_sided,
-                name=name,
-                source_format=suffix[1:],
-                source_sha256=mesh_sha256(path),
-                warnings=raw.warnings,
-                max_faces=max_faces,
-            )
-            if warning := outlier_warning(mesh.vertices, mesh.faces):
-                mesh.warnings.append(warning)
-            return mesh
+            return checked_mesh(raw, name, suffix[1:], mesh_sha256(path), max_faces)
     except MeshError as error:
         raise MeshError(_with_advice(error.message, name), stage=error.stage) from None
     except MemoryError:

@@ -12,6 +12,7 @@ from pipeline.core.terminal import printable
 from pipeline.mesh.convert.assemble import Assembler
 from pipeline.mesh.convert.gltf_builder import Object, glb_bytes
 from pipeline.mesh.convert.scene import Scene
+from pipeline.mesh.readers.mesh_bytes import read_mesh_bytes
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,7 @@ def to_gltf(path: Path, *, max_faces: int = 2_000_000, max_bytes: int = 1 << 30)
     with one line that begins with the file's name.
     """
     name = path.name
-    try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise MeshError(f"{name}: {size} bytes are more than is allowed ({max_bytes})")
-        data = path.read_bytes()
-    except OSError as error:
-        raise MeshError(f"{name}: it cannot be read ({error.strerror or error})") from None
+    data = read_mesh_bytes(path, max_bytes)
     try:
         with np.errstate(all="ignore"):
             assembler = Assembler(_read(data, path), path.parent, name, max_faces)
